@@ -1,0 +1,61 @@
+# Every command that a person or CI runs. `make` alone lists them.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Two cores are enough; torch alone would take every core in every test process.
+PYTEST_WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check format docs bench catalog-mirror catalog-refresh clean
+
+help:  ## List these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup: $(VENV)/.ready  ## Install everything into .venv
+
+$(VENV)/.ready: constraints.txt requirements-dev.txt requirements-nodeps.txt $(wildcard packages/*/pyproject.toml)
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt hatchling editables
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
+		-r requirements-dev.txt $(foreach p,sdk api runtime engine,-e packages/$(p))
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements-nodeps.txt
+	@touch $@
+
+demo: setup  ## The whole journey on this machine: catalog, refusal, rehearsal, adapter
+	$(BIN)/python examples/demo.py
+
+serve: setup  ## Start the API, the dispatcher and the engine on this machine
+	$(BIN)/dn serve
+
+test: setup  ## Every test
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal
+
+check: setup  ## Format, lint, types, imports, and that generated files are up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/mirror_catalog.py --check
+	$(BIN)/python scripts/make_docs.py --check
+
+format: setup  ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: setup  ## Write docs/cli.md and docs/openapi.json from the code
+	$(BIN)/python scripts/make_docs.py
+
+catalog-mirror: setup  ## Write the API's copy of the catalog from the SDK's
+	$(BIN)/python scripts/mirror_catalog.py
+
+catalog-refresh: setup  ## Compare the catalog with SOURCE=url-or-file (WRITE=1 writes it)
+	$(BIN)/python scripts/refresh_catalog.py $(SOURCE) $(if $(WRITE),--write)
+
+bench: setup  ## Measure, and print ratios taken side by side in one run
+	$(BIN)/python benchmarks/run.py
+
+clean:  ## Remove what make made, and nothing else
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""A server that speaks the Tinker protocol on PyTorch and PEFT."""

@@ -1,0 +1,1 @@
+"""What runs inside a sandbox: the training loops and the checks before them."""

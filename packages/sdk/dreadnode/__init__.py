@@ -1,0 +1,1 @@
+"""dreadnode training: the catalog, the typed client and the `dn` command."""
