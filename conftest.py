@@ -22,7 +22,7 @@ SPECIAL_TOKENS = (
 
 
 def write_tokenizer(folder: Path) -> int:
-    """Write a byte-level tokenizer with Qwen's chat tokens to FOLDER; return the number of its tokens."""
+    """Write a byte-level tokenizer with Qwen's chat tokens to FOLDER; return its size."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

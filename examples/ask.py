@@ -1,6 +1,7 @@
 """Ask a model on the engine one question, through the official tinker SDK.
 
-Any program written for Tinker can be pointed at the engine in this way: by `TINKER_BASE_URL` and `TINKER_API_KEY`.
+Any program written for Tinker can be pointed at the engine in this way, by the variables
+`TINKER_BASE_URL` and `TINKER_API_KEY`.
 
     python examples/ask.py --tokenizer DIR (--base-model ID | --checkpoint tinker://…) "question"
 """

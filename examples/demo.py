@@ -1,7 +1,8 @@
 """The whole journey of one job on this machine, in a few minutes: `make demo`.
 
-It starts a server of its own, on free ports and with a data directory of its own, and leaves nothing behind but the adapter.
-Every step is a real command; the lines that begin with `$` can be typed against any server.
+It starts a server of its own, on free ports and with a data directory of its own, and leaves
+nothing running. Every step is a real command; the lines that begin with `$` can be typed against
+any server.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -22,6 +23,7 @@ WORK = HERE.parent / ".demo"
 DN = Path(sys.executable).with_name("dn")
 QUESTION = "When does the museum open?"
 MODEL = "Qwen/Qwen3-8B"
+READY = "ready on"
 READY_WITHIN = 300.0  # seconds; the first start converts the stand-in's weights
 STOP_WITHIN = 60.0  # seconds
 
@@ -38,9 +40,7 @@ def main() -> int:
         say("\nInterrupted; everything that the demo started has been stopped.")
         return 130
     except subprocess.CalledProcessError as error:
-        say(
-            f"\nThe demo stopped at `{' '.join(map(str, error.cmd))}` (exit code {error.returncode})."
-        )
+        say(f"\nThe demo stopped: `{' '.join(error.cmd)}` ended with exit code {error.returncode}")
         return 1
     say(f"\nThe adapter is yours: {relative(WORK / 'adapter')}. The server has been stopped.")
     return 0
@@ -94,7 +94,7 @@ def journey(engine_url: str) -> None:
 
 @contextlib.contextmanager
 def server() -> Iterator[str]:
-    """Start `dn serve` on free ports, point this process's environment at it, and stop it at the end.
+    """Start `dn serve` on free ports, point this process's environment at it, and stop it after.
 
     Yields:
         The engine's address.
@@ -117,7 +117,7 @@ def server() -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process alone, which then stops the server in order
+            start_new_session=True,  # Ctrl-C reaches the demo alone, which stops the server in order
         )
     try:
         wait_until_ready(process, log)
@@ -132,15 +132,12 @@ def server() -> Iterator[str]:
 
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Return when the server says that it is ready; stop the demo when it ends or takes too long."""
+    """Return when the server says that it is ready; end the demo when it stops or takes too long."""
     deadline = time.monotonic() + READY_WITHIN
-    while "ready on" not in log.read_text() and time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        time.sleep(0.2)
-    else:
-        if time.monotonic() < deadline:
+    while process.poll() is None and time.monotonic() < deadline:
+        if READY in log.read_text():
             return
+        time.sleep(0.2)
     say(log.read_text())
     raise SystemExit("The server did not start; its last words are above.")
 
