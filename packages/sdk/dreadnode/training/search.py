@@ -1,0 +1,200 @@
+"""Search over the catalog: what a query may ask, what is refused, and in what order it answers."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from dreadnode.training.models import (
+    ALGORITHMS,
+    CatalogQueryError,
+    SearchResult,
+    TrainingModel,
+    TrainingModelPricing,
+)
+
+TYPES = ("dense", "moe")
+STATUSES = ("active", "retired")
+RATES = ("prefill", "cached_prefill", "sample", "train")
+SORT_KEYS = ("size_b", "total_size_b", "context_length", "max_lora_rank", *RATES)
+FACETS = ("family", "type", "status", "algorithm", "organization", "training_type", "vision")
+MAX_LIMIT = 100
+MAX_TEXT = 200
+
+_UNPRICED = TrainingModelPricing()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What to look for; ``search_training_models`` says what each field means.
+
+    Raises:
+        CatalogQueryError: When a value cannot be meant; it names the field.
+    """
+
+    query: str | None = None
+    family: str | None = None
+    algorithm: str | None = None
+    min_size_b: float | None = None
+    max_size_b: float | None = None
+    limit: int = 20
+    offset: int = 0
+    type: str | None = None
+    status: str | None = None
+    min_context: int | None = None
+    vision: bool | None = None
+    max_prefill: float | None = None
+    max_cached_prefill: float | None = None
+    max_sample: float | None = None
+    max_train: float | None = None
+    sort: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("query", "family"):
+            _refuse_text(name, getattr(self, name))
+        _refuse_choice("algorithm", self.algorithm, ALGORITHMS)
+        _refuse_choice("type", self.type, TYPES)
+        _refuse_choice("status", self.status, STATUSES)
+        if self.sort is not None:
+            _refuse_choice("sort", self.sort.removeprefix("-"), SORT_KEYS)
+        for name in ("min_size_b", "max_size_b", *(f"max_{rate}" for rate in RATES)):
+            _refuse_number(name, getattr(self, name))
+        if not 1 <= self.limit <= MAX_LIMIT:
+            raise CatalogQueryError(
+                "limit", f"`limit` must be from 1 to {MAX_LIMIT}, not {self.limit}"
+            )
+        if self.offset < 0:
+            raise CatalogQueryError("offset", f"`offset` must be 0 or more, not {self.offset}")
+        if self.min_context is not None and self.min_context < 1:
+            raise CatalogQueryError(
+                "min_context", f"`min_context` must be 1 token or more, not {self.min_context}"
+            )
+        low, high = self.min_size_b, self.max_size_b
+        if low is not None and high is not None and low > high:
+            raise CatalogQueryError(
+                "min_size_b", f"`min_size_b` of {low:g} is above `max_size_b` of {high:g}"
+            )
+
+
+def run(query: Query, models: Sequence[TrainingModel]) -> SearchResult:
+    """Return the page of MODELS that QUERY asks for, the number of all matches and their facets."""
+    checks = _checks(query)
+    matches = [model for model in models if all(check(model) for check in checks)]
+    if query.sort is None:
+        ordered = [model for model in matches if model.status == "active"]
+        ordered += [model for model in matches if model.status != "active"]
+    else:
+        ordered = _sorted(matches, query.sort)
+    page = ordered[query.offset : query.offset + query.limit]
+    return SearchResult(tuple(page), len(matches), query.limit, query.offset, _facets(matches))
+
+
+def _checks(query: Query) -> list[Callable[[TrainingModel], bool]]:
+    """Return one predicate for each filter that is set, the cheapest first."""
+    checks: list[Callable[[TrainingModel], bool]] = []
+    if query.type is not None:
+        checks.append(lambda model: model.type == query.type)
+    if query.status is not None:
+        checks.append(lambda model: model.status == query.status)
+    if query.vision is not None:
+        checks.append(lambda model: model.vision is query.vision)
+    if (family := query.family) is not None:
+        checks.append(lambda model: model.family == family.strip().lower())
+    if (low := query.min_size_b) is not None:
+        checks.append(lambda model: model.size_b >= low)
+    if (high := query.max_size_b) is not None:
+        checks.append(lambda model: model.size_b <= high)
+    if (context := query.min_context) is not None:
+        checks.append(lambda model: model.context_length >= context)
+    if query.algorithm is not None:
+        checks.append(lambda model: query.algorithm in model.supported_algorithms)
+    checks.extend(
+        _below(rate, ceiling)
+        for rate in RATES
+        if (ceiling := getattr(query, f"max_{rate}")) is not None
+    )
+    if words := (query.query or "").lower().split():
+        checks.append(lambda model: _mentions(model, words))
+    return checks
+
+
+def _below(rate: str, ceiling: float) -> Callable[[TrainingModel], bool]:
+    def check(model: TrainingModel) -> bool:
+        price = getattr(model.pricing or _UNPRICED, rate)
+        return price is not None and price <= ceiling
+
+    return check
+
+
+def _mentions(model: TrainingModel, words: Sequence[str]) -> bool:
+    text = f"{model.tinker_id}\n{model.display_name}".lower()
+    return all(word in text for word in words)
+
+
+def _sorted(models: Sequence[TrainingModel], sort: str) -> list[TrainingModel]:
+    """Sort by the field that SORT names, keeping the catalog's order among equals."""
+    key = sort.removeprefix("-")
+    keyed = [(_number(model, key), model) for model in models]
+    known = [(value, model) for value, model in keyed if value is not None]
+    known.sort(key=lambda pair: pair[0], reverse=sort.startswith("-"))
+    unknown = [model for value, model in keyed if value is None]
+    return [model for _, model in known] + unknown
+
+
+def _number(model: TrainingModel, key: str) -> float | None:
+    holder = (model.pricing or _UNPRICED) if key in RATES else model
+    value: float | None = getattr(holder, key)
+    return value
+
+
+def _facets(models: Sequence[TrainingModel]) -> Mapping[str, Mapping[str, int]]:
+    """Count the values of each facet, the most frequent first; an unknown value is not counted."""
+    algorithms: Counter[str] = Counter()
+    for supported, count in Counter(model.supported_algorithms for model in models).items():
+        for algorithm in supported:
+            algorithms[algorithm] += count
+    seeing = Counter(model.vision for model in models)
+    counts: dict[str, Counter[str]] = {
+        "family": Counter(model.family for model in models),
+        "type": Counter(model.type for model in models),
+        "status": Counter(model.status for model in models),
+        "algorithm": algorithms,
+        "organization": Counter(model.organization for model in models),
+        "training_type": Counter(model.training_type for model in models),
+        "vision": Counter({"true": seeing[True], "false": seeing[False]}),
+    }
+    return {
+        facet: {value: count for value, count in counts[facet].most_common() if count}
+        for facet in FACETS
+    }
+
+
+def _refuse_text(name: str, value: str | None) -> None:
+    if value is None:
+        return
+    if len(value) > MAX_TEXT:
+        raise CatalogQueryError(
+            name, f"`{name}` must be at most {MAX_TEXT} characters long, not {len(value)}"
+        )
+    if not value.isprintable():
+        raise CatalogQueryError(name, f"`{name}` must not hold control characters")
+
+
+def _refuse_choice(name: str, value: str | None, choices: Sequence[str]) -> None:
+    if value is not None and value not in choices:
+        shown = value if value.isprintable() and len(value) <= MAX_TEXT else "that value"
+        raise CatalogQueryError(
+            name, f"`{name}` must be one of {', '.join(choices)}, not {_plain(shown)}"
+        )
+
+
+def _refuse_number(name: str, value: float | None) -> None:
+    if value is not None and not (math.isfinite(value) and value >= 0):
+        raise CatalogQueryError(name, f"`{name}` must be a number of 0 or more, not {value}")
+
+
+def _plain(text: str) -> str:
+    """Return TEXT without square brackets, which some terminals' clients read as markup."""
+    return text.replace("[", "(").replace("]", ")")

@@ -1,0 +1,47 @@
+"""Suggestions: the documented ones, and the promises about what never stands above what."""
+
+import pytest
+from dreadnode.training import TINKER_MODELS, suggest_training_models
+
+
+def ids(name: str, limit: int = 3) -> list[str]:
+    return [model.tinker_id for model in suggest_training_models(name, limit=limit)]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "second"),
+    [
+        (
+            "meta-llama/Llama-3.1-8B-Instruc",
+            "meta-llama/Llama-3.1-8B-Instruct",
+            "meta-llama/Llama-3.1-8B",
+        ),
+        ("Qwen/Qwen3-8", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-Base"),
+    ],
+)
+def test_the_documented_misspellings_give_the_documented_hints(
+    name: str, first: str, second: str
+) -> None:
+    assert ids(name, limit=2) == [first, second]
+
+
+def test_the_documented_call_gives_llamas() -> None:
+    found = suggest_training_models("llama3", limit=3)
+
+    assert len(found) == 3
+    assert {model.family for model in found} == {"llama"}
+
+
+@pytest.mark.parametrize("model", TINKER_MODELS, ids=lambda model: model.tinker_id)
+def test_an_exact_id_suggests_itself_first(model) -> None:
+    assert ids(model.tinker_id)[0] == model.tinker_id
+
+
+@pytest.mark.parametrize("limit", [-1, 0])
+def test_no_suggestion_is_given_where_none_is_asked_for(limit: int) -> None:
+    assert ids("Qwen/Qwen3-8", limit=limit) == []
+
+
+@pytest.mark.parametrize("name", ["", " ", "/", ":", "\x00", "8B", "🦙", "x" * 100_000, "b" * 200])
+def test_what_says_nothing_gets_no_suggestion(name: str) -> None:
+    assert ids(name) == []
