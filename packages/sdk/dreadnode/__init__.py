@@ -1,1 +1,20 @@
 """dreadnode training: the catalog, the typed client and the `dn` command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dreadnode.client import ApiClient, AsyncApiClient
+
+__version__ = "0.1.0"
+__all__ = ["ApiClient", "AsyncApiClient", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # The clients bring httpx with them, which takes ten times as long to import as all the rest.
+    if name in ("ApiClient", "AsyncApiClient"):
+        from dreadnode import client
+
+        return getattr(client, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

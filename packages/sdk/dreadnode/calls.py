@@ -1,0 +1,265 @@
+"""Each call to the API, described and not made.
+
+Path, body and the reading of the answer are values; `dreadnode.client` sends them, blocking or
+awaiting. Every description takes the scope first, so that a client can turn it into a method.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from urllib.parse import quote
+
+from dreadnode.config import Scope
+from dreadnode.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from dreadnode.training.jobs import (
+        Artifacts,
+        JobFiles,
+        LogEntries,
+        SftRequest,
+        TrainingJob,
+        TrainingJobPage,
+    )
+    from dreadnode.wire import Dataset, DatasetPage, DatasetVersions, Organization, User, Workspace
+
+T = TypeVar("T")
+Param = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Call(Generic[T]):
+    """One request, and how its answer is read.
+
+    Attributes:
+        method: The HTTP method.
+        path: The path below `/api/v1`.
+        parse: Reads the body of a 2xx answer.
+        params: The query.
+        body: The body, if it is short.
+        file: The body, if it is a file; opened anew for each attempt.
+        content_type: What the body is.
+        headers: Further headers.
+        repeatable: Whether it may be sent again when no answer came: it asks and does not change,
+            or the server recognises it the second time.
+    """
+
+    method: str
+    path: str
+    parse: Callable[[bytes], T]
+    params: Mapping[str, Param] = field(default_factory=dict)
+    body: bytes | None = None
+    file: Path | None = None
+    content_type: str = "application/json"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    repeatable: bool = False
+
+
+def get_user(_: Scope, /) -> Call[User]:
+    """Whom the key stands for."""
+    return _get("/user", _one("wire", "User"))
+
+
+def list_organizations(_: Scope, /) -> Call[list[Organization]]:
+    """The organizations that the key may see."""
+    return _get("/user/organizations", _many("wire", "Organization"))
+
+
+def list_workspaces(scope: Scope, /) -> Call[list[Workspace]]:
+    """The workspaces of the organization."""
+    return _get(f"{_organization(scope)}/ws", _many("wire", "Workspace"))
+
+
+def get_training_catalog(_: Scope, /, **filters: Param | None) -> Call[dict[str, Any]]:
+    """The base models that the server knows, as it tells them; FILTERS are the query's."""
+    return _get("/training/catalog", json.loads, _given(**filters))
+
+
+def get_catalog_model(_: Scope, /, tinker_id: str, **options: Param | None) -> Call[dict[str, Any]]:
+    """One base model, by its exact id."""
+    return _get(f"/training/catalog/{quote(tinker_id)}", json.loads, _given(**options))
+
+
+def push_dataset(scope: Scope, /, name: str, version: str, file: Path) -> Call[Dataset]:
+    """Store FILE, which is JSONL, as NAME@VERSION; the same bytes again change nothing."""
+    return Call(
+        "PUT",
+        f"{_organization(scope)}/datasets/{_segment(name)}/{_segment(version)}",
+        _one("wire", "Dataset"),
+        file=file,
+        content_type="application/x-ndjson",
+        repeatable=True,
+    )
+
+
+def list_datasets(scope: Scope, /, *, page: int = 1, page_size: int = 20) -> Call[DatasetPage]:
+    """The organization's datasets."""
+    params = {"page": page, "page_size": page_size}
+    return _get(f"{_organization(scope)}/datasets", _one("wire", "DatasetPage"), params)
+
+
+def get_dataset(scope: Scope, /, name: str) -> Call[DatasetVersions]:
+    """A dataset with all its versions, newest first."""
+    return _get(
+        f"{_organization(scope)}/datasets/{_segment(name)}", _one("wire", "DatasetVersions")
+    )
+
+
+def get_dataset_version(scope: Scope, /, name: str, version: str) -> Call[Dataset]:
+    """One version of a dataset."""
+    path = f"{_organization(scope)}/datasets/{_segment(name)}/{_segment(version)}"
+    return _get(path, _one("wire", "Dataset"))
+
+
+def dataset_content(scope: Scope, /, name: str, version: str) -> Call[bytes]:
+    """The bytes of one version of a dataset."""
+    path = f"{_organization(scope)}/datasets/{_segment(name)}/{_segment(version)}/content"
+    return _get(path, bytes)
+
+
+def create_training_job(
+    scope: Scope, /, request: SftRequest, *, idempotency_key: str | None = None
+) -> Call[TrainingJob]:
+    """Submit a training job.
+
+    The key makes a second sending of the same request give back the first job; a fresh one is made
+    if none is given, so that the client may repeat the call when no answer came.
+    """
+    return Call(
+        "POST",
+        _jobs(scope),
+        _one("training.jobs", "TrainingJob"),
+        body=_body(request),
+        headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
+        repeatable=True,
+    )
+
+
+def list_training_jobs(
+    scope: Scope,
+    /,
+    *,
+    page: int = 1,
+    page_size: int = 20,
+    status: str | None = None,
+    backend: str | None = None,
+    trainer_type: str | None = None,
+    project_ref: str | None = None,
+) -> Call[TrainingJobPage]:
+    """The workspace's jobs, newest first."""
+    params = _given(
+        page=page,
+        page_size=page_size,
+        status=status,
+        backend=backend,
+        trainer_type=trainer_type,
+        project_ref=project_ref,
+    )
+    return _get(_jobs(scope), _one("training.jobs", "TrainingJobPage"), params)
+
+
+def get_training_job(scope: Scope, /, job_id: str) -> Call[TrainingJob]:
+    """One job."""
+    return _get(_job(scope, job_id), _one("training.jobs", "TrainingJob"))
+
+
+def cancel_training_job(scope: Scope, /, job_id: str) -> Call[TrainingJob]:
+    """Ask a job to stop; a running one saves a checkpoint first."""
+    return Call("POST", f"{_job(scope, job_id)}/cancel", _one("training.jobs", "TrainingJob"))
+
+
+def retry_training_job(scope: Scope, /, job_id: str) -> Call[TrainingJob]:
+    """Make a new job that repeats a failed or cancelled one from its newest checkpoint."""
+    return Call("POST", f"{_job(scope, job_id)}/retry", _one("training.jobs", "TrainingJob"))
+
+
+def list_training_job_logs(scope: Scope, /, job_id: str) -> Call[LogEntries]:
+    """A job's log, oldest line first."""
+    return _get(f"{_job(scope, job_id)}/logs", _one("training.jobs", "LogEntries"))
+
+
+def get_training_job_artifacts(scope: Scope, /, job_id: str) -> Call[Artifacts]:
+    """What a job has made, by name."""
+    return _get(f"{_job(scope, job_id)}/artifacts", _one("training.jobs", "Artifacts"))
+
+
+def list_training_job_files(scope: Scope, /, job_id: str) -> Call[JobFiles]:
+    """The files that a job has stored, its adapter among them."""
+    return _get(f"{_job(scope, job_id)}/files", _one("training.jobs", "JobFiles"))
+
+
+def training_job_file(scope: Scope, /, job_id: str, path: str) -> Call[bytes]:
+    """The bytes of one file of a job."""
+    return _get(f"{_job(scope, job_id)}/files/{quote(path)}", bytes)
+
+
+def _organization(scope: Scope) -> str:
+    if not scope.organization:
+        raise ConfigError(
+            "no organization is set; use `--organization`, DREADNODE_ORGANIZATION or `dn login`"
+        )
+    return f"/org/{_segment(scope.organization)}"
+
+
+def _jobs(scope: Scope) -> str:
+    organization = _organization(scope)
+    if not scope.workspace:
+        raise ConfigError(
+            "no workspace is set; use `--workspace`, DREADNODE_WORKSPACE or `dn login`"
+        )
+    return f"{organization}/ws/{_segment(scope.workspace)}/training/jobs"
+
+
+def _job(scope: Scope, job_id: str) -> str:
+    return f"{_jobs(scope)}/{_segment(job_id)}"
+
+
+def _segment(value: str) -> str:
+    """Quote VALUE so that it stays one segment of a path, whatever stands in it."""
+    # A server reads an empty segment and these two as steps through the path, even when quoted.
+    if value in ("", ".", ".."):
+        raise InputError(f"`{value}` cannot be the name or the id of anything")
+    return quote(value, safe="")
+
+
+def _get(
+    path: str, parse: Callable[[bytes], T], params: Mapping[str, Param] | None = None
+) -> Call[T]:
+    return Call("GET", path, parse, params or {}, repeatable=True)
+
+
+def _given(**params: Param | None) -> dict[str, Param]:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _body(request: BaseModel) -> bytes:
+    return request.model_dump_json(exclude_none=True).encode()
+
+
+# The types are looked up when an answer has come, and not when this module is imported: pydantic
+# takes longer to import than most commands take to run.
+
+
+def _type(module: str, name: str) -> Any:
+    from importlib import import_module
+
+    return getattr(import_module(f"dreadnode.{module}"), name)
+
+
+def _one(module: str, name: str) -> Callable[[bytes], Any]:
+    return lambda body: _type(module, name).model_validate_json(body)
+
+
+def _many(module: str, name: str) -> Callable[[bytes], Any]:
+    def parse(body: bytes) -> Any:
+        kind, items = _type(module, name), json.loads(body)
+        return [kind.model_validate(item) for item in items]
+
+    return parse

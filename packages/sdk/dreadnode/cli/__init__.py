@@ -1,0 +1,1 @@
+"""The `dn` command: each command reads, calls and shows."""

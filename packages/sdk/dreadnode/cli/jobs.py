@@ -1,0 +1,156 @@
+"""`dn train list | get | wait | logs | artifacts | download | cancel | retry`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from dreadnode.cli import views
+from dreadnode.cli.context import DEFAULT, Common
+from dreadnode.cli.output import hint, say, show
+from dreadnode.errors import ConfigError, ProtocolError, UnusableFile
+
+if TYPE_CHECKING:
+    from dreadnode.training.jobs import JobFile
+
+Job = Annotated[str, Parameter(help="The job's id.")]
+Status = Literal["queued", "running", "completed", "failed", "cancelled"]
+ADAPTER = PurePosixPath("adapter")
+
+
+def list_jobs(
+    *,
+    status: Annotated[Status | None, Parameter(help="Only jobs in this state.")] = None,
+    page: Annotated[int, Parameter(help="Which page.")] = 1,
+    page_size: Annotated[int, Parameter(help="Jobs on a page.")] = 20,
+    common: Common = DEFAULT,
+) -> None:
+    """List jobs, newest first."""
+    with common.client() as client:
+        found = client.list_training_jobs(page=page, page_size=page_size, status=status)
+    common.out.rows(found.items, views.JOBS, none="no jobs")
+    if found.total > page * page_size:
+        hint(f"{found.total:,} in all; `dn train list --page {page + 1}` shows more")
+
+
+def get(job: Job, /, *, common: Common = DEFAULT) -> None:
+    """Show one job."""
+    with common.client() as client:
+        common.out.record(client.get_training_job(job), views.JOB)
+
+
+def wait(
+    job: Job,
+    /,
+    *,
+    timeout: Annotated[float | None, Parameter(help="Longest time to wait, in seconds.")] = None,
+    common: Common = DEFAULT,
+) -> None:
+    """Wait until a job has ended, showing its progress; exit code 0 only if it completed."""
+    from dreadnode.cli.progress import follow
+
+    with common.client() as client:
+        follow(client, job, common, timeout=timeout)
+
+
+def logs(job: Job, /, *, common: Common = DEFAULT) -> None:
+    """Show a job's log."""
+    with common.client() as client:
+        entries = client.list_training_job_logs(job).items
+    if common.json:
+        common.out.json([entry.model_dump(mode="json") for entry in entries])
+        return
+    for entry in entries:
+        common.out.text(f"{views.when(entry.timestamp)}  {entry.level:<7}  {show(entry.message)}")
+    if not entries:
+        say("no log lines yet")
+
+
+def artifacts(job: Job, /, *, common: Common = DEFAULT) -> None:
+    """Show what a job has made: checkpoints, dataset, adapter."""
+    with common.client() as client:
+        made = client.get_training_job_artifacts(job)
+    if common.json:
+        common.out.json(made.model_dump(mode="json"))
+        return
+    for name, value in made.artifacts.items():
+        for each in value if isinstance(value, list) else [value]:
+            common.out.text(f"{name}  {show(each)}")
+    if not made.artifacts:
+        say("nothing yet")
+
+
+def download(
+    job: Job,
+    /,
+    *,
+    to: Annotated[
+        Path | None, Parameter(help="The folder; `adapter-JOB` here if not given.")
+    ] = None,
+    common: Common = DEFAULT,
+) -> None:
+    """Fetch a job's adapter, as PEFT loads it, into a folder.
+
+    A file that is already there whole is left as it is; one that differs is never overwritten.
+    """
+    from dreadnode.calls import training_job_file
+
+    folder = to or Path(f"adapter-{job}")
+    with common.client() as client:
+        files = [file for file in client.list_training_job_files(job).items if _of_adapter(file)]
+        if not files:
+            raise ConfigError(
+                f"job {job} has no adapter yet; `dn train wait {job}` waits until it has ended"
+            )
+        for file in files:
+            target = folder / PurePosixPath(file.path).relative_to(ADAPTER)
+            if _already_there(target, file):
+                continue
+            client.save(training_job_file(client.scope, job, file.path), target, sha256=file.sha256)
+            say(f"{target}  {file.bytes:,} bytes")
+    if common.json:
+        common.out.json({"folder": str(folder), "files": [file.model_dump() for file in files]})
+    else:
+        common.out.text(str(folder))
+
+
+def _of_adapter(file: JobFile) -> bool:
+    path = PurePosixPath(file.path)
+    if path.is_absolute() or ".." in path.parts:
+        raise ProtocolError(f"the server names a file outside of its folder: {show(file.path)}")
+    return path.is_relative_to(ADAPTER) and path != ADAPTER
+
+
+def _already_there(target: Path, file: JobFile) -> bool:
+    try:
+        with target.open("rb") as there:
+            digest = hashlib.file_digest(there, "sha256").hexdigest()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UnusableFile(f"{target} cannot be read: {error.strerror}") from error
+    if digest != file.sha256:
+        raise UnusableFile(
+            f"{target} is there already, with other content; name another folder with `--to`"
+        )
+    return True
+
+
+def cancel(job: Job, /, *, common: Common = DEFAULT) -> None:
+    """Stop a job: a queued one at once, a running one after it has saved a checkpoint."""
+    with common.client() as client:
+        stopped = client.cancel_training_job(job)
+    common.out.record(stopped, views.JOB)
+    if not stopped.has_ended:
+        hint(f"it saves a checkpoint first; `dn train wait {job}` waits for that")
+
+
+def retry(job: Job, /, *, common: Common = DEFAULT) -> None:
+    """Make a new job that repeats a failed or cancelled one, from its newest checkpoint."""
+    with common.client() as client:
+        repeated = client.retry_training_job(job)
+    common.out.record(repeated, views.JOB)
+    hint(f"`dn train wait {repeated.id}` follows it")

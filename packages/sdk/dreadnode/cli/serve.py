@@ -1,0 +1,87 @@
+"""`dn serve` and `dn engine`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from dreadnode.cli.output import say
+from dreadnode.errors import InputError
+
+
+def serve(
+    *,
+    host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="The API's port.")] = 8799,
+    engine_port: Annotated[
+        int | None, Parameter(help="The engine's port on this machine; else the one after.")
+    ] = None,
+    data_dir: Annotated[
+        Path | None,
+        Parameter(help="Keeps everything; else `~/.local/share/dreadnode`."),
+    ] = None,
+    model: Annotated[
+        tuple[str, ...],
+        Parameter(negative="", help="ID=PATH of a base model's weights; may be given again."),
+    ] = (),
+    database_url: Annotated[
+        str | None, Parameter(help="A database, if not SQLite in the data directory.")
+    ] = None,
+) -> None:
+    """Start the API, the dispatcher and the engine on this machine, until Ctrl-C.
+
+    The first start makes an organization, a workspace and a token, and tells how to use them. With
+    TINKER_BASE_URL or TINKER_API_KEY set, that is the engine and none is started here.
+    """
+    from dreadnode.serve import Options
+    from dreadnode.serve import serve as run
+
+    engine_port = engine_port or port + 1
+    for flag, number in (("--port", port), ("--engine-port", engine_port)):
+        if not 0 < number < 1 << 16:
+            raise InputError(f"`{flag}` is a number from 1 to 65535, and is {number}")
+    if port == engine_port:
+        raise InputError("`--port` and `--engine-port` must differ")
+    options = Options(
+        data_dir=(data_dir or _default_data_dir()).expanduser().absolute(),
+        host=host,
+        port=port,
+        engine_port=engine_port,
+        models=tuple(_checked(each) for each in model),
+        database_url=database_url,
+    )
+    run(options, say=say, tell=_tell)
+
+
+def engine(
+    *arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+) -> None:
+    """Run the engine alone; `dn engine serve --help` shows what it takes."""
+    command = [sys.executable, "-m", "dreadnode_engine", *arguments]
+    sys.stdout.flush()
+    os.execv(sys.executable, command)  # noqa: S606 - our own program
+
+
+def _checked(model: str) -> str:
+    """Return ID=PATH with the whole path, or say what is wrong with it."""
+    name, _, path = model.partition("=")
+    if not name or not path:
+        raise InputError(f"`--model {model}` is not ID=PATH, for instance Qwen/Qwen3-8B=/models/8b")
+    folder = Path(path).expanduser().absolute()
+    if not folder.is_dir():
+        raise InputError(f"`--model {model}`: there is no folder {folder}")
+    return f"{name}={folder}"
+
+
+def _default_data_dir() -> Path:
+    home = os.environ.get("XDG_DATA_HOME")
+    return (Path(home) if home else Path.home() / ".local" / "share") / "dreadnode"
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()

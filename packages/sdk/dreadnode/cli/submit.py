@@ -1,0 +1,113 @@
+"""`dn train sft`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Group, Parameter
+
+from dreadnode.cli import views
+from dreadnode.cli.context import DEFAULT, Common
+from dreadnode.cli.dataset import upload
+from dreadnode.cli.output import hint, say
+from dreadnode.errors import InputError
+
+if TYPE_CHECKING:
+    from dreadnode.client import ApiClient
+    from dreadnode.wire import DatasetRef
+
+TRAINING = Group("Training", sort_key=10)
+Number = Parameter(group=TRAINING)
+
+
+def sft(
+    *,
+    model: Annotated[str, Parameter(help="A base model: see `dn train catalog`.")],
+    dataset: Annotated[
+        str,
+        Parameter(help="NAME@VERSION, or a .jsonl file, which is stored first."),
+    ],
+    rehearse: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Run it all on a small stand-in: same data, config and loop, for nothing.",
+        ),
+    ] = False,
+    wait: Annotated[
+        bool, Parameter(negative="", help="Wait until it has ended, showing its progress.")
+    ] = False,
+    name: Annotated[str | None, Parameter(help="A name for people.")] = None,
+    tag: Annotated[tuple[str, ...], Parameter(negative="", help="A tag; may be given again.")] = (),
+    eval_dataset: Annotated[
+        str | None, Parameter(help="Data to measure the loss on, as `--dataset`.")
+    ] = None,
+    steps: Annotated[int | None, Number] = None,
+    epochs: Annotated[int | None, Number] = None,
+    batch_size: Annotated[int | None, Number] = None,
+    gradient_accumulation_steps: Annotated[int | None, Number] = None,
+    learning_rate: Annotated[float | None, Number] = None,
+    lora_rank: Annotated[int | None, Number] = None,
+    max_sequence_length: Annotated[int | None, Number] = None,
+    checkpoint_interval: Annotated[int | None, Number] = None,
+    seed: Annotated[int | None, Number] = None,
+    common: Common = DEFAULT,
+) -> None:
+    """Submit a supervised fine-tuning job.
+
+    Everything that can be refused is refused before anything runs: an unknown model, data that
+    cannot be rendered, a setting out of range. What is left out is the server's default, which the
+    job then tells.
+    """
+    from dreadnode.training.jobs import SftConfig, SftRequest
+
+    settings: dict[str, Any] = {
+        "steps": steps,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+        "learning_rate": learning_rate,
+        "lora_rank": lora_rank,
+        "max_sequence_length": max_sequence_length,
+        "checkpoint_interval": checkpoint_interval,
+        "seed": seed,
+    }
+    _check(settings)
+    with common.client() as client:
+        config = SftConfig(
+            dataset_ref=_ref(client, dataset),
+            eval_dataset_ref=_ref(client, eval_dataset) if eval_dataset else None,
+            **settings,
+        )
+        job = client.create_training_job(
+            SftRequest(model=model, config=config, name=name, tags=tag, rehearse=rehearse)
+        )
+        if job.preflight:
+            say(f"checked the data: {views.data(job.preflight)}")
+        if wait:
+            from dreadnode.cli.progress import follow
+
+            say(f"submitted job {job.id}")
+            follow(client, job.id, common)
+            return
+    common.out.record(job, views.JOB)
+    hint(f"`dn train wait {job.id}` follows it")
+
+
+def _check(settings: dict[str, Any]) -> None:
+    """Refuse numbers that can mean nothing, before a file is sent; the server knows the ranges."""
+    for name, value in settings.items():
+        if value is not None and name != "seed" and not 0 < value < float("inf"):
+            raise InputError(f"`--{name.replace('_', '-')}` must be above 0, and is {value:g}")
+
+
+def _ref(client: ApiClient, dataset: str) -> DatasetRef:
+    """Return what names DATASET to the server; a file is stored there first."""
+    from dreadnode.jsonl import is_path, parse_ref
+    from dreadnode.wire import DatasetRef
+
+    if is_path(dataset):
+        return upload(client, Path(dataset)).ref
+    name, version = parse_ref(dataset)
+    return DatasetRef(name=name, version=version)

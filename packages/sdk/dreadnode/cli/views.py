@@ -1,0 +1,118 @@
+"""How jobs and datasets are shown to people."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from dreadnode.cli.output import Column
+
+if TYPE_CHECKING:
+    from dreadnode.training.jobs import Preflight, TrainingJob
+
+
+def when(moment: datetime | None) -> str:
+    """Return MOMENT in this machine's time, to the second."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
+
+
+def model(job: TrainingJob) -> str:
+    """Return what a job trains; a rehearsal is never shown as the real thing."""
+    if not job.rehearsal:
+        return job.model
+    return f"{job.model} (rehearsal on {job.trained_model or 'a stand-in'})"
+
+
+def status(job: TrainingJob) -> str:
+    """Return a job's state, and what it is doing if it is doing something."""
+    if job.has_ended or not job.phase or job.phase == job.status:
+        return job.status
+    return f"{job.status} ({job.phase})"
+
+
+def steps(job: TrainingJob) -> str:
+    """Return how many optimizer steps are done, of how many."""
+    if job.progress is None:
+        return ""
+    return f"{job.progress.step}/{job.progress.steps or '?'}"
+
+
+def loss(job: TrainingJob) -> str:
+    """Return the newest loss."""
+    if job.progress is None or job.progress.loss is None:
+        return ""
+    return f"{job.progress.loss:.4f}"
+
+
+def data(preflight: Preflight | None) -> str:
+    """Return what the check of the data found, dropped rows first."""
+    if preflight is None:
+        return ""
+    parts = [f"{preflight.usable:,} of {preflight.rows:,} rows"]
+    parts += [f"{count:,} dropped: {reason}" for reason, count in preflight.dropped.items()]
+    if preflight.truncated:
+        parts.append(f"{preflight.truncated:,} cut at the end to fit")
+    if preflight.tokens is not None:
+        parts.append(f"{preflight.tokens:,} tokens")
+    return ", ".join(parts)
+
+
+def dataset(job: TrainingJob) -> str:
+    """Return the name and version of what a job trains on."""
+    ref = job.config.get("dataset_ref") or {}
+    return f"{ref['name']}@{ref['version']}" if {"name", "version"} <= ref.keys() else ""
+
+
+def settings(job: TrainingJob) -> str:
+    """Return the job's numbers, defaults included."""
+    numbers = {
+        name: value
+        for name, value in job.config.items()
+        if isinstance(value, (int, float, str)) and not isinstance(value, bool)
+    }
+    return ", ".join(
+        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in numbers.items()
+    )
+
+
+JOBS: tuple[Column, ...] = (
+    ("id", lambda job: job.id),
+    ("status", status),
+    ("model", model),
+    ("steps", steps),
+    ("loss", loss),
+    ("created", lambda job: when(job.created_at)),
+    ("name", lambda job: job.name),
+)
+
+JOB: tuple[Column, ...] = (
+    ("id", lambda job: job.id),
+    ("name", lambda job: job.name),
+    ("status", status),
+    ("error", lambda job: job.error),
+    ("model", model),
+    ("dataset", dataset),
+    ("data", lambda job: data(job.preflight)),
+    ("settings", settings),
+    ("steps", steps),
+    ("loss", loss),
+    ("attempt", lambda job: job.attempt or None),
+    ("tags", lambda job: ", ".join(job.tags)),
+    ("created", lambda job: when(job.created_at)),
+    ("started", lambda job: when(job.started_at)),
+    ("ended", lambda job: when(job.completed_at)),
+)
+
+DATASETS: tuple[Column, ...] = (
+    ("dataset", lambda dataset: dataset.ref),
+    ("rows", lambda dataset: dataset.rows),
+    ("bytes", lambda dataset: dataset.bytes),
+    ("created", lambda dataset: when(dataset.created_at)),
+)
+
+DATASET: tuple[Column, ...] = (
+    *DATASETS[:3],
+    ("sha256", lambda dataset: dataset.sha256),
+    DATASETS[3],
+)

@@ -1,0 +1,103 @@
+"""When a call is made again, and how long a job is waited for: decisions, without a network."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dreadnode.calls import Call
+from dreadnode.errors import (
+    ApiError,
+    ConnectionFailed,
+    DreadnodeError,
+    JobEnded,
+    ServerError,
+    WaitTimedOut,
+)
+from dreadnode.training.jobs import TrainingJob
+
+_NOT_DONE = frozenset({429, 503})
+"""Answers that promise that nothing was done, so that any call may be made again."""
+
+
+@dataclass(frozen=True)
+class Retries:
+    """How often and how soon a failed call is made again.
+
+    Attributes:
+        limit: Attempts after the first.
+        first: Seconds before the second attempt; the wait doubles from there.
+        longest: The longest wait in seconds; a server that asks for more is not waited for.
+        jitter: Draws from 0 to 1; each wait is between half of its time and the whole.
+    """
+
+    limit: int = 3
+    first: float = 0.25
+    longest: float = 30.0
+    jitter: Callable[[], float] = random.random
+
+    def delay(self, call: Call[Any], attempt: int, failure: DreadnodeError) -> float | None:
+        """Return the seconds after which to make CALL again, or None for never.
+
+        Args:
+            call: The call that failed.
+            attempt: How many attempts were made again before; 0 after the first failure.
+            failure: What went wrong.
+        """
+        if attempt >= self.limit:
+            return None
+        if isinstance(failure, ApiError):
+            if failure.status not in _NOT_DONE:
+                return None
+            if failure.retry_after is not None:
+                return failure.retry_after if failure.retry_after <= self.longest else None
+        elif not isinstance(failure, ConnectionFailed) or not (failure.unsent or call.repeatable):
+            return None
+        return min(self.first * 2.0**attempt, self.longest) * (0.5 + self.jitter() / 2)
+
+
+class Wait:
+    """The waiting for one job, through restarts of the server.
+
+    A server that does not answer is asked again until it has been silent for PATIENCE seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float | None,
+        interval: float,
+        patience: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._timeout = timeout
+        self._patience = patience
+        self._started = self._heard = clock()
+        self.interval = interval
+
+    def seen(self, job: TrainingJob) -> bool:
+        """Take note of JOB; return True if the waiting is over.
+
+        Raises:
+            JobEnded: It failed or was cancelled.
+            WaitTimedOut: It goes on, and the time is up.
+        """
+        self._heard = self._clock()
+        if job.status == "completed":
+            return True
+        if job.has_ended:
+            raise JobEnded(job)
+        if self._timeout is not None and self._heard - self._started >= self._timeout:
+            raise WaitTimedOut(job, self._timeout)
+        return False
+
+    def missed(self, failure: ConnectionFailed | ServerError) -> None:
+        """Take note of an answer that did not come; raise FAILURE when that has lasted too long."""
+        now = self._clock()
+        silent_too_long = now - self._heard >= self._patience
+        if silent_too_long or (self._timeout is not None and now - self._started >= self._timeout):
+            raise failure

@@ -1,0 +1,150 @@
+"""What a training job's request and answer hold."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from dreadnode.wire import DatasetRef, Request, Response
+
+Positive = Annotated[int, Field(gt=0)]
+
+ENDED = frozenset({"completed", "failed", "cancelled"})
+"""The states that a job does not leave."""
+
+
+class SftConfig(Request):
+    """How to fine-tune; what is left out is the server's default, which the job then tells."""
+
+    dataset_ref: DatasetRef
+    eval_dataset_ref: DatasetRef | None = None
+    steps: Positive | None = None
+    epochs: Positive | None = None
+    batch_size: Positive | None = None
+    gradient_accumulation_steps: Positive | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    lora_rank: Positive | None = None
+    max_sequence_length: Positive | None = None
+    checkpoint_interval: Positive | None = None
+    seed: int | None = None
+
+
+class SftRequest(Request):
+    """A supervised fine-tuning job to be created."""
+
+    model: str
+    config: SftConfig
+    backend: Literal["tinker"] = "tinker"
+    trainer_type: Literal["sft"] = "sft"
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    project_ref: str | None = None
+    rehearse: bool = False
+
+
+class Progress(Response):
+    """How far a job has come."""
+
+    step: int = 0
+    steps: int | None = None
+    tokens: int | None = None
+    loss: float | None = None
+    seconds_left: float | None = None
+
+
+class Preflight(Response):
+    """What the check of the data found before the job was accepted."""
+
+    rows: int
+    usable: int
+    dropped: dict[str, int] = Field(default_factory=dict)
+    tokens: int | None = None
+    truncated: int = 0
+
+
+class TrainingJob(Response):
+    """A training job as the server tells it.
+
+    Attributes:
+        status: queued, running, completed, failed or cancelled.
+        phase: What a job that has not ended is doing, in words.
+        rehearsal: Whether it trains a stand-in instead of `model`.
+        trained_model: What the engine really trains; in a rehearsal, the stand-in.
+        attempt: How often it was started; 0 before the first time.
+        config: The submitted configuration with every default filled in.
+    """
+
+    id: str
+    status: str
+    trainer_type: str
+    model: str
+    created_at: datetime
+    backend: str = "tinker"
+    name: str | None = None
+    rehearsal: bool = False
+    trained_model: str | None = None
+    phase: str | None = None
+    attempt: int = 0
+    progress: Progress | None = None
+    preflight: Preflight | None = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    artifacts: dict[str, Any] = Field(default_factory=dict)
+    tags: list[str] = Field(default_factory=list)
+    error: str | None = None
+    created_by: str | None = None
+    started_at: datetime | None = None
+    completed_at: datetime | None = None
+    updated_at: datetime | None = None
+    cancel_requested_at: datetime | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has come to an end, good or bad."""
+        return self.status in ENDED
+
+
+class TrainingJobPage(Response):
+    """One page of jobs, newest first."""
+
+    items: list[TrainingJob]
+    total: int
+    page: int
+    page_size: int
+
+
+class LogEntry(Response):
+    """One line of a job's log."""
+
+    timestamp: datetime
+    level: str
+    message: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class LogEntries(Response):
+    """A job's log, oldest line first."""
+
+    items: list[LogEntry]
+
+
+class Artifacts(Response):
+    """What a job has made, by name."""
+
+    artifacts: dict[str, Any]
+
+
+class JobFile(Response):
+    """One file that a job has stored."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class JobFiles(Response):
+    """The files that a job has stored."""
+
+    items: list[JobFile]

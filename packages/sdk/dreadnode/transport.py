@@ -1,0 +1,152 @@
+"""What both clients need to send a call and to read its answer; the one place that reads httpx."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import platform
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+import httpx
+
+from dreadnode import __version__
+from dreadnode.calls import Call
+from dreadnode.config import is_loopback
+from dreadnode.errors import (
+    ConfigError,
+    ConnectionFailed,
+    ProtocolError,
+    TimedOut,
+    UnusableFile,
+    refusal,
+)
+
+T = TypeVar("T")
+Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
+
+CHUNK = 1 << 16
+"""Bytes that are read or written at a time."""
+
+
+def http_options(server: str, api_key: str | None, timeout: httpx.Timeout) -> dict[str, Any]:
+    """Return what both httpx clients are made with."""
+    headers = {
+        "User-Agent": f"dreadnode/{__version__} python/{platform.python_version()}",
+        "Accept": "application/json",
+    }
+    if api_key:
+        if not (api_key.isascii() and api_key.isprintable()):
+            raise ConfigError("the API key holds characters that no key has; copy it once more")
+        headers["Authorization"] = f"Bearer {api_key}"
+    return {
+        "base_url": server if server.endswith("/api/v1") else f"{server}/api/v1",
+        "headers": headers,
+        "timeout": timeout,
+        # To read the trusted certificates takes longer than most calls do; plain HTTP has no use
+        # for them, and a redirect to another scheme is not followed.
+        "verify": ssl.create_default_context() if server.startswith("https:") else False,
+        # A proxy is never the way to this machine.
+        "trust_env": not is_loopback(server),
+    }
+
+
+def request(client: Client, call: Call[Any], content: Any) -> httpx.Request:
+    """Build the request that CALL describes, with CONTENT as its body."""
+    headers = dict(call.headers)
+    if call.file is not None:
+        headers["Content-Length"] = str(call.file.stat().st_size)
+    if content is not None:
+        headers["Content-Type"] = call.content_type
+    return client.build_request(
+        call.method, call.path, params=call.params, content=content, headers=headers
+    )
+
+
+def read(call: Call[T], response: httpx.Response) -> T:
+    """Return what CALL gives, or raise what was said or meant instead."""
+    if not response.is_success:
+        raise refusal(response.status_code, response.headers, response.content)
+    try:
+        return call.parse(response.content)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ProtocolError(
+            f"the server's answer to {call.method} {call.path} is not what this client expects; "
+            f"is {response.url.host} a dreadnode server of a matching version?"
+        ) from error
+
+
+@contextmanager
+def translated(client: Client, call: Call[Any]) -> Iterator[None]:
+    """Turn what httpx raises into our own errors."""
+    server = str(client.base_url).removesuffix("/").removesuffix("/api/v1")
+    try:
+        yield
+    except httpx.ConnectError as error:
+        raise ConnectionFailed(
+            f"no server answers at {server}; start one with `dn serve`, or name another with "
+            "`--server`",
+            unsent=True,
+        ) from error
+    except httpx.TimeoutException as error:
+        unsent = isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout))
+        raise TimedOut(
+            f"{server} did not answer in time; try again later", unsent=unsent
+        ) from error
+    except httpx.InvalidURL as error:
+        raise ConnectionFailed(f"{server} is not an address that can be reached") from error
+    except httpx.HTTPError as error:
+        raise ConnectionFailed(
+            f"the connection to {server} broke while it answered {call.method} {call.path}; "
+            "try again"
+        ) from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open the file that is to be sent, or say why it cannot be read."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UnusableFile(f"{path} cannot be read: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def chunks(file: BinaryIO) -> Iterator[bytes]:
+    """Read FILE to its end."""
+    while chunk := file.read(CHUNK):
+        yield chunk
+
+
+async def async_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    """Read FILE to its end, without holding up whatever else is going on."""
+    while chunk := await asyncio.to_thread(file.read, CHUNK):
+        yield chunk
+
+
+@contextmanager
+def fresh(to: Path, sha256: str | None) -> Iterator[Callable[[bytes], object]]:
+    """Yield what writes a file beside TO, and put that file in its place once it is whole."""
+    fresh = to.with_name(f".{to.name}.{os.getpid()}")
+    digest = hashlib.sha256()
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with fresh.open("wb") as file:
+
+            def write(chunk: bytes) -> None:
+                file.write(chunk)
+                digest.update(chunk)
+
+            yield write
+        if sha256 is not None and digest.hexdigest() != sha256:
+            raise ProtocolError(f"{to.name} arrived damaged and was not kept; try again")
+        fresh.replace(to)
+    except OSError as error:
+        raise UnusableFile(f"{to} cannot be written: {error.strerror}") from error
+    finally:
+        fresh.unlink(missing_ok=True)

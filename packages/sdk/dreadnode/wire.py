@@ -1,0 +1,92 @@
+"""What crosses the wire: datasets and identities here, training jobs in `dreadnode.training.jobs`.
+
+A request is strict: a misspelt field is an error, not a default. An answer is patient: a field that
+this version does not know is passed over, so that an old client keeps working.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Request(BaseModel):
+    """What a client sends."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Response(BaseModel):
+    """What the API answers."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class DatasetRef(Request):
+    """A dataset, named exactly: there is no latest version."""
+
+    name: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+class Dataset(Response):
+    """One version of a dataset; its bytes never change."""
+
+    name: str
+    version: str
+    rows: int
+    bytes: int
+    sha256: str
+    format: str = "jsonl"
+    created_at: datetime
+    created_by: str | None = None
+
+    @property
+    def ref(self) -> DatasetRef:
+        """How a job names it."""
+        return DatasetRef(name=self.name, version=self.version)
+
+
+class DatasetPage(Response):
+    """One page of datasets."""
+
+    items: list[Dataset]
+    total: int
+    page: int = 1
+    page_size: int = 20
+
+
+class DatasetVersions(Response):
+    """A dataset with all its versions, newest first."""
+
+    name: str
+    versions: list[Dataset]
+
+
+class User(Response):
+    """Whom a key stands for."""
+
+    id: str
+    username: str
+    email_address: str
+
+
+class Organization(Response):
+    """An organization that a key may see."""
+
+    id: str
+    key: str
+    name: str
+
+
+class Workspace(Response):
+    """A workspace of an organization."""
+
+    id: str
+    key: str
+    name: str
+    is_default: bool = False
