@@ -1,0 +1,103 @@
+"""A dataset's file to what is trained on, with a count of everything that was left out."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dreadnode_runtime.data import Unusable, conversation, read_rows, with_system_prompt
+from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.rendering import Example, Rendering
+
+NAMED = 5
+"""How many rows of each reason are named."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What became of a dataset's rows.
+
+    Attributes:
+        rows: All of them.
+        usable: Those that are trained on.
+        dropped: How many were left out, by reason.
+        first_dropped: Numbers of the first few rows of each reason, from 1.
+        tokens: Of all sequences.
+        trained_tokens: Those that carry loss.
+        truncated: Rows that were cut at their end.
+    """
+
+    rows: int = 0
+    usable: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    first_dropped: dict[str, list[int]] = field(default_factory=dict)
+    tokens: int = 0
+    trained_tokens: int = 0
+    truncated: int = 0
+
+    def drop(self, row: int, reason: str) -> None:
+        """Count ROW as left out for REASON."""
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+        named = self.first_dropped.setdefault(reason, [])
+        if len(named) < NAMED:
+            named.append(row)
+
+    def warnings(self) -> list[str]:
+        """Return one sentence for each reason why rows were left out."""
+        return [
+            f"{count} of {self.rows} rows left out: {reason} "
+            f"({_rows(self.first_dropped[reason], count)})"
+            for reason, count in self.dropped.items()
+        ]
+
+
+def prepare(
+    path: Path,
+    rendering: Rendering,
+    *,
+    max_length: int,
+    train_on: str,
+    system_prompt: str | None = None,
+    keep: Callable[[list[Example]], None],
+) -> Counts:
+    """Render every row of the JSONL file at PATH, hand the usable ones to KEEP, and count.
+
+    Each call of KEEP gets one row's sequences.
+
+    Raises:
+        JobFailed: A line is not JSON, or no row is left; the sentence says which and why.
+    """
+    counts = Counts()
+    try:
+        for row, value in read_rows(path):
+            counts.rows += 1
+            try:
+                said = with_system_prompt(conversation(value), system_prompt)
+                examples, cut = rendering.examples(
+                    said, row=row, max_length=max_length, train_on=train_on
+                )
+            except Unusable as unusable:
+                counts.drop(row, str(unusable))
+                continue
+            counts.usable += 1
+            counts.truncated += cut
+            counts.tokens += sum(len(example.tokens) for example in examples)
+            counts.trained_tokens += sum(int(example.trained.sum()) for example in examples)
+            keep(examples)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise JobFailed(f"{error}; a dataset is one JSON object a line", code="data") from error
+    if not counts.rows:
+        raise JobFailed("The dataset has no rows", code="data")
+    if not counts.usable:
+        reason, count = max(counts.dropped.items(), key=lambda item: item[1])
+        raise JobFailed(
+            f"None of the {counts.rows} rows can be trained on; {count} of them: {reason} "
+            f"({_rows(counts.first_dropped[reason], count)})",
+            code="data",
+        )
+    return counts
+
+
+def _rows(named: list[int], count: int) -> str:
+    """Name the rows, saying so when there are more of them."""
+    listed = ", ".join(str(row) for row in named)
+    return f"row{'s' if count > 1 else ''} {listed}{' …' if count > len(named) else ''}"

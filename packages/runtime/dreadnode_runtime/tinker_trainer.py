@@ -1,0 +1,226 @@
+"""The one module that speaks to the tinker SDK."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+import httpx
+import numpy as np
+import tinker
+from tinker import types
+
+from dreadnode_runtime.errors import JobFailed, RuntimeFault, TryAgain, plain
+from dreadnode_runtime.rendering import Example
+from dreadnode_runtime.trainer import Export, Optimizer
+
+LOSS: Final = "cross_entropy"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+T = TypeVar("T")
+
+
+class TinkerTrainer:
+    """Trains through the official SDK, against whatever stands behind `TINKER_BASE_URL`."""
+
+    def __init__(
+        self,
+        client: tinker.TrainingClient,
+        service: tinker.ServiceClient,
+        optimizer: Optimizer,
+        *,
+        resumed: bool,
+    ) -> None:
+        self._client = client
+        self._service = service
+        self._optimizer = optimizer
+        self.resumed = resumed
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Where the trained model's tokenizer is, if the engine says so."""
+        # Known since the client was made, so that this asks nobody.
+        return self._client.get_info().model_data.tokenizer_id
+
+    def submit(
+        self, batches: Sequence[Sequence[Example]], learning_rate: float
+    ) -> Awaitable[list[float]]:
+        """Queue a forward-backward for each of BATCHES and one optimizer step after them."""
+        passes = [self._client.forward_backward(_datums(batch), LOSS) for batch in batches]
+        o = self._optimizer
+        update = self._client.optim_step(
+            types.AdamParams(
+                learning_rate=learning_rate,
+                beta1=o.beta1,
+                beta2=o.beta2,
+                eps=o.eps,
+                weight_decay=o.weight_decay,
+                grad_clip_norm=o.grad_clip_norm,
+            )
+        )
+
+        async def result() -> list[float]:
+            losses: list[float] = []
+            for batch, output in zip(batches, passes, strict=True):
+                losses += _losses(batch, await output)
+            await update
+            return losses
+
+        return _translated(result())
+
+    def evaluate(self, batch: Sequence[Example]) -> Awaitable[list[float]]:
+        """Queue a forward pass; await it for each example's loss, summed over its tokens."""
+        output = self._client.forward(_datums(batch), LOSS)
+
+        async def result() -> list[float]:
+            return _losses(batch, await output)
+
+        return _translated(result())
+
+    def save(self, name: str) -> Awaitable[str]:
+        """Queue a save of weights and optimizer; await the path to resume from."""
+        # A second try of the same step, after a resume, may find the name taken.
+        saved = self._client.save_state(name, overwrite=True)
+
+        async def result() -> str:
+            path: str = (await saved).path
+            return path
+
+        return _translated(result())
+
+    async def export(self, name: str, folder: Path) -> Export:
+        """Save everything under NAME, and fetch the adapter's files into FOLDER.
+
+        Raises:
+            JobFailed: The engine's export lacks a file that PEFT needs.
+        """
+        state = self.save(name)
+        sampler = self._client.save_weights_for_sampler(name)
+        external = self._client.save_weights_external(name)
+
+        async def result() -> tuple[str, dict[str, str]]:
+            path = (await external).path
+            rest = self._service.create_rest_client()
+            urls = (await rest.get_external_weights_urls(path)).urls
+            return (await sampler).path, dict(urls)
+
+        sampler_path, urls = await _translated(result())
+        if missing := [file for file in ADAPTER_FILES if file not in urls]:
+            raise JobFailed(
+                f"The engine's export of the adapter lacks `{missing[0]}`", code="engine_refused"
+            )
+        folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
+        async with httpx.AsyncClient(timeout=60, follow_redirects=True) as http:
+            for file in ADAPTER_FILES:
+                await _translated(_download(http, urls[file], folder / file))
+        return Export(state=await state, sampler=sampler_path, adapter=folder)
+
+
+@asynccontextmanager
+async def tinker_trainer(
+    *,
+    base_model: str,
+    rank: int,
+    seed: int,
+    optimizer: Optimizer,
+    resume: str | None,
+    metadata: dict[str, str],
+) -> AsyncIterator[TinkerTrainer]:
+    """Make a training client, and finish its session at the end.
+
+    It goes on from the checkpoint RESUME, optimizer included, if the engine still has it; whether
+    it does is the trainer's `resumed`.
+
+    Raises:
+        JobFailed: The engine refuses the model or the rank.
+        TryAgain: The engine cannot be reached.
+    """
+    status: Literal["success", "errored", "interrupted"] = "errored"
+    service = tinker.ServiceClient(user_metadata=metadata)
+    try:
+        client = None
+        if resume is not None:
+            with suppress(JobFailed):
+                client = await _translated(asyncio.to_thread(_load, service, resume))
+        resumed = client is not None
+        if client is None:
+            client = await _translated(asyncio.to_thread(_create, service, base_model, rank, seed))
+        yield TinkerTrainer(client, service, optimizer, resumed=resumed)
+        status = "success"
+    except asyncio.CancelledError:
+        status = "interrupted"
+        raise
+    finally:
+        # The work is saved by now; an engine that is away must not keep the process alive.
+        with suppress(TimeoutError, tinker.TinkerError, httpx.HTTPError, OSError):
+            async with asyncio.timeout(10):
+                await service.close(status)
+
+
+# Both wait for the network in the calling thread, so each gets a thread of its own.
+
+
+def _load(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:
+    return service.create_training_client_from_state_with_optimizer(path).result()
+
+
+def _create(
+    service: tinker.ServiceClient, base_model: str, rank: int, seed: int
+) -> tinker.TrainingClient:
+    return service.create_lora_training_client(base_model=base_model, rank=rank, seed=seed).result()
+
+
+def _datums(batch: Sequence[Example]) -> list[types.Datum]:
+    """Shift by one: the model sees all but the last token, and predicts all but the first."""
+    return [
+        types.Datum(
+            model_input=types.ModelInput.from_ints(example.tokens[:-1].tolist()),
+            loss_fn_inputs={
+                "target_tokens": types.TensorData.from_numpy(example.tokens[1:].astype(np.int64)),
+                "weights": types.TensorData.from_numpy(example.weights[1:]),
+            },
+        )
+        for example in batch
+    ]
+
+
+def _losses(batch: Sequence[Example], output: types.ForwardBackwardOutput) -> list[float]:
+    return [
+        -float(found["logprobs"].to_numpy()[example.trained[1:]].sum(dtype=np.float64))
+        for example, found in zip(batch, output.loss_fn_outputs, strict=True)
+    ]
+
+
+async def _download(http: httpx.AsyncClient, url: str, to: Path) -> None:
+    async with http.stream("GET", url) as response:
+        response.raise_for_status()
+        with to.open("wb") as file:
+            async for chunk in response.aiter_bytes():
+                file.write(chunk)
+
+
+async def _translated(work: Awaitable[T]) -> T:
+    """Await WORK, and say what goes wrong in this package's words."""
+    try:
+        return await work
+    except RuntimeFault:
+        raise
+    except (tinker.TinkerError, httpx.HTTPError, OSError, TimeoutError, RuntimeError) as error:
+        raise _fault(error) from error
+
+
+def _fault(error: BaseException) -> RuntimeFault:
+    """Return whose fault ERROR is: a refusal that will be repeated is the job's."""
+    known: Any = error
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        known = error.__cause__  # The client was stopped by an earlier request, which says why.
+    final = (
+        tinker.BadRequestError,
+        tinker.NotFoundError,
+        tinker.UnprocessableEntityError,
+        tinker.PermissionDeniedError,
+    )
+    refused = isinstance(known, tinker.RequestFailedError) and known.category == "user"
+    if refused or isinstance(known, final):
+        return JobFailed(f"The engine refused the work: {plain(known)}", code="engine_refused")
+    return TryAgain(f"The engine could not do the work: {plain(known)}")

@@ -1,0 +1,72 @@
+"""The little that a loop asks of whatever trains: a fake of a few lines serves every test."""
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from dreadnode_runtime.rendering import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Optimizer:
+    """Adam's settings other than the learning rate; the defaults change nothing."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip_norm: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What is left of a finished training.
+
+    Attributes:
+        state: Path to resume from: weights and optimizer.
+        sampler: Path to sample from.
+        adapter: Folder with the PEFT adapter's files.
+    """
+
+    state: str
+    sampler: str
+    adapter: Path
+
+
+class Trainer(Protocol):
+    """Trains one LoRA adapter. Work is done in the order in which it is submitted.
+
+    Attributes:
+        resumed: Whether it goes on from a checkpoint.
+    """
+
+    resumed: bool
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Folder or hub id of the trained model's tokenizer, if known."""
+        ...
+
+    def submit(
+        self, batches: Sequence[Sequence[Example]], learning_rate: float
+    ) -> Awaitable[list[float]]:
+        """Queue a forward-backward for each of BATCHES and one optimizer step after them.
+
+        Returns:
+            To be awaited: for each example, in order, the loss in nats summed over the tokens that
+            carry loss, each counted once whatever its weight.
+        """
+        ...
+
+    def evaluate(self, batch: Sequence[Example]) -> Awaitable[list[float]]:
+        """Queue a forward pass; await it for the same figures, at the weights of this moment."""
+        ...
+
+    def save(self, name: str) -> Awaitable[str]:
+        """Queue a save of weights and optimizer; await the path to resume from."""
+        ...
+
+    async def export(self, name: str, folder: Path) -> Export:
+        """Save everything under NAME, and fetch the adapter's files into FOLDER."""
+        ...

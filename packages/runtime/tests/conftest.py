@@ -1,0 +1,232 @@
+"""A trainer and an API that a loop can be tried against: small, honest, and all their own."""
+
+import asyncio
+import hashlib
+import json
+import math
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+from dreadnode_runtime.rendering import Example
+from dreadnode_runtime.trainer import Export
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+
+class FakeTrainer:
+    """Learns nothing but remembers everything: its loss halves with each step."""
+
+    def __init__(self, tokenizer: str | None = None) -> None:
+        self.resumed = False
+        self.tokenizer = tokenizer
+        self.calls: list[tuple[str, Any]] = []
+        self.steps = 0
+        self.loss_of: Callable[[int, Example], float] = lambda step, _: 4.0 * 0.5**step
+        self.before_answer: Callable[[int], Awaitable[None]] | None = None
+        self.opened_with: dict[str, Any] = {}
+        self.gone = False
+
+    @asynccontextmanager
+    async def open(self, **settings: Any) -> Any:
+        self.opened_with = settings
+        if settings["resume"] is not None and not self.gone:
+            self.resumed = True
+            self.steps = int(settings["resume"].rpartition("-")[2])
+        yield self
+
+    def submit(
+        self, batches: Sequence[Sequence[Example]], learning_rate: float
+    ) -> Awaitable[list[float]]:
+        self.calls.append(("submit", ([list(b) for b in batches], learning_rate)))
+        step, self.steps = self.steps, self.steps + 1
+
+        async def answer() -> list[float]:
+            if self.before_answer is not None:
+                await self.before_answer(step)
+            return [
+                self.loss_of(step, e) * int(e.trained.sum()) for batch in batches for e in batch
+            ]
+
+        return answer()
+
+    def evaluate(self, batch: Sequence[Example]) -> Awaitable[list[float]]:
+        self.calls.append(("evaluate", list(batch)))
+        step = self.steps
+
+        async def answer() -> list[float]:
+            return [self.loss_of(step, e) * int(e.trained.sum()) for e in batch]
+
+        return answer()
+
+    def save(self, name: str) -> Awaitable[str]:
+        self.calls.append(("save", name))
+
+        async def answer() -> str:
+            return f"tinker://run:train:0/weights/{name}"
+
+        return answer()
+
+    async def export(self, name: str, folder: Path) -> Export:
+        state = await self.save(name)
+        folder.mkdir(exist_ok=True)  # noqa: ASYNC240
+        (folder / "adapter_config.json").write_text("{}")
+        (folder / "adapter_model.safetensors").write_bytes(b"weights")
+        return Export(state, f"tinker://run:train:0/sampler_weights/{name}", folder)
+
+    @property
+    def names(self) -> list[str]:
+        """What was asked for, in order."""
+        return [f"save {what}" if name == "save" else name for name, what in self.calls]
+
+
+class FakeApi:
+    """Holds one job and its datasets, applies progress as the real API does, and can be away."""
+
+    def __init__(self) -> None:
+        self.token = "dnj_secret"
+        self.datasets: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {}
+        self.events: list[dict[str, Any]] = []
+        self.away_for = 0
+        self.on_event: Callable[[dict[str, Any]], None] = lambda event: None
+        self.job: dict[str, Any] = {
+            "id": "job-1",
+            "trainer_type": "sft",
+            "model": "Qwen/Qwen3-8B",
+            "rehearsal": True,
+            "trained_model": "stand-in/tiny",
+            "status": "running",
+            "config": {"dataset_ref": {"name": "talk", "version": "1.0.0"}},
+            "metrics": {},
+            "artifacts": {},
+            "cancel_requested_at": None,
+        }
+        base = "/api/v1/org/main"
+        job = f"{base}/ws/default/training/jobs/job-1"
+        data = f"{base}/datasets/{{name}}/{{version}}"
+        self.app = Starlette(
+            routes=[
+                Route(job, self._get_job),
+                Route(f"{job}/progress", self._progress, methods=["POST"]),
+                Route(f"{job}/files/{{path:path}}", self._put_file, methods=["PUT"]),
+                Route(data, self._dataset),
+                Route(f"{data}/content", self._content),
+            ]
+        )
+
+    def put(self, rows: Sequence[Any], name: str = "talk@1.0.0") -> None:
+        """Hold ROWS as a dataset."""
+        self.datasets[name] = "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+    def told(self, event_type: str) -> list[dict[str, Any]]:
+        """Return the events of one type, in order."""
+        return [event for event in self.events if event["event_type"] == event_type]
+
+    def _refused(self, request: Request) -> Response | None:
+        if request.headers.get("authorization") != f"Bearer {self.token}":
+            return JSONResponse({"detail": "no"}, 401)
+        if self.away_for > 0:
+            self.away_for -= 1
+            return JSONResponse({"detail": "away"}, 503)
+        return None
+
+    async def _get_job(self, request: Request) -> Response:
+        return self._refused(request) or JSONResponse(self.job)
+
+    async def _progress(self, request: Request) -> Response:
+        body = await request.body()
+        if refused := self._refused(request):
+            return refused
+        event = json.loads(body)
+        known = {(old["attempt"], old["seq"]) for old in self.events}
+        if (event["attempt"], event["seq"]) not in known:
+            self.events.append(event)
+            for key, value in event["metrics"].items():
+                stored = self.job["metrics"].get(key, [])
+                grows = isinstance(value, list) and event["event_type"] != "training_end"
+                self.job["metrics"][key] = [*stored, *value] if grows else value
+            self.job["artifacts"] |= event.get("artifacts") or {}
+            self.on_event(event)
+        return JSONResponse(self.job)
+
+    async def _put_file(self, request: Request) -> Response:
+        body = await request.body()
+        if refused := self._refused(request):
+            return refused
+        self.files[request.path_params["path"]] = body
+        return JSONResponse({"path": request.path_params["path"]}, 201)
+
+    def _find(self, request: Request) -> bytes | None:
+        return self.datasets.get("{name}@{version}".format(**request.path_params))
+
+    async def _dataset(self, request: Request) -> Response:
+        if refused := self._refused(request):
+            return refused
+        content = self._find(request)
+        if content is None:
+            return JSONResponse({"detail": "no such dataset"}, 404)
+        return JSONResponse({"sha256": hashlib.sha256(content).hexdigest()})
+
+    async def _content(self, request: Request) -> Response:
+        return self._refused(request) or Response(self._find(request) or b"")
+
+
+@pytest.fixture
+def trainer(tiny_model: Path) -> FakeTrainer:
+    return FakeTrainer(str(tiny_model))
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    return FakeApi()
+
+
+@pytest.fixture
+def served(api: FakeApi) -> Iterator[str]:
+    """The address of the API, answering real requests."""
+    config = uvicorn.Config(api.app, host="127.0.0.1", port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        threading.Event().wait(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def example() -> Callable[..., Example]:
+    """Make a sequence of LENGTH tokens of which the last ANSWER carry loss."""
+
+    def make(row: int, length: int = 8, answer: int = 4) -> Example:
+        weights = np.zeros(length, np.float32)
+        weights[length - answer :] = 1 / answer
+        return Example(np.arange(length, dtype=np.int32), weights, row)
+
+    return make
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Wait until something is so; a test that waits in vain runs into its time limit."""
+
+    async def wait(holds: Callable[[], bool]) -> None:
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture
+def nan() -> float:
+    return math.nan

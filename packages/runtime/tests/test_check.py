@@ -1,0 +1,99 @@
+"""The check before a job exists: everything is rendered, nothing is trained."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dreadnode_runtime.check import check
+
+ROWS = [
+    {"prompt": "hi", "answer": "ho"},
+    {"text": "nothing"},
+    {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a" * 99}]},
+]
+
+
+@pytest.fixture
+def question(tiny_model: Path, tmp_path: Path) -> dict[str, Any]:
+    train = tmp_path / "train.jsonl"
+    train.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    ref = {"name": "talk", "version": "1.0.0"}
+    return {
+        "model": "Qwen/Qwen3-8B",
+        "rehearsal": True,
+        "trained_model": "stand-in/tiny",
+        "tokenizer": str(tiny_model),
+        "trainer_type": "sft",
+        "config": {"dataset_ref": ref, "max_sequence_length": 100},
+        "datasets": {"train": str(train), "eval": None},
+    }
+
+
+def test_the_check_counts_rows_and_tokens(question: dict[str, Any]) -> None:
+    answer = check(question)
+
+    assert answer == {
+        "ok": True,
+        "rows": 3,
+        "usable": 2,
+        "dropped": {"no messages, and no prompt with an answer": 1},
+        "first_dropped": {"no messages, and no prompt with an answer": [2]},
+        "tokens": answer["tokens"],
+        "trained_tokens": answer["trained_tokens"],
+        "truncated": 1,
+        "renderer": "stand-in/chat-template",
+    }
+    assert 0 < answer["trained_tokens"] < answer["tokens"] <= 200
+
+
+@pytest.mark.parametrize(
+    ("change", "loc"),
+    [
+        ({"trainer_type": "rl"}, ["trainer_type"]),
+        ({"model": "nobody/Model", "rehearsal": False}, ["model"]),
+        ({"config": {"dataset_ref": {"name": "a", "version": "1"}, "speed": 3}}, ["config"]),
+    ],
+)
+def test_a_refusal_says_where_and_is_one_sentence(
+    question: dict[str, Any], change: dict[str, Any], loc: list[str]
+) -> None:
+    answer = check(question | change)
+
+    assert answer["ok"] is False
+    assert answer["loc"] == loc
+    assert "\n" not in answer["error"]
+    assert not answer["error"].endswith(".")
+    assert "[" not in answer["error"]
+
+
+def test_a_dataset_in_which_no_row_renders_is_refused(
+    question: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "train.jsonl").write_text('{"a": 1}\n' * 9)
+
+    assert check(question) == {
+        "ok": False,
+        "loc": ["config", "dataset_ref"],
+        "error": "None of the 9 rows can be trained on; 9 of them: "
+        "no messages, and no prompt with an answer (rows 1, 2, 3, 4, 5 …)",
+    }
+
+
+def test_the_process_answers_on_stdout_alone_and_needs_no_keys(
+    question: dict[str, Any], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dreadnode_runtime", "check"],
+        input=json.dumps(question),
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["usable"] == 2

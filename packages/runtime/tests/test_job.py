@@ -1,0 +1,246 @@
+"""One job from its record to its end, with an API that answers and a trainer that remembers."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from dreadnode_runtime.errors import JobFailed, TryAgain
+from dreadnode_runtime.job import run_job
+from dreadnode_runtime.report import Reporter, Stop
+from dreadnode_runtime.service import Service, Settings
+
+SETTINGS = Settings("http://api", "dnj_secret", "main", "default", "job-1", attempt=1)
+ROWS = [{"prompt": f"question {n}", "answer": f"answer {n}"} for n in range(6)]
+
+
+@dataclass
+class Runs:
+    """Runs the API's job with the fake trainer."""
+
+    api: Any
+    trainer: Any
+    folder: Path
+    stop: Stop
+
+    async def __call__(self, **config: Any) -> None:
+        self.api.job["config"] |= {"batch_size": 2, **config}
+        async with (
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(self.api.app),
+                base_url="http://api/api/v1",
+                headers={"Authorization": "Bearer dnj_secret"},
+            ) as http,
+            self.reporter(http) as (service, reporter),
+        ):
+            await run_job(service, reporter, self.stop, self.folder, self.trainer.open)
+            await reporter.flush()
+
+    @asynccontextmanager
+    async def reporter(self, http: httpx.AsyncClient) -> AsyncIterator[tuple[Service, Reporter]]:
+        service = Service(http, SETTINGS)
+        async with Reporter(service, 1, self.stop) as reporter:
+            yield service, reporter
+
+
+@pytest.fixture
+def run(api: Any, trainer: Any, tmp_path: Path) -> Runs:
+    api.put(ROWS)
+    return Runs(api, trainer, tmp_path, Stop())
+
+
+def types(api: Any) -> list[str]:
+    return [event["event_type"] for event in api.events]
+
+
+async def test_a_job_is_told_from_its_start_to_its_end(run: Runs, api: Any) -> None:
+    await run()
+
+    assert types(api) == [
+        *("phase", "training_start", "phase"),
+        *["step_complete"] * 3,
+        *("phase", "training_end"),
+    ]
+    phases = [event["data"]["phase"] for event in api.told("phase")]
+    assert phases == ["starting", "training", "saving"]
+    assert api.job["artifacts"] == {
+        "checkpoints": ["tinker://run:train:0/weights/final"],
+        "latest_checkpoint": "tinker://run:train:0/weights/final",
+        "sampler_checkpoint": "tinker://run:train:0/sampler_weights/final",
+        "dataset": "talk@1.0.0",
+        "adapter": "adapter/",
+    }
+    assert api.job["metrics"]["train/loss"] == [4.0, 2.0, 1.0]
+
+
+async def test_the_trainer_is_made_as_the_config_says(run: Runs, trainer: Any) -> None:
+    await run(lora_rank=4, seed=7, adam_beta2=0.99)
+
+    opened = trainer.opened_with
+    assert opened["base_model"] == "stand-in/tiny"
+    assert (opened["rank"], opened["seed"], opened["resume"]) == (4, 7, None)
+    assert opened["optimizer"].beta2 == 0.99
+
+
+async def test_the_adapter_is_stored_with_a_card_that_says_it_was_a_rehearsal(
+    run: Runs, api: Any
+) -> None:
+    await run(learning_rate=3e-4)
+
+    assert sorted(api.files) == [
+        "adapter/README.md",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    ]
+    card = api.files["adapter/README.md"].decode()
+    assert "**This is a rehearsal.**" in card
+    assert "**not on `Qwen/Qwen3-8B`**" in card
+    assert "base_model: stand-in/tiny" in card
+    assert "| learning_rate | 0.0003 |" in card
+    assert "stand-in/chat-template" in card
+    assert "sha256" in card
+
+
+async def test_the_card_of_a_real_job_names_the_model_it_trained(run: Runs, api: Any) -> None:
+    api.job |= {"rehearsal": False, "trained_model": "Qwen/Qwen3-8B"}
+    await run()
+
+    card = api.files["adapter/README.md"].decode()
+    assert "base_model: Qwen/Qwen3-8B" in card
+    assert "ehears" not in card
+    assert "| Format | qwen3 |" in card
+
+
+async def test_rows_left_out_are_counted_named_and_warned_of(run: Runs, api: Any) -> None:
+    api.put([{"text": "no"}, *ROWS, {"prompt": "no"}, {"text": "no"}])
+    await run(max_sequence_length=60)
+
+    warnings = [e["message"] for e in api.told("log") if e["level"] == "warning"]
+    assert warnings == [
+        "2 of 9 rows left out: no messages, and no prompt with an answer (rows 1, 9)",
+        "1 of 9 rows left out: no answer (row 8)",
+    ]
+    assert "6 of 9 rows" in api.told("training_start")[0]["message"]
+
+
+async def test_rows_that_are_cut_are_told(run: Runs, api: Any) -> None:
+    await run(max_sequence_length=35)
+
+    assert "6 rows are longer than 35 tokens" in api.told("log")[0]["message"]
+
+
+async def test_the_configs_system_prompt_is_part_of_every_row(run: Runs, trainer: Any) -> None:
+    await run()
+    without = len(trainer.calls[0][1][0][0][0].tokens)
+    again = type(trainer)(trainer.tokenizer)
+    run.trainer = again
+    await run(system_prompt="Be brief.")
+
+    assert len(again.calls[0][1][0][0][0].tokens) > without
+
+
+async def test_a_second_attempt_goes_on_from_the_newest_checkpoint(
+    run: Runs, api: Any, trainer: Any
+) -> None:
+    checkpoint = "tinker://run:train:0/weights/step-000002"
+    api.job["artifacts"] = {"latest_checkpoint": checkpoint, "checkpoints": [checkpoint]}
+    api.job["metrics"] = {
+        "steps": [1, 2, 3],
+        "train/loss": [9.0, 8.0, 7.0],
+        "train/num_sequences": [2, 2, 2],
+        "train/num_tokens": [40, 40, 40],
+    }
+    await run(epochs=2)
+
+    assert trainer.opened_with["resume"] == checkpoint
+    assert [event["data"]["step"] for event in api.told("step_complete")] == [3, 4, 5, 6]
+    assert api.job["metrics"]["steps"] == [1, 2, 3, 4, 5, 6]
+    assert api.job["metrics"]["train/loss"] == [9.0, 8.0, 1.0, 0.5, 0.25, 0.125]
+    assert api.job["artifacts"]["checkpoints"] == [checkpoint, "tinker://run:train:0/weights/final"]
+
+
+async def test_a_checkpoint_that_is_gone_means_starting_over(
+    run: Runs, api: Any, trainer: Any
+) -> None:
+    api.job["artifacts"] = {"latest_checkpoint": "tinker://run:train:0/weights/step-000002"}
+    trainer.gone = True
+    await run()
+
+    assert "starting over" in api.told("log")[0]["message"]
+    assert [event["data"]["step"] for event in api.told("step_complete")] == [1, 2, 3]
+
+
+async def test_a_cancelled_job_ends_with_its_checkpoint_and_no_adapter(run: Runs, api: Any) -> None:
+    def cancel(event: dict[str, Any]) -> None:
+        if event["event_type"] == "step_complete":
+            api.job["cancel_requested_at"] = "2026-01-01T00:00:00Z"
+
+    api.on_event = cancel
+    await run(epochs=50)
+
+    end = api.told("training_end")[0]
+    assert end["data"]["cancelled"] is True
+    assert end["artifacts"]["latest_checkpoint"].endswith(f"step-{end['data']['step']:06d}")
+    assert api.files == {}
+
+
+async def test_a_terminated_job_says_nothing_final(run: Runs, api: Any) -> None:
+    def terminate(event: dict[str, Any]) -> None:
+        if event["event_type"] == "step_complete":
+            run.stop.terminated = True
+
+    api.on_event = terminate
+    await run(epochs=50)
+
+    assert api.told("checkpoint_saved")
+    assert api.told("training_end") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"trainer_type": "rl"}, "There is no loop for rl here"),
+        ({"config": {"dataset_ref": {"name": "none", "version": "1"}}}, "none@1 cannot be read"),
+    ],
+)
+async def test_what_a_job_cannot_do_is_its_own_fault(
+    run: Runs, api: Any, change: dict[str, Any], sentence: str
+) -> None:
+    api.job |= change
+
+    with pytest.raises(JobFailed, match=sentence):
+        await run()
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([], "The dataset has no rows"),
+        ([{"text": "x"}] * 7, r"None of the 7 rows .* \(rows 1, 2, 3, 4, 5 …\)"),
+        ([[1]], "Line 1 is not a JSON object"),
+    ],
+)
+async def test_a_dataset_with_nothing_to_train_on_is_refused(
+    run: Runs, api: Any, rows: list[Any], sentence: str
+) -> None:
+    api.put(rows)
+
+    with pytest.raises(JobFailed, match=sentence):
+        await run()
+
+
+async def test_an_engine_that_went_away_is_not_the_jobs_fault(
+    run: Runs, api: Any, trainer: Any
+) -> None:
+    async def away(step: int) -> None:
+        if step == 1:
+            raise TryAgain("The engine could not do the work: connection refused")
+
+    trainer.before_answer = away
+    with pytest.raises(TryAgain):
+        await run()
+
+    assert api.told("training_error") == []

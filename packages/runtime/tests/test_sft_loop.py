@@ -1,0 +1,254 @@
+"""The supervised loop, against a trainer that remembers what it was asked for."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from dreadnode_runtime.config import SftConfig, sft_config
+from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.report import Stop
+from dreadnode_runtime.sft import (
+    History,
+    Outcome,
+    Plan,
+    checkpoint_name,
+    final_metrics,
+    step_of_checkpoint,
+    train,
+)
+
+
+class Told:
+    """Stands in for the reporter, and keeps what is told."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.on_event: Callable[[str], None] = lambda event_type: None
+
+    def tell(self, event_type: str, **event: Any) -> None:
+        self.events.append((event_type, event))
+        self.on_event(event_type)
+
+    def phase(self, phase: str, reason: str | None = None) -> None:
+        self.tell("phase", data={"phase": phase, "reason": reason})
+
+    def log(self, message: str, *, level: str = "info", **data: Any) -> None:
+        self.tell("log", message=message, level=level, data=data)
+
+    def of(self, event_type: str) -> list[dict[str, Any]]:
+        return [event for kind, event in self.events if kind == event_type]
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+def config(**given: Any) -> SftConfig:
+    return sft_config({"dataset_ref": {"name": "talk", "version": "1"}, **given})
+
+
+@pytest.fixture
+def plan(example: Any) -> Callable[..., Plan]:
+    def make(rows: int = 6, start: int = 0, **given: Any) -> Plan:
+        settings = config(**{"batch_size": 2, **given})
+        return Plan(
+            settings,
+            [[example(row + 1, length=6 + row)] for row in range(rows)],
+            steps=settings.total_steps(rows),
+            start=start,
+        )
+
+    return make
+
+
+async def run(plan: Plan, trainer: Any, told: Any, stop: Stop | None = None) -> Outcome:
+    history = History.told({}, plan.start, plan.config.learning_rate)
+    return await train(plan, trainer, told, stop or Stop(), history)
+
+
+async def test_the_next_step_is_submitted_before_the_last_one_is_awaited(
+    plan: Any, trainer: Any, told: Told, eventually: Any
+) -> None:
+    async def answer_only_when_the_next_one_is_there(step: int) -> None:
+        await eventually(lambda: trainer.steps >= min(step + 2, 6))
+
+    trainer.before_answer = answer_only_when_the_next_one_is_there
+    outcome = await run(plan(epochs=2), trainer, told)
+
+    assert outcome.step == 6
+
+
+async def test_nothing_waits_for_a_checkpoint(plan: Any, trainer: Any, told: Told) -> None:
+    await run(plan(epochs=2, checkpoint_interval=2), trainer, told)
+
+    assert trainer.names == [
+        *("submit", "submit", "save step-000002"),
+        *("submit", "submit", "save step-000004"),
+        *("submit", "submit"),
+    ]
+
+
+async def test_an_optimizer_step_takes_in_every_micro_batch(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    await run(plan(rows=7, gradient_accumulation_steps=2), trainer, told)
+
+    sizes = [[len(batch) for batch in batches] for _, (batches, _) in trainer.calls]
+    assert sizes == [[2, 2], [2, 1]]
+
+
+async def test_each_step_tells_the_mean_loss_of_its_trained_tokens(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    await run(plan(epochs=1), trainer, told)
+
+    steps = told.of("step_complete")
+    assert [step["metrics"]["steps"] for step in steps] == [[1], [2], [3]]
+    assert [step["metrics"]["train/loss"] for step in steps] == [[4.0], [2.0], [1.0]]
+    assert [step["metrics"]["train/num_sequences"] for step in steps] == [[2], [2], [2]]
+    assert set(steps[0]["metrics"]) == {
+        *("steps", "train/loss"),
+        *("train/num_sequences", "train/num_tokens"),
+    }
+    assert steps[-1]["data"]["tokens_total"] == sum(length - 1 for length in range(6, 12))
+    assert steps[-1]["data"]["seconds_left"] == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "steps"),
+    [
+        ({}, 4),
+        ({"epochs": 3}, 12),
+        ({"steps": 5, "epochs": 3}, 5),
+        ({"steps": 50, "epochs": 1}, 4),
+        ({"steps": 9}, 9),
+        ({"gradient_accumulation_steps": 3}, 2),
+    ],
+)
+def test_a_job_is_as_long_as_it_says(given: dict[str, int], steps: int) -> None:
+    assert config(batch_size=2, **given).total_steps(rows=7) == steps
+
+
+async def test_a_cancelled_job_stops_after_its_step_and_keeps_a_checkpoint(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    stop = Stop()
+
+    def cancel(event_type: str) -> None:
+        stop.cancelled |= event_type == "step_complete"
+
+    told.on_event = cancel
+    outcome = await run(plan(epochs=20), trainer, told, stop)
+
+    assert outcome.step == 2
+    assert outcome.checkpoints == ["tinker://run:train:0/weights/step-000002"]
+    assert told.of("checkpoint_saved")[0]["data"]["step"] == 2
+
+
+async def test_a_checkpoint_is_not_saved_twice(plan: Any, trainer: Any, told: Told) -> None:
+    stop = Stop()
+    told.on_event = lambda event_type: setattr(stop, "terminated", True)
+
+    await run(plan(epochs=20, checkpoint_interval=1), trainer, told, stop)
+
+    assert len(told.of("checkpoint_saved")) <= 2
+    assert len(set(trainer.names) - {"submit"}) == len(trainer.names) - trainer.names.count(
+        "submit"
+    )
+
+
+async def test_a_resumed_run_goes_on_where_it_stopped(plan: Any, trainer: Any, told: Told) -> None:
+    whole = type(trainer)()
+    await run(plan(epochs=3), whole, Told())
+    trainer.steps = 4
+
+    await run(plan(epochs=3, start=4), trainer, told)
+
+    rows = [[e.row for b in batches for e in b] for _, (batches, _) in trainer.calls]
+    expected = [[e.row for b in batches for e in b] for _, (batches, _) in whole.calls]
+    assert rows == expected[4:]
+    assert told.of("step_complete")[0]["metrics"]["steps"] == [5]
+
+
+async def test_a_loss_that_is_no_number_ends_the_job_and_names_the_rows(
+    plan: Any, trainer: Any, told: Told, nan: float
+) -> None:
+    trainer.loss_of = lambda step, e: nan if step >= 3 and e.row == 5 else 1.0
+
+    with pytest.raises(JobFailed, match=r"not a number \(rows 5\).*the checkpoint of step \d+"):
+        await run(plan(epochs=20, checkpoint_interval=2), trainer, told)
+
+    assert len(asyncio.all_tasks()) <= 4
+
+
+def test_a_resumed_history_ends_at_the_checkpoint_and_believes_the_last_word() -> None:
+    metrics = {
+        "steps": [1, 2, 3, 2, 3],
+        "train/loss": [4.0, 2.0, 1.0, 2.5, 1.5],
+        "train/num_sequences": [2] * 5,
+        "train/num_tokens": [10] * 5,
+    }
+
+    history = History.told(metrics, 2, learning_rate=1e-4)
+
+    assert history.loss == [4.0, 2.5]
+    assert history.tokens == [10, 10]
+
+
+def test_final_metrics_hold_what_was_promised(plan: Any) -> None:
+    history = History()
+    for loss in (4.0, 1.0, 2.0, 3.0):
+        history.add(loss, 1e-4, 2, 10)
+
+    metrics = final_metrics(plan(epochs=2), Outcome(4, saved_at=0), history)
+
+    assert metrics == {
+        "train/steps": 4,
+        "train/num_examples": 6,
+        "train/num_sequences_processed": 8,
+        "train/num_tokens_processed": 40,
+        "train/gradient_accumulation_steps": 1,
+        "train/epochs_completed": 1,
+        "steps": [1, 2, 3, 4],
+        "train/loss": [4.0, 1.0, 2.0, 3.0],
+        "train_loss": [4.0, 1.0, 2.0, 3.0],
+        "train/learning_rate": [1e-4] * 4,
+        "learning_rate": [1e-4] * 4,
+        "train/loss_last": 3.0,
+        "train/loss_mean": 2.5,
+        "train/loss_best": 1.0,
+    }
+
+
+def test_a_checkpoints_path_says_its_step() -> None:
+    path = f"tinker://run:train:0/weights/{checkpoint_name(120)}"
+
+    assert step_of_checkpoint(path) == 120
+    with pytest.raises(ValueError, match="does not name a step"):
+        step_of_checkpoint("tinker://run:train:0/weights/final")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"lora_alpha": 32}, "The setting `lora_alpha` has no effect in this loop; leave it out"),
+        ({"learning_rate": 0}, "The setting `learning_rate` is wrong"),
+        ({"batch_size": 0}, "The setting `batch_size` is wrong"),
+    ],
+)
+def test_a_setting_that_would_be_ignored_is_refused(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(JobFailed, match=sentence):
+        config(**given)
+
+
+async def test_a_stopped_loop_leaves_no_work_unawaited(plan: Any, trainer: Any, told: Told) -> None:
+    stop = Stop()
+    stop.cancelled = True
+
+    outcome = await run(plan(), trainer, told, stop)
+
+    assert trainer.calls == []
+    assert outcome.step == 0
+    assert len(asyncio.all_tasks()) == 1
