@@ -15,7 +15,7 @@ import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
 
@@ -24,7 +24,6 @@ from dreadnode.calls import Call
 from dreadnode.config import Connection, Scope, resolve, server_url
 from dreadnode.errors import ConnectionFailed, DreadnodeError, ServerError, refusal
 from dreadnode.retries import Retries, Wait
-from dreadnode.training.jobs import TrainingJob
 from dreadnode.transport import (
     CHUNK,
     async_chunks,
@@ -37,11 +36,14 @@ from dreadnode.transport import (
     translated,
 )
 
+if TYPE_CHECKING:
+    from dreadnode.training.jobs import TrainingJob
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
-_OnUpdate = Callable[[TrainingJob | None], None]
+_OnUpdate = Callable[["TrainingJob | None"], None]
 
 
 def _blocking(

@@ -54,11 +54,11 @@ class InputError(DreadnodeError):
     """An argument is wrong, and was found to be so before anything was sent."""
 
 
-class UnusableFile(DreadnodeError):  # noqa: N818 - it names the thing, as the sentence does
+class UnusableFile(DreadnodeError):
     """A file that cannot be read, written or used; the message names the line."""
 
 
-class ConnectionFailed(DreadnodeError):  # noqa: N818
+class ConnectionFailed(DreadnodeError):
     """The server gave no answer.
 
     Attributes:
@@ -180,7 +180,7 @@ class UpstreamError(ServerError):
     """502, 504: the server could not reach the engine or Tinker."""
 
 
-class JobEnded(DreadnodeError):  # noqa: N818
+class JobEnded(DreadnodeError):
     """The job that was waited for ended otherwise than completed."""
 
     def __init__(self, job: TrainingJob) -> None:
@@ -189,7 +189,7 @@ class JobEnded(DreadnodeError):  # noqa: N818
         self.job = job
 
 
-class WaitTimedOut(DreadnodeError):  # noqa: N818
+class WaitTimedOut(DreadnodeError):
     """The waiting came to its end before the job did; the job goes on."""
 
     def __init__(self, job: TrainingJob, seconds: float) -> None:

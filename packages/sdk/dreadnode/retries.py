@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dreadnode.calls import Call
 from dreadnode.errors import (
@@ -17,7 +17,9 @@ from dreadnode.errors import (
     ServerError,
     WaitTimedOut,
 )
-from dreadnode.training.jobs import TrainingJob
+
+if TYPE_CHECKING:
+    from dreadnode.training.jobs import TrainingJob
 
 _NOT_DONE = frozenset({429, 503})
 """Answers that promise that nothing was done, so that any call may be made again."""

@@ -1,7 +1,8 @@
 """What crosses the wire: datasets and identities here, training jobs in `dreadnode.training.jobs`.
 
 A request is strict: a misspelt field is an error, not a default. An answer is patient: a field that
-this version does not know is passed over, so that an old client keeps working.
+this version does not know is passed over, so that an old client keeps working. A type is built when
+it is first used, since a command uses few of them.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from pydantic import BaseModel, ConfigDict
 class Request(BaseModel):
     """What a client sends."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Response(BaseModel):
     """What the API answers."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class DatasetRef(Request):

@@ -26,7 +26,7 @@ transport: ContextVar[Any] = ContextVar("transport", default=None)
 class Common:
     """Flags that every command takes."""
 
-    json: Annotated[bool, Parameter(negative="")] = False
+    json: bool = False
     """Show data as JSON."""
 
     server: Annotated[str | None, Parameter(group=CONNECTION)] = None
@@ -67,9 +67,10 @@ class Common:
         Args:
             scoped: Whether an organization and a workspace are needed.
         """
+        connection = self.connection()
         from dreadnode.client import ApiClient
 
-        client = ApiClient.to(self.connection(), transport=transport.get())
+        client = ApiClient.to(connection, transport=transport.get())
         if scoped:
             self.complete(client)
         return client

@@ -45,8 +45,8 @@ def push(
 @app.command(name="list")
 def list_datasets(
     *,
-    page: Annotated[int, Parameter(help="Which page.")] = 1,
-    page_size: Annotated[int, Parameter(help="Datasets on a page.")] = 20,
+    page: Annotated[int, Parameter(help="Which page.", show_default=True)] = 1,
+    page_size: Annotated[int, Parameter(help="Datasets on a page.", show_default=True)] = 20,
     common: Common = DEFAULT,
 ) -> None:
     """List the organization's datasets."""

@@ -24,8 +24,8 @@ ADAPTER = PurePosixPath("adapter")
 def list_jobs(
     *,
     status: Annotated[Status | None, Parameter(help="Only jobs in this state.")] = None,
-    page: Annotated[int, Parameter(help="Which page.")] = 1,
-    page_size: Annotated[int, Parameter(help="Jobs on a page.")] = 20,
+    page: Annotated[int, Parameter(help="Which page.", show_default=True)] = 1,
+    page_size: Annotated[int, Parameter(help="Jobs on a page.", show_default=True)] = 20,
     common: Common = DEFAULT,
 ) -> None:
     """List jobs, newest first."""

@@ -1,6 +1,7 @@
 """The edge: a refusal becomes words and exit code 1, a wrong argument 2; a bug keeps its traceback.
 
-Commands are named by where they are found, so that none is imported before it is asked for.
+Commands are named by where they are found, so that none is imported before it is needed. What takes
+long to import (httpx, pydantic, rich) a command imports in its body.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from dreadnode import __version__
+from dreadnode.cli.help import Page
 from dreadnode.cli.output import hint, say
 from dreadnode.errors import AuthenticationError, DreadnodeError, InputError
 
@@ -23,19 +25,21 @@ app = App(
     help="Fine-tune language models on a server of your own.",
     version=__version__,
     help_format="plaintext",
+    help_formatter=Page(),
+    # No --no-flags, and no default that is as good as nothing.
+    default_parameter=Parameter(negative=(), show_default=False),
 )
-for _name, _target, _help in (
-    ("train", "train:app", "Choose a base model, submit training jobs and follow them."),
-    ("dataset", "dataset:app", "Store datasets and look at them."),
-    ("serve", "serve:serve", "Start the API, the dispatcher and the engine on this machine."),
-    ("engine", "serve:engine", "Run the engine alone; takes the engine's own arguments."),
-    ("login", "login:login", "Save a server and a key as a profile."),
-    ("logout", "login:logout", "Forget a profile."),
-    ("whoami", "login:whoami", "Tell which server is asked, and as whom."),
+for _name, _target in (
+    ("train", "train:app"),
+    ("dataset", "dataset:app"),
+    ("serve", "serve:serve"),
+    ("login", "login:login"),
+    ("logout", "login:logout"),
+    ("whoami", "login:whoami"),
 ):
-    # What follows `dn engine` is the engine's own, its --help included.
-    _flags = {"help_flags": [], "version_flags": []} if _name == "engine" else {}
-    app.command(f"dreadnode.cli.{_target}", name=_name, help=_help, **_flags)
+    app.command(f"dreadnode.cli.{_target}", name=_name)
+# What follows `dn engine` is the engine's own, its --help included.
+app.command("dreadnode.cli.serve:engine", name="engine", help_flags=[], version_flags=[])
 
 
 def run(arguments: list[str], *, transport: httpx.BaseTransport | None = None) -> int:
@@ -52,6 +56,8 @@ def run(arguments: list[str], *, transport: httpx.BaseTransport | None = None) -
 
     token = context.transport.set(transport)
     try:
+        if not arguments or {"--help", "-h"}.intersection(arguments):
+            _resolve(app, arguments)
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
@@ -75,6 +81,14 @@ def run(arguments: list[str], *, transport: httpx.BaseTransport | None = None) -
     finally:
         context.transport.reset(token)
     return 0
+
+
+def _resolve(group: App, arguments: list[str]) -> None:
+    """Import what help is going to list, since it has no words for what it has not seen."""
+    group.resolved_commands()
+    for name in arguments[:1]:
+        if name in group and isinstance(found := group[name], App):
+            _resolve(found, arguments[1:])
 
 
 def _sentence(error: CycloptsError) -> str:

@@ -15,8 +15,8 @@ from dreadnode.errors import InputError
 
 def serve(
     *,
-    host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="The API's port.")] = 8799,
+    host: Annotated[str, Parameter(help="Address to listen on.", show_default=True)] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="The API's port.", show_default=True)] = 8799,
     engine_port: Annotated[
         int | None, Parameter(help="The engine's port on this machine; else the one after.")
     ] = None,
@@ -26,7 +26,7 @@ def serve(
     ] = None,
     model: Annotated[
         tuple[str, ...],
-        Parameter(negative="", help="ID=PATH of a base model's weights; may be given again."),
+        Parameter(help="ID=PATH of a base model's weights; may be given again."),
     ] = (),
     database_url: Annotated[
         str | None, Parameter(help="A database, if not SQLite in the data directory.")

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from dreadnode.wire import DatasetRef
 
 TRAINING = Group("Training", sort_key=10)
-Number = Parameter(group=TRAINING)
+
+
+def _number(text: str) -> Parameter:
+    return Parameter(group=TRAINING, help=text)
 
 
 def sft(
@@ -31,27 +34,28 @@ def sft(
     rehearse: Annotated[
         bool,
         Parameter(
-            negative="",
             help="Run it all on a small stand-in: same data, config and loop, for nothing.",
         ),
     ] = False,
-    wait: Annotated[
-        bool, Parameter(negative="", help="Wait until it has ended, showing its progress.")
-    ] = False,
+    wait: Annotated[bool, Parameter(help="Wait until it has ended, showing its progress.")] = False,
     name: Annotated[str | None, Parameter(help="A name for people.")] = None,
-    tag: Annotated[tuple[str, ...], Parameter(negative="", help="A tag; may be given again.")] = (),
+    tag: Annotated[tuple[str, ...], Parameter(help="A tag; may be given again.")] = (),
     eval_dataset: Annotated[
         str | None, Parameter(help="Data to measure the loss on, as `--dataset`.")
     ] = None,
-    steps: Annotated[int | None, Number] = None,
-    epochs: Annotated[int | None, Number] = None,
-    batch_size: Annotated[int | None, Number] = None,
-    gradient_accumulation_steps: Annotated[int | None, Number] = None,
-    learning_rate: Annotated[float | None, Number] = None,
-    lora_rank: Annotated[int | None, Number] = None,
-    max_sequence_length: Annotated[int | None, Number] = None,
-    checkpoint_interval: Annotated[int | None, Number] = None,
-    seed: Annotated[int | None, Number] = None,
+    steps: Annotated[int | None, _number("Optimizer steps, at most.")] = None,
+    epochs: Annotated[int | None, _number("Times through the data.")] = None,
+    batch_size: Annotated[int | None, _number("Rows in a batch.")] = None,
+    gradient_accumulation_steps: Annotated[
+        int | None, _number("Batches for each optimizer step.")
+    ] = None,
+    learning_rate: Annotated[float | None, _number("Of the Adam optimizer.")] = None,
+    lora_rank: Annotated[int | None, _number("Rank of the adapter.")] = None,
+    max_sequence_length: Annotated[
+        int | None, _number("Tokens of a row that are kept; longer rows lose their end.")
+    ] = None,
+    checkpoint_interval: Annotated[int | None, _number("Steps between checkpoints.")] = None,
+    seed: Annotated[int | None, _number("Of the data's order and the adapter's start.")] = None,
     common: Common = DEFAULT,
 ) -> None:
     """Submit a supervised fine-tuning job.

@@ -1,0 +1,74 @@
+"""How help is laid out: plain text in two columns, alike on a terminal, in a pipe and in docs."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cyclopts.help import HelpEntry, HelpPanel
+    from rich.console import Console, ConsoleOptions
+
+_WIDEST = 100
+_LABELS = 32
+
+
+class Page:
+    """Lays out one page of help."""
+
+    def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
+        """Show how the command is called."""
+        if usage:
+            _print(console, f"Usage: {_plain(console, usage).removeprefix('Usage: ')}\n")
+
+    def render_description(self, console: Console, options: ConsoleOptions, text: Any) -> None:
+        """Show what the command does."""
+        if text:
+            paragraphs = _plain(console, text).split("\n\n")
+            width = min(console.width, _WIDEST)
+            _print(console, "\n\n".join(textwrap.fill(each, width) for each in paragraphs) + "\n")
+
+    def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
+        """Show one group of commands or flags."""
+        lines = [(_label(entry), _text(console, entry)) for entry in panel.entries]
+        if not lines:
+            return
+        column = min(max(len(label) for label, _ in lines), _LABELS) + 2
+        width = max(min(console.width, _WIDEST) - column - 2, 20)
+        _print(console, f"{_plain(console, panel.title)}:")
+        for label, text in lines:
+            first, *rest = textwrap.wrap(text, width) or [""]
+            if len(label) + 2 > column:
+                _print(console, f"  {label}")
+                label = ""
+            _print(console, f"  {label:<{column}}{first}".rstrip())
+            for line in rest:
+                _print(console, f"{'':<{column + 2}}{line}")
+        _print(console, "")
+
+
+def _label(entry: HelpEntry) -> str:
+    return ", ".join(entry.display_labels_with_metavar)
+
+
+def _text(console: Console, entry: HelpEntry) -> str:
+    parts = [_plain(console, entry.description)] if entry.description else []
+    if entry.choices:
+        parts.append(f"One of {', '.join(entry.choices)}.")
+    if entry.default is not None:
+        parts.append(f"[default: {entry.default}]")
+    if entry.required:
+        parts.append("[required]")
+    return " ".join(parts)
+
+
+def _plain(console: Console, text: Any) -> str:
+    if isinstance(text, str):
+        return text.strip()
+    with console.capture() as capture:
+        console.print(text, end="", no_wrap=True, soft_wrap=True)
+    return capture.get().strip()
+
+
+def _print(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
