@@ -9,50 +9,75 @@ kind, in falling order of weight. What costs too much is not suggested.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
-from rapidfuzz.distance import OSA
+from rapidfuzz.distance import OSA, Indel
 
-from app.training.catalog import TINKER_MODELS, TrainingModel
-from app.training.catalog_names import KINDS, NOISE, Name, readings
+from app.training.catalog import TINKER_MODELS, TrainingModel, as_extended
+from app.training.catalog_names import KINDS, Name, readings
 
 _TOO_FAR = 3.0
 _CONFLICT = 4.0
 _MAX_LENGTH = 200
+_VARIANT = ":peft"
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A model, with its name read."""
+    """A model, with its name read.
+
+    Attributes:
+        family: The words without which a name does not mean this family.
+        rivals: The words of the other families.
+        line: Words that tell it from others of its family, such as ``nano`` or ``flash``.
+        spellings: Its id and its bare name, each with its digits.
+        squashed: Its bare name without separators.
+    """
 
     model: TrainingModel
     name: Name
-    family: tuple[str, ...]
+    family: frozenset[str]
+    rivals: frozenset[str]
     line: frozenset[str]
-    id: str
+    spellings: tuple[tuple[str, str], ...]
+    squashed: str
 
 
 class Index:
-    """The models that may be suggested, with their names read."""
+    """The models that may be suggested, with their names read.
+
+    The extended variants are suggested only to a name that asks for one.
+    """
 
     def __init__(self, models: Sequence[TrainingModel]) -> None:
-        self._candidates = [_read(model) for model in models]
-        words = {word for one in self._candidates for word in (*one.family, *one.line)}
-        self._vocabulary = frozenset(words | set(KINDS))
+        families = frozenset(word for model in models for word in model.family.split("-"))
+        self._candidates = [_read(model, families) for model in models]
+        extended = (as_extended(model) for model in models)
+        self._variants = [_read(model, families) for model in extended if model is not None]
+        lines = frozenset(word for one in self._candidates for word in one.line)
+        self._vocabulary = sorted(families | lines | set(KINDS))
 
     def closest(self, name: str, limit: int) -> list[TrainingModel]:
         """Return at most LIMIT of the models that NAME resembles, best first."""
         if len(name) > _MAX_LENGTH or limit < 1:
             return []
-        text, ways = name.strip().lower(), readings(name)
-        words = tuple(_corrected(word, self._vocabulary) for word in ways[0].words)
-        costs = (
-            min(_slips(text, ways[0], one), *(_differences(way, words, one) for way in ways))
-            for one in self._candidates
-        )
-        near = sorted((cost, place) for place, cost in enumerate(costs) if cost < _TOO_FAR)
-        return [self._candidates[place].model for _, place in near[:limit]]
+        ways = [_corrected(way, self._vocabulary) for way in readings(name)]
+        spellings = _spellings(name.strip().lower(), ways[0])
+        squashed = _squashed(ways[0])
+        extended = _VARIANT in spellings[0][0]
+        candidates = self._candidates + (self._variants if extended else [])
+        near = []
+        for place, one in enumerate(candidates):
+            said = min(_differences(way, one) for way in ways)
+            cost = min(said, _slips(spellings, one), _unfinished(spellings, one, said))
+            if squashed == one.squashed:
+                cost = min(cost, 0.05)
+            if extended and _VARIANT not in one.model.tinker_id:
+                cost += 0.5
+            if cost < _TOO_FAR:
+                near.append((cost, place))
+        return [candidates[place].model for _, place in sorted(near)[:limit]]
 
 
 @cache
@@ -61,59 +86,107 @@ def catalog_index() -> Index:
     return Index(TINKER_MODELS)
 
 
-def _read(model: TrainingModel) -> _Candidate:
+def _read(model: TrainingModel, families: frozenset[str]) -> _Candidate:
     name = readings(model.tinker_id)[0]
-    family = tuple(model.family.split("-"))
-    makers = set(readings(model.organization)[0].words)
-    line = frozenset(name.words) - set(family) - makers
-    return _Candidate(model, name, family, line, model.tinker_id.lower())
+    family = frozenset(model.family.split("-"))
+    makers = frozenset(readings(model.organization)[0].words)
+    return _Candidate(
+        model=model,
+        name=name,
+        family=family,
+        rivals=families - family,
+        line=frozenset(name.words) - family - makers,
+        spellings=_spellings(model.tinker_id.lower(), name),
+        squashed=_squashed(name),
+    )
+
+
+def _spellings(text: str, name: Name) -> tuple[tuple[str, str], ...]:
+    return (text, _digits(text)), (name.text, _digits(name.text))
+
+
+def _squashed(name: Name) -> str:
+    return "".join(character for character in name.text if character.isalnum())
 
 
 def _digits(text: str) -> str:
     return "".join(character for character in text if character.isdigit())
 
 
-def _corrected(word: str, vocabulary: frozenset[str]) -> str:
-    """Return the known word that WORD misspells, or WORD."""
-    if word in vocabulary or len(word) < 4:
+def _corrected(name: Name, vocabulary: Sequence[str]) -> Name:
+    """Return NAME with each word that misspells a known one replaced by it."""
+    words = tuple(_known(word, vocabulary) for word in name.words)
+    kinds = name.kinds | {KINDS[word] for word in words if word in KINDS}
+    return replace(name, words=tuple(word for word in words if word not in KINDS), kinds=kinds)
+
+
+def _known(word: str, vocabulary: Sequence[str]) -> str:
+    if len(word) < 4 or word in vocabulary:
         return word
-    for known in sorted(vocabulary):
-        allowed = 1 if len(known) < 6 else 2
-        if len(known) > 3 and OSA.distance(word, known, score_cutoff=allowed) <= allowed:
+    for known in vocabulary:
+        slips = 1 if len(known) < 6 else 2
+        if len(known) > 3 and OSA.distance(word, known, score_cutoff=slips) <= slips:
             return known
-        if len(word) >= 4 and known.startswith(word):
-            return known
-    return word
+    return next((known for known in vocabulary if known.startswith(word)), word)
 
 
-def _slips(text: str, asked: Name, one: _Candidate) -> float:
-    """Return the cost of NAME as a mistyped id: a wrong digit weighs more than a wrong letter."""
-    distance = min(
-        OSA.distance(text, one.id, score_cutoff=3),
-        OSA.distance(asked.text, one.name.text, score_cutoff=3),
-    )
-    if distance > 3 or distance * 4 > len(asked.text):
+def _slips(asked: tuple[tuple[str, str], ...], one: _Candidate) -> float:
+    """Return the cost of the name as the mistyped spelling of a candidate.
+
+    A digit put for another weighs most: it makes another model of the name.
+    """
+    cheapest = _CONFLICT
+    for (text, digits), (spelling, its_digits) in zip(asked, one.spellings, strict=True):
+        distance = OSA.distance(text, spelling, score_cutoff=3)
+        if distance > 3 or distance * 4 > len(text):
+            continue
+        wrong = _wrong_digits(digits, its_digits)
+        if wrong < 1.0 or distance == 1:
+            cheapest = min(cheapest, 0.3 * distance - 0.25 + wrong)
+    return cheapest
+
+
+def _wrong_digits(digits: str, meant: str) -> float:
+    """Return what digits cost beyond other characters: one put for another makes another model."""
+    if digits == meant:
+        return 0.0
+    if len(digits) == len(meant):
+        swapped = sorted(digits) == sorted(meant)
+        return 0.2 if swapped else OSA.distance(digits, meant, score_cutoff=1)
+    added = Indel.distance(digits, meant)
+    return 0.35 * added if added == abs(len(digits) - len(meant)) <= 2 else _CONFLICT
+
+
+def _unfinished(asked: tuple[tuple[str, str], ...], one: _Candidate, said: float) -> float:
+    """Return the cost of the name as the beginning of a candidate's."""
+    missing = [
+        len(spelling) - len(text)
+        for (text, _), (spelling, _) in zip(asked, one.spellings, strict=True)
+        if len(text) > 3 and spelling.startswith(text)
+    ]
+    return 0.1 * said + 0.01 * min(missing) if missing else _CONFLICT
+
+
+def _differences(asked: Name, one: _Candidate) -> float:
+    """Return the cost of what a name says and the candidate is not."""
+    words = frozenset(asked.words)
+    if not one.family <= words | frozenset(asked.owner) or one.rivals & words:
         return _CONFLICT
-    wrong_digits = OSA.distance(_digits(asked.text), _digits(one.name.text), score_cutoff=1)
-    if wrong_digits > 1:
-        return _CONFLICT
-    return 0.4 * distance + 1.1 * wrong_digits
-
-
-def _differences(asked: Name, words: tuple[str, ...], one: _Candidate) -> float:
-    """Return the cost of what NAME says and the candidate is not."""
-    if not all(word in words or word in asked.owner for word in one.family):
-        return _CONFLICT
-    said = set(words) - set(one.family)
-    kinds = asked.kinds | {KINDS[word] for word in said if word in KINDS}
-    said = {word for word in said if word not in KINDS and word not in NOISE}
-    cost = _version(asked.version, one.name.version) + _size(asked, one)
-    cost += 0.8 * len(one.line - said)
-    cost += 1.5 * len(said - one.line - set(one.name.owner))
-    cost += _kind(kinds, one, tagged=asked.tagged)
-    if asked.dates != one.name.dates:
-        cost += 0.3 if asked.dates else 0.2
+    cost = _version(asked.version, one.name.version) + _size(asked, one) + _kind(asked, one)
+    cost += 0.8 * len(one.line - words)
+    strange = words - one.family - one.line - frozenset(one.name.owner)
+    brand = frozenset(asked.words[: _place(asked.words, one.family)])
+    cost += 1.5 * len(strange - brand) + 0.1 * len(strange & brand)
+    if asked.dates - one.name.dates:
+        cost += 0.8
+    elif one.name.dates - asked.dates:
+        cost += 0.1
     return cost
+
+
+def _place(words: Sequence[str], family: frozenset[str]) -> int:
+    """Return where in WORDS the family is named; what stands before it names a host or a maker."""
+    return next((place for place, word in enumerate(words) if word in family), 0)
 
 
 def _version(asked: str, offered: str) -> float:
@@ -122,43 +195,41 @@ def _version(asked: str, offered: str) -> float:
     if not asked:
         return 0.6
     if not offered:
-        return 0.8
+        return 1.2
     if asked == offered.replace(".", ""):
         return 0.1
-    return 0.5 if offered.startswith(f"{asked}.") else _CONFLICT
+    return 0.7 if offered.startswith(f"{asked}.") else _CONFLICT
 
 
 def _size(asked: Name, one: _Candidate) -> float:
     if asked.size is None:
-        return 0.5
-    known = {one.name.size, one.model.total_size_b}
-    if asked.size not in known:
+        return 0.0 if one.name.size is None else 0.5
+    if asked.size not in (one.name.size, one.model.total_size_b):
         return _CONFLICT
     if asked.active is None or asked.active == one.name.active:
         return 0.0
     return 0.3 if asked.active == one.model.size_b else 1.0
 
 
-def _kind(asked: frozenset[str] | set[str], one: _Candidate, *, tagged: bool) -> float:
+def _kind(asked: Name, one: _Candidate) -> float:
     """Return the cost of a kind that was asked for and not offered, or the other way round."""
-    offered = one.name.kinds
-    hybrid = one.model.training_type.startswith(("Hybrid", "Reasoning"))
-    plain = not offered and not hybrid
+    wanted, offered = asked.kinds, one.name.kinds
+    chats = one.model.training_type.startswith(("Hybrid", "Reasoning"))
     cost = 0.0
-    if "vision" in asked and "vision" not in offered:
+    if "vision" in wanted and "vision" not in offered:
         cost += 0.3 if one.model.vision else 2.0
-    if "vision" in offered and "vision" not in asked:
+    elif "vision" in offered and "vision" not in wanted:
         cost += 1.2
-    if "base" in asked:
-        cost += 0.0 if "base" in offered else 0.1 if plain else 1.0
-    elif "base" in offered:
-        cost += 1.0 if asked - {"vision"} else 0.45
-    if "instruct" in asked or (tagged and not asked):
-        cost += 0.0 if "instruct" in offered else 0.2 if hybrid else 0.8
-    elif "instruct" in offered and "vision" not in asked:
+    if "base" in wanted and "base" not in offered:
+        cost += 0.1 if one.model.training_type == "Base" else 1.0
+    elif "base" in offered and "base" not in wanted:
+        cost += 1.0 if wanted - {"vision"} else 0.45
+    if "instruct" in wanted or (asked.tagged and not wanted):
+        cost += 0.0 if "instruct" in offered else 0.3 if chats else 0.8
+    elif "instruct" in offered and "vision" not in wanted:
         cost += 0.4
-    if "thinking" in asked and "thinking" not in offered:
-        cost += 0.2 if hybrid else 1.0
-    elif "thinking" in offered and "thinking" not in asked:
+    if "thinking" in wanted and "thinking" not in offered:
+        cost += 0.2 if chats else 1.0
+    elif "thinking" in offered and "thinking" not in wanted:
         cost += 0.4
     return cost

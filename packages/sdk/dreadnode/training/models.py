@@ -1335,16 +1335,11 @@ TINKER_MODELS: tuple[TrainingModel, ...] = (
 )
 
 
-def _served_ids(models: Sequence[TrainingModel]) -> dict[str, TrainingModel]:
-    """Map each id that can be trained to its entry; an extended variant is an entry of its own."""
-    served = {model.tinker_id: model for model in models}
-    for model in models:
-        if model.extended is not None:
-            served[model.extended.tinker_id] = _as_extended(model, model.extended)
-    return served
-
-
-def _as_extended(model: TrainingModel, variant: ExtendedVariant) -> TrainingModel:
+def as_extended(model: TrainingModel) -> TrainingModel | None:
+    """Return MODEL on the terms of its extended variant, or ``None`` when it has none."""
+    variant = model.extended
+    if variant is None:
+        return None
     return replace(
         model,
         tinker_id=variant.tinker_id,
@@ -1359,7 +1354,8 @@ def _as_extended(model: TrainingModel, variant: ExtendedVariant) -> TrainingMode
     )
 
 
-_SERVED = _served_ids(TINKER_MODELS)
+_SERVED = {model.tinker_id: model for model in TINKER_MODELS}
+_SERVED |= {model.tinker_id: model for model in map(as_extended, TINKER_MODELS) if model}
 
 
 def get_training_model(tinker_id: str) -> TrainingModel | None:

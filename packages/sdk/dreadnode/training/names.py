@@ -38,6 +38,16 @@ _PACKAGING = """
 NOISE = frozenset(_PACKAGING.split())
 """Words about packing, hosting and precision: they do not tell one model from another."""
 
+DEFAULT_TAGS = {
+    "llama3.1": "8b",
+    "llama3.2": "3b",
+    "llama3.3": "70b",
+    "qwen3": "8b",
+    "qwen3.5": "9b",
+    "gpt-oss": "20b",
+}
+"""What Ollama runs under a name without a tag."""
+
 _PACKING = re.compile(
     r"""
     (?<![a-z0-9])(?:
@@ -97,6 +107,9 @@ def readings(name: str) -> tuple[Name, ...]:
     A number after a hyphen may go on with the version, or be a size that lost its ``b``:
     ``Qwen3-8`` is Qwen 3.8 or Qwen 3 of 8B.
     """
+    untagged = name.strip().lower().removesuffix(":latest").rpartition("/")
+    if untagged[0] in ("", "ollama", "ollama_chat") and untagged[2] in DEFAULT_TAGS:
+        name = f"{untagged[2]}:{DEFAULT_TAGS[untagged[2]]}"
     first = parse(name)
     major, hyphen, minor = first.version.partition("-")
     dotted = replace(first, version=f"{major}.{minor}" if hyphen else major)
@@ -125,7 +138,7 @@ def parse(name: str) -> Name:
         elif token not in NOISE:
             words.append(token)
     return Name(
-        text=re.sub(r"[\W_]+", "-", last).strip("-"),
+        text=re.sub(r"(?!(?<=\d)\.\d)[\W_]+", "-", last).strip("-"),
         words=tuple(words),
         owner=tuple(re.findall(r"[^\W\d_]+", owner)),
         version=re.sub(r"[_p]", ".", found.get("version", "")),

@@ -2,6 +2,8 @@
 
 import pytest
 from dreadnode.training import TINKER_MODELS, suggest_training_models
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def ids(name: str, limit: int = 3) -> list[str]:
@@ -45,3 +47,38 @@ def test_no_suggestion_is_given_where_none_is_asked_for(limit: int) -> None:
 @pytest.mark.parametrize("name", ["", " ", "/", ":", "\x00", "8B", "🦙", "x" * 100_000, "b" * 200])
 def test_what_says_nothing_gets_no_suggestion(name: str) -> None:
     assert ids(name) == []
+
+
+@given(st.text(max_size=220))
+def test_whatever_is_asked_the_answer_is_a_short_list_of_models(name: str) -> None:
+    found = suggest_training_models(name, limit=2)
+
+    assert len(found) <= 2
+    assert len({model.tinker_id for model in found}) == len(found)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "llama",
+                "qwen",
+                "3",
+                "3.1",
+                "8b",
+                "a3b",
+                "-",
+                ":",
+                "/",
+                "base",
+                "vl",
+                "q4_k_m",
+                ".",
+                "²",
+            ]
+        ),
+        max_size=30,
+    )
+)
+def test_fragments_of_names_in_any_order_are_read_without_failing(parts: list[str]) -> None:
+    assert len(suggest_training_models("".join(parts))) <= 3
