@@ -1,0 +1,124 @@
+"""The processes of the service: `python -m app init | serve | dispatch`.
+
+Settings come from the environment; see `settings.py`.
+"""
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+
+import uvicorn
+
+from app import lifeline, migrations
+from app.auth.service import create_first
+from app.db import Database
+from app.jobs.dispatcher import Dispatcher, host_id
+from app.main import create_app
+from app.runners.subprocess import SubprocessRunner
+from app.settings import Settings, SettingsError
+
+log = logging.getLogger("app")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one of the processes and return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m app", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("init", help="migrate the database; on the first start make what it needs")
+    serve = commands.add_parser("serve", help="answer requests")
+    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument("--port", type=int, default=8799)
+    commands.add_parser("dispatch", help="work off the queue")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        settings = Settings.from_environment()
+        if given.command == "init":
+            return asyncio.run(_init(settings))
+        if given.command == "serve":
+            return asyncio.run(_serve(settings, given.host, given.port))
+        return asyncio.run(_dispatch(settings))
+    except (SettingsError, migrations.SchemaError) as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+async def _init(settings: Settings) -> int:
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    database = Database(settings.database_url)
+    try:
+        await migrations.upgrade(database)
+        async with database.writing() as session:
+            key = await create_first(session)
+    finally:
+        await database.dispose()
+    answer = {
+        "created": key is not None,
+        "organization": "main",
+        "workspace": "default",
+        "token": key,
+    }
+    print(json.dumps(answer))  # noqa: T201
+    return 0
+
+
+async def _serve(settings: Settings, host: str, port: int) -> int:
+    app = create_app(settings)
+    await migrations.check(app.state.database)
+    try:
+        listener = socket.create_server((host, port), backlog=512)
+    except OSError as error:
+        raise SettingsError(f"Port {port} on {host} cannot be used: {error.strerror}") from None
+    if not settings.public_url.startswith("https:") and host not in ("127.0.0.1", "::1"):
+        log.warning("listening on %s without TLS; put a proxy with TLS in front of it", host)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=10,
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+    )
+
+    def cut() -> None:
+        server.should_exit = True
+
+    lifeline.watch(cut)
+    port = listener.getsockname()[1]
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not running.done():  # noqa: ASYNC110  (uvicorn has no event)
+        await asyncio.sleep(0.01)
+    if server.started:
+        print(f"api ready on http://{host}:{port}", flush=True)  # noqa: T201
+    await running
+    return 0
+
+
+async def _dispatch(settings: Settings) -> int:
+    database = Database(settings.database_url)
+    await migrations.check(database)
+    runner = SubprocessRunner(settings.data_dir / "jobs")
+    dispatcher = Dispatcher(settings, database, runner, host_id(settings.data_dir))
+    stop, abandon = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    # Whoever watched over us is dead: leave the sandboxes to the next start.
+    lifeline.watch(abandon.set)
+    print("dispatcher ready", flush=True)  # noqa: T201
+    await dispatcher.run(stop, abandon)
+    await database.dispose()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Organizations, workspaces, users, roles and tokens."""

@@ -1,0 +1,110 @@
+"""Organizations and their tokens, as functions of a session."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.auth import tokens
+from app.auth.callers import Caller, Role, need
+from app.auth.schemas import TokenRequest
+from app.auth.tables import Membership, Organization, Token, User, Workspace
+from app.db import now
+from app.errors import NotFound
+
+
+async def create_first(session: AsyncSession) -> str | None:
+    """Make organization `main`, its workspace, an administrator and a key; return the key.
+
+    Returns:
+        The key, which is kept nowhere, or None when an organization exists already.
+    """
+    if await session.scalar(select(Organization.id).limit(1)) is not None:
+        return None
+    organization = Organization(key="main", name="Main")
+    user = User(username="admin", email="admin@localhost")
+    session.add_all([organization, user])
+    await session.flush()
+    session.add_all(
+        [
+            Workspace(org_id=organization.id, key="default", name="Default", is_default=True),
+            Membership(user_id=user.id, org_id=organization.id, role=Role.ADMIN.word),
+        ]
+    )
+    key, token = new_token(organization.id, "first start", user_id=user.id, role=Role.ADMIN)
+    session.add(token)
+    return key
+
+
+def new_token(
+    org_id: str,
+    name: str,
+    *,
+    role: Role | None = None,
+    user_id: str | None = None,
+    job_id: str | None = None,
+    attempt: int | None = None,
+    days: float | None = None,
+) -> tuple[str, Token]:
+    """Return a new key and the row, not yet stored, that keeps its hash."""
+    key = tokens.mint(tokens.API_PREFIX if job_id is None else tokens.JOB_PREFIX)
+    return key, Token(
+        sha256=tokens.sha256(key),
+        hint=tokens.hint(key),
+        name=name,
+        role=role.word if role is not None else None,
+        org_id=org_id,
+        user_id=user_id,
+        job_id=job_id,
+        attempt=attempt,
+        created_at=now(),
+        expires_at=None if days is None else now() + timedelta(days=days),
+    )
+
+
+async def create_token(
+    session: AsyncSession, caller: Caller, request: TokenRequest
+) -> tuple[str, Token]:
+    """Store a new key for the caller, with at most the caller's role, and return both.
+
+    Raises:
+        Forbidden: a greater role is wished for.
+    """
+    role = caller.role if request.role is None else Role[request.role.upper()]
+    need(caller, role or Role.READER)
+    key, token = new_token(
+        caller.org_id,
+        request.name,
+        role=role,
+        user_id=caller.user_id,
+        days=request.expires_in_days,
+    )
+    session.add(token)
+    return key, token
+
+
+async def list_tokens(session: AsyncSession, caller: Caller) -> Sequence[tuple[Token, str]]:
+    """Return keys with their owners' names, newest first: all for an admin, else one's own."""
+    statement = (
+        select(Token, User.username)
+        .join(User, User.id == Token.user_id)
+        .where(Token.org_id == caller.org_id)
+        .order_by(Token.id.desc())
+    )
+    if caller.role != Role.ADMIN:
+        statement = statement.where(Token.user_id == caller.user_id)
+    return [(token, username) for token, username in await session.execute(statement)]
+
+
+async def revoke_token(session: AsyncSession, caller: Caller, token_id: str) -> tuple[Token, str]:
+    """Revoke a key and return it with its owner's name; once revoked it stays as it is.
+
+    Raises:
+        NotFound: there is no such key, or it is another's and the caller no administrator.
+    """
+    for token, username in await list_tokens(session, caller):
+        if token.id == token_id:
+            token.revoked_at = token.revoked_at or now()
+            return token, username
+    raise NotFound(f"There is no API key with the id `{token_id}` that you may revoke")

@@ -1,0 +1,1 @@
+"""Immutable, versioned data sets and the files behind them."""

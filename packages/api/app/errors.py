@@ -1,0 +1,266 @@
+"""Refusals, and the one place where they become answers.
+
+    ApiError
+    ├── Malformed            400  invalid_error
+    ├── Unauthenticated      401  authentication_error
+    ├── Forbidden            403  forbidden_error
+    ├── NotFound             404  not_found_error
+    ├── MethodNotAllowed     405  invalid_error
+    ├── Conflict             409  conflict_error
+    ├── Invalid              422  validation_error
+    ├── UpgradeRequired      426  upgrade_required_error
+    ├── TooManyRequests      429  usage_limit_exceeded_error
+    ├── BadGateway           502  bad_gateway_error
+    ├── Unavailable          503  server_error (`/health/ready` only)
+    └── GatewayTimeout       504  gateway_timeout_error
+
+Anything else that is raised is our bug: a 500 with a reference that stands in the log.
+"""
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+log = logging.getLogger(__name__)
+
+
+class ValidationErrorItem(BaseModel):
+    """One field that is wrong."""
+
+    loc: list[str | int] = Field(description="Where the validation error occurred")
+    msg: str = Field(description="Human-readable validation message")
+    type: str = Field(description="Machine-readable validation error type")
+
+
+class APIErrorPayload(BaseModel):
+    """Canonical API error envelope returned by the API."""
+
+    code: int = Field(description="HTTP status code")
+    type: str = Field(description="Stable machine-readable error type")
+    detail: str = Field(description="Human-readable error message")
+    errors: list[ValidationErrorItem] | None = None
+
+
+class ApiError(Exception):
+    """A refusal: status and type on the class, words on the instance."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[Mapping[str, Any]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors
+        self.headers = dict(headers or {})
+
+
+class Malformed(ApiError):
+    """The request cannot be read at all."""
+
+    status, type = 400, "invalid_error"
+
+
+class Unauthenticated(ApiError):
+    """No token, or one that opens nothing."""
+
+    status, type = 401, "authentication_error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(ApiError):
+    """A known caller who may not do this."""
+
+    status, type = 403, "forbidden_error"
+
+
+class NotFound(ApiError):
+    """What the path names does not exist, or not for this caller."""
+
+    status, type = 404, "not_found_error"
+
+
+class MethodNotAllowed(ApiError):
+    """The path exists, and not for this method."""
+
+    status, type = 405, "invalid_error"
+
+
+class Conflict(ApiError):
+    """The thing exists and its state does not allow this."""
+
+    status, type = 409, "conflict_error"
+
+
+class Invalid(ApiError):
+    """The request can be read, and asks for something that cannot be done."""
+
+    status, type = 422, "validation_error"
+
+    def __init__(
+        self, detail: str, *loc: str | int, errors: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
+        items = errors or [{"loc": ["body", *loc], "msg": detail, "type": "value_error"}]
+        super().__init__(detail, errors=items)
+
+
+class UpgradeRequired(ApiError):
+    """The client is older than this server serves."""
+
+    status, type = 426, "upgrade_required_error"
+
+
+class TooManyRequests(ApiError):
+    """This credential asks more often than it may."""
+
+    status, type = 429, "usage_limit_exceeded_error"
+
+
+class BadGateway(ApiError):
+    """The engine had to be asked and gave no usable answer."""
+
+    status, type = 502, "bad_gateway_error"
+
+
+class Unavailable(ApiError):
+    """This process cannot serve yet."""
+
+    status, type = 503, "server_error"
+
+
+class GatewayTimeout(ApiError):
+    """The engine had to be asked and did not answer in time."""
+
+    status, type = 504, "gateway_timeout_error"
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": APIErrorPayload, "description": description}
+    for status, description in {
+        400: "Invalid request",
+        401: "Authentication failed",
+        403: "Access forbidden",
+        404: "Not found",
+        409: "Already exists",
+        422: "Validation error",
+        426: "Upgrade required",
+        429: "Rate limited",
+        500: "Internal server error",
+        502: "Bad gateway",
+        504: "Gateway timeout",
+    }.items()
+}
+"""The documented failures, for the `responses=` of a route."""
+
+
+def plain(text: str) -> str:
+    """Return `text` without square brackets, which old clients read as markup and crash on."""
+    return text.replace("[", "(").replace("]", ")")
+
+
+def answer(error: ApiError) -> JSONResponse:
+    """Return the documented envelope of `error`."""
+    body: dict[str, Any] = {
+        "code": error.status,
+        "type": error.type,
+        "detail": printable(plain(error.detail)),
+    }
+    if error.errors:
+        body["errors"] = [
+            {**item, "loc": [_part(p) for p in item["loc"]], "msg": printable(plain(item["msg"]))}
+            for item in error.errors
+        ]
+    return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+
+def printable(text: str) -> str:
+    """Return `text` with what UTF-8 cannot carry replaced by a question mark."""
+    return text.encode("utf-8", "replace").decode()
+
+
+def crash(error: BaseException, where: str) -> JSONResponse:
+    """Log an unexpected failure whole and answer 500 with its reference and nothing else."""
+    reference = secrets.token_hex(6)
+    log.error("unexpected failure %s at %s", reference, where, exc_info=error)
+    return answer(
+        ApiError(
+            "Something went wrong on the server; "
+            f"look for the reference `{reference}` in the server's log"
+        )
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Give `app` the handlers that answer every failure in the documented envelope."""
+
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(from_validation(error))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        return answer(_from_http(request, error))
+
+
+def from_validation(error: RequestValidationError) -> ApiError:
+    """Return the refusal for a request that does not have the documented shape."""
+    found = error.errors()
+    if any(item["type"] == "json_invalid" for item in found):
+        return Malformed("The body is not valid JSON; send one JSON object encoded as UTF-8")
+    items = [
+        {"loc": _location(item["loc"]), "msg": _message(item), "type": item["type"]}
+        for item in found
+    ]
+    said = [f"`{'.'.join(str(p) for p in i['loc'][1:]) or i['loc'][0]}`: {i['msg']}" for i in items]
+    rest = f"; and {len(said) - 3} more" if len(said) > 3 else ""
+    return Invalid("; ".join(said[:3]) + rest, errors=items)
+
+
+def _location(loc: Sequence[str | int]) -> list[str | int]:
+    """Drop the name of the union's branch, which is no field of the request."""
+    parts = [_part(p) for p in loc] or ["body"]
+    if parts[0] == "body" and parts[1:2] in (["sft"], ["rl"]):
+        del parts[1]
+    return parts
+
+
+def _part(part: str | int) -> str | int:
+    return part if isinstance(part, int) else printable(part)[:200]
+
+
+def _message(item: Mapping[str, Any]) -> str:
+    if item["type"] == "extra_forbidden":
+        return "there is no such field; leave it out or mend its name"
+    if item["type"] == "missing":
+        return "this field is required"
+    text = str(item["msg"]).removeprefix("Value error, ")
+    return text if item["type"] == "value_error" else text[:1].lower() + text[1:]
+
+
+def _from_http(request: Request, error: HTTPException) -> ApiError:
+    if error.status_code == 404:
+        return NotFound(f"There is nothing at `{request.url.path[:200]}`; see `/docs`")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return MethodNotAllowed(
+            f"`{request.method}` is not possible here; use {allowed}", headers={"Allow": allowed}
+        )
+    return Malformed("The body cannot be read; send one JSON object encoded as UTF-8")

@@ -1,0 +1,176 @@
+"""The queue: five statements on the jobs table. `tables.py` draws the states.
+
+A claim gives a job a lease; every later write of the dispatcher names it. Whoever holds no
+lease any more writes nothing. Two facts make this safe across processes and machines: a lease is
+only ever taken from a job that has none or whose lease has run out, and both happens inside one
+transaction with the row locked.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import func, select, text, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db import now
+from app.ids import new_id
+from app.jobs.records import end, record, revoke_keys, set_phase
+from app.jobs.tables import ENDED, Job, Status
+
+# Claims on PostgreSQL take turns, which makes the limit of a workspace exact.
+_TURN = 0x646E5F63
+
+
+class LeaseLost(Exception):
+    """Another dispatcher has this job now; write nothing more about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write about one attempt at one job."""
+
+    job_id: str
+    attempt: int
+    token: str
+
+
+async def claim(session: AsyncSession, host: str, seconds: float, per_workspace: int) -> Job | None:
+    """Take the next queued job for its next attempt, or None when there is none to take.
+
+    Fair between workspaces: the one with the fewest running jobs comes first, and within it the
+    oldest job.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        await session.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": _TURN})
+    busy = (
+        select(Job.workspace_id, func.count().label("running"))
+        .where(Job.lease.is_not(None))
+        .group_by(Job.workspace_id)
+        .subquery()
+    )
+    running = func.coalesce(busy.c.running, 0)
+    chosen = (
+        select(Job.id)
+        .outerjoin(busy, busy.c.workspace_id == Job.workspace_id)
+        .where(Job.status == Status.QUEUED, Job.available_at <= now(), running < per_workspace)
+        .order_by(running, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True, of=Job)
+    )
+    job_id = await session.scalar(chosen)
+    if job_id is None:
+        return None
+    job = await session.get_one(Job, job_id)
+    job.status = Status.RUNNING
+    job.attempt += 1
+    job.applied_seq = 0
+    job.started_at = job.started_at or now()
+    _take(job, host, seconds)
+    record(session, job, "status", data={"status": Status.RUNNING.value, "attempt": job.attempt})
+    set_phase(session, job, "starting")
+    # An earlier attempt that lives on somewhere must not write any more.
+    await revoke_keys(session, job.id)
+    return job
+
+
+def _take(job: Job, host: str, seconds: float) -> None:
+    job.lease = new_id()
+    job.lease_until = now() + timedelta(seconds=seconds)
+    job.host = host
+
+
+async def adopt(session: AsyncSession, host: str, seconds: float) -> Job | None:
+    """Take over a job whose lease has run out: its dispatcher is dead or cut off.
+
+    The attempt stays the same, for its sandbox may live. If it lives on another machine, it is
+    out of reach, and the next attempt's claim takes its key away.
+    """
+    job: Job | None = await session.scalar(
+        select(Job)
+        .where(Job.lease.is_not(None), Job.lease_until < now())
+        .order_by(Job.lease_until)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    if job is not None:
+        _take(job, host, seconds)
+    return job
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What the holder of a lease must know of its job."""
+
+    ended: bool
+    cancel_wished: bool
+
+
+async def renew(session: AsyncSession, leases: Sequence[Lease], seconds: float) -> dict[str, News]:
+    """Prolong leases, and return the news by lease; one that is missing there is lost."""
+    found = await session.execute(
+        update(Job)
+        .where(Job.lease.in_([lease.token for lease in leases]))
+        .values(lease_until=now() + timedelta(seconds=seconds), updated_at=Job.updated_at)
+        .returning(Job.lease, Job.status, Job.cancel_requested_at)
+        .execution_options(synchronize_session=False)
+    )
+    return {
+        token: News(status in ENDED, wish is not None)
+        for token, status, wish in found
+        if token is not None
+    }
+
+
+async def held(session: AsyncSession, lease: Lease) -> Job:
+    """Return the job of `lease`, locked for writing.
+
+    Raises:
+        LeaseLost: another dispatcher has it now.
+    """
+    job: Job | None = await session.scalar(
+        select(Job).where(Job.id == lease.job_id, Job.lease == lease.token).with_for_update()
+    )
+    if job is None:
+        raise LeaseLost(lease.job_id)
+    return job
+
+
+def release(job: Job) -> None:
+    """Give the lease of a locked job back: nothing of its sandbox is left."""
+    job.lease = job.lease_until = job.host = None
+
+
+async def expire(session: AsyncSession, lease: Lease) -> None:
+    """Leave a living sandbox to whoever comes next, at once instead of after the lease."""
+    job = await held(session, lease)
+    job.lease_until = now() - timedelta(seconds=1)
+
+
+async def requeue(
+    session: AsyncSession, job: Job, reason: str, *, wait: float = 0, fault: bool = True
+) -> None:
+    """Put a locked job back into the queue for its next attempt."""
+    job.faults += fault
+    job.status = Status.QUEUED
+    job.available_at = now() + timedelta(seconds=wait)
+    release(job)
+    record(
+        session,
+        job,
+        "status",
+        f"Attempt {job.attempt} ended: {reason}; the job is queued again",
+        level="warning" if fault else "info",
+        data={"status": Status.QUEUED.value, "attempt": job.attempt, "fault": fault},
+    )
+    set_phase(session, job, "waiting for capacity", reason)
+    await revoke_keys(session, job.id)
+
+
+async def finish(
+    session: AsyncSession, job: Job, status: Status, *, error: str | None = None, code: str | None
+) -> None:
+    """End a locked job, unless it has ended already, and give its lease back."""
+    if job.status not in ENDED:
+        await end(session, job, status, error=error, code=code)
+    release(job)

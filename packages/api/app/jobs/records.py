@@ -1,0 +1,102 @@
+"""The few writes to a job that all share: lock it, say what happened, end it."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.auth.tables import Token
+from app.db import now
+from app.jobs.tables import ENDED, Event, Job, Status
+
+LAST_WORDS = timedelta(minutes=2)
+
+
+async def lock(session: AsyncSession, job_id: str) -> Job:
+    """Return an existing job for writing; other writers wait for the end of this transaction.
+
+    Raises:
+        sqlalchemy.exc.NoResultFound: there is no such job; none is ever deleted.
+    """
+    return await session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
+
+
+def record(
+    session: AsyncSession,
+    job: Job,
+    kind: str,
+    message: str | None = None,
+    *,
+    level: str = "info",
+    data: dict[str, Any] | None = None,
+) -> int:
+    """Add an event to a locked job and return its number.
+
+    The number comes from the job's own row, so events become visible in the order of their
+    numbers and a reader that has seen number n has seen all before it.
+    """
+    job.events += 1
+    job.updated_at = now()
+    session.add(
+        Event(
+            job_id=job.id,
+            number=job.events,
+            type=kind,
+            level=level,
+            message=message,
+            data=data or {},
+        )
+    )
+    return job.events
+
+
+def set_phase(session: AsyncSession, job: Job, phase: str, reason: str | None = None) -> None:
+    """Say what a locked job is doing, if that is news."""
+    if (job.phase, job.phase_reason) != (phase, reason):
+        job.phase, job.phase_reason = phase, reason
+        record(session, job, "phase", data={"phase": phase, "reason": reason})
+
+
+async def end(
+    session: AsyncSession,
+    job: Job,
+    status: Status,
+    *,
+    error: str | None = None,
+    code: str | None = None,
+) -> None:
+    """Bring a locked job to its end: its state, its last event, and the death of its keys."""
+    if job.status in ENDED:
+        raise ValueError(f"job {job.id} has ended already")
+    job.status = status
+    job.phase = job.phase_reason = None
+    job.error, job.error_code = error, code
+    job.completed_at = now()
+    message = error or {
+        Status.COMPLETED: "The job is complete",
+        Status.CANCELLED: "The job is cancelled",
+    }.get(status)
+    record(
+        session,
+        job,
+        "status",
+        message,
+        level="error" if status == Status.FAILED else "info",
+        data={"status": status.value, "error_code": code},
+    )
+    # Its keys open nothing any more; for a little while a repeated last word is still answered.
+    await session.execute(
+        update(Token)
+        .where(Token.job_id == job.id, Token.revoked_at.is_(None))
+        .values(expires_at=now() + LAST_WORDS)
+    )
+
+
+async def revoke_keys(session: AsyncSession, job_id: str) -> None:
+    """Revoke the keys of every attempt of a job so far, so that none of them writes again."""
+    await session.execute(
+        update(Token)
+        .where(Token.job_id == job_id, Token.revoked_at.is_(None))
+        .values(revoked_at=now())
+    )

@@ -1,0 +1,32 @@
+"""The supervisor's lifeline: when its end of our stdin closes, it is dead, and we end too."""
+
+import asyncio
+import os
+import stat
+import sys
+from collections.abc import Callable
+
+
+def watch(on_cut: Callable[[], None]) -> None:
+    """Call `on_cut` in the running loop when stdin, if it is a pipe, comes to its end."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):
+        return
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return
+    loop = asyncio.get_running_loop()
+    descriptor = sys.stdin.fileno()
+
+    def readable() -> None:
+        try:
+            ended = not os.read(descriptor, 4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            ended = True
+        if ended:
+            loop.remove_reader(descriptor)
+            on_cut()
+
+    loop.add_reader(descriptor, readable)

@@ -1,0 +1,64 @@
+"""The application: `create_app(settings)` joins routes, refusals and what they need."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from app import errors, health
+from app.auth import routes as auth_routes
+from app.auth.callers import Authenticator
+from app.datasets import routes as dataset_routes
+from app.db import Database
+from app.guard import Guard, Telemetry, Trace
+from app.settings import Settings
+from app.store import BlobStore
+from app.training import routes as job_routes
+from app.training import sandbox_routes
+from app.training.engine import Engine
+from app.training.preflight import Preflight
+
+PREFIX = "/api/v1"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application. It reads nothing and writes nothing before its first request."""
+    database = Database(settings.database_url)
+    engine = Engine(
+        settings.engine_url,
+        settings.engine_api_key,
+        timeout=settings.engine_timeout,
+        remember=settings.engine_cache_seconds,
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await engine.close()
+        await database.dispose()
+
+    app = FastAPI(
+        title="dreadnode training",
+        version=version("dreadnode-api"),
+        description="A self-hostable control plane for fine-tuning with Tinker",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    telemetry = Telemetry()
+    app.state.settings = settings
+    app.state.database = database
+    app.state.engine = engine
+    app.state.telemetry = telemetry
+    app.state.authenticator = Authenticator(database)
+    app.state.store = BlobStore(settings.data_dir / "blobs")
+    app.state.preflight = Preflight(settings)
+    errors.install(app)
+    for module in (auth_routes, dataset_routes, job_routes, sandbox_routes):
+        app.include_router(module.router, prefix=PREFIX)
+    app.include_router(health.router)
+    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Trace, telemetry=telemetry)
+    return app

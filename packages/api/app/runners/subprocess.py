@@ -1,0 +1,161 @@
+"""Sandboxes as processes on this machine, each under a warden of its own."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from anyio import to_thread
+
+from app.runners import warden
+from app.runners.sandbox import Exited, Lost, Running, Sandbox, State
+
+START_SECONDS = 30.0
+TAIL_BYTES = 64 * 1024
+
+
+class SubprocessRunner:
+    """Starts a warden for each sandbox; all it knows lies in the sandbox's folder.
+
+    Args:
+        folder: where jobs have their folders, `ID/ATTEMPT`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        # Our own children, which must be reaped; adopted wardens are the system's.
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+
+    def _of(self, job_id: str, attempt: int) -> Path:
+        return self._folder / job_id / str(attempt)
+
+    async def start(self, sandbox: Sandbox) -> None:
+        """Start `sandbox`, unless it was started already.
+
+        Raises:
+            OSError: it cannot be started here.
+            TimeoutError: its warden does not come up.
+        """
+        folder = self._of(sandbox.job_id, sandbox.attempt)
+        if (folder / "warden.json").exists():
+            return
+        await to_thread.run_sync(self._launch, folder, sandbox)
+        async with asyncio.timeout(START_SECONDS):
+            while not (folder / "warden.json").exists():  # noqa: ASYNC110  (a file tells it)
+                await asyncio.sleep(0.01)
+
+    def _launch(self, folder: Path, sandbox: Sandbox) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (folder / "attended").touch()
+        home = str(folder / "work")
+        order = {
+            "command": list(sandbox.command),
+            "environment": {**sandbox.environment, "HOME": home, "TMPDIR": home},
+            "limits": asdict(sandbox.limits),
+            "stop_grace": sandbox.stop_grace,
+            "orphan_seconds": sandbox.orphan_seconds,
+        }
+        with (folder / "warden.log").open("ab") as complaints:
+            child = subprocess.Popen(
+                [sys.executable, "-I", "-S", warden.__file__, str(folder)],
+                stdin=subprocess.PIPE,
+                stdout=complaints,
+                stderr=complaints,
+                cwd=folder,
+                env={"PATH": os.environ.get("PATH", ""), "LANG": os.environ.get("LANG", "C.UTF-8")},
+                start_new_session=True,
+            )
+        self._children[child.pid] = child
+        if child.stdin is not None:
+            # Through a pipe: the keys must not stand in a file or a list of arguments.
+            with child.stdin as pipe:
+                pipe.write(json.dumps(order).encode())
+
+    async def state(self, job_id: str, attempt: int) -> State:
+        """Look at a sandbox, started by this process or by an earlier one."""
+        return await to_thread.run_sync(self._state, self._of(job_id, attempt))
+
+    def _state(self, folder: Path) -> State:
+        self._reap()
+        known = _read(folder / "warden.json")
+        if known is None:
+            return Lost()
+        if _lives(known):
+            return Running()
+        # It writes `exit.json` before it goes, so look for that only now.
+        ended = _read(folder / "exit.json")
+        if ended is not None:
+            return Exited(int(ended["code"]), ended.get("reason"))
+        sandbox = _read(folder / "sandbox.json")
+        if sandbox is not None and _lives(sandbox):
+            _signal(-int(sandbox["pid"]), signal.SIGKILL)
+        return Lost()
+
+    async def attend(self, job_id: str, attempt: int) -> None:
+        """Say that somebody still looks after a sandbox."""
+        (self._of(job_id, attempt) / "attended").touch()
+
+    async def stop(self, job_id: str, attempt: int) -> None:
+        """Ask a sandbox to save and stop; it is killed after its grace period."""
+        self._tell_warden(job_id, attempt, signal.SIGTERM)
+
+    async def kill(self, job_id: str, attempt: int) -> None:
+        """Kill a sandbox with all that it started."""
+        self._tell_warden(job_id, attempt, signal.SIGQUIT)
+
+    def _tell_warden(self, job_id: str, attempt: int, number: int) -> None:
+        known = _read(self._of(job_id, attempt) / "warden.json")
+        if known is not None and _lives(known):
+            _signal(int(known["pid"]), number)
+
+    async def output(self, job_id: str, attempt: int, lines: int) -> list[str]:
+        """Return the last lines that a sandbox printed."""
+        return await to_thread.run_sync(_tail, self._of(job_id, attempt), lines)
+
+    async def clean(self, job_id: str, attempt: int) -> None:
+        """Remove the working directory of a sandbox that has ended; its output stays."""
+        work = self._of(job_id, attempt) / "work"
+        await to_thread.run_sync(lambda: shutil.rmtree(work, ignore_errors=True))
+
+    def _reap(self) -> None:
+        for pid, child in list(self._children.items()):
+            if child.poll() is not None:
+                del self._children[pid]
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
+
+
+def _lives(known: dict[str, Any]) -> bool:
+    return known.get("identity") is not None and (
+        warden.identity(int(known["pid"])) == known["identity"]
+    )
+
+
+def _signal(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _tail(folder: Path, lines: int) -> list[str]:
+    text = b""
+    for name in ("output.1.log", "output.log"):
+        try:
+            with (folder / name).open("rb") as file:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+                text += file.read()
+        except FileNotFoundError:
+            continue
+    return text.decode("utf-8", "replace").replace("\0", "").splitlines()[-lines:]

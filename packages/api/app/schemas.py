@@ -1,0 +1,72 @@
+"""What every request and every answer have in common."""
+
+import math
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, model_validator
+
+from app.errors import plain
+
+MAX_DEPTH = 32
+MAX_INTEGER = 2**53
+
+
+class Request(BaseModel):
+    """What a client sends. A misspelt field is an error, not a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        for problem in unstorable(value):
+            raise ValueError(problem)
+        return value
+
+
+class Response(BaseModel):
+    """What the API answers. A new field must not break an old client."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+Moment = Annotated[
+    datetime,
+    PlainSerializer(
+        lambda m: m.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str
+    ),
+]
+"""A time, answered in ISO 8601 with a `Z`."""
+
+Plain = Annotated[str, AfterValidator(plain)]
+"""Text for people, without the square brackets that old clients take for markup."""
+
+
+def unstorable(value: Any) -> Iterator[str]:
+    """Yield why `value`, as parsed from JSON, could not be stored in either database.
+
+    Neither takes a null character; UTF-8 has no lone surrogates; JSON has neither infinity nor
+    NaN; and numbers beyond 2**53 do not survive a JavaScript client.
+    """
+    stack = [(value, 0)]
+    while stack:
+        item, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            yield f"the body is nested more than {MAX_DEPTH} levels deep"
+        elif isinstance(item, str):
+            if "\0" in item:
+                yield "text must not contain null characters"
+            if any("\ud800" <= c <= "\udfff" for c in item):
+                yield "text must not contain lone surrogates"
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                yield "numbers must be finite"
+        elif isinstance(item, int):
+            if abs(item) > MAX_INTEGER:
+                yield "whole numbers must lie within 2**53 of zero"
+        elif isinstance(item, dict):
+            stack += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list):
+            stack += [(part, depth + 1) for part in item]

@@ -1,0 +1,143 @@
+"""Every setting of the service: read once from the environment, then passed down."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+GIB = 1024**3
+MIB = 1024**2
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; its text is one sentence for a person."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the processes `init`, `serve` and `dispatch` share.
+
+    Each field is read from the variable `DREADNODE_` + its name in capitals, except where
+    `from_environment` says otherwise. Seconds and bytes are the units throughout.
+    """
+
+    data_dir: Path
+    database_url: str = ""
+    public_url: str = "http://127.0.0.1:8799"
+
+    engine_url: str = ""
+    # The master key of our own engine, from which a key for each run is derived.
+    engine_key: str = field(default="", repr=False)
+    # The key of hosted Tinker, which knows no run keys.
+    tinker_api_key: str = field(default="", repr=False)
+    engine_timeout: float = 10.0
+    engine_cache_seconds: float = 10.0
+
+    runtime_command: tuple[str, ...] = (sys.executable, "-m", "dreadnode_runtime")
+    hf_home: str = ""
+    hf_hub_offline: str = ""
+    preflight_timeout: float = 300.0
+    preflight_at_once: int = 2
+
+    jobs_at_once: int = 2
+    jobs_at_once_per_workspace: int = 2
+    lease_seconds: float = 10.0
+    poll_seconds: float = 0.5
+    attempts: int = 3
+    retry_seconds: float = 5.0
+    cancel_grace_seconds: float = 20.0
+    stop_grace_seconds: float = 20.0
+    # `stop` ends the sandboxes when the dispatcher is told to end and queues their jobs again;
+    # `leave` lets them go on for the next dispatcher to adopt.
+    on_stop: str = "stop"
+
+    job_memory_bytes: int = 16 * GIB
+    job_cpu_seconds: int = 7 * 24 * 3600
+    job_wall_seconds: int = 7 * 24 * 3600
+    job_open_files: int = 4096
+    job_processes: int = 256
+    job_disk_bytes: int = 20 * GIB
+    job_output_bytes: int = 16 * MIB
+    # How long a sandbox goes on without a dispatcher before it is ended.
+    job_orphan_seconds: float = 3600.0
+
+    max_json_bytes: int = 1 * MIB
+    max_dataset_bytes: int = 2 * GIB
+    max_file_bytes: int = 8 * GIB
+    # Requests a second that one credential may make on average, and at once; 0 means no limit.
+    rate_limit: float = 200.0
+    rate_burst: int = 400
+    # Oldest client that is served, such as `dreadnode-sdk/2.0.0`; empty means any.
+    minimum_client: str = ""
+
+    def __post_init__(self) -> None:
+        """Fill the database's place in and refuse what could not work."""
+        if not self.database_url:
+            url = f"sqlite+aiosqlite:///{self.data_dir / 'dreadnode.db'}"
+            object.__setattr__(self, "database_url", url)
+        object.__setattr__(self, "database_url", _with_driver(self.database_url))
+        if self.on_stop not in ("stop", "leave"):
+            raise SettingsError("`DREADNODE_ON_STOP` must be `stop` or `leave`")
+        for name in ("jobs_at_once", "jobs_at_once_per_workspace", "attempts", "preflight_at_once"):
+            if getattr(self, name) < 1:
+                raise SettingsError(f"`DREADNODE_{name.upper()}` must be at least 1")
+
+    @property
+    def engine_api_key(self) -> str:
+        """The key that the service itself uses when it asks the engine."""
+        return self.engine_key or self.tinker_api_key
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings from `environ` (default: this process's environment).
+
+        Raises:
+            SettingsError: a value does not parse, or `DREADNODE_DATA_DIR` is missing.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = {
+            "engine_url": environ.get("TINKER_BASE_URL", "").rstrip("/"),
+            "tinker_api_key": environ.get("TINKER_API_KEY", ""),
+            "hf_home": environ.get("HF_HOME", ""),
+            "hf_hub_offline": environ.get("HF_HUB_OFFLINE", ""),
+        }
+        for each in fields(cls):
+            text = environ.get(f"DREADNODE_{each.name.upper()}")
+            if text and each.name not in values:
+                values[each.name] = _parse(f"DREADNODE_{each.name.upper()}", text, each.type)
+        if "data_dir" not in values:
+            raise SettingsError("Set `DREADNODE_DATA_DIR` to the folder that keeps the data")
+        return cls(**values)
+
+
+def _parse(name: str, text: str, kind: Any) -> Any:
+    try:
+        if kind is Path:
+            return Path(text).expanduser().absolute()
+        if kind is int:
+            return int(text)
+        if kind is float:
+            return float(text)
+    except ValueError:
+        raise SettingsError(f"`{name}` must be a number, not `{text}`") from None
+    if kind == tuple[str, ...]:
+        return tuple(text.split())
+    return text
+
+
+def _with_driver(url: str) -> str:
+    """Name the asynchronous driver in a plain `sqlite:` or `postgresql:` address."""
+    for plain, driver in (
+        ("sqlite://", "sqlite+aiosqlite://"),
+        ("postgresql://", "postgresql+asyncpg://"),
+        ("postgres://", "postgresql+asyncpg://"),
+    ):
+        if url.startswith(plain):
+            return driver + url.removeprefix(plain)
+    if not url.startswith(("sqlite+aiosqlite://", "postgresql+asyncpg://")):
+        raise SettingsError(
+            "`DREADNODE_DATABASE_URL` must begin with `sqlite://` or `postgresql://`"
+        )
+    return url

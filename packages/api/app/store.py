@@ -1,0 +1,99 @@
+"""The blob store: files named by the SHA-256 of their bytes, written once and whole."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from anyio import to_thread
+
+from app.errors import ApiError, Malformed
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """Bytes that have arrived whole and are not yet kept."""
+
+    sha256: str
+    bytes: int
+    _file: Path
+    _target: Path
+
+    def keep(self) -> None:
+        """Put the bytes where their digest finds them; without this call they vanish."""
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        self._file.replace(self._target)
+
+
+class BlobStore:
+    """Blobs in a folder. Equal bytes are kept once; nothing that can be seen is half-written."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, sha256: str) -> Path:
+        """Return where the blob of this digest lies."""
+        return self._folder / sha256[:2] / sha256
+
+    @asynccontextmanager
+    async def receiving(
+        self,
+        chunks: AsyncIterator[bytes],
+        limit: int,
+        watch: Callable[[bytes], None] | None = None,
+    ) -> AsyncIterator[Incoming]:
+        """Write the bytes of `chunks` to the disk and yield them for the decision to keep them.
+
+        Args:
+            chunks: the bytes, in pieces.
+            limit: the largest number of bytes taken.
+            watch: is shown each piece, and may raise to refuse the whole.
+
+        Raises:
+            Malformed: there are more than `limit` bytes.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".incoming-")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                sha256, size = await _copy(chunks, file, limit, watch)
+                await to_thread.run_sync(_sync, file)
+            yield Incoming(sha256, size, Path(name), self.path(sha256))
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(name)  # noqa: PTH108
+
+
+async def _copy(
+    chunks: AsyncIterator[bytes],
+    file: BinaryIO,
+    limit: int,
+    watch: Callable[[bytes], None] | None,
+) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    try:
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > limit:
+                raise Malformed(f"The body is larger than the {limit:,} bytes that are taken here")
+            if watch is not None:
+                watch(chunk)
+            digest.update(chunk)
+            await to_thread.run_sync(file.write, chunk)
+    except ApiError:
+        # A client that is still sending reads no answer, so let it finish, within bounds.
+        async for chunk in chunks:
+            size += len(chunk)
+            if size > 2 * limit:
+                break
+        raise
+    return digest.hexdigest(), size
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,265 @@
+"""Creating, reading, cancelling and repeating jobs, as functions of a session."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.auth.tables import User
+from app.datasets import service as datasets
+from app.datasets.tables import DatasetVersion
+from app.db import Database, now
+from app.deps import Place
+from app.errors import Conflict, Invalid, NotFound
+from app.ids import new_id
+from app.jobs.records import end, lock, record, set_phase
+from app.jobs.tables import ENDED, Job, Points, Status
+from app.store import BlobStore
+from app.training.checks import known_model, resolved, served, supported
+from app.training.engine import Engine
+from app.training.preflight import Preflight
+from app.training.schemas import JobRequest, Ref, SftJobRequest
+
+QUEUED_REASON = "in the queue"
+# What of a job's artifacts a repetition of it can go on from.
+CHECKPOINTS = ("latest_checkpoint", "checkpoints")
+
+
+async def create_job(
+    place: Place,
+    request: JobRequest,
+    key: str | None,
+    *,
+    database: Database,
+    engine: Engine,
+    store: BlobStore,
+    preflight: Preflight,
+) -> tuple[Job, bool]:
+    """Return a new queued job, or that of the same idempotency key, and whether it is new.
+
+    The order is the promise: catalog, algorithm, engine, references, limits, data. Until all
+    have agreed nothing is written, and no transaction is open while anyone else is asked.
+
+    Raises:
+        ApiError: the first of them that refuses.
+    """
+    digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+    if key is not None and (known := await _same(database, place, key, digest)):
+        return known, False
+    model = known_model(request)
+    request = supported(request, model)
+    trained = served(request, model, await engine.capabilities())
+    async with database.reading() as session:
+        files = await _files(session, place, request)
+    config = resolved(request.config, model, trained)
+    report = await preflight.check(
+        {
+            "model": request.model_id,
+            "rehearsal": request.rehearse,
+            "trained_model": trained.model_name,
+            "tokenizer": trained.tokenizer_id or model.tokenizer_id,
+            "trainer_type": request.trainer_type,
+            "config": config,
+            "datasets": {
+                name: str(store.path(found.sha256)) if found else None
+                for name, found in files.items()
+            },
+        }
+    )
+    job = _job(place, request, trained.model_name, config, report)
+    job.idempotency_key, job.request_sha256 = key, digest
+    try:
+        async with database.writing() as session:
+            enqueue(session, job)
+    except IntegrityError:
+        # Another request with the same key was faster between our look and our write.
+        known = await _same(database, place, key or "", digest)
+        if known is None:
+            raise
+        return known, False
+    return job, True
+
+
+def enqueue(session: AsyncSession, job: Job) -> None:
+    """Put a new job into the queue, which is its table."""
+    session.add(job)
+    set_phase(session, job, "waiting for capacity", QUEUED_REASON)
+
+
+async def _same(database: Database, place: Place, key: str, digest: str) -> Job | None:
+    async with database.reading() as session:
+        known: Job | None = await session.scalar(
+            select(Job).where(Job.workspace_id == place.workspace_id, Job.idempotency_key == key)
+        )
+    if known is not None and known.request_sha256 != digest:
+        raise Conflict(
+            f"The idempotency key `{key}` was used for another job, `{known.id}`; "
+            "take a new key for a new wish"
+        )
+    return known
+
+
+async def _files(
+    session: AsyncSession, place: Place, request: SftJobRequest
+) -> dict[str, DatasetVersion | None]:
+    """Return the versions that the refs name.
+
+    Raises:
+        Invalid: a data set, its version or the capability does not exist.
+    """
+    if request.capability_ref is not None and str(request.capability_ref) != "none@0.0.0":
+        raise Invalid(
+            f"There is no capability `{request.capability_ref}` in this organization; "
+            "leave `capability_ref` out, or give its prompt as `system_prompt` in the config",
+            "capability_ref",
+        )
+    config = request.config
+    return {
+        "train": await _resolve(session, place, "dataset_ref", config.dataset_ref),
+        "eval": await _resolve(session, place, "eval_dataset_ref", config.eval_dataset_ref),
+    }
+
+
+async def _resolve(
+    session: AsyncSession, place: Place, field: str, ref: Ref | None
+) -> DatasetVersion | None:
+    if ref is None:
+        return None
+    try:
+        return await datasets.get_version(session, place.org_id, ref.name, ref.version)
+    except NotFound as error:
+        raise Invalid(error.detail, "config", field) from None
+
+
+def _job(
+    place: Place,
+    request: SftJobRequest,
+    trained_model: str,
+    config: dict[str, Any],
+    report: dict[str, Any],
+) -> Job:
+    job_id = new_id()
+    return Job(
+        id=job_id,
+        lineage=job_id,
+        org_id=place.org_id,
+        workspace_id=place.workspace_id,
+        created_by=place.caller.user_id,
+        name=request.name,
+        backend=request.backend,
+        trainer_type=request.trainer_type,
+        algorithm=None,
+        model=request.model_id,
+        trained_model=trained_model,
+        rehearsal=request.rehearse,
+        project_ref=request.project_ref,
+        run_ref=request.run_ref,
+        tags=list(request.tags),
+        config=config,
+        preflight=report,
+        events=0,
+    )
+
+
+async def get_job(session: AsyncSession, workspace_id: str, job_id: str) -> Job:
+    """Return a job.
+
+    Raises:
+        NotFound: there is none of this id in the workspace.
+    """
+    job = await session.get(Job, job_id)
+    if job is None or job.workspace_id != workspace_id:
+        raise NotFound(f"There is no job `{job_id}` in this workspace; see `dn train list`")
+    return job
+
+
+async def creator(session: AsyncSession, job: Job) -> User | None:
+    """Return who made a job."""
+    return await session.get(User, job.created_by) if job.created_by else None
+
+
+async def points(session: AsyncSession, job_id: str) -> Sequence[Points]:
+    """Return the series of a job, in order."""
+    found = await session.scalars(
+        select(Points).where(Points.job_id == job_id).order_by(Points.number)
+    )
+    return found.all()
+
+
+async def list_jobs(
+    session: AsyncSession,
+    workspace_id: str,
+    filters: dict[str, str | None],
+    page: int,
+    page_size: int,
+) -> tuple[Sequence[tuple[Job, User | None]], int]:
+    """Return a page of jobs, newest first, with their creators, and how many there are."""
+    where = [Job.workspace_id == workspace_id]
+    where += [getattr(Job, name) == value for name, value in filters.items() if value is not None]
+    total = await session.scalar(select(func.count()).select_from(Job).where(*where))
+    found = await session.execute(
+        select(Job, User)
+        .outerjoin(User, User.id == Job.created_by)
+        .where(*where)
+        .order_by(Job.id.desc())
+        .offset((page - 1) * page_size)
+        .limit(page_size)
+    )
+    return [(job, user) for job, user in found], total or 0
+
+
+async def cancel_job(session: AsyncSession, workspace_id: str, job_id: str) -> Job:
+    """End a queued job at once; ask a running one to stop after its step.
+
+    Raises:
+        Conflict: the job has ended.
+        NotFound: there is no such job.
+    """
+    job = await lock(session, (await get_job(session, workspace_id, job_id)).id)
+    if job.status in ENDED:
+        raise Conflict(f"The job `{job_id}` is {job.status} already and cannot be cancelled")
+    if job.cancel_requested_at is None:
+        job.cancel_requested_at = now()
+        if job.status == Status.QUEUED:
+            await end(session, job, Status.CANCELLED)
+        else:
+            set_phase(session, job, "cancelling", "the loop stops after its step")
+    return job
+
+
+async def retry_job(session: AsyncSession, place: Place, job_id: str) -> Job:
+    """Queue a new job that repeats an ended one and goes on from its newest checkpoint.
+
+    Raises:
+        Conflict: the job has not ended, or is complete.
+        NotFound: there is no such job.
+    """
+    old = await get_job(session, place.workspace_id, job_id)
+    if old.status not in (Status.FAILED, Status.CANCELLED):
+        raise Conflict(
+            f"The job `{job_id}` is {old.status}; only a failed or cancelled job can be repeated"
+        )
+    names = (
+        "lineage", "org_id", "workspace_id", "name", "backend", "trainer_type", "algorithm",
+        "model", "trained_model", "rehearsal", "project_ref", "run_ref", "tags", "config",
+        "preflight",
+    )  # fmt: skip
+    job = Job(
+        id=new_id(),
+        retry_of=old.id,
+        created_by=place.caller.user_id,
+        events=0,
+        artifacts={n: old.artifacts[n] for n in CHECKPOINTS if n in old.artifacts},
+        **{name: getattr(old, name) for name in names},
+    )
+    enqueue(session, job)
+    await session.flush()
+    # The series so far; the new job's start cuts them off at the checkpoint it goes on from.
+    for each in await points(session, old.id):
+        session.add(Points(job_id=job.id, number=each.number, step=each.step, lists=each.lists))
+    job.events = max(job.events, old.events)
+    record(session, job, "log", f"This job repeats `{old.id}`", data={"retry_of": old.id})
+    return job
