@@ -18,6 +18,7 @@ class Card:
         renderer: Name of the chat format that it was trained in.
         config: The job's settings, defaults included.
         metrics: The job's final metrics.
+        step: Whose weights these are, when not the last one's.
     """
 
     job_id: str
@@ -30,6 +31,7 @@ class Card:
     counts: Counts
     config: dict[str, Any]
     metrics: dict[str, Any]
+    step: int | None = None
 
     def text(self) -> str:
         """Return the card as Markdown, with the front matter that model hubs read."""
@@ -76,6 +78,7 @@ class Card:
             "Tokens processed": self.metrics.get("train/num_tokens_processed"),
             "Format": self.renderer,
             "Optimizer steps": self.metrics.get("train/steps"),
+            "Weights of": None if self.step is None else f"step {self.step}, the best evaluation",
             "Loss": f"{losses[0]:.4f} at first, {losses[-1]:.4f} at last" if losses else None,
         }
 

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dreadnode_runtime.config import sft_config
+from dreadnode_runtime.config import SftConfig, sft_config
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.prepare import Counts, prepare
-from dreadnode_runtime.rendering import TRAIN_ON, Rendering, load_rendering
+from dreadnode_runtime.rendering import Rendering, load_rendering
 
 
 def check(question: dict[str, Any]) -> dict[str, Any]:
@@ -32,6 +32,9 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
         )
         place = ["config", "dataset_ref"]
         counts = _count(question["datasets"]["train"], rendering, config)
+        if path := question["datasets"].get("eval"):
+            place = ["config", "eval_dataset_ref"]
+            _count(path, rendering, config)
     except JobFailed as refusal:
         return _refusal(place, str(refusal))
     return {
@@ -52,13 +55,14 @@ def answer(question: str) -> str:
     return json.dumps(check(json.loads(question)))
 
 
-def _count(path: str, rendering: Rendering, config: Any) -> Counts:
+def _count(path: str, rendering: Rendering, config: SftConfig) -> Counts:
     return prepare(
         Path(path),
         rendering,
         max_length=config.max_sequence_length,
-        train_on=TRAIN_ON[0],
+        train_on=config.train_on,
         system_prompt=config.system_prompt,
+        strict=config.strict,
         keep=lambda _: None,
     )
 

@@ -1,13 +1,15 @@
 """What an SFT job may set: every key takes effect or is refused."""
 
-from typing import Annotated, Any
+import math
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.trainer import Optimizer
 
 Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class DatasetRef(BaseModel):
@@ -32,13 +34,26 @@ class SftConfig(BaseModel):
         steps: Optimizer steps; with `epochs`, the fewer of the two; alone, as many as it says.
         epochs: Passes over the data; 1 when neither is given.
         learning_rate: Of Adam, at its highest.
+        learning_rate_schedule: What it does after the warm-up; `linear` and `cosine` end near 0.
+        warmup_steps: Steps in which it rises to its highest, in equal parts.
+        weight_decay: Of Adam, decoupled from the gradient.
+        grad_clip_norm: Largest norm of a step's gradient, which is the sum over its rows of each
+            row's mean; 0 for no limit.
         checkpoint_interval: Optimizer steps between checkpoints.
+        eval_interval: Optimizer steps between evaluations; without it there is one, at the end.
+        early_stopping_patience: Evaluations without a better loss after which training ends.
+        early_stopping_min_delta: By how much a loss must be lower to be better.
+        train_on: Which assistant messages of a conversation carry loss.
+        system_prompt: Goes in front of every conversation.
+        shuffle: Whether each epoch has an order of its own, or always that of the file.
+        strict: Whether one unusable row refuses the job.
         seed: Of the adapter's first weights and of the order of the rows.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dataset_ref: DatasetRef
+    eval_dataset_ref: DatasetRef | None = None
     lora_rank: Positive = 16
     max_sequence_length: Annotated[int, Field(ge=2)] = 2048
     batch_size: Positive = 16
@@ -46,16 +61,58 @@ class SftConfig(BaseModel):
     steps: Positive | None = None
     epochs: Positive | None = None
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-4
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    weight_decay: NotNegative = 0.0
+    grad_clip_norm: NotNegative = 0.0
     checkpoint_interval: Positive = 10
-    seed: int = 0
+    eval_interval: Positive | None = None
+    early_stopping_patience: Positive | None = None
+    early_stopping_min_delta: NotNegative = 0.0
+    train_on: Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"] = (
+        "all_assistant_messages"
+    )
     system_prompt: str | None = None
+    shuffle: bool = True
+    strict: bool = False
+    seed: int = 0
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
 
+    @model_validator(mode="after")
+    def _nothing_is_ignored(self) -> Self:
+        if self.eval_interval is not None and self.eval_dataset_ref is None:
+            raise ValueError("`eval_interval` needs `eval_dataset_ref`")
+        if self.early_stopping_patience is not None and self.eval_interval is None:
+            raise ValueError("`early_stopping_patience` needs `eval_interval`")
+        if self.early_stopping_min_delta and self.early_stopping_patience is None:
+            raise ValueError("`early_stopping_min_delta` needs `early_stopping_patience`")
+        return self
+
     def optimizer(self) -> Optimizer:
         """Return Adam's settings."""
-        return Optimizer(beta1=self.adam_beta1, beta2=self.adam_beta2, eps=self.adam_eps)
+        return Optimizer(
+            beta1=self.adam_beta1,
+            beta2=self.adam_beta2,
+            eps=self.adam_eps,
+            weight_decay=self.weight_decay,
+            grad_clip_norm=self.grad_clip_norm,
+        )
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the learning rate of optimizer step STEP, from 1, of STEPS.
+
+        The decay is tinker-cookbook's, over the steps that follow the warm-up.
+        """
+        if step <= self.warmup_steps:
+            return self.learning_rate * step / self.warmup_steps
+        if self.learning_rate_schedule == "constant":
+            return self.learning_rate
+        done = (step - 1 - self.warmup_steps) / (steps - self.warmup_steps)
+        if self.learning_rate_schedule == "linear":
+            return self.learning_rate * (1 - done)
+        return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
     def rows_per_step(self) -> int:
         """Return how many rows one optimizer step takes in."""
@@ -81,6 +138,8 @@ def sft_config(given: dict[str, Any]) -> SftConfig:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "value_error":
+            raise JobFailed(f"The setting {first['ctx']['error']}", code="config") from error
         if first["type"] == "extra_forbidden":
             raise JobFailed(
                 f"The setting `{key}` has no effect in this loop; leave it out", code="config"

@@ -3,28 +3,26 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dreadnode_runtime.card import Card
 from dreadnode_runtime.config import SftConfig, sft_config
 from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.history import History
 from dreadnode_runtime.prepare import Counts, prepare
-from dreadnode_runtime.rendering import TRAIN_ON, Example, Rendering, load_rendering
+from dreadnode_runtime.rendering import Example, Rendering, load_rendering
 from dreadnode_runtime.report import Reporter, Stop
-from dreadnode_runtime.service import Service
-from dreadnode_runtime.sft import (
-    History,
-    Plan,
-    final_metrics,
-    step_of_checkpoint,
-    train,
-)
+from dreadnode_runtime.service import Dataset, Service
+from dreadnode_runtime.sft import Plan, step_of_checkpoint, train
 from dreadnode_runtime.tinker_trainer import tinker_trainer
-from dreadnode_runtime.trainer import Trainer
+from dreadnode_runtime.trainer import Export, Trainer
 
 ADAPTER = "adapter"
+"""Folder of the last weights, among the job's files."""
+BEST = "best"
+"""Folder of the weights of the best evaluation, where those are not the last."""
 OpenTrainer = Callable[..., AbstractAsyncContextManager[Trainer]]
 
 
@@ -92,7 +90,10 @@ async def run_job(
     job = Job.read(await service.job())
     config = sft_config(job.config)
     reporter.phase("starting")
-    dataset = await service.dataset(config.dataset_ref.name, config.dataset_ref.version, folder)
+    dataset = await service.dataset(config.dataset_ref, folder)
+    eval_dataset = None
+    if config.eval_dataset_ref is not None:
+        eval_dataset = await service.dataset(config.eval_dataset_ref, folder)
     resume = job.checkpoint()
     async with open_trainer(
         base_model=job.trained_model,
@@ -110,21 +111,44 @@ async def run_job(
             rehearsal=job.rehearsal,
             tokenizer=trainer.tokenizer or job.trained_model,
         )
-        rows, counts = await asyncio.to_thread(_rendered, dataset.path, rendering, config)
-        plan = Plan(config, rows, steps=config.total_steps(len(rows)))
+        rows, counts = await asyncio.to_thread(_rendered, dataset, rendering, config)
+        eval_rows: list[list[Example]] = []
+        if eval_dataset is not None:
+            eval_rows, eval_counts = await asyncio.to_thread(
+                _rendered, eval_dataset, rendering, config
+            )
+            _tell_counts(reporter, eval_counts, config, "Evaluation data: ")
+        plan = Plan(config, rows, config.total_steps(len(rows)), eval_rows)
         history = History()
         if resume is not None and trainer.resumed:
             start = step_of_checkpoint(resume)
-            earlier = job.artifacts.get("checkpoints") or [resume]
-            plan = Plan(config, rows, plan.steps, start=start, checkpoints=earlier)
-            history = History.told(job.metrics, start, config.learning_rate)
+            plan = replace(
+                plan,
+                start=start,
+                checkpoints=job.artifacts.get("checkpoints") or [resume],
+                best=job.artifacts.get("best_checkpoint"),
+            )
+            history = History.told(
+                job.metrics,
+                start,
+                lambda step: config.rate(step, plan.steps),
+                config.early_stopping_min_delta,
+            )
         _tell_start(reporter, job, rendering, counts, plan)
+        _tell_counts(reporter, counts, config)
 
         outcome = await train(plan, trainer, reporter, stop, history)
-        metrics = final_metrics(plan, outcome, history)
+        metrics = history.final_metrics(
+            rows=len(rows),
+            rows_per_step=config.rows_per_step(),
+            accumulation=config.gradient_accumulation_steps,
+            eval_rows=len(eval_rows),
+        )
         if stop.terminated or stop.broken is not None:
             return
         made: dict[str, Any] = {"checkpoints": outcome.checkpoints, "dataset": dataset.name}
+        if eval_dataset is not None:
+            made["eval_dataset"] = eval_dataset.name
         if outcome.checkpoints:
             made["latest_checkpoint"] = outcome.checkpoints[-1]
         if stop.cancelled:
@@ -148,9 +172,11 @@ async def run_job(
             config=job.config,
             metrics=metrics,
         )
-        (export.adapter / "README.md").write_text(card.text(), encoding="utf-8")
-        for file in sorted(export.adapter.iterdir()):
-            await service.upload(f"{ADAPTER}/{file.name}", file)
+        await _store(service, export, card)
+        if outcome.best is not None:
+            best = await trainer.export("best", folder / BEST, outcome.best)
+            await _store(service, best, replace(card, step=step_of_checkpoint(outcome.best)))
+            made |= {"best_checkpoint": outcome.best, "best_adapter": f"{BEST}/"}
         made |= {
             "checkpoints": [*outcome.checkpoints, export.state],
             "latest_checkpoint": export.state,
@@ -159,23 +185,31 @@ async def run_job(
         }
         reporter.tell(
             "training_end",
-            message=f"Trained {outcome.step} steps",
+            message=f"Trained {outcome.step} steps" + (", early" if outcome.stopped_early else ""),
             metrics=metrics,
             data={"step": outcome.step},
             artifacts=made,
         )
 
 
+async def _store(service: Service, export: Export, card: Card) -> None:
+    """Write CARD beside the adapter, and store both with the job."""
+    (export.adapter / "README.md").write_text(card.text(), encoding="utf-8")
+    for file in sorted(export.adapter.iterdir()):
+        await service.upload(f"{export.adapter.name}/{file.name}", file)
+
+
 def _rendered(
-    path: Path, rendering: Rendering, config: SftConfig
+    dataset: Dataset, rendering: Rendering, config: SftConfig
 ) -> tuple[list[list[Example]], Counts]:
     rows: list[list[Example]] = []
     counts = prepare(
-        path,
+        dataset.path,
         rendering,
         max_length=config.max_sequence_length,
-        train_on=TRAIN_ON[0],
+        train_on=config.train_on,
         system_prompt=config.system_prompt,
+        strict=config.strict,
         keep=rows.append,
     )
     return rows, counts
@@ -202,11 +236,14 @@ def _tell_start(
             "steps": plan.steps,
         },
     )
+
+
+def _tell_counts(reporter: Reporter, counts: Counts, config: SftConfig, about: str = "") -> None:
     for warning in counts.warnings():
-        reporter.log(warning, level="warning")
+        reporter.log(about + warning, level="warning")
     if counts.truncated:
-        limit = plan.config.max_sequence_length
         reporter.log(
-            f"{counts.truncated} rows are longer than {limit} tokens and were cut at their end",
+            f"{about}{counts.truncated} rows are longer than {config.max_sequence_length} tokens "
+            "and were cut at their end",
             level="warning",
         )

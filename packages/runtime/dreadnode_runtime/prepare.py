@@ -57,6 +57,7 @@ def prepare(
     max_length: int,
     train_on: str,
     system_prompt: str | None = None,
+    strict: bool = False,
     keep: Callable[[list[Example]], None],
 ) -> Counts:
     """Render every row of the JSONL file at PATH, hand the usable ones to KEEP, and count.
@@ -64,7 +65,8 @@ def prepare(
     Each call of KEEP gets one row's sequences.
 
     Raises:
-        JobFailed: A line is not JSON, or no row is left; the sentence says which and why.
+        JobFailed: A line is not JSON, no row is left, or one is left out and STRICT forbids it; the
+            sentence says which and why.
     """
     counts = Counts()
     try:
@@ -87,6 +89,8 @@ def prepare(
         raise JobFailed(f"{error}; a dataset is one JSON object a line", code="data") from error
     if not counts.rows:
         raise JobFailed("The dataset has no rows", code="data")
+    if strict and counts.dropped:
+        raise JobFailed(f"{counts.warnings()[0]}, which `strict` forbids", code="data")
     if not counts.usable:
         reason, count = max(counts.dropped.items(), key=lambda item: item[1])
         raise JobFailed(

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import httpx
 
+from dreadnode_runtime.config import DatasetRef
 from dreadnode_runtime.errors import JobFailed, NoLongerOurs, TryAgain, plain
 
 PATIENCE = 15 * 60.0
@@ -84,24 +85,23 @@ class Service:
         """Tell EVENT, and return the job as it is then."""
         return _object(await self._call("POST", f"{self._job}/progress", json=event))
 
-    async def dataset(self, name: str, version: str, folder: Path) -> Dataset:
+    async def dataset(self, ref: DatasetRef, folder: Path) -> Dataset:
         """Fetch a dataset's file into FOLDER, and check it against its digest.
 
         Raises:
             JobFailed: There is no such dataset.
             TryAgain: What arrived is not what the server holds.
         """
-        base = f"{self._org}/datasets/{quote(name)}/{quote(version)}"
-        label = f"{name}@{version}"
+        base = f"{self._org}/datasets/{quote(ref.name)}/{quote(ref.version)}"
         try:
             facts = _object(await self._call("GET", base))
-            path = folder / f"{name}@{version}.jsonl"
+            path = folder / f"{ref}.jsonl"
             digest = await self._retried(lambda: self._download(f"{base}/content", path))
         except NoLongerOurs as error:
-            raise JobFailed(f"The dataset {label} cannot be read: {error}", code="data") from error
+            raise JobFailed(f"The dataset {ref} cannot be read: {error}", code="data") from error
         if digest != facts.get("sha256"):
-            raise TryAgain(f"The dataset {label} arrived damaged")
-        return Dataset(label, path, digest)
+            raise TryAgain(f"The dataset {ref} arrived damaged")
+        return Dataset(str(ref), path, digest)
 
     async def upload(self, path: str, file: Path) -> None:
         """Store FILE with the job, as PATH."""

@@ -3,7 +3,7 @@
 Tinker adds losses up over tokens. Each row's weights add up to 1 here, as in tinker-cookbook's
 supervised loop, so a step's gradient is the sum over its rows of each row's mean loss: a learning
 rate that suits one suits the other. `train/loss` is another figure: the mean loss, in nats, of the
-step's trained tokens, each counted once, before the step's update.
+step's trained tokens, each counted once, before the step's update; `eval/loss` likewise.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from typing import Any
 
 from dreadnode_runtime.config import SftConfig
 from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.history import History
 from dreadnode_runtime.order import Order
 from dreadnode_runtime.rendering import Example
 from dreadnode_runtime.report import Reporter, Stop
@@ -24,37 +25,8 @@ from dreadnode_runtime.trainer import Trainer
 AHEAD = 1
 """Steps submitted before the oldest one is awaited: the engine never waits for this process."""
 
-
-@dataclass(slots=True)
-class History:
-    """What each step so far was like; a resumed attempt starts with what was told before."""
-
-    loss: list[float] = field(default_factory=list)
-    learning_rate: list[float] = field(default_factory=list)
-    sequences: list[int] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
-
-    @classmethod
-    def told(cls, metrics: dict[str, Any], steps: int, learning_rate: float) -> "History":
-        """Return the first STEPS steps out of a job's METRICS, or as much as they hold.
-
-        Steps after the checkpoint were told too, and are told again: the last word counts.
-        """
-        history = cls()
-        names = ("train/loss", "train/num_sequences", "train/num_tokens")
-        columns = [metrics.get(name) or [] for name in names]
-        by_step = dict(zip(metrics.get("steps") or [], zip(*columns, strict=False), strict=False))
-        for step in range(1, steps + 1):
-            loss, sequences, tokens = by_step.get(step, (math.nan, 0, 0))
-            history.add(loss, learning_rate, sequences, tokens)
-        return history
-
-    def add(self, loss: float, learning_rate: float, sequences: int, tokens: int) -> None:
-        """Add the next step."""
-        self.loss.append(loss)
-        self.learning_rate.append(learning_rate)
-        self.sequences.append(sequences)
-        self.tokens.append(tokens)
+Rows = Sequence[Sequence[Example]]
+"""The sequences of each usable row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +34,21 @@ class Plan:
     """What is to be done.
 
     Attributes:
-        rows: The sequences of each usable row.
+        rows: What is trained on.
         steps: Optimizer steps in all.
+        eval_rows: What is evaluated on.
         start: Optimizer steps that a checkpoint already holds.
         checkpoints: Paths of the checkpoints that earlier attempts made, oldest first.
+        best: Path of the best of them.
     """
 
     config: SftConfig
-    rows: Sequence[Sequence[Example]]
+    rows: Rows
     steps: int
+    eval_rows: Rows = ()
     start: int = 0
     checkpoints: Sequence[str] = ()
+    best: str | None = None
 
 
 @dataclass(slots=True)
@@ -81,13 +57,17 @@ class Outcome:
 
     Attributes:
         step: Optimizer steps done in all.
+        saved_at: Step of the newest checkpoint; 0 when there is none.
         checkpoints: Paths of all checkpoints, oldest first.
-        saved_at: Step of the newest of them, or of the one that was resumed from.
+        best: Path of the checkpoint of the best evaluation; None when the last weights are it.
+        stopped_early: Whether it ended because evaluations no longer got better.
     """
 
     step: int
     saved_at: int
     checkpoints: list[str] = field(default_factory=list)
+    best: str | None = None
+    stopped_early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +76,13 @@ class _Submitted:
     batch: list[list[Example]]
     rows: int
     learning_rate: float
-    losses: "asyncio.Future[list[float]]"
-
-    def cancel(self) -> None:
-        """Wait no longer for it."""
-        self.losses.cancel()
+    result: "asyncio.Future[list[float]]"
 
 
 @dataclass(frozen=True, slots=True)
 class _Saving:
     step: int
-    path: "asyncio.Future[str]"
-
-    def cancel(self) -> None:
-        """Wait no longer for it."""
-        self.path.cancel()
+    result: "asyncio.Future[str]"
 
 
 async def train(
@@ -119,71 +91,139 @@ async def train(
     """Take PLAN's steps, telling each, and return how far they went.
 
     A step is a forward-backward for each micro-batch and one update, submitted together; a
-    checkpoint is queued behind its step, so nothing waits for it. Ends early when STOP says so.
+    checkpoint is queued behind its step, so nothing waits for it. It is told only when the next
+    step's loss is a number, which proves its weights. Ends early when STOP says so.
 
     Raises:
         JobFailed: The loss is no number any more.
     """
     config = plan.config
-    order = Order(len(plan.rows), config.rows_per_step(), config.seed)
-    outcome = Outcome(plan.start, saved_at=plan.start, checkpoints=list(plan.checkpoints))
+    order = Order(len(plan.rows), config.rows_per_step(), config.seed, shuffle=config.shuffle)
+    saved_at = plan.start if plan.checkpoints else 0
+    outcome = Outcome(plan.start, saved_at, list(plan.checkpoints), best=plan.best)
     queue: deque[_Submitted | _Saving] = deque()
+    unproven: _Saving | None = None
     begun = time.monotonic()
 
     async def settle(keep: int) -> None:
         """Await what was submitted, oldest first, until KEEP steps are still on their way."""
-        while sum(isinstance(work, _Submitted) for work in queue) > keep or (keep == 0 and queue):
+        while queue and (keep == 0 or sum(isinstance(w, _Submitted) for w in queue) > keep):
             work = queue.popleft()
             if isinstance(work, _Saving):
-                _tell_checkpoint(work.step, await work.path, outcome, reporter)
+                _tell_checkpoint(work.step, await work.result, outcome, reporter)
                 continue
-            loss = _mean_loss(work, await work.losses, outcome)
-            tokens = sum(len(e.tokens) - 1 for passed in work.batch for e in passed)
+            examples = [example for batch in work.batch for example in batch]
+            loss = _mean_loss(examples, await work.result)
+            if not math.isfinite(loss):
+                raise _diverged(work.step, examples, await work.result, outcome)
+            tokens = sum(len(example.tokens) - 1 for example in examples)
             history.add(loss, work.learning_rate, work.rows, tokens)
             outcome.step = work.step
             pace = (time.monotonic() - begun) / (work.step - plan.start)
-            reporter.tell(
-                "step_complete",
-                metrics={
-                    "steps": [work.step],
-                    "train/loss": [loss],
-                    "train/num_sequences": [work.rows],
-                    "train/num_tokens": [tokens],
-                },
-                data={
-                    "step": work.step,
-                    "steps": plan.steps,
-                    "tokens_total": sum(history.tokens),
-                    "seconds_left": round(pace * (plan.steps - work.step), 1),
-                },
-            )
+            _tell_step(history, plan.steps, pace, reporter)
 
     stop.training = True
     reporter.phase("training")
     try:
         for step in range(plan.start + 1, plan.steps + 1):
-            if stop.requested:
+            if stop.requested or outcome.stopped_early:
                 break
             picked = order.batch(step - 1)
             batch = [
                 [e for row in picked[at : at + config.batch_size] for e in plan.rows[row]]
                 for at in range(0, len(picked), config.batch_size)
             ]
-            losses = asyncio.ensure_future(trainer.submit(batch, config.learning_rate))
-            queue.append(_Submitted(step, batch, len(picked), config.learning_rate, losses))
-            if step % config.checkpoint_interval == 0 and step < plan.steps:
+            rate = config.rate(step, plan.steps)
+            losses = asyncio.ensure_future(trainer.submit(batch, rate))
+            queue.append(_Submitted(step, batch, len(picked), rate, losses))
+            if unproven is not None:
+                queue.append(unproven)
+                unproven = None
+            save = step % config.checkpoint_interval == 0 and step < plan.steps
+            if config.eval_interval and step % config.eval_interval == 0 and step < plan.steps:
+                # Whether to go on, and whether these weights are the best, hangs on the answer.
+                await settle(keep=0)
+                await _evaluate(plan, trainer, reporter, outcome, history, save=save)
+                continue
+            if save:
                 saved = asyncio.ensure_future(trainer.save(checkpoint_name(step)))
-                queue.append(_Saving(step, saved))
+                unproven = _Saving(step, saved)
             await settle(keep=AHEAD)
+        if unproven is not None:
+            queue.append(unproven)
         await settle(keep=0)
     finally:
         for work in queue:
-            work.cancel()
-    if stop.requested and outcome.step > outcome.saved_at:
-        reporter.phase("saving")
-        path = await trainer.save(checkpoint_name(outcome.step))
-        _tell_checkpoint(outcome.step, path, outcome, reporter)
+            work.result.cancel()
+    if stop.requested:
+        if outcome.step > outcome.saved_at:
+            reporter.phase("saving")
+            path = await trainer.save(checkpoint_name(outcome.step))
+            _tell_checkpoint(outcome.step, path, outcome, reporter)
+    elif plan.eval_rows and history.evaluated_at != outcome.step:
+        await _evaluate(plan, trainer, reporter, outcome, history, save=False)
     return outcome
+
+
+async def _evaluate(
+    plan: Plan,
+    trainer: Trainer,
+    reporter: Reporter,
+    outcome: Outcome,
+    history: History,
+    *,
+    save: bool,
+) -> None:
+    """Evaluate the weights of this moment, save them if they are the best, and judge how to go on.
+
+    They are saved with SAVE in any case, and not at the end, where everything is saved anyway.
+    """
+    config = plan.config
+    reporter.phase("evaluating")
+    size = config.batch_size
+    batches = [
+        [e for row in plan.eval_rows[at : at + size] for e in row]
+        for at in range(0, len(plan.eval_rows), size)
+    ]
+    passes = await asyncio.gather(*(trainer.evaluate(batch) for batch in batches))
+    loss = _mean_loss(
+        [example for batch in batches for example in batch],
+        [found for batch in passes for found in batch],
+    )
+    if not math.isfinite(loss):
+        raise JobFailed(
+            f"The evaluation after step {outcome.step} is not a number: lower the learning rate; "
+            f"{_kept(outcome)}",
+            code="diverged",
+        )
+    better = history.evaluated(outcome.step, loss, config.early_stopping_min_delta)
+    reporter.tell(
+        "eval_complete",
+        message=f"Loss on the evaluation data after step {outcome.step}: {loss:.4f}",
+        metrics={
+            "eval/loss": loss,
+            "eval/num_examples": len(plan.eval_rows),
+            "eval/steps": [outcome.step],
+            "eval/loss_history": [loss],
+        },
+        data={"step": outcome.step, "best": better},
+    )
+    if outcome.step == plan.steps:
+        if better:
+            outcome.best = None
+        return
+    if better or save:
+        path = await trainer.save(checkpoint_name(outcome.step))
+        _tell_checkpoint(outcome.step, path, outcome, reporter, best=better)
+    patience = config.early_stopping_patience
+    if patience is not None and history.evals_since_best >= patience:
+        outcome.stopped_early = True
+        reporter.log(
+            f"Stopped early: {patience} evaluations without a loss below {history.best_loss:.4f}",
+            step=outcome.step,
+        )
+    else:
+        reporter.phase("training")
 
 
 def checkpoint_name(step: int) -> str:
@@ -203,57 +243,69 @@ def step_of_checkpoint(path: str) -> int:
     return int(step)
 
 
-def final_metrics(plan: Plan, outcome: Outcome, history: History) -> dict[str, Any]:
-    """Return everything that is known of a finished training, whole series included."""
-    finite = [loss for loss in history.loss if math.isfinite(loss)]
-    per_epoch = -(-len(plan.rows) // plan.config.rows_per_step())
-    metrics: dict[str, Any] = {
-        "train/steps": outcome.step,
-        "train/num_examples": len(plan.rows),
-        "train/num_sequences_processed": sum(history.sequences),
-        "train/num_tokens_processed": sum(history.tokens),
-        "train/gradient_accumulation_steps": plan.config.gradient_accumulation_steps,
-        "train/epochs_completed": outcome.step // per_epoch,
-        "steps": list(range(1, len(history.loss) + 1)),
-        "train/loss": [loss if math.isfinite(loss) else None for loss in history.loss],
-        "train/learning_rate": list(history.learning_rate),
-    }
-    metrics["train_loss"] = metrics["train/loss"]
-    metrics["learning_rate"] = metrics["train/learning_rate"]
-    if finite:
-        metrics |= {
-            "train/loss_last": finite[-1],
-            "train/loss_mean": sum(finite) / len(finite),
-            "train/loss_best": min(finite),
-        }
-    return metrics
+def _tell_step(history: History, steps: int, pace: float, reporter: Reporter) -> None:
+    step = len(history.loss)
+    reporter.tell(
+        "step_complete",
+        metrics={
+            "steps": [step],
+            "train/loss": history.loss[-1:],
+            "train/num_sequences": history.sequences[-1:],
+            "train/num_tokens": history.tokens[-1:],
+        },
+        data={
+            "step": step,
+            "steps": steps,
+            "tokens_total": history.tokens_total,
+            "seconds_left": round(pace * (steps - step), 1),
+        },
+    )
 
 
-def _tell_checkpoint(step: int, path: str, outcome: Outcome, reporter: Reporter) -> None:
+def _tell_checkpoint(
+    step: int, path: str, outcome: Outcome, reporter: Reporter, *, best: bool = False
+) -> None:
     outcome.checkpoints.append(path)
     outcome.saved_at = step
+    artifacts: dict[str, Any] = {
+        "latest_checkpoint": path,
+        "checkpoints": list(outcome.checkpoints),
+    }
+    if best:
+        outcome.best = artifacts["best_checkpoint"] = path
     reporter.tell(
         "checkpoint_saved",
-        message=f"Saved a checkpoint after step {step}",
+        message=f"Saved a checkpoint after step {step}" + (", the best so far" if best else ""),
         data={"checkpoint_num": len(outcome.checkpoints), "step": step},
-        artifacts={"latest_checkpoint": path, "checkpoints": list(outcome.checkpoints)},
+        artifacts=artifacts,
     )
 
 
-def _mean_loss(work: _Submitted, losses: list[float], outcome: Outcome) -> float:
-    examples = [example for passed in work.batch for example in passed]
-    loss = sum(losses) / sum(int(example.trained.sum()) for example in examples)
-    if math.isfinite(loss):
-        return loss
-    rows = sorted(
-        {e.row for e, found in zip(examples, losses, strict=True) if not math.isfinite(found)}
+def _mean_loss(examples: Sequence[Example], losses: Sequence[float]) -> float:
+    """Return the mean over all tokens that carry loss, given each example's sum."""
+    return sum(losses) / sum(int(example.trained.sum()) for example in examples)
+
+
+def _diverged(
+    step: int, examples: Sequence[Example], losses: Sequence[float], outcome: Outcome
+) -> JobFailed:
+    found = zip(examples, losses, strict=True)
+    rows = sorted({example.row for example, loss in found if not math.isfinite(loss)})
+    if len(rows) == len({example.row for example in examples}):
+        where = f"in all of its {len(rows)} rows, {_named(rows)}: lower the learning rate"
+    else:
+        where = f"in {_named(rows)}: look at what they hold, or lower the learning rate"
+    return JobFailed(
+        f"The loss of step {step} is not a number {where}; {_kept(outcome)}", code="diverged"
     )
-    named = ", ".join(str(row) for row in rows[:5]) + (" …" if len(rows) > 5 else "")
-    kept = (
-        f"the checkpoint of step {outcome.saved_at} is kept" if outcome.saved_at else "none is kept"
-    )
-    raise JobFailed(
-        f"The loss of step {work.step} is not a number (rows {named}): lower the learning rate "
-        f"or look at these rows; {kept}",
-        code="diverged",
-    )
+
+
+def _named(rows: Sequence[int], most: int = 5) -> str:
+    listed = ", ".join(str(row) for row in rows[:most]) + (" …" if len(rows) > most else "")
+    return f"row{'s' if len(rows) > 1 else ''} {listed}"
+
+
+def _kept(outcome: Outcome) -> str:
+    if not outcome.saved_at:
+        return "there is no checkpoint yet"
+    return f"the checkpoint of step {outcome.saved_at} is kept"

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypeVar
 import httpx
 import numpy as np
 import tinker
+from safetensors import safe_open
 from tinker import types
 
 from dreadnode_runtime.errors import JobFailed, RuntimeFault, TryAgain, plain
@@ -16,7 +17,8 @@ from dreadnode_runtime.rendering import Example
 from dreadnode_runtime.trainer import Export, Optimizer
 
 LOSS: Final = "cross_entropy"
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+WEIGHTS = "adapter_model.safetensors"
+ADAPTER_FILES = ("adapter_config.json", WEIGHTS)
 T = TypeVar("T")
 
 
@@ -88,20 +90,24 @@ class TinkerTrainer:
 
         return _translated(result())
 
-    async def export(self, name: str, folder: Path) -> Export:
+    async def export(self, name: str, folder: Path, checkpoint: str | None = None) -> Export:
         """Save everything under NAME, and fetch the adapter's files into FOLDER.
 
         Raises:
-            JobFailed: The engine's export lacks a file that PEFT needs.
+            JobFailed: The weights are no numbers, or the export lacks a file that PEFT needs.
         """
-        state = self.save(name)
-        sampler = self._client.save_weights_for_sampler(name)
-        external = self._client.save_weights_external(name)
+        client = self._client
+        if checkpoint is None:
+            state = await self.save(name)
+        else:
+            state = checkpoint
+            client = await _translated(asyncio.to_thread(_copy, self._service, checkpoint))
 
         async def result() -> tuple[str, dict[str, str]]:
-            path = (await external).path
+            sampler = client.save_weights_for_sampler(name)
+            external = client.save_weights_external(name)
             rest = self._service.create_rest_client()
-            urls = (await rest.get_external_weights_urls(path)).urls
+            urls = (await rest.get_external_weights_urls((await external).path)).urls
             return (await sampler).path, dict(urls)
 
         sampler_path, urls = await _translated(result())
@@ -113,7 +119,13 @@ class TinkerTrainer:
         async with httpx.AsyncClient(timeout=60, follow_redirects=True) as http:
             for file in ADAPTER_FILES:
                 await _translated(_download(http, urls[file], folder / file))
-        return Export(state=await state, sampler=sampler_path, adapter=folder)
+        if not await asyncio.to_thread(_finite, folder / WEIGHTS):
+            raise JobFailed(
+                f"The weights of `{name}` are not numbers: lower the learning rate, and go on from "
+                "an earlier checkpoint",
+                code="diverged",
+            )
+        return Export(state=state, sampler=sampler_path, adapter=folder)
 
 
 @asynccontextmanager
@@ -157,11 +169,15 @@ async def tinker_trainer(
                 await service.close(status)
 
 
-# Both wait for the network in the calling thread, so each gets a thread of its own.
+# These wait for the network in the calling thread, so each gets a thread of its own.
 
 
 def _load(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:
     return service.create_training_client_from_state_with_optimizer(path).result()
+
+
+def _copy(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:
+    return service.create_training_client_from_state(path).result()
 
 
 def _create(
@@ -189,6 +205,12 @@ def _losses(batch: Sequence[Example], output: types.ForwardBackwardOutput) -> li
         -float(found["logprobs"].to_numpy()[example.trained[1:]].sum(dtype=np.float64))
         for example, found in zip(batch, output.loss_fn_outputs, strict=True)
     ]
+
+
+def _finite(weights: Path) -> bool:
+    with safe_open(weights, framework="pt") as tensors:
+        names = tensors.keys()
+        return all(bool(tensors.get_tensor(name).isfinite().all()) for name in names)
 
 
 async def _download(http: httpx.AsyncClient, url: str, to: Path) -> None:

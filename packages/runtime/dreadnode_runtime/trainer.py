@@ -67,6 +67,15 @@ class Trainer(Protocol):
         """Queue a save of weights and optimizer; await the path to resume from."""
         ...
 
-    async def export(self, name: str, folder: Path) -> Export:
-        """Save everything under NAME, and fetch the adapter's files into FOLDER."""
+    async def export(self, name: str, folder: Path, checkpoint: str | None = None) -> Export:
+        """Save everything under NAME, and fetch the adapter's files into FOLDER.
+
+        Args:
+            name: Of what is saved.
+            folder: Made if missing.
+            checkpoint: Whose weights; those of this moment when there is none.
+
+        Raises:
+            JobFailed: The weights are no numbers, or the export lacks a file.
+        """
         ...

@@ -30,6 +30,7 @@ class FakeTrainer:
         self.calls: list[tuple[str, Any]] = []
         self.steps = 0
         self.loss_of: Callable[[int, Example], float] = lambda step, _: 4.0 * 0.5**step
+        self.eval_loss_of: Callable[[int], float] = lambda step: 4.0 * 0.5**step
         self.before_answer: Callable[[int], Awaitable[None]] | None = None
         self.opened_with: dict[str, Any] = {}
         self.gone = False
@@ -62,7 +63,7 @@ class FakeTrainer:
         step = self.steps
 
         async def answer() -> list[float]:
-            return [self.loss_of(step, e) * int(e.trained.sum()) for e in batch]
+            return [self.eval_loss_of(step) * int(e.trained.sum()) for e in batch]
 
         return answer()
 
@@ -74,8 +75,8 @@ class FakeTrainer:
 
         return answer()
 
-    async def export(self, name: str, folder: Path) -> Export:
-        state = await self.save(name)
+    async def export(self, name: str, folder: Path, checkpoint: str | None = None) -> Export:
+        state = checkpoint or await self.save(name)
         folder.mkdir(exist_ok=True)  # noqa: ASYNC240
         (folder / "adapter_config.json").write_text("{}")
         (folder / "adapter_model.safetensors").write_bytes(b"weights")

@@ -97,3 +97,14 @@ def test_the_process_answers_on_stdout_alone_and_needs_no_keys(
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["usable"] == 2
+
+
+def test_the_evaluation_data_is_checked_too(question: dict[str, Any], tmp_path: Path) -> None:
+    exam = tmp_path / "exam.jsonl"
+    exam.write_text('{"prompt": "hi"}\n')
+    question["datasets"]["eval"] = str(exam)
+
+    answer = check(question)
+
+    assert answer["loc"] == ["config", "eval_dataset_ref"]
+    assert "no answer" in answer["error"]

@@ -244,3 +244,28 @@ async def test_an_engine_that_went_away_is_not_the_jobs_fault(
         await run()
 
     assert api.told("training_error") == []
+
+
+async def test_the_best_weights_are_stored_beside_the_last_ones(
+    run: Runs, api: Any, trainer: Any
+) -> None:
+    trainer.eval_loss_of = lambda step: 1.0 if step == 2 else 2.0
+    api.put(ROWS[:2], "exam@1")
+    exam = {"name": "exam", "version": "1"}
+    await run(epochs=2, eval_dataset_ref=exam, eval_interval=2)
+
+    assert "best/adapter_model.safetensors" in api.files
+    assert "step 2, the best evaluation" in api.files["best/README.md"].decode()
+    assert "best evaluation" not in api.files["adapter/README.md"].decode()
+    artifacts = api.job["artifacts"]
+    assert artifacts["eval_dataset"] == "exam@1"
+    assert artifacts["best_adapter"] == "best/"
+    assert artifacts["best_checkpoint"].endswith("step-000002")
+    assert api.job["metrics"]["eval/loss_history"] == [1.0, 2.0, 2.0]
+
+
+async def test_a_strict_job_is_refused_for_one_bad_row(run: Runs, api: Any) -> None:
+    api.put([*ROWS, {"prompt": "no"}])
+
+    with pytest.raises(JobFailed, match=r"1 of 7 rows left out: no answer \(row 7\), which"):
+        await run(strict=True)

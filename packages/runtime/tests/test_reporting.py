@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from dreadnode_runtime.config import DatasetRef
 from dreadnode_runtime.errors import JobFailed, NoLongerOurs, TryAgain
 from dreadnode_runtime.report import Reporter, Stop
 from dreadnode_runtime.service import Service, Settings, redacted
@@ -125,7 +126,7 @@ async def test_a_reporter_that_ends_leaves_no_task(api: Any) -> None:
 async def test_a_dataset_is_fetched_and_checked(api: Any, tmp_path: Path) -> None:
     api.put([{"prompt": "a", "answer": "b"}])
     async with connected(api) as service:
-        dataset = await service.dataset("talk", "1.0.0", tmp_path)
+        dataset = await service.dataset(DatasetRef(name="talk", version="1.0.0"), tmp_path)
 
     assert dataset.name == "talk@1.0.0"
     assert dataset.path.read_bytes() == api.datasets["talk@1.0.0"]
@@ -134,7 +135,7 @@ async def test_a_dataset_is_fetched_and_checked(api: Any, tmp_path: Path) -> Non
 async def test_a_dataset_that_does_not_exist_is_the_jobs_fault(api: Any, tmp_path: Path) -> None:
     async with connected(api) as service:
         with pytest.raises(JobFailed, match="The dataset none@1 cannot be read"):
-            await service.dataset("none", "1", tmp_path)
+            await service.dataset(DatasetRef(name="none", version="1"), tmp_path)
 
 
 async def test_a_file_is_stored_whole_after_the_api_was_away(api: Any, tmp_path: Path) -> None:

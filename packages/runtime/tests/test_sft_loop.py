@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 from dreadnode_runtime.config import SftConfig, sft_config
 from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.history import History
 from dreadnode_runtime.report import Stop
 from dreadnode_runtime.sft import (
-    History,
     Outcome,
     Plan,
     checkpoint_name,
-    final_metrics,
     step_of_checkpoint,
     train,
 )
@@ -51,20 +50,23 @@ def config(**given: Any) -> SftConfig:
 
 @pytest.fixture
 def plan(example: Any) -> Callable[..., Plan]:
-    def make(rows: int = 6, start: int = 0, **given: Any) -> Plan:
+    def make(rows: int = 6, start: int = 0, eval_rows: int = 0, **given: Any) -> Plan:
+        if eval_rows:
+            given["eval_dataset_ref"] = {"name": "exam", "version": "1"}
         settings = config(**{"batch_size": 2, **given})
         return Plan(
             settings,
             [[example(row + 1, length=6 + row)] for row in range(rows)],
             steps=settings.total_steps(rows),
             start=start,
+            eval_rows=[[example(row + 1)] for row in range(eval_rows)],
         )
 
     return make
 
 
 async def run(plan: Plan, trainer: Any, told: Any, stop: Stop | None = None) -> Outcome:
-    history = History.told({}, plan.start, plan.config.learning_rate)
+    history = History.told({}, plan.start, lambda _: plan.config.learning_rate)
     return await train(plan, trainer, told, stop or Stop(), history)
 
 
@@ -177,7 +179,7 @@ async def test_a_loss_that_is_no_number_ends_the_job_and_names_the_rows(
 ) -> None:
     trainer.loss_of = lambda step, e: nan if step >= 3 and e.row == 5 else 1.0
 
-    with pytest.raises(JobFailed, match=r"not a number \(rows 5\).*the checkpoint of step \d+"):
+    with pytest.raises(JobFailed, match=r"not a number in row 5: .*the checkpoint of step \d+"):
         await run(plan(epochs=20, checkpoint_interval=2), trainer, told)
 
     assert len(asyncio.all_tasks()) <= 4
@@ -191,18 +193,18 @@ def test_a_resumed_history_ends_at_the_checkpoint_and_believes_the_last_word() -
         "train/num_tokens": [10] * 5,
     }
 
-    history = History.told(metrics, 2, learning_rate=1e-4)
+    history = History.told(metrics, 2, lambda _: 1e-4)
 
     assert history.loss == [4.0, 2.5]
     assert history.tokens == [10, 10]
 
 
-def test_final_metrics_hold_what_was_promised(plan: Any) -> None:
+def test_final_metrics_hold_what_was_promised() -> None:
     history = History()
     for loss in (4.0, 1.0, 2.0, 3.0):
         history.add(loss, 1e-4, 2, 10)
 
-    metrics = final_metrics(plan(epochs=2), Outcome(4, saved_at=0), history)
+    metrics = history.final_metrics(rows=6, rows_per_step=2, accumulation=1)
 
     assert metrics == {
         "train/steps": 4,
@@ -252,3 +254,128 @@ async def test_a_stopped_loop_leaves_no_work_unawaited(plan: Any, trainer: Any, 
     assert trainer.calls == []
     assert outcome.step == 0
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_checkpoint_is_told_only_when_the_next_loss_proves_it(
+    plan: Any, trainer: Any, told: Told, nan: float
+) -> None:
+    trainer.loss_of = lambda step, e: 1.0 if step < 4 else nan
+
+    with pytest.raises(JobFailed, match=r"step 5 is not a number in all of its 2 rows.*step 2 is"):
+        await run(plan(epochs=3, checkpoint_interval=2), trainer, told)
+
+    assert "save step-000004" in trainer.names
+    assert [event["data"]["step"] for event in told.of("checkpoint_saved")] == [2]
+
+
+async def test_evaluation_comes_on_its_interval_and_at_the_end(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    await run(plan(epochs=2, eval_rows=3, eval_interval=4), trainer, told)
+
+    evals = told.of("eval_complete")
+    assert [event["data"]["step"] for event in evals] == [4, 6]
+    assert evals[0]["metrics"] == {
+        "eval/loss": 0.25,
+        "eval/num_examples": 3,
+        "eval/steps": [4],
+        "eval/loss_history": [0.25],
+    }
+    assert [len(what) for name, what in trainer.calls if name == "evaluate"] == [2, 1] * 2
+
+
+async def test_without_an_interval_there_is_one_evaluation_at_the_end(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    await run(plan(epochs=2, eval_rows=3), trainer, told)
+
+    assert [event["data"]["step"] for event in told.of("eval_complete")] == [6]
+
+
+async def test_an_evaluation_sees_the_weights_of_its_step(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    await run(plan(epochs=2, eval_rows=2, eval_interval=2), trainer, told)
+
+    before = [
+        trainer.names[:i].count("submit") for i, n in enumerate(trainer.names) if n == "evaluate"
+    ]
+    assert before == [2, 4, 6]
+
+
+async def test_the_best_checkpoint_is_kept(plan: Any, trainer: Any, told: Told) -> None:
+    trainer.eval_loss_of = lambda step: {2: 3.0, 4: 1.0, 6: 2.0, 8: 2.0, 9: 2.0}[step]
+
+    outcome = await run(plan(epochs=3, eval_rows=2, eval_interval=2), trainer, told)
+
+    assert outcome.best == "tinker://run:train:0/weights/step-000004"
+    saved = [event["artifacts"] for event in told.of("checkpoint_saved")]
+    assert [artifacts.get("best_checkpoint", "")[-6:] for artifacts in saved] == [
+        "000002",
+        "000004",
+    ]
+
+
+async def test_the_last_weights_are_the_best_when_nothing_was_better(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    outcome = await run(plan(epochs=2, eval_rows=2, eval_interval=2), trainer, told)
+
+    assert outcome.best is None
+
+
+async def test_training_ends_early_when_evaluations_get_no_better(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    trainer.eval_loss_of = lambda step: 1.0 if step == 2 else 0.9
+    early = {"early_stopping_patience": 2, "early_stopping_min_delta": 0.2}
+
+    outcome = await run(plan(epochs=9, eval_rows=2, eval_interval=2, **early), trainer, told)
+
+    assert outcome.stopped_early
+    assert outcome.step == 6
+    assert outcome.best == "tinker://run:train:0/weights/step-000002"
+    assert trainer.names.count("submit") == 6
+
+
+def test_a_resumed_history_knows_the_best_evaluation() -> None:
+    metrics = {"eval/steps": [2, 4, 6], "eval/loss_history": [3.0, 1.0, 0.5]}
+
+    history = History.told(metrics, 5, lambda _: 1e-4)
+
+    assert (history.best_step, history.best_loss, history.evals_since_best) == (4, 1.0, 0)
+    assert history.evaluated(6, 2.0, min_delta=0) is False
+
+
+@pytest.mark.parametrize(
+    ("given", "rates"),
+    [
+        ({}, [8, 8, 8, 8]),
+        ({"learning_rate_schedule": "linear"}, [8, 6, 4, 2]),
+        ({"learning_rate_schedule": "cosine"}, [8, 6.828427, 4, 1.171573]),
+        ({"warmup_steps": 2}, [4, 8, 8, 8]),
+        ({"warmup_steps": 2, "learning_rate_schedule": "linear"}, [4, 8, 8, 4]),
+        ({"warmup_steps": 8}, [1, 2, 3, 4]),
+    ],
+)
+async def test_the_learning_rate_follows_its_schedule(
+    plan: Any, trainer: Any, told: Told, given: dict[str, Any], rates: list[float]
+) -> None:
+    await run(plan(rows=8, learning_rate=8, **given), trainer, told)
+
+    assert [rate for _, (_, rate) in trainer.calls] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"eval_interval": 5}, "`eval_interval` needs `eval_dataset_ref`"),
+        ({"early_stopping_patience": 2}, "`early_stopping_patience` needs `eval_interval`"),
+        ({"early_stopping_min_delta": 1}, "needs `early_stopping_patience`"),
+    ],
+)
+def test_a_setting_without_the_one_it_needs_is_refused(
+    given: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(JobFailed, match=sentence):
+        config(**given)
