@@ -14,8 +14,8 @@ from app.db import Database
 from app.guard import Guard, Telemetry, Trace
 from app.settings import Settings
 from app.store import BlobStore
+from app.training import catalog_routes, sandbox_routes
 from app.training import routes as job_routes
-from app.training import sandbox_routes
 from app.training.engine import Engine
 from app.training.preflight import Preflight
 
@@ -53,12 +53,18 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.engine = engine
     app.state.telemetry = telemetry
     app.state.authenticator = Authenticator(database)
+    app.state.catalog_answers = catalog_routes.Answers()
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings)
     errors.install(app)
-    for module in (auth_routes, dataset_routes, job_routes, sandbox_routes):
+    for module in (auth_routes, catalog_routes, dataset_routes, job_routes, sandbox_routes):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(health.router)
+    app.add_middleware(
+        catalog_routes.Prepared,
+        answers=app.state.catalog_answers,
+        authenticator=app.state.authenticator,
+    )
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Trace, telemetry=telemetry)
     return app
