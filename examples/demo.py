@@ -100,6 +100,8 @@ def server() -> Iterator[str]:
         The engine's address.
     """
     port, engine_port = free_port(), free_port()
+    for name in [name for name in os.environ if name.startswith(("DREADNODE_", "TINKER_"))]:
+        del os.environ[name]  # a person's own server is none of the demo's business
     os.environ |= {
         "DREADNODE_CONFIG_DIR": str(WORK / "config"),
         "DREADNODE_ENGINE_KEY": f"tml-{secrets.token_urlsafe(32)}",
@@ -117,11 +119,10 @@ def server() -> Iterator[str]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches the demo alone, which stops the server in order
+            start_new_session=True,  # Ctrl-C reaches the demo, which stops the server in order
         )
     try:
         wait_until_ready(process, log)
-        os.environ["DREADNODE_PROFILE_SERVER"] = f"http://127.0.0.1:{port}"
         yield f"http://127.0.0.1:{engine_port}"
     finally:
         process.terminate()
@@ -132,7 +133,7 @@ def server() -> Iterator[str]:
 
 
 def wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> None:
-    """Return when the server says that it is ready; end the demo when it stops or takes too long."""
+    """Return when the server says that it is ready; end the demo when it does not."""
     deadline = time.monotonic() + READY_WITHIN
     while process.poll() is None and time.monotonic() < deadline:
         if READY in log.read_text():

@@ -1,0 +1,185 @@
+"""The journey of one job, from `dn` through every real process to an adapter and back."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import MODEL, STAND_IN, Server
+
+ROWS = [
+    {"messages": [{"role": "user", "content": f"{n} + {n}?"}, {"role": "assistant", "content": a}]}
+    for n, a in enumerate(["two", "four", "six", "eight", "ten", "twelve"], start=1)
+]
+SFT = ("--batch-size", "3", "--learning-rate", "1e-2", "--lora-rank", "8")
+
+
+def write_rows(path: Path, rows: object = ROWS) -> Path:
+    assert isinstance(rows, list)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def dataset(server: Server) -> str:
+    """A dataset on the server, as NAME@VERSION."""
+    rows = write_rows(server.folder / "rows.jsonl")
+    said = server.dn("dataset", "push", str(rows), "sums@1.0.0")
+    assert said.code == 0, said
+    return "sums@1.0.0"
+
+
+def submit(server: Server, *arguments: str) -> dict[str, object]:
+    said = server.dn("train", "sft", "--model", MODEL, *SFT, *arguments, "--json")
+    assert said.code == 0, said
+    job: dict[str, object] = json.loads(said.out)
+    return job
+
+
+def jobs(server: Server) -> list[object]:
+    listed: list[object] = json.loads(server.dn("train", "list", "--json").out)
+    return listed
+
+
+def test_a_job_ends_with_a_lower_loss_and_an_adapter_that_plain_peft_loads(
+    server: Server, dataset: str, tmp_path: Path
+) -> None:
+    job = submit(server, "--dataset", dataset, "--epochs", "6", "--wait")
+    shown = json.loads(server.dn("train", "get", str(job["id"]), "--json").out)
+    downloaded = server.dn("train", "download", str(job["id"]), "--to", str(tmp_path))
+    adapter = next(tmp_path.rglob("adapter_config.json")).parent
+    answer = subprocess.run(
+        [
+            *(sys.executable, Path(__file__).parents[1] / "examples" / "load_adapter.py"),
+            *("--base", server.model, "--adapter", adapter, "1 + 1?"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert shown["status"] == "completed"
+    assert shown["trained_model"] == MODEL
+    assert shown["rehearsal"] is False
+    losses = shown["metrics"]["train/loss"]
+    assert len(losses) == shown["metrics"]["train/steps"] == 12
+    assert losses[-1] < losses[0]
+    assert downloaded.code == 0
+    assert answer.returncode == 0, answer.stderr
+
+
+def test_what_a_job_said_and_made_can_be_read_afterwards(server: Server, dataset: str) -> None:
+    job = str(submit(server, "--dataset", dataset, "--steps", "2", "--wait")["id"])
+
+    logs = server.dn("train", "logs", job)
+    artifacts = json.loads(server.dn("train", "artifacts", job, "--json").out)["artifacts"]
+
+    assert logs.code == 0
+    assert "6 of 6 rows" in logs.out
+    assert artifacts["dataset"] == dataset
+    assert artifacts["latest_checkpoint"].startswith("tinker://")
+
+
+def test_a_rehearsal_says_so_wherever_it_is_shown(server: Server, dataset: str) -> None:
+    job = submit(server, "--dataset", dataset, "--steps", "1", "--rehearse", "--wait")
+    shown = server.dn("train", "get", str(job["id"]))
+    listed = server.dn("train", "list")
+
+    assert job["rehearsal"] is True
+    assert job["trained_model"] == STAND_IN
+    assert job["model"] == MODEL
+    assert "rehearsal" in shown.out
+    assert "rehearsal" in listed.out
+
+
+def test_an_unknown_model_is_refused_in_the_documented_words(server: Server, dataset: str) -> None:
+    before = jobs(server)
+    said = server.dn(
+        *("train", "sft", "--model", "meta-llama/Llama-3.1-8B-Instruc", "--dataset", dataset)
+    )
+
+    assert said.code == 1
+    assert said.out == ""
+    assert said.err == (
+        "error: Unknown training base model 'meta-llama/Llama-3.1-8B-Instruc'.\n"
+        "Did you mean one of: meta-llama/Llama-3.1-8B-Instruct, meta-llama/Llama-3.1-8B?\n"
+    )
+    assert jobs(server) == before
+    assert not [line for line in server.processes() if "--job-id" in line]
+
+
+def test_a_model_without_weights_is_refused_with_a_way_out(server: Server, dataset: str) -> None:
+    before = jobs(server)
+    said = server.dn("train", "sft", "--model", "openai/gpt-oss-20b", "--dataset", dataset)
+
+    assert said.code == 1
+    assert "--rehearse" in said.err
+    assert jobs(server) == before
+
+
+def test_a_running_job_can_be_cancelled_and_keeps_a_checkpoint(
+    server: Server, dataset: str
+) -> None:
+    job = str(submit(server, "--dataset", dataset, "--steps", "5000")["id"])
+    wait_for_step(server, job, 2)
+
+    said = server.dn("train", "cancel", job, "--yes")
+    waited = server.dn("train", "wait", job)
+    artifacts = json.loads(server.dn("train", "artifacts", job, "--json").out)["artifacts"]
+
+    assert said.code == 0
+    assert waited.code == 1
+    assert "cancelled" in waited.out + waited.err
+    assert artifacts["latest_checkpoint"].startswith("tinker://")
+
+
+def test_a_job_survives_a_server_that_is_killed(servers: Callable[[], Server]) -> None:
+    server = servers()
+    server.start()
+    rows = write_rows(server.folder / "rows.jsonl")
+    job = str(submit(server, "--dataset", str(rows), "--steps", "150")["id"])
+    wait_for_step(server, job, 5)
+
+    server.kill()
+    server.start()
+    waited = server.dn("train", "wait", job)
+    shown = json.loads(server.dn("train", "get", job, "--json").out)
+
+    assert waited.code == 0, waited
+    assert shown["status"] == "completed"
+    assert shown["metrics"]["train/steps"] == 150
+
+
+def test_a_second_start_finds_everything_and_a_stop_leaves_nothing_running(
+    servers: Callable[[], Server],
+) -> None:
+    server = servers()
+    server.start()
+    rows = write_rows(server.folder / "rows.jsonl")
+    job = str(submit(server, "--dataset", str(rows), "--steps", "1", "--wait")["id"])
+
+    stopped = server.stop()
+    left = server.processes()
+    server.start()
+    again = server.dn("train", "get", job, "--json")
+    server.stop()
+
+    assert stopped == 0
+    assert left == []
+    assert json.loads(again.out)["status"] == "completed"
+    assert server.processes() == []
+
+
+def wait_for_step(server: Server, job: str, step: int, seconds: float = 90.0) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        shown = json.loads(server.dn("train", "get", job, "--json").out)
+        if shown["progress"] and shown["progress"]["step"] >= step:
+            return
+        assert shown["status"] in ("queued", "running"), shown
+        assert time.monotonic() < deadline, shown
+        time.sleep(0.3)
