@@ -145,8 +145,8 @@ def wait_until_ready(process: "subprocess.Popen[bytes]", log: Path) -> None:
 
 def stand_in_model() -> tuple[str, str]:
     """Return the stand-in's name on the engine and the folder that holds it."""
-    models = json.loads(dn_output("engine", "models", "--data-dir", str(WORK / "data"), "--json"))
-    stand_in = next(model for model in models if model["stand_in"])
+    answer = dn_output("engine", "models", "--data-dir", str(WORK / "data"), "--json")
+    stand_in = next(model for model in json.loads(answer)["models"] if model["stand_in"])
     return stand_in["model_name"], stand_in["tokenizer_id"]
 
 
