@@ -64,38 +64,37 @@ async def _run(settings: Settings) -> int:
                 await reporter.flush()
                 return OK
             reporter.log("Stopped after a checkpoint; the next attempt goes on from there")
-        except JobFailed as fault:
-            return await _failed(fault, reporter)
-        except NoLongerOurs as fault:
-            log.warning("%s", redacted(str(fault)))
-            return AGAIN
-        except TryAgain as fault:
-            log.warning("%s", redacted(str(fault)))
-            reporter.log(f"{fault}; another attempt may go further", level="warning")
+            fault: RuntimeFault | None = None
+        except RuntimeFault as known:
+            log.warning("%s", redacted(str(known)))
+            fault = known
         except Exception:
-            log.exception("this is a bug of the runtime; another attempt may go further")
-            reporter.log("The runtime stopped by a bug of its own", level="error")
-        with contextlib.suppress(RuntimeFault, TimeoutError):
-            async with asyncio.timeout(LAST_WORDS):
+            log.exception("this is a bug of the runtime")
+            fault = TryAgain("The runtime stopped by a bug of its own; its output says more")
+        if isinstance(fault, NoLongerOurs):
+            return AGAIN
+        if fault is not None:
+            _tell(fault, reporter)
+        try:
+            async with asyncio.timeout(None if isinstance(fault, JobFailed) else LAST_WORDS):
                 await reporter.flush()
-        return AGAIN
+        except (RuntimeFault, TimeoutError) as unheard:
+            log.warning("could not report it: %s", redacted(str(unheard)))
+            return AGAIN
+        return FAILED if isinstance(fault, JobFailed) else AGAIN
 
 
-async def _failed(fault: JobFailed, reporter: Reporter) -> int:
-    log.error("%s", redacted(str(fault)))
+def _tell(fault: RuntimeFault, reporter: Reporter) -> None:
+    code, whose = ("try_again", "infrastructure")
+    if isinstance(fault, JobFailed):
+        code, whose = fault.code, "job"
     reporter.tell(
         "training_error",
         level="error",
         message=str(fault),
         error=str(fault),
-        data={"code": fault.code, "fault": "job"},
+        data={"code": code, "fault": whose},
     )
-    try:
-        await reporter.flush()
-    except RuntimeFault as unheard:
-        log.warning("could not report it: %s", unheard)
-        return AGAIN
-    return FAILED
 
 
 def _terminate(stop: Stop) -> None:

@@ -4,6 +4,9 @@ import asyncio
 import hashlib
 import json
 import math
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -231,3 +234,46 @@ def eventually() -> Callable[[Callable[[], bool]], Awaitable[None]]:
 @pytest.fixture
 def nan() -> float:
     return math.nan
+
+
+class Engine:
+    """A real engine in a process of its own, that serves a tiny random model."""
+
+    KEY = "tml-master-of-the-tests"
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self._command = [
+            *(sys.executable, "-m", "dreadnode_engine", "serve", "--no-stand-in"),
+            *("--no-hf-cache", "--data-dir", str(folder), "--threads", "1"),
+            *("--model", f"Qwen/Qwen3-8B={model}"),
+        ]
+        self.url = ""
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, port: int = 0) -> None:
+        """Start it, and wait until it answers."""
+        self.process = subprocess.Popen(
+            [*self._command, "--port", str(port)],
+            env={**os.environ, "DREADNODE_ENGINE_KEY": self.KEY},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().rpartition(" ")[2].strip()
+        assert self.url.startswith("http"), "the engine did not start"
+
+    def kill(self) -> int:
+        """End it at once, and return the port that it had."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.communicate()
+        return int(self.url.rpartition(":")[2])
+
+
+@pytest.fixture(scope="session")
+def engine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Engine]:
+    engine = Engine(tmp_path_factory.mktemp("engine"), tiny_model)
+    engine.start()
+    yield engine
+    engine.kill()

@@ -1,0 +1,156 @@
+"""A job as it really runs: a process of its own, the official SDK, a real engine, a real API."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROWS = [{"prompt": f"{n}+1?", "answer": f"{n + 1}"} for n in range(10)]
+
+
+@pytest.fixture
+def sandbox(
+    api: Any, served: str, engine: Any, tmp_path: Path
+) -> Callable[[], "subprocess.Popen[str]"]:
+    """Start the runtime on the API's job, with the environment that a runner gives it."""
+    api.put(ROWS)
+    api.job |= {"rehearsal": True, "trained_model": "Qwen/Qwen3-8B"}
+    api.job["config"] |= {"batch_size": 4, "learning_rate": 1e-2, "lora_rank": 4}
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def start() -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "dreadnode_runtime", "--job-id", "job-1"],
+            cwd=work,
+            env={
+                "PATH": "/usr/bin:/bin",
+                "HOME": str(work),
+                "TMPDIR": str(work),
+                "HF_HUB_OFFLINE": "1",
+                "OMP_NUM_THREADS": "1",
+                "DREADNODE_SERVER": served,
+                "DREADNODE_API_KEY": api.token,
+                "DREADNODE_ORGANIZATION": "main",
+                "DREADNODE_WORKSPACE": "default",
+                "DREADNODE_JOB_ATTEMPT": "1",
+                "TINKER_BASE_URL": engine.url,
+                "TINKER_API_KEY": engine.KEY,
+                "TINKER_TELEMETRY": "0",
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
+
+
+def ends(process: "subprocess.Popen[str]") -> tuple[int, str]:
+    output, _ = process.communicate(timeout=120)
+    return process.returncode, output
+
+
+def test_a_job_trains_and_leaves_an_adapter_that_plain_peft_loads(
+    sandbox: Any, api: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    api.job["config"] |= {"epochs": 8, "checkpoint_interval": 10}
+
+    code, output = ends(sandbox())
+
+    assert code == 0, output
+    metrics = api.job["metrics"]
+    assert metrics["train/steps"] == 24
+    assert metrics["train/loss_last"] < metrics["train/loss"][0] - 1
+    assert len(api.job["artifacts"]["checkpoints"]) == 3
+    adapter = tmp_path / "adapter"
+    for path, content in api.files.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    assert loads_in_plain_peft(tiny_model, adapter)
+
+
+def loads_in_plain_peft(base: Path, adapter: Path) -> bool:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), adapter)
+    trained = [weight for name, weight in model.named_parameters() if "lora_B" in name]
+    return bool(trained) and all(bool(weight.any()) for weight in trained)
+
+
+def test_a_terminated_job_is_resumed_and_ends_as_if_it_had_never_stopped(
+    sandbox: Any, api: Any, engine: Any
+) -> None:
+    api.job["config"] |= {"epochs": 6, "checkpoint_interval": 100}
+    code, output = ends(sandbox())
+    assert code == 0, output
+    whole = api.job["metrics"]["train/loss"]
+    api.job |= {"metrics": {}, "artifacts": {}}
+    api.events.clear()
+    first = sandbox()
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["data"].get("step") == 5:
+            first.send_signal(signal.SIGTERM)
+            api.on_event = lambda _: None
+
+    api.on_event = stop
+    code, output = ends(first)
+    stopped_at = api.told("checkpoint_saved")[0]["data"]["step"]
+    api.events.clear()
+    again, output_again = ends(sandbox())
+
+    assert code == 75, output
+    assert 5 <= stopped_at < 18
+    assert again == 0, output_again
+    assert api.told("step_complete")[0]["data"]["step"] == stopped_at + 1
+    assert api.job["metrics"]["train/loss"] == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_job_that_cannot_succeed_says_why_and_exits_with_one(sandbox: Any, api: Any) -> None:
+    api.put([{"text": "nothing"}])
+
+    code, output = ends(sandbox())
+
+    assert code == 1, output
+    error = api.told("training_error")[0]
+    assert error["data"] == {"code": "data", "fault": "job"}
+    assert error["error"].startswith("None of the 1 rows can be trained on")
+    assert "Traceback" not in output
+
+
+def test_a_model_that_the_engine_refuses_is_the_jobs_fault(sandbox: Any, api: Any) -> None:
+    api.job["trained_model"] = "Qwen/Qwen3-32B"
+
+    code, output = ends(sandbox())
+
+    assert code == 1, output
+    assert api.told("training_error")[0]["data"]["code"] == "engine_refused"
+
+
+def test_a_dead_token_ends_the_process_without_a_word(sandbox: Any, api: Any) -> None:
+    api.token = "dnj_another"
+    process = sandbox()
+    api.token = "dnj_secret"
+
+    code, output = ends(process)
+
+    assert code == 75, output
+    assert api.events == []
+    assert "dnj_another" not in output
+
+
+def test_keys_reach_neither_output_nor_events(sandbox: Any, api: Any, engine: Any) -> None:
+    code, output = ends(sandbox())
+
+    assert code == 0, output
+    told = json.dumps([api.events, api.job]) + output
+    told += "".join(content.decode(errors="replace") for content in api.files.values())
+    assert api.token not in told
+    assert engine.KEY not in told
