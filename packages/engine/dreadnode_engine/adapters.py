@@ -1,0 +1,143 @@
+"""LoRA adapters as plain tensors, and the PEFT model that they are bound into.
+
+The base weights exist once. For every LoRA shape in use there is one light copy of the module
+tree that shares those weights, wrapped by PEFT; a run is a dictionary of tensors, and training
+or sampling with it means pointing the wrapper's LoRA modules at them. Switching between runs
+therefore copies nothing, and a run can be snapshotted, evicted and brought back on its own.
+"""
+
+import copy
+import json
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dreadnode_engine.errors import OperationFailed
+
+ALPHA = 32
+"""`lora_alpha` of every adapter: the scale is ALPHA / rank. The protocol has no field for it, and
+32 is the value that tinker-cookbook assumes of hosted Tinker."""
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
+_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"}
+_MLP = {"gate_proj", "up_proj", "down_proj", "gate_up_proj"}
+
+
+@dataclass(frozen=True)
+class LoraShape:
+    """What decides the shapes of an adapter's tensors on a given base model."""
+
+    rank: int
+    train_mlp: bool
+    train_attn: bool
+    train_unembed: bool
+
+
+class Wrapped:
+    """A base model wrapped by PEFT for one LoRA shape, into which adapters are bound."""
+
+    def __init__(self, base: nn.Module, shape: LoraShape) -> None:
+        shared = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
+        skeleton = copy.deepcopy(base, shared)
+        self.config = lora_config(base, shape)
+        with warnings.catch_warnings():
+            # PEFT warns that merging would untie a tied unembedding; nothing is merged here.
+            warnings.simplefilter("ignore")
+            model: PeftModel = get_peft_model(skeleton, self.config)
+        model.eval()
+        self.causal_lm = model.get_base_model()
+        self._slots = dict(_slots(model))
+        self.shapes = {name: module.weight.size() for name, module in self._slots.items()}
+        self.device = next(base.parameters()).device
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> None:
+        """Let the wrapper compute with TENSORS, by the names of PEFT's own files."""
+        for name, module in self._slots.items():
+            module._parameters["weight"] = tensors[name]  # type: ignore[assignment]
+
+    def initial(self, seed: int) -> dict[str, Tensor]:
+        """Return the tensors of a new adapter: LoRA's usual start, drawn from SEED alone."""
+        generator = torch.Generator().manual_seed(seed)
+        tensors = {}
+        for name, shape in self.shapes.items():
+            tensor = torch.zeros(shape)
+            if ".lora_A." in name:
+                nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
+            tensors[name] = tensor.to(self.device)
+        return tensors
+
+    def save(self, tensors: Mapping[str, Tensor], folder: Path, base_model: str) -> None:
+        """Write TENSORS into FOLDER in PEFT's format, as an adapter of BASE_MODEL."""
+        config = copy.copy(self.config)
+        config.inference_mode = True
+        config.base_model_name_or_path = base_model
+        config.save_pretrained(folder)
+        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(whole, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+    def load(self, folder: Path) -> dict[str, Tensor]:
+        """Read the adapter in FOLDER, which must have this wrapper's shape."""
+        tensors = load_file(folder / WEIGHTS_FILE)
+        if {name: tensor.shape for name, tensor in tensors.items()} != self.shapes:
+            raise OperationFailed("The saved adapter does not fit this base model")
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+
+
+def lora_config(base: nn.Module, shape: LoraShape) -> LoraConfig:
+    """Return PEFT's configuration for SHAPE on the model BASE.
+
+    Experts that are stored as one three-dimensional parameter per layer cannot be targeted as
+    modules; PEFT adapts such parameters directly, and they count as part of the MLP.
+    """
+    modules, parameters = set(), set()
+    for name, module in base.named_modules():
+        leaf = name.rpartition(".")[2]
+        if isinstance(module, nn.Linear):
+            if (leaf in _ATTENTION and shape.train_attn) or (leaf in _MLP and shape.train_mlp):
+                modules.add(leaf)
+        elif leaf == "experts" and shape.train_mlp:
+            for inner, parameter in module.named_parameters(recurse=False):
+                if parameter.ndim == 3 and inner in _MLP:
+                    parameters.add(f"{'.'.join(name.split('.')[-2:])}.{inner}")
+    if shape.train_unembed:
+        modules.add("lm_head")
+    if not modules and not parameters:
+        raise OperationFailed("Nothing is left to train; turn on train_attn, train_mlp or unembed")
+    return LoraConfig(
+        r=shape.rank,
+        lora_alpha=ALPHA,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=sorted(modules),
+        target_parameters=sorted(parameters) or None,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
+    """Yield the modules that hold LoRA weights, by the names that PEFT gives them in files."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear) and name.endswith((".lora_A.default", ".lora_B.default")):
+            yield f"{name.removesuffix('.default')}.weight", module
+
+
+def saved_shape(folder: Path) -> LoraShape:
+    """Return the shape of the adapter in FOLDER, as its configuration tells it."""
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    modules = set(config["target_modules"])
+    return LoraShape(
+        rank=config["r"],
+        train_mlp=bool(modules & _MLP or config.get("target_parameters")),
+        train_attn=bool(modules & _ATTENTION),
+        train_unembed="lm_head" in modules,
+    )

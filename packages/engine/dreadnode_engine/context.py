@@ -1,0 +1,108 @@
+"""What the parts of a running engine share."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dreadnode_engine.bases import Device, LoadedBase
+from dreadnode_engine.checkpoints import Store
+from dreadnode_engine.errors import OperationFailed
+from dreadnode_engine.journal import Journal
+from dreadnode_engine.models import ServedModel
+from dreadnode_engine.records import Sampler
+from dreadnode_engine.scheduler import Worker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the engine runs.
+
+    Attributes:
+        micro_batch_tokens: padded tokens computed at once in training.
+        sampling_rows: samples decoded together on one set of weights.
+        sampling_positions: tokens, over all these samples, that the key-value cache may hold.
+        snapshot_seconds: computing after which a run is snapshotted: what a kill can cost.
+        hold_seconds: how long a poll waits for its answer; the SDK gives up after 45.
+        gap_seconds: how long an operation waits for one numbered before it that never came.
+        session_seconds: silence after which a client is taken for dead and its memory freed.
+        retention_seconds: how long answers and dead sessions are kept on disk.
+    """
+
+    data_dir: Path
+    device: Device = field(default_factory=Device)
+    micro_batch_tokens: int = 2048
+    sampling_rows: int = 64
+    sampling_positions: int = 64 * 1024
+    snapshot_seconds: float = 20.0
+    hold_seconds: float = 25.0
+    gap_seconds: float = 900.0
+    session_seconds: float = 900.0
+    retention_seconds: float = 24 * 3600.0
+
+
+class Context:
+    """The journal, the store, the computing thread, the base models, and who waits for what."""
+
+    def __init__(self, settings: Settings, models: dict[str, ServedModel]) -> None:
+        self.settings = settings
+        self.models = models
+        self.store = Store(settings.data_dir)
+        self.journal = Journal(settings.data_dir / "engine.sqlite3")
+        self.worker = Worker()
+        self.bases: dict[str, LoadedBase] = {}
+        self.samplers: dict[str, Sampler] = {}
+        self.loop = asyncio.get_running_loop()
+        self._waiters: dict[str, set[asyncio.Event]] = {}
+
+    def base(self, model_id: str) -> LoadedBase:
+        """Return a base model, loaded now if it is not yet; on the computing thread only."""
+        if model_id not in self.bases:
+            served = self.models.get(model_id)
+            if served is None:
+                raise OperationFailed(f"This engine no longer serves {model_id}", "server")
+            self.bases[model_id] = LoadedBase(served, self.settings.device)
+        return self.bases[model_id]
+
+    def announce(self, request_id: str, publish: Callable[[], None] | None = None) -> None:
+        """Tell who waits for REQUEST_ID that it is done, after PUBLISH has run; from any thread."""
+        self.loop.call_soon_threadsafe(self._announce, request_id, publish)
+
+    def _announce(self, request_id: str, publish: Callable[[], None] | None) -> None:
+        if publish is not None:
+            publish()
+        for event in self._waiters.get(request_id, ()):
+            event.set()
+
+    def waiter(self, request_id: str) -> "Waiter":
+        """Return a context in which the end of REQUEST_ID can be waited for."""
+        return Waiter(self._waiters, request_id)
+
+
+class Waiter:
+    """An event for one request, known from before the caller looks until it is left."""
+
+    def __init__(self, waiters: dict[str, set[asyncio.Event]], request_id: str) -> None:
+        self._waiters, self._id = waiters, request_id
+        self._event = asyncio.Event()
+
+    def __enter__(self) -> "Waiter":
+        self._waiters.setdefault(self._id, set()).add(self._event)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        events = self._waiters[self._id]
+        events.discard(self._event)
+        if not events:
+            del self._waiters[self._id]
+
+    async def wait(self, seconds: float) -> bool:
+        """Wait at most SECONDS, and return whether the request is done."""
+        try:
+            await asyncio.wait_for(self._event.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,352 @@
+"""The engine: what may be asked of it, who may ask, and how everything comes back after a kill.
+
+These are the calls behind the HTTP routes, without any HTTP. They run on the event loop and never
+compute: they check, journal, and hand over to a lane.
+"""
+
+import hashlib
+import json
+import logging
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from tinker.types import CreateModelRequest, CreateSamplingSessionRequest, LoadWeightsRequest
+
+from dreadnode_engine import records
+from dreadnode_engine.checkpoints import parse_path
+from dreadnode_engine.context import Context, Settings
+from dreadnode_engine.errors import Gone, NotFound, Refused
+from dreadnode_engine.keys import Principal
+from dreadnode_engine.lanes import RunLane, SampleLane
+from dreadnode_engine.models import MAX_RANK, ServedModel
+from dreadnode_engine.records import Checkpoint, Request, Run, Sampler, Session
+from dreadnode_engine.sampling import parse, plan, with_seed
+from dreadnode_engine.validation import parse_body
+
+log = logging.getLogger(__name__)
+
+
+class Engine(Context):
+    """Sessions, runs and samplers, with their lanes. Make it on the event loop."""
+
+    def __init__(self, settings: Settings, models: dict[str, ServedModel]) -> None:
+        super().__init__(settings, models)
+        self.sessions: dict[str, Session] = {}
+        self.runs: dict[str, RunLane] = {}
+        self.sample_lanes: dict[tuple[str, str | None], SampleLane] = {}
+
+    async def start(self) -> None:
+        """Bring back what the journal holds, and start computing."""
+        journal = self.journal
+        self.sessions = {s.id: s for s in await journal.do(records.all_sessions)}
+        self.samplers |= {s.id: s for s in await journal.do(records.all_samplers)}
+        for run in await journal.do(records.all_runs):
+            finished = await journal.do(partial(records.finished_seqs, lane=run.id))
+            self._add_run(run, finished)
+            self.store.forget_snapshots(run.id, keep=run.snapshot)
+        for request in await journal.do(records.queued):
+            if request.lane in self.runs:
+                self.runs[request.lane].add(request)
+            elif request.lane in self.samplers:
+                self._sample_lane(self.samplers[request.lane]).add(request)
+        # A client that was alive before the engine went away is alive until it is silent again.
+        for session in self.sessions.values():
+            session.seen = max(session.seen, time.time() if session.finished is None else 0.0)
+        self.worker.start()
+
+    def stop(self) -> None:
+        """Finish the slice under way, put every run on disk, and close the journal."""
+        self.worker.stop()
+        for lane in self.runs.values():
+            if lane.state is not None:
+                lane.snapshot()
+        self.journal.close()
+
+    # Sessions
+
+    async def create_session(
+        self, who: Principal, fields: dict[str, Any], idempotency_key: str | None
+    ) -> Session:
+        """Open a session; asked again with the same key, return the same one."""
+        for session in self.sessions.values():
+            same = idempotency_key is not None and session.idempotency_key == idempotency_key
+            if same and session.owner == who.subject:
+                return session
+        now = time.time()
+        session = Session(
+            id=secrets.token_hex(16),
+            owner=who.subject,
+            created=now,
+            seen=now,
+            idempotency_key=idempotency_key,
+            user_metadata=_dump(fields.get("user_metadata")),
+            display_name=fields.get("display_name"),
+        )
+        await self.journal.do(lambda db: records.insert(db, session))
+        self.sessions[session.id] = session
+        return session
+
+    def session(self, who: Principal, session_id: str) -> Session:
+        """Return a session of WHO's."""
+        session = self.sessions.get(session_id)
+        if session is None or not who.sees(session.owner):
+            raise NotFound(f"There is no session `{session_id[:100]}`")
+        return session
+
+    async def finish_session(self, who: Principal, session_id: str) -> None:
+        """End a session: what it left in memory is freed when nothing is under way."""
+        session = self.session(who, session_id)
+        session.finished = session.finished or time.time()
+        await self.journal.do(lambda db: records.replace(db, session))
+
+    # Runs
+
+    async def create_model(self, who: Principal, body: bytes) -> Request:
+        """Make a run with a new adapter."""
+        fields = parse_body(CreateModelRequest, body)
+        session = self.session(who, fields.session_id)
+        self._check_adamw(fields.optimizer_config.type)
+        served = self.served(fields.base_model)
+        lora = fields.lora_config
+        rank = lora.rank if lora else 32
+        if not 1 <= rank <= MAX_RANK:
+            raise Refused(f"A LoRA rank of {rank} is not served; choose 1 to {MAX_RANK}")
+        if lora and not (lora.train_mlp or lora.train_attn or lora.train_unembed):
+            raise Refused(
+                "Nothing is left to train; turn on train_mlp, train_attn or train_unembed"
+            )
+        seed = lora.seed if lora and lora.seed is not None else secrets.randbits(31)
+        run = Run(
+            id=f"{session.id}:train:{fields.model_seq_id}",
+            session=session.id,
+            owner=session.owner,
+            base_model=served.id,
+            created=time.time(),
+            used=time.time(),
+            rank=rank,
+            seed=seed % 2**63,
+            train_mlp=lora.train_mlp if lora else True,
+            train_attn=lora.train_attn if lora else True,
+            train_unembed=lora.train_unembed if lora else True,
+            user_metadata=_dump(fields.user_metadata),
+        )
+        return await self._start_run(run, "create_model", body)
+
+    async def load_weights(self, who: Principal, body: bytes) -> Request:
+        """Make a run from a checkpoint, or load one into a run that exists."""
+        fields = parse_body(LoadWeightsRequest, body)
+        found = await self.checkpoint(who, fields.path)
+        if found.kind != "training" and fields.optimizer:
+            raise Refused(f"The checkpoint {found.path} holds no optimizer; load it without")
+        if fields.model_id is not None:
+            return await self.submit(who, fields.model_id, fields.seq_id, "load_weights", body)
+        if fields.session_id is None or fields.model_seq_id is None:
+            raise Refused("Name a session_id and a model_seq_id, or a model_id and a seq_id")
+        session = self.session(who, fields.session_id)
+        if fields.optimizer_config is not None:
+            self._check_adamw(fields.optimizer_config.type)
+        if fields.base_model not in (None, found.base_model):
+            raise Refused(f"The checkpoint {found.path} is of {found.base_model}")
+        self.served(found.base_model)
+        run = Run(
+            id=f"{session.id}:train:{fields.model_seq_id}",
+            session=session.id,
+            owner=session.owner,
+            base_model=found.base_model,
+            created=time.time(),
+            used=time.time(),
+            rank=found.rank,
+            seed=0,
+            train_mlp=found.train_mlp,
+            train_attn=found.train_attn,
+            train_unembed=found.train_unembed,
+            user_metadata=_dump(fields.user_metadata),
+        )
+        return await self._start_run(run, "load_weights", body)
+
+    async def submit(
+        self, who: Principal, run_id: str, seq: int | None, kind: str, body: bytes
+    ) -> Request:
+        """Accept an operation of a run, to be done in its turn; asked again, accept it once."""
+        lane = self.run(who, run_id)
+        if seq is None or not 1 <= seq < 2**31:
+            raise Refused("An operation needs a `seq_id` of 1 or more")
+        if lane.run.unloaded:
+            raise Refused(f"The run {run_id} was unloaded; make a new one from a checkpoint")
+        request = _request(run_id, seq, kind, lane.run.owner, body)
+        accepted = await self._accept(request)
+        lane.run.used = time.time()
+        if accepted is request:
+            lane.add(request)
+        return accepted
+
+    async def unload(self, who: Principal, run_id: str) -> None:
+        """End a run: it takes no more operations."""
+        lane = self.run(who, run_id)
+        lane.run.unloaded = True
+        await self.journal.do(lambda db: records.replace(db, lane.run))
+
+    def run(self, who: Principal, run_id: str) -> RunLane:
+        """Return the lane of a run of WHO's."""
+        lane = self.runs.get(run_id)
+        if lane is None or not who.sees(lane.run.owner):
+            raise NotFound(f"There is no training run `{run_id[:200]}`")
+        return lane
+
+    # Samplers
+
+    async def create_sampler(self, who: Principal, body: bytes) -> Sampler:
+        """Open a sampling session on a base model or on saved weights."""
+        fields = parse_body(CreateSamplingSessionRequest, body)
+        session = self.session(who, fields.session_id)
+        weights = None
+        base_model = fields.base_model
+        if fields.model_path is not None:
+            found = await self.checkpoint(who, fields.model_path)
+            if base_model not in (None, found.base_model):
+                raise Refused(f"The checkpoint {found.path} is of {found.base_model}")
+            base_model = found.base_model
+            weights = str(self.store.checkpoint(parse_path(found.path)))
+        if base_model is None:
+            raise Refused("Name a `base_model` or a `model_path` to sample from")
+        sampler = Sampler(
+            id=f"{session.id}:sample:{fields.sampling_session_seq_id}",
+            session=session.id,
+            owner=session.owner,
+            base_model=self.served(base_model).id,
+            created=time.time(),
+            used=time.time(),
+            model_path=fields.model_path,
+            weights=weights,
+        )
+        if (known := self.samplers.get(sampler.id)) is not None:
+            if (known.base_model, known.model_path) != (sampler.base_model, sampler.model_path):
+                raise Refused(f"The sampling session {sampler.id} was opened on something else")
+            return known
+        await self.journal.do(lambda db: records.replace(db, sampler))
+        self.samplers[sampler.id] = sampler
+        return sampler
+
+    def sampler(self, who: Principal, sampler_id: str) -> Sampler:
+        """Return a sampler of WHO's."""
+        sampler = self.samplers.get(sampler_id)
+        if sampler is None or not who.sees(sampler.owner):
+            raise NotFound(f"There is no sampler `{sampler_id[:200]}`")
+        return sampler
+
+    async def sample(self, who: Principal, body: bytes) -> tuple[Request, list[str]]:
+        """Accept a sampling request; return it with the ids of the sequences it will draw."""
+        fields = parse(body)
+        if fields.sampling_session_id is None or fields.seq_id is None:
+            raise Refused("A sample needs a `sampling_session_id` and a `seq_id`")
+        sampler = self.sampler(who, fields.sampling_session_id)
+        plan(fields, self.served(sampler.base_model), seed=0)
+        request = _request(sampler.id, fields.seq_id, "sample", sampler.owner, body)
+        request.body = with_seed(body, secrets.randbits(62))
+        accepted = await self._accept(request)
+        sampler.used = time.time()
+        if accepted is request:
+            self._sample_lane(sampler).add(request)
+        return accepted, [f"{request.id}:{i}" for i in range(fields.num_samples)]
+
+    # Promises and checkpoints
+
+    async def retrieve(self, who: Principal, request_id: str) -> Request:
+        """Return a request with its answer, or still queued after the time a poll may take."""
+        with self.waiter(request_id) as waiter:
+            request = await self._find(who, request_id)
+            if request.state == "queued" and await waiter.wait(self.settings.hold_seconds):
+                request = await self._find(who, request_id)
+        if request.state != "queued" and request.result is None:
+            raise Gone(f"The answer to `{request_id[:200]}` is no longer kept")
+        return request
+
+    async def checkpoint(self, who: Principal, path: str) -> Checkpoint:
+        """Return a checkpoint that WHO may read: an own one, or a published one."""
+        name = str(parse_path(path))
+        found = await self.journal.do(lambda db: records.find_checkpoint(db, name))
+        expired = found is not None and found.expires is not None and found.expires <= time.time()
+        if found is None or expired or not (found.public or who.sees(found.owner)):
+            raise NotFound(f"There is no checkpoint `{name[:300]}`")
+        return found
+
+    def served(self, model_id: str) -> ServedModel:
+        """Return the base model MODEL_ID, or say what is served instead."""
+        if model_id not in self.models:
+            known = ", ".join(sorted(self.models)) or "none"
+            raise Refused(f"This engine has no weights of `{model_id[:200]}`; it serves {known}")
+        return self.models[model_id]
+
+    async def _find(self, who: Principal, request_id: str) -> Request:
+        request = await self.journal.do(lambda db: records.find_request(db, request_id))
+        if request is None or not who.sees(request.owner):
+            raise NotFound(f"There is no request `{request_id[:200]}`")
+        return request
+
+    async def _accept(
+        self, request: Request, also: Callable[[sqlite3.Connection], None] | None = None
+    ) -> Request:
+        """Journal REQUEST and return it, or return the one that was accepted before it."""
+
+        def write(db: sqlite3.Connection) -> Request:
+            known = records.find_request(db, request.id)
+            if known is None:
+                if also is not None:
+                    also(db)
+                records.insert(db, request)
+            return known or request
+
+        accepted = await self.journal.do(write)
+        if accepted.digest != request.digest:
+            raise Refused(
+                f"The sequence number {request.seq} of {request.lane} was used for another request"
+            )
+        return accepted
+
+    async def _start_run(self, run: Run, kind: str, body: bytes) -> Request:
+        request = _request(run.id, 0, kind, run.owner, body)
+        accepted = await self._accept(request, also=lambda db: records.insert(db, run))
+        if accepted is request:
+            self._add_run(run, set()).add(request)
+        return accepted
+
+    def _add_run(self, run: Run, finished: set[int]) -> RunLane:
+        lane = RunLane(self, run, finished)
+        self.runs[run.id] = lane
+        self.worker.add(lane)
+        return lane
+
+    def _sample_lane(self, sampler: Sampler) -> SampleLane:
+        key = (sampler.base_model, sampler.weights)
+        if key not in self.sample_lanes:
+            self.sample_lanes[key] = SampleLane(self, *key)
+            self.worker.add(self.sample_lanes[key])
+        return self.sample_lanes[key]
+
+    @staticmethod
+    def _check_adamw(optimizer: str) -> None:
+        if optimizer != "adamw":
+            raise Refused(f"This engine trains with AdamW; it has no optimizer `{optimizer}`")
+
+
+def _request(lane: str, seq: int, kind: str, owner: str, body: bytes) -> Request:
+    digest = hashlib.sha256(kind.encode() + b"\0" + body).digest()
+    return Request(
+        id=f"{lane}:{seq}",
+        lane=lane,
+        seq=seq,
+        kind=kind,
+        owner=owner,
+        digest=digest,
+        body=body,
+        state="queued",
+        created=time.time(),
+    )
+
+
+def _dump(metadata: dict[str, Any] | None) -> str | None:
+    return json.dumps(metadata) if metadata else None

@@ -1,0 +1,130 @@
+"""The journal: what makes a kill harmless.
+
+Everything that the engine has promised stands here before it is acknowledged, in one SQLite
+file. One thread owns the connection. It takes whatever is waiting as one transaction, and tells
+the callers only after the commit, so that a hundred requests cost one flush to disk.
+"""
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sessions (
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL, created REAL NOT NULL, seen REAL NOT NULL,
+    finished REAL, idempotency_key TEXT, user_metadata TEXT, display_name TEXT);
+CREATE TABLE IF NOT EXISTS runs (
+    id TEXT PRIMARY KEY, session TEXT NOT NULL, owner TEXT NOT NULL, base_model TEXT NOT NULL,
+    created REAL NOT NULL, used REAL NOT NULL, rank INTEGER NOT NULL, seed INTEGER NOT NULL,
+    train_mlp INTEGER NOT NULL, train_attn INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
+    user_metadata TEXT, snapshot INTEGER, unloaded INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE IF NOT EXISTS samplers (
+    id TEXT PRIMARY KEY, session TEXT NOT NULL, owner TEXT NOT NULL, base_model TEXT NOT NULL,
+    created REAL NOT NULL, used REAL NOT NULL, model_path TEXT, weights TEXT, run TEXT);
+CREATE TABLE IF NOT EXISTS requests (
+    id TEXT PRIMARY KEY, lane TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
+    owner TEXT NOT NULL, digest BLOB NOT NULL, body BLOB, state TEXT NOT NULL,
+    media TEXT, result BLOB, created REAL NOT NULL, finished REAL);
+CREATE UNIQUE INDEX IF NOT EXISTS requests_in_order ON requests (lane, seq);
+CREATE INDEX IF NOT EXISTS requests_open ON requests (lane, seq) WHERE state = 'queued';
+CREATE TABLE IF NOT EXISTS checkpoints (
+    path TEXT PRIMARY KEY, run TEXT NOT NULL, owner TEXT NOT NULL, kind TEXT NOT NULL,
+    name TEXT NOT NULL, created REAL NOT NULL, bytes INTEGER NOT NULL,
+    base_model TEXT NOT NULL, rank INTEGER NOT NULL, train_mlp INTEGER NOT NULL,
+    train_attn INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
+    expires REAL, public INTEGER NOT NULL DEFAULT 0, user_metadata TEXT);
+CREATE INDEX IF NOT EXISTS checkpoints_by_run ON checkpoints (run);
+"""
+
+_Work = tuple[Callable[[sqlite3.Connection], object], Future[object]]
+
+
+class Journal:
+    """Runs functions on the one connection, each whole or not at all, durable on return."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._waiting: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="journal", daemon=True)
+        self._opened: Future[None] = Future()
+        self._thread.start()
+        self._opened.result()
+
+    async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run WORK from the event loop; it is on disk when this returns."""
+        return await asyncio.wrap_future(self._enqueue(work))
+
+    def do_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run WORK from any other thread; it is on disk when this returns."""
+        return self._enqueue(work).result()
+
+    def close(self) -> None:
+        """Finish what was asked for, and close the file."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _enqueue(self, work: Callable[[sqlite3.Connection], T]) -> "Future[T]":
+        future: Future[T] = Future()
+        self._waiting.put((work, future))  # type: ignore[arg-type]
+        return future
+
+    def _serve(self) -> None:
+        try:
+            connection = _open(self._path)
+        except BaseException as error:
+            self._opened.set_exception(error)
+            return
+        self._opened.set_result(None)
+        closing = False
+        while not closing:
+            group = [self._waiting.get()]
+            while not self._waiting.empty():
+                group.append(self._waiting.get())
+            closing = None in group
+            _commit(connection, [work for work in group if work is not None])
+        connection.close()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.row_factory = sqlite3.Row
+    connection.execute("PRAGMA journal_mode = WAL")
+    # FULL: an acknowledged request also survives a power cut, not only the end of the process.
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.executescript(_SCHEMA)
+    return connection
+
+
+def _commit(connection: sqlite3.Connection, group: list[_Work]) -> None:
+    """Run GROUP in one transaction; a function that raises undoes itself and nobody else."""
+    outcomes: list[tuple[Future[object], object, BaseException | None]] = []
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        for work, future in group:
+            connection.execute("SAVEPOINT one")
+            try:
+                outcomes.append((future, work(connection), None))
+            except Exception as error:
+                connection.execute("ROLLBACK TO one")
+                outcomes.append((future, None, error))
+            connection.execute("RELEASE one")
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        outcomes = [(future, None, error) for _, future in group]
+    for future, value, problem in outcomes:
+        # A caller that was cancelled while it waited wants no answer any more.
+        if not future.set_running_or_notify_cancel():
+            continue
+        if problem is None:
+            future.set_result(value)
+        else:
+            future.set_exception(problem)

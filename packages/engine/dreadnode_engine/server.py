@@ -1,0 +1,229 @@
+"""HTTP in and out: the routes of Tinker's protocol, and nothing that computes."""
+
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+
+from dreadnode_engine import rest
+from dreadnode_engine.context import Settings
+from dreadnode_engine.engine import Engine
+from dreadnode_engine.errors import Refused
+from dreadnode_engine.keys import Keyring, Principal
+from dreadnode_engine.models import ServedModel
+from dreadnode_engine.records import Request
+from dreadnode_engine.wire import MAX_BODY, MEDIA_TYPE, canonical, parse_forward_backward
+
+log = logging.getLogger(__name__)
+
+Call = Callable[[Engine, Principal, HttpRequest], Awaitable[Response]]
+
+
+def create_app(settings: Settings, models: dict[str, ServedModel], keyring: Keyring) -> Starlette:
+    """Return the engine as an ASGI application."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        engine = Engine(settings, models)
+        await engine.start()
+        app.state.engine, app.state.keyring = engine, keyring
+        yield
+        engine.stop()
+
+    def route(path: str, call: Call, method: str = "POST") -> Route:
+        async def endpoint(request: HttpRequest) -> Response:
+            who = keyring.verify(request.headers.get("x-api-key"), time.time())
+            return await call(request.app.state.engine, who, request)
+
+        return Route(path, endpoint, methods=[method])
+
+    routes = [route(path, call) for path, call in _CALLS.items()]
+    routes += [route(path, call, method) for (method, path), call in rest.CALLS.items()]
+    routes += [
+        Route("/healthz", _health, methods=["GET"]),
+        Route("/files/{path:path}", rest.download, methods=["GET"]),
+    ]
+    app = Starlette(
+        routes=[Mount("/api/v1", routes=routes)],
+        lifespan=lifespan,
+        exception_handlers={Refused: _refused},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _refused(_: HttpRequest, refusal: Exception) -> Response:
+    status = refusal.status if isinstance(refusal, Refused) else 400
+    return JSONResponse({"detail": str(refusal)}, status)
+
+
+async def _health(_: HttpRequest) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+async def body_of(request: HttpRequest) -> bytes:
+    """Read the body of REQUEST, or refuse one that is too large before it has all come."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY:
+            raise Refused(f"The body is larger than {MAX_BODY // 2**20} MiB; send smaller batches")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def fields_of(request: HttpRequest) -> dict[str, Any]:
+    """Read the body of REQUEST as a JSON object."""
+    try:
+        fields = json.loads(await body_of(request))
+    except ValueError:
+        raise Refused("The body is not JSON") from None
+    if not isinstance(fields, dict):
+        raise Refused("The body must be a JSON object")
+    return fields
+
+
+def text_in(fields: dict[str, Any], name: str) -> str:
+    """Return the text NAME of a body, or refuse."""
+    value = fields.get(name)
+    if not isinstance(value, str) or not value:
+        raise Refused(f"The field `{name}` must be a text")
+    return value
+
+
+def _promise(request: Request, **more: Any) -> Response:
+    fields = {"request_id": request.id, **more}
+    if request.kind != "sample":
+        fields["model_id"] = request.lane
+    return JSONResponse(fields)
+
+
+async def _client_config(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    # Everything that would need further routes stays off; these are the SDK's own defaults.
+    return JSONResponse({"pjwt_auth_enabled": False, "parallel_fwdbwd_chunks": True})
+
+
+async def _dynamic_config(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    return JSONResponse({"refresh_interval_sec": 300, "sample_cancel_enabled": False})
+
+
+async def _telemetry(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    await body_of(request)
+    return JSONResponse({"status": "accepted"})
+
+
+async def _create_session(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    key = request.headers.get("x-idempotency-key")
+    session = await engine.create_session(who, await fields_of(request), key)
+    return JSONResponse({"type": "create_session", "session_id": session.id})
+
+
+async def _heartbeat(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    session = engine.session(who, text_in(await fields_of(request), "session_id"))
+    session.seen = time.time()
+    return JSONResponse({"type": "session_heartbeat"})
+
+
+async def _create_model(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    return _promise(await engine.create_model(who, await body_of(request)))
+
+
+async def _load_weights(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    return _promise(await engine.load_weights(who, await body_of(request)))
+
+
+async def _get_info(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    lane = engine.run(who, text_in(await fields_of(request), "model_id"))
+    run, served = lane.run, engine.served(lane.run.base_model)
+    data = {
+        "arch": served.architecture,
+        "model_name": served.id,
+        "tokenizer_id": str(served.path),
+    }
+    return JSONResponse(
+        {
+            "type": "get_info",
+            "model_id": run.id,
+            "model_name": served.id,
+            "model_data": data,
+            "is_lora": True,
+            "lora_rank": run.rank,
+            "optimizer_config": {"type": "adamw"},
+        }
+    )
+
+
+async def _forward_backward(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    if request.headers.get("content-type", "").split(";")[0] != MEDIA_TYPE:
+        raise Refused(f"forward_backward takes {MEDIA_TYPE}; use the tinker SDK 0.25 or newer")
+    encoding = request.headers.get("content-encoding")
+    message = parse_forward_backward(await body_of(request), encoding)
+    return _promise(
+        await engine.submit(
+            who, message.model_id, message.seq_id, "forward_backward", canonical(message)
+        )
+    )
+
+
+def _operation(kind: str) -> Call:
+    async def call(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+        body = await body_of(request)
+        fields = json.loads(body) if body[:1] == b"{" else {}
+        run, seq = text_in(fields, "model_id"), fields.get("seq_id")
+        if seq is not None and not isinstance(seq, int):
+            raise Refused("The field `seq_id` must be an integer")
+        return _promise(await engine.submit(who, run, seq, kind, body))
+
+    return call
+
+
+async def _unload_model(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    run = text_in(await fields_of(request), "model_id")
+    await engine.unload(who, run)
+    return JSONResponse({"model_id": run, "type": "unload_model"})
+
+
+async def _create_sampler(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    sampler = await engine.create_sampler(who, await body_of(request))
+    return JSONResponse({"type": "create_sampling_session", "sampling_session_id": sampler.id})
+
+
+async def _sample(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    accepted, sequences = await engine.sample(who, await body_of(request))
+    return _promise(accepted, sample_sequence_ids=sequences)
+
+
+async def _retrieve(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    name = text_in(await fields_of(request), "request_id")
+    found = await engine.retrieve(who, name)
+    if found.state == "queued":
+        return JSONResponse({"type": "try_again", "request_id": name, "queue_state": "active"})
+    return Response(found.result, media_type=found.media)
+
+
+_CALLS: dict[str, Call] = {
+    "/client/config": _client_config,
+    "/client/dynamic_config": _dynamic_config,
+    "/telemetry": _telemetry,
+    "/create_session": _create_session,
+    "/session_heartbeat": _heartbeat,
+    "/create_model": _create_model,
+    "/load_weights": _load_weights,
+    "/get_info": _get_info,
+    "/forward_backward": _forward_backward,
+    "/optim_step": _operation("optim_step"),
+    "/save_weights": _operation("save_weights"),
+    "/save_weights_for_sampler": _operation("save_weights_for_sampler"),
+    "/save_weights_external": _operation("save_weights_external"),
+    "/unload_model": _unload_model,
+    "/create_sampling_session": _create_sampler,
+    "/asample": _sample,
+    "/retrieve_future": _retrieve,
+}

@@ -1,0 +1,169 @@
+"""Protobuf in and out: the two places where Tinker's protocol is not JSON."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import zstandard
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from tinker.proto import tinker_public_pb2 as pb
+
+from dreadnode_engine.errors import OperationFailed, Refused
+
+MEDIA_TYPE = "application/x-protobuf"
+MAX_BODY = 256 * 2**20
+"""The largest request body in bytes, before and after decompression."""
+
+Floats = NDArray[np.float32]
+Array = Floats | NDArray[np.int64]
+
+_DTYPES: Mapping[int, np.dtype[Any]] = {
+    pb.DTYPE_FLOAT32: np.dtype("<f4"),
+    pb.DTYPE_INT64: np.dtype("<i8"),
+    pb.DTYPE_INT32: np.dtype("<i4"),
+}
+
+
+@dataclass(frozen=True)
+class Datum:
+    """One training sequence: TOKENS of shape (length,), and arrays of shape (length, ...)."""
+
+    tokens: NDArray[np.int64]
+    inputs: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class ForwardBackward:
+    """A forward or forward-backward request, decoded."""
+
+    loss_fn: str
+    config: Mapping[str, float | str]
+    forward_only: bool
+    data: Sequence[Datum]
+
+
+@dataclass
+class Logprobs:
+    """What a forward pass answers: per datum the log-probabilities and losses of its targets."""
+
+    logprobs: list[Floats]
+    losses: list[Floats]
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+def parse_forward_backward(body: bytes, encoding: str | None) -> pb.ForwardBackwardRequest:
+    """Parse the body of a forward_backward request, or raise `Refused`."""
+    if encoding == "zstd":
+        try:
+            body = zstandard.ZstdDecompressor().decompress(body, max_output_size=MAX_BODY)
+        except zstandard.ZstdError:
+            raise Refused("The body says it is zstd, and cannot be decompressed") from None
+    elif encoding not in (None, "identity"):
+        raise Refused(f"The content encoding `{encoding}` is not served; send zstd or none")
+    message = pb.ForwardBackwardRequest()
+    try:
+        message.ParseFromString(body)
+    except DecodeError:
+        raise Refused("The body is not a ForwardBackwardRequest in protobuf") from None
+    if not message.model_id:
+        raise Refused("The request names no model_id")
+    return message
+
+
+def canonical(message: pb.ForwardBackwardRequest) -> bytes:
+    """Serialize MESSAGE so that equal requests have equal bytes, whatever order maps came in."""
+    return message.SerializeToString(deterministic=True)
+
+
+def decode_forward_backward(body: bytes) -> ForwardBackward:
+    """Decode a journalled request; raises `OperationFailed` for what no model could be fed."""
+    message = pb.ForwardBackwardRequest.FromString(body)
+    config: dict[str, float | str] = dict(message.loss_fn_config)
+    for name, value in message.loss_fn_config_v2.items():
+        config[name] = value.text if value.WhichOneof("value") == "text" else value.number
+    return ForwardBackward(
+        loss_fn=message.loss_fn,
+        config=config,
+        forward_only=message.forward_only,
+        data=[_datum(index, datum) for index, datum in enumerate(message.data)],
+    )
+
+
+def _datum(index: int, message: pb.Datum) -> Datum:
+    chunks = []
+    for chunk in message.model_input:
+        kind = chunk.WhichOneof("chunk")
+        if kind != "encoded_text":
+            raise OperationFailed(
+                f"Datum {index} holds a chunk of {kind or 'nothing'}; this engine trains on text"
+            )
+        raw = chunk.encoded_text.tokens
+        if len(raw) % 4:
+            raise OperationFailed(f"Datum {index} holds tokens that are not 32-bit integers")
+        chunks.append(np.frombuffer(raw, dtype="<i4"))
+    tokens = np.concatenate(chunks) if chunks else np.zeros(0, dtype="<i4")
+    inputs = {name: _array(index, name, t) for name, t in message.loss_fn_inputs.items()}
+    return Datum(tokens.astype(np.int64), inputs)
+
+
+def _array(index: int, name: str, message: pb.Tensor) -> Array:
+    where = f"The input `{name}` of datum {index}"
+    dtype = _DTYPES.get(message.dtype)
+    if dtype is None:
+        raise OperationFailed(f"{where} must be float32 or int64")
+    try:
+        if message.WhichOneof("encoding") == "sparse_csr":
+            flat = _dense(message, dtype)
+        else:
+            flat = np.frombuffer(message.dense, dtype=dtype)
+        shaped = flat.reshape(tuple(message.shape)) if message.shape else flat
+    except (ValueError, IndexError):
+        raise OperationFailed(f"{where} does not fill its shape") from None
+    return shaped.astype(np.float32) if dtype.kind == "f" else shaped.astype(np.int64)
+
+
+def _dense(message: pb.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Fill the zeros of a matrix that came as compressed sparse rows."""
+    rows, columns = message.shape
+    if rows * columns > MAX_BODY // 8:
+        raise ValueError("too large")
+    csr = message.sparse_csr
+    starts = np.frombuffer(csr.crow_indices, dtype="<i8")
+    places = np.frombuffer(csr.col_indices, dtype="<i8")
+    values = np.frombuffer(csr.values, dtype=dtype)
+    if len(starts) != rows + 1 or np.any(places < 0) or len(places) != len(values):
+        raise ValueError("malformed")
+    dense = np.zeros((rows, columns), dtype=dtype)
+    dense[np.repeat(np.arange(rows), np.diff(starts)), places] = values
+    return dense
+
+
+def encode_logprobs(output: Logprobs) -> bytes:
+    """Encode the answer to a forward_backward request."""
+    pairs = zip(output.logprobs, output.losses, strict=True)
+    # One record holds one trailing shape, so a batch that mixes [T] and [T, K] takes several.
+    groups = groupby(pairs, key=lambda pair: pair[0].shape[1:])
+    return pb.ForwardBackwardOutput(
+        loss_fn_output_type="ArrayRecord",
+        loss_fn_outputs=[_record(list(group), trailing) for trailing, group in groups],
+        metrics=output.metrics,
+    ).SerializeToString()
+
+
+def _record(pairs: list[tuple[Floats, Floats]], trailing: tuple[int, ...]) -> pb.ArrayRecord:
+    record = pb.ArrayRecord(type_tag="ArrayRecord", num_datums=len(pairs))
+    logprobs, losses = zip(*pairs, strict=True)
+    for name, arrays in (("logprobs", logprobs), ("elementwise_loss", losses)):
+        ends = np.cumsum([0, *(array.nbytes for array in arrays)], dtype="<i8")
+        record.fields[name].CopyFrom(
+            pb.BatchedTensor(
+                data=b"".join(array.astype("<f4").tobytes() for array in arrays),
+                offsets=ends.tobytes(),
+                dtype=pb.DTYPE_FLOAT32,
+                trailing_shape=trailing,
+            )
+        )
+    return record

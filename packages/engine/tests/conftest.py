@@ -1,0 +1,154 @@
+"""Tiny random models, and a real engine process to drive with the real SDK."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TINKER_TELEMETRY", "0")
+torch.set_num_threads(1)
+
+MASTER = "tml-master-key-of-the-tests"
+WORDS = [f"w{i}" for i in range(90)]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<s> {{ m.role }} {{ m.content }} </s> {% endfor %}"
+    "{% if add_generation_prompt %}<s> assistant {% endif %}"
+)
+
+
+def save_tokenizer(folder: Path) -> None:
+    """Save a tokenizer of whole words, whose ids are those of the models below."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {w: i for i, w in enumerate(["<pad>", "<s>", "</s>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+
+
+def make_model(folder: Path, kind: str = "llama") -> Path:
+    """Save a random model of KIND (llama, qwen3, qwen3_moe) with its tokenizer into FOLDER."""
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 96,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 128,
+        "eos_token_id": 2,
+        "bos_token_id": 1,
+        "pad_token_id": 0,
+        "initializer_range": 0.3,
+    }
+    names = {"llama": "Llama", "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe"}
+    if kind == "qwen3_moe":
+        sizes |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    config = getattr(transformers, f"{names[kind]}Config")(**sizes)
+    torch.manual_seed(7)
+    model = getattr(transformers, f"{names[kind]}ForCausalLM")(config)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with one tiny model of each kind."""
+    folder = tmp_path_factory.mktemp("models")
+    for kind in ("llama", "qwen3", "qwen3_moe"):
+        make_model(folder / kind, kind)
+    return folder
+
+
+class EngineProcess:
+    """`python -m dreadnode_engine serve` as a real process."""
+
+    def __init__(self, data_dir: Path, models: Path, *arguments: str) -> None:
+        self.data_dir = data_dir
+        self._models = models
+        self._arguments = arguments
+        self.port = 0
+        self.process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> "EngineProcess":
+        """Start it, on the same port as before if it ran before, and wait until it answers."""
+        command = [sys.executable, "-m", "dreadnode_engine", "serve"]
+        command += ["--data-dir", str(self.data_dir), "--port", str(self.port), "--threads", "1"]
+        command += ["--no-stand-in", "--no-hf-cache", *self._arguments]
+        for kind in ("llama", "qwen3", "qwen3_moe"):
+            command += ["--model", f"tiny/{kind}={self._models / kind}"]
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(self.data_dir.parent / "engine.log").open("a"),
+            text=True,
+            env=os.environ | {"DREADNODE_ENGINE_KEY": MASTER},
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line.startswith("engine ready on http://"), (
+            self.data_dir.parent / "engine.log"
+        ).read_text()
+        self.port = int(line.rsplit(":", 1)[1])
+        return self
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """Ask it to end, and return its exit code."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def start_engine(tmp_path: Path, models_dir: Path) -> Iterator[Callable[..., EngineProcess]]:
+    """Start engines that are gone when the test is over."""
+    running: list[EngineProcess] = []
+
+    def start(*arguments: str) -> EngineProcess:
+        data_dir = tmp_path / f"engine{len(running)}" / "data"
+        data_dir.mkdir(parents=True)
+        engine = EngineProcess(data_dir, models_dir, *arguments)
+        running.append(engine)
+        return engine.start()
+
+    yield start
+    for engine in running:
+        if engine.process is not None and engine.process.poll() is None:
+            engine.kill()
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[EngineProcess]:
+    """One engine for all tests of a module."""
+    data_dir = tmp_path_factory.mktemp("engine") / "data"
+    data_dir.mkdir()
+    process = EngineProcess(data_dir, models_dir).start()
+    yield process
+    if process.process is not None and process.process.poll() is None:
+        process.kill()
