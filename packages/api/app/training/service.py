@@ -73,7 +73,7 @@ async def create_job(
     job.idempotency_key, job.request_sha256 = key, digest
     try:
         async with database.writing() as session:
-            enqueue(session, job)
+            await enqueue(session, job)
     except IntegrityError:
         # Another request with the same key was faster between our look and our write.
         known = await _same(database, place, key or "", digest)
@@ -83,9 +83,10 @@ async def create_job(
     return job, True
 
 
-def enqueue(session: AsyncSession, job: Job) -> None:
+async def enqueue(session: AsyncSession, job: Job) -> None:
     """Put a new job into the queue, which is its table."""
     session.add(job)
+    await session.flush()  # before the events that refer to it
     set_phase(session, job, "waiting for capacity", QUEUED_REASON)
 
 
@@ -255,8 +256,7 @@ async def retry_job(session: AsyncSession, place: Place, job_id: str) -> Job:
         artifacts={n: old.artifacts[n] for n in CHECKPOINTS if n in old.artifacts},
         **{name: getattr(old, name) for name in names},
     )
-    enqueue(session, job)
-    await session.flush()
+    await enqueue(session, job)
     # The series so far; the new job's start cuts them off at the checkpoint it goes on from.
     for each in await points(session, old.id):
         session.add(Points(job_id=job.id, number=each.number, step=each.step, lists=each.lists))

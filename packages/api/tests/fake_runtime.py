@@ -1,0 +1,157 @@
+"""Speaks the contract of a sandbox and of the check, and behaves as the job's prompt says.
+
+The config's `system_prompt` holds a JSON object: `{"behave": "...", ...}`. No prompt: behave well.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+
+
+def check() -> int:
+    question = json.load(sys.stdin)
+    path = Path(question["datasets"]["train"])
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    prompt = question["config"].get("system_prompt")
+    wish = json.loads(prompt) if prompt and prompt.startswith("{") else {}
+    if wish.get("check") == "crash":
+        sys.exit("the check broke")
+    if wish.get("check") == "hang":
+        subprocess.Popen(SLEEP)
+        time.sleep(600)
+    if wish.get("check") == "environment":
+        print(json.dumps({"ok": False, "loc": ["config"], "error": " ".join(sorted(os.environ))}))
+        return 0
+    usable = sum("response" in row or "messages" in row for row in rows)
+    if usable == 0:
+        answer: dict[str, Any] = {
+            "ok": False,
+            "loc": ["config", "dataset_ref"],
+            "error": f"None of the {len(rows)} rows can be trained on",
+        }
+    else:
+        answer = {
+            "ok": True,
+            "rows": len(rows),
+            "usable": usable,
+            "dropped": {"no answer": len(rows) - usable} if usable < len(rows) else {},
+            "tokens": 10 * usable,
+            "trained_tokens": 5 * usable,
+            "truncated": 0,
+            "renderer": "fake",
+        }
+    print(json.dumps(answer))
+    return 0
+
+
+class Job:
+    def __init__(self, job_id: str) -> None:
+        self.base = (
+            f"{os.environ['DREADNODE_SERVER']}/api/v1/org/{os.environ['DREADNODE_ORGANIZATION']}"
+            f"/ws/{os.environ['DREADNODE_WORKSPACE']}/training/jobs/{job_id}"
+        )
+        self.seq = 0
+        self.cancelled = False
+        self.terminated = False
+        signal.signal(signal.SIGTERM, self._terminate)
+
+    def _terminate(self, *_: object) -> None:
+        self.terminated = True
+
+    def call(self, method: str, path: str = "", body: bytes | None = None) -> dict[str, Any]:
+        headers = {"X-API-Key": os.environ["DREADNODE_API_KEY"], "Content-Type": "application/json"}
+        for _ in range(200):
+            request = urllib.request.Request(self.base + path, body, headers, method=method)
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    return dict(json.load(answer))
+            except urllib.error.HTTPError as error:
+                print(f"{method} {path}: {error.code} {error.read()!r}")
+                sys.exit(75)
+            except OSError:
+                time.sleep(0.1)
+        sys.exit(75)
+
+    def tell(self, event_type: str, **more: Any) -> None:
+        self.seq += 1
+        attempt = int(os.environ["DREADNODE_JOB_ATTEMPT"])
+        event = {"event_type": event_type, "attempt": attempt, "seq": self.seq, **more}
+        job = self.call("POST", "/progress", json.dumps(event).encode())
+        self.cancelled = job["cancel_requested_at"] is not None
+
+
+def train(job: Job, config: dict[str, Any], wish: dict[str, Any]) -> int:
+    steps = config.get("steps") or 5
+    job.tell("training_start", message="Training starts", data={"start": 0, "steps": steps})
+    for step in range(1, steps + 1):
+        time.sleep(wish.get("seconds", 0))
+        job.tell(
+            "step_complete",
+            metrics={"steps": [step], "train/loss": [1 / step]},
+            data={"step": step, "steps": steps, "tokens_total": 10 * step, "seconds_left": 0.5},
+        )
+        if job.terminated:
+            return 75
+        if job.cancelled and wish.get("behave") != "ignore_cancel":
+            job.tell("training_end", data={"cancelled": True}, artifacts={"checkpoints": ["x"]})
+            return 0
+    job.call("PUT", "/files/adapter/README.md", b"# adapter")
+    job.tell("training_end", metrics={"train/steps": steps}, artifacts={"adapter": "adapter/"})
+    return 0
+
+
+def run(job_id: str) -> int:
+    job = Job(job_id)
+    record = job.call("GET")
+    prompt = record["config"].get("system_prompt")
+    wish = json.loads(prompt) if prompt else {}
+    attempt = int(os.environ["DREADNODE_JOB_ATTEMPT"])
+    print(f"attempt {attempt}, key {os.environ['DREADNODE_API_KEY']}", flush=True)
+    behave = wish.get("behave") if attempt <= wish.get("attempts", 1000) else None
+    if behave == "ignore_everything":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        subprocess.Popen(SLEEP, start_new_session=True)
+        job.tell("training_start", message="Training starts")
+        time.sleep(600)
+    if behave == "exit":
+        return int(wish["code"])
+    if behave == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behave == "fail":
+        job.tell(
+            "training_error",
+            level="error",
+            error="The loss is not a number [row 3]",
+            data={"code": "diverged", "fault": "job"},
+        )
+        return 1
+    if behave == "print":
+        for _ in range(wish["times"]):
+            sys.stdout.write("x" * 1000 + "\n")
+    if behave == "allocate":
+        held = bytearray(wish["bytes"])
+        time.sleep(600)
+        print(len(held))
+    if behave == "fork":
+        for _ in range(wish["times"]):
+            subprocess.Popen(SLEEP)
+        time.sleep(600)
+    if behave == "write":
+        Path("big").write_bytes(b"x" * wish["bytes"])
+        time.sleep(600)
+    if behave == "environment":
+        job.tell("log", message=" ".join(sorted(os.environ)), data={"cwd": os.listdir()})
+    return train(job, record["config"], wish)
+
+
+if __name__ == "__main__":
+    sys.exit(check() if sys.argv[1] == "check" else run(sys.argv[2]))

@@ -1,0 +1,334 @@
+"""A job is refused before anything exists, or it is queued."""
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+MODEL = "Qwen/Qwen3-8B"
+STAND_IN = "stand-in/SmolLM2-135M-Instruct"
+RETIRED = "meta-llama/Llama-3.2-1B"
+
+REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
+    "a near miss": (
+        {"model": "meta-llama/Llama-3.1-8B-Instruc"},
+        422,
+        ["body", "model"],
+        "Unknown training base model 'meta-llama/Llama-3.1-8B-Instruc'.\n"
+        "Did you mean one of: meta-llama/Llama-3.1-8B-Instruct, meta-llama/Llama-3.1-8B?",
+    ),
+    "a far miss under the other name": (
+        {"model": ..., "base_model": "zzzzzzzz"},
+        422,
+        ["body", "base_model"],
+        "Unknown training base model 'zzzzzzzz'.\nSee `dn train catalog`.",
+    ),
+    "no model": (
+        {"model": ...},
+        422,
+        ["body"],
+        "`body`: name the base model in `model`; `dn train catalog` lists them",
+    ),
+    "two models": (
+        {"base_model": RETIRED},
+        422,
+        ["body"],
+        "`body`: `model` and `base_model` are one field; give one, or both alike",
+    ),
+    "a misspelt field": (
+        {"config": {"step": 3}},
+        422,
+        ["body", "config", "step"],
+        "`config.step`: there is no such field; leave it out or mend its name",
+    ),
+    "steps out of range": (
+        {"config": {"steps": 0}},
+        422,
+        ["body", "config", "steps"],
+        "`config.steps`: input should be greater than or equal to 1",
+    ),
+    "lora_alpha": (
+        {"config": {"lora_alpha": 32}},
+        422,
+        ["body", "config"],
+        "`config`: leave `lora_alpha` out: Tinker fixes it, so that a value would have no effect",
+    ),
+    "reinforcement learning": (
+        {"trainer_type": "rl", "config": {"algorithm": "ppo"}},
+        422,
+        ["body", "trainer_type"],
+        "Reinforcement learning cannot be run by this server yet; "
+        "use `trainer_type` `sft` (`dn train sft`)",
+    ),
+    "an algorithm that the model does not support": (
+        {"trainer_type": "rl", "config": {"algorithm": "grpo"}},
+        422,
+        ["body", "config", "algorithm"],
+        f"`{MODEL}` cannot be trained with the algorithm `grpo`; "
+        "it supports `sft`, `importance_sampling`, `ppo`",
+    ),
+    "ray": (
+        {"backend": "ray"},
+        422,
+        ["body", "backend"],
+        "The backend `ray` is not offered here; use `tinker`, with the algorithm "
+        "`importance_sampling` or `ppo` in place of `grpo`",
+    ),
+    "a retired model without weights": (
+        {"model": RETIRED},
+        422,
+        ["body", "model"],
+        f"This server's engine has no weights for `{RETIRED}`, which hosted Tinker retired on "
+        "2026-06-12 in favour of `Qwen/Qwen3.5-9B-Base`; "
+        "add `--rehearse` to try the job on a small stand-in",
+    ),
+    "an active model without weights": (
+        {"model": "Qwen/Qwen3.5-4B"},
+        422,
+        ["body", "model"],
+        "This server's engine has no weights for `Qwen/Qwen3.5-4B`; "
+        "add `--rehearse` to try the job on a small stand-in",
+    ),
+    "a data set that does not exist": (
+        {"config": {"dataset_ref": {"name": "nothing", "version": "1.0.0"}}},
+        422,
+        ["body", "config", "dataset_ref"],
+        "There is no data set `nothing` in this organization; see `dn dataset list`",
+    ),
+    "a version that does not exist": (
+        {"config": {"dataset_ref": {"name": "rows", "version": "9.9.9"}}},
+        422,
+        ["body", "config", "dataset_ref"],
+        "The data set `rows` has no version `9.9.9`; its newest are `1.0.0`",
+    ),
+    "a capability that does not exist": (
+        {"capability_ref": {"name": "agent", "version": "1.0.0"}},
+        422,
+        ["body", "capability_ref"],
+        "There is no capability `agent@1.0.0` in this organization; "
+        "leave `capability_ref` out, or give its prompt as `system_prompt` in the config",
+    ),
+    "sequences longer than the context": (
+        {"config": {"max_sequence_length": 10_000_000}},
+        422,
+        ["body", "config", "max_sequence_length"],
+        f"`max_sequence_length` is 10000000, and `{MODEL}` takes at most 32768 tokens",
+    ),
+    "data in which no row renders": (
+        {"config": {"dataset_ref": {"name": "useless", "version": "1.0.0"}}},
+        422,
+        ["body", "config", "dataset_ref"],
+        "None of the 1 rows can be trained on",
+    ),
+    "square brackets in a name": (
+        {"name": "run [/1]"},
+        422,
+        ["body", "name"],
+        "`name`: square brackets are not taken here; clients read them as markup",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+async def test_after_a_refusal_there_is_no_job_and_no_process(api: Any, case: str) -> None:
+    changes, status, loc, detail = REFUSALS[case]
+    await api.push()
+    await api.push("useless", body=b'{"nothing": "here"}\n')
+
+    refused = await api.create(**changes)
+
+    assert refused.status_code == status
+    body = refused.json()
+    assert (body["code"], body["type"], body["detail"]) == (422, "validation_error", detail)
+    assert body["errors"][0]["loc"] == loc
+    assert await api.count() == 0
+    assert psutil.Process().children(recursive=True) == []
+    assert not (api.settings.data_dir / "jobs").exists()
+
+
+async def test_a_lora_rank_beyond_the_engine_is_refused(api: Any, engine: Any) -> None:
+    engine.models[0]["max_lora_rank"] = 8
+    await api.push()
+
+    refused = await api.create(config={"lora_rank": 9})
+
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == f"`lora_rank` is 9, and `{MODEL}` takes at most 8"
+
+
+async def test_a_sound_job_is_queued_with_every_default_resolved(api: Any) -> None:
+    await api.push()
+
+    created = await api.create(name="first", tags=["a"])
+
+    assert created.status_code == 201
+    job = created.json()
+    assert job["status"] == "queued"
+    assert job["phase"] == "waiting for capacity"
+    assert (job["model"], job["base_model"], job["trained_model"]) == (MODEL, MODEL, MODEL)
+    assert job["rehearsal"] is False
+    assert job["capability"] == {
+        "name": "none", "version": "0.0.0", "artifact_id": None, "runtime_digest": None,
+    }  # fmt: skip
+    assert job["config"] == {
+        "dataset_ref": {"name": "rows", "version": "1.0.0"},
+        "trajectory_dataset_refs": [],
+        "max_sequence_length": 2048,
+        "batch_size": 16,
+        "gradient_accumulation_steps": 1,
+        "epochs": 1,
+        "lora_rank": 16,
+        "learning_rate": 1e-4,
+        "checkpoint_interval": 10,
+        "seed": 0,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.95,
+        "adam_eps": 1e-8,
+    }
+    assert job["dataset_ref"] == {"name": "rows", "version": "1.0.0"}
+    assert (job["preflight"]["rows"], job["preflight"]["usable"]) == (8, 8)
+    assert job["attempt"] == 0
+    assert job["created_by_email"] == "admin@example.com"
+    assert await api.count() == 1
+
+
+async def test_what_an_old_client_sends_is_understood(api: Any) -> None:
+    await api.push()
+
+    created = await api.create(
+        base_model=MODEL,
+        backend="tinker",
+        capability_ref={"name": "none", "version": "0.0.0"},
+        tags=[],
+        config={"trajectory_dataset_refs": []},
+    )
+
+    assert created.status_code == 201
+
+
+async def test_a_rehearsal_trains_the_stand_in_and_says_so(api: Any) -> None:
+    await api.push()
+
+    job = await api.job(model=RETIRED, rehearse=True)
+
+    assert (job["model"], job["trained_model"]) == (RETIRED, STAND_IN)
+    assert job["rehearsal"] is True
+
+
+async def test_the_stand_in_itself_is_no_model_of_the_catalog(api: Any) -> None:
+    await api.push()
+
+    refused = await api.create(model=STAND_IN)
+
+    assert refused.status_code == 422
+    assert refused.json()["detail"].startswith(f"Unknown training base model '{STAND_IN}'.\n")
+
+
+async def test_a_rehearsal_needs_a_stand_in(api: Any, engine: Any) -> None:
+    del engine.models[1]
+    await api.push()
+
+    refused = await api.create(rehearse=True)
+
+    assert refused.status_code == 422
+    assert "has no stand-in model" in refused.json()["detail"]
+    assert await api.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "kind"),
+    [
+        (httpx.ConnectError("refused"), 502, "bad_gateway_error"),
+        (httpx.ReadTimeout("slow"), 504, "gateway_timeout_error"),
+        (None, 502, "bad_gateway_error"),
+    ],
+)
+async def test_an_engine_that_does_not_answer_is_told_apart_from_a_refusal(
+    api: Any, engine: Any, failure: Exception | None, status: int, kind: str
+) -> None:
+    engine.failure, engine.status = failure, 503
+    await api.push()
+
+    refused = await api.create()
+
+    assert (refused.status_code, refused.json()["type"]) == (status, kind)
+    assert await api.count() == 0
+
+
+async def test_an_unknown_model_is_refused_without_asking_the_engine(
+    api: Any, engine: Any
+) -> None:
+    await api.create(model="zzz")
+
+    assert engine.asked == 0
+
+
+async def test_a_check_that_crashes_is_our_bug_and_leaves_no_job(api: Any) -> None:
+    await api.push()
+
+    answer = await api.create(config={"system_prompt": json.dumps({"check": "crash"})})
+
+    assert answer.status_code == 500
+    assert answer.json()["type"] == "server_error"
+    assert "broke" not in answer.text
+    assert await api.count() == 0
+
+
+async def test_a_check_that_hangs_is_ended_with_all_that_it_started(api: Any) -> None:
+    await api.push()
+    object.__setattr__(api.settings, "preflight_timeout", 1.0)
+
+    refused = await api.create(config={"system_prompt": json.dumps({"check": "hang"})})
+
+    assert refused.status_code == 422
+    assert "took longer than 1 seconds" in refused.json()["detail"]
+    assert await api.count() == 0
+    assert [p for p in psutil.Process().children(recursive=True) if p.is_running()] == []
+
+
+async def test_a_check_is_given_no_key_and_no_token(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DREADNODE_ENGINE_KEY", "tml-secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    await api.push()
+
+    refused = await api.create(config={"system_prompt": json.dumps({"check": "environment"})})
+
+    names = set(refused.json()["detail"].split())
+    assert names <= {"HOME", "LANG", "LC_CTYPE", "PATH", "PYTHONUNBUFFERED", "TMPDIR"}
+
+
+async def test_the_same_key_and_body_give_back_the_first_job(api: Any) -> None:
+    await api.push()
+
+    first = await api.create(headers={"Idempotency-Key": "k1"})
+    again = await api.create(headers={"Idempotency-Key": "k1"})
+
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert first.json()["id"] == again.json()["id"]
+    assert await api.count() == 1
+
+
+async def test_the_same_key_with_another_body_is_a_conflict(api: Any) -> None:
+    await api.push()
+    await api.create(headers={"Idempotency-Key": "k1"})
+
+    other = await api.create(name="other", headers={"Idempotency-Key": "k1"})
+
+    assert (other.status_code, other.json()["type"]) == (409, "conflict_error")
+    assert await api.count() == 1
+
+
+async def test_creating_at_once_with_one_key_makes_one_job(api: Any) -> None:
+    await api.push()
+
+    answers = await asyncio.gather(
+        *(api.create(headers={"Idempotency-Key": "k1"}) for _ in range(4))
+    )
+
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert await api.count() == 1
