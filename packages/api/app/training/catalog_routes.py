@@ -219,8 +219,9 @@ async def _ask(engine: Engine) -> tuple[Capabilities | None, dict[str, Any]]:
     try:
         known = await engine.capabilities()
     except ApiError as error:
-        return None, {"age_seconds": None, "detail": error.detail}
-    return known, {"age_seconds": round(known.age, 1), "detail": None}
+        return None, {"age_seconds": None, "serves": [], "detail": error.detail}
+    serves = sorted(name for name in known.models if known.trainable(name) is not None)
+    return known, {"age_seconds": round(known.age, 1), "serves": serves, "detail": None}
 
 
 def _fill_in(shown: dict[str, Any], model: TrainingModel, known: Capabilities | None) -> None:

@@ -84,10 +84,11 @@ class TrainingModel(Details, Prices, Lifecycle):
     )
 
 
-class EngineAge(Response):
-    """How old the answer is by which `available` was filled in."""
+class EngineState(Response):
+    """What the engine said, by which `available` was filled in, and how long ago."""
 
     age_seconds: float | None = Field(description="Null when the engine gave no answer")
+    serves: list[str] = Field(description="Every id that it can train now, stand-ins left out")
     detail: str | None = Field(None, description="Why it gave none")
 
 
@@ -99,13 +100,13 @@ class TrainingCatalogResponse(Response):
     limit: int = Field(ge=1)
     offset: int | None = Field(None, description="With `offset`, `expand` or `facets`")
     facets: dict[str, dict[str, int]] | None = Field(None, description="Only with `facets=true`")
-    engine: EngineAge | None = Field(None, description=_BEYOND.format("available"))
+    engine: EngineState | None = Field(None, description=_BEYOND.format("available"))
 
 
 class TrainingCatalogEntry(TrainingModel):
     """One entry of the catalog."""
 
-    engine: EngineAge | None = Field(None, description=_BEYOND.format("available"))
+    engine: EngineState | None = Field(None, description=_BEYOND.format("available"))
 
 
 class ViewQuery(BaseModel):
