@@ -94,12 +94,12 @@ class ApiClient:
         timeout: httpx.Timeout = TIMEOUT,
         retries: Retries | None = None,
         transport: httpx.BaseTransport | None = None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
         self.server = server_url(server)
         self.scope = Scope(organization, workspace)
         self._retries = retries or Retries()
-        self._sleep = sleep
+        self._sleep = sleep or time.sleep
         self._http = httpx.Client(
             **http_options(self.server, api_key, timeout), transport=transport
         )
@@ -247,12 +247,12 @@ class AsyncApiClient:
         timeout: httpx.Timeout = TIMEOUT,
         retries: Retries | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         self.server = server_url(server)
         self.scope = Scope(organization, workspace)
         self._retries = retries or Retries()
-        self._sleep = sleep
+        self._sleep = sleep or asyncio.sleep
         self._http = httpx.AsyncClient(
             **http_options(self.server, api_key, timeout), transport=transport
         )

@@ -123,10 +123,14 @@ def _key_of(environ: Mapping[str, str], url: str) -> str | None:
 
 def server_url(url: str) -> str:
     """Return URL without what is not part of an address, or say why it is none."""
-    parts = urlsplit(url.strip().rstrip("/"))
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
+    try:
+        parts = urlsplit(url.strip().rstrip("/"))
+        usable = parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         raise ConfigError(
-            f"`{url}` is not the address of a server; it starts with http:// or https://"
+            f"`{url}` is not the address of a server, such as https://training.example.com"
         )
     if parts.username or parts.password:
         raise ConfigError(

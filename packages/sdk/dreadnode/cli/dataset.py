@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import hint, say
+from dreadnode.cli.output import count, hint, say
 
 if TYPE_CHECKING:
     from dreadnode.client import ApiClient
@@ -91,5 +91,5 @@ def upload(
     if name is None or version is None:
         name, version = checked.ref
     stored = client.push_dataset(name, version, file)
-    say(f"stored {file} as {stored.ref}: {stored.rows:,} rows, {stored.bytes:,} bytes")
+    say(f"stored {file} as {stored.ref}: {count(stored.rows, 'row')}, {stored.bytes:,} bytes")
     return stored

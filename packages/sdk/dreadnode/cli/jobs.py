@@ -76,9 +76,10 @@ def artifacts(job: Job, /, *, common: Common = DEFAULT) -> None:
     if common.json:
         common.out.json(made.model_dump(mode="json"))
         return
+    width = max(map(len, made.artifacts), default=0)
     for name, value in made.artifacts.items():
         for each in value if isinstance(value, list) else [value]:
-            common.out.text(f"{name}  {show(each)}")
+            common.out.text(f"{name:<{width}}  {show(each)}")
     if not made.artifacts:
         say("nothing yet")
 

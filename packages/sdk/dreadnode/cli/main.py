@@ -26,6 +26,7 @@ app = App(
     version=__version__,
     help_format="plaintext",
     help_formatter=Page(),
+    suppress_keyboard_interrupt=False,
     # No --no-flags, and no default that is as good as nothing.
     default_parameter=Parameter(negative=(), show_default=False),
 )

@@ -82,6 +82,11 @@ def hint(text: str) -> None:
     say(f"hint: {text}")
 
 
+def count(number: int, thing: str) -> str:
+    """Return NUMBER and THING, in the plural where it belongs."""
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
+
+
 def show(value: object) -> str:
     """Return VALUE as it stands in a cell: on one line, and nothing for None."""
     if value is None:

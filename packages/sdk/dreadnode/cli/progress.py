@@ -52,7 +52,7 @@ class Lines:
     """A line for each phase, and about ten for the steps: for logs and pipes."""
 
     def __init__(self) -> None:
-        self._said: object = None
+        self._said: object = ...
 
     def __enter__(self) -> Self:
         return self
@@ -62,14 +62,10 @@ class Lines:
 
     def __call__(self, job: TrainingJob | None) -> None:
         """Say how far JOB is, unless that was said; None means that the server does not answer."""
-        if job is None:
-            key: object = None
-            line = "the server does not answer; waiting for it"
-        else:
-            key, line = _milestone(job), _line(job)
-        if key != self._said or (job is None and self._said is not None):
-            say(line)
-        self._said = key
+        milestone = _milestone(job) if job else None
+        if milestone != self._said:
+            say(_line(job) if job else "the server does not answer; waiting for it")
+        self._said = milestone
 
 
 class Bar:

@@ -87,12 +87,10 @@ def sft(
         job = client.create_training_job(
             SftRequest(model=model, config=config, name=name, tags=tag, rehearse=rehearse)
         )
-        if job.preflight:
-            say(f"checked the data: {views.data(job.preflight)}")
         if wait:
             from dreadnode.cli.progress import follow
 
-            say(f"submitted job {job.id}")
+            say(f"submitted job {job.id}: {views.data(job.preflight) or 'queued'}")
             follow(client, job.id, common)
             return
     common.out.record(job, views.JOB)

@@ -1,0 +1,228 @@
+"""`dn login | logout | whoami`, and what is said when the server cannot be asked."""
+
+# ruff: noqa: E501 - a transcript is as wide as it is
+
+from __future__ import annotations
+
+import io
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from dreadnode.config import Profiles, config_path
+from inline_snapshot import snapshot
+
+Dn = Callable[[str], str]
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what the environment says about the server."""
+    for name in ("SERVER", "API_KEY", "ORGANIZATION", "WORKSPACE"):
+        monkeypatch.delenv(f"DREADNODE_{name}")
+
+
+def folder_named_config(said: str) -> str:
+    return said.replace(str(config_path().parent), "CONFIG")
+
+
+@pytest.mark.usefixtures("dn", "nowhere")
+class TestWithoutEnvironment:
+    def test_without_a_server_there_is_no_default_one(self, dn: Dn, api: Any) -> None:
+        assert dn("train list") == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: no server is configured; start one on this machine with `dn serve`, or name one with `--server`, DREADNODE_SERVER or `dn login`
+""")
+        assert api.requests == []
+
+    def test_a_login_saves_what_every_later_command_needs(self, dn: Dn) -> None:
+        said = dn("login dn_test --server http://server.test/ --save-as work")
+
+        assert folder_named_config(said) == snapshot("""\
+exit: 0
+--- stdout
+server        http://server.test
+user          ada
+email         ada@example.com
+organization  main
+workspace     default
+profile       work
+--- stderr
+saved profile `work` in CONFIG/config.yaml
+""")
+        assert dn("train list").startswith("exit: 0")
+        assert stat.S_IMODE(config_path().stat().st_mode) == 0o600
+
+    def test_a_key_that_the_server_refuses_is_not_saved(self, dn: Dn) -> None:
+        assert dn("login dn_wrong --server http://server.test") == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: The key is not valid on this server
+hint: `dn login` saves a key; `dn whoami` tells which one is used
+""")
+        assert not config_path().exists()
+
+    def test_a_key_comes_from_stdin_when_none_is_given(
+        self, dn: Dn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO("dn_test\n"))
+
+        assert dn("login --server http://server.test").startswith("exit: 0")
+        assert Profiles.load().get("server.test").api_key == "dn_test"
+
+    def test_a_login_needs_a_server_and_a_key(
+        self, dn: Dn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("sys.stdin", io.StringIO(""))
+
+        said = dn("login dn_test") + dn("login --server http://server.test")
+
+        assert said == snapshot("""\
+exit: 2
+--- stdout
+--- stderr
+error: say which server with `--server`, for instance http://127.0.0.1:8799
+exit: 2
+--- stdout
+--- stderr
+error: no key was given
+""")
+
+    def test_an_organization_must_be_chosen_where_there_are_two(self, dn: Dn, api: Any) -> None:
+        api.organizations = ["main", "other"]
+        flags = "--server http://server.test --api-key dn_test"
+
+        assert dn(f"train list {flags}") == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: no organization is set, and the key may see `main`, `other`; name one with `--organization` or DREADNODE_ORGANIZATION
+""")
+        assert dn(f"train list {flags} --organization main").startswith("exit: 0")
+
+    def test_a_logout_forgets_the_profile(self, dn: Dn) -> None:
+        dn("login dn_test --server http://server.test --save-as work")
+
+        assert folder_named_config(dn("logout")) == snapshot("""\
+exit: 0
+--- stdout
+--- stderr
+forgot profile `work` of http://server.test
+""")
+        assert "dn_test" not in config_path().read_text()
+        assert folder_named_config(dn("logout")) == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: no profile is active in CONFIG/config.yaml; name one
+""")
+        assert folder_named_config(dn("logout work")) == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: there is no profile `work` in CONFIG/config.yaml; there are: none yet
+""")
+
+
+def test_whoami_tells_server_user_and_scope(dn: Dn) -> None:
+    assert dn("whoami") == snapshot("""\
+exit: 0
+--- stdout
+server        http://server.test
+user          ada
+email         ada@example.com
+organization  main
+workspace     default
+--- stderr
+""")
+
+
+def test_a_wrong_key_is_one_sentence_and_a_hint(dn: Dn) -> None:
+    assert dn("whoami --server http://server.test --api-key dn_wrong") == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: The key is not valid on this server
+hint: `dn login` saves a key; `dn whoami` tells which one is used
+""")
+
+
+def test_a_server_that_is_not_there_is_one_sentence(dn: Dn, api: Any) -> None:
+    api.failures = [httpx.ConnectError("refused")] * 9
+
+    assert dn("train list") == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: no server answers at http://server.test; start one with `dn serve`, or name another with `--server`
+""")
+
+
+def test_something_else_that_answers_there_is_one_sentence(dn: Dn, api: Any) -> None:
+    page = httpx.Response(200, html="<html>Welcome to nginx!</html>")
+    api.failures = [page, httpx.Response(502, html="<html>Bad gateway</html>")]
+
+    assert dn("train list") + dn("train list") == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: the server's answer to GET /org/main/ws/default/training/jobs is not what this client expects; is server.test a dreadnode server of a matching version?
+exit: 1
+--- stdout
+--- stderr
+error: the server answered 502 without saying why; is this the right address?
+""")
+
+
+def test_a_profile_that_does_not_exist_is_named(dn: Dn) -> None:
+    assert folder_named_config(dn("train list --profile gone")) == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: there is no profile `gone` in CONFIG/config.yaml; there are: none yet
+""")
+
+
+def test_an_address_that_is_none_is_refused(dn: Dn) -> None:
+    assert dn("train list --server localhost:8799") == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: `localhost:8799` is not the address of a server; it starts with http:// or https://
+""")
+
+
+def test_flags_that_exclude_each_other_are_wrong_arguments(dn: Dn) -> None:
+    assert dn("train list --profile a --server http://b") == snapshot("""\
+exit: 2
+--- stdout
+--- stderr
+error: `--profile` already names a server and a key; leave out `--server`
+""")
+
+
+def test_a_command_that_does_not_exist_gets_a_suggestion(dn: Dn) -> None:
+    assert dn("trian list") == snapshot("""\
+exit: 2
+--- stdout
+--- stderr
+error: Unknown command "trian". Did you mean "train"? Available commands: train, dataset, serve, login, logout, whoami, engine
+hint: `dn --help` shows what it takes
+""")
+
+
+def test_a_profile_file_that_is_broken_is_named(dn: Dn, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(config_path()).write_text("active: [")
+
+    assert folder_named_config(dn("train list")) == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: CONFIG/config.yaml is not YAML; mend it, or remove it and log in again
+""")

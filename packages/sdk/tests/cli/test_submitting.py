@@ -1,0 +1,217 @@
+"""`dn train sft`, by its transcripts."""
+
+# ruff: noqa: E501 - a transcript is as wide as it is
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from inline_snapshot import snapshot
+
+Dn = Callable[[str], str]
+ROW = '{"prompt": "Where?", "response": "Pier 4"}\n'
+
+
+def sent(api: Any) -> dict[str, Any]:
+    """Return the body of the last create."""
+    posts = [each for each in api.requests if each.method == "POST"]
+    body: dict[str, Any] = json.loads(posts[-1].content)
+    return body
+
+
+def test_a_job_is_submitted_with_what_was_given_and_nothing_else(dn: Dn, api: Any) -> None:
+    said = dn(
+        "train sft --model Qwen/Qwen3-8B --dataset support@1.0.0 --steps 20 --learning-rate 5e-4 "
+        "--name 'first try' --tag a --tag b"
+    )
+
+    assert sent(api) == snapshot(
+        {
+            "model": "Qwen/Qwen3-8B",
+            "config": {
+                "dataset_ref": {"name": "support", "version": "1.0.0"},
+                "steps": 20,
+                "learning_rate": 0.0005,
+            },
+            "backend": "tinker",
+            "trainer_type": "sft",
+            "name": "first try",
+            "tags": ["a", "b"],
+            "rehearse": False,
+        }
+    )
+    assert said == snapshot("""\
+exit: 0
+--- stdout
+id        job-1
+status    queued
+model     Qwen/Qwen3-8B
+dataset   support@1.0.0
+settings  steps 20, learning_rate 0.0005
+created   2026-11-22 03:00:00
+--- stderr
+hint: `dn train wait job-1` follows it
+""")
+
+
+def test_a_near_miss_gets_a_hint(dn: Dn) -> None:
+    assert dn("train sft --model Qwen/Qwen3-8 --dataset rows@1 --steps 1") == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: Unknown training base model 'Qwen/Qwen3-8'.
+Did you mean one of: Qwen/Qwen3-8B, Qwen/Qwen3-8B-Base?
+""")
+
+
+def test_a_rehearsal_is_asked_for_and_shown_as_one(
+    dn: Dn, api: Any, make_job: Callable[..., dict[str, Any]]
+) -> None:
+    api.jobs = [
+        make_job(
+            rehearsal=True,
+            trained_model="stand-in/SmolLM2-135M-Instruct",
+            preflight={"rows": 72, "usable": 70, "dropped": {"no answer": 2}, "tokens": 9311},
+        )
+    ]
+
+    said = dn("train sft --model Qwen/Qwen3-8B --dataset rows@1 --rehearse")
+
+    assert sent(api)["rehearse"] is True
+    assert said == snapshot("""\
+exit: 0
+--- stdout
+id       job-1
+status   queued
+model    Qwen/Qwen3-8B (rehearsal on stand-in/SmolLM2-135M-Instruct)
+dataset  rows@1
+data     70 of 72 rows, 2 dropped: no answer, 9,311 tokens
+created  2026-11-22 03:00:00
+--- stderr
+hint: `dn train wait job-1` follows it
+""")
+
+
+def test_a_local_file_is_stored_first_under_a_version_made_of_its_content(dn: Dn, api: Any) -> None:
+    Path("My Rows.jsonl").write_text(ROW)
+
+    said = dn("train sft --model Qwen/Qwen3-8B --dataset './My Rows.jsonl' --json")
+
+    assert sent(api)["config"]["dataset_ref"] == snapshot(
+        {"name": "my-rows", "version": "8440db0f6772"}
+    )
+    assert said.partition("--- stderr\n")[2] == snapshot("""\
+stored My Rows.jsonl as my-rows@8440db0f6772: 1 row, 43 bytes
+hint: `dn train wait job-1` follows it
+""")
+
+
+def test_the_same_file_is_the_same_version(dn: Dn, api: Any) -> None:
+    Path("rows.jsonl").write_text(ROW)
+    dn("train sft --model Qwen/Qwen3-8B --dataset rows.jsonl")
+    dn("train sft --model Qwen/Qwen3-8B --dataset rows.jsonl")
+
+    assert len(api.datasets) == 1
+
+
+def test_a_file_that_is_not_json_lines_is_never_sent(dn: Dn, api: Any) -> None:
+    Path("rows.jsonl").write_text(ROW + "prompt,response\n")
+
+    said = dn("train sft --model Qwen/Qwen3-8B --dataset rows.jsonl")
+
+    assert api.requests == []
+    assert said == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: rows.jsonl, line 2: not JSON (Expecting value); JSONL holds one object on each line
+""")
+
+
+def test_a_missing_file_an_empty_one_and_a_ref_without_version_are_refused_before_any_request(
+    dn: Dn, api: Any
+) -> None:
+    Path("empty.jsonl").touch()
+    said = "".join(
+        dn(f"train sft --model Qwen/Qwen3-8B --dataset {dataset}")
+        for dataset in (
+            "gone.jsonl",
+            "empty.jsonl",
+            "support",
+            "support@latest",
+            "Support@1",
+            "a@!",
+        )
+    )
+
+    assert api.requests == []
+    assert said == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: gone.jsonl cannot be read: no such file or directory
+exit: 1
+--- stdout
+--- stderr
+error: empty.jsonl is empty; it takes one JSON object on each line
+exit: 2
+--- stdout
+--- stderr
+error: `support` names no version; write NAME@VERSION, or the path of a .jsonl file (`dn dataset get support` lists the versions)
+exit: 2
+--- stdout
+--- stderr
+error: `support@latest`: a job names its data exactly, and `latest` would change under it; `dn dataset get support` lists the versions
+exit: 2
+--- stdout
+--- stderr
+error: `Support` cannot be the name of a dataset: lower-case letters, digits and . _ - only
+exit: 2
+--- stdout
+--- stderr
+error: `!` cannot be a version: letters, digits and . + - only, at most 64 of them
+""")
+
+
+def test_numbers_that_can_mean_nothing_are_wrong_arguments(dn: Dn, api: Any) -> None:
+    said = dn("train sft --model m --dataset a@1 --batch-size 0")
+    said += dn("train sft --model m --dataset a@1 --learning-rate nan")
+    said += dn("train sft --model m --dataset a@1 --steps many")
+    said += dn("train sft --dataset a@1")
+
+    assert api.requests == []
+    assert said == snapshot("""\
+exit: 2
+--- stdout
+--- stderr
+error: `--batch-size` must be above 0, and is 0
+exit: 2
+--- stdout
+--- stderr
+error: `--learning-rate` must be above 0, and is nan
+exit: 2
+--- stdout
+--- stderr
+error: Invalid value for --steps: unable to convert "many" into int
+hint: `dn train sft --help` shows what it takes
+exit: 2
+--- stdout
+--- stderr
+error: Command "train sft" parameter --model requires an argument
+hint: `dn train sft --help` shows what it takes
+""")
+
+
+def test_a_create_carries_a_key_of_its_own_so_that_it_may_be_repeated(
+    dn: Dn, api: Any, make_refusal: Callable[..., Any]
+) -> None:
+    api.failures = [make_refusal(503, "internal_server_error", "Starting")]
+    dn("train sft --model Qwen/Qwen3-8B --dataset a@1")
+    dn("train sft --model Qwen/Qwen3-8B --dataset a@1")
+
+    first, repeated, second = (each.headers["idempotency-key"] for each in api.requests)
+    assert first == repeated
+    assert second != first

@@ -1,0 +1,200 @@
+"""A small API for tests of the client and the command line, without network and database."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+KEY = "dn_test"
+NOW = "2026-11-22T03:00:00Z"
+
+
+def job(**fields: Any) -> dict[str, Any]:
+    """Return a job as the API answers it."""
+    return {
+        "id": "job-1",
+        "organization_id": "org-1",
+        "workspace_id": "ws-1",
+        "status": "queued",
+        "backend": "tinker",
+        "trainer_type": "sft",
+        "model": "Qwen/Qwen3-8B",
+        "capability": {"name": "none", "version": "0.0.0"},
+        "created_at": NOW,
+        "config": {"dataset_ref": {"name": "support", "version": "1.0.0"}, "lora_rank": 16},
+        **fields,
+    }
+
+
+@dataclass
+class FakeApi:
+    """Answers as the API does, from what a test has put into it.
+
+    Attributes:
+        jobs: What each GET of the job `job-1` answers, one after the other; the last one stays.
+        failures: What happens to the next requests in place of an answer.
+        requests: What was asked.
+        datasets: The bytes of each dataset, by name and version.
+        files: The files of the job `job-1`, by path.
+    """
+
+    jobs: list[dict[str, Any]] = field(default_factory=lambda: [job()])
+    failures: list[Exception | httpx.Response] = field(default_factory=list)
+    requests: list[httpx.Request] = field(default_factory=list)
+    datasets: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    logs: list[dict[str, Any]] = field(default_factory=list)
+    artifacts: dict[str, Any] = field(default_factory=dict)
+    organizations: list[str] = field(default_factory=lambda: ["main"])
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        self.requests.append(request)
+        if self.failures:
+            failure = self.failures.pop(0)
+            if isinstance(failure, Exception):
+                raise failure
+            return failure
+        if request.headers.get("authorization") != f"Bearer {KEY}":
+            return refuse(401, "authentication_error", "The key is not valid on this server")
+        return self._answer(request, request.url.path.removeprefix("/api/v1"))
+
+    @property
+    def transport(self) -> httpx.MockTransport:
+        return httpx.MockTransport(self)
+
+    @property
+    def asked(self) -> list[str]:
+        """Method and path of each request."""
+        return [f"{each.method} {each.url.path.removeprefix('/api/v1')}" for each in self.requests]
+
+    def _answer(self, request: httpx.Request, path: str) -> httpx.Response:
+        scope, _, rest = path.partition("/training/jobs")
+        if path == "/user":
+            user = {"id": "u-1", "username": "ada", "email_address": "ada@example.com"}
+            return httpx.Response(200, json=user)
+        if path == "/user/organizations":
+            return httpx.Response(
+                200, json=[{"id": key, "key": key, "name": key} for key in self.organizations]
+            )
+        if path.endswith("/ws"):
+            workspace = {"id": "ws-1", "key": "default", "name": "Default", "is_default": True}
+            return httpx.Response(
+                200, json=[{**workspace, "key": "x", "is_default": False}, workspace]
+            )
+        if "/datasets" in path:
+            return self._dataset(request, *path.partition("/datasets")[2].strip("/").split("/"))
+        if scope != "/org/main/ws/default":
+            return refuse(404, "not_found_error", "There is no such path")
+        return self._job(request, rest)
+
+    def _job(self, request: httpx.Request, rest: str) -> httpx.Response:
+        if rest == "" and request.method == "GET":
+            page = {"items": self.jobs, "total": len(self.jobs), "page": 1, "page_size": 20}
+            return httpx.Response(200, json=page)
+        if rest == "":
+            body = json.loads(request.content)
+            if not body["model"].startswith("Qwen/Qwen3-8B"):
+                return refuse(
+                    422,
+                    "validation_error",
+                    f"Unknown training base model '{body['model']}'.\n"
+                    "Did you mean one of: Qwen/Qwen3-8B, Qwen/Qwen3-8B-Base?",
+                    loc=["body", "model"],
+                )
+            return httpx.Response(201, json={**self.jobs[0], "config": body["config"]})
+        if not rest.startswith("/job-1"):
+            return refuse(404, "not_found_error", "There is no job of this id in this workspace")
+        action = rest.removeprefix("/job-1")
+        if action in ("", "/cancel", "/retry"):
+            return httpx.Response(200, json=self.jobs.pop(0) if self.jobs[1:] else self.jobs[0])
+        if action == "/logs":
+            return httpx.Response(200, json={"items": self.logs})
+        if action == "/artifacts":
+            return httpx.Response(200, json={"artifacts": self.artifacts})
+        if action == "/files":
+            items = [
+                {"path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+                for path, data in self.files.items()
+            ]
+            return httpx.Response(200, json={"items": items})
+        return httpx.Response(200, content=self.files[action.removeprefix("/files/")])
+
+    def _dataset(self, request: httpx.Request, name: str, *rest: str) -> httpx.Response:
+        if request.method == "PUT":
+            stored = self.datasets.setdefault((name, rest[0]), request.content)
+            if stored != request.content:
+                return refuse(
+                    409, "conflict_error", f"Dataset `{name}@{rest[0]}` exists with other content"
+                )
+            return httpx.Response(201, json=_described(name, rest[0], stored))
+        found = [
+            _described(*ref, data) for ref, data in self.datasets.items() if name in ("", ref[0])
+        ]
+        if rest:
+            found = [each for each in found if each["version"] == rest[0]]
+        if name and not found:
+            return refuse(
+                404, "not_found_error", f"There is no dataset `{'@'.join((name, *rest))}`"
+            )
+        if not name:
+            page = {"items": found, "total": len(found), "page": 1, "page_size": 20}
+            return httpx.Response(200, json=page)
+        return httpx.Response(200, json=found[0] if rest else {"name": name, "versions": found})
+
+
+def _described(name: str, version: str, data: bytes) -> dict[str, Any]:
+    return {
+        "name": name,
+        "version": version,
+        "format": "jsonl",
+        "rows": len(data.splitlines()),
+        "bytes": len(data),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "created_at": NOW,
+        "created_by": None,
+    }
+
+
+def refuse(
+    status: int, kind: str, detail: str, *, loc: list[str] | None = None, **headers: str
+) -> httpx.Response:
+    """Return a refusal in the documented envelope."""
+    errors = [{"loc": loc, "msg": detail, "type": "value_error"}] if loc else None
+    body = {"code": status, "type": kind, "detail": detail, "errors": errors}
+    return httpx.Response(status, json=body, headers=headers)
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    return FakeApi()
+
+
+@pytest.fixture
+def make_job() -> Callable[..., dict[str, Any]]:
+    return job
+
+
+@pytest.fixture
+def make_refusal() -> Callable[..., httpx.Response]:
+    return refuse
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Give each test an environment without servers, keys and profiles, and a folder of its own."""
+    for name in ("SERVER", "API_KEY", "ORGANIZATION", "WORKSPACE", "PROJECT"):
+        monkeypatch.delenv(f"DREADNODE_{name}", raising=False)
+    for name in ("TINKER_BASE_URL", "TINKER_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DREADNODE_CONFIG_DIR", str(tmp_path_factory.mktemp("config")))
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.chdir(tmp_path_factory.mktemp("here"))

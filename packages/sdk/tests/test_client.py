@@ -1,0 +1,359 @@
+"""The blocking and the awaiting client: what they send, repeat, and make of answers."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from dreadnode import ApiClient, AsyncApiClient, __version__, calls
+from dreadnode.errors import (
+    AuthenticationError,
+    ConfigError,
+    ConnectionFailed,
+    InputError,
+    JobEnded,
+    ProtocolError,
+    RateLimitedError,
+    ServerError,
+    TimedOut,
+    UnknownModelError,
+    UnusableFile,
+    WaitTimedOut,
+)
+from dreadnode.retries import Retries, Wait
+from dreadnode.training.jobs import SftConfig, SftRequest, TrainingJob
+from dreadnode.wire import DatasetRef
+
+REQUEST = SftRequest(
+    model="Qwen/Qwen3-8B", config=SftConfig(dataset_ref=DatasetRef(name="a", version="1"))
+)
+Both = Any
+
+
+class Blocking:
+    """Calls the blocking client in the manner of the awaiting one, so that a test tries both."""
+
+    def __init__(self, client: ApiClient) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return method(*args, **kwargs)
+
+        return call
+
+
+@pytest.fixture
+def slept() -> list[float]:
+    """How long the client slept between attempts."""
+    return []
+
+
+@pytest.fixture(params=["blocking", "awaiting"])
+def client(request: pytest.FixtureRequest, api: Any, slept: list[float]) -> Both:
+    """Each client in turn, against the test's API."""
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    options: dict[str, Any] = {
+        "organization": "main",
+        "workspace": "default",
+        "transport": api.transport,
+        "retries": Retries(jitter=lambda: 1.0),
+    }
+    if request.param == "awaiting":
+        return AsyncApiClient("http://server.test", "dn_test", sleep=sleep, **options)
+    return Blocking(ApiClient("http://server.test", "dn_test", sleep=slept.append, **options))
+
+
+async def test_an_answer_becomes_a_typed_job_and_unknown_fields_are_passed_over(
+    client: Both, api: Any, make_job: Callable[..., dict[str, Any]]
+) -> None:
+    api.jobs = [make_job(invented_next_year=1, progress={"step": 3, "steps": 9, "also": 2})]
+
+    job = await client.get_training_job("job-1")
+
+    assert isinstance(job, TrainingJob)
+    assert job.progress is not None
+    assert (job.status, job.progress.step, job.has_ended) == ("queued", 3, False)
+
+
+async def test_every_request_names_the_client_and_the_key(client: Both, api: Any) -> None:
+    await client.get_user()
+
+    (request,) = api.requests
+    assert request.headers["user-agent"].startswith(f"dreadnode/{__version__} ")
+    assert request.headers["authorization"] == "Bearer dn_test"
+    assert request.url == "http://server.test/api/v1/user"
+
+
+async def test_a_refusal_is_an_error_of_its_class(client: Both) -> None:
+    with pytest.raises(UnknownModelError) as caught:
+        await client.create_training_job(REQUEST.model_copy(update={"model": "Qwen/Qwen3-8"}))
+
+    assert caught.value.suggestions == ("Qwen/Qwen3-8B", "Qwen/Qwen3-8B-Base")
+    assert caught.value.errors[0].loc == ("body", "model")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_an_answer_that_nothing_was_done_is_asked_again(
+    client: Both, api: Any, slept: list[float], make_refusal: Callable[..., Any], status: int
+) -> None:
+    api.failures = [make_refusal(status, "t", "busy") for _ in range(3)]
+
+    await client.cancel_training_job("job-1")
+
+    assert slept == [0.25, 0.5, 1.0]
+
+
+async def test_retry_after_is_obeyed_and_a_server_that_asks_for_too_much_is_not_waited_for(
+    client: Both, api: Any, slept: list[float], make_refusal: Callable[..., Any]
+) -> None:
+    api.failures = [make_refusal(429, "t", "busy", **{"retry-after": "7"})]
+    await client.get_user()
+
+    api.failures = [make_refusal(429, "t", "busy", **{"retry-after": "3600"})]
+    with pytest.raises(RateLimitedError) as caught:
+        await client.get_user()
+
+    assert slept == [7.0]
+    assert caught.value.retry_after == 3600
+
+
+async def test_a_broken_connection_is_tried_again_where_that_is_safe(
+    client: Both, api: Any
+) -> None:
+    api.failures = [httpx.ReadError("dropped")]
+    await client.create_training_job(REQUEST)
+    first, second = api.requests
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+
+    api.failures = [httpx.ReadError("dropped")]
+    with pytest.raises(ConnectionFailed):
+        await client.retry_training_job("job-1")
+    assert api.asked.count("POST /org/main/ws/default/training/jobs/job-1/retry") == 1
+
+
+async def test_a_request_that_never_left_is_always_tried_again(client: Both, api: Any) -> None:
+    api.failures = [httpx.ConnectError("refused")]
+
+    await client.cancel_training_job("job-1")
+
+    assert len(api.requests) == 2
+
+
+async def test_an_end_comes_to_trying(client: Both, api: Any, slept: list[float]) -> None:
+    api.failures = [httpx.ReadTimeout("slow")] * 9
+
+    with pytest.raises(TimedOut):
+        await client.get_user()
+
+    assert len(slept) == 3
+
+
+@pytest.mark.parametrize("status", [500, 502, 504])
+async def test_a_failure_of_the_server_is_told_at_once(
+    client: Both, api: Any, make_refusal: Callable[..., Any], status: int
+) -> None:
+    api.failures = [make_refusal(status, "t", "broken")]
+
+    with pytest.raises(ServerError):
+        await client.get_user()
+
+    assert len(api.requests) == 1
+
+
+async def test_a_wrong_key_is_not_tried_twice(client: Both, api: Any) -> None:
+    api.failures = [httpx.Response(401, json={"detail": "No"})]
+
+    with pytest.raises(AuthenticationError):
+        await client.get_user()
+
+    assert len(api.requests) == 1
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"id": 1}', b"null", b"\xff"])
+async def test_no_parsing_error_escapes(client: Both, api: Any, body: bytes) -> None:
+    api.failures = [httpx.Response(200, content=body)]
+
+    with pytest.raises(ProtocolError):
+        await client.get_training_job("job-1")
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        httpx.RemoteProtocolError("bad"),
+        httpx.ProxyError("no"),
+        httpx.DecodingError("gzip"),
+        httpx.WriteError("dropped"),
+        httpx.UnsupportedProtocol("x"),
+    ],
+)
+async def test_no_httpx_exception_escapes(client: Both, api: Any, failure: Exception) -> None:
+    api.failures = [failure] * 9
+
+    with pytest.raises(ConnectionFailed):
+        await client.get_user()
+
+
+async def test_a_file_is_sent_whole_each_time_with_its_length(
+    client: Both, api: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"a": 1}\n' * 20_000)
+    api.failures = [httpx.WriteError("dropped")]
+
+    await client.push_dataset("a", "1", file)
+
+    assert api.datasets["a", "1"] == file.read_bytes()
+    assert {each.headers["content-length"] for each in api.requests} == {"180000"}
+    assert "transfer-encoding" not in api.requests[-1].headers
+
+
+async def test_a_file_that_is_gone_is_a_sentence(client: Both, tmp_path: Path) -> None:
+    with pytest.raises(UnusableFile, match="cannot be read"):
+        await client.push_dataset("a", "1", tmp_path / "gone.jsonl")
+
+
+async def test_a_saved_file_appears_whole_or_not_at_all(
+    client: Both, api: Any, tmp_path: Path
+) -> None:
+    api.files = {"adapter/a": b"x" * 200_000}
+    scope = calls.Scope("main", "default")
+    call = calls.training_job_file(scope, "job-1", "adapter/a")
+
+    with pytest.raises(ProtocolError):
+        await client.save(call, tmp_path / "deep" / "a", sha256="0" * 64)
+    assert list((tmp_path / "deep").iterdir()) == []
+
+    await client.save(call, tmp_path / "deep" / "a")
+    assert (tmp_path / "deep" / "a").read_bytes() == api.files["adapter/a"]
+
+
+async def test_waiting_outlives_a_restart_of_the_server(
+    client: Both,
+    api: Any,
+    make_job: Callable[..., dict[str, Any]],
+    make_refusal: Callable[..., Any],
+) -> None:
+    api.jobs = [make_job(), make_job(status="running"), make_job(status="completed")]
+    api.failures = [*[httpx.ConnectError("refused")] * 20, make_refusal(502, "t", "no engine")]
+    seen: list[str | None] = []
+
+    job = await client.wait_for_training_job(
+        "job-1", on_update=lambda job: seen.append(job and job.status)
+    )
+
+    assert job.status == "completed"
+    assert seen[-3:] == ["queued", "running", "completed"]
+    assert None in seen
+
+
+async def test_waiting_gives_up_on_a_server_that_stays_silent(client: Both, api: Any) -> None:
+    api.failures = [httpx.ConnectError("refused")] * 9
+
+    with pytest.raises(ConnectionFailed):
+        await client.wait_for_training_job("job-1", patience=0)
+
+
+async def test_waiting_for_a_job_that_ends_badly_raises_with_the_job(
+    client: Both, api: Any, make_job: Callable[..., dict[str, Any]]
+) -> None:
+    api.jobs = [make_job(status="cancelled")]
+
+    with pytest.raises(JobEnded) as caught:
+        await client.wait_for_training_job("job-1")
+
+    assert caught.value.job.status == "cancelled"
+
+
+def test_waiting_has_a_clock_of_its_own(make_job: Callable[..., dict[str, Any]]) -> None:
+    now = 0.0
+    wait = Wait(timeout=10, interval=1, patience=5, clock=lambda: now)
+    job = TrainingJob.model_validate(make_job(status="running"))
+    failure = ConnectionFailed("gone")
+
+    assert not wait.seen(job)
+    now = 4.0
+    wait.missed(failure)
+    assert not wait.seen(job)
+    now = 9.5
+    with pytest.raises(ConnectionFailed):
+        wait.missed(failure)
+    now = 10.0
+    with pytest.raises(WaitTimedOut):
+        wait.seen(job)
+
+
+def test_jitter_keeps_each_pause_between_half_and_the_whole() -> None:
+    call = calls.get_user(calls.Scope())
+    failure = ConnectionFailed("x", unsent=True)
+
+    shortest = Retries(jitter=lambda: 0.0).delay(call, 1, failure)
+    longest = Retries(jitter=lambda: 1.0).delay(call, 1, failure)
+
+    assert (shortest, longest) == (0.25, 0.5)
+    assert Retries(limit=99, longest=30, jitter=lambda: 1.0).delay(call, 90, failure) == 30
+
+
+def test_both_clients_make_every_call_that_is_described() -> None:
+    described = {
+        name
+        for name, value in vars(calls).items()
+        if inspect.isfunction(value)
+        and value.__module__ == calls.__name__
+        and str(inspect.signature(value).return_annotation).startswith("Call[")
+        and not name.startswith("_")
+    }
+
+    for kind in (ApiClient, AsyncApiClient):
+        assert described - set(vars(kind)) == set()
+    for name in described:
+        assert inspect.iscoroutinefunction(getattr(AsyncApiClient, name))
+        assert getattr(ApiClient, name).__doc__
+
+
+def test_a_call_without_the_scope_that_it_needs_is_refused_before_it_is_made(api: Any) -> None:
+    client = ApiClient("http://server.test", "dn_test", transport=api.transport)
+
+    with pytest.raises(ConfigError, match="organization"):
+        client.list_training_jobs()
+
+    assert api.requests == []
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_a_name_that_is_a_step_through_the_path_is_refused(name: str) -> None:
+    with pytest.raises(InputError):
+        calls.get_dataset(calls.Scope("main"), name)
+
+
+@pytest.mark.parametrize("server", ["http://server.test/", "http://server.test/api/v1"])
+def test_the_base_path_is_added_once(api: Any, server: str) -> None:
+    ApiClient(server, "dn_test", transport=api.transport).get_user()
+
+    assert str(api.requests[0].url) == "http://server.test/api/v1/user"
+
+
+def test_a_key_with_a_line_break_is_refused_before_anything_is_sent() -> None:
+    with pytest.raises(ConfigError, match="key"):
+        ApiClient("http://server.test", "dn_\nx")
+
+
+async def test_a_client_closes_its_connections(api: Any) -> None:
+    with ApiClient("http://server.test", "dn_test", transport=api.transport) as client:
+        client.get_user()
+    async with AsyncApiClient("http://server.test", "dn_test", transport=api.transport) as other:
+        await asyncio.wait_for(other.get_user(), 10)
+
+    with pytest.raises(RuntimeError):
+        client.get_user()

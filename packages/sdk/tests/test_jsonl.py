@@ -1,0 +1,88 @@
+"""What is found out about a file before it is sent."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from dreadnode.errors import InputError, UnusableFile
+from dreadnode.jsonl import VERSION, check, is_path, parse_ref
+
+
+def written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def test_a_good_file_is_counted_measured_and_digested(tmp_path: Path) -> None:
+    content = '{"a": 1}\n\n{"b": "é"}'.encode()
+
+    checked = check(written(tmp_path / "rows.jsonl", content))
+
+    assert (checked.rows, checked.bytes) == (2, len(content))
+    assert checked.sha256 == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b"\n \n", "is empty"),
+        (b'{"a": 1}\nhello\n', "line 2: not JSON"),
+        (b'{"a": 1}\n{"a": \n', "line 2: not JSON"),
+        (b'[{"a": 1}]\n', "line 1: a list where an object belongs"),
+        (b'{"a": 1}\n"text"\n', "line 2: a string where"),
+        (b"1\n", "line 1: a number where"),
+        (b"null\n", "line 1: null where"),
+        (b'{"a": NaN}\n', "line 1: not JSON .NaN is not a JSON number"),
+        (b'{"a": "\xff"}\n', "line 1: not UTF-8"),
+        ('{"a": 1}\n'.encode("utf-16"), "line 1: not UTF-8"),
+        (b"\xef\xbb\xbf" + b'{"a": 1}\n', "line 1: not JSON"),
+        (b"[" * 100_000, "line 1: not JSON"),
+    ],
+)
+def test_the_first_line_that_is_wrong_is_named(
+    tmp_path: Path, content: bytes, sentence: str
+) -> None:
+    with pytest.raises(UnusableFile, match=sentence):
+        check(written(tmp_path / "rows.jsonl", content))
+
+
+def test_a_folder_and_a_missing_file_cannot_be_read(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "gone.jsonl"):
+        with pytest.raises(UnusableFile, match="cannot be read"):
+            check(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("rows.jsonl", "rows"),
+        ("My Rows (2).jsonl", "my-rows-2"),
+        ("Größe.jsonl", "gr-e"),
+        ("....jsonl", "rows"),
+        ("x" * 200 + ".jsonl", "x" * 100),
+    ],
+)
+def test_every_files_name_becomes_a_datasets_name(tmp_path: Path, file: str, name: str) -> None:
+    made, version = check(written(tmp_path / file, b"{}\n")).ref
+
+    assert made == name
+    assert parse_ref(f"{made}@{version}") == (made, version)
+    assert VERSION.fullmatch(version)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", "a@", "@1", "a@latest", "A@1", "a b@1", "a@1@2", "acme/a@1", "a@-1", "-a@1"]
+)
+def test_what_is_not_name_and_version_is_refused(text: str) -> None:
+    with pytest.raises(InputError):
+        parse_ref(text)
+
+
+def test_a_file_is_told_from_a_name_by_how_it_is_written(tmp_path: Path) -> None:
+    assert is_path("./rows")
+    assert is_path("rows.jsonl")
+    assert is_path(str(tmp_path / "x"))
+    assert not is_path("support@1.0.0")
