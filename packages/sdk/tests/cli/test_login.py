@@ -194,7 +194,7 @@ def test_an_address_that_is_none_is_refused(dn: Dn) -> None:
 exit: 1
 --- stdout
 --- stderr
-error: `localhost:8799` is not the address of a server; it starts with http:// or https://
+error: `localhost:8799` is not the address of a server, such as https://training.example.com
 """)
 
 
