@@ -1,7 +1,8 @@
 """The one module that speaks to the tinker SDK."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
+import os
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -13,11 +14,14 @@ from safetensors import safe_open
 from tinker import types
 
 from dreadnode_runtime.errors import JobFailed, RuntimeFault, TryAgain, plain
+from dreadnode_runtime.patience import while_there
 from dreadnode_runtime.rendering import Example
 from dreadnode_runtime.trainer import Export, Optimizer
 
 LOSS: Final = "cross_entropy"
 WEIGHTS = "adapter_model.safetensors"
+PATIENCE = 15 * 60.0
+"""Seconds for which the engine may be away before a job gives up."""
 ADAPTER_FILES = ("adapter_config.json", WEIGHTS)
 T = TypeVar("T")
 
@@ -32,10 +36,12 @@ class TinkerTrainer:
         optimizer: Optimizer,
         *,
         resumed: bool,
+        patience: float = PATIENCE,
     ) -> None:
         self._client = client
         self._service = service
         self._optimizer = optimizer
+        self._patience = patience
         self.resumed = resumed
 
     @property
@@ -43,6 +49,14 @@ class TinkerTrainer:
         """Where the trained model's tokenizer is, if the engine says so."""
         # Known since the client was made, so that this asks nobody.
         return self._client.get_info().model_data.tokenizer_id
+
+    async def _watched(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await WORK for as long as it takes, unless the engine is away for too long.
+
+        The SDK asks for a result until it gets one, which bridges a restart, and would also wait
+        for ever.
+        """
+        return await _translated(while_there(work, _engine_answers, self._patience))
 
     def submit(
         self, batches: Sequence[Sequence[Example]], learning_rate: float
@@ -68,7 +82,7 @@ class TinkerTrainer:
             await update
             return losses
 
-        return _translated(result())
+        return self._watched(result())
 
     def evaluate(self, batch: Sequence[Example]) -> Awaitable[list[float]]:
         """Queue a forward pass; await it for each example's loss, summed over its tokens."""
@@ -77,7 +91,7 @@ class TinkerTrainer:
         async def result() -> list[float]:
             return _losses(batch, await output)
 
-        return _translated(result())
+        return self._watched(result())
 
     def save(self, name: str) -> Awaitable[str]:
         """Queue a save of weights and optimizer; await the path to resume from."""
@@ -88,7 +102,7 @@ class TinkerTrainer:
             path: str = (await saved).path
             return path
 
-        return _translated(result())
+        return self._watched(result())
 
     async def export(self, name: str, folder: Path, checkpoint: str | None = None) -> Export:
         """Save everything under NAME, and fetch the adapter's files into FOLDER.
@@ -106,11 +120,11 @@ class TinkerTrainer:
         async def result() -> tuple[str, dict[str, str]]:
             sampler = client.save_weights_for_sampler(name)
             external = client.save_weights_external(name)
-            rest = self._service.create_rest_client()
+            rest = await asyncio.to_thread(tinker.RestClient)
             urls = (await rest.get_external_weights_urls((await external).path)).urls
             return (await sampler).path, dict(urls)
 
-        sampler_path, urls = await _translated(result())
+        sampler_path, urls = await self._watched(result())
         if missing := [file for file in ADAPTER_FILES if file not in urls]:
             raise JobFailed(
                 f"The engine's export of the adapter lacks `{missing[0]}`", code="engine_refused"
@@ -153,10 +167,12 @@ async def tinker_trainer(
         client = None
         if resume is not None:
             with suppress(JobFailed):
-                client = await _translated(asyncio.to_thread(_load, service, resume))
+                client = await _translated(asyncio.to_thread(_load, service, resume), making=True)
         resumed = client is not None
         if client is None:
-            client = await _translated(asyncio.to_thread(_create, service, base_model, rank, seed))
+            client = await _translated(
+                asyncio.to_thread(_create, service, base_model, rank, seed), making=True
+            )
         yield TinkerTrainer(client, service, optimizer, resumed=resumed)
         status = "success"
     except asyncio.CancelledError:
@@ -221,28 +237,38 @@ async def _download(http: httpx.AsyncClient, url: str, to: Path) -> None:
                 file.write(chunk)
 
 
-async def _translated(work: Awaitable[T]) -> T:
+async def _engine_answers() -> bool:
+    """Whether anything speaks HTTP where the engine should be."""
+    try:
+        async with httpx.AsyncClient(timeout=10) as http:
+            answer = await http.get(f"{os.environ['TINKER_BASE_URL'].rstrip('/')}/api/v1/healthz")
+    except httpx.HTTPError:
+        return False
+    return not answer.is_server_error
+
+
+async def _translated(work: Awaitable[T], *, making: bool = False) -> T:
     """Await WORK, and say what goes wrong in this package's words."""
     try:
         return await work
     except RuntimeFault:
         raise
     except (tinker.TinkerError, httpx.HTTPError, OSError, TimeoutError, RuntimeError) as error:
-        raise _fault(error) from error
+        raise _fault(error, making=making) from error
 
 
-def _fault(error: BaseException) -> RuntimeFault:
-    """Return whose fault ERROR is: a refusal that will be repeated is the job's."""
+def _fault(error: BaseException, *, making: bool) -> RuntimeFault:
+    """Return whose fault ERROR is: a refusal that will be repeated is the job's.
+
+    What is unknown when a run is being MADE will stay so; a run that becomes unknown was lost.
+    """
     known: Any = error
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         known = error.__cause__  # The client was stopped by an earlier request, which says why.
-    final = (
-        tinker.BadRequestError,
-        tinker.NotFoundError,
-        tinker.UnprocessableEntityError,
-        tinker.PermissionDeniedError,
-    )
-    refused = isinstance(known, tinker.RequestFailedError) and known.category == "user"
-    if refused or isinstance(known, final):
+    final = (tinker.BadRequestError, tinker.UnprocessableEntityError, tinker.PermissionDeniedError)
+    refused = isinstance(known, final)
+    refused |= isinstance(known, tinker.RequestFailedError) and known.category == "user"
+    refused |= making and isinstance(known, tinker.NotFoundError)
+    if refused:
         return JobFailed(f"The engine refused the work: {plain(known)}", code="engine_refused")
     return TryAgain(f"The engine could not do the work: {plain(known)}")

@@ -130,6 +130,11 @@ class FakeApi:
         """Hold ROWS as a dataset."""
         self.datasets[name] = "".join(json.dumps(row) + "\n" for row in rows).encode()
 
+    def forget(self) -> None:
+        """Be as if the job had never run."""
+        self.job |= {"metrics": {}, "artifacts": {}}
+        self.events.clear()
+
     def told(self, event_type: str) -> list[dict[str, Any]]:
         """Return the events of one type, in order."""
         return [event for event in self.events if event["event_type"] == event_type]

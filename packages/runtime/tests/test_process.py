@@ -91,8 +91,7 @@ def test_a_terminated_job_is_resumed_and_ends_as_if_it_had_never_stopped(
     code, output = ends(sandbox())
     assert code == 0, output
     whole = api.job["metrics"]["train/loss"]
-    api.job |= {"metrics": {}, "artifacts": {}}
-    api.events.clear()
+    api.forget()
     first = sandbox()
 
     def stop(event: dict[str, Any]) -> None:
@@ -154,3 +153,24 @@ def test_keys_reach_neither_output_nor_events(sandbox: Any, api: Any, engine: An
     told += "".join(content.decode(errors="replace") for content in api.files.values())
     assert api.token not in told
     assert engine.KEY not in told
+
+
+def test_an_engine_killed_under_a_running_job_changes_nothing_but_the_time(
+    sandbox: Any, api: Any, engine: Any
+) -> None:
+    api.job["config"] |= {"epochs": 6, "checkpoint_interval": 5}
+    code, output = ends(sandbox())
+    assert code == 0, output
+    whole = api.job["metrics"]["train/loss"]
+    api.forget()
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["data"].get("step") == 5:
+            api.on_event = lambda _: None
+            engine.start(engine.kill())
+
+    api.on_event = kill
+    code, output = ends(sandbox())
+
+    assert code == 0, output
+    assert api.job["metrics"]["train/loss"] == whole

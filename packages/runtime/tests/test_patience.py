@@ -1,0 +1,60 @@
+"""Waiting for an engine: as long as it takes, while it is there."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from dreadnode_runtime.errors import TryAgain
+from dreadnode_runtime.patience import while_there
+
+
+class There:
+    """Answers as told, the last answer for ever; remembers how often it was asked."""
+
+    def __init__(self, *answers: bool) -> None:
+        self._answers = list(answers)
+        self.asked = 0
+
+    async def __call__(self) -> bool:
+        self.asked += 1
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+async def until(event: asyncio.Event) -> str:
+    await event.wait()
+    return "done"
+
+
+async def test_work_that_takes_long_is_waited_for_while_the_engine_is_there(
+    eventually: Any,
+) -> None:
+    there, finished = There(True), asyncio.Event()
+    waiting = asyncio.create_task(while_there(until(finished), there, 0, look_every=0.001))
+    await eventually(lambda: there.asked > 5)
+    finished.set()
+
+    assert await waiting == "done"
+
+
+async def test_an_engine_that_stays_away_ends_the_wait() -> None:
+    with pytest.raises(TryAgain, match="The engine was away for 0 s"):
+        await while_there(until(asyncio.Event()), There(True, False), 0, look_every=0.001)
+
+    assert len(asyncio.all_tasks()) <= 2
+
+
+async def test_an_engine_that_comes_back_is_forgiven(eventually: Any) -> None:
+    there, finished = There(False, False, True), asyncio.Event()
+    waiting = asyncio.create_task(while_there(until(finished), there, 60, look_every=0.001))
+    await eventually(lambda: there.asked > 5)
+    finished.set()
+
+    assert await waiting == "done"
+
+
+async def test_what_goes_wrong_in_the_work_is_not_hidden() -> None:
+    async def fails() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        await while_there(fails(), There(True), 0)
