@@ -30,7 +30,10 @@ access = logging.getLogger("app.access")
 # Prepared bytes and probes: serving them costs less than counting them.
 UNCOUNTED = ("/api/v1/training/catalog", "/health/", "/metrics")
 # These read their body themselves, piece by piece, within bounds of their own.
-_UPLOAD = re.compile(r"^/api/v1/org/[^/]+/(datasets/|ws/[^/]+/training/jobs/[^/]+/files/)")
+_UPLOAD = re.compile(
+    r"^/api/v1/(org/[^/]+/(datasets/|ws/[^/]+/training/jobs/[^/]+/files/)"
+    r"|[^/]+/[^/]+/blobs/uploads/)"
+)
 _PROGRESS = re.compile(r"^/api/v1/org/[^/]+/ws/[^/]+/training/jobs/[^/]+/progress$")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _CLIENT = re.compile(r"^([A-Za-z][\w-]*)/(\d+(?:\.\d+)*)")

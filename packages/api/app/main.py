@@ -9,6 +9,8 @@ from fastapi import FastAPI
 from app import errors, health
 from app.auth import routes as auth_routes
 from app.auth.callers import Authenticator
+from app.capabilities import registry
+from app.capabilities import routes as capability_routes
 from app.datasets import routes as dataset_routes
 from app.db import Database
 from app.guard import Guard, Telemetry, Trace
@@ -57,7 +59,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings)
     errors.install(app)
-    for module in (auth_routes, catalog_routes, dataset_routes, job_routes, sandbox_routes):
+    for module in (
+        auth_routes,
+        catalog_routes,
+        dataset_routes,
+        capability_routes,
+        job_routes,
+        sandbox_routes,
+        registry,
+    ):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(health.router)
     app.add_middleware(

@@ -41,8 +41,19 @@ class Settings:
     preflight_timeout: float = 300.0
     preflight_at_once: int = 2
 
+    # The module of `app.runners` that starts sandboxes.
+    runner: str = "subprocess"
+    # The dashboard of the Ray cluster, the interpreter there that has the runtime, and how many
+    # processors a sandbox is given.
+    ray_address: str = ""
+    ray_python: str = "python"
+    ray_cpus: float = 1.0
+
+    # Jobs that one dispatcher sees to at once, and those of one workspace and of the whole server
+    # whatever dispatchers there are; 0 means no limit for the whole.
     jobs_at_once: int = 2
     jobs_at_once_per_workspace: int = 2
+    jobs_at_once_in_all: int = 0
     lease_seconds: float = 10.0
     poll_seconds: float = 0.5
     attempts: int = 3
@@ -66,6 +77,7 @@ class Settings:
     max_json_bytes: int = 1 * MIB
     max_dataset_bytes: int = 2 * GIB
     max_file_bytes: int = 8 * GIB
+    max_capability_bytes: int = 64 * MIB
     # Requests a second that one credential may make on average, and at once; 0 means no limit.
     rate_limit: float = 200.0
     rate_burst: int = 400

@@ -1,5 +1,6 @@
 """Who asks: from a request's key to a `Caller`, with a cache of under a second."""
 
+import base64
 import time
 from dataclasses import dataclass
 from enum import IntEnum
@@ -147,15 +148,27 @@ def _alive(token: Token) -> bool:
 def key_of(headers: Headers) -> str:
     """Return the key that a request carries, in either of the two accepted headers.
 
+    Clients of version 2 push with HTTP Basic, as the user `__token__` with the key as password.
+
     Raises:
         Unauthenticated: there is none.
     """
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():
         return credentials.strip()
+    if scheme.lower() == "basic" and (password := _basic(credentials)):
+        return password
     key = headers.get("x-api-key", "").strip()
     if not key:
         raise Unauthenticated(
             "An API key is needed; send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`"
         )
     return key
+
+
+def _basic(credentials: str) -> str:
+    try:
+        user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
+    except ValueError:
+        return ""
+    return password if user == "__token__" else ""

@@ -87,6 +87,8 @@ class Job(Table):
     model: Mapped[str] = mapped_column(String(200))
     trained_model: Mapped[str] = mapped_column(String(200))
     rehearsal: Mapped[bool] = mapped_column(default=False)
+    # Name, version and id of the capability whose prompt the config holds.
+    capability: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     project_ref: Mapped[str | None] = mapped_column(String(200))
     run_ref: Mapped[str | None] = mapped_column(String(200))
     tags: Mapped[list[str]] = mapped_column(JSON, default=list)

@@ -9,12 +9,13 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from app.auth import tables as _auth
+from app.capabilities import tables as _capabilities
 from app.datasets import tables as _datasets
 from app.db import Database, Table
 from app.jobs import tables as _jobs
 
 METADATA = Table.metadata
-_OWNERS = (_auth, _datasets, _jobs)  # imported for the tables that they register
+_OWNERS = (_auth, _capabilities, _datasets, _jobs)  # imported for the tables that they register
 
 # Any number that no other program takes for its advisory lock.
 _LOCK = 0x646E5F6D

@@ -9,6 +9,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.tables import User
+from app.capabilities import service as capabilities
+from app.capabilities.tables import CapabilityVersion
 from app.datasets import service as datasets
 from app.datasets.tables import DatasetVersion
 from app.db import Database, now
@@ -53,8 +55,11 @@ async def create_job(
     request = supported(request, model)
     trained = served(request, model, await engine.capabilities())
     async with database.reading() as session:
+        capability = await _capability(session, place, request)
         files = await _files(session, place, request)
     config = resolved(request.config, model, trained)
+    if capability is not None:
+        config["system_prompt"] = capability.prompt
     report = await preflight.check(
         {
             "model": request.model_id,
@@ -70,6 +75,10 @@ async def create_job(
         }
     )
     job = _job(place, request, trained.model_name, config, report)
+    if capability is not None:
+        name, version = capability.name, capability.version
+        job.capability = {"name": name, "version": version, "artifact_id": capability.id}
+        job.artifacts = {"capability": f"{place.caller.org_key}/{name}@{version}"}
     job.idempotency_key, job.request_sha256 = key, digest
     try:
         async with database.writing() as session:
@@ -103,20 +112,34 @@ async def _same(database: Database, place: Place, key: str, digest: str) -> Job 
     return known
 
 
+async def _capability(
+    session: AsyncSession, place: Place, request: SftJobRequest
+) -> CapabilityVersion | None:
+    """Return the capability whose prompt the job gets.
+
+    Raises:
+        Invalid: it does not exist or has no prompt, or the config holds another.
+    """
+    ref = request.capability_ref
+    if ref is None:
+        return None
+    found = await capabilities.for_job(session, place.org_id, ref.name, ref.version)
+    if found is not None and request.config.system_prompt is not None:
+        raise Invalid(
+            "`capability_ref` and `system_prompt` both name the system prompt; give one of them",
+            "capability_ref",
+        )
+    return found
+
+
 async def _files(
     session: AsyncSession, place: Place, request: SftJobRequest
 ) -> dict[str, DatasetVersion | None]:
     """Return the versions that the refs name.
 
     Raises:
-        Invalid: a data set, its version or the capability does not exist.
+        Invalid: a data set or its version does not exist.
     """
-    if request.capability_ref is not None and str(request.capability_ref) != "none@0.0.0":
-        raise Invalid(
-            f"There is no capability `{request.capability_ref}` in this organization; "
-            "leave `capability_ref` out, or give its prompt as `system_prompt` in the config",
-            "capability_ref",
-        )
     config = request.config
     return {
         "train": await _resolve(session, place, "dataset_ref", config.dataset_ref),
@@ -245,15 +268,15 @@ async def retry_job(session: AsyncSession, place: Place, job_id: str) -> Job:
         )
     names = (
         "lineage", "org_id", "workspace_id", "name", "backend", "trainer_type", "algorithm",
-        "model", "trained_model", "rehearsal", "project_ref", "run_ref", "tags", "config",
-        "preflight",
+        "model", "trained_model", "rehearsal", "capability", "project_ref", "run_ref", "tags",
+        "config", "preflight",
     )  # fmt: skip
     job = Job(
         id=new_id(),
         retry_of=old.id,
         created_by=place.caller.user_id,
         events=0,
-        artifacts={n: old.artifacts[n] for n in CHECKPOINTS if n in old.artifacts},
+        artifacts={n: old.artifacts[n] for n in ("capability", *CHECKPOINTS) if n in old.artifacts},
         **{name: getattr(old, name) for name in names},
     )
     await enqueue(session, job)

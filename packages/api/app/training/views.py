@@ -16,7 +16,7 @@ def job_view(job: Job, creator: User | None, points: Sequence[Points] = ()) -> T
             **{name: getattr(job, name) for name in _SAME},
             "organization_id": job.org_id,
             "base_model": job.model,
-            "capability": Capability(),
+            "capability": Capability(**(job.capability or {})),
             "dataset_ref": config.get("dataset_ref"),
             "eval_dataset_ref": config.get("eval_dataset_ref"),
             "prompt_dataset_ref": config.get("prompt_dataset_ref"),

@@ -1,0 +1,1 @@
+"""Capabilities: named, versioned system prompts with what is known of them."""

@@ -1,0 +1,82 @@
+"""What the routes of capabilities take and give."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.schemas import Moment, Plain, Request, Response
+
+MAX_PROMPT = 100_000
+
+
+class CapabilityRequest(Request):
+    """A capability that is one prompt."""
+
+    prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="The system prompt")
+    description: str | None = Field(None, max_length=2000)
+
+
+class CapabilitySummary(Response):
+    """One immutable version of a capability."""
+
+    id: str
+    name: str
+    version: str
+    description: Plain | None
+    entry_agent: str | None = Field(description="The agent whose prompt it is")
+    artifact_sha256: str = Field(description="Digest of what was pushed")
+    is_public: bool = Field(False, description="Always false; nothing leaves the organization")
+    created_at: Moment
+    created_by: str | None
+
+
+class CapabilityView(CapabilitySummary):
+    """The same, with its prompt and what else the push told."""
+
+    prompt: str | None = Field(description="Null when it holds no agent prompt")
+    details: dict[str, Any]
+
+
+class CapabilityList(Response):
+    """The newest version of each capability, by name."""
+
+    capabilities: list[CapabilitySummary]
+    total: int
+    page: int
+    limit: int
+
+
+class CapabilityVersions(Response):
+    """The versions of a capability, newest first."""
+
+    versions: list[str]
+
+
+class Descriptor(BaseModel):
+    """How an OCI manifest names a blob."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    mediaType: str = Field(max_length=200)  # noqa: N815 (OCI's own name)
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    size: int = Field(ge=0)
+
+    @property
+    def sha256(self) -> str:
+        """The digest without its prefix."""
+        return self.digest.removeprefix("sha256:")
+
+
+class ImageManifest(BaseModel):
+    """The part of an OCI image manifest that is read here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    config: Descriptor
+    layers: list[Descriptor] = Field(max_length=100)
+    annotations: dict[str, str] = {}
+
+    @property
+    def kind(self) -> str:
+        """What the image holds, such as `capability`, `dataset` or `model`."""
+        return self.annotations.get("io.dreadnode.type", "")
