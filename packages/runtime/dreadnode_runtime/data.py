@@ -106,7 +106,7 @@ def with_system_prompt(said: Conversation, prompt: str | None) -> Conversation:
         return said
     first = said.messages[0]
     if first["role"] == "system":
-        joined = {**first, "content": f"{prompt}\n\n{_as_text(first['content'])}"}
+        joined = {**first, "content": f"{prompt}\n\n{content_text(first['content'])}"}
         return Conversation([joined, *said.messages[1:]], said.tools, said.chosen)
     chosen = None if said.chosen is None else frozenset(index + 1 for index in said.chosen)
     return Conversation([{"role": "system", "content": prompt}, *said.messages], said.tools, chosen)
@@ -288,7 +288,7 @@ def _prompt_and_answer(row: Row) -> Conversation:
     instruction = row.get("instruction")
     if isinstance(instruction, str) and instruction:
         context = row.get("input")
-        prompt: Any = f"{instruction}\n\n{_scalar(context)}" if context else instruction
+        prompt: Any = f"{instruction}\n\n{scalar_text(context)}" if context else instruction
     else:
         prompt = next((row[key] for key in PROMPT_KEYS if row.get(key) is not None), None)
     if prompt is None and answer is None:
@@ -299,15 +299,23 @@ def _prompt_and_answer(row: Row) -> Conversation:
         raise Unusable("no answer")
     if answer == "":
         raise Unusable("an empty answer")
-    asked = prompt if isinstance(prompt, list) else [{"role": "user", "content": _scalar(prompt)}]
+    asked = (
+        prompt if isinstance(prompt, list) else [{"role": "user", "content": scalar_text(prompt)}]
+    )
     replied = (
-        answer if isinstance(answer, list) else [{"role": "assistant", "content": _scalar(answer)}]
+        answer
+        if isinstance(answer, list)
+        else [{"role": "assistant", "content": scalar_text(answer)}]
     )
     return _chat([*asked, *replied], row)
 
 
-def _scalar(value: Any) -> str:
-    """Return text as it is, and a number or truth value as JSON writes it: 0 is an answer."""
+def scalar_text(value: Any) -> str:
+    """Return text as it is, and a number or truth value as JSON writes it: 0 is an answer.
+
+    Raises:
+        Unusable: VALUE is something else.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, int | float):
@@ -315,7 +323,8 @@ def _scalar(value: Any) -> str:
     raise Unusable("its prompt or answer is not text")
 
 
-def _as_text(content: str | list[dict[str, Any]]) -> str:
+def content_text(content: str | list[dict[str, Any]]) -> str:
+    """Return what a message's CONTENT says, its reasoning left out."""
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content)

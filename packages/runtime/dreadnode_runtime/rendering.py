@@ -102,6 +102,21 @@ class Rendering:
         except (RendererError, AssertionError, NotImplementedError, ValueError) as error:
             raise Unusable(f"{self.name} cannot render it: {plain(error)}") from error
 
+    @property
+    def stop(self) -> list[int] | list[str]:
+        """What ends an answer: token ids, or texts for a format that has no such token."""
+        stop: list[int] | list[str] = self._renderer.get_stop_sequences()
+        return stop
+
+    def answer(self, tokens: Sequence[int]) -> Message:
+        """Return the assistant's message that a model said with TOKENS."""
+        message, _ = self._renderer.parse_response(list(tokens))
+        return message
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of TOKENS, special ones included."""
+        return str(self._renderer.tokenizer.decode(list(tokens), skip_special_tokens=False))
+
     def _render(
         self, messages: list[Message], trained: Sequence[int]
     ) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]]:
