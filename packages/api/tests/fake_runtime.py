@@ -138,9 +138,10 @@ def run(job_id: str) -> int:
         for _ in range(wish["times"]):
             sys.stdout.write("x" * 1000 + "\n")
     if behave == "allocate":
-        held = bytearray(wish["bytes"])
+        program = f"held = bytearray(b'x' * {wish['bytes']}); import time; time.sleep(600)"
+        for _ in range(wish["times"]):
+            subprocess.Popen([sys.executable, "-c", program])
         time.sleep(600)
-        print(len(held))
     if behave == "fork":
         for _ in range(wish["times"]):
             subprocess.Popen(SLEEP)

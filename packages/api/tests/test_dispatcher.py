@@ -1,0 +1,327 @@
+"""Jobs from the queue to their end, with real processes and real signals."""
+
+import json
+import signal
+from typing import Any
+
+import psutil
+import pytest
+
+
+def wish(behave: str, **more: Any) -> dict[str, Any]:
+    """A config whose sandbox behaves as told."""
+    steps = more.pop("steps", 3)
+    return {"system_prompt": json.dumps({"behave": behave, **more}), "steps": steps}
+
+
+async def test_a_job_trains_reports_and_leaves_its_adapter(service: Any) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config={"steps": 3})
+
+    done = await service.ended(job["id"])
+
+    assert (done["status"], done["attempt"], done["phase"]) == ("completed", 1, None)
+    assert done["progress"] == {
+        "step": 3, "steps": 3, "tokens": 30, "loss": 1 / 3, "seconds_left": 0.5,
+    }  # fmt: skip
+    assert done["metrics"] == {"train/steps": 3}
+    assert done["artifacts"] == {"adapter": "adapter/"}
+    files = await service.api("GET", f"{service.api.jobs}/{job['id']}/files/adapter/README.md")
+    assert files.content == b"# adapter"
+    await service.gone()
+    assert not (service.api.settings.data_dir / "jobs" / job["id"] / "1" / "work").exists()
+
+
+async def test_a_sandbox_gets_exactly_what_it_needs(service: Any) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+
+    job = await service.api.job(config=wish("environment"))
+
+    await service.ended(job["id"])
+    names = (await service.log(job["id"]))[0].split()
+    assert set(names) - {"LC_CTYPE"} == {
+        "DREADNODE_API_KEY", "DREADNODE_JOB_ATTEMPT", "DREADNODE_ORGANIZATION", "DREADNODE_SERVER",
+        "DREADNODE_WORKSPACE", "HOME", "LANG", "PATH", "PYTHONUNBUFFERED", "TINKER_API_KEY",
+        "TINKER_BASE_URL", "TINKER_TELEMETRY", "TMPDIR",
+    }  # fmt: skip
+
+
+async def test_the_jobs_own_fault_is_told_and_not_tried_again(service: Any) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("fail"))
+
+    done = await service.ended(job["id"])
+
+    assert (done["status"], done["attempt"]) == ("failed", 1)
+    assert done["error"] == "The loss is not a number (row 3)"
+    assert done["error_code"] == "diverged"
+
+
+@pytest.mark.parametrize("behaviour", [{"behave": "exit", "code": 75}, {"behave": "kill"}])
+async def test_a_fault_not_the_jobs_own_is_tried_again_and_visible(
+    service: Any, behaviour: dict[str, Any]
+) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish(**behaviour, attempts=1))
+
+    done = await service.ended(job["id"])
+
+    assert (done["status"], done["attempt"]) == ("completed", 2)
+    log = await service.log(job["id"])
+    assert any(line.startswith("Attempt 1 ended: ") for line in log)
+
+
+async def test_attempts_are_bounded(service: Any) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("exit", code=75))
+
+    done = await service.ended(job["id"])
+
+    assert (done["status"], done["attempt"]) == ("failed", 3)
+    assert done["error_code"] == "attempts_used_up"
+
+
+@pytest.mark.parametrize(
+    ("code", "error_code"), [(0, "ended_without_report"), (1, "sandbox_failed")]
+)
+async def test_an_end_without_a_word_fails_the_job_and_quotes_its_output_without_keys(
+    service: Any, code: int, error_code: str
+) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("exit", code=code))
+
+    done = await service.ended(job["id"])
+
+    assert (done["status"], done["error_code"]) == ("failed", error_code)
+    log = "\n".join(await service.log(job["id"]))
+    assert "attempt 1, key ***" in log
+    assert "dnj_" not in log
+
+
+async def test_cancelling_a_queued_job_ends_it_at_once(service: Any) -> None:
+    service.start("serve")
+    await service.api.push()
+    job = await service.api.job()
+
+    cancelled = await service.api("POST", f"{service.api.jobs}/{job['id']}/cancel")
+
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    service.start("dispatch")
+    assert (await service.ended(job["id"]))["attempt"] == 0
+
+
+async def test_cancelling_a_running_job_lets_it_save(service: Any) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("well", seconds=0.1, steps=1000))
+    await service.until(job["id"], lambda j: bool(j.get("progress")))
+
+    asked = await service.api("POST", f"{service.api.jobs}/{job['id']}/cancel")
+
+    assert asked.json()["cancel_requested_at"] is not None
+    assert asked.json()["phase"] == "cancelling"
+    done = await service.ended(job["id"])
+    assert done["status"] == "cancelled"
+    assert done["artifacts"] == {"checkpoints": ["x"]}
+    await service.gone()
+
+
+@pytest.mark.parametrize("behave", ["ignore_cancel", "ignore_everything"])
+async def test_a_sandbox_that_does_not_obey_is_killed_with_all_that_it_started(
+    service: Any, behave: str
+) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish(behave, seconds=0.1, steps=10_000))
+    await service.until(job["id"], lambda j: j.get("phase") == "training")
+
+    await service.api("POST", f"{service.api.jobs}/{job['id']}/cancel")
+
+    assert (await service.ended(job["id"]))["status"] == "cancelled"
+    await service.gone()
+
+
+async def test_a_dispatcher_killed_is_followed_by_one_that_adopts_its_sandbox(
+    service: Any,
+) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("well", seconds=0.1, steps=30))
+    await service.until(job["id"], lambda j: bool(j.get("progress")))
+
+    service.send("dispatch", signal.SIGKILL)
+    assert service.sandboxes()
+    service.start("dispatch")
+
+    done = await service.ended(job["id"])
+    assert (done["status"], done["attempt"]) == ("completed", 1)
+    await service.gone()
+
+
+async def test_a_job_that_ended_while_no_dispatcher_lived_is_settled_by_the_next(
+    service: Any,
+) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("exit", code=1))
+    slow = await service.api.job(config=wish("well", seconds=0.1, steps=10))
+    await service.until(slow["id"], lambda j: bool(j.get("progress")))
+    service.send("dispatch", signal.SIGKILL)
+    await service.gone()
+
+    service.start("dispatch")
+
+    assert (await service.ended(slow["id"]))["attempt"] == 1
+    assert (await service.ended(job["id"]))["status"] == "failed"
+
+
+async def test_a_job_whose_sandbox_died_with_its_dispatcher_is_queued_again(service: Any) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("well", seconds=0.1, steps=20))
+    await service.until(job["id"], lambda j: bool(j.get("progress")))
+
+    service.send("dispatch", signal.SIGKILL)
+    for process in service.sandboxes():
+        process.kill()
+    service.start("dispatch")
+
+    done = await service.ended(job["id"])
+    assert (done["status"], done["attempt"]) == ("completed", 2)
+    assert done["metrics"] == {"train/steps": 20}
+
+
+async def test_told_to_stop_a_dispatcher_stops_its_sandboxes_and_queues_their_jobs(
+    service: Any,
+) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("well", seconds=0.1, steps=20))
+    await service.until(job["id"], lambda j: bool(j.get("progress")))
+
+    service.send("dispatch", signal.SIGTERM)
+
+    assert service.sandboxes() == []
+    left = (await service.api("GET", f"{service.api.jobs}/{job['id']}")).json()
+    assert (left["status"], left["attempt"]) == ("queued", 1)
+    service.start("dispatch")
+    assert (await service.ended(job["id"]))["attempt"] == 2
+
+
+async def test_with_its_lifeline_cut_a_dispatcher_leaves_its_sandboxes_to_the_next(
+    service: Any,
+) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("well", seconds=0.1, steps=30))
+    await service.until(job["id"], lambda j: bool(j.get("progress")))
+
+    service.cut("dispatch")
+    assert service.sandboxes()
+    service.start("dispatch")
+
+    assert (await service.ended(job["id"]))["attempt"] == 1
+
+
+async def test_an_orphaned_sandbox_ends_by_itself(service: Any) -> None:
+    object.__setattr__(service.api.settings, "job_orphan_seconds", 1.0)
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("well", seconds=0.1, steps=1000))
+    await service.until(job["id"], lambda j: bool(j.get("progress")))
+
+    service.send("dispatch", signal.SIGKILL)
+
+    await service.gone()
+
+
+async def test_the_api_may_be_killed_and_started_under_a_running_job(service: Any) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("well", seconds=0.1, steps=20))
+    await service.until(job["id"], lambda j: bool(j.get("progress")))
+
+    service.send("serve", signal.SIGKILL)
+    service.start("serve")
+
+    done = await service.ended(job["id"])
+    assert (done["status"], done["attempt"]) == ("completed", 1)
+    assert done["progress"]["step"] == 20
+
+
+async def test_with_its_lifeline_cut_the_api_ends(service: Any) -> None:
+    service.start("serve")
+
+    service.cut("serve")
+
+    assert service.processes["serve"][-1].returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "behaviour", "code"),
+    [
+        ({"job_wall_seconds": 1}, {"behave": "ignore_everything"}, "wall_time_exceeded"),
+        (
+            {"job_memory_bytes": 300_000_000},
+            {"behave": "allocate", "bytes": 100_000_000, "times": 4},
+            "memory_exceeded",
+        ),
+        ({"job_processes": 10}, {"behave": "fork", "times": 20}, "processes_exceeded"),
+        ({"job_disk_bytes": 1_000_000}, {"behave": "write", "bytes": 2_000_000}, "sandbox_failed"),
+    ],
+)
+async def test_a_job_beyond_its_limits_is_ended_and_the_limit_named(
+    service: Any, limits: dict[str, int], behaviour: dict[str, Any], code: str
+) -> None:
+    for name, value in limits.items():
+        object.__setattr__(service.api.settings, name, value)
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish(**behaviour))
+
+    done = await service.ended(job["id"])
+
+    assert (done["status"], done["error_code"]) == ("failed", code)
+    await service.gone()
+
+
+async def test_output_is_kept_within_its_bound(service: Any) -> None:
+    object.__setattr__(service.api.settings, "job_output_bytes", 100_000)
+    service.start("serve", "dispatch")
+    await service.api.push()
+
+    job = await service.api.job(config=wish("print", times=2000))
+
+    assert (await service.ended(job["id"]))["status"] == "completed"
+    folder = service.api.settings.data_dir / "jobs" / job["id"] / "1"
+    kept = sum(path.stat().st_size for path in folder.glob("output*.log"))
+    assert 0 < kept < 200_000
+
+
+async def test_two_dispatchers_share_the_queue_and_no_job_runs_twice(service: Any) -> None:
+    service.start("serve", "dispatch", "dispatch")
+    await service.api.push()
+    jobs = [await service.api.job(config={"steps": 2}) for _ in range(6)]
+
+    done = [await service.ended(job["id"]) for job in jobs]
+
+    assert [(job["status"], job["attempt"]) for job in done] == [("completed", 1)] * 6
+
+
+async def test_the_limit_of_a_workspace_holds_across_dispatchers(service: Any) -> None:
+    object.__setattr__(service.api.settings, "jobs_at_once_per_workspace", 1)
+    service.start("serve", "dispatch", "dispatch")
+    await service.api.push()
+    jobs = [await service.api.job(config=wish("well", seconds=0.1, steps=5)) for _ in range(3)]
+
+    done = [await service.ended(job["id"]) for job in jobs]
+
+    spans = sorted((job["started_at"], job["completed_at"]) for job in done)
+    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert psutil.pid_exists(service.processes["dispatch"][0].pid)
