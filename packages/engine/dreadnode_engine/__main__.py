@@ -20,6 +20,15 @@ from dreadnode_engine.errors import OperationFailed, Refused
 from dreadnode_engine.keys import Keyring, master_key
 from dreadnode_engine.models import ServedModel, discover
 
+_TIMES = {
+    "snapshot_seconds": 20.0,
+    "gap_seconds": 900.0,
+    "session_seconds": 900.0,
+    "retention_seconds": 86400.0,
+    "tidy_seconds": 30.0,
+}
+"""The settings in seconds, with what they are when not given; `docs/engine.md` explains them."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ARGUMENTS name, and return the exit code."""
@@ -54,7 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--dtype", choices=["float32", "bfloat16"], default=None)
     serve.add_argument("--threads", type=int, default=None)
     serve.add_argument("--gradient-checkpointing", action="store_true")
+    for name, seconds in _TIMES.items():
+        serve.add_argument(f"--{name.replace('_', '-')}", type=_seconds, default=seconds)
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e9:
+        raise ValueError
+    return seconds
 
 
 def _found(options: argparse.Namespace) -> dict[str, ServedModel]:
@@ -102,7 +120,8 @@ async def _serve(options: argparse.Namespace) -> int:
     device = Device(options.device, getattr(torch, dtype), options.gradient_checkpointing)
     models = _found(options)
     listening = _listen(options.host, options.port)
-    settings = Settings(options.data_dir, device)
+    times = {name: getattr(options, name) for name in _TIMES}
+    settings = Settings(options.data_dir, device, **times)
     app = create_app(settings, models, Keyring(master_key(options.data_dir)))
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on"

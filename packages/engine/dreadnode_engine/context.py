@@ -30,6 +30,7 @@ class Settings:
         gap_seconds: how long an operation waits for one numbered before it that never came.
         session_seconds: silence after which a client is taken for dead and its memory freed.
         retention_seconds: how long answers and dead sessions are kept on disk.
+        tidy_seconds: how often it looks what is due.
     """
 
     data_dir: Path
@@ -42,6 +43,7 @@ class Settings:
     gap_seconds: float = 900.0
     session_seconds: float = 900.0
     retention_seconds: float = 24 * 3600.0
+    tidy_seconds: float = 30.0
 
 
 class Context:

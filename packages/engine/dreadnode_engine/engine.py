@@ -8,6 +8,7 @@ import hashlib
 import json
 import logging
 import secrets
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable
@@ -38,6 +39,7 @@ class Engine(Context):
         self.sessions: dict[str, Session] = {}
         self.runs: dict[str, RunLane] = {}
         self.sample_lanes: dict[tuple[str, str | None], SampleLane] = {}
+        self.read_at: dict[str, float] = {}
 
     async def start(self) -> None:
         """Bring back what the journal holds, and start computing."""
@@ -96,6 +98,17 @@ class Engine(Context):
         if session is None or not who.sees(session.owner):
             raise NotFound(f"There is no session `{session_id[:100]}`")
         return session
+
+    def heartbeat(self, who: Principal, session_id: str) -> None:
+        """Note that a client is alive; what waited while it was silent goes on."""
+        session = self.session(who, session_id)
+        if session.finished is not None:
+            raise Gone(f"The session {session_id} is over; it needs no more heartbeats")
+        session.seen = time.time()
+        for lane in self.runs.values():
+            if lane.paused and lane.run.session == session_id:
+                lane.paused = False
+                self.worker.wake(lane)
 
     async def finish_session(self, who: Principal, session_id: str) -> None:
         """End a session: what it left in memory is freed when nothing is under way."""
@@ -263,6 +276,8 @@ class Engine(Context):
                 request = await self._find(who, request_id)
         if request.state != "queued" and request.result is None:
             raise Gone(f"The answer to `{request_id[:200]}` is no longer kept")
+        if request.state != "queued":
+            self.read_at.setdefault(request_id, time.time())
         return request
 
     async def checkpoint(self, who: Principal, path: str) -> Checkpoint:
@@ -273,6 +288,11 @@ class Engine(Context):
         if found is None or expired or not (found.public or who.sees(found.owner)):
             raise NotFound(f"There is no checkpoint `{name[:300]}`")
         return found
+
+    async def remove_checkpoint(self, found: Checkpoint) -> None:
+        """Forget a checkpoint, and delete its files."""
+        await self.journal.do(lambda db: records.delete_checkpoint(db, found.path))
+        shutil.rmtree(self.store.checkpoint(parse_path(found.path)), ignore_errors=True)
 
     def served(self, model_id: str) -> ServedModel:
         """Return the base model MODEL_ID, or say what is served instead."""

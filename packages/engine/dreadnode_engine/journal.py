@@ -31,7 +31,8 @@ CREATE TABLE IF NOT EXISTS samplers (
 CREATE TABLE IF NOT EXISTS requests (
     id TEXT PRIMARY KEY, lane TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
     owner TEXT NOT NULL, digest BLOB NOT NULL, body BLOB, state TEXT NOT NULL,
-    media TEXT, result BLOB, created REAL NOT NULL, finished REAL);
+    media TEXT, result BLOB, created REAL NOT NULL, finished REAL,
+    read REAL);
 CREATE UNIQUE INDEX IF NOT EXISTS requests_in_order ON requests (lane, seq);
 CREATE INDEX IF NOT EXISTS requests_open ON requests (lane, seq) WHERE state = 'queued';
 CREATE TABLE IF NOT EXISTS checkpoints (

@@ -26,7 +26,8 @@ class RunLane:
     Attributes:
         run: the run's record; `state` is its weights, None while they are only on disk.
         next_seq: the operation whose turn it is.
-        done: numbers after `next_seq` that have already ended.
+        paused: whether to leave operations waiting, because their client has fallen silent.
+        unsaved_seconds: computing since the last snapshot.
     """
 
     def __init__(self, context: Context, run: Run, finished: set[int]) -> None:
@@ -35,6 +36,8 @@ class RunLane:
         self.used = 0.0
         self.state: TrainingState | None = None
         self.unsaved_seconds = 0.0
+        self.paused = False
+        self._release = False
         self._pending: dict[int, Request] = {}
         self._done = finished
         self.next_seq = 0
@@ -59,11 +62,30 @@ class RunLane:
         return [request for request in list(self._pending.values()) if request.created < since]
 
     def ready(self) -> bool:
-        """Whether an operation is under way or has its turn."""
-        return self._work is not None or self.next_seq in self._pending
+        """Whether an operation is under way or has its turn, or the memory is to be freed."""
+        if self._work is not None or self._release:
+            return True
+        return self.next_seq in self._pending and not self.paused
+
+    def release(self) -> None:
+        """Free the run's memory when nothing is under way; the next operation brings it back."""
+        if self.state is not None:
+            self._release = True
+            self.context.worker.wake(self)
+
+    def give_up(self, request: Request, sentence: str) -> None:
+        """End an operation that waits for another; from any thread, if it has no turn yet."""
+        if self._pending.pop(request.seq, None) is not None:
+            self.fail(request, sentence, "user")
 
     def advance(self) -> None:
         """Do one slice of the operation whose turn it is."""
+        if self._work is None and self._release:
+            self._release = False
+            if self.next_seq not in self._pending or self.paused:
+                self.snapshot()
+                self.state = None
+            return
         if self._work is None or self._current is None:
             self._current = self._pending[self.next_seq]
             self._work = self._operate(self._current)
@@ -142,6 +164,7 @@ class SampleLane:
         self.base_model = base_model
         self.weights = weights
         self.used = 0.0
+        self.last = time.time()
         self._incoming: list[Request] = []
         self._open: dict[str, Request] = {}
         self._batch: Batch | None = None
@@ -154,6 +177,7 @@ class SampleLane:
 
     def add(self, request: Request) -> None:
         """Accept REQUEST; it joins what is already being decoded."""
+        self.last = time.time()
         self._incoming.append(request)
         self.context.worker.wake(self)
 

@@ -88,6 +88,7 @@ class Request:
     result: bytes | None = None
     created: float = 0.0
     finished: float | None = None
+    read: float | None = None
 
     @property
     def payload(self) -> bytes:
@@ -233,6 +234,35 @@ def touch(db: sqlite3.Connection, table: str, ids: Iterable[tuple[float, str]]) 
     """Write the time of last use of rows of TABLE (sessions, runs or samplers)."""
     column = "seen" if table == "sessions" else "used"
     db.executemany(f"UPDATE {table} SET {column} = ? WHERE id = ?", ids)  # noqa: S608
+
+
+def mark_read(db: sqlite3.Connection, read: Iterable[tuple[float, str]]) -> None:
+    """Write when answers were first fetched."""
+    db.executemany("UPDATE requests SET read = ? WHERE id = ? AND read IS NULL", read)
+
+
+def drop_answers(db: sqlite3.Connection, *, finished_before: float, read_before: float) -> None:
+    """Drop answers that are old, or were fetched a while ago; that they were given stays known."""
+    db.execute(
+        "UPDATE requests SET result = NULL WHERE state != 'queued' AND result IS NOT NULL"
+        " AND (finished < ? OR read < ?)",
+        (finished_before, read_before),
+    )
+
+
+def forget_sampler(db: sqlite3.Connection, sampler: str) -> None:
+    """Delete a sampler and the requests that went to it."""
+    db.execute("DELETE FROM samplers WHERE id = ?", (sampler,))
+    db.execute("DELETE FROM requests WHERE lane = ?", (sampler,))
+
+
+def forget_session(db: sqlite3.Connection, session: str) -> None:
+    """Delete a session with its runs, samplers and requests."""
+    for table in ("runs", "samplers"):
+        lanes = f"SELECT id FROM {table} WHERE session = ?"  # noqa: S608 (one of two literals)
+        db.execute(f"DELETE FROM requests WHERE lane IN ({lanes})", (session,))  # noqa: S608
+        db.execute(f"DELETE FROM {table} WHERE session = ?", (session,))  # noqa: S608
+    db.execute("DELETE FROM sessions WHERE id = ?", (session,))
 
 
 def find_checkpoint(db: sqlite3.Connection, path: str) -> Checkpoint | None:

@@ -1,7 +1,6 @@
 """The REST part of the protocol: looking at sessions, runs and checkpoints, and managing them."""
 
 import json
-import shutil
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -152,14 +151,8 @@ async def _own(engine: Engine, who: Principal, request: HttpRequest) -> Checkpoi
 
 async def _delete(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     found = await _own(engine, who, request)
-    await remove_checkpoint(engine, found)
+    await engine.remove_checkpoint(found)
     return Response(status_code=NO_CONTENT)
-
-
-async def remove_checkpoint(engine: Engine, found: Checkpoint) -> None:
-    """Forget a checkpoint, and delete its files."""
-    await engine.journal.do(lambda db: records.delete_checkpoint(db, found.path))
-    shutil.rmtree(engine.store.checkpoint(parse_path(found.path)), ignore_errors=True)
 
 
 async def _set_ttl(engine: Engine, who: Principal, request: HttpRequest) -> Response:

@@ -1,5 +1,6 @@
 """HTTP in and out: the routes of Tinker's protocol, and nothing that computes."""
 
+import asyncio
 import json
 import logging
 import time
@@ -16,6 +17,7 @@ from dreadnode_engine import rest
 from dreadnode_engine.context import Settings
 from dreadnode_engine.engine import Engine
 from dreadnode_engine.errors import Refused
+from dreadnode_engine.housekeeping import keep_house
 from dreadnode_engine.keys import Keyring, Principal
 from dreadnode_engine.models import ServedModel
 from dreadnode_engine.records import Request
@@ -34,8 +36,10 @@ def create_app(settings: Settings, models: dict[str, ServedModel], keyring: Keyr
         engine = Engine(settings, models)
         await engine.start()
         app.state.engine, app.state.keyring = engine, keyring
+        house = asyncio.create_task(keep_house(engine))
         yield
-        engine.stop()
+        house.cancel()
+        await asyncio.to_thread(engine.stop)
 
     def route(path: str, call: Call, method: str = "POST") -> Route:
         async def endpoint(request: HttpRequest) -> Response:
@@ -126,8 +130,7 @@ async def _create_session(engine: Engine, who: Principal, request: HttpRequest) 
 
 
 async def _heartbeat(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    session = engine.session(who, text_in(await fields_of(request), "session_id"))
-    session.seen = time.time()
+    engine.heartbeat(who, text_in(await fields_of(request), "session_id"))
     return JSONResponse({"type": "session_heartbeat"})
 
 

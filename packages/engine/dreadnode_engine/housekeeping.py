@@ -1,0 +1,127 @@
+"""What the engine does on its own: free the memory of dead clients, and keep the disk bounded."""
+
+import asyncio
+import logging
+import shutil
+import sqlite3
+import time
+from functools import partial
+
+from dreadnode_engine import records
+from dreadnode_engine.checkpoints import parse_path
+from dreadnode_engine.engine import Engine
+from dreadnode_engine.lanes import RunLane
+from dreadnode_engine.records import Sampler, Session
+
+log = logging.getLogger(__name__)
+
+READ_SECONDS = 3600.0
+"""How long an answer that was fetched once stays, for a client that asks again."""
+UNNAMED_SAMPLERS = 4
+"""How many unnamed samplers of one run keep their weights, however long they are not used."""
+SAMPLER_SECONDS = 3600.0
+"""How long any unnamed sampler keeps its weights after its last use."""
+
+
+async def keep_house(engine: Engine) -> None:
+    """Tidy up again and again, until cancelled."""
+    while True:
+        try:
+            await tidy(engine, time.time())
+        except Exception:
+            log.exception("tidying up stopped; it is tried again")
+        await asyncio.sleep(engine.settings.tidy_seconds)
+
+
+async def tidy(engine: Engine, now: float) -> None:
+    """Do once all that is due at NOW."""
+    settings = engine.settings
+    await _write_times(engine)
+    for session in list(engine.sessions.values()):
+        silent = session.seen < now - settings.session_seconds
+        for lane in _lanes_of(engine, session):
+            lane.paused = silent and session.finished is None
+            if silent or session.finished is not None:
+                lane.release()
+        over = session.finished or (session.seen + settings.session_seconds)
+        if over < now - settings.retention_seconds:
+            await _forget_session(engine, session)
+    for lane in engine.runs.values():
+        for request in lane.waiting_for_gap(now - settings.gap_seconds):
+            await asyncio.to_thread(
+                lane.give_up,
+                request,
+                f"Operation {request.seq} waited for operation {lane.next_seq}, which never came",
+            )
+    for key, samples in list(engine.sample_lanes.items()):
+        if samples.idle and samples.last < now - settings.session_seconds:
+            del engine.sample_lanes[key]
+            engine.worker.remove(samples)
+    await _drop_unnamed(engine, now)
+    await _drop_expired(engine, now)
+    await engine.journal.do(
+        lambda db: records.drop_answers(
+            db, finished_before=now - settings.retention_seconds, read_before=now - READ_SECONDS
+        )
+    )
+
+
+def _lanes_of(engine: Engine, session: Session) -> list[RunLane]:
+    return [lane for lane in engine.runs.values() if lane.run.session == session.id]
+
+
+async def _write_times(engine: Engine) -> None:
+    sessions = [(session.seen, session.id) for session in engine.sessions.values()]
+    runs = [(lane.run.used, lane.run.id) for lane in engine.runs.values()]
+    samplers = [(sampler.used, sampler.id) for sampler in engine.samplers.values()]
+    read = [(at, request) for request, at in engine.read_at.items()]
+    engine.read_at.clear()
+
+    def write(db: sqlite3.Connection) -> None:
+        records.touch(db, "sessions", sessions)
+        records.touch(db, "runs", runs)
+        records.touch(db, "samplers", samplers)
+        records.mark_read(db, read)
+
+    await engine.journal.do(write)
+
+
+async def _forget_session(engine: Engine, session: Session) -> None:
+    """Forget a session that ended long ago, with its runs; its named checkpoints stay."""
+    for lane in _lanes_of(engine, session):
+        engine.worker.remove(lane)
+        engine.runs.pop(lane.run.id, None)
+        engine.store.forget_snapshots(lane.run.id, keep=None)
+    for sampler in [s for s in engine.samplers.values() if s.session == session.id]:
+        engine.samplers.pop(sampler.id, None)
+        _delete_weights(engine, sampler)
+    engine.sessions.pop(session.id, None)
+    await engine.journal.do(lambda db: records.forget_session(db, session.id))
+    log.info("forgot session %s, which ended long ago", session.id)
+
+
+async def _drop_unnamed(engine: Engine, now: float) -> None:
+    """Delete weights that were saved for one sampler only, when newer ones have taken over."""
+    by_run: dict[str, list[Sampler]] = {}
+    for sampler in engine.samplers.values():
+        if sampler.run is not None and sampler.weights is not None:
+            by_run.setdefault(sampler.run, []).append(sampler)
+    for samplers in by_run.values():
+        samplers.sort(key=lambda sampler: -sampler.created)
+        for sampler in samplers[UNNAMED_SAMPLERS:]:
+            if sampler.used < now - SAMPLER_SECONDS:
+                engine.samplers.pop(sampler.id, None)
+                await engine.journal.do(partial(records.forget_sampler, sampler=sampler.id))
+                _delete_weights(engine, sampler)
+
+
+def _delete_weights(engine: Engine, sampler: Sampler) -> None:
+    if sampler.run is not None:
+        shutil.rmtree(engine.store.sampler(sampler.id), ignore_errors=True)
+
+
+async def _drop_expired(engine: Engine, now: float) -> None:
+    for found in await engine.journal.do(records.checkpoints):
+        if found.expires is not None and found.expires <= now:
+            await engine.remove_checkpoint(found)
+            log.info("deleted %s, whose time was over", parse_path(found.path))
