@@ -38,7 +38,7 @@ def compare(common: Common) -> None:
     count = sum(len(models) for models in found.values())
     if count:
         raise CatalogDiffers(
-            f"the catalog and what is served differ in {count} of their models; "
+            f"the catalog and what is served differ in {count} model{'s' if count > 1 else ''}; "
             "`make catalog-refresh` brings the catalog up to date"
         )
     say(f"no difference: {len(served)} models are served, and the catalog knows them")
