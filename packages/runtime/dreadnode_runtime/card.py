@@ -23,6 +23,7 @@ class Card:
 
     job_id: str
     name: str | None
+    trainer_type: str
     model: str
     trained_model: str
     rehearsal: bool
@@ -35,7 +36,7 @@ class Card:
 
     def text(self) -> str:
         """Return the card as Markdown, with the front matter that model hubs read."""
-        tags = ["lora", "sft", *(["rehearsal"] if self.rehearsal else [])]
+        tags = ["lora", self.trainer_type, *(["rehearsal"] if self.rehearsal else [])]
         parts = [
             "---",
             f"base_model: {self.trained_model}",

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dreadnode_runtime.config import SftConfig, sft_config
+from dreadnode_runtime.config import SftConfig, read_config
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.prepare import Counts, prepare
 from dreadnode_runtime.rendering import Rendering, load_rendering
@@ -25,7 +25,7 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
         return _refusal(["trainer_type"], f"There is no loop for {question['trainer_type']} here")
     place = ["config"]
     try:
-        config = sft_config(question["config"])
+        config = read_config(SftConfig, question["config"])
         place = ["model"]
         rendering = load_rendering(
             question["model"], rehearsal=question["rehearsal"], tokenizer=question["tokenizer"]

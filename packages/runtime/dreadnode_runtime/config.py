@@ -1,7 +1,7 @@
-"""What an SFT job may set: every key takes effect or is refused."""
+"""What a job may set: every key takes effect or is refused."""
 
 import math
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -24,42 +24,32 @@ class DatasetRef(BaseModel):
         return f"{self.name}@{self.version}"
 
 
-class SftConfig(BaseModel):
-    """A supervised job's settings, with the defaults of a server that leaves them out.
+class TrainingConfig(BaseModel):
+    """What every kind of job may set, with the defaults of a server that leaves it out.
 
     Attributes:
-        max_sequence_length: Tokens of a sequence; the rest is cut off at its end.
-        batch_size: Rows of one forward-backward pass.
-        gradient_accumulation_steps: Passes of one optimizer step.
-        steps: Optimizer steps; with `epochs`, the fewer of the two; alone, as many as it says.
-        epochs: Passes over the data; 1 when neither is given.
+        lora_rank: Of the adapter.
+        max_sequence_length: Tokens of a sequence.
         learning_rate: Of Adam, at its highest.
         learning_rate_schedule: What it does after the warm-up; `linear` and `cosine` end near 0.
         warmup_steps: Steps in which it rises to its highest, in equal parts.
         weight_decay: Of Adam, decoupled from the gradient.
-        grad_clip_norm: Largest norm of a step's gradient, which is the sum over its rows of each
-            row's mean; 0 for no limit.
+        grad_clip_norm: Largest norm of a step's gradient, which adds up over its rows; 0 for no
+            limit.
         checkpoint_interval: Optimizer steps between checkpoints.
         eval_interval: Optimizer steps between evaluations; without it there is one, at the end.
-        early_stopping_patience: Evaluations without a better loss after which training ends.
-        early_stopping_min_delta: By how much a loss must be lower to be better.
-        train_on: Which assistant messages of a conversation carry loss.
         system_prompt: Goes in front of every conversation.
         shuffle: Whether each epoch has an order of its own, or always that of the file.
         strict: Whether one unusable row refuses the job.
-        seed: Of the adapter's first weights and of the order of the rows.
+        seed: Of the adapter's first weights, of the order of the rows, and of sampling.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dataset_ref: DatasetRef
     eval_dataset_ref: DatasetRef | None = None
     lora_rank: Positive = 16
     max_sequence_length: Annotated[int, Field(ge=2)] = 2048
-    batch_size: Positive = 16
-    gradient_accumulation_steps: Positive = 1
     steps: Positive | None = None
-    epochs: Positive | None = None
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-4
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
@@ -67,11 +57,6 @@ class SftConfig(BaseModel):
     grad_clip_norm: NotNegative = 0.0
     checkpoint_interval: Positive = 10
     eval_interval: Positive | None = None
-    early_stopping_patience: Positive | None = None
-    early_stopping_min_delta: NotNegative = 0.0
-    train_on: Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"] = (
-        "all_assistant_messages"
-    )
     system_prompt: str | None = None
     shuffle: bool = True
     strict: bool = False
@@ -81,13 +66,9 @@ class SftConfig(BaseModel):
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
 
     @model_validator(mode="after")
-    def _nothing_is_ignored(self) -> Self:
+    def _an_interval_needs_data(self) -> Self:
         if self.eval_interval is not None and self.eval_dataset_ref is None:
             raise ValueError("`eval_interval` needs `eval_dataset_ref`")
-        if self.early_stopping_patience is not None and self.eval_interval is None:
-            raise ValueError("`early_stopping_patience` needs `eval_interval`")
-        if self.early_stopping_min_delta and self.early_stopping_patience is None:
-            raise ValueError("`early_stopping_min_delta` needs `early_stopping_patience`")
         return self
 
     def optimizer(self) -> Optimizer:
@@ -114,6 +95,41 @@ class SftConfig(BaseModel):
             return self.learning_rate * (1 - done)
         return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
+
+class SftConfig(TrainingConfig):
+    """A supervised job's settings.
+
+    Attributes:
+        dataset_ref: What is trained on.
+        max_sequence_length: Tokens of a sequence; the rest is cut off at its end.
+        batch_size: Rows of one forward-backward pass.
+        gradient_accumulation_steps: Passes of one optimizer step.
+        steps: Optimizer steps; with `epochs`, the fewer of the two; alone, as many as it says.
+        epochs: Passes over the data; 1 when neither is given.
+        grad_clip_norm: Largest norm of a step's gradient, the sum over its rows of each row's mean.
+        early_stopping_patience: Evaluations without a better loss after which training ends.
+        early_stopping_min_delta: By how much a loss must be lower to be better.
+        train_on: Which assistant messages of a conversation carry loss.
+    """
+
+    dataset_ref: DatasetRef
+    batch_size: Positive = 16
+    gradient_accumulation_steps: Positive = 1
+    epochs: Positive | None = None
+    early_stopping_patience: Positive | None = None
+    early_stopping_min_delta: NotNegative = 0.0
+    train_on: Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"] = (
+        "all_assistant_messages"
+    )
+
+    @model_validator(mode="after")
+    def _early_stopping_needs_evaluations(self) -> Self:
+        if self.early_stopping_patience is not None and self.eval_interval is None:
+            raise ValueError("`early_stopping_patience` needs `eval_interval`")
+        if self.early_stopping_min_delta and self.early_stopping_patience is None:
+            raise ValueError("`early_stopping_min_delta` needs `early_stopping_patience`")
+        return self
+
     def rows_per_step(self) -> int:
         """Return how many rows one optimizer step takes in."""
         return self.batch_size * self.gradient_accumulation_steps
@@ -126,7 +142,10 @@ class SftConfig(BaseModel):
         return of_epochs if self.steps is None else min(of_epochs, self.steps)
 
 
-def sft_config(given: dict[str, Any]) -> SftConfig:
+Config = TypeVar("Config", bound=TrainingConfig)
+
+
+def read_config(kind: type[Config], given: dict[str, Any]) -> Config:
     """Return the settings in GIVEN; null and an empty list are the same as nothing.
 
     Raises:
@@ -134,7 +153,7 @@ def sft_config(given: dict[str, Any]) -> SftConfig:
     """
     said = {key: value for key, value in given.items() if value is not None and value != []}
     try:
-        return SftConfig.model_validate(said)
+        return kind.model_validate(said)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])

@@ -11,8 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from dreadnode_runtime.config import SftConfig
 from dreadnode_runtime.errors import JobFailed
@@ -21,6 +20,7 @@ from dreadnode_runtime.order import Order
 from dreadnode_runtime.rendering import Example
 from dreadnode_runtime.report import Reporter, Stop
 from dreadnode_runtime.trainer import Trainer
+from dreadnode_runtime.work import Outcome, checkpoint_name
 
 AHEAD = 1
 """Steps submitted before the oldest one is awaited: the engine never waits for this process."""
@@ -37,37 +37,12 @@ class Plan:
         rows: What is trained on.
         steps: Optimizer steps in all.
         eval_rows: What is evaluated on.
-        start: Optimizer steps that a checkpoint already holds.
-        checkpoints: Paths of the checkpoints that earlier attempts made, oldest first.
-        best: Path of the best of them.
     """
 
     config: SftConfig
     rows: Rows
     steps: int
     eval_rows: Rows = ()
-    start: int = 0
-    checkpoints: Sequence[str] = ()
-    best: str | None = None
-
-
-@dataclass(slots=True)
-class Outcome:
-    """How far training came.
-
-    Attributes:
-        step: Optimizer steps done in all.
-        saved_at: Step of the newest checkpoint; 0 when there is none.
-        checkpoints: Paths of all checkpoints, oldest first.
-        best: Path of the checkpoint of the best evaluation; None when the last weights are it.
-        stopped_early: Whether it ended because evaluations no longer got better.
-    """
-
-    step: int
-    saved_at: int
-    checkpoints: list[str] = field(default_factory=list)
-    best: str | None = None
-    stopped_early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +61,14 @@ class _Saving:
 
 
 async def train(
-    plan: Plan, trainer: Trainer, reporter: Reporter, stop: Stop, history: History
+    plan: Plan,
+    trainer: Trainer,
+    reporter: Reporter,
+    stop: Stop,
+    history: History,
+    so_far: Outcome,
 ) -> Outcome:
-    """Take PLAN's steps, telling each, and return how far they went.
+    """Take PLAN's steps, telling each, from SO_FAR on, and return how far they went.
 
     A step is a forward-backward for each micro-batch and one update, submitted together; a
     checkpoint is queued behind its step, so nothing waits for it. It is told only when the next
@@ -99,8 +79,7 @@ async def train(
     """
     config = plan.config
     order = Order(len(plan.rows), config.rows_per_step(), config.seed, shuffle=config.shuffle)
-    saved_at = plan.start if plan.checkpoints else 0
-    outcome = Outcome(plan.start, saved_at, list(plan.checkpoints), best=plan.best)
+    outcome, start = so_far, so_far.step
     queue: deque[_Submitted | _Saving] = deque()
     unproven: _Saving | None = None
     begun = time.monotonic()
@@ -110,7 +89,7 @@ async def train(
         while queue and (keep == 0 or sum(isinstance(w, _Submitted) for w in queue) > keep):
             work = queue.popleft()
             if isinstance(work, _Saving):
-                _tell_checkpoint(work.step, await work.result, outcome, reporter)
+                outcome.tell_checkpoint(work.step, await work.result, reporter)
                 continue
             examples = [example for batch in work.batch for example in batch]
             loss = _mean_loss(examples, await work.result)
@@ -119,13 +98,13 @@ async def train(
             tokens = sum(len(example.tokens) - 1 for example in examples)
             history.add(loss, work.learning_rate, work.rows, tokens)
             outcome.step = work.step
-            pace = (time.monotonic() - begun) / (work.step - plan.start)
+            pace = (time.monotonic() - begun) / (work.step - start)
             _tell_step(history, plan.steps, pace, reporter)
 
     stop.training = True
     reporter.phase("training")
     try:
-        for step in range(plan.start + 1, plan.steps + 1):
+        for step in range(start + 1, plan.steps + 1):
             if stop.requested or outcome.stopped_early:
                 break
             picked = order.batch(step - 1)
@@ -159,7 +138,7 @@ async def train(
         if outcome.step > outcome.saved_at:
             reporter.phase("saving")
             path = await trainer.save(checkpoint_name(outcome.step))
-            _tell_checkpoint(outcome.step, path, outcome, reporter)
+            outcome.tell_checkpoint(outcome.step, path, reporter)
     elif plan.eval_rows and history.evaluated_at != outcome.step:
         await _evaluate(plan, trainer, reporter, outcome, history, save=False)
     return outcome
@@ -193,7 +172,7 @@ async def _evaluate(
     if not math.isfinite(loss):
         raise JobFailed(
             f"The evaluation after step {outcome.step} is not a number: lower the learning rate; "
-            f"{_kept(outcome)}",
+            f"{outcome.kept()}",
             code="diverged",
         )
     better = history.evaluated(outcome.step, loss, config.early_stopping_min_delta)
@@ -214,7 +193,7 @@ async def _evaluate(
         return
     if better or save:
         path = await trainer.save(checkpoint_name(outcome.step))
-        _tell_checkpoint(outcome.step, path, outcome, reporter, best=better)
+        outcome.tell_checkpoint(outcome.step, path, reporter, best=better)
     patience = config.early_stopping_patience
     if patience is not None and history.evals_since_best >= patience:
         outcome.stopped_early = True
@@ -224,23 +203,6 @@ async def _evaluate(
         )
     else:
         reporter.phase("training")
-
-
-def checkpoint_name(step: int) -> str:
-    """Return the name of the checkpoint after STEP steps."""
-    return f"step-{step:06d}"
-
-
-def step_of_checkpoint(path: str) -> int:
-    """Return how many steps the checkpoint at PATH holds.
-
-    Raises:
-        ValueError: It is not one of ours.
-    """
-    prefix, _, step = path.rpartition("/")[2].partition("-")
-    if prefix != "step":
-        raise ValueError(f"`{path}` does not name a step")
-    return int(step)
 
 
 def _tell_step(history: History, steps: int, pace: float, reporter: Reporter) -> None:
@@ -262,25 +224,6 @@ def _tell_step(history: History, steps: int, pace: float, reporter: Reporter) ->
     )
 
 
-def _tell_checkpoint(
-    step: int, path: str, outcome: Outcome, reporter: Reporter, *, best: bool = False
-) -> None:
-    outcome.checkpoints.append(path)
-    outcome.saved_at = step
-    artifacts: dict[str, Any] = {
-        "latest_checkpoint": path,
-        "checkpoints": list(outcome.checkpoints),
-    }
-    if best:
-        outcome.best = artifacts["best_checkpoint"] = path
-    reporter.tell(
-        "checkpoint_saved",
-        message=f"Saved a checkpoint after step {step}" + (", the best so far" if best else ""),
-        data={"checkpoint_num": len(outcome.checkpoints), "step": step},
-        artifacts=artifacts,
-    )
-
-
 def _mean_loss(examples: Sequence[Example], losses: Sequence[float]) -> float:
     """Return the mean over all tokens that carry loss, given each example's sum."""
     return sum(losses) / sum(int(example.trained.sum()) for example in examples)
@@ -296,16 +239,10 @@ def _diverged(
     else:
         where = f"in {_named(rows)}: look at what they hold, or lower the learning rate"
     return JobFailed(
-        f"The loss of step {step} is not a number {where}; {_kept(outcome)}", code="diverged"
+        f"The loss of step {step} is not a number {where}; {outcome.kept()}", code="diverged"
     )
 
 
 def _named(rows: Sequence[int], most: int = 5) -> str:
     listed = ", ".join(str(row) for row in rows[:most]) + (" …" if len(rows) > most else "")
     return f"row{'s' if len(rows) > 1 else ''} {listed}"
-
-
-def _kept(outcome: Outcome) -> str:
-    if not outcome.saved_at:
-        return "there is no checkpoint yet"
-    return f"the checkpoint of step {outcome.saved_at} is kept"

@@ -13,6 +13,7 @@ from dreadnode_runtime.rendering import load_rendering
 from dreadnode_runtime.report import Stop
 from dreadnode_runtime.sft import Plan, train
 from dreadnode_runtime.tinker_trainer import tinker_trainer
+from dreadnode_runtime.work import Outcome
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -72,7 +73,7 @@ async def test_sft_through_the_sdk_equals_a_plain_peft_loop(
         metadata={},
     ) as trainer:
         start = await trainer.export("start", tmp_path / "start")
-        await train(Plan(CONFIG, rows, steps), trainer, Silence(), Stop(), history)  # type: ignore[arg-type]
+        await train(Plan(CONFIG, rows, steps), trainer, Silence(), Stop(), history, Outcome())  # type: ignore[arg-type]
         end = await trainer.export("final", tmp_path / "final")
 
     losses, weights = plain_peft(tiny_model, start.adapter, steps)

@@ -5,17 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dreadnode_runtime.config import SftConfig, sft_config
+from dreadnode_runtime.config import SftConfig, read_config
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.history import History
 from dreadnode_runtime.report import Stop
-from dreadnode_runtime.sft import (
-    Outcome,
-    Plan,
-    checkpoint_name,
-    step_of_checkpoint,
-    train,
-)
+from dreadnode_runtime.sft import Plan, train
+from dreadnode_runtime.work import Outcome, checkpoint_name, step_of_checkpoint
 
 
 class Told:
@@ -45,12 +40,12 @@ def told() -> Told:
 
 
 def config(**given: Any) -> SftConfig:
-    return sft_config({"dataset_ref": {"name": "talk", "version": "1"}, **given})
+    return read_config(SftConfig, {"dataset_ref": {"name": "talk", "version": "1"}, **given})
 
 
 @pytest.fixture
 def plan(example: Any) -> Callable[..., Plan]:
-    def make(rows: int = 6, start: int = 0, eval_rows: int = 0, **given: Any) -> Plan:
+    def make(rows: int = 6, eval_rows: int = 0, **given: Any) -> Plan:
         if eval_rows:
             given["eval_dataset_ref"] = {"name": "exam", "version": "1"}
         settings = config(**{"batch_size": 2, **given})
@@ -58,16 +53,17 @@ def plan(example: Any) -> Callable[..., Plan]:
             settings,
             [[example(row + 1, length=6 + row)] for row in range(rows)],
             steps=settings.total_steps(rows),
-            start=start,
             eval_rows=[[example(row + 1)] for row in range(eval_rows)],
         )
 
     return make
 
 
-async def run(plan: Plan, trainer: Any, told: Any, stop: Stop | None = None) -> Outcome:
-    history = History.told({}, plan.start, lambda _: plan.config.learning_rate)
-    return await train(plan, trainer, told, stop or Stop(), history)
+async def run(
+    plan: Plan, trainer: Any, told: Any, stop: Stop | None = None, start: int = 0
+) -> Outcome:
+    history = History.told({}, start, lambda _: plan.config.learning_rate)
+    return await train(plan, trainer, told, stop or Stop(), history, Outcome(start, start))
 
 
 async def test_the_next_step_is_submitted_before_the_last_one_is_awaited(
@@ -166,7 +162,7 @@ async def test_a_resumed_run_goes_on_where_it_stopped(plan: Any, trainer: Any, t
     await run(plan(epochs=3), whole, Told())
     trainer.steps = 4
 
-    await run(plan(epochs=3, start=4), trainer, told)
+    await run(plan(epochs=3), trainer, told, start=4)
 
     rows = [[e.row for b in batches for e in b] for _, (batches, _) in trainer.calls]
     expected = [[e.row for b in batches for e in b] for _, (batches, _) in whole.calls]
