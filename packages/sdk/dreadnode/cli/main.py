@@ -37,6 +37,7 @@ for _name, _target in (
     ("login", "login:login"),
     ("logout", "login:logout"),
     ("whoami", "login:whoami"),
+    ("completion", "completion:completion"),
 ):
     app.command(f"dreadnode.cli.{_target}", name=_name)
 # What follows `dn engine` is the engine's own, its --help included.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter
 
 from dreadnode.cli import views
+from dreadnode.cli.completion import model_ids
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.dataset import upload
 from dreadnode.cli.output import hint, say
@@ -26,7 +27,9 @@ def _number(text: str) -> Parameter:
 
 def sft(
     *,
-    model: Annotated[str, Parameter(help="A base model: see `dn train catalog`.")],
+    model: Annotated[
+        str, Parameter(help="A base model: see `dn train catalog`.", completer=model_ids)
+    ],
     dataset: Annotated[
         str,
         Parameter(help="NAME@VERSION, or a .jsonl file, which is stored first."),
