@@ -126,21 +126,34 @@ class CatalogQueryError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """A page of models.
+    """A page of the models that match.
 
     Attributes:
-        models: The entries of this page.
-        total: How many entries match in all.
+        matches: All matches, in order.
         limit: The page's size that was asked for.
         offset: How many matches come before this page.
-        facets: For each facet, how many of all matches have each value.
     """
 
-    models: tuple[TrainingModel, ...]
-    total: int
+    matches: tuple[TrainingModel, ...]
     limit: int
     offset: int
-    facets: Mapping[str, Mapping[str, int]]
+
+    @property
+    def models(self) -> tuple[TrainingModel, ...]:
+        """The entries of this page."""
+        return self.matches[self.offset : self.offset + self.limit]
+
+    @property
+    def total(self) -> int:
+        """How many entries match in all."""
+        return len(self.matches)
+
+    @property
+    def facets(self) -> Mapping[str, Mapping[str, int]]:
+        """For each facet, how many of all matches have each value."""
+        from dreadnode.training.search import count_facets
+
+        return count_facets(self.matches)
 
     def __iter__(self) -> Iterator[TrainingModel]:
         return iter(self.models)

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 
 from dreadnode.training.models import (
     ALGORITHMS,
@@ -19,7 +20,7 @@ TYPES = ("dense", "moe")
 STATUSES = ("active", "retired")
 RATES = ("prefill", "cached_prefill", "sample", "train")
 SORT_KEYS = ("size_b", "total_size_b", "context_length", "max_lora_rank", *RATES)
-FACETS = ("family", "type", "status", "algorithm", "organization", "training_type", "vision")
+FACETS = ("family", "type", "status", "organization", "training_type", "vision")
 MAX_LIMIT = 100
 MAX_TEXT = 200
 
@@ -79,16 +80,20 @@ class Query:
 
 
 def run(query: Query, models: Sequence[TrainingModel]) -> SearchResult:
-    """Return the page of MODELS that QUERY asks for, the number of all matches and their facets."""
-    checks = _checks(query)
-    matches = [model for model in models if all(check(model) for check in checks)]
+    """Return those of MODELS that QUERY asks for, in its order."""
+    matches = list(models)
+    for check in _checks(query):
+        matches = [model for model in matches if check(model)]
     if query.sort is None:
-        ordered = [model for model in matches if model.status == "active"]
-        ordered += [model for model in matches if model.status != "active"]
+        # A stable sort: the catalog's own order, active models first.
+        matches.sort(key=_is_retired)
     else:
-        ordered = _sorted(matches, query.sort)
-    page = ordered[query.offset : query.offset + query.limit]
-    return SearchResult(tuple(page), len(matches), query.limit, query.offset, _facets(matches))
+        matches = _sorted(matches, query.sort)
+    return SearchResult(tuple(matches), query.limit, query.offset)
+
+
+def _is_retired(model: TrainingModel) -> bool:
+    return model.status != "active"
 
 
 def _checks(query: Query) -> list[Callable[[TrainingModel], bool]]:
@@ -138,7 +143,7 @@ def _sorted(models: Sequence[TrainingModel], sort: str) -> list[TrainingModel]:
     key = sort.removeprefix("-")
     keyed = [(_number(model, key), model) for model in models]
     known = [(value, model) for value, model in keyed if value is not None]
-    known.sort(key=lambda pair: pair[0], reverse=sort.startswith("-"))
+    known.sort(key=itemgetter(0), reverse=sort.startswith("-"))
     unknown = [model for value, model in keyed if value is None]
     return [model for _, model in known] + unknown
 
@@ -149,26 +154,20 @@ def _number(model: TrainingModel, key: str) -> float | None:
     return value
 
 
-def _facets(models: Sequence[TrainingModel]) -> Mapping[str, Mapping[str, int]]:
+def count_facets(models: Sequence[TrainingModel]) -> Mapping[str, Mapping[str, int]]:
     """Count the values of each facet, the most frequent first; an unknown value is not counted."""
+    counts = {facet: Counter(map(attrgetter(facet), models)) for facet in FACETS}
     algorithms: Counter[str] = Counter()
     for supported, count in Counter(model.supported_algorithms for model in models).items():
-        for algorithm in supported:
-            algorithms[algorithm] += count
-    seeing = Counter(model.vision for model in models)
-    counts: dict[str, Counter[str]] = {
-        "family": Counter(model.family for model in models),
-        "type": Counter(model.type for model in models),
-        "status": Counter(model.status for model in models),
-        "algorithm": algorithms,
-        "organization": Counter(model.organization for model in models),
-        "training_type": Counter(model.training_type for model in models),
-        "vision": Counter({"true": seeing[True], "false": seeing[False]}),
-    }
+        algorithms.update(dict.fromkeys(supported, count))
     return {
-        facet: {value: count for value, count in counts[facet].most_common() if count}
-        for facet in FACETS
+        facet: {_word(value): count for value, count in found.most_common() if value is not None}
+        for facet, found in (counts | {"algorithm": algorithms}).items()
     }
+
+
+def _word(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _refuse_text(name: str, value: str | None) -> None:

@@ -1,0 +1,23 @@
+"""Run every benchmark beside this file, one after the other; each prints ratios of one run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    """Run them all; return 1 if one fails."""
+    failed = []
+    for script in sorted(Path(__file__).parent.glob("bench_*.py")):
+        print(f"\n== {script.stem.removeprefix('bench_')}", flush=True)
+        if subprocess.run([sys.executable, script], check=False).returncode:
+            failed.append(script.name)
+    if failed:
+        print(f"\nfailed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
