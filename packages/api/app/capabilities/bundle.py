@@ -14,7 +14,7 @@ from typing import IO, cast
 from app.capabilities.schemas import MAX_PROMPT
 from app.errors import Malformed
 
-MAX_UNPACKED_BYTES = 128 * 1024 * 1024
+MAX_UNPACKED_BYTES = 64 * 1024 * 1024
 MAX_MEMBERS = 10_000
 MAX_PATH = 300
 _PROMPTS = (".md", ".txt")
