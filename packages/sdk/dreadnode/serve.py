@@ -55,6 +55,8 @@ class Options:
         engine_port: The engine's port, always on this machine alone.
         models: `ID=PATH` for each base model whose weights are at hand.
         database_url: The database, if not SQLite in the data directory.
+        runner: What starts sandboxes, if not what DREADNODE_RUNNER names.
+        ray_address: The dashboard of the Ray cluster for the runner `ray`.
     """
 
     data_dir: Path
@@ -63,6 +65,8 @@ class Options:
     engine_port: int = 8800
     models: tuple[str, ...] = ()
     database_url: str | None = None
+    runner: str | None = None
+    ray_address: str | None = None
 
     @property
     def url(self) -> str:
@@ -110,11 +114,16 @@ def _environment(options: Options, environ: Environment, *, hosted: bool) -> dic
     """Return what every process is told; a key among its arguments could be read by others."""
     settings = {
         "DREADNODE_DATA_DIR": str(options.data_dir),
-        "DREADNODE_PUBLIC_URL": options.url,
+        # Behind a proxy, or for sandboxes on other machines, it is another.
+        "DREADNODE_PUBLIC_URL": environ.get("DREADNODE_PUBLIC_URL") or options.url,
         "PYTHONUNBUFFERED": "1",
     }
-    if options.database_url:
-        settings["DREADNODE_DATABASE_URL"] = options.database_url
+    chosen = {
+        "DREADNODE_DATABASE_URL": options.database_url,
+        "DREADNODE_RUNNER": options.runner,
+        "DREADNODE_RAY_ADDRESS": options.ray_address,
+    }
+    settings |= {name: value for name, value in chosen.items() if value}
     if hosted:
         settings["TINKER_BASE_URL"] = environ.get("TINKER_BASE_URL") or HOSTED_TINKER
     else:
@@ -145,7 +154,13 @@ async def _run(
         "engine", _engine_command(options, commands), environment, ready="engine ready on"
     )
     # The dispatcher ends its sandboxes before it ends itself.
-    dispatcher = Program("dispatcher", [*commands.app, "dispatch"], environment, stop_within=45.0)
+    dispatcher = Program(
+        "dispatcher",
+        [*commands.app, "dispatch"],
+        environment,
+        ready="dispatcher ready",
+        stop_within=45.0,
+    )
     logs = options.data_dir / "logs"
     supervisor = Supervisor([[api] if hosted else [engine, api], [dispatcher]], logs, say=say)
     loop = asyncio.get_running_loop()

@@ -31,6 +31,12 @@ def serve(
     database_url: Annotated[
         str | None, Parameter(help="A database, if not SQLite in the data directory.")
     ] = None,
+    runner: Annotated[
+        str | None, Parameter(help="What starts sandboxes: `subprocess`, or `ray`.")
+    ] = None,
+    ray_address: Annotated[
+        str | None, Parameter(help="The Ray cluster's dashboard, such as http://127.0.0.1:8265.")
+    ] = None,
 ) -> None:
     """Start the API, the dispatcher and the engine on this machine, until Ctrl-C.
 
@@ -44,6 +50,8 @@ def serve(
     for flag, number in (("--port", port), ("--engine-port", engine_port)):
         if not 0 < number < 1 << 16:
             raise InputError(f"`{flag}` is a number from 1 to 65535, and is {number}")
+    if ray_address and (runner or os.environ.get("DREADNODE_RUNNER")) != "ray":
+        raise InputError("`--ray-address` needs `--runner ray`")
     if port == engine_port:
         raise InputError("`--port` and `--engine-port` must differ")
     options = Options(
@@ -53,6 +61,8 @@ def serve(
         engine_port=engine_port,
         models=tuple(_checked(each) for each in model),
         database_url=database_url,
+        runner=runner,
+        ray_address=ray_address,
     )
     run(options, say=say, tell=_tell)
 
