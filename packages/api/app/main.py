@@ -16,7 +16,7 @@ from app.db import Database
 from app.guard import Guard, Telemetry, Trace
 from app.settings import Settings
 from app.store import BlobStore
-from app.training import catalog_routes, sandbox_routes
+from app.training import catalog_routes, events, sandbox_routes
 from app.training import routes as job_routes
 from app.training.engine import Engine
 from app.training.preflight import Preflight
@@ -65,6 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         dataset_routes,
         capability_routes,
         job_routes,
+        events,
         sandbox_routes,
         registry,
     ):

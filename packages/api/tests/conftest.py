@@ -276,6 +276,7 @@ class Service:
     api: Api
     port: int
     processes: dict[str, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
+    environ: dict[str, str] = field(default_factory=dict)
 
     def start(self, *names: str) -> None:
         """Start processes and wait until they say that they are ready."""
@@ -310,6 +311,7 @@ class Service:
             "DREADNODE_RUNTIME_COMMAND": " ".join(settings.runtime_command),
             "TINKER_BASE_URL": "http://engine",
             "PATH": os.environ["PATH"],
+            **self.environ,
         }
 
     def send(self, name: str, number: int) -> None:

@@ -258,9 +258,7 @@ async def test_an_engine_that_does_not_answer_is_told_apart_from_a_refusal(
     assert await api.count() == 0
 
 
-async def test_an_unknown_model_is_refused_without_asking_the_engine(
-    api: Any, engine: Any
-) -> None:
+async def test_an_unknown_model_is_refused_without_asking_the_engine(api: Any, engine: Any) -> None:
     await api.create(model="zzz")
 
     assert engine.asked == 0
