@@ -85,6 +85,7 @@ def run(query: Query, models: Sequence[TrainingModel]) -> SearchResult:
     matches = list(models)
     for check in _checks(query):
         matches = [model for model in matches if check(model)]
+    matches = _mentioning(matches, (query.query or "").lower().split())
     if query.sort is None:
         # A stable sort: the catalog's own order, active models first.
         matches.sort(key=_is_retired)
@@ -121,8 +122,6 @@ def _checks(query: Query) -> list[Callable[[TrainingModel], bool]]:
         for rate in RATES
         if (ceiling := getattr(query, f"max_{rate}")) is not None
     )
-    if words := (query.query or "").lower().split():
-        checks.append(lambda model: _mentions(model, words))
     return checks
 
 
@@ -134,9 +133,14 @@ def _below(rate: str, ceiling: float) -> Callable[[TrainingModel], bool]:
     return check
 
 
-def _mentions(model: TrainingModel, words: Sequence[str]) -> bool:
-    text = f"{model.tinker_id}\n{model.display_name}".lower()
-    return all(word in text for word in words)
+def _mentioning(models: list[TrainingModel], words: Sequence[str]) -> list[TrainingModel]:
+    """Return those of MODELS in whose id or display name each of WORDS occurs, in any case."""
+    if not words:
+        return models
+    texts = [(f"{model.tinker_id}\n{model.display_name}".lower(), model) for model in models]
+    for word in words:
+        texts = [pair for pair in texts if word in pair[0]]
+    return [model for _, model in texts]
 
 
 def _sorted(models: Sequence[TrainingModel], sort: str) -> list[TrainingModel]:
