@@ -14,12 +14,11 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from app import lifeline, migrations
+from app import lifeline, migrations, runners
 from app.auth.service import create_first
 from app.db import Database
 from app.jobs.dispatcher import Dispatcher, host_id
 from app.main import create_app
-from app.runners.subprocess import SubprocessRunner
 from app.settings import Settings, SettingsError
 
 log = logging.getLogger("app")
@@ -106,7 +105,7 @@ async def _serve(settings: Settings, host: str, port: int) -> int:
 async def _dispatch(settings: Settings) -> int:
     database = Database(settings.database_url)
     await migrations.check(database)
-    runner = SubprocessRunner(settings.data_dir / "jobs")
+    runner = runners.create(settings)
     dispatcher = Dispatcher(settings, database, runner, host_id(settings.data_dir))
     stop, abandon = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()

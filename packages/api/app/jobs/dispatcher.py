@@ -20,8 +20,9 @@ from app.ids import new_id
 from app.jobs import queue
 from app.jobs.endings import settle
 from app.jobs.queue import Lease, LeaseLost, News
-from app.jobs.tables import Job
-from app.runners.sandbox import Exited, Limits, Lost, Runner, Running, Sandbox
+from app.jobs.records import set_phase
+from app.jobs.tables import ENDED, Job
+from app.runners.sandbox import Exited, Limits, Lost, Runner, RunnerAway, Running, Sandbox
 from app.settings import Settings
 from app.training.preflight import clean_environment
 
@@ -39,6 +40,7 @@ class Watched:
         lost: whether the lease is another's now.
         told_to_stop: whether this dispatcher asked the sandbox to stop.
         overdue_since: since when (`time.monotonic()`) the sandbox should be ending.
+        away: whether the runner did not answer when it was last asked about it.
     """
 
     lease: Lease
@@ -46,6 +48,7 @@ class Watched:
     lost: bool = False
     told_to_stop: bool = False
     overdue_since: float | None = None
+    away: bool = False
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
@@ -136,7 +139,7 @@ class Dispatcher:
         lease = watched.lease
         try:
             if sandbox is not None:
-                await self._runner.start(sandbox)
+                await self._start(watched, sandbox)
             await self._wait_for_end(watched)
         except LeaseLost:
             log.warning("job %s was taken over; leaving it alone", lease.job_id)
@@ -145,16 +148,47 @@ class Dispatcher:
         finally:
             del self._watched[lease.token]
 
+    async def _start(self, watched: Watched, sandbox: Sandbox) -> None:
+        """Start a sandbox; while the runner is away, only asking again tells what became of it."""
+        while not watched.lost and not watched.told_to_stop:
+            try:
+                await self._runner.start(sandbox)
+            except RunnerAway as away:
+                await self._say(watched, str(away))
+                await asyncio.sleep(self._settings.poll_seconds)
+            else:
+                return
+
     async def _wait_for_end(self, watched: Watched) -> None:
         lease = watched.lease
-        while isinstance(state := await self._runner.state(lease.job_id, lease.attempt), Running):
+        while True:
+            try:
+                state = await self._runner.state(lease.job_id, lease.attempt)
+                if not isinstance(state, Running):
+                    output = await self._runner.output(lease.job_id, lease.attempt, OUTPUT_LINES)
+                    break
+                await self._say(watched, None)
+                await self._hurry(watched)
+            except RunnerAway as away:
+                # Could not ask is not ended.
+                await self._say(watched, str(away))
             if watched.lost:
                 raise LeaseLost(lease.job_id)
-            await self._hurry(watched)
             await asyncio.sleep(self._settings.poll_seconds)
-        output = await self._runner.output(lease.job_id, lease.attempt, OUTPUT_LINES)
         await self._settled(watched, state, output)
-        await self._runner.clean(lease.job_id, lease.attempt)
+        with contextlib.suppress(RunnerAway):
+            await self._runner.clean(lease.job_id, lease.attempt)
+
+    async def _say(self, watched: Watched, trouble: str | None) -> None:
+        """Show on the job that its runner does not answer, and later that it does again."""
+        if watched.away == (trouble is not None):
+            return
+        async with self._database.writing() as session:
+            job = await queue.held(session, watched.lease)
+            if job.status not in ENDED:
+                set_phase(session, job, job.phase or "starting", trouble)
+        watched.away = trouble is not None
+        log.info("job %s: %s", watched.lease.job_id, trouble or "the runner answers again")
 
     async def _settled(self, watched: Watched, state: Exited | Lost, output: list[str]) -> None:
         async with self._database.writing() as session:
@@ -177,8 +211,8 @@ class Dispatcher:
         if watched.overdue_since is None:
             watched.overdue_since = time.monotonic()
         if time.monotonic() - watched.overdue_since > self._settings.cancel_grace_seconds:
-            watched.told_to_stop = True
             await self._runner.stop(lease.job_id, lease.attempt)
+            watched.told_to_stop = True
 
     async def _let_go(self, abandon: asyncio.Event) -> None:
         watched = list(self._watched.values())
@@ -187,8 +221,11 @@ class Dispatcher:
             return
         for each in watched:
             each.told_to_stop = True
-            await self._runner.stop(each.lease.job_id, each.lease.attempt)
-        while self._watched and not abandon.is_set():
+            with contextlib.suppress(RunnerAway):
+                await self._runner.stop(each.lease.job_id, each.lease.attempt)
+        # Twice the grace: by then only a runner that does not answer is left to wait for.
+        until = time.monotonic() + 2 * self._settings.stop_grace_seconds + 1
+        while self._watched and not abandon.is_set() and time.monotonic() < until:
             with contextlib.suppress(Exception):
                 await self._renew()
             await _first(abandon, seconds=self._settings.poll_seconds)

@@ -69,8 +69,18 @@ class Lost:
 State = Running | Exited | Lost
 
 
+class RunnerAway(Exception):
+    """The runner could not be asked, so nothing new is known; the text says why.
+
+    Whatever was asked may be asked again. It never means that a sandbox has ended.
+    """
+
+
 class Runner(Protocol):
-    """Starts sandboxes and ends them. A sandbox is named by its job and attempt."""
+    """Starts sandboxes and ends them. A sandbox is named by its job and attempt.
+
+    Every method may raise `RunnerAway`.
+    """
 
     async def start(self, sandbox: Sandbox) -> None:
         """Start `sandbox`, unless it was started already."""

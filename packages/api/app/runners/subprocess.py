@@ -16,9 +16,15 @@ from anyio import to_thread
 
 from app.runners import warden
 from app.runners.sandbox import Exited, Lost, Running, Sandbox, State
+from app.settings import Settings
 
 START_SECONDS = 30.0
 TAIL_BYTES = 64 * 1024
+
+
+def create(settings: Settings) -> "SubprocessRunner":
+    """Return the runner for this machine."""
+    return SubprocessRunner(settings.data_dir / "jobs")
 
 
 class SubprocessRunner:

@@ -1,0 +1,133 @@
+"""A runner that cannot be asked: nothing is concluded from silence."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from app.jobs.dispatcher import Dispatcher
+from app.runners.sandbox import Exited, RunnerAway, Running, Sandbox, State
+
+
+class Cluster:
+    """A runner whose sandboxes run until they are told to end, and which can be out of reach."""
+
+    def __init__(self) -> None:
+        self.away = False
+        self.asked_in_vain = 0
+        self.started: list[tuple[str, int]] = []
+        self.ends: dict[tuple[str, int], Exited] = {}
+
+    def _ask(self) -> None:
+        if self.away:
+            self.asked_in_vain += 1
+            raise RunnerAway("the cluster does not answer")
+
+    async def start(self, sandbox: Sandbox) -> None:
+        self._ask()
+        self.started.append((sandbox.job_id, sandbox.attempt))
+
+    async def state(self, job_id: str, attempt: int) -> State:
+        self._ask()
+        return self.ends.get((job_id, attempt), Running())
+
+    async def attend(self, job_id: str, attempt: int) -> None: ...
+
+    async def stop(self, job_id: str, attempt: int) -> None:
+        self._ask()
+        self.ends[job_id, attempt] = Exited(-15, "stopped")
+
+    kill = stop
+
+    async def output(self, job_id: str, attempt: int, lines: int) -> list[str]:
+        self._ask()
+        return []
+
+    async def clean(self, job_id: str, attempt: int) -> None:
+        self._ask()
+
+
+@asynccontextmanager
+async def dispatching(api: Any, cluster: Cluster) -> AsyncIterator[None]:
+    """Run a dispatcher with this runner; at the end it drains."""
+    stop, abandon = asyncio.Event(), asyncio.Event()
+    dispatcher = Dispatcher(api.settings, api.database, cluster, "host")
+    running = asyncio.create_task(dispatcher.run(stop, abandon))
+    try:
+        yield
+    finally:
+        stop.set()
+        await running
+
+
+async def until(api: Any, job_id: str, **wanted: Any) -> dict[str, Any]:
+    job: dict[str, Any] = {}
+    async with asyncio.timeout(20):
+        while {name: job.get(name) for name in wanted} != wanted:
+            await asyncio.sleep(0.02)
+            job = (await api("GET", f"{api.jobs}/{job_id}")).json()
+    return job
+
+
+@pytest.fixture
+async def job(api: Any) -> dict[str, Any]:
+    await api.push()
+    created: dict[str, Any] = await api.job()
+    return created
+
+
+async def test_a_running_job_stays_running_while_its_runner_cannot_be_asked(
+    api: Any, job: dict[str, Any]
+) -> None:
+    cluster = Cluster()
+    async with dispatching(api, cluster):
+        await until(api, job["id"], status="running", phase="starting")
+        cluster.away = True
+        shown = await until(api, job["id"], phase_reason="the cluster does not answer")
+        assert shown["status"] == "running"
+
+        # Longer than a lease: the dispatcher keeps it, and nobody else takes the job.
+        await asyncio.sleep(2 * api.settings.lease_seconds)
+        cluster.away = False
+        await until(api, job["id"], status="running", phase_reason=None)
+        cluster.ends[job["id"], 1] = Exited(1)
+
+        ended = await until(api, job["id"], status="failed")
+
+    assert (ended["attempt"], cluster.started) == (1, [(job["id"], 1)])
+
+
+async def test_a_job_waits_for_a_runner_that_is_away_and_uses_up_no_attempt(
+    api: Any, job: dict[str, Any]
+) -> None:
+    cluster = Cluster()
+    cluster.away = True
+    async with dispatching(api, cluster):
+        await until(api, job["id"], status="running", phase_reason="the cluster does not answer")
+        async with asyncio.timeout(20):
+            while cluster.asked_in_vain < 5:
+                await asyncio.sleep(0.02)
+        assert cluster.started == []
+
+        cluster.away = False
+        await until(api, job["id"], status="running", phase_reason=None)
+
+        assert cluster.started == [(job["id"], 1)]
+
+
+async def test_a_dispatcher_that_is_told_to_end_does_not_wait_for_ever_for_its_runner(
+    api: Any, job: dict[str, Any]
+) -> None:
+    cluster = Cluster()
+    async with asyncio.timeout(30), dispatching(api, cluster):
+        await until(api, job["id"], status="running", phase="starting")
+        cluster.away = True
+
+    left = (await api("GET", f"{api.jobs}/{job['id']}")).json()
+    assert left["status"] == "running"
+    # The next one takes it over where it stands.
+    cluster.away = False
+    async with dispatching(api, cluster):
+        cluster.ends[job["id"], 1] = Exited(1)
+        await until(api, job["id"], status="failed", attempt=1)
