@@ -28,7 +28,16 @@ if TYPE_CHECKING:
         TrainingJob,
         TrainingJobPage,
     )
-    from dreadnode.wire import Dataset, DatasetPage, DatasetVersions, Organization, User, Workspace
+    from dreadnode.wire import (
+        Capability,
+        CapabilityPage,
+        Dataset,
+        DatasetPage,
+        DatasetVersions,
+        Organization,
+        User,
+        Workspace,
+    )
 
 T = TypeVar("T")
 Param = str | int | float | bool
@@ -122,6 +131,40 @@ def dataset_content(scope: Scope, /, name: str, version: str) -> Call[bytes]:
     """The bytes of one version of a dataset."""
     path = f"{_organization(scope)}/datasets/{_segment(name)}/{_segment(version)}/content"
     return _get(path, bytes)
+
+
+def push_capability(
+    scope: Scope, /, name: str, version: str, prompt: str, *, description: str | None = None
+) -> Call[Capability]:
+    """Store a system prompt as NAME@VERSION; the same again changes nothing."""
+    request = _type("wire", "CapabilityRequest")(prompt=prompt, description=description)
+    return Call(
+        "PUT",
+        f"{_organization(scope)}/capabilities/{_segment(name)}/{_segment(version)}",
+        _one("wire", "Capability"),
+        body=_body(request),
+        repeatable=True,
+    )
+
+
+def list_capabilities(
+    scope: Scope, /, *, search: str | None = None, page: int = 1, limit: int = 20
+) -> Call[CapabilityPage]:
+    """The organization's capabilities, each by its newest version."""
+    params = _given(search=search, page=page, limit=limit)
+    return _get(f"{_organization(scope)}/capabilities", _one("wire", "CapabilityPage"), params)
+
+
+def get_capability(scope: Scope, /, name: str) -> Call[Capability]:
+    """The newest version of a capability."""
+    path = f"{_organization(scope)}/capabilities/{_segment(name)}"
+    return _get(path, _one("wire", "Capability"))
+
+
+def get_capability_version(scope: Scope, /, name: str, version: str) -> Call[Capability]:
+    """One version of a capability."""
+    path = f"{_organization(scope)}/capabilities/{_segment(name)}/{_segment(version)}"
+    return _get(path, _one("wire", "Capability"))
 
 
 def create_training_job(

@@ -10,7 +10,6 @@ They differ only in how they send. The network comes in as `transport=`, so that
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
@@ -130,6 +129,10 @@ class ApiClient:
     get_dataset = _blocking(calls.get_dataset)
     get_dataset_version = _blocking(calls.get_dataset_version)
     dataset_content = _blocking(calls.dataset_content)
+    push_capability = _blocking(calls.push_capability)
+    list_capabilities = _blocking(calls.list_capabilities)
+    get_capability = _blocking(calls.get_capability)
+    get_capability_version = _blocking(calls.get_capability_version)
     create_training_job = _blocking(calls.create_training_job)
     list_training_jobs = _blocking(calls.list_training_jobs)
     get_training_job = _blocking(calls.get_training_job)
@@ -252,6 +255,9 @@ class AsyncApiClient:
         self.server = server_url(server)
         self.scope = Scope(organization, workspace)
         self._retries = retries or Retries()
+        # asyncio takes a while to import, and whoever is blocking does without.
+        import asyncio
+
         self._sleep = sleep or asyncio.sleep
         self._http = httpx.AsyncClient(
             **http_options(self.server, api_key, timeout), transport=transport
@@ -283,6 +289,10 @@ class AsyncApiClient:
     get_dataset = _awaiting(calls.get_dataset)
     get_dataset_version = _awaiting(calls.get_dataset_version)
     dataset_content = _awaiting(calls.dataset_content)
+    push_capability = _awaiting(calls.push_capability)
+    list_capabilities = _awaiting(calls.list_capabilities)
+    get_capability = _awaiting(calls.get_capability)
+    get_capability_version = _awaiting(calls.get_capability_version)
     create_training_job = _awaiting(calls.create_training_job)
     list_training_jobs = _awaiting(calls.list_training_jobs)
     get_training_job = _awaiting(calls.get_training_job)

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
-import platform
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-import httpx
+# Where click and rich are installed, httpx imports a command line of its own with them, which takes
+# longer than all the rest of it. It goes without if that cannot be imported.
+if "httpx" not in sys.modules:
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]
+    import httpx
+
+    del sys.modules["httpx._main"]
+else:
+    import httpx
 
 from dreadnode import __version__
 from dreadnode.calls import Call
@@ -36,7 +43,7 @@ CHUNK = 1 << 16
 def http_options(server: str, api_key: str | None, timeout: httpx.Timeout) -> dict[str, Any]:
     """Return what both httpx clients are made with."""
     headers = {
-        "User-Agent": f"dreadnode/{__version__} python/{platform.python_version()}",
+        "User-Agent": f"dreadnode/{__version__} python/{sys.version_info.major}.{sys.version_info.minor}",
         "Accept": "application/json",
     }
     if api_key:
@@ -125,6 +132,8 @@ def chunks(file: BinaryIO) -> Iterator[bytes]:
 
 async def async_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
     """Read FILE to its end, without holding up whatever else is going on."""
+    import asyncio
+
     while chunk := await asyncio.to_thread(file.read, CHUNK):
         yield chunk
 

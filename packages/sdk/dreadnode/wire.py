@@ -34,6 +34,13 @@ class DatasetRef(Request):
         return f"{self.name}@{self.version}"
 
 
+class CapabilityRef(Request):
+    """A capability, named exactly."""
+
+    name: str
+    version: str
+
+
 class Dataset(Response):
     """One version of a dataset; its bytes never change."""
 
@@ -66,6 +73,41 @@ class DatasetVersions(Response):
 
     name: str
     versions: list[Dataset]
+
+
+class Capability(Response):
+    """One version of a capability; it never changes.
+
+    Attributes:
+        prompt: The system prompt; None in a list, and where a pushed archive holds none.
+        entry_agent: The agent whose prompt it is, if it came as an archive.
+        artifact_sha256: The digest of what was pushed.
+    """
+
+    name: str
+    version: str
+    description: str | None = None
+    prompt: str | None = None
+    entry_agent: str | None = None
+    artifact_sha256: str
+    created_at: datetime
+    created_by: str | None = None
+
+
+class CapabilityPage(Response):
+    """One page of capabilities, each by its newest version."""
+
+    capabilities: list[Capability]
+    total: int
+    page: int = 1
+    limit: int = 20
+
+
+class CapabilityRequest(Request):
+    """A capability to be stored."""
+
+    prompt: str
+    description: str | None = None
 
 
 class User(Response):

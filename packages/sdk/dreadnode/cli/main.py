@@ -33,6 +33,7 @@ app = App(
 for _name, _target in (
     ("train", "train:app"),
     ("dataset", "dataset:app"),
+    ("capability", "capability:app"),
     ("serve", "serve:serve"),
     ("login", "login:login"),
     ("logout", "login:logout"),

@@ -16,7 +16,7 @@ from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
     from dreadnode.client import ApiClient
-    from dreadnode.wire import DatasetRef
+    from dreadnode.wire import CapabilityRef, DatasetRef
 
 TRAINING = Group("Training", sort_key=10)
 
@@ -45,6 +45,9 @@ def sft(
     tag: Annotated[tuple[str, ...], Parameter(help="A tag; may be given again.")] = (),
     eval_dataset: Annotated[
         str | None, Parameter(help="Data to measure the loss on, as `--dataset`.")
+    ] = None,
+    capability: Annotated[
+        str | None, Parameter(help="NAME@VERSION whose system prompt goes before every row.")
     ] = None,
     steps: Annotated[int | None, _number("Optimizer steps, at most.")] = None,
     epochs: Annotated[int | None, _number("Times through the data.")] = None,
@@ -88,7 +91,14 @@ def sft(
             **settings,
         )
         job = client.create_training_job(
-            SftRequest(model=model, config=config, name=name, tags=tag, rehearse=rehearse)
+            SftRequest(
+                model=model,
+                config=config,
+                capability_ref=_capability(capability),
+                name=name,
+                tags=tag,
+                rehearse=rehearse,
+            )
         )
         if wait:
             from dreadnode.cli.progress import follow
@@ -105,6 +115,16 @@ def _check(settings: dict[str, Any]) -> None:
     for name, value in settings.items():
         if value is not None and name != "seed" and not 0 < value < float("inf"):
             raise InputError(f"`--{name.replace('_', '-')}` must be above 0, and is {value:g}")
+
+
+def _capability(ref: str | None) -> CapabilityRef | None:
+    if ref is None:
+        return None
+    from dreadnode.capabilities import parse_ref
+    from dreadnode.wire import CapabilityRef
+
+    name, version = parse_ref(ref)
+    return CapabilityRef(name=name, version=version)
 
 
 def _ref(client: ApiClient, dataset: str) -> DatasetRef:

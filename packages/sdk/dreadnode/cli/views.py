@@ -63,12 +63,19 @@ def dataset(job: TrainingJob) -> str:
     return f"{ref['name']}@{ref['version']}" if {"name", "version"} <= ref.keys() else ""
 
 
+def capability(job: TrainingJob) -> str:
+    """Return the capability whose prompt a job is trained with, if it has one."""
+    found = job.capability
+    return "" if found is None or found.name == "none" else f"{found.name}@{found.version}"
+
+
 def settings(job: TrainingJob) -> str:
-    """Return the job's numbers, defaults included."""
+    """Return the job's numbers, defaults included; its prompt is too long for one line."""
     numbers = {
         name: value
         for name, value in job.config.items()
         if isinstance(value, (int, float, str)) and not isinstance(value, bool)
+        if name != "system_prompt"
     }
     return ", ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
@@ -93,6 +100,7 @@ JOB: tuple[Column, ...] = (
     ("error", lambda job: job.error),
     ("model", model),
     ("dataset", dataset),
+    ("capability", capability),
     ("data", lambda job: data(job.preflight)),
     ("settings", settings),
     ("steps", steps),

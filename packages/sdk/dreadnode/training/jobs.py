@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from dreadnode.wire import DatasetRef, Request, Response
+from dreadnode.wire import CapabilityRef, DatasetRef, Request, Response
 
 Positive = Annotated[int, Field(gt=0)]
 
@@ -38,6 +38,7 @@ class SftRequest(Request):
     config: SftConfig
     backend: Literal["tinker"] = "tinker"
     trainer_type: Literal["sft"] = "sft"
+    capability_ref: CapabilityRef | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
     project_ref: str | None = None
@@ -83,6 +84,7 @@ class TrainingJob(Response):
     created_at: datetime
     backend: str = "tinker"
     name: str | None = None
+    capability: CapabilityRef | None = None
     rehearsal: bool = False
     trained_model: str | None = None
     phase: str | None = None

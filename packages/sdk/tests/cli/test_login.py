@@ -212,7 +212,7 @@ def test_a_command_that_does_not_exist_gets_a_suggestion(dn: Dn) -> None:
 exit: 2
 --- stdout
 --- stderr
-error: Unknown command "trian". Did you mean "train"? Available commands: train, dataset, serve, login, logout, whoami, engine
+error: Unknown command "trian". Did you mean "train"? Available commands: train, dataset, capability, serve, login, logout, whoami, completion, ..
 hint: `dn --help` shows what it takes
 """)
 
