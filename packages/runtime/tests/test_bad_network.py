@@ -1,0 +1,124 @@
+"""Faults between the official SDK and the engine cost time, and change nothing else."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import cycle
+from typing import Any
+
+import httpx
+import pytest
+from dreadnode_runtime.tinker_trainer import tinker_trainer
+from dreadnode_runtime.trainer import Optimizer
+
+FAULTS = ("429", "drop", "500", "lose", "503", "slow", "408", "lose", "502", "drop")
+EVERY = 4
+"""Of so many requests one meets the next fault."""
+STEPS = 12
+
+
+class Proxy:
+    """Stands between SDK and engine, and spoils every so many requests in another way.
+
+    `drop` closes the connection before the engine hears of the request, and `lose` after it has
+    done what it was asked: the SDK cannot tell the two apart.
+    """
+
+    def __init__(self, engine: str, faults: tuple[str, ...], every: int) -> None:
+        self._engine = engine
+        self._faults = cycle(faults)
+        self._every = every
+        self._requests = 0
+        self.met: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        async with httpx.AsyncClient(timeout=90) as self._http:
+            server = await asyncio.start_server(self._serve, "127.0.0.1")
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await self._answer(reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError, httpx.HTTPError):
+            pass
+        finally:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+        method, path, _ = head[0].split(" ")
+        headers = dict(line.split(": ", 1) for line in head[1:] if line)
+        headers = {name.lower(): value for name, value in headers.items()}
+        body = await reader.readexactly(int(headers.pop("content-length", 0)))
+        fault = self._next_fault()
+        if fault == "drop":
+            return False
+        if fault.isdigit():
+            await send(writer, int(fault), "application/json", b'{"detail": "not now"}')
+            return True
+        if fault == "slow":
+            await asyncio.sleep(0.5)
+        del headers["host"]
+        answer = await self._http.request(
+            method, self._engine + path, headers=headers, content=body
+        )
+        if fault == "lose":
+            return False
+        await send(writer, answer.status_code, answer.headers["content-type"], answer.content)
+        return True
+
+    def _next_fault(self) -> str:
+        self._requests += 1
+        if self._requests % self._every:
+            return ""
+        fault = next(self._faults)
+        self.met[fault] += 1
+        return fault
+
+
+async def send(writer: asyncio.StreamWriter, status: int, kind: str, body: bytes) -> None:
+    head = f"HTTP/1.1 {status} x\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+    writer.write(head.encode() + body)
+    await writer.drain()
+
+
+@pytest.fixture
+def losses(engine: Any, example: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Take some steps through the official SDK at an address, and return every loss."""
+    monkeypatch.setenv("TINKER_API_KEY", engine.KEY)
+    batch = [[example(row, length=12 + row) for row in range(1, 5)]]
+
+    async def take(url: str) -> list[list[float]]:
+        monkeypatch.setenv("TINKER_BASE_URL", url)
+        async with tinker_trainer(
+            base_model="Qwen/Qwen3-8B",
+            rank=4,
+            seed=3,
+            optimizer=Optimizer(),
+            resume=None,
+            metadata={},
+        ) as trainer:
+            submitted = [asyncio.ensure_future(trainer.submit(batch, 1e-2)) for _ in range(STEPS)]
+            saved = asyncio.ensure_future(trainer.save("step-000012"))
+            found = [await step for step in submitted]
+            assert (await saved).endswith("/weights/step-000012")
+            return found
+
+    return take
+
+
+@pytest.mark.parametrize(("faults", "every"), [(FAULTS, EVERY), (("402",), 25)])
+async def test_a_run_over_a_bad_network_ends_the_same(
+    losses: Any, engine: Any, faults: tuple[str, ...], every: int
+) -> None:
+    expected = await losses(engine.url)
+    proxy = Proxy(engine.url, faults, every)
+    async with proxy.running() as url:
+        found = await losses(url)
+
+    assert found == expected
+    assert set(proxy.met) == set(faults)
