@@ -75,6 +75,9 @@ async def _serve(settings: Settings, host: str, port: int) -> int:
         listener = socket.create_server((host, port), backlog=512)
     except OSError as error:
         raise SettingsError(f"Port {port} on {host} cannot be used: {error.strerror}") from None
+    # asyncio sets this only on sockets that name their protocol, which this one does not; without
+    # it each answer waits some 40 ms for the client to acknowledge its head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if not settings.public_url.startswith("https:") and host not in ("127.0.0.1", "::1"):
         log.warning("listening on %s without TLS; put a proxy with TLS in front of it", host)
     server = uvicorn.Server(
