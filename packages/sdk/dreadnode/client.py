@@ -16,9 +16,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-import httpx
-
 from dreadnode import calls
+from dreadnode._httpx import httpx
 from dreadnode.calls import Call
 from dreadnode.config import Connection, Scope, resolve, server_url
 from dreadnode.errors import ConnectionFailed, DreadnodeError, ServerError, refusal

@@ -11,17 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
-# Where click and rich are installed, httpx imports a command line of its own with them, which takes
-# longer than all the rest of it. It goes without if that cannot be imported.
-if "httpx" not in sys.modules:
-    sys.modules["httpx._main"] = None  # type: ignore[assignment]
-    import httpx
-
-    del sys.modules["httpx._main"]
-else:
-    import httpx
-
 from dreadnode import __version__
+from dreadnode._httpx import httpx
 from dreadnode.calls import Call
 from dreadnode.config import is_loopback
 from dreadnode.errors import (
@@ -42,8 +33,9 @@ CHUNK = 1 << 16
 
 def http_options(server: str, api_key: str | None, timeout: httpx.Timeout) -> dict[str, Any]:
     """Return what both httpx clients are made with."""
+    python = sys.version_info
     headers = {
-        "User-Agent": f"dreadnode/{__version__} python/{sys.version_info.major}.{sys.version_info.minor}",
+        "User-Agent": f"dreadnode/{__version__} python/{python.major}.{python.minor}",
         "Accept": "application/json",
     }
     if api_key:
