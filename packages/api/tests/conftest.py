@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -383,7 +384,7 @@ async def service(api: Api) -> AsyncIterator[Service]:
     api.settings.data_dir.mkdir(parents=True, exist_ok=True)
     running = Service(api, port)
     yield running
-    for process in sum(running.processes.values(), []):
+    for process in itertools.chain(*running.processes.values()):
         process.kill()
         process.wait()
     for left in running.sandboxes():

@@ -17,6 +17,11 @@ from typing import Any
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 def check() -> int:
     question = json.load(sys.stdin)
     path = Path(question["datasets"]["train"])
@@ -29,7 +34,7 @@ def check() -> int:
         subprocess.Popen(SLEEP)
         time.sleep(600)
     if wish.get("check") == "environment":
-        print(json.dumps({"ok": False, "loc": ["config"], "error": " ".join(sorted(os.environ))}))
+        say(json.dumps({"ok": False, "loc": ["config"], "error": " ".join(sorted(os.environ))}))
         return 0
     usable = sum("response" in row or "messages" in row for row in rows)
     if usable == 0:
@@ -49,7 +54,7 @@ def check() -> int:
             "truncated": 0,
             "renderer": "fake",
         }
-    print(json.dumps(answer))
+    say(json.dumps(answer))
     return 0
 
 
@@ -75,7 +80,7 @@ class Job:
                 with urllib.request.urlopen(request, timeout=10) as answer:
                     return dict(json.load(answer))
             except urllib.error.HTTPError as error:
-                print(f"{method} {path}: {error.code} {error.read()!r}")
+                say(f"{method} {path}: {error.code} {error.read()!r}")
                 sys.exit(75)
             except OSError:
                 time.sleep(0.1)
@@ -115,7 +120,7 @@ def run(job_id: str) -> int:
     prompt = record["config"].get("system_prompt")
     wish = json.loads(prompt) if prompt else {}
     attempt = int(os.environ["DREADNODE_JOB_ATTEMPT"])
-    print(f"attempt {attempt}, key {os.environ['DREADNODE_API_KEY']}", flush=True)
+    say(f"attempt {attempt}, key {os.environ['DREADNODE_API_KEY']}")
     behave = wish.get("behave") if attempt <= wish.get("attempts", 1000) else None
     if behave == "ignore_everything":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -150,7 +155,7 @@ def run(job_id: str) -> int:
         Path("big").write_bytes(b"x" * wish["bytes"])
         time.sleep(600)
     if behave == "environment":
-        job.tell("log", message=" ".join(sorted(os.environ)), data={"cwd": os.listdir()})
+        job.tell("log", message=" ".join(sorted(os.environ)))
     return train(job, record["config"], wish)
 
 

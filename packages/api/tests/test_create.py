@@ -17,8 +17,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
         {"model": "meta-llama/Llama-3.1-8B-Instruc"},
         422,
         ["body", "model"],
-        "Unknown training base model 'meta-llama/Llama-3.1-8B-Instruc'.\n"
-        "Did you mean one of: meta-llama/Llama-3.1-8B-Instruct, meta-llama/Llama-3.1-8B?",
+        (
+            "Unknown training base model 'meta-llama/Llama-3.1-8B-Instruc'.\n"
+            "Did you mean one of: meta-llama/Llama-3.1-8B-Instruct, meta-llama/Llama-3.1-8B?"
+        ),
     ),
     "a far miss under the other name": (
         {"model": ..., "base_model": "zzzzzzzz"},
@@ -60,37 +62,47 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
         {"trainer_type": "rl", "config": {"algorithm": "ppo"}},
         422,
         ["body", "trainer_type"],
-        "Reinforcement learning cannot be run by this server yet; "
-        "use `trainer_type` `sft` (`dn train sft`)",
+        (
+            "Reinforcement learning cannot be run by this server yet; "
+            "use `trainer_type` `sft` (`dn train sft`)"
+        ),
     ),
     "an algorithm that the model does not support": (
         {"trainer_type": "rl", "config": {"algorithm": "grpo"}},
         422,
         ["body", "config", "algorithm"],
-        f"`{MODEL}` cannot be trained with the algorithm `grpo`; "
-        "it supports `sft`, `importance_sampling`, `ppo`",
+        (
+            f"`{MODEL}` cannot be trained with the algorithm `grpo`; "
+            "it supports `sft`, `importance_sampling`, `ppo`"
+        ),
     ),
     "ray": (
         {"backend": "ray"},
         422,
         ["body", "backend"],
-        "The backend `ray` is not offered here; use `tinker`, with the algorithm "
-        "`importance_sampling` or `ppo` in place of `grpo`",
+        (
+            "The backend `ray` is not offered here; use `tinker`, with the algorithm "
+            "`importance_sampling` or `ppo` in place of `grpo`"
+        ),
     ),
     "a retired model without weights": (
         {"model": RETIRED},
         422,
         ["body", "model"],
-        f"This server's engine has no weights for `{RETIRED}`, which hosted Tinker retired on "
-        "2026-06-12 in favour of `Qwen/Qwen3.5-9B-Base`; "
-        "add `--rehearse` to try the job on a small stand-in",
+        (
+            f"This server's engine has no weights for `{RETIRED}`, which hosted Tinker retired on "
+            "2026-06-12 in favour of `Qwen/Qwen3.5-9B-Base`; "
+            "add `--rehearse` to try the job on a small stand-in"
+        ),
     ),
     "an active model without weights": (
         {"model": "Qwen/Qwen3.5-4B"},
         422,
         ["body", "model"],
-        "This server's engine has no weights for `Qwen/Qwen3.5-4B`; "
-        "add `--rehearse` to try the job on a small stand-in",
+        (
+            "This server's engine has no weights for `Qwen/Qwen3.5-4B`; "
+            "add `--rehearse` to try the job on a small stand-in"
+        ),
     ),
     "a data set that does not exist": (
         {"config": {"dataset_ref": {"name": "nothing", "version": "1.0.0"}}},
@@ -108,8 +120,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
         {"capability_ref": {"name": "agent", "version": "1.0.0"}},
         422,
         ["body", "capability_ref"],
-        "There is no capability `agent@1.0.0` in this organization; "
-        "leave `capability_ref` out, or give its prompt as `system_prompt` in the config",
+        (
+            "There is no capability `agent@1.0.0` in this organization; "
+            "leave `capability_ref` out, or give its prompt as `system_prompt` in the config"
+        ),
     ),
     "sequences longer than the context": (
         {"config": {"max_sequence_length": 10_000_000}},

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from itertools import pairwise
 from typing import Any
 
 import psutil
@@ -323,5 +324,5 @@ async def test_the_limit_of_a_workspace_holds_across_dispatchers(service: Any) -
     done = [await service.ended(job["id"]) for job in jobs]
 
     spans = sorted((job["started_at"], job["completed_at"]) for job in done)
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
     assert psutil.pid_exists(service.processes["dispatch"][0].pid)

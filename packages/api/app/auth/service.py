@@ -81,6 +81,7 @@ async def create_token(
         days=request.expires_in_days,
     )
     session.add(token)
+    await session.flush()
     return key, token
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.callers import Caller
@@ -37,10 +38,14 @@ async def add_version(
         sha256=incoming.sha256,
         created_by=caller.user_id,
     )
-    session.add(made)
+    try:
+        async with session.begin_nested():
+            session.add(made)
+    except IntegrityError:
+        # Another upload of the same version was faster; now it can be found.
+        return await add_version(session, caller, name, version, incoming, rows)
     # Before the row can be seen, so that no row ever names bytes that are not there.
     incoming.keep()
-    await session.flush()
     return made, True
 
 

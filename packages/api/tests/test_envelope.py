@@ -1,0 +1,323 @@
+"""Every failure, expected or not, is answered in the documented envelope."""
+
+import asyncio
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import pytest
+from app import errors
+from app.main import create_app
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+TYPES = {
+    400: "invalid_error", 401: "authentication_error", 403: "forbidden_error",
+    404: "not_found_error", 405: "invalid_error", 409: "conflict_error", 422: "validation_error",
+    426: "upgrade_required_error", 429: "usage_limit_exceeded_error", 500: "server_error",
+    502: "bad_gateway_error", 503: "server_error", 504: "gateway_timeout_error",
+}  # fmt: skip
+
+
+def check(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """Return the body of a refusal, which must have the documented form."""
+    assert answer.status_code == status, answer.text
+    body: dict[str, Any] = answer.json()
+    assert set(body) <= {"code", "type", "detail", "errors"}
+    assert (body["code"], body["type"]) == (status, TYPES[status])
+    assert isinstance(body["detail"], str)
+    assert body["detail"]
+    assert "[" not in body["detail"]
+    assert "]" not in body["detail"]
+    for item in body.get("errors", []):
+        assert set(item) == {"loc", "msg", "type"}
+    assert answer.headers["X-Request-ID"]
+    return body
+
+
+async def test_an_unknown_path_is_a_404(api: Any) -> None:
+    body = check(await api("GET", "/nothing/[here]"), 404)
+
+    assert body["detail"] == "There is nothing at `/api/v1/nothing/(here)`; see `/docs`"
+
+
+async def test_a_path_with_a_slash_too_many_is_no_redirect(api: Any) -> None:
+    check(await api("GET", f"{api.jobs}/"), 404)
+
+
+async def test_a_wrong_method_is_a_405_that_says_which_are_right(api: Any) -> None:
+    answer = await api("DELETE", "/user")
+
+    check(answer, 405)
+    assert answer.headers["Allow"] == "GET"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"\xff\xfe", b"[" * 100_000, b'{"model": NaN', b"'x'", b'"\\ud800'],
+)
+async def test_a_body_that_cannot_be_read_is_a_400(api: Any, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+
+    check(await api("POST", api.jobs, content=body, headers=headers), 400)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b"null", b'"x"', b"1", b"{}", b'{"model": "\\u0000", "trainer_type": "sft"}'],
+)
+async def test_a_body_of_another_shape_is_a_422_with_fields(api: Any, body: bytes) -> None:
+    headers = {"Content-Type": "application/json"}
+
+    refused = check(await api("POST", api.jobs, content=body, headers=headers), 422)
+
+    assert refused["errors"]
+
+
+async def test_a_body_without_its_type_is_a_422(api: Any) -> None:
+    check(await api("POST", api.jobs, content=b"{}", headers={"Content-Type": "text/plain"}), 422)
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_an_oversized_body_is_a_400(api: Any, told: bool) -> None:
+    async def pieces() -> Any:
+        for _ in range(20):
+            yield b"x" * 100_000
+
+    content = b"x" * 2_000_000 if told else pieces()
+
+    refused = check(await api("POST", api.jobs, content=content), 400)
+
+    assert "1,048,576 bytes" in refused["detail"]
+
+
+async def test_a_crash_is_a_500_with_a_reference_that_stands_in_the_log(
+    api: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    @api.app.get("/api/v1/crash")
+    async def crash() -> None:
+        raise RuntimeError("the secret inside")
+
+    body = check(await api("GET", "/crash"), 500)
+
+    assert "secret" not in body["detail"]
+    reference = body["detail"].split("`")[1]
+    assert reference in caplog.text
+    assert "the secret inside" in caplog.text
+
+
+async def test_a_client_below_the_minimum_is_told_to_upgrade(settings: Any) -> None:
+    object.__setattr__(settings, "minimum_client", "dreadnode-sdk/2.1.0")
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+
+        async def ask(agent: str) -> httpx.Response:
+            return await client.get("/health/live", headers={"User-Agent": agent})
+
+        body = check(await ask("dreadnode-sdk/2.0.52"), 426)
+        newer = [await ask(f"dreadnode-sdk/{v}") for v in ("2.1.0", "2.10", "3.0.0a1")]
+        other = await ask("curl/8")
+    await app.state.database.dispose()
+
+    assert "2.1.0" in body["detail"]
+    assert [answer.status_code for answer in (*newer, other)] == [200] * 4
+
+
+async def test_one_credential_over_its_rate_waits_and_others_do_not(settings: Any) -> None:
+    object.__setattr__(settings, "rate_limit", 1.0)
+    object.__setattr__(settings, "rate_burst", 2)
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+
+        async def ask(key: str) -> httpx.Response:
+            return await client.get("/api/v1/user", headers={"X-API-Key": key})
+
+        first = [(await ask("dn_a")).status_code for _ in range(2)]
+        refused = await ask("dn_a")
+        other = await ask("dn_b")
+        await asyncio.sleep(float(refused.headers["Retry-After"]))
+        later = await ask("dn_a")
+    await app.state.database.dispose()
+
+    check(refused, 429)
+    assert first == [401, 401]
+    assert (other.status_code, later.status_code) == (401, 401)
+
+
+async def test_a_request_keeps_the_id_it_came_with(api: Any) -> None:
+    kept = await api("GET", "/user", headers={"X-Request-ID": "mine-1"})
+    odd = await api("GET", "/user", headers={"X-Request-ID": "no good\t!"})
+
+    assert kept.headers["X-Request-ID"] == "mine-1"
+    assert odd.headers["X-Request-ID"] != "no good\t!"
+
+
+async def test_health_says_whether_the_process_lives_and_whether_it_can_serve(api: Any) -> None:
+    live = await api.client.get("/health/live")
+    ready = await api.client.get("/health/ready")
+
+    assert (live.status_code, ready.status_code) == (200, 200)
+
+
+async def test_without_its_schema_the_service_is_not_ready(tmp_path: Any, settings: Any) -> None:
+    object.__setattr__(settings, "database_url", f"sqlite+aiosqlite:///{tmp_path}/empty.db")
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+        answer = await client.get("/health/ready")
+    await app.state.database.dispose()
+
+    body = check(answer, 503)
+    assert "python -m app init" in body["detail"]
+
+
+async def test_metrics_count_requests_and_waiting_jobs(api: Any) -> None:
+    await api.push()
+    await api.job()
+
+    text = (await api.client.get("/metrics")).text
+
+    assert 'training_jobs{status="queued"} 1' in text
+    assert 'http_requests_total{method="POST",status="201"} 1.0' in text
+    assert "dn_" not in text
+
+
+def test_openapi_needs_no_database(settings: Any) -> None:
+    described = create_app(settings).openapi()
+
+    create = described["paths"]["/api/v1/org/{org}/ws/{ws}/training/jobs"]["post"]
+    assert {"400", "401", "403", "404", "409", "422", "426", "429", "500", "502", "504"} <= set(
+        create["responses"]
+    )
+
+
+def test_the_refusals_of_the_service_have_documented_types() -> None:
+    classes = [
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.ApiError)
+    ]
+
+    assert {(cls.status, cls.type) for cls in classes} == set(TYPES.items())
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
+    | st.sampled_from(["\0", "Qwen/Qwen3-8B", "sft", "rows", "1.0.0", "../..", "tinker", "[/x]"]),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+FIELDS = (
+    "model", "base_model", "trainer_type", "config", "tags", "name", "rehearse", "backend",
+    "capability_ref", "project_ref", "event_type", "metrics", "data", "artifacts", "error",
+    "message", "level", "seq", "attempt", "role", "expires_in_days", "dataset_ref", "steps",
+)  # fmt: skip
+BODIES = JSON | st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=8)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(body=BODIES, sound=st.booleans())
+async def test_no_body_makes_the_service_fail(api: Any, body: Any, sound: bool) -> None:
+    if sound and isinstance(body, dict):
+        body = {
+            "model": "Qwen/Qwen3-8B",
+            "trainer_type": "sft",
+            "config": {"dataset_ref": {"name": "rows", "version": "1"}},
+            **body,
+        }
+    for path in (api.jobs, "/org/acme/tokens"):
+        answer = await api("POST", path, json=body)
+
+        assert answer.status_code in (201, 422), answer.text
+    assert await api.count() == 0
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(body=BODIES, kind=st.sampled_from(["step_complete", "log", "phase", "training_start"]))
+async def test_no_event_makes_the_service_fail(api: Any, body: Any, kind: str) -> None:
+    if not hasattr(api, "claimed"):
+        await api.push()
+        await api.job()
+        api.claimed = await api.start()
+    job, key = api.claimed
+    if isinstance(body, dict):
+        body = {"event_type": kind, **body}
+
+    answer = await api("POST", f"{api.jobs}/{job['id']}/progress", key=key, json=body)
+
+    assert answer.status_code in (200, 409, 422), answer.text
+    read = [
+        await api("GET", f"{api.jobs}/{job['id']}{part}")
+        for part in ("", "/logs", "/artifacts", "/rl-context")
+    ]
+    assert [each.status_code for each in read] == [200] * 4
+
+
+@settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    path=st.lists(
+        st.sampled_from(
+            ["org", "acme", "other", "ws", "lab", "training", "jobs", "datasets", "rows", "..",
+             "%00", "%ff", "logs", "files", "events", "tokens", "catalog", "user", "[x]", "%2e%2e"]
+        )
+        | st.text(st.characters(codec="utf-8", exclude_characters="?#/\\"), max_size=8),
+        max_size=9,
+    ),
+    query=st.dictionaries(
+        st.sampled_from(["page", "page_size", "status", "after", "level", "tail", "query"]),
+        st.integers() | st.text(max_size=8),
+        max_size=3,
+    ),
+    method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD"]),
+)  # fmt: skip
+async def test_no_path_makes_the_service_fail(
+    api: Any, path: list[str], query: dict[str, Any], method: str
+) -> None:
+    url = httpx.URL(
+        "http://api/api/v1/" + "/".join(quote(part, safe="%[]") for part in path), params=query
+    )
+
+    answer = await api.client.request(
+        method, url, headers={"Authorization": f"Bearer {api.keys['admin']}"}
+    )
+
+    assert answer.status_code < 500, (method, url, answer.text)
+
+
+async def test_no_key_makes_the_service_fail(api: Any) -> None:
+    for value in (
+        b"Bearer",
+        b"Bearer \xff\xfe",
+        b"Basic abc",
+        b"\x80" * 500,
+        b"Bearer " + b"x" * 9999,
+    ):
+        answer = await api.client.get("/api/v1/user", headers={b"Authorization": value})
+
+        check(answer, 401)
+
+
+async def test_text_from_a_client_never_returns_as_markup(api: Any) -> None:
+    refused = check(await api("POST", "/org/acme/tokens", json={"name": "x", "[/red]": 1}), 422)
+
+    assert refused["detail"].startswith("`(/red)`: ")
