@@ -15,6 +15,8 @@ from dreadnode_engine.errors import Refused
 from dreadnode_engine.records import FOLDERS, Kind
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+MIN_TTL, MAX_TTL = 3600, 10 * 365 * 24 * 3600
+"""The bounds that the SDK documents for a checkpoint's time to live, in seconds."""
 _KINDS = {folder: kind for kind, folder in FOLDERS.items()}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
@@ -54,6 +56,13 @@ def check_name(name: str) -> str:
             f"`{name[:200]}` cannot name a checkpoint; use letters, digits, `.`, `_` and `-`"
         )
     return name
+
+
+def check_ttl(seconds: object) -> None:
+    """Refuse a time to live outside the documented bounds."""
+    whole = isinstance(seconds, int) and not isinstance(seconds, bool)
+    if not whole or not MIN_TTL <= seconds <= MAX_TTL:  # type: ignore[operator]
+        raise Refused(f"`ttl_seconds` must be from {MIN_TTL} to {MAX_TTL}, or null for ever")
 
 
 class Store:

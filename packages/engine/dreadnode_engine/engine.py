@@ -15,7 +15,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from tinker.types import CreateModelRequest, CreateSamplingSessionRequest, LoadWeightsRequest
+from tinker.types import (
+    CreateModelRequest,
+    CreateSamplingSessionRequest,
+    CreateSessionRequest,
+    LoadWeightsRequest,
+)
 
 from dreadnode_engine import records
 from dreadnode_engine.checkpoints import parse_path
@@ -26,9 +31,12 @@ from dreadnode_engine.lanes import RunLane, SampleLane
 from dreadnode_engine.models import MAX_RANK, ServedModel
 from dreadnode_engine.records import Checkpoint, Request, Run, Sampler, Session
 from dreadnode_engine.sampling import parse, plan, with_seed
-from dreadnode_engine.validation import parse_body
+from dreadnode_engine.validation import json_object, parse_body
 
 log = logging.getLogger(__name__)
+
+MAX_SEQ = 2**62
+"""Sequence numbers are below this."""
 
 
 class Engine(Context):
@@ -71,9 +79,12 @@ class Engine(Context):
     # Sessions
 
     async def create_session(
-        self, who: Principal, fields: dict[str, Any], idempotency_key: str | None
+        self, who: Principal, body: bytes, idempotency_key: str | None
     ) -> Session:
         """Open a session; asked again with the same key, return the same one."""
+        # The SDK leaves nulls out, also of this field, which its own type insists on.
+        whole = {"user_metadata": None} | json_object(body)
+        fields = parse_body(CreateSessionRequest, json.dumps(whole).encode())
         for session in self.sessions.values():
             same = idempotency_key is not None and session.idempotency_key == idempotency_key
             if same and session.owner == who.subject:
@@ -85,8 +96,8 @@ class Engine(Context):
             created=now,
             seen=now,
             idempotency_key=idempotency_key,
-            user_metadata=_dump(fields.get("user_metadata")),
-            display_name=fields.get("display_name"),
+            user_metadata=_dump(fields.user_metadata),
+            display_name=fields.display_name,
         )
         await self.journal.do(lambda db: records.insert(db, session))
         self.sessions[session.id] = session
@@ -186,7 +197,7 @@ class Engine(Context):
     ) -> Request:
         """Accept an operation of a run, to be done in its turn; asked again, accept it once."""
         lane = self.run(who, run_id)
-        if seq is None or not 1 <= seq < 2**31:
+        if seq is None or not 1 <= seq < MAX_SEQ:
             raise Refused("An operation needs a `seq_id` of 1 or more")
         if lane.run.unloaded:
             raise Refused(f"The run {run_id} was unloaded; make a new one from a checkpoint")
@@ -254,11 +265,12 @@ class Engine(Context):
     async def sample(self, who: Principal, body: bytes) -> tuple[Request, list[str]]:
         """Accept a sampling request; return it with the ids of the sequences it will draw."""
         fields = parse(body)
-        if fields.sampling_session_id is None or fields.seq_id is None:
+        seq = fields.seq_id
+        if fields.sampling_session_id is None or seq is None or not 0 <= seq < MAX_SEQ:
             raise Refused("A sample needs a `sampling_session_id` and a `seq_id`")
         sampler = self.sampler(who, fields.sampling_session_id)
         plan(fields, self.served(sampler.base_model), seed=0)
-        request = _request(sampler.id, fields.seq_id, "sample", sampler.owner, body)
+        request = _request(sampler.id, seq, "sample", sampler.owner, body)
         request.body = with_seed(body, secrets.randbits(62))
         accepted = await self._accept(request)
         sampler.used = time.time()

@@ -28,6 +28,7 @@ from dreadnode_engine.checkpoints import (
     OPTIMIZER_FILE,
     CheckpointPath,
     check_name,
+    check_ttl,
     parse_path,
     write_folder,
 )
@@ -36,6 +37,7 @@ from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.records import Checkpoint, Request, Run, Sampler
 from dreadnode_engine.runs import TrainingState, read_state, write_tensors
 from dreadnode_engine.training import Limits, check
+from dreadnode_engine.validation import parse_body
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def forward_backward(context: Context, run: Run, state: TrainingState, request: 
 
 def optim_step(context: Context, run: Run, state: TrainingState, request: Request) -> Work:
     """Take one optimizer step."""
-    params = OptimStepRequest.model_validate_json(request.payload).optim_params
+    params = parse_body(OptimStepRequest, request.payload).optim_params
     if not isinstance(params, AdamParams):
         raise OperationFailed(f"This engine steps with AdamW, not with {params.type}")
     metrics = state.optim_step(params)
@@ -109,7 +111,7 @@ def optim_step(context: Context, run: Run, state: TrainingState, request: Reques
 
 def save_weights(context: Context, run: Run, state: TrainingState, request: Request) -> Work:
     """Save the adapter with its optimizer, to go on from."""
-    fields = SaveWeightsRequest.model_validate_json(request.payload)
+    fields = parse_body(SaveWeightsRequest, request.payload)
     path = CheckpointPath(run.id, "training", check_name(fields.path or f"step-{request.seq:06d}"))
     saved = _save(context, run, state, path, fields, overwrite=fields.overwrite)
     yield
@@ -123,7 +125,7 @@ def save_weights_for_sampler(
     context: Context, run: Run, state: TrainingState, request: Request
 ) -> Work:
     """Save the adapter to sample from, under a name, or for one sampler only."""
-    fields = SaveWeightsForSamplerRequest.model_validate_json(request.payload)
+    fields = parse_body(SaveWeightsForSamplerRequest, request.payload)
     if fields.path is not None:
         path = CheckpointPath(run.id, "sampler", check_name(fields.path))
         saved = _save(context, run, state, path, fields, overwrite=False)
@@ -155,7 +157,7 @@ def save_weights_external(
     context: Context, run: Run, state: TrainingState, request: Request
 ) -> Work:
     """Save the adapter in PEFT's format, for the world outside."""
-    fields = SaveWeightsExternalRequest.model_validate_json(request.payload)
+    fields = parse_body(SaveWeightsExternalRequest, request.payload)
     if fields.age_encryption_recipients:
         raise OperationFailed(
             "This engine does not encrypt exports; leave age_encryption_recipients out"
@@ -186,6 +188,8 @@ def _save(
         if path.kind == "training":
             write_tensors(state.optimizer_tensors(), folder / OPTIMIZER_FILE)
 
+    if fields.ttl_seconds is not None:
+        check_ttl(fields.ttl_seconds)
     size = write_folder(context.store.checkpoint(path), fill)
     now, ttl = time.time(), fields.ttl_seconds
     metadata = getattr(fields, "user_metadata", None)
@@ -209,7 +213,7 @@ def _save(
 
 def load_weights(context: Context, run: Run, request: Request) -> Making:
     """Take over the weights of a checkpoint, and its optimizer if that is asked for."""
-    fields = LoadWeightsRequest.model_validate_json(request.payload)
+    fields = parse_body(LoadWeightsRequest, request.payload)
     path = parse_path(fields.path)
     folder = context.store.checkpoint(path)
     base, shape = context.base(run.base_model), shape_of(run)

@@ -11,19 +11,18 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from dreadnode_engine import records
-from dreadnode_engine.checkpoints import CheckpointPath, parse_path
+from dreadnode_engine.checkpoints import CheckpointPath, check_ttl, parse_path
 from dreadnode_engine.engine import Engine
 from dreadnode_engine.errors import NotFound, Refused, Unauthorized
 from dreadnode_engine.keys import MASTER, Principal
 from dreadnode_engine.lanes import RunLane
 from dreadnode_engine.records import Checkpoint
+from dreadnode_engine.validation import fields_of, text_in
 
 Call = Callable[[Engine, Principal, HttpRequest], Awaitable[Response]]
 
 LINK_SECONDS = 3600
 """How long a signed download address is good for."""
-MIN_TTL, MAX_TTL = 3600, 10 * 365 * 24 * 3600
-"""The bounds that the SDK documents for a checkpoint's time to live, in seconds."""
 NO_CONTENT = 204
 
 
@@ -122,11 +121,7 @@ async def _checkpoints(engine: Engine, who: Principal, request: HttpRequest) -> 
 
 
 async def _weights_info(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    try:
-        path = json.loads(await request.body())["tinker_path"]
-    except (ValueError, KeyError, TypeError):
-        raise Refused("The body must be a JSON object with a `tinker_path`") from None
-    found = await engine.checkpoint(who, str(path))
+    found = await engine.checkpoint(who, text_in(await fields_of(request), "tinker_path"))
     return JSONResponse(
         {
             "base_model": found.base_model,
@@ -157,21 +152,12 @@ async def _delete(engine: Engine, who: Principal, request: HttpRequest) -> Respo
 
 async def _set_ttl(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     found = await _own(engine, who, request)
-    try:
-        seconds = json.loads(await request.body()).get("ttl_seconds")
-    except (ValueError, AttributeError):
-        raise Refused("The body must be a JSON object with `ttl_seconds`") from None
+    seconds = (await fields_of(request)).get("ttl_seconds")
     if seconds is not None:
         check_ttl(seconds)
     expires = time.time() + seconds if seconds is not None else None
     await engine.journal.do(lambda db: records.update_checkpoint(db, found.path, expires=expires))
     return Response(status_code=NO_CONTENT)
-
-
-def check_ttl(seconds: object) -> None:
-    """Refuse a time to live outside the documented bounds."""
-    if not isinstance(seconds, int) or not MIN_TTL <= seconds <= MAX_TTL:
-        raise Refused(f"`ttl_seconds` must be from {MIN_TTL} to {MAX_TTL}, or null for ever")
 
 
 def _publish(public: bool) -> Call:

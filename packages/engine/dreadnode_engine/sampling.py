@@ -21,6 +21,7 @@ from dreadnode_engine.bases import LoadedBase
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.models import ServedModel
 from dreadnode_engine.validation import explain
+from dreadnode_engine.wire import rows_fit
 
 MAX_SAMPLES = 1024
 MAX_TOPK = 128
@@ -191,8 +192,7 @@ def _targets(request: SampleRequest, length: int, model: ServedModel) -> Targets
     if data.sparse_crow_indices is not None:
         starts = np.asarray(data.sparse_crow_indices, dtype=np.int64)
         columns = np.asarray(data.sparse_col_indices, dtype=np.int64)
-        fits = len(starts) == shape[0] + 1 and starts[0] == 0 and starts[-1] == len(tokens)
-        if not fits or np.any(np.diff(starts) < 0) or len(columns) != len(tokens):
+        if not rows_fit(starts, shape[0], len(tokens)) or len(columns) != len(tokens):
             raise Refused(f"{where} is not well-formed as compressed sparse rows")
     elif len(tokens) != shape[0] * shape[1]:
         raise Refused(f"{where} does not fill its shape")

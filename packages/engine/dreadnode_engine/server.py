@@ -1,7 +1,6 @@
 """HTTP in and out: the routes of Tinker's protocol, and nothing that computes."""
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -21,7 +20,8 @@ from dreadnode_engine.housekeeping import keep_house
 from dreadnode_engine.keys import Keyring, Principal
 from dreadnode_engine.models import ServedModel
 from dreadnode_engine.records import Request
-from dreadnode_engine.wire import MAX_BODY, MEDIA_TYPE, canonical, parse_forward_backward
+from dreadnode_engine.validation import body_of, fields_of, json_object, text_in
+from dreadnode_engine.wire import MEDIA_TYPE, canonical, parse_forward_backward
 
 log = logging.getLogger(__name__)
 
@@ -72,36 +72,6 @@ async def _health(_: HttpRequest) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-async def body_of(request: HttpRequest) -> bytes:
-    """Read the body of REQUEST, or refuse one that is too large before it has all come."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            raise Refused(f"The body is larger than {MAX_BODY // 2**20} MiB; send smaller batches")
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def fields_of(request: HttpRequest) -> dict[str, Any]:
-    """Read the body of REQUEST as a JSON object."""
-    try:
-        fields = json.loads(await body_of(request))
-    except ValueError:
-        raise Refused("The body is not JSON") from None
-    if not isinstance(fields, dict):
-        raise Refused("The body must be a JSON object")
-    return fields
-
-
-def text_in(fields: dict[str, Any], name: str) -> str:
-    """Return the text NAME of a body, or refuse."""
-    value = fields.get(name)
-    if not isinstance(value, str) or not value:
-        raise Refused(f"The field `{name}` must be a text")
-    return value
-
-
 def _promise(request: Request, **more: Any) -> Response:
     fields = {"request_id": request.id, **more}
     if request.kind != "sample":
@@ -125,7 +95,7 @@ async def _telemetry(engine: Engine, who: Principal, request: HttpRequest) -> Re
 
 async def _create_session(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     key = request.headers.get("x-idempotency-key")
-    session = await engine.create_session(who, await fields_of(request), key)
+    session = await engine.create_session(who, await body_of(request), key)
     return JSONResponse({"type": "create_session", "session_id": session.id})
 
 
@@ -178,9 +148,9 @@ async def _forward_backward(engine: Engine, who: Principal, request: HttpRequest
 def _operation(kind: str) -> Call:
     async def call(engine: Engine, who: Principal, request: HttpRequest) -> Response:
         body = await body_of(request)
-        fields = json.loads(body) if body[:1] == b"{" else {}
+        fields = json_object(body)
         run, seq = text_in(fields, "model_id"), fields.get("seq_id")
-        if seq is not None and not isinstance(seq, int):
+        if not isinstance(seq, int) or isinstance(seq, bool):
             raise Refused("The field `seq_id` must be an integer")
         return _promise(await engine.submit(who, run, seq, kind, body))
 

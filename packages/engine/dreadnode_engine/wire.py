@@ -134,11 +134,17 @@ def _dense(message: pb.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
     starts = np.frombuffer(csr.crow_indices, dtype="<i8")
     places = np.frombuffer(csr.col_indices, dtype="<i8")
     values = np.frombuffer(csr.values, dtype=dtype)
-    if len(starts) != rows + 1 or np.any(places < 0) or len(places) != len(values):
+    if not rows_fit(starts, rows, len(values)) or len(places) != len(values) or (places < 0).any():
         raise ValueError("malformed")
     dense = np.zeros((rows, columns), dtype=dtype)
     dense[np.repeat(np.arange(rows), np.diff(starts)), places] = values
     return dense
+
+
+def rows_fit(starts: NDArray[np.int64], rows: int, entries: int) -> bool:
+    """Whether STARTS divide ENTRIES into ROWS, as compressed sparse rows are divided."""
+    whole = len(starts) == rows + 1 and starts[0] == 0 and starts[-1] == entries
+    return bool(whole and (np.diff(starts) >= 0).all())
 
 
 def encode_logprobs(output: Logprobs) -> bytes:

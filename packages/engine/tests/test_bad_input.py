@@ -1,0 +1,355 @@
+"""Bad input: a 4xx or a failed promise with a sentence, never a 5xx, never a poisoned run."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tinker
+from tinker import types
+from tinker.proto import tinker_public_pb2 as pb
+
+KEY = "tml-master-key-of-the-tests"
+ROUTES = [
+    "client/config",
+    "client/dynamic_config",
+    "telemetry",
+    "create_session",
+    "session_heartbeat",
+    "create_model",
+    "load_weights",
+    "get_info",
+    "forward_backward",
+    "optim_step",
+    "save_weights",
+    "save_weights_for_sampler",
+    "save_weights_external",
+    "unload_model",
+    "create_sampling_session",
+    "asample",
+    "retrieve_future",
+    "weights_info",
+    "sessions/x/finish",
+    "training_runs/x/checkpoints/weights/y/publish",
+]
+GARBAGE: list[bytes] = [
+    b"",
+    b"null",
+    b"[]",
+    b"{}",
+    b'"text"',
+    b"{",
+    b"\xff\xfe\x00",
+    b'{"model_id": 5, "seq_id": "one", "session_id": [], "request_id": {}}',
+    b'{"model_id": "\\ud800", "session_id": "\\ud800", "request_id": "\\ud800"}',
+    b'{"tinker_path": "tinker://../../etc/passwd", "path": "tinker://a/weights/../../x"}',
+    b"[" * 100_000,
+    b'{"seq_id": 1e400, "model_id": "a\\u0000b"}',
+]
+
+
+@pytest.fixture
+def http(engine: Any) -> httpx.Client:
+    return httpx.Client(base_url=f"{engine.url}/api/v1/", headers={"X-API-Key": KEY}, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def service(engine: Any) -> tinker.ServiceClient:
+    return tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+
+
+@pytest.fixture(scope="module")
+def training(service: tinker.ServiceClient) -> tinker.TrainingClient:
+    return service.create_lora_training_client("tiny/llama", rank=4, seed=1).result()
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_garbage_is_never_answered_with_a_5xx(http: httpx.Client, route: str) -> None:
+    for body in GARBAGE:
+        for content_type in ("application/json", "application/x-protobuf"):
+            answer = http.post(route, content=body, headers={"Content-Type": content_type})
+
+            assert answer.status_code < 500, (route, body[:50], answer.text)
+            if answer.status_code >= 400:
+                assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "training_runs?limit=-1",
+        "training_runs?limit=many",
+        "checkpoints?offset=99999999999999999999",
+        "training_runs/nobody",
+        "training_runs/nobody/checkpoints",
+        "training_runs/a/checkpoints/external_weights/..%2F..%2Fx/external_weights_urls",
+        "samplers/nobody",
+        "sessions/nobody",
+        "files/a/external_weights/b/adapter_config.json?expires=99999999999&signature=x",
+        "files/../../engine.key",
+        "nowhere",
+    ],
+)
+def test_addresses_of_nothing_are_4xx(http: httpx.Client, path: str) -> None:
+    assert 400 <= http.get(path).status_code < 500
+
+
+def test_every_call_but_the_health_check_wants_a_key(engine: Any) -> None:
+    for route in ROUTES:
+        assert httpx.post(f"{engine.url}/api/v1/{route}", json={}).status_code == 401
+    for route in ("get_server_capabilities", "training_runs", "checkpoints", "sessions"):
+        assert httpx.get(f"{engine.url}/api/v1/{route}").status_code == 401
+    assert httpx.get(f"{engine.url}/api/v1/healthz").json() == {"status": "ok"}
+
+
+def test_an_unknown_base_model_is_refused_with_what_there_is(
+    service: tinker.ServiceClient,
+) -> None:
+    with pytest.raises(tinker.BadRequestError, match="tiny/llama, tiny/qwen3"):
+        service.create_lora_training_client("meta-llama/Llama-9").result()
+    with pytest.raises(tinker.BadRequestError, match="tiny/llama, tiny/qwen3"):
+        service.create_sampling_client(base_model="meta-llama/Llama-9").result()
+
+
+@pytest.mark.parametrize("rank", [0, -1, 129, 10**9])
+def test_a_rank_out_of_range_is_refused(service: tinker.ServiceClient, rank: int) -> None:
+    with pytest.raises(tinker.BadRequestError, match="choose 1 to 128"):
+        service.create_lora_training_client("tiny/llama", rank=rank).result()
+
+
+def test_another_optimizer_is_refused(service: tinker.ServiceClient) -> None:
+    with pytest.raises(tinker.BadRequestError, match="AdamW"):
+        service.create_lora_training_client(
+            "tiny/llama", optimizer=types.DimuonOptimizerConfig()
+        ).result()
+
+
+def good(seed: int = 0) -> types.Datum:
+    tokens = np.random.default_rng(seed).integers(3, 90, 11)
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(tokens[:-1].tolist()),
+        loss_fn_inputs={"target_tokens": tokens[1:]},
+    )
+
+
+def policy(**inputs: Any) -> types.Datum:
+    arrays = {
+        "target_tokens": np.full(4, 7),
+        "logprobs": np.full(4, -4.0, np.float32),
+        "advantages": np.ones(4, np.float32),
+    }
+    return types.Datum(
+        model_input=types.ModelInput.from_ints([5, 6, 7, 8]), loss_fn_inputs=arrays | inputs
+    )
+
+
+def supervised(tokens: list[int], targets: list[int]) -> types.Datum:
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(tokens),
+        loss_fn_inputs={"target_tokens": np.array(targets)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "datum", "sentence"),
+    [
+        ("cross_entropy", supervised([5] * 129, [5] * 129), "has 129 tokens"),
+        ("cross_entropy", supervised([96], [5]), "token id 96"),
+        ("cross_entropy", supervised([5], [-7]), "token id -7"),
+        ("cross_entropy", supervised([5, 6], [5]), "must be 2 integers"),
+        ("cross_entropy", supervised([], []), "is empty"),
+        ("ppo", policy(advantages=np.full(4, math.nan, np.float32)), "not finite"),
+        ("ppo", policy(advantages=np.ones(3, np.float32)), "has shape 3"),
+        ("importance_sampling", supervised([5], [6]), "`logprobs` of datum 1 is missing"),
+        ("gspo", policy(), "gspo"),
+    ],
+)
+def test_a_bad_datum_is_a_failed_promise_and_the_run_goes_on_as_if_it_had_not_come(
+    training: tinker.TrainingClient, loss_fn: str, datum: types.Datum, sentence: str
+) -> None:
+    before = training.forward([good()], "cross_entropy").result().metrics
+    companion = policy() if loss_fn != "cross_entropy" else good()
+
+    with pytest.raises(tinker.RequestFailedError, match=sentence) as failure:
+        training.forward_backward([companion, datum], loss_fn).result()  # type: ignore[arg-type]
+
+    assert failure.value.category == types.RequestErrorCategory.User
+    after = training.forward([good()], "cross_entropy").result().metrics
+    assert after == before
+
+
+def test_an_image_is_refused_in_words(training: tinker.TrainingClient) -> None:
+    image = types.ImageChunk(data=b"x", format="png", expected_tokens=1)
+    datum = types.Datum(
+        model_input=types.ModelInput(chunks=[image]),
+        loss_fn_inputs={"target_tokens": np.array([5])},
+    )
+
+    with pytest.raises(tinker.RequestFailedError, match="trains on text"):
+        training.forward_backward([datum], "cross_entropy").result()
+
+
+def test_a_step_with_impossible_settings_fails_and_leaves_the_gradients(
+    training: tinker.TrainingClient,
+) -> None:
+    training.forward_backward([good()], "cross_entropy").result()
+
+    with pytest.raises(tinker.RequestFailedError, match="learning_rate"):
+        training.optim_step(types.AdamParams(learning_rate=-1.0)).result()
+
+    metrics = training.optim_step(types.AdamParams(learning_rate=1e-4)).result().metrics
+    assert metrics is not None
+    assert metrics["grad_norm"] > 0
+
+
+@pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "x" * 300, "a b"])
+def test_a_checkpoint_needs_a_plain_name(training: tinker.TrainingClient, name: str) -> None:
+    with pytest.raises((tinker.RequestFailedError, ValueError), match="cannot name a checkpoint"):
+        training.save_weights_for_sampler(name).result()
+
+
+def test_a_name_is_used_once_unless_it_may_be_overwritten(
+    training: tinker.TrainingClient,
+) -> None:
+    first = training.save_state("once").result().path
+
+    with pytest.raises(tinker.RequestFailedError, match="exists already"):
+        training.save_state("once").result()
+
+    assert training.save_state("once", overwrite=True).result().path == first
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "tinker://nobody:train:0/weights/x",
+        "tinker://nobody:train:0/weights",
+        "tinker://../weights/x",
+        "https://example.com/weights",
+    ],
+)
+def test_a_checkpoint_that_is_not_there_is_refused(
+    service: tinker.ServiceClient, path: str
+) -> None:
+    with pytest.raises((tinker.NotFoundError, tinker.BadRequestError, ValueError)):
+        service.create_training_client_from_state(path).result()
+    with pytest.raises((tinker.NotFoundError, tinker.BadRequestError, ValueError)):
+        service.create_sampling_client(model_path=path).result()
+
+
+def test_weights_without_an_optimizer_cannot_be_resumed_with_one(
+    service: tinker.ServiceClient, training: tinker.TrainingClient
+) -> None:
+    path = training.save_weights_for_sampler("no-optimizer").result().path
+
+    with pytest.raises(tinker.BadRequestError, match="holds no optimizer"):
+        service.create_training_client_from_state_with_optimizer(path).result()
+
+
+def test_a_sampling_request_that_cannot_be_served_is_refused_at_once(
+    service: tinker.ServiceClient,
+) -> None:
+    sampler = service.create_sampling_client(base_model="tiny/llama").result()
+    for tokens, params, sentence in (
+        ([5] * 120, types.SamplingParams(max_tokens=50), "do not fit"),
+        ([500], types.SamplingParams(max_tokens=1), "token id 500"),
+        ([5], types.SamplingParams(max_tokens=1, temperature=math.nan), "temperature"),
+    ):
+        with pytest.raises(tinker.BadRequestError, match=sentence):
+            sampler.sample(types.ModelInput.from_ints(tokens), 1, params).result()
+
+
+def _run(http: httpx.Client) -> str:
+    session = http.post("create_session", json={"tags": [], "sdk_version": "x"}).json()
+    body = {
+        "session_id": session["session_id"],
+        "model_seq_id": 0,
+        "base_model": "tiny/llama",
+        "lora_config": {"rank": 2},
+    }
+    return str(http.post("create_model", json=body).json()["model_id"])
+
+
+def _result(http: httpx.Client, run: str, seq: int) -> httpx.Response:
+    return http.post("retrieve_future", json={"request_id": f"{run}:{seq}"})
+
+
+def _forward(run: str, seq: int) -> pb.ForwardBackwardRequest:
+    message = pb.ForwardBackwardRequest(model_id=run, seq_id=seq, loss_fn="cross_entropy")
+    datum = message.data.add()
+    datum.model_input.add().encoded_text.tokens = np.array([5, 6], np.int32).tobytes()
+    datum.loss_fn_inputs["target_tokens"].CopyFrom(
+        pb.Tensor(dense=np.array([6, 7]).tobytes(), dtype=pb.DTYPE_INT64, shape=[2])
+    )
+    return message
+
+
+def _send(http: httpx.Client, content: bytes, **headers: str) -> httpx.Response:
+    base = {"Content-Type": "application/x-protobuf"}
+    return http.post("forward_backward", content=content, headers=base | headers)
+
+
+def test_corrupt_protobuf_is_refused_and_damaged_tensors_fail(http: httpx.Client) -> None:
+    run = _run(http)
+    whole = _forward(run, 1).SerializeToString()
+    odd, short, wrong_type, sparse = (_forward(run, seq) for seq in (1, 2, 3, 4))
+    odd.data[0].model_input[0].encoded_text.tokens = b"\1\2\3"
+    short.data[0].loss_fn_inputs["target_tokens"].dense = b"\0" * 12
+    wrong_type.data[0].loss_fn_inputs["target_tokens"].dtype = pb.DTYPE_BFLOAT16
+    sparse.data[0].loss_fn_inputs["target_tokens"].CopyFrom(
+        pb.Tensor(
+            sparse_csr=pb.SparseCsr(
+                values=b"\0" * 8, crow_indices=b"\1" * 24, col_indices=b"\7" * 8
+            ),
+            dtype=pb.DTYPE_INT64,
+            shape=[2, 2],
+        )
+    )
+
+    assert _send(http, whole[:-3]).status_code == 400
+    assert _send(http, whole, **{"Content-Encoding": "zstd"}).status_code == 400
+    assert _send(http, whole, **{"Content-Encoding": "br"}).status_code == 400
+    for seq, message in enumerate((odd, short, wrong_type, sparse), start=1):
+        assert _send(http, message.SerializeToString()).status_code == 200
+        failed = _result(http, run, seq)
+        assert failed.status_code == 200
+        assert failed.json()["category"] == "user", failed.json()
+    assert _send(http, _forward(run, 5).SerializeToString()).status_code == 200
+    assert _result(http, run, 5).headers["content-type"] == "application/x-protobuf"
+
+
+def test_a_compressed_request_is_the_same_request(http: httpx.Client) -> None:
+    import zstandard
+
+    run = _run(http)
+    whole = _forward(run, 1).SerializeToString()
+
+    plain = _send(http, whole)
+    small = _send(http, zstandard.ZstdCompressor().compress(whole), **{"Content-Encoding": "zstd"})
+
+    assert plain.json() == small.json()
+
+
+def test_sequence_numbers_out_of_range_are_refused(http: httpx.Client) -> None:
+    run = _run(http)
+    for seq in (0, -1, 2**63, 1.5, True, None):
+        answer = http.post("save_weights", json={"model_id": run, "seq_id": seq, "path": "x"})
+        assert answer.status_code == 400, answer.text
+
+
+def test_json_to_forward_backward_is_told_which_sdk_to_use(http: httpx.Client) -> None:
+    answer = http.post("forward_backward", json={"model_id": "x"})
+
+    assert answer.status_code == 400
+    assert "tinker SDK" in answer.json()["detail"]
+
+
+def test_no_secret_and_no_path_of_this_machine_is_told(http: httpx.Client, engine: Any) -> None:
+    log = Path(engine.data_dir.parent, "engine.log").read_text()
+
+    for text in (log, json.dumps(http.get("training_runs/nobody").json())):
+        assert KEY not in text
+        assert str(engine.data_dir) not in text
