@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dreadnode.client import ApiClient, AsyncApiClient
+    from dreadnode.async_client import AsyncApiClient
+    from dreadnode.client import ApiClient
 
 __version__ = "0.1.0"
 __all__ = ["ApiClient", "AsyncApiClient", "__version__"]
@@ -13,8 +14,12 @@ __all__ = ["ApiClient", "AsyncApiClient", "__version__"]
 
 def __getattr__(name: str) -> Any:
     # The clients bring httpx with them, which takes ten times as long to import as all the rest.
-    if name in ("ApiClient", "AsyncApiClient"):
-        from dreadnode import client
+    if name == "ApiClient":
+        from dreadnode.client import ApiClient
 
-        return getattr(client, name)
+        return ApiClient
+    if name == "AsyncApiClient":
+        from dreadnode.async_client import AsyncApiClient
+
+        return AsyncApiClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -27,6 +27,9 @@ from dreadnode.errors import (
 T = TypeVar("T")
 Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
 
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+"""How long to wait for a server."""
+
 CHUNK = 1 << 16
 """Bytes that are read or written at a time."""
 
