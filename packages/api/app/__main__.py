@@ -12,13 +12,10 @@ import socket
 import sys
 from collections.abc import Sequence
 
-import uvicorn
-
 from app import lifeline, migrations, runners
 from app.auth.service import create_first
 from app.db import Database
 from app.jobs.dispatcher import Dispatcher, host_id
-from app.main import create_app
 from app.settings import Settings, SettingsError
 
 log = logging.getLogger("app")
@@ -69,6 +66,11 @@ async def _init(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings, host: str, port: int) -> int:
+    # The dispatcher needs neither of these, and starts in half the time without them.
+    import uvicorn
+
+    from app.main import create_app
+
     app = create_app(settings)
     await migrations.check(app.state.database)
     try:

@@ -1,17 +1,18 @@
 """What every request passes before it reaches a route: bounds, clients, rates and its traces."""
 
-import logging
 import re
 import secrets
 import time
 from collections import OrderedDict
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import access
+from app.answers import answer, crash
 from app.auth import tokens
 from app.auth.callers import key_of
 from app.errors import (
@@ -20,12 +21,8 @@ from app.errors import (
     TooManyRequests,
     Unauthenticated,
     UpgradeRequired,
-    answer,
-    crash,
 )
 from app.settings import Settings
-
-access = logging.getLogger("app.access")
 
 # Prepared bytes and probes: serving them costs less than counting them.
 UNCOUNTED = ("/api/v1/training/catalog", "/health/", "/metrics")
@@ -35,7 +32,8 @@ _UPLOAD = re.compile(
     r"|[^/]+/[^/]+/blobs/uploads/)"
 )
 _PROGRESS = re.compile(r"^/api/v1/org/[^/]+/ws/[^/]+/training/jobs/[^/]+/progress$")
-_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
+_NO_SNIFFING = (b"x-content-type-options", b"nosniff")
 _CLIENT = re.compile(r"^([A-Za-z][\w-]*)/(\d+(?:\.\d+)*)")
 PROGRESS_BYTES_FACTOR = 16
 
@@ -51,6 +49,22 @@ class Telemetry:
         self.seconds = Histogram(
             "http_request_seconds", "Time to the end of the answer", registry=self.registry
         )
+        # Looking a labelled counter up costs more than counting does.
+        self._counters: dict[tuple[str, int], Counter] = {}
+
+    def count(self, method: str, status: int, seconds: float) -> None:
+        """Count one answer."""
+        counter = self._counters.get((method, status))
+        if counter is None:
+            counter = self.requests.labels(method, str(status))
+            self._counters[method, status] = counter
+        counter.inc()
+        self.seconds.observe(seconds)
+
+
+def header(scope: Scope, name: bytes) -> bytes:
+    """Return the first header called NAME (lower case), or nothing."""
+    return next((value for key, value in scope["headers"] if key == name), b"")
 
 
 class Trace:
@@ -65,16 +79,16 @@ class Trace:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.match(given) else secrets.token_hex(8)
+        given = header(scope, b"x-request-id")
+        request_id = given.decode() if _REQUEST_ID.match(given) else secrets.token_hex(8)
+        marks = ((b"x-request-id", request_id.encode()), _NO_SNIFFING)
         began, status = time.perf_counter(), 0
 
         async def traced(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
-                MutableHeaders(scope=message).setdefault("X-Content-Type-Options", "nosniff")
+                message["headers"] = [*message.get("headers", ()), *marks]
             await send(message)
 
         try:
@@ -89,13 +103,8 @@ class Trace:
             await response(scope, receive, traced)
         finally:
             seconds = time.perf_counter() - began
-            self.telemetry.requests.labels(scope["method"], str(status)).inc()
-            self.telemetry.seconds.observe(seconds)
-            if access.isEnabledFor(logging.INFO):
-                access.info(
-                    "%s %s %d %.1f ms request=%s",
-                    scope["method"], scope["path"], status, seconds * 1000, request_id,
-                )  # fmt: skip
+            self.telemetry.count(scope["method"], status, seconds)
+            access.note(scope["method"], scope["path"], status, seconds, request_id)
 
 
 class Guard:

@@ -6,11 +6,12 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from app import errors, health
+from app import answers, health
 from app.auth import routes as auth_routes
 from app.auth.callers import Authenticator
 from app.capabilities import registry
 from app.capabilities import routes as capability_routes
+from app.checkpoints import routes as checkpoint_routes
 from app.datasets import routes as dataset_routes
 from app.db import Database
 from app.guard import Guard, Telemetry, Trace
@@ -20,6 +21,7 @@ from app.training import catalog_routes, events, sandbox_routes
 from app.training import routes as job_routes
 from app.training.engine import Engine
 from app.training.preflight import Preflight
+from app.webhooks import routes as webhook_routes
 
 PREFIX = "/api/v1"
 
@@ -58,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.catalog_answers = catalog_routes.Answers()
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings)
-    errors.install(app)
+    answers.install(app)
     for module in (
         auth_routes,
         catalog_routes,
@@ -66,7 +68,9 @@ def create_app(settings: Settings) -> FastAPI:
         capability_routes,
         job_routes,
         events,
+        checkpoint_routes,
         sandbox_routes,
+        webhook_routes,
         registry,
     ):
         app.include_router(module.router, prefix=PREFIX)

@@ -1,0 +1,112 @@
+"""The one place where a failure becomes an answer: the documented envelope, whatever happened."""
+
+import logging
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from app.errors import (
+    ApiError,
+    Invalid,
+    Malformed,
+    MethodNotAllowed,
+    NotFound,
+    plain,
+    printable,
+)
+
+log = logging.getLogger(__name__)
+
+
+def answer(error: ApiError) -> JSONResponse:
+    """Return the documented envelope of `error`."""
+    body: dict[str, Any] = {
+        "code": error.status,
+        "type": error.type,
+        "detail": printable(plain(error.detail)),
+    }
+    if error.errors:
+        body["errors"] = [
+            {**item, "loc": [_part(p) for p in item["loc"]], "msg": printable(plain(item["msg"]))}
+            for item in error.errors
+        ]
+    return JSONResponse(body, status_code=error.status, headers=error.headers)
+
+
+def crash(error: BaseException, where: str) -> JSONResponse:
+    """Log an unexpected failure whole and answer 500 with its reference and nothing else."""
+    reference = secrets.token_hex(6)
+    log.error("unexpected failure %s at %s", reference, where, exc_info=error)
+    return answer(
+        ApiError(
+            "Something went wrong on the server; "
+            f"look for the reference `{reference}` in the server's log"
+        )
+    )
+
+
+def install(app: FastAPI) -> None:
+    """Give `app` the handlers that answer every failure in the documented envelope."""
+
+    @app.exception_handler(ApiError)
+    async def refused(request: Request, error: ApiError) -> JSONResponse:
+        return answer(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return answer(from_validation(error))
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> JSONResponse:
+        return answer(_from_http(request, error))
+
+
+def from_validation(error: RequestValidationError) -> ApiError:
+    """Return the refusal for a request that does not have the documented shape."""
+    found = error.errors()
+    if any(item["type"] == "json_invalid" for item in found):
+        return Malformed("The body is not valid JSON; send one JSON object encoded as UTF-8")
+    items = [
+        {"loc": _location(item["loc"]), "msg": _message(item), "type": item["type"]}
+        for item in found
+    ]
+    said = [f"`{'.'.join(str(p) for p in i['loc'][1:]) or i['loc'][0]}`: {i['msg']}" for i in items]
+    rest = f"; and {len(said) - 3} more" if len(said) > 3 else ""
+    return Invalid("; ".join(said[:3]) + rest, errors=items)
+
+
+def _location(loc: Sequence[str | int]) -> list[str | int]:
+    """Drop the name of the union's branch, which is no field of the request."""
+    parts = [_part(p) for p in loc] or ["body"]
+    if parts[0] == "body" and parts[1:2] in (["sft"], ["rl"]):
+        del parts[1]
+    return parts
+
+
+def _part(part: str | int) -> str | int:
+    return part if isinstance(part, int) else printable(part)[:200]
+
+
+def _message(item: Mapping[str, Any]) -> str:
+    if item["type"] == "extra_forbidden":
+        return "there is no such field; leave it out or mend its name"
+    if item["type"] == "missing":
+        return "this field is required"
+    text = str(item["msg"]).removeprefix("Value error, ")
+    return text if item["type"] == "value_error" else text[:1].lower() + text[1:]
+
+
+def _from_http(request: Request, error: HTTPException) -> ApiError:
+    if error.status_code == 404:
+        return NotFound(f"There is nothing at `{request.url.path[:200]}`; see `/docs`")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return MethodNotAllowed(
+            f"`{request.method}` is not possible here; use {allowed}", headers={"Allow": allowed}
+        )
+    return Malformed("The body cannot be read; send one JSON object encoded as UTF-8")
