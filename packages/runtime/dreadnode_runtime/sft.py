@@ -130,10 +130,13 @@ async def train(
             await settle(keep=AHEAD)
         if unproven is not None:
             queue.append(unproven)
+            unproven = None
         await settle(keep=0)
     finally:
-        for work in queue:
-            work.result.cancel()
+        left = [work.result for work in (*queue, *([unproven] if unproven else []))]
+        for result in left:
+            result.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
     if stop.requested:
         if outcome.step > outcome.saved_at:
             reporter.phase("saving")

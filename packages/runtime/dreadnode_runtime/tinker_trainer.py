@@ -1,6 +1,7 @@
 """The one module that speaks to the tinker SDK."""
 
 import asyncio
+import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -19,6 +20,8 @@ from dreadnode_runtime.rendering import Example
 from dreadnode_runtime.trainer import Export, Optimizer
 
 LOSS: Final = "cross_entropy"
+NOT_FINITE = "not finite"
+"""How our engine's refusal of a loss or gradient that is no number can be told from others."""
 WEIGHTS = "adapter_model.safetensors"
 PATIENCE = 15 * 60.0
 """Seconds for which the engine may be away before a job gives up."""
@@ -63,26 +66,47 @@ class TinkerTrainer:
     ) -> Awaitable[list[float]]:
         """Queue a forward-backward for each of BATCHES and one optimizer step after them."""
         passes = [self._client.forward_backward(_datums(batch), LOSS) for batch in batches]
-        o = self._optimizer
-        update = self._client.optim_step(
-            types.AdamParams(
-                learning_rate=learning_rate,
-                beta1=o.beta1,
-                beta2=o.beta2,
-                eps=o.eps,
-                weight_decay=o.weight_decay,
-                grad_clip_norm=o.grad_clip_norm,
-            )
-        )
+        update = self._client.optim_step(self._adam(learning_rate))
 
         async def result() -> list[float]:
             losses: list[float] = []
             for batch, output in zip(batches, passes, strict=True):
-                losses += _losses(batch, await output)
+                try:
+                    losses += _losses(batch, await output)
+                except tinker.RequestFailedError as error:
+                    if NOT_FINITE not in error.message:
+                        raise
+                    losses += await self._one_by_one(batch)
             await update
             return losses
 
         return self._watched(result())
+
+    async def _one_by_one(self, batch: Sequence[Example]) -> list[float]:
+        """Return the loss of each example, NaN where there is none, after BATCH had none.
+
+        Some engines answer NaN in its place and others refuse the whole batch. Where each example
+        has a loss by itself, it is the gradient that is no number, and no example is to blame.
+        """
+        passes = [self._client.forward(_datums([example]), LOSS) for example in batch]
+        losses = []
+        for example, output in zip(batch, passes, strict=True):
+            try:
+                losses += _losses([example], await output)
+            except tinker.RequestFailedError:
+                losses.append(math.nan)
+        return losses if any(map(math.isnan, losses)) else [math.nan] * len(losses)
+
+    def _adam(self, learning_rate: float) -> types.AdamParams:
+        o = self._optimizer
+        return types.AdamParams(
+            learning_rate=learning_rate,
+            beta1=o.beta1,
+            beta2=o.beta2,
+            eps=o.eps,
+            weight_decay=o.weight_decay,
+            grad_clip_norm=o.grad_clip_norm,
+        )
 
     def evaluate(self, batch: Sequence[Example]) -> Awaitable[list[float]]:
         """Queue a forward pass; await it for each example's loss, summed over its tokens."""
@@ -151,6 +175,7 @@ async def tinker_trainer(
     optimizer: Optimizer,
     resume: str | None,
     metadata: dict[str, str],
+    kind: type[TinkerTrainer] = TinkerTrainer,
 ) -> AsyncIterator[TinkerTrainer]:
     """Make a training client, and finish its session at the end.
 
@@ -173,7 +198,7 @@ async def tinker_trainer(
             client = await _translated(
                 asyncio.to_thread(_create, service, base_model, rank, seed), making=True
             )
-        yield TinkerTrainer(client, service, optimizer, resumed=resumed)
+        yield kind(client, service, optimizer, resumed=resumed)
         status = "success"
     except asyncio.CancelledError:
         status = "interrupted"
@@ -270,5 +295,12 @@ def _fault(error: BaseException, *, making: bool) -> RuntimeFault:
     refused |= isinstance(known, tinker.RequestFailedError) and known.category == "user"
     refused |= making and isinstance(known, tinker.NotFoundError)
     if refused:
-        return JobFailed(f"The engine refused the work: {plain(known)}", code="engine_refused")
-    return TryAgain(f"The engine could not do the work: {plain(known)}")
+        return JobFailed(f"The engine refused the work: {_said(known)}", code="engine_refused")
+    return TryAgain(f"The engine could not do the work: {_said(known)}")
+
+
+def _said(error: BaseException) -> str:
+    """Return the engine's own words, without what the SDK puts around them."""
+    return plain(
+        plain(error).removeprefix("Request failed: ").partition(" for self.request_id=")[0]
+    )

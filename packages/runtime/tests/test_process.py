@@ -133,6 +133,36 @@ def test_a_model_that_the_engine_refuses_is_the_jobs_fault(sandbox: Any, api: An
     assert api.told("training_error")[0]["data"]["code"] == "engine_refused"
 
 
+def test_what_the_engine_refuses_is_said_in_its_own_words(sandbox: Any, api: Any) -> None:
+    api.job["config"] |= {"learning_rate": 1e30, "epochs": 4, "checkpoint_interval": 1}
+
+    code, output = ends(sandbox())
+
+    assert code == 1, output
+    error = api.told("training_error")[0]
+    assert error["data"] == {"code": "engine_refused", "fault": "job"}
+    assert error["error"] == (
+        "The engine refused the work: A learning rate of 1e+30 would destroy the adapter; "
+        "use 10 or less"
+    )
+    assert api.told("checkpoint_saved") == []
+    assert "Traceback" not in output
+
+
+def test_an_api_that_is_away_for_a_while_changes_nothing(sandbox: Any, api: Any) -> None:
+    def leave(event: dict[str, Any]) -> None:
+        if event["data"].get("step") == 2:
+            api.away_for = 4
+            api.on_event = lambda _: None
+
+    api.on_event = leave
+    code, output = ends(sandbox())
+
+    assert code == 0, output
+    assert [event["seq"] for event in api.events] == list(range(1, len(api.events) + 1))
+    assert api.job["metrics"]["train/steps"] == 3
+
+
 def test_a_dead_token_ends_the_process_without_a_word(sandbox: Any, api: Any) -> None:
     api.token = "dnj_another"
     process = sandbox()
