@@ -31,6 +31,7 @@ async def test_a_job_trains_reports_and_leaves_its_adapter(service: Any) -> None
     files = await service.api("GET", f"{service.api.jobs}/{job['id']}/files/adapter/README.md")
     assert files.content == b"# adapter"
     await service.gone()
+    service.send("dispatch", signal.SIGTERM)
     assert not (service.api.settings.data_dir / "jobs" / job["id"] / "1" / "work").exists()
 
 
