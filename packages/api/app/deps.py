@@ -178,3 +178,4 @@ def in_workspace(role: Role) -> Callable[..., Awaitable[Place]]:
 
 Reader = Annotated[Place, Depends(in_workspace(Role.READER))]
 Member = Annotated[Place, Depends(in_workspace(Role.MEMBER))]
+Admin = Annotated[Place, Depends(in_workspace(Role.ADMIN))]

@@ -12,6 +12,7 @@ from app.auth.callers import Authenticator
 from app.capabilities import registry
 from app.capabilities import routes as capability_routes
 from app.checkpoints import routes as checkpoint_routes
+from app.checkpoints import routes as checkpoint_routes
 from app.datasets import routes as dataset_routes
 from app.db import Database
 from app.guard import Guard, Telemetry, Trace
@@ -21,6 +22,7 @@ from app.training import catalog_routes, events, sandbox_routes
 from app.training import routes as job_routes
 from app.training.engine import Engine
 from app.training.preflight import Preflight
+from app.webhooks import routes as webhook_routes
 from app.webhooks import routes as webhook_routes
 
 PREFIX = "/api/v1"
@@ -69,7 +71,9 @@ def create_app(settings: Settings) -> FastAPI:
         job_routes,
         events,
         checkpoint_routes,
+        checkpoint_routes,
         sandbox_routes,
+        webhook_routes,
         webhook_routes,
         registry,
     ):

@@ -74,6 +74,24 @@ class Settings:
     # How long a sandbox goes on without a dispatcher before it is ended.
     job_orphan_seconds: float = 3600.0
 
+    # `any` lets webhooks go to private and loopback addresses too, `public` does not.
+    webhook_targets: str = "any"
+    webhook_timeout: float = 10.0
+    # The first pause before a delivery is tried again; each is twice the one before, to an hour.
+    webhook_retry_seconds: float = 5.0
+    webhook_give_up_seconds: float = 24 * 3600.0
+
+    # How often the dispatcher tidies up, and how long is kept what it tidies away; 0 means for
+    # ever. Days count from the end of a job, or from the making of a thing without one.
+    tidy_seconds: float = 3600.0
+    log_days: float = 365.0
+    sandbox_days: float = 30.0
+    idempotency_days: float = 30.0
+    delivery_days: float = 30.0
+    # Checkpoints beside the final and the best one: how many of a job, and for how long.
+    checkpoints_kept: int = 0
+    checkpoint_days: float = 0.0
+
     max_json_bytes: int = 1 * MIB
     max_dataset_bytes: int = 2 * GIB
     max_file_bytes: int = 8 * GIB
@@ -92,6 +110,19 @@ class Settings:
         object.__setattr__(self, "database_url", _with_driver(self.database_url))
         if self.on_stop not in ("stop", "leave"):
             raise SettingsError("`DREADNODE_ON_STOP` must be `stop` or `leave`")
+        if self.webhook_targets not in ("any", "public"):
+            raise SettingsError("`DREADNODE_WEBHOOK_TARGETS` must be `any` or `public`")
+        for name in (
+            "jobs_at_once_in_all",
+            "log_days",
+            "sandbox_days",
+            "idempotency_days",
+            "delivery_days",
+            "checkpoints_kept",
+            "checkpoint_days",
+        ):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"`DREADNODE_{name.upper()}` must not be negative")
         for name in ("jobs_at_once", "jobs_at_once_per_workspace", "attempts", "preflight_at_once"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"`DREADNODE_{name.upper()}` must be at least 1")

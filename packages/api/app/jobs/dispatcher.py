@@ -116,6 +116,7 @@ class Dispatcher:
                     self._host,
                     self._settings.lease_seconds,
                     self._settings.jobs_at_once_per_workspace,
+                    self._settings.jobs_at_once_in_all,
                 )
                 if job is None:
                     return
@@ -175,9 +176,10 @@ class Dispatcher:
             if watched.lost:
                 raise LeaseLost(lease.job_id)
             await asyncio.sleep(self._settings.poll_seconds)
-        await self._settled(watched, state, output)
+        # Before the lease is given back: after it nobody would look here again.
         with contextlib.suppress(RunnerAway):
             await self._runner.clean(lease.job_id, lease.attempt)
+        await self._settled(watched, state, output)
 
     async def _say(self, watched: Watched, trouble: str | None) -> None:
         """Show on the job that its runner does not answer, and later that it does again."""

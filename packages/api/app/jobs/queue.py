@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sqlalchemy import func, select, text, update
+from sqlalchemy import Select, func, literal_column, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.auth.tables import Workspace
 from app.db import now
 from app.ids import new_id
 from app.jobs.records import end, record, revoke_keys, set_phase
-from app.jobs.tables import ENDED, Job, Status
+from app.jobs.tables import ENDED, Job, Status, Turn
 
 # Claims on PostgreSQL take turns, which makes the limit of a workspace exact.
 _TURN = 0x646E5F63
@@ -35,33 +36,42 @@ class Lease:
     token: str
 
 
-async def claim(session: AsyncSession, host: str, seconds: float, per_workspace: int) -> Job | None:
+async def claim(
+    session: AsyncSession, host: str, seconds: float, per_workspace: int, in_all: int = 0
+) -> Job | None:
     """Take the next queued job for its next attempt, or None when there is none to take.
 
-    Fair between workspaces: the one with the fewest running jobs comes first, and within it the
-    oldest job.
+    Fair between workspaces: the one with the fewest running jobs comes first, and among equals
+    the one whose last turn is longest ago, however many jobs another has queued. Within a
+    workspace the oldest job comes first.
+
+    Args:
+        session: the transaction.
+        host: whose sandboxes the taker starts.
+        seconds: how long the lease lasts.
+        per_workspace: the most jobs of one workspace that may run.
+        in_all: the most jobs that may run on this server; 0 means no limit.
     """
     if session.get_bind().dialect.name == "postgresql":
         await session.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": _TURN})
-    busy = (
-        select(Job.workspace_id, func.count().label("running"))
-        .where(Job.lease.is_not(None))
-        .group_by(Job.workspace_id)
-        .subquery()
-    )
-    running = func.coalesce(busy.c.running, 0)
-    chosen = (
-        select(Job.id)
-        .outerjoin(busy, busy.c.workspace_id == Job.workspace_id)
-        .where(Job.status == Status.QUEUED, Job.available_at <= now(), running < per_workspace)
-        .order_by(running, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=Job)
-    )
-    job_id = await session.scalar(chosen)
+    if in_all:
+        leased = select(func.count()).select_from(Job).where(Job.lease.is_not(None))
+        if (await session.scalar(leased) or 0) >= in_all:
+            return None
+    job_id = await session.scalar(_next(per_workspace))
     if job_id is None:
         return None
-    job = await session.get_one(Job, job_id)
+    job: Job | None = await session.scalar(
+        select(Job)
+        .where(Job.id == job_id, Job.status == Status.QUEUED)
+        .with_for_update(skip_locked=True)
+    )
+    if job is None:
+        # Somebody writes to it at this moment, as a cancellation does; the next look tells.
+        return None
+    turns = select(func.coalesce(func.max(Turn.turn), 0))
+    turn = (await session.scalar(turns) or 0) + 1
+    await session.merge(Turn(workspace_id=job.workspace_id, turn=turn))
     job.status = Status.RUNNING
     job.attempt += 1
     job.applied_seq = 0
@@ -72,6 +82,41 @@ async def claim(session: AsyncSession, host: str, seconds: float, per_workspace:
     # An earlier attempt that lives on somewhere must not write any more.
     await revoke_keys(session, job.id)
     return job
+
+
+def _next(per_workspace: int) -> Select[tuple[str]]:
+    """Return the question for the next job; what it costs depends on the number of workspaces."""
+    busy = (
+        select(Job.workspace_id, func.count().label("running"))
+        .where(Job.lease.is_not(None))
+        .group_by(Job.workspace_id)
+        .subquery()
+    )
+    oldest = (
+        select(Job.id)
+        # Spelt out, because neither database takes a partial index for a parameter.
+        .where(Job.status == literal_column("'queued'"), Job.available_at <= now())
+        .where(Job.workspace_id == Workspace.id)
+        .order_by(Job.id)
+        .limit(1)
+        .correlate(Workspace)
+        .scalar_subquery()
+    )
+    running = func.coalesce(busy.c.running, 0)
+    waiting = (
+        select(oldest.label("job_id"), running.label("running"), Turn.turn.label("turn"))
+        .select_from(Workspace)
+        .outerjoin(busy, busy.c.workspace_id == Workspace.id)
+        .outerjoin(Turn, Turn.workspace_id == Workspace.id)
+        .where(running < per_workspace)
+        .subquery()
+    )
+    return (
+        select(waiting.c.job_id)
+        .where(waiting.c.job_id.is_not(None))
+        .order_by(waiting.c.running, func.coalesce(waiting.c.turn, 0), waiting.c.job_id)
+        .limit(1)
+    )
 
 
 def _take(job: Job, host: str, seconds: float) -> None:

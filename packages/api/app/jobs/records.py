@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth.tables import Token
 from app.db import now
 from app.jobs.tables import ENDED, Event, Job, Status
+from app.webhooks.tables import Announcement
 
 LAST_WORDS = timedelta(minutes=2)
 
@@ -48,6 +49,9 @@ def record(
             data=data or {},
         )
     )
+    if kind == "status":
+        # In the transaction of the change itself, so that webhooks miss none.
+        session.add(Announcement(job_id=job.id, number=job.events))
     return job.events
 
 

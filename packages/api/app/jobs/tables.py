@@ -66,6 +66,14 @@ class Job(Table):
             sqlite_where=text("lease IS NOT NULL"),
             postgresql_where=text("lease IS NOT NULL"),
         ),
+        # The oldest queued job of a workspace, at once.
+        Index(
+            "ix_jobs_queued",
+            "workspace_id",
+            "id",
+            sqlite_where=text("status = 'queued'"),
+            postgresql_where=text("status = 'queued'"),
+        ),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
@@ -119,6 +127,15 @@ class Job(Table):
     lease: Mapped[str | None] = mapped_column(String(36))
     lease_until: Mapped[datetime | None] = mapped_column(Moment)
     host: Mapped[str | None] = mapped_column(String(64))
+
+
+class Turn(Table):
+    """When a workspace had its last turn at the queue, counted in turns of all of them."""
+
+    __tablename__ = "queue_turns"
+
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
+    turn: Mapped[int] = mapped_column(BigInteger)
 
 
 class Event(Table):

@@ -10,12 +10,15 @@ from sqlalchemy import Connection, text
 
 from app.auth import tables as _auth
 from app.capabilities import tables as _capabilities
+from app.checkpoints import tables as _checkpoints
 from app.datasets import tables as _datasets
 from app.db import Database, Table
 from app.jobs import tables as _jobs
+from app.webhooks import tables as _webhooks
 
 METADATA = Table.metadata
-_OWNERS = (_auth, _capabilities, _datasets, _jobs)  # imported for the tables that they register
+# Imported for the tables that they register.
+_OWNERS = (_auth, _capabilities, _checkpoints, _datasets, _jobs, _webhooks)
 
 # Any number that no other program takes for its advisory lock.
 _LOCK = 0x646E5F6D

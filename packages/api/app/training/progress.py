@@ -11,6 +11,7 @@ from typing import Any, get_args
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.checkpoints import records as checkpoints
 from app.errors import Conflict, Invalid
 from app.jobs.records import end, lock, record, set_phase
 from app.jobs.tables import ENDED, Job, Points, Status
@@ -62,6 +63,8 @@ async def _apply(session: AsyncSession, job: Job, event: ProgressRequest) -> Non
     number = record(session, job, kind, event.message, level=level, data=data)
     if event.artifacts:
         job.artifacts = {**job.artifacts, **event.artifacts}
+    if kind in ("checkpoint_saved", "training_end"):
+        await checkpoints.tell(session, job, event, number)
     if kind == "training_end":
         await _finish(session, job, event, number)
     elif kind == "training_error":

@@ -96,6 +96,7 @@ async def enqueue(session: AsyncSession, job: Job) -> None:
     """Put a new job into the queue, which is its table."""
     session.add(job)
     await session.flush()  # before the events that refer to it
+    record(session, job, "status", data={"status": Status.QUEUED.value, "attempt": 0})
     set_phase(session, job, "waiting for capacity", QUEUED_REASON)
 
 

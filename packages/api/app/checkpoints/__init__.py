@@ -1,0 +1,1 @@
+"""Checkpoints: what a sandbox told of them, and how long they are kept."""

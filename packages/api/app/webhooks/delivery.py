@@ -1,0 +1,220 @@
+"""The dispatcher's second task: announcements become deliveries, and deliveries arrive.
+
+A delivery is held for a while before it is sent, and its outcome is written after, with no
+transaction open in between. A dispatcher that dies in that time leaves it to the next: every
+message arrives at least once, and its `webhook-id` tells a receiver what it has already.
+"""
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from urllib.parse import urlsplit
+
+import httpx
+from sqlalchemy import ColumnElement, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.db import Database, now
+from app.jobs.tables import Event, Job
+from app.settings import Settings
+from app.webhooks import signing
+from app.webhooks.addresses import NotAllowed, look_up
+from app.webhooks.tables import Announcement, Delivery, Webhook
+
+log = logging.getLogger(__name__)
+
+BATCH = 50
+LONGEST_PAUSE = 3600.0
+HOLD_MARGIN = 30.0
+MAX_ERROR = 300
+
+Post = Callable[[str, str, Mapping[str, str]], Awaitable[int]]
+
+
+class Deliverer:
+    """Tells webhooks of changes of state until it is cancelled.
+
+    Args:
+        settings: how long to wait, try again and give up.
+        database: where the announcements are.
+        post: sends a body with headers to an address, and returns the status of the answer.
+    """
+
+    def __init__(self, settings: Settings, database: Database, post: Post | None = None) -> None:
+        self._settings = settings
+        self._database = database
+        self._post = post or Sender(settings.webhook_targets, settings.webhook_timeout)
+
+    async def run(self) -> None:
+        """Deliver what there is, for ever."""
+        while True:
+            try:
+                busy = await self.once()
+            except Exception:
+                log.exception("webhooks cannot be told right now")
+                busy = False
+            if not busy:
+                await asyncio.sleep(self._settings.poll_seconds)
+
+    async def once(self) -> bool:
+        """Deliver what is due, and say whether there was anything."""
+        async with self._database.reading() as session:
+            due = await session.scalar(select(Delivery.id).where(_due()).limit(1))
+            announced = await session.scalar(select(Announcement.job_id).limit(1))
+        if announced is not None:
+            async with self._database.writing() as session:
+                await fan_out(session)
+        elif due is None:
+            return False
+        async with self._database.writing() as session:
+            held = await self._hold(session)
+        await asyncio.gather(*(self._deliver(delivery, webhook) for delivery, webhook in held))
+        return announced is not None or bool(held)
+
+    async def _hold(self, session: AsyncSession) -> list[tuple[Delivery, Webhook]]:
+        found = await session.execute(
+            select(Delivery, Webhook)
+            .join(Webhook, Webhook.id == Delivery.webhook_id)
+            .where(_due())
+            .order_by(Delivery.next_at)
+            .limit(BATCH)
+            .with_for_update(skip_locked=True, of=Delivery)
+        )
+        held = [(delivery, webhook) for delivery, webhook in found]
+        hold = timedelta(seconds=self._settings.webhook_timeout + HOLD_MARGIN)
+        for delivery, _ in held:
+            delivery.attempts += 1
+            delivery.next_at = now() + hold
+        return held
+
+    async def _deliver(self, delivery: Delivery, webhook: Webhook) -> None:
+        headers = signing.headers(webhook.secret, delivery.id, int(time.time()), delivery.body)
+        status, error = None, None
+        try:
+            status = await self._post(webhook.url, delivery.body, headers)
+            if not 200 <= status < 300:
+                error = f"it answered with status {status}"
+        except (NotAllowed, OSError, httpx.HTTPError, TimeoutError) as failure:
+            error = (str(failure) or type(failure).__name__)[:MAX_ERROR]
+        async with self._database.writing() as session:
+            row = await session.get(Delivery, delivery.id, with_for_update=True)
+            if row is not None and row.next_at is not None:
+                self._settle(row, status, error)
+
+    def _settle(self, row: Delivery, status: int | None, error: str | None) -> None:
+        row.last_status, row.last_error = status, error
+        if error is None:
+            row.delivered_at, row.next_at = now(), None
+            return
+        age = (now() - row.created_at).total_seconds()
+        if age > self._settings.webhook_give_up_seconds:
+            row.given_up_at, row.next_at = now(), None
+            log.warning("webhook %s: gave delivery %s up: %s", row.webhook_id, row.id, error)
+            return
+        pause = self._settings.webhook_retry_seconds * 2 ** min(row.attempts - 1, 20)
+        # A little chance, so that what failed together does not come back together.
+        spread = random.uniform(0.8, 1.2)  # noqa: S311
+        row.next_at = now() + timedelta(seconds=min(pause, LONGEST_PAUSE) * spread)
+
+
+def _due() -> ColumnElement[bool]:
+    return Delivery.next_at <= now()
+
+
+async def fan_out(session: AsyncSession) -> None:
+    """Turn announcements into a delivery for each webhook that wants to know."""
+    found = await session.execute(
+        select(Announcement, Event, Job)
+        .join(Job, Job.id == Announcement.job_id)
+        .join(Event, (Event.job_id == Announcement.job_id) & (Event.number == Announcement.number))
+        .order_by(Announcement.created_at, Announcement.number)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True, of=Announcement)
+    )
+    for announcement, event, job in list(found):
+        webhooks = await session.scalars(
+            select(Webhook).where(
+                Webhook.workspace_id == job.workspace_id,
+                Webhook.created_at <= announcement.created_at,
+            )
+        )
+        for webhook in webhooks:
+            if not webhook.statuses or event.data["status"] in webhook.statuses:
+                session.add(
+                    Delivery(
+                        webhook_id=webhook.id,
+                        job_id=job.id,
+                        number=event.number,
+                        body=message(job, event),
+                    )
+                )
+        await session.delete(announcement)
+
+
+def message(job: Job, event: Event) -> str:
+    """Return what a webhook is told: the state as it was with this event, and whose it is.
+
+    `sequence` grows with every event of a job, so a receiver can order what comes out of order.
+    """
+    body = {
+        "type": f"job.{event.data['status']}",
+        "timestamp": event.created_at.isoformat().replace("+00:00", "Z"),
+        "data": {
+            "id": job.id,
+            "name": job.name,
+            "organization_id": job.org_id,
+            "workspace_id": job.workspace_id,
+            "trainer_type": job.trainer_type,
+            "model": job.model,
+            "rehearsal": job.rehearsal,
+            "status": event.data["status"],
+            "attempt": event.data.get("attempt", job.attempt),
+            "error_code": event.data.get("error_code"),
+            "message": event.message,
+            "sequence": event.number,
+        },
+    }
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+
+
+class Sender:
+    """Posts to webhooks: to the address that was checked, without redirects, reading no answer."""
+
+    def __init__(self, targets: str, timeout: float) -> None:
+        self._targets = targets
+        self._timeout = timeout
+
+    async def __call__(self, url: str, body: str, headers: Mapping[str, str]) -> int:
+        """Post `body` to `url` and return the status of the answer.
+
+        Raises:
+            NotAllowed: the name stands for an address that must not be called.
+            OSError: the name is unknown.
+            httpx.HTTPError: nothing answers.
+            TimeoutError: it takes too long as a whole.
+        """
+        parts = urlsplit(url)
+        async with asyncio.timeout(self._timeout):
+            address = await look_up(url, self._targets)
+            # `trust_env` off: a proxy from the environment would look the name up once more.
+            async with httpx.AsyncClient(trust_env=False, timeout=self._timeout) as client:
+                request = client.build_request(
+                    "POST",
+                    httpx.URL(url).copy_with(host=address),
+                    content=body.encode(),
+                    headers={
+                        **headers,
+                        "Host": parts.netloc,
+                        "Content-Type": "application/json",
+                        "User-Agent": "dreadnode-webhooks/1",
+                    },
+                    # The certificate must be the name's, whichever address answers.
+                    extensions={"sni_hostname": parts.hostname or ""},
+                )
+                answer = await client.send(request, stream=True)
+                await answer.aclose()
+        return answer.status_code

@@ -1,0 +1,144 @@
+"""Checkpoints as things: told, listed, kept and let go."""
+
+import json
+from typing import Any
+
+import pytest
+
+PATH = "tinker://run-1/weights/{:06d}"
+
+
+async def tell(api: Any, job: dict[str, Any], key: str, kind: str, **more: Any) -> Any:
+    return await api(
+        "POST", f"{api.jobs}/{job['id']}/progress", key=key, json={"event_type": kind, **more}
+    )
+
+
+async def saved(api: Any, job: dict[str, Any], key: str, step: int, **more: Any) -> None:
+    artifacts = {"latest_checkpoint": PATH.format(step), **more.pop("artifacts", {})}
+    data = {"step": step, **more.pop("data", {})}
+    answer = await tell(api, job, key, "checkpoint_saved", data=data, artifacts=artifacts, **more)
+    assert answer.status_code == 200, answer.text
+
+
+async def checkpoints(api: Any, job: dict[str, Any], key: str = "reader") -> list[dict[str, Any]]:
+    answer = await api("GET", f"{api.jobs}/{job['id']}/checkpoints", key=key)
+    assert answer.status_code == 200, answer.text
+    return list(answer.json()["items"])
+
+
+@pytest.fixture
+async def running(api: Any) -> tuple[dict[str, Any], str]:
+    """A job in its first attempt, and its sandbox's key."""
+    await api.push()
+    await api.job()
+    job, key = await api.start()
+    return job, key
+
+
+async def test_what_a_sandbox_saved_is_listed_with_its_step_and_the_loss_there(
+    api: Any, running: tuple[dict[str, Any], str]
+) -> None:
+    job, key = running
+    await tell(
+        api, job, key, "step_complete",
+        data={"step": 10}, metrics={"steps": [10], "train/loss": [0.5]},
+    )  # fmt: skip
+    await saved(api, job, key, 10)
+    await saved(api, job, key, 20, metrics={"eval/loss": 0.25}, data={"bytes": 4096})
+
+    first, second = await checkpoints(api, job)
+
+    assert first == {
+        "path": "tinker://run-1/weights/000010", "kind": "training", "step": 10, "attempt": 1,
+        "state": "ready", "best": False, "final": False, "metrics": {"train/loss": 0.5},
+        "bytes": None, "created_at": first["created_at"], "expired_at": None,
+    }  # fmt: skip
+    assert (second["step"], second["metrics"], second["bytes"]) == (20, {"eval/loss": 0.25}, 4096)
+
+
+async def test_the_best_one_is_one_and_the_end_makes_the_final_ones(
+    api: Any, running: tuple[dict[str, Any], str]
+) -> None:
+    job, key = running
+    for step in (10, 20):
+        await saved(api, job, key, step, artifacts={"best_checkpoint": PATH.format(step)})
+    final = {
+        "latest_checkpoint": "tinker://run-1/weights/final",
+        "sampler_checkpoint": "tinker://run-1/sampler_weights/final",
+    }
+    await tell(api, job, key, "training_end", artifacts=final)
+
+    found = await checkpoints(api, job)
+
+    assert [(c["best"], c["final"], c["kind"]) for c in found] == [
+        (False, False, "training"),
+        (True, False, "training"),
+        (False, True, "training"),
+        (False, True, "sampler"),
+    ]
+
+
+async def test_a_cancelled_job_keeps_its_newest_checkpoint_and_has_no_final_one(
+    api: Any, running: tuple[dict[str, Any], str]
+) -> None:
+    job, key = running
+    await saved(api, job, key, 10)
+    artifacts = {"latest_checkpoint": PATH.format(10)}
+    await tell(api, job, key, "training_end", data={"cancelled": True}, artifacts=artifacts)
+
+    assert [(c["final"], c["state"]) for c in await checkpoints(api, job)] == [(False, "ready")]
+
+
+async def test_one_that_is_being_written_becomes_ready_and_is_told_once(
+    api: Any, running: tuple[dict[str, Any], str]
+) -> None:
+    job, key = running
+    await saved(api, job, key, 10, data={"state": "writing"})
+    assert [c["state"] for c in await checkpoints(api, job)] == ["writing"]
+
+    for _ in range(2):
+        await saved(api, job, key, 10, data={"bytes": 7})
+
+    assert [(c["state"], c["bytes"]) for c in await checkpoints(api, job)] == [("ready", 7)]
+
+
+@pytest.mark.parametrize(
+    ("data", "artifacts", "loc"),
+    [
+        ({"state": "gone"}, {}, ["body", "data", "state"]),
+        ({"bytes": -1}, {}, ["body", "data", "bytes"]),
+        ({"bytes": "many"}, {}, ["body", "data", "bytes"]),
+        ({}, {"latest_checkpoint": 7}, ["body", "artifacts", "latest_checkpoint"]),
+        ({}, {"latest_checkpoint": "x" * 501}, ["body", "artifacts", "latest_checkpoint"]),
+    ],
+)
+async def test_what_cannot_be_understood_is_refused_and_leaves_nothing(
+    api: Any,
+    running: tuple[dict[str, Any], str],
+    data: dict[str, Any],
+    artifacts: dict[str, Any],
+    loc: list[str],
+) -> None:
+    job, key = running
+    artifacts = {"latest_checkpoint": PATH.format(1), **artifacts}
+
+    answer = await tell(api, job, key, "checkpoint_saved", data=data, artifacts=artifacts)
+
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"][0]["loc"] == loc
+    assert await checkpoints(api, job) == []
+    shown = (await api("GET", f"{api.jobs}/{job['id']}")).json()
+    assert "latest_checkpoint" not in json.dumps(shown["artifacts"])
+
+
+async def test_only_who_may_see_the_job_sees_its_checkpoints(
+    api: Any, running: tuple[dict[str, Any], str]
+) -> None:
+    job, key = running
+    await saved(api, job, key, 10)
+
+    assert len(await checkpoints(api, job, key)) == 1
+    path = f"{api.jobs}/{job['id']}/checkpoints"
+    assert (await api("GET", path, key="stranger")).status_code == 404
+    assert (await api("GET", path, key=None)).status_code == 401

@@ -1,0 +1,327 @@
+"""Webhooks: made by administrators, told of every change of state, and of nowhere else."""
+
+import base64
+import contextlib
+import hashlib
+import hmac
+import ipaddress
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from app.db import now
+from app.errors import Invalid
+from app.jobs import queue
+from app.webhooks.addresses import NotAllowed, check_address, check_url, look_up
+from app.webhooks.delivery import Deliverer, Sender
+from app.webhooks.tables import Announcement, Delivery
+from sqlalchemy import func, select, update
+
+HOOKS = "/org/acme/ws/lab/webhooks"
+URL = "https://hooks.example.com/training"
+
+
+@dataclass
+class Receiver:
+    """Takes what is sent, or fails as told."""
+
+    status: int = 200
+    failure: Exception | None = None
+    got: list[tuple[str, dict[str, Any], Mapping[str, str]]] = field(default_factory=list)
+
+    async def __call__(self, url: str, body: str, headers: Mapping[str, str]) -> int:
+        self.got.append((url, json.loads(body), headers))
+        if self.failure is not None:
+            raise self.failure
+        return self.status
+
+    @property
+    def states(self) -> list[str]:
+        return [body["type"] for _, body, _ in self.got]
+
+
+async def register(api: Any, **body: Any) -> dict[str, Any]:
+    answer = await api("POST", HOOKS, json={"url": URL, **body})
+    assert answer.status_code == 201, answer.text
+    made: dict[str, Any] = answer.json()
+    return made
+
+
+async def drain(deliverer: Deliverer) -> None:
+    while await deliverer.once():
+        pass
+
+
+async def end(api: Any, job_id: str, key: str) -> None:
+    path = f"{api.jobs}/{job_id}/progress"
+    answer = await api("POST", path, key=key, json={"event_type": "training_end"})
+    assert answer.status_code == 200, answer.text
+
+
+async def test_every_change_of_a_jobs_state_is_told_once_in_signed_words(api: Any) -> None:
+    hook = await register(api)
+    await api.push()
+    job = await api.job(name="nightly")
+    _, key = await api.start()
+    await end(api, job["id"], key)
+    receiver = Receiver()
+
+    deliverer = Deliverer(api.settings, api.database, receiver)
+    await drain(deliverer)
+    await drain(deliverer)
+
+    assert sorted(receiver.states) == ["job.completed", "job.queued", "job.running"]
+    url, body, headers = next(got for got in receiver.got if got[1]["type"] == "job.completed")
+    assert url == URL
+    assert body["data"]["id"] == job["id"]
+    assert body["data"]["name"] == "nightly"
+    sequences = {b["type"]: b["data"]["sequence"] for _, b, _ in receiver.got}
+    assert sequences["job.queued"] < sequences["job.running"] < sequences["job.completed"]
+    secret = base64.b64decode(hook["secret"].removeprefix("whsec_"))
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.{text}".encode()
+    expected = base64.b64encode(hmac.new(secret, signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+
+
+async def test_a_state_that_is_rolled_back_is_told_to_nobody(api: Any) -> None:
+    await api.push()
+    await api.job()
+    async with api.database.writing() as session:
+        announced = await session.scalar(select(func.count()).select_from(Announcement))
+    with contextlib.suppress(RuntimeError):
+        async with api.database.writing() as session:
+            assert await queue.claim(session, "host", 60, 1) is not None
+            raise RuntimeError
+
+    async with api.database.reading() as session:
+        still = await session.scalar(select(func.count()).select_from(Announcement))
+    assert still == announced == 1
+
+
+async def test_a_webhook_hears_only_of_the_states_it_asked_for_and_of_nothing_before_it(
+    api: Any,
+) -> None:
+    await api.push()
+    job = await api.job()
+    await register(api, statuses=["completed", "failed"])
+    _, key = await api.start()
+    await end(api, job["id"], key)
+    receiver = Receiver()
+
+    await drain(Deliverer(api.settings, api.database, receiver))
+
+    assert receiver.states == ["job.completed"]
+
+
+async def test_what_is_not_taken_is_tried_again_later_with_the_same_id(api: Any) -> None:
+    hook = await register(api, statuses=["queued"])
+    await api.push()
+    await api.job()
+    receiver = Receiver(status=503)
+    deliverer = Deliverer(api.settings, api.database, receiver)
+
+    await drain(deliverer)
+
+    [waiting] = (await api("GET", f"{HOOKS}/{hook['id']}/deliveries")).json()["items"]
+    assert (waiting["attempts"], waiting["last_status"]) == (1, 503)
+    assert waiting["last_error"] == "it answered with status 503"
+    assert waiting["delivered_at"] is None
+    receiver.status = 204
+    await due(api)
+    await drain(deliverer)
+    [arrived] = (await api("GET", f"{HOOKS}/{hook['id']}/deliveries")).json()["items"]
+    assert (arrived["attempts"], arrived["last_error"], arrived["next_at"]) == (2, None, None)
+    assert len({headers["webhook-id"] for _, _, headers in receiver.got}) == 1
+
+
+async def due(api: Any, **more: Any) -> None:
+    """Let the time come for every delivery that waits."""
+    async with api.database.writing() as session:
+        waiting = update(Delivery).where(Delivery.next_at.is_not(None))
+        await session.execute(waiting.values(next_at=now() - timedelta(seconds=1), **more))
+
+
+async def test_the_pauses_grow_and_in_the_end_a_delivery_is_given_up_and_shown(api: Any) -> None:
+    hook = await register(api, statuses=["queued"])
+    await api.push()
+    await api.job()
+    receiver = Receiver(failure=ConnectionRefusedError("nobody listens"))
+    deliverer = Deliverer(api.settings, api.database, receiver)
+    pauses = []
+    for _ in range(4):
+        await drain(deliverer)
+        async with api.database.reading() as session:
+            row = (await session.scalars(select(Delivery))).one()
+        pauses.append((row.next_at - now()).total_seconds())
+        await due(api)
+    assert pauses == sorted(pauses)
+    assert pauses[-1] > 4 * pauses[0]
+
+    await due(api, created_at=now() - timedelta(days=2))
+    await drain(deliverer)
+
+    [shown] = (await api("GET", HOOKS)).json()["items"]
+    assert (shown["given_up"], shown["waiting"], shown["delivered"]) == (1, 0, 0)
+    assert shown["last_error"] == "nobody listens"
+    await due(api)
+    assert not await deliverer.once()
+    [given_up] = (await api("GET", f"{HOOKS}/{hook['id']}/deliveries")).json()["items"]
+    assert given_up["given_up_at"] is not None
+
+
+async def test_a_delivery_that_a_dead_dispatcher_held_is_made_by_the_next(api: Any) -> None:
+    await register(api, statuses=["queued"])
+    await api.push()
+    await api.job()
+
+    class Killed(BaseException):
+        pass
+
+    async def die(*_: Any) -> int:
+        raise Killed
+
+    with pytest.raises(Killed):
+        await Deliverer(api.settings, api.database, die).once()
+    receiver = Receiver()
+    deliverer = Deliverer(api.settings, api.database, receiver)
+    await drain(deliverer)
+    assert receiver.got == []  # It is held for as long as the first may still be sending.
+
+    await due(api)
+    await drain(deliverer)
+
+    assert receiver.states == ["job.queued"]
+
+
+async def test_the_secret_is_shown_once_and_only_administrators_see_webhooks(api: Any) -> None:
+    hook = await register(api)
+
+    assert hook["secret"].startswith("whsec_")
+    listed = (await api("GET", HOOKS)).text
+    assert hook["secret"] not in listed
+    for key, status in (("member", 403), ("reader", 403), ("stranger", 404), (None, 401)):
+        assert (await api("GET", HOOKS, key=key)).status_code == status
+        assert (await api("POST", HOOKS, key=key, json={"url": URL})).status_code == status
+        path = f"{HOOKS}/{hook['id']}"
+        assert (await api("DELETE", path, key=key)).status_code == status
+
+
+async def test_a_deleted_webhook_is_told_nothing_more(api: Any) -> None:
+    hook = await register(api)
+    await api.push()
+    await api.job()
+    receiver = Receiver(status=500)
+    await drain(Deliverer(api.settings, api.database, receiver))
+    receiver.got.clear()
+
+    assert (await api("DELETE", f"{HOOKS}/{hook['id']}")).status_code == 200
+
+    await drain(Deliverer(api.settings, api.database, receiver))
+    assert receiver.got == []
+    assert (await api("DELETE", f"{HOOKS}/{hook['id']}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://example.com/", "must begin with `https://`"),
+        ("ftp://127.0.0.1/", "must begin with `https://`"),
+        ("https://", "This is no address"),
+        ("https://example.com:99999/", "This is no address"),
+        ("https://exa mple.com/", "This is no address"),
+        ("https://user:pass@example.com/", "Leave user and password out"),
+        ("https://example.com/#part", "Leave the part behind `#` out"),
+        ("https://169.254.169.254/latest/meta-data", "an address that no webhook may have"),
+        ("https://[fe80::1]/", "an address that no webhook may have"),
+        ("https://[::ffff:169.254.169.254]/", "an address that no webhook may have"),
+        ("https://2852039166/", "an address that no webhook may have"),
+        ("https://0.0.0.0/", "an address that no webhook may have"),
+        ("https://224.0.0.1/", "an address that no webhook may have"),
+    ],
+)
+async def test_an_address_that_no_webhook_may_have_is_refused(
+    api: Any, url: str, words: str
+) -> None:
+    answer = await api("POST", HOOKS, json={"url": url})
+
+    assert answer.status_code == 422, answer.text
+    assert words in answer.json()["detail"]
+    assert (await api("GET", HOOKS)).json() == {"items": []}
+
+
+@pytest.mark.parametrize("url", ["https://10.0.0.5/", "https://localhost/", "http://127.0.0.1:9/"])
+def test_private_addresses_are_for_the_operator_to_allow(url: str) -> None:
+    check_url(url, "any")
+
+    with pytest.raises(Invalid):
+        check_url(url, "public")
+
+
+@pytest.mark.parametrize("address", ["100.64.0.1", "fd00::1", "64:ff9b::a00:1", "2002:a00:1::"])
+def test_private_addresses_in_other_clothes_are_private(address: str) -> None:
+    with pytest.raises(NotAllowed):
+        check_address(ipaddress.ip_address(address), "public")
+
+
+async def test_a_name_that_stands_for_this_machine_is_refused_when_it_is_called() -> None:
+    with pytest.raises(NotAllowed, match="is not a public address"):
+        await look_up("https://localhost/", "public")
+
+
+@pytest.fixture
+async def listener() -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A real server on this machine that redirects, by its address, and what it was sent."""
+    import asyncio
+
+    seen: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        seen.append(head + await reader.readexactly(length))
+        writer.write(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n")
+        writer.write(b"Content-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    yield f"http://localhost:{server.sockets[0].getsockname()[1]}/hook?x=1", seen
+    server.close()
+
+
+async def test_a_message_is_really_posted_and_a_redirect_is_not_followed(
+    listener: tuple[str, list[bytes]],
+) -> None:
+    url, seen = listener
+
+    status = await Sender("any", 5)(url, '{"type":"job.queued"}', {"webhook-id": "1"})
+
+    assert status == 302
+    [request] = seen
+    assert request.startswith(b"POST /hook?x=1 HTTP/1.1\r\n")
+    assert b"\r\nhost: localhost:" in request.lower()
+    assert request.endswith(b'{"type":"job.queued"}')
+
+
+async def test_a_silent_receiver_costs_no_more_than_the_time_out(api: Any) -> None:
+    import asyncio
+
+    async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(60)
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    hook = await register(api, url=url, statuses=["queued"])
+    await api.push()
+    await api.job()
+
+    settings = replace(api.settings, webhook_timeout=0.2)
+    await drain(Deliverer(settings, api.database))
+
+    [shown] = (await api("GET", f"{HOOKS}/{hook['id']}/deliveries")).json()["items"]
+    assert shown["last_error"] is not None
+    server.close()
