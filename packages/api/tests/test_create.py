@@ -201,12 +201,39 @@ async def test_a_sound_job_is_queued_with_every_default_resolved(api: Any) -> No
         "adam_beta1": 0.9,
         "adam_beta2": 0.95,
         "adam_eps": 1e-8,
+        "learning_rate_schedule": "constant",
+        "warmup_steps": 0,
+        "weight_decay": 0.0,
+        "grad_clip_norm": 0.0,
+        "train_on": "all_assistant_messages",
+        "shuffle": True,
+        "strict": False,
     }
     assert job["dataset_ref"] == {"name": "rows", "version": "1.0.0"}
     assert (job["preflight"]["rows"], job["preflight"]["usable"]) == (8, 8)
     assert job["attempt"] == 0
     assert job["created_by_email"] == "admin@example.com"
     assert await api.count() == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "needed"),
+    [
+        ({"eval_interval": 5}, "eval_dataset_ref"),
+        ({"early_stopping_patience": 2}, "eval_interval"),
+        ({"early_stopping_min_delta": 0.1}, "early_stopping_patience"),
+    ],
+)
+async def test_a_setting_without_the_one_it_needs_is_refused(
+    api: Any, setting: dict[str, Any], needed: str
+) -> None:
+    await api.push()
+
+    refused = await api.create(config=setting)
+
+    assert refused.status_code == 422
+    assert f"has no effect without `{needed}`" in refused.json()["detail"]
+    assert await api.count() == 0
 
 
 async def test_what_an_old_client_sends_is_understood(api: Any) -> None:

@@ -51,6 +51,13 @@ class Ref(Request):
         return f"{self.name}@{self.version}"
 
 
+_NEEDS = {
+    "eval_interval": "eval_dataset_ref",
+    "early_stopping_patience": "eval_interval",
+    "early_stopping_min_delta": "early_stopping_patience",
+}
+
+
 class SftConfig(Request):
     """The settings of supervised fine-tuning; what is left out has a default, echoed in the job.
 
@@ -69,7 +76,19 @@ class SftConfig(Request):
     lora_rank: int | None = Field(None, ge=1, le=1024)
     lora_alpha: int | None = None
     learning_rate: float | None = Field(None, gt=0, le=1)
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] | None = None
+    warmup_steps: int | None = Field(None, ge=0, le=10_000_000)
+    weight_decay: float | None = Field(None, ge=0, le=1)
+    grad_clip_norm: float | None = Field(None, ge=0, description="0 is no limit")
     checkpoint_interval: int | None = Field(None, ge=1, le=10_000_000)
+    eval_interval: int | None = Field(None, ge=1, le=10_000_000)
+    early_stopping_patience: int | None = Field(None, ge=1, le=10_000)
+    early_stopping_min_delta: float | None = Field(None, ge=0)
+    train_on: (
+        Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"] | None
+    ) = None
+    shuffle: bool | None = None
+    strict: bool | None = Field(None, description="Refuse the job for one unusable row")
     seed: int | None = Field(None, ge=0, lt=2**31)
     adam_beta1: float | None = Field(None, ge=0, lt=1)
     adam_beta2: float | None = Field(None, ge=0, lt=1)
@@ -88,6 +107,9 @@ class SftConfig(Request):
             )
         if self.dataset_ref is None:
             raise ValueError("name the data set to train on in `dataset_ref`")
+        for setting, needed in _NEEDS.items():
+            if getattr(self, setting) is not None and getattr(self, needed) is None:
+                raise ValueError(f"`{setting}` has no effect without `{needed}`; give both")
         return self
 
 
