@@ -8,6 +8,7 @@ from dreadnode_runtime.config import SftConfig, read_config
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.prepare import Counts, prepare
 from dreadnode_runtime.rendering import Rendering, load_rendering
+from dreadnode_runtime.rl_check import Refused, check_rl
 
 
 def check(question: dict[str, Any]) -> dict[str, Any]:
@@ -21,6 +22,11 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
         `ok` with counts of rows and tokens, or not `ok` with one sentence and the place in the
         request that it is about.
     """
+    if question["trainer_type"] == "rl":
+        try:
+            return check_rl(question)
+        except Refused as refused:
+            return _refusal(refused.loc, str(refused))
     if question["trainer_type"] != "sft":
         return _refusal(["trainer_type"], f"There is no loop for {question['trainer_type']} here")
     place = ["config"]

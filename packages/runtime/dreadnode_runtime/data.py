@@ -129,7 +129,7 @@ def _chat(turns: list[Any], row: Row) -> Conversation:
         chosen = frozenset(
             i for i, m in enumerate(messages) if m["role"] == "assistant" and marks.get(i, True)
         )
-    return Conversation(messages, _tools(row.get("tools")), chosen)
+    return Conversation(messages, tool_specs(row.get("tools")), chosen)
 
 
 def _message(turn: Any) -> Message:
@@ -215,7 +215,12 @@ def _tool_call(call: Any) -> dict[str, Any]:
     }
 
 
-def _tools(tools: Any) -> list[dict[str, Any]]:
+def tool_specs(tools: Any) -> list[dict[str, Any]]:
+    """Return TOOLS, in any of the usual shapes, as name, description and parameters.
+
+    Raises:
+        Unusable: They are no such list.
+    """
     if isinstance(tools, str):
         try:
             tools = json.loads(tools) if tools.strip() else None

@@ -1,15 +1,20 @@
 """One job from its record to its end: what kind it is, and the loop for that."""
 
+from functools import partial
 from pathlib import Path
 
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.report import Reporter, Stop
+from dreadnode_runtime.rl_job import run_rl
 from dreadnode_runtime.service import Service
 from dreadnode_runtime.sft_job import run_sft
+from dreadnode_runtime.tinker_policy import TinkerPolicy
 from dreadnode_runtime.tinker_trainer import tinker_trainer
 from dreadnode_runtime.work import Job, OpenTrainer, Work
 
-LOOPS = {"sft": run_sft}
+LOOPS = {"sft": run_sft, "rl": run_rl}
+OPEN_POLICY = partial(tinker_trainer, kind=TinkerPolicy)
+"""Makes what every loop can train: a policy is a trainer that can be drawn from."""
 
 
 async def run_job(
@@ -17,7 +22,7 @@ async def run_job(
     reporter: Reporter,
     stop: Stop,
     folder: Path,
-    open_trainer: OpenTrainer = tinker_trainer,
+    open_trainer: OpenTrainer = OPEN_POLICY,
 ) -> None:
     """Train the sandbox's job to its end, or to where STOP ends it, and tell how it ended.
 

@@ -41,6 +41,15 @@ class Counts:
         if len(named) < NAMED:
             named.append(row)
 
+    def add(self, other: "Counts") -> None:
+        """Count what became of another dataset's rows too."""
+        for name in ("rows", "usable", "tokens", "trained_tokens", "truncated"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for reason, count in other.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+            named = [*self.first_dropped.get(reason, []), *other.first_dropped[reason]]
+            self.first_dropped[reason] = named[:NAMED]
+
     def warnings(self) -> list[str]:
         """Return one sentence for each reason why rows were left out."""
         return [

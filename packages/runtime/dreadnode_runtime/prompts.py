@@ -100,24 +100,54 @@ def turns(number: int, row: Row) -> Iterator[Prompt]:
         raise Unusable("a trajectory in which the assistant says nothing")
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How rows become prompts.
+
+    Attributes:
+        rendering: Writes them.
+        max_length: Tokens of prompt and answer together.
+        max_new_tokens: Tokens of the answer.
+        judge: Raises `Unusable` for a prompt whose answers the reward could not judge.
+        dress: Adds an environment's tools.
+        system_prompt: Goes in front.
+        strict: Whether one unusable row refuses the job.
+    """
+
+    rendering: Rendering
+    max_length: int
+    max_new_tokens: int
+    judge: Callable[[Prompt], None]
+    dress: Callable[[Conversation], Conversation] = lambda said: said
+    system_prompt: str | None = None
+    strict: bool = False
+
+    def ready(self, found: Prompt, dataset: str) -> Prompt:
+        """Return FOUND with everything in front of it, and its tokens.
+
+        Raises:
+            Unusable: It cannot be asked, or no answer to it judged.
+        """
+        said = self.dress(with_system_prompt(found.said, self.system_prompt))
+        tokens = self.rendering.prompt(said)
+        if len(tokens) + self.max_new_tokens > self.max_length:
+            raise Unusable(
+                f"the prompt and {self.max_new_tokens} new tokens do not fit into "
+                f"{self.max_length} tokens"
+            )
+        ready = replace(found, said=said, tokens=tokens, dataset=dataset)
+        self.judge(ready)
+        return ready
+
+
 def prepare_prompts(
-    path: Path,
-    rendering: Rendering,
-    *,
-    max_length: int,
-    max_new_tokens: int,
-    judge: Callable[[Prompt], None],
-    trajectories: bool = False,
-    dataset: str = "",
-    system_prompt: str | None = None,
-    strict: bool = False,
+    path: Path, asking: Asking, *, trajectories: bool = False, dataset: str = ""
 ) -> tuple[list[Prompt], Counts]:
     """Return what the JSONL file at PATH asks, rendered, with a count of what cannot be asked.
 
     Args:
-        max_length: Tokens of prompt and answer together.
-        max_new_tokens: Tokens of the answer.
-        judge: Raises `Unusable` for a prompt whose answers the reward could not judge.
+        path: Of the file.
+        asking: How rows become prompts.
         trajectories: Whether each turn of the assistant is a prompt.
         dataset: Name of the file in messages, where there are several.
 
@@ -126,32 +156,20 @@ def prepare_prompts(
     """
     counts = Counts()
     prompts: list[Prompt] = []
-
-    def take(found: Prompt) -> None:
-        said = with_system_prompt(found.said, system_prompt)
-        tokens = rendering.prompt(said)
-        if len(tokens) + max_new_tokens > max_length:
-            raise Unusable(
-                f"the prompt and {max_new_tokens} new tokens do not fit into {max_length} tokens"
-            )
-        ready = replace(found, said=said, tokens=tokens, dataset=dataset)
-        judge(ready)
-        prompts.append(ready)
-        counts.tokens += len(tokens)
-
     try:
         for number, row in read_rows(path):
             counts.rows += 1
             try:
-                for found in turns(number, row) if trajectories else (prompt(number, row),):
-                    take(found)
+                found = turns(number, row) if trajectories else (prompt(number, row),)
+                for ready in [asking.ready(each, dataset) for each in found]:
+                    prompts.append(ready)
+                    counts.tokens += len(ready.tokens)
+                counts.usable += 1
             except Unusable as unusable:
                 counts.drop(number, str(unusable))
-            else:
-                counts.usable += 1
     except (ValueError, UnicodeDecodeError) as error:
         raise JobFailed(f"{error}; a dataset is one JSON object a line", code="data") from error
-    _refuse(counts, strict=strict, left=len(prompts))
+    _refuse(counts, strict=asking.strict, left=len(prompts))
     return prompts, counts
 
 

@@ -22,6 +22,7 @@ from tinker_cookbook.renderers import (
     ToolSpec,
     TrainOnWhat,
     get_renderer,
+    get_text_content,
 )
 
 from dreadnode_runtime.chat_template import STAND_IN_RENDERER
@@ -155,6 +156,22 @@ class Rendering:
             messages = [*prefix, *rest]
             trained = [index + shift for index in trained]
         return messages, trained
+
+
+def text_of(message: Message) -> str:
+    """Return what MESSAGE says, its reasoning and its tool calls left out."""
+    return str(get_text_content(message))
+
+
+def plain_message(message: Message) -> dict[str, Any]:
+    """Return a renderer's MESSAGE in the form that `data` reads out of rows."""
+    plainly: dict[str, Any] = {"role": message["role"], "content": message["content"]}
+    if calls := message.get("tool_calls"):
+        plainly["tool_calls"] = [
+            {"id": call.id, "name": call.function.name, "arguments": call.function.arguments}
+            for call in calls
+        ]
+    return plainly
 
 
 def load_rendering(model: str, *, rehearsal: bool, tokenizer: str) -> Rendering:

@@ -48,12 +48,14 @@ class Answer:
         text: What it said, without its reasoning and its end-of-turn token.
         tokens: How many it sampled.
         truncated: Whether it was cut off at the limit instead of ending by itself.
+        state: What became of the environment that it was said in, if there is one.
     """
 
     prompt: Prompt
     text: str
     tokens: int = 0
     truncated: bool = False
+    state: Any = None
 
 
 @dataclass(frozen=True, slots=True)
