@@ -1,4 +1,4 @@
-"""The processes of the service: `python -m app init | serve | dispatch`.
+"""The processes of the service: `python -m app init | serve | dispatch | organization`.
 
 Settings come from the environment; see `settings.py`.
 """
@@ -7,14 +7,18 @@ import argparse
 import asyncio
 import json
 import logging
+import re
 import signal
 import socket
 import sys
 from collections.abc import Sequence
 
-from app import lifeline, migrations, runners
+from app import access, lifeline, migrations, runners
+from app.auth.people import create_organization
+from app.auth.schemas import EMAIL, NEW_KEY, USERNAME
 from app.auth.service import create_first
 from app.db import Database
+from app.errors import ApiError
 from app.jobs.dispatcher import Dispatcher, host_id
 from app.settings import Settings, SettingsError
 
@@ -30,18 +34,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=8799)
     commands.add_parser("dispatch", help="work off the queue")
+    organization = commands.add_parser("organization", help="make another organization")
+    organization.add_argument("key", help="lower-case letters, digits and hyphens")
+    organization.add_argument("--name", help="for people; the key if not given")
+    organization.add_argument("--username", required=True, help="its first administrator")
+    organization.add_argument("--email", required=True)
     given = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(access.Formatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         settings = Settings.from_environment()
         if given.command == "init":
             return asyncio.run(_init(settings))
+        if given.command == "organization":
+            return asyncio.run(_organization(settings, given))
         if given.command == "serve":
             return asyncio.run(_serve(settings, given.host, given.port))
         return asyncio.run(_dispatch(settings))
-    except (SettingsError, migrations.SchemaError) as error:
+    except (SettingsError, migrations.SchemaError, ApiError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
 
@@ -62,6 +75,27 @@ async def _init(settings: Settings) -> int:
         "token": key,
     }
     print(json.dumps(answer))  # noqa: T201
+    return 0
+
+
+async def _organization(settings: Settings, given: argparse.Namespace) -> int:
+    for value, pattern in (
+        (given.key, NEW_KEY),
+        (given.username, USERNAME),
+        (given.email, EMAIL),
+    ):
+        if not re.match(pattern, value):
+            raise SettingsError(f"`{value}` does not have the form that is needed here")
+    database = Database(settings.database_url)
+    try:
+        await migrations.check(database)
+        async with database.writing() as session:
+            made, key = await create_organization(
+                session, given.key, given.name or given.key, given.username, given.email
+            )
+    finally:
+        await database.dispose()
+    print(json.dumps({"organization": made.key, "workspace": "default", "token": key}))  # noqa: T201
     return 0
 
 

@@ -7,11 +7,11 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from app import answers, health
+from app.auth import people_routes
 from app.auth import routes as auth_routes
 from app.auth.callers import Authenticator
 from app.capabilities import registry
 from app.capabilities import routes as capability_routes
-from app.checkpoints import routes as checkpoint_routes
 from app.checkpoints import routes as checkpoint_routes
 from app.datasets import routes as dataset_routes
 from app.db import Database
@@ -22,7 +22,6 @@ from app.training import catalog_routes, events, sandbox_routes
 from app.training import routes as job_routes
 from app.training.engine import Engine
 from app.training.preflight import Preflight
-from app.webhooks import routes as webhook_routes
 from app.webhooks import routes as webhook_routes
 
 PREFIX = "/api/v1"
@@ -65,15 +64,14 @@ def create_app(settings: Settings) -> FastAPI:
     answers.install(app)
     for module in (
         auth_routes,
+        people_routes,
         catalog_routes,
         dataset_routes,
         capability_routes,
         job_routes,
         events,
         checkpoint_routes,
-        checkpoint_routes,
         sandbox_routes,
-        webhook_routes,
         webhook_routes,
         registry,
     ):

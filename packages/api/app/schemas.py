@@ -32,6 +32,13 @@ class Response(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+def unmarked(text: str) -> str:
+    """Return `text` if clients that read square brackets as markup can show it."""
+    if "[" in text or "]" in text:
+        raise ValueError("square brackets are not taken here; clients read them as markup")
+    return text
+
+
 Moment = Annotated[
     datetime,
     PlainSerializer(

@@ -1,6 +1,8 @@
 """Who asks: from a request's key to a `Caller`, with a cache of under a second."""
 
+import asyncio
 import base64
+import hmac
 import time
 from dataclasses import dataclass
 from enum import IntEnum
@@ -75,6 +77,7 @@ class Authenticator:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._seen: dict[str, tuple[float, Caller]] = {}
+        self._asking: dict[str, asyncio.Task[Caller]] = {}
 
     async def caller(self, headers: Headers) -> Caller:
         """Return who sent `headers`.
@@ -86,16 +89,30 @@ class Authenticator:
         held = self._seen.get(digest)
         if held is not None and time.monotonic() - held[0] < CACHE_SECONDS:
             return held[1]
-        caller = await self._look_up(digest)
-        if len(self._seen) >= CACHE_ENTRIES:
-            self._seen.clear()
-        self._seen[digest] = (time.monotonic(), caller)
-        return caller
+        # When the cache runs out under load, one look-up answers everybody who waits for it. It is
+        # a task of its own, so that it does not end with the request that happened to come first.
+        asking = self._asking.get(digest)
+        if asking is None:
+            asking = self._asking[digest] = asyncio.create_task(self._ask(digest))
+            asking.add_done_callback(lambda task: self._asked(digest, task))
+        return await asyncio.shield(asking)
 
     async def fresh(self, headers: Headers) -> Caller:
         """Return who sent `headers`, asking the database whatever the cache holds."""
-        self._seen.pop(tokens.sha256(key_of(headers)), None)
-        return await self.caller(headers)
+        return await self._ask(tokens.sha256(key_of(headers)))
+
+    async def _ask(self, digest: str) -> Caller:
+        asked_at = time.monotonic()
+        caller = await self._look_up(digest)
+        if len(self._seen) >= CACHE_ENTRIES:
+            self._seen.clear()
+        self._seen[digest] = (asked_at, caller)
+        return caller
+
+    def _asked(self, digest: str, task: asyncio.Task[Caller]) -> None:
+        del self._asking[digest]
+        if not task.cancelled():
+            task.exception()  # Those who waited have it; nobody else needs to hear of it.
 
     async def _look_up(self, digest: str) -> Caller:
         statement = (
@@ -111,8 +128,9 @@ class Authenticator:
         )
         async with self._database.reading() as session:
             row = (await session.execute(statement)).one_or_none()
-        # A look-up by the hash of 256 random bits tells an attacker nothing by its time.
-        if row is None or not _alive(row[0]):
+        # The look-up is by the hash of 256 random bits, so its time tells nothing of the key;
+        # the comparison takes the same time wherever two hashes begin to differ.
+        if row is None or not hmac.compare_digest(row[0].sha256, digest) or not _alive(row[0]):
             raise Unauthenticated(
                 "The API key is not valid; it may be mistyped, revoked or expired"
             )

@@ -72,13 +72,13 @@ async def list_workspaces(caller: OrgReader, session: ReadSession) -> list[Works
         .where(Workspace.org_id == caller.org_id)
         .order_by(Workspace.is_default.desc(), Workspace.key)
     )
-    return [_workspace(each) for each in found]
+    return [workspace_view(each) for each in found]
 
 
 @router.get("/org/{org}/ws/{ws}")
 async def get_workspace(caller: OrgReader, ws: WorkspaceKey, database: InDatabase) -> WorkspaceView:
     """Return a workspace."""
-    return _workspace(await find_workspace(database, caller.org_id, ws))
+    return workspace_view(await find_workspace(database, caller.org_id, ws))
 
 
 @router.get("/org/{org}/ws/{ws}/projects")
@@ -97,16 +97,17 @@ async def get_project(
 
 @router.post("/org/{org}/tokens", status_code=201)
 async def create_token(caller: OrgReader, request: TokenRequest, session: WriteSession) -> NewToken:
-    """Make an API key for yourself; it is shown this once."""
+    """Make an API key for yourself, or as administrator for a member; it is shown this once."""
     key, token = await service.create_token(session, caller, request)
-    return NewToken(**_token(token, caller.username or "").model_dump(), token=key)
+    owner = request.username or caller.username or ""
+    return NewToken(**token_view(token, owner).model_dump(), token=key)
 
 
 @router.get("/org/{org}/tokens")
 async def list_tokens(caller: OrgReader, session: ReadSession) -> TokenList:
     """List API keys, newest first: an administrator sees all, anyone else their own."""
     found = await service.list_tokens(session, caller)
-    return TokenList(items=[_token(token, username) for token, username in found])
+    return TokenList(items=[token_view(token, username) for token, username in found])
 
 
 @router.delete("/org/{org}/tokens/{token_id}")
@@ -116,7 +117,7 @@ async def revoke_token(
     session: WriteSession,
 ) -> TokenView:
     """Revoke an API key; it fails within a second, everywhere."""
-    return _token(*await service.revoke_token(session, caller, token_id))
+    return token_view(*await service.revoke_token(session, caller, token_id))
 
 
 def _organization(found: Organization, settings: Settings) -> OrganizationView:
@@ -133,7 +134,8 @@ def _organization(found: Organization, settings: Settings) -> OrganizationView:
     )
 
 
-def _workspace(found: Workspace) -> WorkspaceView:
+def workspace_view(found: Workspace) -> WorkspaceView:
+    """Return what a client is shown of a workspace."""
     return WorkspaceView(
         id=found.id,
         key=found.key,
@@ -145,7 +147,8 @@ def _workspace(found: Workspace) -> WorkspaceView:
     )
 
 
-def _token(token: Token, username: str) -> TokenView:
+def token_view(token: Token, username: str) -> TokenView:
+    """Return what a client is shown of a key."""
     return TokenView.model_validate(
         {
             "id": token.id,

@@ -1,12 +1,17 @@
 """What the scope reads answer, and what the routes of tokens take and give."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from app.schemas import Moment, Request, Response
+from app.schemas import Moment, Request, Response, unmarked
 
 RoleWord = Literal["reader", "member", "admin"]
+NEW_KEY = r"^[a-z0-9][a-z0-9-]{0,62}$"
+USERNAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+EMAIL = r"^[A-Za-z0-9.!#$%&'*+/=?^_{|}~-]+@[A-Za-z0-9][A-Za-z0-9.-]*$"
+NameText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(unmarked)]
+TokenName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(unmarked)]
 
 
 class UserView(Response):
@@ -57,11 +62,54 @@ class ProjectView(Response):
     updated_at: Moment
 
 
+class WorkspaceRequest(Request):
+    """A wish for a new workspace."""
+
+    key: str = Field(pattern=NEW_KEY, description="Lower-case letters, digits and hyphens")
+    name: NameText | None = None
+
+
+class MemberRequest(Request):
+    """Somebody who is to belong to an organization."""
+
+    username: str = Field(pattern=USERNAME)
+    email: str = Field(max_length=254, pattern=EMAIL)
+    full_name: NameText | None = None
+    role: RoleWord = "member"
+    expires_in_days: float | None = Field(None, gt=0, le=3650, description="Of the first key")
+
+
+class RoleRequest(Request):
+    """What a member may do from now on."""
+
+    role: RoleWord
+
+
+class MemberView(Response):
+    """A member of an organization."""
+
+    id: str
+    username: str
+    email: str
+    full_name: str | None
+    role: RoleWord
+    created_at: Moment = Field(description="When they became a member")
+
+
+class MemberList(Response):
+    """The members of an organization, by name."""
+
+    items: list[MemberView]
+
+
 class TokenRequest(Request):
     """A wish for a new API key."""
 
-    name: str = Field(min_length=1, max_length=100)
-    role: RoleWord | None = Field(None, description="At most your own, which is the default")
+    name: TokenName
+    role: RoleWord | None = Field(None, description="At most the owner's, which is the default")
+    username: str | None = Field(
+        None, pattern=USERNAME, description="The owner, if not you; for administrators"
+    )
     expires_in_days: float | None = Field(None, gt=0, le=3650)
 
 
@@ -82,6 +130,13 @@ class NewToken(TokenView):
     """An API key with the key itself, which is shown this once."""
 
     token: str
+
+
+class NewMember(Response):
+    """A new member, and their first key, which is shown this once."""
+
+    member: MemberView
+    token: NewToken
 
 
 class TokenList(Response):

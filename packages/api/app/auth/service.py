@@ -11,7 +11,7 @@ from app.auth.callers import Caller, Role, need
 from app.auth.schemas import TokenRequest
 from app.auth.tables import Membership, Organization, Token, User, Workspace
 from app.db import now
-from app.errors import NotFound
+from app.errors import Forbidden, NotFound
 
 
 async def create_first(session: AsyncSession) -> str | None:
@@ -66,23 +66,44 @@ def new_token(
 async def create_token(
     session: AsyncSession, caller: Caller, request: TokenRequest
 ) -> tuple[str, Token]:
-    """Store a new key for the caller, with at most the caller's role, and return both.
+    """Store a new key, with at most the role of its owner and of the caller, and return both.
 
     Raises:
-        Forbidden: a greater role is wished for.
+        Forbidden: a greater role is wished for, or a key for somebody else by no administrator.
+        NotFound: the organization has no such member.
     """
-    role = caller.role if request.role is None else Role[request.role.upper()]
-    need(caller, role or Role.READER)
+    owner_id, most = caller.user_id, caller.role or Role.READER
+    if request.username not in (None, caller.username):
+        need(caller, Role.ADMIN)
+        owner = await _find_member(session, caller.org_id, request.username or "")
+        owner_id, most = owner.user_id, Role[owner.role.upper()]
+    role = most if request.role is None else Role[request.role.upper()]
+    need(caller, role)
+    if role > most:
+        raise Forbidden(
+            f"`{request.username}` has the role `{most.word}`, and a key has at most its owner's"
+        )
     key, token = new_token(
         caller.org_id,
         request.name,
         role=role,
-        user_id=caller.user_id,
+        user_id=owner_id,
         days=request.expires_in_days,
     )
     session.add(token)
     await session.flush()
     return key, token
+
+
+async def _find_member(session: AsyncSession, org_id: str, username: str) -> Membership:
+    found: Membership | None = await session.scalar(
+        select(Membership)
+        .join(User, User.id == Membership.user_id)
+        .where(Membership.org_id == org_id, User.username == username)
+    )
+    if found is None:
+        raise NotFound(f"There is no member `{username}` in this organization")
+    return found
 
 
 async def list_tokens(session: AsyncSession, caller: Caller) -> Sequence[tuple[Token, str]]:

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from app.datasets.schemas import NAME, VERSION
 from app.jobs.tables import Status
-from app.schemas import Moment, Plain, Request, Response
+from app.schemas import Moment, Plain, Request, Response, unmarked
 
 Backend = Literal["tinker", "ray"]
 TrainerType = Literal["sft", "rl"]
@@ -32,13 +32,7 @@ Phase = Literal[
 ]
 
 
-def _no_brackets(text: str) -> str:
-    if "[" in text or "]" in text:
-        raise ValueError("square brackets are not taken here; clients read them as markup")
-    return text
-
-
-Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_no_brackets)]
+Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(unmarked)]
 
 
 class Ref(Request):

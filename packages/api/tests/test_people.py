@@ -1,0 +1,166 @@
+"""Organizations, workspaces, members, and what their keys may do."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+GRACE = {"username": "grace", "email": "grace@example.com", "role": "member"}
+
+
+async def test_a_new_member_gets_a_key_that_is_shown_once(api: Any) -> None:
+    made = (await api("POST", "/org/acme/members", json=GRACE)).json()
+
+    who = (await api("GET", "/user", key=made["token"]["token"])).json()
+    listed = await api("GET", "/org/acme/members", key="reader")
+
+    assert who["username"] == "grace"
+    assert made["member"]["role"] == made["token"]["role"] == "member"
+    assert [each["username"] for each in listed.json()["items"]] == [
+        "admin",
+        "grace",
+        "member",
+        "reader",
+    ]
+    assert made["token"]["token"] not in listed.text
+
+
+async def test_a_member_whose_role_shrinks_loses_it_with_every_key(api: Any) -> None:
+    made = (await api("POST", "/org/acme/members", json=GRACE)).json()
+    key = made["token"]["token"]
+    before = await api("PUT", "/org/acme/capabilities/a/1", key=key, json={"prompt": "x"})
+
+    changed = await api("PATCH", "/org/acme/members/grace", json={"role": "reader"})
+    await asyncio.sleep(0.6)
+    after = await api("PUT", "/org/acme/capabilities/a/2", key=key, json={"prompt": "x"})
+
+    assert changed.json()["role"] == "reader"
+    assert (before.status_code, after.status_code) == (201, 403)
+
+
+async def test_a_member_who_leaves_loses_every_key(api: Any) -> None:
+    made = (await api("POST", "/org/acme/members", json=GRACE)).json()
+
+    left = await api("DELETE", f"/org/acme/members/{made['member']['id']}")
+    await asyncio.sleep(0.6)
+
+    assert left.status_code == 200
+    assert (await api("GET", "/user", key=made["token"]["token"])).status_code == 401
+    assert (await api("DELETE", "/org/acme/members/grace")).status_code == 404
+
+
+async def test_the_last_administrator_stays_one(api: Any) -> None:
+    demoted = await api("PATCH", "/org/acme/members/admin", json={"role": "member"})
+    removed = await api("DELETE", "/org/acme/members/admin")
+    await api("PATCH", "/org/acme/members/member", json={"role": "admin"})
+    then = await api("PATCH", "/org/acme/members/admin", json={"role": "member"})
+
+    assert (demoted.status_code, removed.status_code, then.status_code) == (409, 409, 200)
+
+
+async def test_two_administrators_cannot_remove_each_other_at_once(api: Any) -> None:
+    await api("PATCH", "/org/acme/members/member", json={"role": "admin"})
+
+    answers = await asyncio.gather(
+        api("DELETE", "/org/acme/members/admin"), api("DELETE", "/org/acme/members/member")
+    )
+
+    assert sorted(each.status_code for each in answers) == [200, 409]
+
+
+@pytest.mark.parametrize("change", [{"email": "other@example.com"}, {"username": "other"}])
+async def test_a_name_or_an_address_of_somebody_else_is_refused(
+    api: Any, change: dict[str, str]
+) -> None:
+    await api("POST", "/org/acme/members", json=GRACE)
+
+    refused = await api("POST", "/org/acme/members", json={**GRACE, **change})
+    again = await api("POST", "/org/acme/members", json=GRACE)
+
+    assert (refused.status_code, again.status_code) == (409, 409)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"username": "[x]"}, {"username": ""}, {"email": "none"}, {"role": "owner"}, {"more": 1}],
+)
+async def test_a_member_without_a_sound_name_is_refused(api: Any, change: dict[str, Any]) -> None:
+    refused = await api("POST", "/org/acme/members", json={**GRACE, **change})
+
+    assert refused.status_code == 422
+    assert len((await api("GET", "/org/acme/members")).json()["items"]) == 3
+
+
+async def test_a_new_workspace_can_be_worked_in(api: Any) -> None:
+    made = await api("POST", "/org/acme/ws", json={"key": "night", "name": "Night shift"})
+    again = await api("POST", "/org/acme/ws", json={"key": "night"})
+
+    assert (made.status_code, again.status_code) == (201, 409)
+    assert (await api("GET", "/org/acme/ws/night/training/jobs")).json()["total"] == 0
+    assert [each["key"] for each in (await api("GET", "/org/acme/ws")).json()] == ["lab", "night"]
+
+
+@pytest.mark.parametrize("key", ["Night", "", "a b", "-a", "x" * 64, "../x", "[x]"])
+async def test_a_workspace_key_that_clients_could_not_send_is_refused(api: Any, key: str) -> None:
+    assert (await api("POST", "/org/acme/ws", json={"key": key})).status_code == 422
+
+
+async def test_an_administrator_makes_a_key_for_a_member_with_at_most_their_role(api: Any) -> None:
+    path, wish = "/org/acme/tokens", {"name": "robot", "username": "reader"}
+
+    made = await api("POST", path, json=wish)
+    greater = await api("POST", path, json={**wish, "role": "member"})
+    unknown = await api("POST", path, json={**wish, "username": "nobody"})
+    by_another = await api("POST", path, key="member", json=wish)
+
+    assert made.json()["username"] == "reader"
+    assert made.json()["role"] == "reader"
+    assert (greater.status_code, unknown.status_code, by_another.status_code) == (403, 404, 403)
+
+
+async def test_a_key_expires(api: Any) -> None:
+    wish = {"name": "short", "expires_in_days": 0.3 / 86400}
+    made = (await api("POST", "/org/acme/tokens", json=wish)).json()
+    at_once = await api("GET", "/user", key=made["token"])
+    await asyncio.sleep(0.9)
+
+    assert at_once.status_code == 200
+    assert (await api("GET", "/user", key=made["token"])).status_code == 401
+
+
+def run(api: Any, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {
+        **os.environ,
+        "DREADNODE_DATA_DIR": str(api.settings.data_dir),
+        "DREADNODE_DATABASE_URL": api.settings.database_url,
+    }
+    command = [sys.executable, "-m", "app", "organization", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+async def test_whoever_runs_the_server_makes_organizations_beside_it(api: Any) -> None:
+    who = ("--username", "ada", "--email", "ada@example.com")
+
+    made = await asyncio.to_thread(run, api, "night-shift", *who)
+    again = await asyncio.to_thread(run, api, "night-shift", *who)
+    reserved = await asyncio.to_thread(run, api, "training", *who)
+    odd = await asyncio.to_thread(run, api, "Night Shift", *who)
+    key = json.loads(made.stdout)["token"]
+
+    assert made.returncode == 0, made.stderr
+    assert (await api("GET", "/org/night-shift/ws/default", key=key)).status_code == 200
+    assert (await api("GET", "/org/acme", key=key)).status_code == 404
+    for refused in (again, reserved, odd):
+        assert refused.returncode == 1
+        assert refused.stderr.startswith("error: ")
+
+
+async def test_no_route_makes_or_lists_organizations_that_are_not_ones_own(api: Any) -> None:
+    listed = (await api("GET", "/user/organizations", key="stranger")).json()
+
+    assert [each["key"] for each in listed] == ["other"]
+    assert (await api("POST", "/org", json={"key": "acme"})).status_code == 404
