@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
@@ -60,7 +60,32 @@ def sft(
     max_sequence_length: Annotated[
         int | None, _number("Tokens of a row that are kept; longer rows lose their end.")
     ] = None,
+    learning_rate_schedule: Annotated[
+        Literal["constant", "linear", "cosine"] | None,
+        _number("What the rate does after the warm-up."),
+    ] = None,
+    warmup_steps: Annotated[int | None, _number("Steps in which the rate rises.")] = None,
+    weight_decay: Annotated[float | None, _number("Of the Adam optimizer.")] = None,
+    grad_clip_norm: Annotated[
+        float | None, _number("Largest norm of a step's gradient; 0 is no limit.")
+    ] = None,
     checkpoint_interval: Annotated[int | None, _number("Steps between checkpoints.")] = None,
+    eval_interval: Annotated[
+        int | None, _number("Steps between evaluations, which `--eval-dataset` allows.")
+    ] = None,
+    early_stopping_patience: Annotated[
+        int | None, _number("Evaluations without a better loss, after which it ends.")
+    ] = None,
+    early_stopping_min_delta: Annotated[
+        float | None, _number("By how much a loss must be lower to be better.")
+    ] = None,
+    train_on: Annotated[
+        Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"] | None,
+        _number("Which answers of a conversation are learnt."),
+    ] = None,
+    system_prompt: Annotated[str | None, _number("Goes in front of every conversation.")] = None,
+    no_shuffle: Annotated[bool, _number("Take the rows in the file's order.")] = False,
+    strict: Annotated[bool, _number("Refuse the job for one unusable row.")] = False,
     seed: Annotated[int | None, _number("Of the data's order and the adapter's start.")] = None,
     common: Common = DEFAULT,
 ) -> None:
@@ -81,9 +106,22 @@ def sft(
         "lora_rank": lora_rank,
         "max_sequence_length": max_sequence_length,
         "checkpoint_interval": checkpoint_interval,
-        "seed": seed,
+        "eval_interval": eval_interval,
+        "early_stopping_patience": early_stopping_patience,
     }
     _check(settings)
+    settings |= {
+        "learning_rate_schedule": learning_rate_schedule,
+        "warmup_steps": warmup_steps,
+        "weight_decay": weight_decay,
+        "grad_clip_norm": grad_clip_norm,
+        "early_stopping_min_delta": early_stopping_min_delta,
+        "train_on": train_on,
+        "system_prompt": system_prompt,
+        "shuffle": False if no_shuffle else None,
+        "strict": strict or None,
+        "seed": seed,
+    }
     with common.client() as client:
         config = SftConfig(
             dataset_ref=_ref(client, dataset),
@@ -113,7 +151,7 @@ def sft(
 def _check(settings: dict[str, Any]) -> None:
     """Refuse numbers that can mean nothing, before a file is sent; the server knows the ranges."""
     for name, value in settings.items():
-        if value is not None and name != "seed" and not 0 < value < float("inf"):
+        if value is not None and not 0 < value < float("inf"):
             raise InputError(f"`--{name.replace('_', '-')}` must be above 0, and is {value:g}")
 
 

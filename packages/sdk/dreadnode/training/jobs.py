@@ -10,6 +10,9 @@ from pydantic import Field
 from dreadnode.wire import CapabilityRef, DatasetRef, Request, Response
 
 Positive = Annotated[int, Field(gt=0)]
+NotNegative = Annotated[int, Field(ge=0)]
+NotNegativeFloat = Annotated[float, Field(ge=0)]
+TrainOn = Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"]
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 """The states that a job does not leave."""
@@ -27,7 +30,18 @@ class SftConfig(Request):
     learning_rate: Annotated[float, Field(gt=0)] | None = None
     lora_rank: Positive | None = None
     max_sequence_length: Positive | None = None
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] | None = None
+    warmup_steps: NotNegative | None = None
+    weight_decay: NotNegativeFloat | None = None
+    grad_clip_norm: NotNegativeFloat | None = None
     checkpoint_interval: Positive | None = None
+    eval_interval: Positive | None = None
+    early_stopping_patience: Positive | None = None
+    early_stopping_min_delta: NotNegativeFloat | None = None
+    train_on: TrainOn | None = None
+    system_prompt: str | None = None
+    shuffle: bool | None = None
+    strict: bool | None = None
     seed: int | None = None
 
 

@@ -57,6 +57,32 @@ hint: `dn train wait job-1` follows it
 """)
 
 
+def test_every_setting_of_the_loop_has_a_flag(dn: Dn, api: Any) -> None:
+    dn(
+        "train sft --model Qwen/Qwen3-8B --dataset support@1.0.0 --eval-dataset exam@1.0.0 "
+        "--eval-interval 5 --early-stopping-patience 2 --early-stopping-min-delta 0.01 "
+        "--learning-rate-schedule cosine --warmup-steps 3 --weight-decay 0.1 --grad-clip-norm 1 "
+        "--train-on last_assistant_turn --system-prompt 'Be brief.' --no-shuffle --strict --seed 0"
+    )
+
+    assert sent(api)["config"] == {
+        "dataset_ref": {"name": "support", "version": "1.0.0"},
+        "eval_dataset_ref": {"name": "exam", "version": "1.0.0"},
+        "eval_interval": 5,
+        "early_stopping_patience": 2,
+        "early_stopping_min_delta": 0.01,
+        "learning_rate_schedule": "cosine",
+        "warmup_steps": 3,
+        "weight_decay": 0.1,
+        "grad_clip_norm": 1.0,
+        "train_on": "last_assistant_turn",
+        "system_prompt": "Be brief.",
+        "shuffle": False,
+        "strict": True,
+        "seed": 0,
+    }
+
+
 def test_a_near_miss_gets_a_hint(dn: Dn) -> None:
     assert dn("train sft --model Qwen/Qwen3-8 --dataset rows@1 --steps 1") == snapshot("""\
 exit: 1
