@@ -33,6 +33,9 @@ def check() -> int:
     if wish.get("check") == "hang":
         subprocess.Popen(SLEEP)
         time.sleep(600)
+    if wish.get("check") == "flood":
+        while True:
+            say("x" * 100_000)
     if wish.get("check") == "environment":
         say(json.dumps({"ok": False, "loc": ["config"], "error": " ".join(sorted(os.environ))}))
         return 0

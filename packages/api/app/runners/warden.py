@@ -12,6 +12,8 @@ FOLDER all that this one would have known:
     output.log    the newest part of its output; output.1.log the part before
     exit.json     how it ended, written last
 
+`warden.py --confine LIMITS PARENT COMMAND...` only binds itself to limits and becomes the command.
+
 SIGTERM asks the sandbox to stop and kills it after its grace period; SIGQUIT kills it at once.
 Only the standard library is imported, and little of it: this process is paid for by every job.
 """
@@ -37,6 +39,7 @@ MEASURE_EVERY = 1.0
 DISK_EVERY = 5.0
 CHUNK = 65536
 PROC = Path("/proc")
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def identity(pid: int) -> str | None:
@@ -61,6 +64,24 @@ def _identity_elsewhere(pid: int) -> str | None:
         ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
     return found.stdout.strip() or None
+
+
+def confine(limits: dict[str, int], parent: int) -> None:
+    """Bind this process to `limits`, those that the kernel keeps, and to the life of `parent`."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)  # It died before it could be bound to.
+    for what, bound in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, limits["open_files"]),
+        (resource.RLIMIT_CPU, limits["cpu_seconds"]),
+        (resource.RLIMIT_FSIZE, limits["disk_bytes"]),
+        (resource.RLIMIT_DATA, limits["memory_bytes"]),
+    ):
+        hard = resource.getrlimit(what)[1]
+        wanted = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        resource.setrlimit(what, (wanted, wanted))
 
 
 def write_whole(path: Path, value: dict[str, Any]) -> None:
@@ -142,26 +163,11 @@ class Warden:
         )
 
     def _start(self) -> "subprocess.Popen[bytes]":
-        libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-        if libc is not None:
+        if LIBC is not None:
             # What the sandbox starts and leaves behind becomes our child, and ends with us.
-            libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-        def confine() -> None:
-            if libc is not None:
-                libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-            for what, bound in (
-                (resource.RLIMIT_CORE, 0),
-                (resource.RLIMIT_NOFILE, self.limits["open_files"]),
-                (resource.RLIMIT_CPU, self.limits["cpu_seconds"]),
-                (resource.RLIMIT_FSIZE, self.limits["disk_bytes"]),
-                (resource.RLIMIT_DATA, self.limits["memory_bytes"]),
-            ):
-                hard = resource.getrlimit(what)[1]
-                wanted = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-                resource.setrlimit(what, (wanted, wanted))
-
-        # This process has one thread, so running `confine` after the fork is safe.
+            LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        parent = os.getpid()
+        # This process has one thread, so running Python after the fork is safe.
         return subprocess.Popen(
             self.order["command"],
             cwd=self.work,
@@ -170,7 +176,7 @@ class Warden:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=confine,
+            preexec_fn=lambda: confine(self.limits, parent),
         )
 
     def _watch(self, began: float) -> None:
@@ -333,5 +339,13 @@ def main() -> int:
     return 0
 
 
+def become(limits: str, parent: str, *command: str) -> None:
+    """Bind this process and become `command`: for what is short-lived and needs no warden."""
+    confine(json.loads(limits), int(parent))
+    os.execvp(command[0], command)  # noqa: S606
+
+
 if __name__ == "__main__":
+    if sys.argv[1] == "--confine":
+        become(*sys.argv[2:])
     sys.exit(main())

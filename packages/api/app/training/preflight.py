@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.errors import Invalid
+from app.runners import warden
 from app.settings import Settings
 
 MAX_ANSWER_BYTES = 1024 * 1024
@@ -76,6 +79,7 @@ class Preflight:
     async def _run(self, question: bytes) -> tuple[int, bytes, bytes]:
         with tempfile.TemporaryDirectory(prefix="preflight-") as folder:
             process = await asyncio.create_subprocess_exec(
+                *self._confined(),
                 *self._settings.runtime_command,
                 "check",
                 cwd=folder,
@@ -87,7 +91,7 @@ class Preflight:
             )
             try:
                 async with asyncio.timeout(self._settings.preflight_timeout):
-                    output, complaint = await process.communicate(question)
+                    output, complaint = await _exchange(process, question)
             except TimeoutError:
                 raise Invalid(
                     f"Checking the data took longer than {self._settings.preflight_timeout:.0f} "
@@ -98,7 +102,38 @@ class Preflight:
                 ) from None
             finally:
                 await _end(process)
-        return process.returncode or 0, output[:MAX_ANSWER_BYTES], complaint
+        return process.returncode or 0, output, complaint
+
+    def _confined(self) -> list[str]:
+        """Return what goes before a command so that it keeps to a job's limits and dies with us."""
+        limits = {
+            "memory_bytes": self._settings.job_memory_bytes,
+            "cpu_seconds": math.ceil(self._settings.preflight_timeout) * (os.cpu_count() or 1),
+            "open_files": self._settings.job_open_files,
+            "disk_bytes": self._settings.job_disk_bytes,
+        }
+        launcher = [sys.executable, "-I", "-S", warden.__file__, "--confine"]
+        return [*launcher, json.dumps(limits), str(os.getpid())]
+
+
+async def _exchange(process: asyncio.subprocess.Process, question: bytes) -> tuple[bytes, bytes]:
+    """Ask, and return the answer and the complaints, of both no more than a bound."""
+    ask, answer, complaint = process.stdin, process.stdout, process.stderr
+    if ask is None or answer is None or complaint is None:
+        raise CheckFailed("the check has no pipes")
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        ask.write(question)
+        await ask.drain()
+    ask.close()
+    taken = await asyncio.gather(_taken(answer), _taken(complaint), process.wait())
+    return taken[0], taken[1]
+
+
+async def _taken(stream: asyncio.StreamReader) -> bytes:
+    kept = bytearray()
+    while chunk := await stream.read(65536):
+        kept += chunk[: max(0, MAX_ANSWER_BYTES - len(kept))]
+    return bytes(kept)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
