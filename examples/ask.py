@@ -27,7 +27,7 @@ def main() -> None:
     with tinker.ServiceClient() as service:
         sampler = service.create_sampling_client(
             base_model=asked.base_model, model_path=asked.checkpoint
-        )
+        ).result()
         prompt = tokenizer.apply_chat_template(
             [{"role": "user", "content": asked.question}],
             add_generation_prompt=True,
