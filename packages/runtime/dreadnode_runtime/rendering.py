@@ -82,7 +82,9 @@ class Rendering:
             raise Unusable(f"{self.name} cannot render it: {plain(error)}") from error
         cut = any(len(tokens) > max_length for tokens, _ in rendered)
         kept = [(tokens[:max_length], mask[:max_length]) for tokens, mask in rendered]
-        kept = [(tokens, mask) for tokens, mask in kept if mask.any()]
+        # What follows the last token that carries loss changes nothing: it is not worth its price.
+        ends = [(tokens, mask, np.flatnonzero(mask)) for tokens, mask in kept]
+        kept = [(t[: at[-1] + 1], mask[: at[-1] + 1]) for t, mask, at in ends if len(at)]
         total = sum(int(mask.sum()) for _, mask in kept)
         if not total:
             raise Unusable("its answer lies beyond max_sequence_length" if cut else "no answer")

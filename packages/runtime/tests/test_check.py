@@ -52,7 +52,7 @@ def test_the_check_counts_rows_and_tokens(question: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "loc"),
     [
-        ({"trainer_type": "rl"}, ["trainer_type"]),
+        ({"trainer_type": "dpo"}, ["trainer_type"]),
         ({"model": "nobody/Model", "rehearsal": False}, ["model"]),
         ({"config": {"dataset_ref": {"name": "a", "version": "1"}, "speed": 3}}, ["config"]),
     ],

@@ -202,7 +202,7 @@ async def test_a_terminated_job_says_nothing_final(run: Runs, api: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"trainer_type": "rl"}, "There is no loop for rl here"),
+        ({"trainer_type": "dpo"}, "There is no loop for dpo here"),
         ({"config": {"dataset_ref": {"name": "none", "version": "1"}}}, "none@1 cannot be read"),
     ],
 )

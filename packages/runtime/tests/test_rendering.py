@@ -52,9 +52,9 @@ def test_the_stand_in_is_trained_on_exactly_what_its_template_writes(
     (example,), _ = stand_in.examples(TALK, row=1, max_length=512)
 
     written = tokenizer.apply_chat_template(TALK.messages, return_dict=False)
-    # The newline after the last end of turn is the template's, and is never sampled.
     assert example.tokens.tolist() == [*written][: len(example.tokens)]
-    assert tokenizer.decode(written[len(example.tokens) :]) == ""
+    # The newline after the last end of turn is the template's: never sampled, and not paid for.
+    assert tokenizer.decode(written[len(example.tokens) :]) == "\n"
     spoken = trained_text(tokenizer, example.tokens, example.trained)
     assert spoken == "ho<|im_end|>done<|im_end|>"
 
