@@ -49,7 +49,7 @@ async def metrics(request: Request, database: InDatabase) -> Response:
             .where(Job.status.in_((Status.QUEUED, Status.RUNNING)))
             .group_by(Job.status)
         )
-        counts = dict(found.tuples().all())
+        counts = {status: count for status, count in found}
     lines = ["# HELP training_jobs Jobs that have not ended", "# TYPE training_jobs gauge"]
     lines += [
         f'training_jobs{{status="{status}"}} {counts.get(status, 0)}'

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 
-from app import answers, health
+from app import answers, health, pages
 from app.auth import people_routes
 from app.auth import routes as auth_routes
 from app.auth.callers import Authenticator
@@ -16,6 +16,7 @@ from app.checkpoints import routes as checkpoint_routes
 from app.datasets import routes as dataset_routes
 from app.db import Database
 from app.guard import Guard, Telemetry, Trace
+from app.headers import SecurityHeaders
 from app.settings import Settings
 from app.store import BlobStore
 from app.training import catalog_routes, events, sandbox_routes
@@ -49,6 +50,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="A self-hostable control plane for fine-tuning with Tinker",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
@@ -77,6 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
     ):
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(health.router)
+    app.include_router(pages.router)
+    app.mount("/docs/assets", pages.assets())
     app.add_middleware(
         catalog_routes.Prepared,
         answers=app.state.catalog_answers,
@@ -84,4 +88,5 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.add_middleware(Guard, settings=settings)
     app.add_middleware(Trace, telemetry=telemetry)
+    app.add_middleware(SecurityHeaders, tls=settings.public_url.startswith("https:"))
     return app

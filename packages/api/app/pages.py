@@ -1,0 +1,64 @@
+"""The interactive description of the API at `/docs`, with nothing loaded from anywhere else.
+
+FastAPI's own page takes its script from a content delivery network: it would not work on a server
+without the internet, and would run what others send with the reader's key at hand.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from fastapi import APIRouter
+from starlette.responses import HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
+
+router = APIRouter(include_in_schema=False)
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>dreadnode training: API</title>
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
+<link rel="icon" href="/docs/assets/favicon.png">
+<div id="swagger-ui"></div>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script src="/docs/start.js"></script>
+</html>
+"""
+# The key that a reader enters is forgotten when the page is closed.
+START = """\
+SwaggerUIBundle({
+  url: "/openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  persistAuthorization: false,
+  validatorUrl: null,
+});
+"""
+# Swagger UI styles its elements one by one, and draws with images inside its style sheet.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+
+
+def assets() -> StaticFiles:
+    """Return the files of Swagger UI, which the package `fastapi-offline` carries."""
+    # The package is found and not imported: it would replace FastAPI's own application.
+    found = find_spec("fastapi_offline")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("fastapi_offline")
+    return StaticFiles(directory=Path(found.origin).with_name("static"))
+
+
+@router.get("/docs")
+async def page() -> HTMLResponse:
+    """Return the page."""
+    return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
+
+
+@router.get("/docs/start.js")
+async def start() -> Response:
+    """Return the script that fills the page."""
+    return Response(START, media_type="text/javascript")
