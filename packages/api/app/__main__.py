@@ -12,6 +12,8 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 from app import access, lifeline, migrations, runners
 from app.auth.people import create_organization
@@ -20,6 +22,7 @@ from app.auth.service import create_first
 from app.db import Database
 from app.errors import ApiError
 from app.jobs.dispatcher import Dispatcher, host_id
+from app.maintenance.background import beside
 from app.settings import Settings, SettingsError
 
 log = logging.getLogger("app")
@@ -34,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=8799)
     commands.add_parser("dispatch", help="work off the queue")
+    backup = commands.add_parser("backup", help="copy everything that the server keeps")
+    backup.add_argument("target", type=Path, help="a folder that does not exist yet")
     organization = commands.add_parser("organization", help="make another organization")
     organization.add_argument("key", help="lower-case letters, digits and hyphens")
     organization.add_argument("--name", help="for people; the key if not given")
@@ -49,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = Settings.from_environment()
         if given.command == "init":
             return asyncio.run(_init(settings))
+        if given.command == "backup":
+            return _backup(settings, given.target)
         if given.command == "organization":
             return asyncio.run(_organization(settings, given))
         if given.command == "serve":
@@ -96,6 +103,13 @@ async def _organization(settings: Settings, given: argparse.Namespace) -> int:
     finally:
         await database.dispose()
     print(json.dumps({"organization": made.key, "workspace": "default", "token": key}))  # noqa: T201
+    return 0
+
+
+def _backup(settings: Settings, target: Path) -> int:
+    from app.maintenance.backup import back_up
+
+    print(json.dumps(asdict(back_up(settings, target))))  # noqa: T201
     return 0
 
 
@@ -153,7 +167,8 @@ async def _dispatch(settings: Settings) -> int:
     # Whoever watched over us is dead: leave the sandboxes to the next start.
     lifeline.watch(abandon.set)
     print("dispatcher ready", flush=True)  # noqa: T201
-    await dispatcher.run(stop, abandon)
+    async with beside(settings, database):
+        await dispatcher.run(stop, abandon)
     await database.dispose()
     return 0
 

@@ -1,0 +1,157 @@
+"""Copies of a server that is running, and what a server restored from one still knows."""
+
+import asyncio
+import json
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from app.db import Database
+from app.jobs.tables import Job
+from app.maintenance.backup import back_up
+from app.settings import Settings, SettingsError
+from sqlalchemy import select
+
+
+@pytest.fixture
+def at_home(sqlite_template: Path, tmp_path: Path) -> Callable[[str], Settings]:
+    """Settings for a data directory with its own SQLite database."""
+
+    def make(name: str) -> Settings:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "dreadnode.db").write_bytes(sqlite_template.read_bytes())
+        return Settings(data_dir=folder)
+
+    return make
+
+
+def test_a_copy_holds_databases_files_and_keys_and_no_logs(
+    at_home: Callable[[str], Settings], tmp_path: Path
+) -> None:
+    settings = at_home("data")
+    for name in ("blobs/ab/abcd", "checkpoints/run/weights/final/x.safetensors", "engine.key",
+                 "logs/api.log", "jobs/1/1/output.log", "host.id", "serve.lock",
+                 "blobs/.incoming-1"):  # fmt: skip
+        path = settings.data_dir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    with sqlite3.connect(settings.data_dir / "engine.sqlite3") as engine:
+        engine.execute("PRAGMA journal_mode=WAL")
+        engine.execute("CREATE TABLE runs (id TEXT)")
+        engine.execute("INSERT INTO runs VALUES ('run-1')")
+
+    made = back_up(settings, tmp_path / "copy")
+
+    engine.close()
+    copied = {str(p.relative_to(tmp_path / "copy")) for p in (tmp_path / "copy").rglob("*")}
+    files = {name for name in copied if (tmp_path / "copy" / name).is_file()}
+    assert files == {
+        "backup.json", "dreadnode.db", "engine.sqlite3", "engine.key", "blobs/ab/abcd",
+        "checkpoints/run/weights/final/x.safetensors",
+    }  # fmt: skip
+    assert (made.databases, made.vanished, made.note) == (
+        ["dreadnode.db", "engine.sqlite3"], [], None,
+    )  # fmt: skip
+    with sqlite3.connect(tmp_path / "copy" / "engine.sqlite3") as copy:
+        assert copy.execute("SELECT id FROM runs").fetchall() == [("run-1",)]
+    assert json.loads((tmp_path / "copy" / "backup.json").read_text())["files"] == 5
+    assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o700
+
+
+async def test_a_copy_made_under_load_is_consistent_and_whatever_it_names_is_there(
+    api: Any, tmp_path: Path
+) -> None:
+    if not api.database.is_sqlite:
+        pytest.skip("a PostgreSQL database is saved with its own tools")
+    stop = asyncio.Event()
+
+    async def work() -> int:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            await api.push(version=f"1.0.{number}", body=b'{"prompt":"%d","response":"x"}' % number)
+        return number
+
+    working = asyncio.create_task(work())
+    await asyncio.sleep(0.5)
+    await asyncio.to_thread(back_up, api.settings, tmp_path / "copy")
+    stop.set()
+    pushed = await working
+
+    with sqlite3.connect(tmp_path / "copy" / "dreadnode.db") as copy:
+        assert copy.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        named = [row[0] for row in copy.execute("SELECT sha256 FROM dataset_versions")]
+    assert 0 < len(named) <= pushed
+    for digest in named:
+        assert (tmp_path / "copy" / "blobs" / digest[:2] / digest).is_file()
+
+
+async def test_a_server_restored_from_a_copy_goes_on(service: Any, tmp_path: Path) -> None:
+    if not service.api.database.is_sqlite:
+        pytest.skip("a PostgreSQL database is saved with its own tools")
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config={"steps": 2})
+    await service.ended(job["id"])
+
+    command = [sys.executable, "-m", "app", "backup", str(tmp_path / "copy")]
+    ran = await asyncio.to_thread(
+        subprocess.run, command, env=service.environment(), capture_output=True, check=False
+    )
+
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["target"] == str(tmp_path / "copy")
+    restored = Database(f"sqlite:///{tmp_path / 'copy' / 'dreadnode.db'}".replace(
+        "sqlite://", "sqlite+aiosqlite://"
+    ))  # fmt: skip
+    async with restored.reading() as session:
+        found = (await session.scalars(select(Job))).one()
+    assert (found.id, found.status) == (job["id"], "completed")
+    await restored.dispose()
+
+
+def test_with_postgresql_the_copy_says_what_it_does_not_hold(
+    at_home: Callable[[str], Settings], tmp_path: Path
+) -> None:
+    settings = replace(at_home("data"), database_url="postgresql://localhost/dreadnode")
+
+    made = back_up(settings, tmp_path / "copy")
+
+    assert made.databases == []
+    assert made.note is not None
+    assert "`pg_dump`" in made.note
+
+
+@pytest.mark.parametrize(
+    ("target", "words"), [("data/copy", "lies in the data directory"), ("there", "exists already")]
+)
+def test_a_target_that_would_harm_is_refused_and_nothing_is_written(
+    at_home: Callable[[str], Settings], tmp_path: Path, target: str, words: str
+) -> None:
+    settings = at_home("data")
+    (tmp_path / "there").mkdir()
+
+    with pytest.raises(SettingsError, match=words):
+        back_up(settings, tmp_path / target)
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data", "there"]
+    assert [p.name for p in settings.data_dir.iterdir()] == ["dreadnode.db"]
+
+
+def test_a_damaged_database_is_told_and_no_copy_appears(
+    at_home: Callable[[str], Settings], tmp_path: Path
+) -> None:
+    settings = at_home("data")
+    (settings.data_dir / "dreadnode.db").write_bytes(b"SQLite format 3\0" + b"\1" * 5000)
+
+    with pytest.raises(SettingsError, match="The copy could not be made"):
+        back_up(settings, tmp_path / "copy")
+
+    assert not (tmp_path / "copy").exists()

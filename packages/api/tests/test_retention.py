@@ -1,0 +1,257 @@
+"""What a server lets go of by itself, and what it never does."""
+
+import asyncio
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from app.checkpoints.retention import EngineFiles, Held, beyond
+from app.checkpoints.tables import Checkpoint
+from app.db import now
+from app.jobs.tables import Event, Job
+from app.maintenance.tidying import Tidier
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import func, select, update
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+OLD = timedelta(days=1000)
+
+
+class Weights:
+    """An engine's checkpoints, by their ids within the run `run-1`, with their sizes."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, int] = {}
+        self.away = False
+        route = Route("/api/v1/training_runs/run-1/checkpoints", self._list)
+        one = Route(
+            "/api/v1/training_runs/run-1/checkpoints/{id:path}", self._delete, methods=["DELETE"]
+        )
+        self._transport = httpx.ASGITransport(Starlette(routes=[route, one]))
+
+    async def _list(self, request: Request) -> Response:
+        assert request.headers["x-api-key"] == "tml-master"
+        found = [
+            {"tinker_path": f"tinker://run-1/{i}", "size_bytes": n} for i, n in self.held.items()
+        ]
+        return JSONResponse({"checkpoints": found})
+
+    async def _delete(self, request: Request) -> Response:
+        if self.away:
+            return Response(status_code=503)
+        return Response(status_code=204 if self.held.pop(request.path_params["id"], None) else 404)
+
+    def client(self) -> EngineFiles:
+        return EngineFiles("http://engine", "tml-master", transport=self._transport)
+
+
+@pytest.fixture
+def weights() -> Weights:
+    return Weights()
+
+
+async def tidy(api: Any, weights: Weights, **settings: Any) -> dict[str, int]:
+    return await Tidier(replace(api.settings, **settings), api.database, weights.client()).once()
+
+
+async def trained(api: Any, weights: Weights, steps: int, **end: Any) -> dict[str, Any]:
+    """Run a job that saves `steps` checkpoints, the second being the best, and ends if told."""
+    await api.push()
+    await api.job(headers={"Idempotency-Key": "once"})
+    job, key = await api.start()
+    for step in range(1, steps + 1):
+        weights.held[f"weights/{step:06d}"] = 100 + step
+        path = f"tinker://run-1/weights/{step:06d}"
+        artifacts = {"latest_checkpoint": path} | ({"best_checkpoint": path} if step == 2 else {})
+        await tell(api, job, key, "checkpoint_saved", data={"step": step}, artifacts=artifacts)
+    if end:
+        weights.held["weights/final"] = 200
+        artifacts = {"latest_checkpoint": "tinker://run-1/weights/final"}
+        await tell(api, job, key, "training_end", artifacts=artifacts, **end["end"])
+    return job
+
+
+async def tell(api: Any, job: dict[str, Any], key: str, kind: str, **more: Any) -> None:
+    path = f"{api.jobs}/{job['id']}/progress"
+    answer = await api("POST", path, key=key, json={"event_type": kind, **more})
+    assert answer.status_code == 200, answer.text
+
+
+async def states(api: Any, job: dict[str, Any]) -> dict[str, str]:
+    items = (await api("GET", f"{api.jobs}/{job['id']}/checkpoints")).json()["items"]
+    return {c["path"].rsplit("/", 1)[-1]: c["state"] for c in items}
+
+
+async def age_checkpoints(api: Any) -> None:
+    async with api.database.writing() as session:
+        for each in await session.scalars(select(Checkpoint)):
+            each.created_at -= OLD
+
+
+async def test_only_the_newest_checkpoints_are_kept_and_always_the_best_and_the_final_one(
+    api: Any, weights: Weights
+) -> None:
+    job = await trained(api, weights, 5, end={"message": "done"})
+
+    done = await tidy(api, weights, checkpoints_kept=1)
+
+    assert await states(api, job) == {
+        "000001": "expired", "000002": "ready", "000003": "expired", "000004": "expired",
+        "000005": "ready", "final": "ready",
+    }  # fmt: skip
+    assert sorted(weights.held) == ["weights/000002", "weights/000005", "weights/final"]
+    assert (done["checkpoints"], done["checkpoints on the engine"]) == (3, 3)
+    again = await tidy(api, weights, checkpoints_kept=1)
+    assert (again["checkpoints"], again["checkpoints on the engine"]) == (0, 0)
+
+
+async def test_by_age_the_newest_of_an_unfinished_job_stays_for_it_to_go_on_from(
+    api: Any, weights: Weights
+) -> None:
+    job = await trained(api, weights, 4)
+    await age_checkpoints(api)
+
+    await tidy(api, weights, checkpoint_days=30)
+
+    assert [name for name, state in (await states(api, job)).items() if state == "ready"] == [
+        "000002", "000004",
+    ]  # fmt: skip
+
+
+async def test_an_engine_that_is_away_is_asked_again_and_nothing_is_shown_as_ready_meanwhile(
+    api: Any, weights: Weights
+) -> None:
+    job = await trained(api, weights, 3, end={"message": "done"})
+    weights.away = True
+    await tidy(api, weights, checkpoints_kept=1)
+    assert (await states(api, job))["000001"] == "expired"
+    assert "weights/000001" in weights.held
+
+    weights.away = False
+    await tidy(api, weights, checkpoints_kept=1)
+
+    assert "weights/000001" not in weights.held
+
+
+async def test_the_sizes_of_checkpoints_are_read_from_the_engine(
+    api: Any, weights: Weights
+) -> None:
+    job = await trained(api, weights, 2)
+
+    await tidy(api, weights)
+
+    items = (await api("GET", f"{api.jobs}/{job['id']}/checkpoints")).json()["items"]
+    assert [c["bytes"] for c in items] == [101, 102]
+
+
+async def test_by_default_no_checkpoint_is_ever_deleted(api: Any, weights: Weights) -> None:
+    await trained(api, weights, 5, end={"message": "done"})
+    await age_checkpoints(api)
+
+    await tidy(api, weights)
+
+    assert len(weights.held) == 6
+
+
+@given(
+    made=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 99)), max_size=12),
+    kept=st.integers(0, 4),
+    needed=st.sampled_from(["", "a", "ab"]),
+)
+def test_what_is_beyond_leaves_at_least_as_many_as_are_to_be_kept(
+    made: list[tuple[str, int]], kept: int, needed: str
+) -> None:
+    start = now()
+    held = [
+        Held("job", str(i), line, start - timedelta(days=age), line in needed)
+        for i, (line, age) in enumerate(made)
+    ]
+
+    gone = beyond(held, kept, start - timedelta(days=50))
+
+    for line in "ab":
+        left = [h for h in held if h.lineage == line and h not in gone]
+        family = [h for h in held if h.lineage == line]
+        assert len(left) <= max(kept or len(family), 1)
+        assert all(h.created_at >= start - timedelta(days=50) for h in left[1:])
+        if family and line in needed:
+            assert max(h.created_at for h in family) in [h.created_at for h in left]
+
+
+async def age(api: Any, job: dict[str, Any]) -> None:
+    """Let a job have ended long ago."""
+    async with api.database.writing() as session:
+        old = now() - OLD
+        values = {"created_at": old, "completed_at": old}
+        await session.execute(update(Job).where(Job.id == job["id"]).values(**values))
+
+
+async def test_old_logs_and_idempotency_keys_go_and_the_job_with_its_states_and_metrics_stays(
+    api: Any, weights: Weights
+) -> None:
+    job = await trained(api, weights, 3, end={"metrics": {"train/loss_last": 0.5}})
+    await age(api, job)
+    before = (await api("GET", f"{api.jobs}/{job['id']}")).json()
+
+    done = await tidy(api, weights)
+
+    assert done["log lines and events"] > 0
+    assert done["idempotency keys"] == 1
+    async with api.database.reading() as session:
+        left = (await session.scalars(select(Event.data).order_by(Event.number))).all()
+    assert [data["status"] for data in left] == ["queued", "running", "completed"]
+    after = (await api("GET", f"{api.jobs}/{job['id']}")).json()
+    assert after["metrics"] == before["metrics"] == {"train/loss_last": 0.5}
+    assert after["updated_at"] == before["updated_at"]
+
+
+async def test_what_is_young_or_has_not_ended_is_kept_whole(api: Any, weights: Weights) -> None:
+    job = await trained(api, weights, 3)
+    folder = api.settings.data_dir / "jobs" / job["id"] / "1"
+    folder.mkdir(parents=True)
+    async with api.database.writing() as session:
+        await session.execute(update(Job).values(created_at=now() - OLD, idempotency_key=None))
+        events = await session.scalar(select(func.count()).select_from(Event))
+
+    done = await tidy(api, weights)
+
+    assert (done["log lines and events"], done["sandbox folders"]) == (0, 0)
+    async with api.database.reading() as session:
+        assert await session.scalar(select(func.count()).select_from(Event)) == events
+    assert folder.exists()
+
+
+async def test_the_folders_of_old_jobs_go_and_those_of_unknown_jobs_stay(
+    api: Any, weights: Weights
+) -> None:
+    job = await trained(api, weights, 1, end={"message": "done"})
+    async with api.database.writing() as session:
+        await session.execute(update(Job).values(lease=None))
+    await age(api, job)
+    ours, unknown = (api.settings.data_dir / "jobs" / name for name in (job["id"], "unknown"))
+    for folder in (ours, unknown):
+        (folder / "1").mkdir(parents=True)
+        (folder / "1" / "output.log").write_text("text")
+
+    await tidy(api, weights)
+
+    assert (ours.exists(), unknown.exists()) == (False, True)
+
+
+async def test_an_engine_that_does_not_answer_stops_nothing_else(
+    api: Any, weights: Weights, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = await trained(api, weights, 1, end={"message": "done"})
+    await age(api, job)
+    nobody = EngineFiles("http://127.0.0.1:1", "tml-master")
+
+    done = await asyncio.wait_for(Tidier(api.settings, api.database, nobody).once(), 30)
+
+    assert done["log lines and events"] > 0
+    assert "cannot be asked about its checkpoints" in caplog.text
