@@ -16,8 +16,10 @@ from app.db import Database, now
 from app.errors import Forbidden, Unauthenticated
 from app.jobs.tables import ENDED, Job
 
-# A revoked key fails within this time on every process of the service.
-CACHE_SECONDS = 0.5
+# What is known of a key is asked anew after the first time, while requests go on with it, and is
+# not used any more after the second: a revoked key fails within a second in every process.
+CACHE_SECONDS = 0.4
+STALE_SECONDS = 0.9
 CACHE_ENTRIES = 4096
 
 
@@ -87,14 +89,17 @@ class Authenticator:
         """
         digest = tokens.sha256(key_of(headers))
         held = self._seen.get(digest)
-        if held is not None and time.monotonic() - held[0] < CACHE_SECONDS:
+        age = STALE_SECONDS if held is None else time.monotonic() - held[0]
+        if held is not None and age < CACHE_SECONDS:
             return held[1]
-        # When the cache runs out under load, one look-up answers everybody who waits for it. It is
-        # a task of its own, so that it does not end with the request that happened to come first.
+        # One look-up answers everybody who waits for it. It is a task of its own, so that it does
+        # not end with the request that happened to come first.
         asking = self._asking.get(digest)
         if asking is None:
             asking = self._asking[digest] = asyncio.create_task(self._ask(digest))
             asking.add_done_callback(lambda task: self._asked(digest, task))
+        if held is not None and age < STALE_SECONDS:
+            return held[1]
         return await asyncio.shield(asking)
 
     async def fresh(self, headers: Headers) -> Caller:
@@ -103,7 +108,11 @@ class Authenticator:
 
     async def _ask(self, digest: str) -> Caller:
         asked_at = time.monotonic()
-        caller = await self._look_up(digest)
+        try:
+            caller = await self._look_up(digest)
+        except Unauthenticated:
+            self._seen.pop(digest, None)
+            raise
         if len(self._seen) >= CACHE_ENTRIES:
             self._seen.clear()
         self._seen[digest] = (asked_at, caller)
