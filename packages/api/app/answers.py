@@ -1,6 +1,7 @@
 """The one place where a failure becomes an answer: the documented envelope, whatever happened."""
 
 import logging
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from app.errors import (
 )
 
 log = logging.getLogger(__name__)
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 def answer(error: ApiError) -> JSONResponse:
@@ -101,11 +104,32 @@ def _message(item: Mapping[str, Any]) -> str:
     return text if item["type"] == "value_error" else text[:1].lower() + text[1:]
 
 
+def _allowed(request: Request) -> str:
+    """Return the methods of the path that a request names.
+
+    The router knows those of one route only, and the methods of a path may be several routes; the
+    description has them together. Of two paths that fit, the one with fewer parameters is meant.
+    """
+    paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
+    fitting = [
+        path
+        for path in paths
+        if re.fullmatch(_PARAMETER.sub(_pattern, path), request.url.path) is not None
+    ]
+    if not fitting:
+        return ""
+    return ", ".join(sorted(m.upper() for m in paths[min(fitting, key=lambda p: p.count("{"))]))
+
+
+def _pattern(parameter: re.Match[str]) -> str:
+    return ".+" if parameter[1] == "path" else "[^/]+"
+
+
 def _from_http(request: Request, error: HTTPException) -> ApiError:
     if error.status_code == 404:
         return NotFound(f"There is nothing at `{request.url.path[:200]}`; see `/docs`")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
+        allowed = _allowed(request) or (error.headers or {}).get("Allow", "")
         return MethodNotAllowed(
             f"`{request.method}` is not possible here; use {allowed}", headers={"Allow": allowed}
         )

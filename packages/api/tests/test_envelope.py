@@ -53,6 +53,22 @@ async def test_a_wrong_method_is_a_405_that_says_which_are_right(api: Any) -> No
 
 
 @pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/org/acme/datasets/rows/1.0.0", "GET, PUT"),
+        ("/org/acme/datasets/rows", "GET"),
+        ("/org/acme/ws/lab/training/jobs", "GET, POST"),
+        ("/org/acme/ws/lab/training/jobs/1/files/a/b", "GET, PUT"),
+    ],
+)
+async def test_a_405_names_every_method_of_its_path(api: Any, path: str, allowed: str) -> None:
+    answer = await api("PATCH", path)
+
+    assert answer.headers["Allow"] == allowed
+    check(answer, 405)
+
+
+@pytest.mark.parametrize(
     "body",
     [b"{", b"\xff\xfe", b"[" * 100_000, b'{"model": NaN', b"'x'", b'"\\ud800'],
 )
