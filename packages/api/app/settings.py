@@ -40,6 +40,8 @@ class Settings:
     hf_hub_offline: str = ""
     preflight_timeout: float = 300.0
     preflight_at_once: int = 2
+    # Whether sandboxes and checks run Python that comes with a job, such as a reward function.
+    allow_custom_code: bool = False
 
     # The module of `app.runners` that starts sandboxes.
     runner: str = "subprocess"
@@ -165,6 +167,10 @@ def _parse(name: str, text: str, kind: Any) -> Any:
             return float(text)
     except ValueError:
         raise SettingsError(f"`{name}` must be a number, not `{text}`") from None
+    if kind is bool:
+        if text.lower() not in ("1", "0", "true", "false", "yes", "no"):
+            raise SettingsError(f"`{name}` must be `true` or `false`, not `{text}`")
+        return text.lower() in ("1", "true", "yes")
     if kind == tuple[str, ...]:
         return tuple(text.split())
     return text

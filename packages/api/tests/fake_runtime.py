@@ -24,7 +24,8 @@ def say(text: str) -> None:
 
 def check() -> int:
     question = json.load(sys.stdin)
-    path = Path(question["datasets"]["train"])
+    datasets = question["datasets"]
+    path = Path(datasets["train"] or datasets["trajectories"][0])
     rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     prompt = question["config"].get("system_prompt")
     wish = json.loads(prompt) if prompt and prompt.startswith("{") else {}

@@ -58,24 +58,6 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
         ["body", "config"],
         "`config`: leave `lora_alpha` out: Tinker fixes it, so that a value would have no effect",
     ),
-    "reinforcement learning": (
-        {"trainer_type": "rl", "config": {"algorithm": "ppo"}},
-        422,
-        ["body", "trainer_type"],
-        (
-            "Reinforcement learning cannot be run by this server yet; "
-            "use `trainer_type` `sft` (`dn train sft`)"
-        ),
-    ),
-    "an algorithm that the model does not support": (
-        {"trainer_type": "rl", "config": {"algorithm": "grpo"}},
-        422,
-        ["body", "config", "algorithm"],
-        (
-            f"`{MODEL}` cannot be trained with the algorithm `grpo`; "
-            "it supports `sft`, `importance_sampling`, `ppo`"
-        ),
-    ),
     "ray": (
         {"backend": "ray"},
         422,

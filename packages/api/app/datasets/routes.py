@@ -124,7 +124,9 @@ async def get_content(
 
 
 def _named(job: Job) -> list[dict[str, str]]:
-    return [job.config[key] for key in ("dataset_ref", "eval_dataset_ref") if job.config.get(key)]
+    single = ("dataset_ref", "prompt_dataset_ref", "eval_dataset_ref")
+    refs = [job.config[key] for key in single if job.config.get(key)]
+    return [*refs, *job.config.get("trajectory_dataset_refs", [])]
 
 
 def view(found: DatasetVersion) -> Dataset:

@@ -8,7 +8,14 @@ from typing import Any
 from app.errors import Invalid
 from app.training.catalog import TrainingModel, get_training_model, suggest_training_models
 from app.training.engine import Capabilities, EngineModel
-from app.training.schemas import JobRequest, RlJobRequest, SftConfig, SftJobRequest
+from app.training.rl_checks import rl_values
+from app.training.schemas import (
+    JobRequest,
+    RayJobRequest,
+    RlJobRequest,
+    SftConfig,
+    SftJobRequest,
+)
 
 SFT_DEFAULTS: dict[str, Any] = {
     "lora_rank": 16,
@@ -54,22 +61,22 @@ def _model_field(request: JobRequest) -> str:
     return "model" if request.model is not None else "base_model"
 
 
-def supported(request: JobRequest, model: TrainingModel) -> SftJobRequest:
+def supported(request: JobRequest, model: TrainingModel) -> SftJobRequest | RlJobRequest:
     """Return `request` if `model` and this server support its kind of training.
 
     Raises:
         Invalid: one of them does not.
     """
-    if isinstance(request, SftJobRequest):
-        algorithm, field = "sft", ["trainer_type"]
-    else:
-        algorithm, field = str(request.config.get("algorithm")), ["config", "algorithm"]
-    if request.backend == "ray":
+    if request.backend == "ray" or isinstance(request, RayJobRequest):
         raise Invalid(
             "The backend `ray` is not offered here; use `tinker`, with the algorithm "
             "`importance_sampling` or `ppo` in place of `grpo`",
             "backend",
         )
+    if isinstance(request, SftJobRequest):
+        algorithm, field = "sft", ["trainer_type"]
+    else:
+        algorithm, field = request.config.algorithm, ["config", "algorithm"]
     if algorithm not in model.supported_algorithms:
         known = ", ".join(f"`{a}`" for a in model.supported_algorithms)
         raise Invalid(
@@ -77,11 +84,11 @@ def supported(request: JobRequest, model: TrainingModel) -> SftJobRequest:
             f"it supports {known}",
             *field,
         )
-    if isinstance(request, RlJobRequest):
+    if isinstance(request, RlJobRequest) and algorithm == "sft":
         raise Invalid(
-            "Reinforcement learning cannot be run by this server yet; "
-            "use `trainer_type` `sft` (`dn train sft`)",
-            "trainer_type",
+            "`sft` is no algorithm of reinforcement learning; use `importance_sampling` or `ppo`, "
+            "or the `trainer_type` `sft`",
+            *field,
         )
     return request
 
@@ -118,21 +125,25 @@ def _retirement(model: TrainingModel) -> str:
     return f", which hosted Tinker retired{day}{instead}"
 
 
-def resolved(config: SftConfig, model: TrainingModel, served: EngineModel) -> dict[str, Any]:
+def resolved(
+    request: SftJobRequest | RlJobRequest, model: TrainingModel, served: EngineModel
+) -> dict[str, Any]:
     """Return the config with every default filled in, checked against the model's limits.
 
     Raises:
         Invalid: the rank or the sequence length is beyond the model.
     """
-    given = config.model_dump(exclude={"lora_alpha"}, exclude_none=True, mode="json")
     context = min(model.context_length, served.max_context_length or model.context_length)
-    values = {
-        **SFT_DEFAULTS,
-        "max_sequence_length": min(DEFAULT_SEQUENCE_LENGTH, context),
-        **given,
-    }
-    if "steps" not in given and "epochs" not in given:
-        values["epochs"] = 1
+    if isinstance(request, RlJobRequest):
+        if served.sampleable is False:
+            raise Invalid(
+                f"This server's engine cannot sample from `{served.model_name}`, which "
+                "reinforcement learning needs; choose another model of `dn train catalog`",
+                _model_field(request),
+            )
+        values = rl_values(request.config, context)
+    else:
+        values = sft_values(request.config, context)
     if values["max_sequence_length"] > context:
         raise Invalid(
             f"`max_sequence_length` is {values['max_sequence_length']}, "
@@ -148,6 +159,19 @@ def resolved(config: SftConfig, model: TrainingModel, served: EngineModel) -> di
             "config",
             "lora_rank",
         )
+    return values
+
+
+def sft_values(config: SftConfig, context: int) -> dict[str, Any]:
+    """Return `config` with every default filled in, for a model that takes `context` tokens."""
+    given = config.model_dump(exclude={"lora_alpha"}, exclude_none=True, mode="json")
+    values = {
+        **SFT_DEFAULTS,
+        "max_sequence_length": min(DEFAULT_SEQUENCE_LENGTH, context),
+        **given,
+    }
+    if "steps" not in given and "epochs" not in given:
+        values["epochs"] = 1
     return values
 
 

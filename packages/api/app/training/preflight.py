@@ -46,6 +46,7 @@ def clean_environment(settings: Settings, home: Path) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "HF_HOME": settings.hf_home,
         "HF_HUB_OFFLINE": settings.hf_hub_offline,
+        "DREADNODE_ALLOW_CUSTOM_CODE": "1" if settings.allow_custom_code else "",
     }
     return {name: value for name, value in given.items() if value}
 

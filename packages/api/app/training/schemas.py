@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from app.datasets.schemas import NAME, VERSION
 from app.jobs.tables import Status
 from app.schemas import Moment, Plain, Request, Response, unmarked
+from app.training.refs import Ref
+from app.training.rl_schemas import RlConfig
 
 Backend = Literal["tinker", "ray"]
 TrainerType = Literal["sft", "rl"]
@@ -33,16 +34,6 @@ Phase = Literal[
 
 
 Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(unmarked)]
-
-
-class Ref(Request):
-    """Something that was pushed, by name and version."""
-
-    name: str = Field(pattern=NAME)
-    version: str = Field(pattern=VERSION)
-
-    def __str__(self) -> str:
-        return f"{self.name}@{self.version}"
 
 
 _NEEDS = {
@@ -145,16 +136,28 @@ class RlJobRequest(_JobRequest):
     """A wish for a reinforcement-learning job."""
 
     trainer_type: Literal["rl"]
+    config: RlConfig
+
+
+class RayJobRequest(_JobRequest):
+    """A wish for what is not offered here, understood as far as it takes to say so."""
+
+    trainer_type: Literal["rl"]
     config: dict[str, Any]
 
 
 def _trainer(value: Any) -> str:
-    kind = value.get("trainer_type", "sft") if isinstance(value, dict) else "sft"
+    wish = value if isinstance(value, dict) else {}
+    kind = wish.get("trainer_type", "sft")
+    if kind == "rl" and wish.get("backend") == "ray":
+        return "ray"
     return kind if kind in ("sft", "rl") else "sft"
 
 
 JobRequest = Annotated[
-    Annotated[SftJobRequest, Tag("sft")] | Annotated[RlJobRequest, Tag("rl")],
+    Annotated[SftJobRequest, Tag("sft")]
+    | Annotated[RlJobRequest, Tag("rl")]
+    | Annotated[RayJobRequest, Tag("ray")],
     Discriminator(_trainer),
 ]
 

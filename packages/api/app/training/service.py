@@ -12,7 +12,6 @@ from app.auth.tables import User
 from app.capabilities import service as capabilities
 from app.capabilities.tables import CapabilityVersion
 from app.datasets import service as datasets
-from app.datasets.tables import DatasetVersion
 from app.db import Database, now
 from app.deps import Place
 from app.errors import Conflict, Invalid, NotFound
@@ -23,7 +22,8 @@ from app.store import BlobStore
 from app.training.checks import known_model, resolved, served, supported
 from app.training.engine import Engine
 from app.training.preflight import Preflight
-from app.training.schemas import JobRequest, Ref, SftJobRequest
+from app.training.refs import Ref
+from app.training.schemas import JobRequest, RlJobRequest, SftJobRequest
 
 QUEUED_REASON = "in the queue"
 # What of a job's artifacts a repetition of it can go on from.
@@ -56,8 +56,8 @@ async def create_job(
     trained = served(request, model, await engine.capabilities())
     async with database.reading() as session:
         capability = await _capability(session, place, request)
-        files = await _files(session, place, request)
-    config = resolved(request.config, model, trained)
+        files = await _files(session, place, request, store)
+    config = resolved(request, model, trained)
     if capability is not None:
         config["system_prompt"] = capability.prompt
     report = await preflight.check(
@@ -68,10 +68,7 @@ async def create_job(
             "tokenizer": trained.tokenizer_id or model.tokenizer_id,
             "trainer_type": request.trainer_type,
             "config": config,
-            "datasets": {
-                name: str(store.path(found.sha256)) if found else None
-                for name, found in files.items()
-            },
+            "datasets": files,
         }
     )
     job = _job(place, request, trained.model_name, config, report)
@@ -114,7 +111,7 @@ async def _same(database: Database, place: Place, key: str, digest: str) -> Job 
 
 
 async def _capability(
-    session: AsyncSession, place: Place, request: SftJobRequest
+    session: AsyncSession, place: Place, request: SftJobRequest | RlJobRequest
 ) -> CapabilityVersion | None:
     """Return the capability whose prompt the job gets.
 
@@ -134,34 +131,38 @@ async def _capability(
 
 
 async def _files(
-    session: AsyncSession, place: Place, request: SftJobRequest
-) -> dict[str, DatasetVersion | None]:
-    """Return the versions that the refs name.
+    session: AsyncSession, place: Place, request: SftJobRequest | RlJobRequest, store: BlobStore
+) -> dict[str, str | list[str] | None]:
+    """Return where the versions that the refs name are kept.
 
     Raises:
         Invalid: a data set or its version does not exist.
     """
     config = request.config
-    return {
-        "train": await _resolve(session, place, "dataset_ref", config.dataset_ref),
-        "eval": await _resolve(session, place, "eval_dataset_ref", config.eval_dataset_ref),
+
+    async def path(field: str, ref: Ref | None) -> str | None:
+        if ref is None:
+            return None
+        try:
+            found = await datasets.get_version(session, place.org_id, ref.name, ref.version)
+        except NotFound as error:
+            raise Invalid(error.detail, "config", field) from None
+        return str(store.path(found.sha256))
+
+    files: dict[str, str | list[str] | None] = {
+        "eval": await path("eval_dataset_ref", config.eval_dataset_ref)
     }
-
-
-async def _resolve(
-    session: AsyncSession, place: Place, field: str, ref: Ref | None
-) -> DatasetVersion | None:
-    if ref is None:
-        return None
-    try:
-        return await datasets.get_version(session, place.org_id, ref.name, ref.version)
-    except NotFound as error:
-        raise Invalid(error.detail, "config", field) from None
+    if isinstance(request, SftJobRequest):
+        return {**files, "train": await path("dataset_ref", request.config.dataset_ref)}
+    refs = request.config.trajectory_dataset_refs
+    found = [await path("trajectory_dataset_refs", ref) for ref in refs]
+    files["trajectories"] = [each for each in found if each is not None]
+    return {**files, "train": await path("prompt_dataset_ref", request.config.prompt_dataset_ref)}
 
 
 def _job(
     place: Place,
-    request: SftJobRequest,
+    request: SftJobRequest | RlJobRequest,
     trained_model: str,
     config: dict[str, Any],
     report: dict[str, Any],
@@ -176,7 +177,7 @@ def _job(
         name=request.name,
         backend=request.backend,
         trainer_type=request.trainer_type,
-        algorithm=None,
+        algorithm=request.config.algorithm if isinstance(request, RlJobRequest) else None,
         model=request.model_id,
         trained_model=trained_model,
         rehearsal=request.rehearse,
