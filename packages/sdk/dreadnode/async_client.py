@@ -113,6 +113,11 @@ class AsyncApiClient:
     get_training_job_artifacts = _awaiting(calls.get_training_job_artifacts)
     list_training_job_files = _awaiting(calls.list_training_job_files)
     training_job_file = _awaiting(calls.training_job_file)
+    list_training_job_checkpoints = _awaiting(calls.list_training_job_checkpoints)
+    create_webhook = _awaiting(calls.create_webhook)
+    list_webhooks = _awaiting(calls.list_webhooks)
+    delete_webhook = _awaiting(calls.delete_webhook)
+    list_webhook_deliveries = _awaiting(calls.list_webhook_deliveries)
 
     async def send(self, call: Call[T]) -> T:
         """Make CALL, again if it failed in passing, and return what it gives."""

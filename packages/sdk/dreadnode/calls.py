@@ -20,6 +20,7 @@ from dreadnode.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from dreadnode.training.checkpoints import CheckpointList
     from dreadnode.training.jobs import (
         Artifacts,
         JobFiles,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         TrainingJob,
         TrainingJobPage,
     )
+    from dreadnode.webhooks import DeliveryList, NewWebhook, Webhook, WebhookList, WebhookRequest
     from dreadnode.wire import (
         Capability,
         CapabilityPage,
@@ -243,6 +245,35 @@ def training_job_file(scope: Scope, /, job_id: str, path: str) -> Call[bytes]:
     return _get(f"{_job(scope, job_id)}/files/{quote(path)}", bytes)
 
 
+def list_training_job_checkpoints(scope: Scope, /, job_id: str) -> Call[CheckpointList]:
+    """What a job has saved on the engine, oldest first."""
+    return _get(f"{_job(scope, job_id)}/checkpoints", _one("training.checkpoints", "CheckpointList"))
+
+
+def create_webhook(scope: Scope, /, request: WebhookRequest) -> Call[NewWebhook]:
+    """Have an address told of the workspace's jobs; its secret is told this once."""
+    return Call("POST", _webhooks(scope), _one("webhooks", "NewWebhook"), body=_body(request))
+
+
+def list_webhooks(scope: Scope, /) -> Call[WebhookList]:
+    """The workspace's webhooks, and how their deliveries fare."""
+    return _get(_webhooks(scope), _one("webhooks", "WebhookList"))
+
+
+def delete_webhook(scope: Scope, /, webhook_id: str) -> Call[Webhook]:
+    """Delete a webhook, with what it is still owed."""
+    path = f"{_webhooks(scope)}/{_segment(webhook_id)}"
+    return Call("DELETE", path, _one("webhooks", "Webhook"))
+
+
+def list_webhook_deliveries(
+    scope: Scope, /, webhook_id: str, *, limit: int = 100
+) -> Call[DeliveryList]:
+    """The newest messages to a webhook, newest first."""
+    path = f"{_webhooks(scope)}/{_segment(webhook_id)}/deliveries"
+    return _get(path, _one("webhooks", "DeliveryList"), {"limit": limit})
+
+
 def _organization(scope: Scope) -> str:
     if not scope.organization:
         raise ConfigError(
@@ -252,12 +283,20 @@ def _organization(scope: Scope) -> str:
 
 
 def _jobs(scope: Scope) -> str:
+    return f"{_workspace(scope)}/training/jobs"
+
+
+def _webhooks(scope: Scope) -> str:
+    return f"{_workspace(scope)}/webhooks"
+
+
+def _workspace(scope: Scope) -> str:
     organization = _organization(scope)
     if not scope.workspace:
         raise ConfigError(
             "no workspace is set; use `--workspace`, DREADNODE_WORKSPACE or `dn login`"
         )
-    return f"{organization}/ws/{_segment(scope.workspace)}/training/jobs"
+    return f"{organization}/ws/{_segment(scope.workspace)}"
 
 
 def _job(scope: Scope, job_id: str) -> str:

@@ -128,6 +128,11 @@ class ApiClient:
     get_training_job_artifacts = _blocking(calls.get_training_job_artifacts)
     list_training_job_files = _blocking(calls.list_training_job_files)
     training_job_file = _blocking(calls.training_job_file)
+    list_training_job_checkpoints = _blocking(calls.list_training_job_checkpoints)
+    create_webhook = _blocking(calls.create_webhook)
+    list_webhooks = _blocking(calls.list_webhooks)
+    delete_webhook = _blocking(calls.delete_webhook)
+    list_webhook_deliveries = _blocking(calls.list_webhook_deliveries)
 
     def send(self, call: Call[T]) -> T:
         """Make CALL, again if it failed in passing, and return what it gives.

@@ -55,7 +55,7 @@ def serve(
     if port == engine_port:
         raise InputError("`--port` and `--engine-port` must differ")
     options = Options(
-        data_dir=(data_dir or _default_data_dir()).expanduser().absolute(),
+        data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
         host=host,
         port=port,
         engine_port=engine_port,
@@ -87,7 +87,8 @@ def _checked(model: str) -> str:
     return f"{name}={folder}"
 
 
-def _default_data_dir() -> Path:
+def default_data_dir() -> Path:
+    """Return where a server keeps everything unless it is told otherwise."""
     home = os.environ.get("XDG_DATA_HOME")
     return (Path(home) if home else Path.home() / ".local" / "share") / "dreadnode"
 

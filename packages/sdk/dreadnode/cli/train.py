@@ -20,6 +20,7 @@ for _name, _target, _group in (
     ("wait", "jobs:wait", FOLLOW),
     ("logs", "jobs:logs", FOLLOW),
     ("artifacts", "jobs:artifacts", KEEP),
+    ("checkpoints", "checkpoints:checkpoints", KEEP),
     ("download", "jobs:download", KEEP),
 ):
     app.command(f"dreadnode.cli.{_target}", name=_name, group=_group)

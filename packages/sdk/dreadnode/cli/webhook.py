@@ -1,0 +1,98 @@
+"""`dn webhook create | list | delete | deliveries`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from dreadnode.cli import views
+from dreadnode.cli.context import DEFAULT, Common
+from dreadnode.cli.output import Column, hint, say
+
+app = App(name="webhook", help="Have another service told of jobs.")
+
+Webhook = Annotated[str, Parameter(help="The webhook's id: see `dn webhook list`.")]
+Status = Literal["queued", "running", "completed", "failed", "cancelled"]
+
+WEBHOOKS: tuple[Column, ...] = (
+    ("id", lambda hook: hook.id),
+    ("url", lambda hook: hook.url),
+    ("told of", lambda hook: ", ".join(hook.statuses) or "every state"),
+    ("delivered", lambda hook: hook.delivered),
+    ("waiting", lambda hook: hook.waiting),
+    ("given up", lambda hook: hook.given_up),
+    ("last error", lambda hook: hook.last_error),
+    ("created", lambda hook: views.when(hook.created_at)),
+)
+
+DELIVERIES: tuple[Column, ...] = (
+    ("id", lambda delivery: delivery.id),
+    ("job", lambda delivery: delivery.job_id),
+    ("type", lambda delivery: delivery.type),
+    ("state", lambda delivery: delivery.state),
+    ("attempts", lambda delivery: delivery.attempts),
+    ("last error", lambda delivery: delivery.last_error),
+    ("created", lambda delivery: views.when(delivery.created_at)),
+)
+
+
+@app.command
+def create(
+    url: Annotated[str, Parameter(help="`https://…`, or `http://127.0.0.1…`.")],
+    /,
+    *,
+    status: Annotated[
+        tuple[Status, ...],
+        Parameter(help="A state to be told of; may be given again. Every state if not given."),
+    ] = (),
+    common: Common = DEFAULT,
+) -> None:
+    """Have URL told of the workspace's jobs; only an admin may.
+
+    Every message is signed with a secret that is shown this once. Only the secret goes to stdout.
+    """
+    from dreadnode.webhooks import WebhookRequest
+
+    request = WebhookRequest(url=url, statuses=list(dict.fromkeys(status)))
+    with common.client() as client:
+        made = client.create_webhook(request)
+    if common.json:
+        common.out.json(made.model_dump(mode="json"))
+        return
+    say(f"made webhook {made.id}; its secret, which verifies what it is told:")
+    common.out.text(made.secret)
+
+
+@app.command(name="list")
+def list_webhooks(*, common: Common = DEFAULT) -> None:
+    """List the workspace's webhooks, and how their deliveries fare."""
+    with common.client() as client:
+        found = client.list_webhooks().items
+    common.out.rows(found, WEBHOOKS, none="no webhooks")
+    for hook in found:
+        if hook.last_error and not common.json:
+            hint(f"`dn webhook deliveries {hook.id}` shows what became of each message")
+            break
+
+
+@app.command
+def delete(webhook: Webhook, /, *, common: Common = DEFAULT) -> None:
+    """Delete a webhook; what it is still owed is not delivered."""
+    with common.client() as client:
+        deleted = client.delete_webhook(webhook)
+    common.out.record(deleted, WEBHOOKS[:2])
+
+
+@app.command
+def deliveries(
+    webhook: Webhook,
+    /,
+    *,
+    limit: Annotated[int, Parameter(help="How many of the newest.", show_default=True)] = 100,
+    common: Common = DEFAULT,
+) -> None:
+    """Show the newest messages to a webhook, and how far each has come."""
+    with common.client() as client:
+        found = client.list_webhook_deliveries(webhook, limit=limit).items
+    common.out.rows(found, DELIVERIES, none="no deliveries yet")

@@ -1,0 +1,70 @@
+"""Webhooks, as they cross the wire."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from dreadnode.wire import Request, Response
+
+
+class WebhookRequest(Request):
+    """A wish to be told of a workspace's jobs; without statuses, of every state."""
+
+    url: str
+    statuses: list[Literal["queued", "running", "completed", "failed", "cancelled"]] = []
+
+
+class Webhook(Response):
+    """A webhook without its secret, and how its deliveries fare."""
+
+    id: str
+    url: str
+    statuses: list[str]
+    created_at: datetime
+    delivered: int = 0
+    waiting: int = 0
+    given_up: int = 0
+    last_error: str | None = None
+
+
+class NewWebhook(Webhook):
+    """A webhook that has just been made, with its secret, which is told this once."""
+
+    secret: str = Field(repr=False)
+
+
+class WebhookList(Response):
+    """The webhooks of a workspace."""
+
+    items: list[Webhook]
+
+
+class Delivery(Response):
+    """One message to a webhook, and how far it has come."""
+
+    id: str
+    job_id: str
+    type: str
+    attempts: int
+    created_at: datetime
+    last_status: int | None = None
+    last_error: str | None = None
+    next_at: datetime | None = None
+    delivered_at: datetime | None = None
+    given_up_at: datetime | None = None
+
+    @property
+    def state(self) -> str:
+        """What became of it, in a word or two."""
+        if self.delivered_at is not None:
+            return "delivered"
+        return "given up" if self.given_up_at is not None else "waiting"
+
+
+class DeliveryList(Response):
+    """The newest deliveries of a webhook, newest first."""
+
+    items: list[Delivery]
