@@ -1,6 +1,6 @@
 """How good the suggestions are, on names that people bring from other places.
 
-``foreign_names.tsv`` was gathered before the suggestions were written: names of these models on
+``foreign_names.tsv`` was gathered before the suggestions were tuned: names of these models on
 other hosts (from public price lists), re-uploaded and quantised copies, Ollama tags, marketing
 names, missing and misspelt organizations, truncations and slips, and names that mean none of these
 models. Half of them, by hash, may be looked at while tuning; the other half is only ever scored.
