@@ -247,7 +247,8 @@ def training_job_file(scope: Scope, /, job_id: str, path: str) -> Call[bytes]:
 
 def list_training_job_checkpoints(scope: Scope, /, job_id: str) -> Call[CheckpointList]:
     """What a job has saved on the engine, oldest first."""
-    return _get(f"{_job(scope, job_id)}/checkpoints", _one("training.checkpoints", "CheckpointList"))
+    path = f"{_job(scope, job_id)}/checkpoints"
+    return _get(path, _one("training.checkpoints", "CheckpointList"))
 
 
 def create_webhook(scope: Scope, /, request: WebhookRequest) -> Call[NewWebhook]:

@@ -14,7 +14,9 @@ class WebhookRequest(Request):
     """A wish to be told of a workspace's jobs; without statuses, of every state."""
 
     url: str
-    statuses: list[Literal["queued", "running", "completed", "failed", "cancelled"]] = []
+    statuses: list[Literal["queued", "running", "completed", "failed", "cancelled"]] = Field(
+        default_factory=list
+    )
 
 
 class Webhook(Response):

@@ -44,8 +44,7 @@ def backup(
     ran = subprocess.run(
         [sys.executable, "-m", "app", "backup", str(folder)],
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )

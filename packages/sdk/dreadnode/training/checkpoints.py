@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from pydantic import Field
+
 from dreadnode.wire import Response
 
 
@@ -26,7 +28,7 @@ class Checkpoint(Response):
     attempt: int = 1
     best: bool = False
     final: bool = False
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] = Field(default_factory=dict)
     bytes: int | None = None
     created_at: datetime
     expired_at: datetime | None = None

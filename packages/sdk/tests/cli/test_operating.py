@@ -101,7 +101,7 @@ ID      URL                          TOLD OF  DELIVERED  WAITING  GIVEN UP  LAST
 hook-1  https://hooks.example.com/x  failed           3        1         0  it answered with status 503  2026-11-22 03:00:00
 --- stderr
 hint: `dn webhook deliveries hook-1` shows what became of each message
-""")
+""")  # noqa: E501
 
 
 def test_the_deliveries_of_a_webhook_show_what_became_of_each(dn: Dn) -> None:
@@ -139,7 +139,7 @@ STEP  STATE               KIND      METRICS            BYTES    CREATED         
   10  expired             training  train/loss 0.5123           2026-11-22 03:00:00  tinker://r/weights/000010
   20  ready, final, best  training                     123,456  2026-11-22 03:00:00  tinker://r/weights/final
 --- stderr
-""")
+""")  # noqa: E501
 
 
 def test_checkpoints_as_json_hold_every_field(dn: Dn) -> None:
