@@ -61,7 +61,7 @@ _PACKING = re.compile(
     """,
     re.VERBOSE,
 )
-_SUFFIX = re.compile(r"\.(?:gguf|safetensors|bin|ggml)$|@[a-z0-9.-]+$|:peft(?::\d*)?.*$")
+_SUFFIX = re.compile(r"\.(?:gguf|safetensors|bin|ggml)$|:peft(?::\d*)?.*$")
 _LOCATION = re.compile(r"^[a-z]+://|/(?:tree|blob|resolve|versions)/.*$|/+$")
 _TOKEN = re.compile(
     r"""
@@ -123,6 +123,7 @@ def parse(name: str) -> Name:
     """Read NAME into its parts; a name in no known form gives a ``Name`` with few of them."""
     whole = _LOCATION.sub("", _LOCATION.sub("", name.strip().lower()))
     owner, _, last = _SUFFIX.sub("", whole).rpartition("/")
+    last = max(last.split("@"), key=len)  # `name@version`, or `group@name`
     last = _PACKING.sub(" ", last)
     words: list[str] = []
     kinds: set[str] = set()

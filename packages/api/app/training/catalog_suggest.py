@@ -56,13 +56,14 @@ class Index:
         extended = (as_extended(model) for model in models)
         self._variants = [_read(model, families) for model in extended if model is not None]
         lines = frozenset(word for one in self._candidates for word in one.line)
-        self._vocabulary = sorted(families | lines | set(KINDS))
+        self._families = sorted(families)
+        self._traits = sorted(lines | set(KINDS))
 
     def closest(self, name: str, limit: int) -> list[TrainingModel]:
         """Return at most LIMIT of the models that NAME resembles, best first."""
         if len(name) > _MAX_LENGTH or limit < 1:
             return []
-        ways = [_corrected(way, self._vocabulary) for way in readings(name)]
+        ways = [self._corrected(way) for way in readings(name)]
         spellings = _spellings(name.strip().lower(), ways[0])
         squashed = _squashed(ways[0])
         extended = _VARIANT in spellings[0][0]
@@ -78,6 +79,22 @@ class Index:
             if cost < _TOO_FAR:
                 near.append((cost, place))
         return [candidates[place].model for _, place in sorted(near)[:limit]]
+
+    def _corrected(self, name: Name) -> Name:
+        """Return NAME with each word that misspells a known one replaced by it."""
+        words = tuple(self._known(word) for word in name.words)
+        kinds = name.kinds | {KINDS[word] for word in words if word in KINDS}
+        return replace(name, words=tuple(word for word in words if word not in KINDS), kinds=kinds)
+
+    def _known(self, word: str) -> str:
+        if len(word) < 4 or word in self._families or word in self._traits:
+            return word
+        for known in (*self._families, *self._traits):
+            slips = 1 if len(known) < 6 else 2
+            if len(known) > 3 and OSA.distance(word, known, score_cutoff=slips) <= slips:
+                return known
+        # A trait may be cut short; a family may not, or Mistral Nemo were a Nemotron.
+        return next((known for known in self._traits if known.startswith(word)), word)
 
 
 @cache
@@ -111,23 +128,6 @@ def _squashed(name: Name) -> str:
 
 def _digits(text: str) -> str:
     return "".join(character for character in text if character.isdigit())
-
-
-def _corrected(name: Name, vocabulary: Sequence[str]) -> Name:
-    """Return NAME with each word that misspells a known one replaced by it."""
-    words = tuple(_known(word, vocabulary) for word in name.words)
-    kinds = name.kinds | {KINDS[word] for word in words if word in KINDS}
-    return replace(name, words=tuple(word for word in words if word not in KINDS), kinds=kinds)
-
-
-def _known(word: str, vocabulary: Sequence[str]) -> str:
-    if len(word) < 4 or word in vocabulary:
-        return word
-    for known in vocabulary:
-        slips = 1 if len(known) < 6 else 2
-        if len(known) > 3 and OSA.distance(word, known, score_cutoff=slips) <= slips:
-            return known
-    return next((known for known in vocabulary if known.startswith(word)), word)
 
 
 def _slips(asked: tuple[tuple[str, str], ...], one: _Candidate) -> float:

@@ -21,28 +21,32 @@ ENDED = frozenset({"completed", "failed", "cancelled"})
 class SftConfig(Request):
     """How to fine-tune; what is left out is the server's default, which the job then tells."""
 
-    dataset_ref: DatasetRef
+    dataset_ref: DatasetRef | None = None
+    trajectory_dataset_refs: tuple[DatasetRef, ...] | None = None
     eval_dataset_ref: DatasetRef | None = None
+    system_prompt: str | None = None
+    train_on: TrainOn | None = None
+    strict: bool | None = None
+    shuffle: bool | None = None
+    seed: NotNegative | None = None
     steps: Positive | None = None
     epochs: Positive | None = None
     batch_size: Positive | None = None
     gradient_accumulation_steps: Positive | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
     lora_rank: Positive | None = None
     max_sequence_length: Positive | None = None
+    checkpoint_interval: Positive | None = None
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
     learning_rate_schedule: Literal["constant", "linear", "cosine"] | None = None
     warmup_steps: NotNegative | None = None
     weight_decay: NotNegativeFloat | None = None
     grad_clip_norm: NotNegativeFloat | None = None
-    checkpoint_interval: Positive | None = None
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    adam_eps: Annotated[float, Field(gt=0)] | None = None
     eval_interval: Positive | None = None
     early_stopping_patience: Positive | None = None
     early_stopping_min_delta: NotNegativeFloat | None = None
-    train_on: TrainOn | None = None
-    system_prompt: str | None = None
-    shuffle: bool | None = None
-    strict: bool | None = None
-    seed: int | None = None
 
 
 class SftRequest(Request):
@@ -56,6 +60,7 @@ class SftRequest(Request):
     name: str | None = None
     tags: tuple[str, ...] = ()
     project_ref: str | None = None
+    run_ref: str | None = None
     rehearse: bool = False
 
 
@@ -79,6 +84,13 @@ class Preflight(Response):
     truncated: int = 0
 
 
+class JobCapability(Response):
+    """The capability that a job is trained with; `none` at `0.0.0` stands for no capability."""
+
+    name: str
+    version: str
+
+
 class TrainingJob(Response):
     """A training job as the server tells it.
 
@@ -98,7 +110,7 @@ class TrainingJob(Response):
     created_at: datetime
     backend: str = "tinker"
     name: str | None = None
-    capability: CapabilityRef | None = None
+    capability: JobCapability | None = None
     rehearsal: bool = False
     trained_model: str | None = None
     phase: str | None = None
@@ -132,18 +144,37 @@ class TrainingJobPage(Response):
 
 
 class LogEntry(Response):
-    """One line of a job's log."""
+    """One line of a job's log; `cursor` is where to go on behind it."""
 
     timestamp: datetime
     level: str
     message: str
     data: dict[str, Any] = Field(default_factory=dict)
+    cursor: int = 0
 
 
 class LogEntries(Response):
     """A job's log, oldest line first."""
 
     items: list[LogEntry]
+
+
+class JobEvent(Response):
+    """Something that happened to a job: a step, a line of its log, a new phase or state.
+
+    Attributes:
+        id: Its place among the job's events, from 1.
+        type: What happened, for instance `step_complete`, `log`, `phase` or `status`.
+        message: What the log says of it, if it is a line of the log.
+        data: The facts, for instance `step`, `steps` and `metrics` of a step.
+    """
+
+    id: int
+    type: str
+    timestamp: datetime
+    level: str = "info"
+    message: str | None = None
+    data: dict[str, Any] = Field(default_factory=dict)
 
 
 class Artifacts(Response):

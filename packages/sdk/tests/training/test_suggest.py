@@ -44,6 +44,33 @@ def test_no_suggestion_is_given_where_none_is_asked_for(limit: int) -> None:
     assert ids("Qwen/Qwen3-8", limit=limit) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("llama3_1@llama-3.1-8b-instruct", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("llama-3.3-70b-instruct@001", "meta-llama/Llama-3.3-70B-Instruct"),
+        (
+            "arn:aws:bedrock:us-east-1:1234:inference-profile/us.meta.llama3-3-70b-instruct-v1:0",
+            "meta-llama/Llama-3.3-70B-Instruct",
+        ),
+        (
+            "azureml://registries/azureml-meta/models/Meta-Llama-3.1-8B-Instruct/versions/4",
+            "meta-llama/Llama-3.1-8B-Instruct",
+        ),
+        (
+            "https://huggingface.co/bartowski/Qwen_Qwen3-8B-GGUF/blob/main/Qwen_Qwen3-8B-Q6_K.gguf",
+            "Qwen/Qwen3-8B",
+        ),
+    ],
+)
+def test_the_addresses_of_other_hosts_are_read(name: str, meant: str) -> None:
+    assert ids(name)[0] == meant
+
+
+def test_a_family_is_not_recognised_by_its_beginning() -> None:
+    assert ids("mistral-nemo") == []
+
+
 @pytest.mark.parametrize("name", ["", " ", "/", ":", "\x00", "8B", "🦙", "x" * 100_000, "b" * 200])
 def test_what_says_nothing_gets_no_suggestion(name: str) -> None:
     assert ids(name) == []
