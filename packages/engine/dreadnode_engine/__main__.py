@@ -61,18 +61,19 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, default=0)
     serve.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     serve.add_argument("--dtype", choices=["float32", "bfloat16"], default=None)
+    serve.add_argument("--memory-gib", type=_positive, default=None)
     serve.add_argument("--threads", type=int, default=None)
     serve.add_argument("--gradient-checkpointing", action="store_true")
     for name, seconds in _TIMES.items():
-        serve.add_argument(f"--{name.replace('_', '-')}", type=_seconds, default=seconds)
+        serve.add_argument(f"--{name.replace('_', '-')}", type=_positive, default=seconds)
     return parser
 
 
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 < seconds < 1e9:
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 1e9:
         raise ValueError
-    return seconds
+    return number
 
 
 def _found(options: argparse.Namespace) -> dict[str, ServedModel]:
@@ -120,8 +121,9 @@ async def _serve(options: argparse.Namespace) -> int:
     device = Device(options.device, getattr(torch, dtype), options.gradient_checkpointing)
     models = _found(options)
     listening = _listen(options.host, options.port)
+    memory = int(options.memory_gib * 2**30) if options.memory_gib else None
     times = {name: getattr(options, name) for name in _TIMES}
-    settings = Settings(options.data_dir, device, **times)
+    settings = Settings(options.data_dir, device, memory, **times)
     app = create_app(settings, models, Keyring(master_key(options.data_dir)))
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on"
@@ -139,7 +141,8 @@ async def _serve(options: argparse.Namespace) -> int:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
+    # Named as TCP, or asyncio does not turn off the delay that gathers small packets.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))

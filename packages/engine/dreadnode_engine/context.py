@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dreadnode_engine.bases import Device, LoadedBase
+from dreadnode_engine.bases import Device
 from dreadnode_engine.checkpoints import Store
-from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.journal import Journal
 from dreadnode_engine.models import ServedModel
 from dreadnode_engine.records import Sampler
+from dreadnode_engine.residency import Residency
 from dreadnode_engine.scheduler import Worker
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ class Settings:
     """How the engine runs.
 
     Attributes:
+        memory: bytes that models, runs and computing may fill; None for what is free at start.
         micro_batch_tokens: padded tokens computed at once in training.
         sampling_rows: samples decoded together on one set of weights.
         sampling_positions: tokens, over all these samples, that the key-value cache may hold.
@@ -35,6 +36,7 @@ class Settings:
 
     data_dir: Path
     device: Device = field(default_factory=Device)
+    memory: int | None = None
     micro_batch_tokens: int = 2048
     sampling_rows: int = 64
     sampling_positions: int = 64 * 1024
@@ -55,19 +57,10 @@ class Context:
         self.store = Store(settings.data_dir)
         self.journal = Journal(settings.data_dir / "engine.sqlite3")
         self.worker = Worker()
-        self.bases: dict[str, LoadedBase] = {}
+        self.residency: Residency
         self.samplers: dict[str, Sampler] = {}
         self.loop = asyncio.get_running_loop()
         self._waiters: dict[str, set[asyncio.Event]] = {}
-
-    def base(self, model_id: str) -> LoadedBase:
-        """Return a base model, loaded now if it is not yet; on the computing thread only."""
-        if model_id not in self.bases:
-            served = self.models.get(model_id)
-            if served is None:
-                raise OperationFailed(f"This engine no longer serves {model_id}", "server")
-            self.bases[model_id] = LoadedBase(served, self.settings.device)
-        return self.bases[model_id]
 
     def announce(self, request_id: str, publish: Callable[[], None] | None = None) -> None:
         """Tell who waits for REQUEST_ID that it is done, after PUBLISH has run; from any thread."""

@@ -4,6 +4,7 @@ These are the calls behind the HTTP routes, without any HTTP. They run on the ev
 compute: they check, journal, and hand over to a lane.
 """
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -28,8 +29,11 @@ from dreadnode_engine.context import Context, Settings
 from dreadnode_engine.errors import Gone, NotFound, Refused
 from dreadnode_engine.keys import Principal
 from dreadnode_engine.lanes import RunLane, SampleLane
+from dreadnode_engine.memory import available
 from dreadnode_engine.models import MAX_RANK, ServedModel
+from dreadnode_engine.operations import shape_of
 from dreadnode_engine.records import Checkpoint, Request, Run, Sampler, Session
+from dreadnode_engine.residency import Residency
 from dreadnode_engine.sampling import parse, plan, with_seed
 from dreadnode_engine.validation import json_object, parse_body
 
@@ -44,6 +48,8 @@ class Engine(Context):
 
     def __init__(self, settings: Settings, models: dict[str, ServedModel]) -> None:
         super().__init__(settings, models)
+        budget = settings.memory or available(settings.device.name)
+        self.residency = Residency(self, budget)
         self.sessions: dict[str, Session] = {}
         self.runs: dict[str, RunLane] = {}
         self.sample_lanes: dict[tuple[str, str | None], SampleLane] = {}
@@ -158,6 +164,7 @@ class Engine(Context):
             train_unembed=lora.train_unembed if lora else True,
             user_metadata=_dump(fields.user_metadata),
         )
+        await asyncio.to_thread(self.residency.admit, served, shape_of(run))
         return await self._start_run(run, "create_model", body)
 
     async def load_weights(self, who: Principal, body: bytes) -> Request:
@@ -175,7 +182,8 @@ class Engine(Context):
             self._check_adamw(fields.optimizer_config.type)
         if fields.base_model not in (None, found.base_model):
             raise Refused(f"The checkpoint {found.path} is of {found.base_model}")
-        self.served(found.base_model)
+        served = self.served(found.base_model)
+        await asyncio.to_thread(self.residency.admit, served, shape_of(found))
         run = Run(
             id=f"{session.id}:train:{fields.model_seq_id}",
             session=session.id,
@@ -237,11 +245,13 @@ class Engine(Context):
             weights = str(self.store.checkpoint(parse_path(found.path)))
         if base_model is None:
             raise Refused("Name a `base_model` or a `model_path` to sample from")
+        served = self.served(base_model)
+        await asyncio.to_thread(self.residency.admit, served, None)
         sampler = Sampler(
             id=f"{session.id}:sample:{fields.sampling_session_seq_id}",
             session=session.id,
             owner=session.owner,
-            base_model=self.served(base_model).id,
+            base_model=served.id,
             created=time.time(),
             used=time.time(),
             model_path=fields.model_path,

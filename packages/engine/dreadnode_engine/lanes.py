@@ -73,6 +73,14 @@ class RunLane:
             self._release = True
             self.context.worker.wake(self)
 
+    def let_go(self) -> bool:
+        """Put the run on disk and free its memory, unless an operation is half way through."""
+        if self._work is not None:
+            return False
+        self.snapshot()
+        self.state = None
+        return True
+
     def give_up(self, request: Request, sentence: str) -> None:
         """End an operation that waits for another; from any thread, if it has no turn yet."""
         if self._pending.pop(request.seq, None) is not None:
@@ -83,8 +91,7 @@ class RunLane:
         if self._work is None and self._release:
             self._release = False
             if self.next_seq not in self._pending or self.paused:
-                self.snapshot()
-                self.state = None
+                self.let_go()
             return
         if self._work is None or self._current is None:
             self._current = self._pending[self.next_seq]
@@ -208,8 +215,13 @@ class SampleLane:
                 self._fail(request, sentence)
             self._batch, self._incoming = None, []
 
+    def let_go(self) -> None:
+        """Free the memory of a lane that is idle; the next request brings the weights back."""
+        if self.idle:
+            self._batch = self._bind = None
+
     def _open_batch(self) -> Batch:
-        base = self.context.base(self.base_model)
+        base = self.context.residency.base(self.base_model)
         settings = self.context.settings
         network = base.plain
         if self.weights is not None:
@@ -219,7 +231,7 @@ class SampleLane:
         )
 
     def _admit(self, batch: Batch, request: Request) -> None:
-        base = self.context.base(self.base_model)
+        base = self.context.residency.base(self.base_model)
         checked = plan(parse(request.payload), base.served, seed=0)
         self._open[request.id] = request
         stopper = Stopper(checked, base)

@@ -73,12 +73,13 @@ def shape_of(run: Run | Checkpoint) -> LoraShape:
 
 def limits_of(context: Context, run: Run) -> Limits:
     """Return what one request of RUN may ask for."""
-    served = context.base(run.base_model).served
+    served = context.residency.base(run.base_model).served
     return Limits(served.vocabulary, served.context)
 
 
 def _new_state(context: Context, run: Run) -> TrainingState:
-    base, shape = context.base(run.base_model), shape_of(run)
+    context.residency.room_for_run(run.base_model, shape_of(run))
+    base, shape = context.residency.base(run.base_model), shape_of(run)
     wrapper, _ = base.wrapped(shape)
     return TrainingState(base, shape, wrapper.initial(run.seed))
 
@@ -216,9 +217,10 @@ def load_weights(context: Context, run: Run, request: Request) -> Making:
     fields = parse_body(LoadWeightsRequest, request.payload)
     path = parse_path(fields.path)
     folder = context.store.checkpoint(path)
-    base, shape = context.base(run.base_model), shape_of(run)
+    base, shape = context.residency.base(run.base_model), shape_of(run)
     if not folder.is_dir():
         raise OperationFailed(f"The checkpoint {path} is no longer there")
+    context.residency.room_for_run(run.base_model, shape)
     wrapper, _network = base.wrapped(shape)
     state = TrainingState(base, shape, wrapper.load(folder))
     if fields.optimizer:
@@ -268,7 +270,11 @@ def bring_back(context: Context, run: Run, next_seq: int) -> Generator[None, Non
             raise OperationFailed(f"The run {run.id} could not be made; make a new one")
         state = _new_state(context, run)
     else:
-        base, file = context.base(run.base_model), context.store.snapshot(run.id, run.snapshot)
+        context.residency.room_for_run(run.base_model, shape_of(run))
+        base, file = (
+            context.residency.base(run.base_model),
+            context.store.snapshot(run.id, run.snapshot),
+        )
         state = read_state(base, shape_of(run), file)
     yield
     replay = context.journal.do_now(lambda db: records.to_replay(db, run.id, after, next_seq))

@@ -256,7 +256,7 @@ def test_a_sampling_request_that_cannot_be_served_is_refused_at_once(
     for tokens, params, sentence in (
         ([5] * 120, types.SamplingParams(max_tokens=50), "do not fit"),
         ([500], types.SamplingParams(max_tokens=1), "token id 500"),
-        ([5], types.SamplingParams(max_tokens=1, temperature=math.nan), "temperature"),
+        ([5], types.SamplingParams(max_tokens=1, temperature=-1.0), "temperature"),
     ):
         with pytest.raises(tinker.BadRequestError, match=sentence):
             sampler.sample(types.ModelInput.from_ints(tokens), 1, params).result()

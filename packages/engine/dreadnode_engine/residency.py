@@ -1,0 +1,110 @@
+"""What is in memory, within a budget: base models and runs come when needed and go when idle.
+
+Disk is where everything is; memory is a cache of it. When something has to come in, what has been
+idle longest goes first: runs, which are snapshotted, then samplers, then whole base models.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+from dreadnode_engine import memory
+from dreadnode_engine.adapters import LoraShape
+from dreadnode_engine.bases import LoadedBase
+from dreadnode_engine.errors import OperationFailed, Refused
+from dreadnode_engine.models import ServedModel
+
+if TYPE_CHECKING:
+    from dreadnode_engine.engine import Engine
+
+log = logging.getLogger(__name__)
+
+
+class Residency:
+    """Decides what may be made, and makes room for it.
+
+    Only `admit` may be called from any thread; the rest belongs to the computing thread.
+    """
+
+    def __init__(self, engine: "Engine", budget: int) -> None:
+        self._engine = engine
+        self.budget = budget
+        self.bases: dict[str, LoadedBase] = {}
+        self._order: list[str] = []
+
+    def admit(self, served: ServedModel, shape: LoraShape | None) -> None:
+        """Refuse what would not fit even if nothing else were in memory."""
+        need = self._base(served) + self._working(served)
+        what = f"Sampling from {served.id}"
+        if shape is not None:
+            need += memory.run_bytes(served, shape)
+            what = f"A run of rank {shape.rank} on {served.id}"
+        if need > self.budget:
+            raise Refused(
+                f"{what} needs about {memory.told(need)} of memory, and this engine may fill "
+                f"{memory.told(self.budget)}; choose a smaller model or rank"
+            )
+
+    def base(self, model_id: str) -> LoadedBase:
+        """Return a base model, loaded now if it is not in memory."""
+        if model_id in self.bases:
+            self._order.remove(model_id)
+        else:
+            served = self._engine.models.get(model_id)
+            if served is None:
+                raise OperationFailed(f"This engine no longer serves {model_id}", "server")
+            self._make_room(self._base(served) + self._working(served), keep=model_id)
+            self.bases[model_id] = LoadedBase(served, self._engine.settings.device)
+        self._order.append(model_id)
+        return self.bases[model_id]
+
+    def room_for_run(self, model_id: str, shape: LoraShape) -> None:
+        """Make room for a run that is about to come into memory."""
+        served = self.base(model_id).served
+        self._make_room(memory.run_bytes(served, shape), keep=model_id)
+
+    def used(self) -> int:
+        """Return what is in memory now, with what computing on it may add."""
+        total = sum(self._base(base.served) for base in self.bases.values())
+        total += max((self._working(base.served) for base in self.bases.values()), default=0)
+        for lane in list(self._engine.runs.values()):
+            if lane.state is not None:
+                total += memory.run_bytes(lane.state.base.served, lane.state.shape)
+        return total
+
+    def _make_room(self, need: int, keep: str) -> None:
+        """Let go of what is idle until NEED fits, or until nothing idle is left."""
+        if self.used() + need <= self.budget:
+            return
+        lanes = sorted(self._engine.runs.values(), key=lambda lane: lane.run.used)
+        for lane in lanes:
+            if lane.state is not None and lane.let_go():
+                log.info("run %s leaves memory", lane.run.id)
+                if self.used() + need <= self.budget:
+                    return
+        for model_id in [name for name in self._order if name != keep]:
+            if self._base_is_idle(model_id):
+                self._order.remove(model_id)
+                del self.bases[model_id]
+                log.info("base model %s leaves memory", model_id)
+                if self.used() + need <= self.budget:
+                    return
+
+    def _base_is_idle(self, model_id: str) -> bool:
+        runs = list(self._engine.runs.values())
+        if any(lane.state and lane.run.base_model == model_id for lane in runs):
+            return False
+        samples = [s for s in list(self._engine.sample_lanes.values()) if s.base_model == model_id]
+        if not all(lane.idle for lane in samples):
+            return False
+        for lane in samples:
+            lane.let_go()
+        return True
+
+    def _base(self, served: ServedModel) -> int:
+        return memory.base_bytes(served, self._engine.settings.device.dtype)
+
+    def _working(self, served: ServedModel) -> int:
+        settings = self._engine.settings
+        dtype = settings.device.dtype
+        training = memory.working_bytes(served, dtype, settings.micro_batch_tokens)
+        return max(training, memory.cache_bytes(served, dtype, served.context))

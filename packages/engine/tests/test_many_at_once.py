@@ -1,0 +1,226 @@
+"""Many clients at once: fair turns, one copy of the weights, and memory within its bounds."""
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinker
+from dreadnode_engine import memory
+from dreadnode_engine.adapters import LoraShape, Wrapped
+from dreadnode_engine.bases import Device, LoadedBase
+from dreadnode_engine.models import inspect_model
+from dreadnode_engine.scheduler import Worker
+from tinker import types
+
+KEY = "tml-master-key-of-the-tests"
+ADAM = types.AdamParams(learning_rate=1e-2)
+
+
+def batch(seed: int, sequences: int = 4) -> list[types.Datum]:
+    random = np.random.default_rng(seed)
+    rows = [random.integers(3, 90, 31) for _ in range(sequences)]
+    return [
+        types.Datum(
+            model_input=types.ModelInput.from_ints(row[:-1].tolist()),
+            loss_fn_inputs={"target_tokens": row[1:]},
+        )
+        for row in rows
+    ]
+
+
+class Slices:
+    """A lane with so many slices of work, each of which takes some time by its own account."""
+
+    def __init__(self, name: str, slices: int, cost: float, order: list[str]) -> None:
+        self.used = 0.0
+        self.name, self.left, self.cost, self.order = name, slices, cost, order
+        self.finished = threading.Event()
+
+    def ready(self) -> bool:
+        return self.left > 0
+
+    def advance(self) -> None:
+        self.left -= 1
+        self.used += self.cost
+        self.order.append(self.name)
+        if not self.left:
+            self.finished.set()
+
+
+def worked(*lanes: Slices) -> None:
+    worker = Worker()
+    for lane in lanes:
+        worker.add(lane)
+    worker.start()
+    for lane in lanes:
+        assert lane.finished.wait(20)
+    worker.stop()
+
+
+def test_a_long_run_does_not_hold_up_a_short_one() -> None:
+    order: list[str] = []
+
+    worked(Slices("long", 100, 1.0, order), Slices("short", 3, 1.0, order))
+
+    assert order[:6].count("short") == 3
+
+
+def test_lanes_get_equal_time_and_not_equal_turns() -> None:
+    order: list[str] = []
+
+    worked(Slices("heavy", 10, 4.0, order), Slices("light", 40, 1.0, order))
+
+    assert 6 <= order[:20].count("light") / order[:20].count("heavy") * 2 <= 10
+
+
+def test_a_lane_that_was_idle_has_saved_up_nothing() -> None:
+    order: list[str] = []
+    worker = Worker()
+    late = Slices("late", 0, 1.0, order)
+
+    class Busy(Slices):
+        def advance(self) -> None:
+            super().advance()
+            if self.left == 40:
+                late.left = 10
+                worker.wake(late)
+
+    busy = Busy("busy", 60, 1.0, order)
+    worker.add(busy)
+    worker.add(late)
+    worker.start()
+
+    assert busy.finished.wait(20)
+    assert late.finished.wait(20)
+    worker.stop()
+    first = order.index("late")
+    assert order[first : first + 10].count("busy") >= 4
+
+
+def test_a_lane_that_breaks_does_not_take_the_others_with_it() -> None:
+    order: list[str] = []
+
+    class Broken(Slices):
+        def advance(self) -> None:
+            raise RuntimeError("broken")
+
+    worker = Worker()
+    worker.add(Broken("broken", 1, 1.0, order))
+    good = Slices("good", 3, 1.0, order)
+    worker.add(good)
+    worker.start()
+
+    assert good.finished.wait(20)
+    worker.stop()
+
+
+def test_clients_at_once_get_what_each_would_get_alone(engine: Any) -> None:
+    def train(seed: int, kind: str) -> list[float]:
+        service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+        training = service.create_lora_training_client(f"tiny/{kind}", rank=4, seed=seed).result()
+        losses = []
+        for step in range(4):
+            forward = training.forward_backward(batch(seed + step), "cross_entropy")
+            training.optim_step(ADAM)
+            losses.append(forward.result().metrics["loss:sum"])
+            sampler = training.save_weights_and_get_sampling_client().result()
+            sampler.sample(
+                types.ModelInput.from_ints([5, 6]), 2, types.SamplingParams(max_tokens=20)
+            ).result()
+        return losses
+
+    runs = [(1, "llama"), (2, "llama"), (3, "qwen3"), (4, "qwen3_moe")]
+    alone = [train(*run) for run in runs]
+    together: dict[int, list[float]] = {}
+    threads = [
+        threading.Thread(target=lambda i=i, run=run: together.update({i: train(*run)}))
+        for i, run in enumerate(runs)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert [together[i] for i in range(len(runs))] == alone
+
+
+def test_a_long_queue_of_one_client_does_not_hold_up_another(engine: Any) -> None:
+    greedy = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+    modest = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+    long = greedy.create_lora_training_client("tiny/llama", rank=4).result()
+    short = modest.create_lora_training_client("tiny/llama", rank=4).result()
+    futures = [long.forward_backward(batch(i, 64), "cross_entropy") for i in range(60)]
+
+    short.forward_backward(batch(0), "cross_entropy").result()
+
+    assert not futures[-1].future().done()
+    for future in futures:
+        future.result()
+
+
+def test_runs_that_do_not_fit_together_take_turns_in_memory(
+    start_engine: Callable[..., Any],
+) -> None:
+    losses = []
+    for arguments in ((), ("--memory-gib", "0.0205")):
+        engine = start_engine(*arguments)
+        service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+        runs = [
+            service.create_lora_training_client("tiny/llama", rank=128, seed=i).result()
+            for i in range(3)
+        ]
+        losses.append([])
+        for step in range(3):
+            for run in runs:
+                forward = run.forward_backward(batch(step), "cross_entropy")
+                run.optim_step(ADAM)
+                losses[-1].append(forward.result().metrics["loss:sum"])
+
+    assert losses[0] == losses[1]
+    # The engine with little memory had to put runs on disk; neither was asked to.
+    assert len(list(Path(engine.data_dir, "snapshots").glob("*/*"))) >= 2
+
+
+def test_what_can_never_fit_is_refused_before_it_is_accepted(
+    start_engine: Callable[..., Any],
+) -> None:
+    engine = start_engine("--memory-gib", "0.0185")
+    service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+
+    with pytest.raises(tinker.BadRequestError, match="rank 128 on tiny/llama needs about"):
+        service.create_lora_training_client("tiny/llama", rank=128).result()
+
+    rest = tinker.RestClient(base_url=engine.url, api_key=KEY)
+    assert rest.list_training_runs().result().training_runs == []
+    assert service.create_lora_training_client("tiny/llama", rank=1).result() is not None
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
+def test_weights_are_weighed_as_they_are(models_dir: Path, kind: str) -> None:
+    served = inspect_model(kind, models_dir / kind)
+    base = LoadedBase(served, Device())
+    shape = LoraShape(8, train_mlp=True, train_attn=True, train_unembed=True)
+    wrapper = Wrapped(base.plain.causal_lm, shape)
+
+    own = sum(p.numel() for p in base.plain.causal_lm.parameters())
+
+    assert memory.parameters(served.path) == own
+    assert memory.adapter_parameters(served.path, shape) == sum(
+        tensor.numel() for tensor in wrapper.initial(0).values()
+    )
+
+
+def test_a_wrapper_shares_every_base_weight(models_dir: Path) -> None:
+    base = LoadedBase(inspect_model("llama", models_dir / "llama"), Device())
+    shape = LoraShape(8, train_mlp=True, train_attn=True, train_unembed=True)
+    own = {p.data_ptr() for p in base.plain.causal_lm.parameters()}
+
+    wrapper, network = base.wrapped(shape)
+
+    frozen = {p.data_ptr() for n, p in network.causal_lm.named_parameters() if ".lora_" not in n}
+    assert frozen == own
+    assert base.wrapped(shape)[0] is wrapper
