@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -19,10 +20,11 @@ from dreadnode.calls import Call
 from dreadnode.client import OnUpdate
 from dreadnode.config import Connection, Scope, resolve, server_url
 from dreadnode.errors import ConnectionFailed, DreadnodeError, ServerError, refusal
-from dreadnode.retries import Retries, Wait
+from dreadnode.retries import RECONNECT, Retries, Silence, Wait
 from dreadnode.transport import (
     CHUNK,
     TIMEOUT,
+    Listener,
     async_chunks,
     fresh,
     http_options,
@@ -33,7 +35,7 @@ from dreadnode.transport import (
 )
 
 if TYPE_CHECKING:
-    from dreadnode.training.jobs import TrainingJob
+    from dreadnode.training.jobs import JobEvent, TrainingJob
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -93,6 +95,9 @@ class AsyncApiClient:
     get_user = _awaiting(calls.get_user)
     list_organizations = _awaiting(calls.list_organizations)
     list_workspaces = _awaiting(calls.list_workspaces)
+    create_token = _awaiting(calls.create_token)
+    list_tokens = _awaiting(calls.list_tokens)
+    revoke_token = _awaiting(calls.revoke_token)
     get_training_catalog = _awaiting(calls.get_training_catalog)
     get_catalog_model = _awaiting(calls.get_catalog_model)
     push_dataset = _awaiting(calls.push_dataset)
@@ -131,18 +136,10 @@ class AsyncApiClient:
         """Make CALL and write what it gives to the file TO, which appears only once it is whole."""
 
         async def once() -> None:
-            with fresh(to, sha256) as write, translated(self._http, call):
-                message = request(self._http, call, None)
-                response = await self._http.send(message, stream=True)
-                try:
-                    if not response.is_success:
-                        raise refusal(
-                            response.status_code, response.headers, await response.aread()
-                        )
+            with fresh(to, sha256) as write:
+                async with self._open(call) as response:
                     async for chunk in response.aiter_bytes(CHUNK):
                         write(chunk)
-                finally:
-                    await response.aclose()
 
         await self._persist(call, once)
 
@@ -156,7 +153,7 @@ class AsyncApiClient:
         on_update: OnUpdate | None = None,
     ) -> TrainingJob:
         """Wait until a job has completed: see `ApiClient.wait_for_training_job`."""
-        wait = Wait(timeout=timeout, interval=interval, patience=patience)
+        wait = Wait(timeout=timeout, patience=patience)
         while True:
             job = None
             try:
@@ -168,6 +165,40 @@ class AsyncApiClient:
             if job and wait.seen(job):
                 return job
             await self._sleep(interval)
+
+    async def watch_training_job(
+        self, job_id: str, *, after: int = 0, patience: float = 300.0
+    ) -> AsyncIterator[JobEvent]:
+        """Yield what happens to a job: see `ApiClient.watch_training_job`."""
+        silence = Silence(patience)
+        while True:
+            call = calls.training_job_events(self.scope, job_id, after=after)
+            try:
+                async with self._open(call) as response:
+                    if response.status_code == httpx.codes.NO_CONTENT:
+                        return
+                    listener = Listener(call, response)
+                    async for line in response.aiter_lines():
+                        silence.broken()
+                        if told := listener.read(line):
+                            after = told.id
+                            yield told
+            except (ConnectionFailed, ServerError) as failure:
+                silence.goes_on(failure)
+            await self._sleep(RECONNECT)
+
+    @asynccontextmanager
+    async def _open(self, call: Call[Any]) -> AsyncIterator[httpx.Response]:
+        """Make CALL and yield its answer, whose body is still to be read."""
+        with translated(self._http, call):
+            response = await self._http.send(request(self._http, call, None), stream=True)
+            try:
+                if not response.is_success:
+                    body = await response.aread()
+                    raise refusal(response.status_code, response.headers, body)
+                yield response
+            finally:
+                await response.aclose()
 
     async def _persist(self, call: Call[Any], once: Callable[[], Awaitable[T]]) -> T:
         attempt = 0

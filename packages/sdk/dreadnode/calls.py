@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from urllib.parse import quote
@@ -36,7 +36,11 @@ if TYPE_CHECKING:
         Dataset,
         DatasetPage,
         DatasetVersions,
+        NewToken,
         Organization,
+        Token,
+        TokenList,
+        TokenRequest,
         User,
         Workspace,
     )
@@ -86,6 +90,24 @@ def list_organizations(_: Scope, /) -> Call[list[Organization]]:
 def list_workspaces(scope: Scope, /) -> Call[list[Workspace]]:
     """The workspaces of the organization."""
     return _get(f"{_organization(scope)}/ws", _many("wire", "Workspace"))
+
+
+def create_token(scope: Scope, /, request: TokenRequest) -> Call[NewToken]:
+    """Make a token for oneself; its secret is told this once."""
+    return Call(
+        "POST", f"{_organization(scope)}/tokens", _one("wire", "NewToken"), body=_body(request)
+    )
+
+
+def list_tokens(scope: Scope, /) -> Call[TokenList]:
+    """The tokens of the organization that the key may see, without their secrets."""
+    return _get(f"{_organization(scope)}/tokens", _one("wire", "TokenList"))
+
+
+def revoke_token(scope: Scope, /, token_id: str) -> Call[Token]:
+    """Make a token worthless, at once."""
+    path = f"{_organization(scope)}/tokens/{_segment(token_id)}"
+    return Call("DELETE", path, _one("wire", "Token"), repeatable=True)
 
 
 def get_training_catalog(_: Scope, /, **filters: Param | None) -> Call[dict[str, Any]]:
@@ -170,7 +192,7 @@ def get_capability_version(scope: Scope, /, name: str, version: str) -> Call[Cap
 
 
 def create_training_job(
-    scope: Scope, /, request: SftRequest, *, idempotency_key: str | None = None
+    scope: Scope, /, request: SftRequest | RlRequest, *, idempotency_key: str | None = None
 ) -> Call[TrainingJob]:
     """Submit a training job.
 
@@ -225,9 +247,34 @@ def retry_training_job(scope: Scope, /, job_id: str) -> Call[TrainingJob]:
     return Call("POST", f"{_job(scope, job_id)}/retry", _one("training.jobs", "TrainingJob"))
 
 
-def list_training_job_logs(scope: Scope, /, job_id: str) -> Call[LogEntries]:
-    """A job's log, oldest line first."""
-    return _get(f"{_job(scope, job_id)}/logs", _one("training.jobs", "LogEntries"))
+def list_training_job_logs(
+    scope: Scope,
+    /,
+    job_id: str,
+    *,
+    after: int | None = None,
+    level: str | None = None,
+    tail: int | None = None,
+    query: str | None = None,
+) -> Call[LogEntries]:
+    """A job's log, oldest line first.
+
+    Args:
+        scope: Where the job is.
+        job_id: The job.
+        after: Only lines behind the one with this cursor.
+        level: The least level.
+        tail: Only so many lines, the last ones.
+        query: Only lines that hold these words.
+    """
+    params = _given(after=after, level=level, tail=tail, query=query)
+    return _get(f"{_job(scope, job_id)}/logs", _one("training.jobs", "LogEntries"), params)
+
+
+def training_job_events(scope: Scope, /, job_id: str, *, after: int = 0) -> Call[bytes]:
+    """What happens to a job, as a stream; `watch_training_job` reads it."""
+    call = _get(f"{_job(scope, job_id)}/events", bytes, {"after": after})
+    return replace(call, headers={"Accept": "text/event-stream"})
 
 
 def get_training_job_artifacts(scope: Scope, /, job_id: str) -> Call[Artifacts]:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -21,10 +22,11 @@ from dreadnode._httpx import httpx
 from dreadnode.calls import Call
 from dreadnode.config import Connection, Scope, resolve, server_url
 from dreadnode.errors import ConnectionFailed, DreadnodeError, ServerError, refusal
-from dreadnode.retries import Retries, Wait
+from dreadnode.retries import RECONNECT, Retries, Silence, Wait
 from dreadnode.transport import (
     CHUNK,
     TIMEOUT,
+    Listener,
     chunks,
     fresh,
     http_options,
@@ -35,7 +37,7 @@ from dreadnode.transport import (
 )
 
 if TYPE_CHECKING:
-    from dreadnode.training.jobs import TrainingJob
+    from dreadnode.training.jobs import JobEvent, TrainingJob
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -108,6 +110,9 @@ class ApiClient:
     get_user = _blocking(calls.get_user)
     list_organizations = _blocking(calls.list_organizations)
     list_workspaces = _blocking(calls.list_workspaces)
+    create_token = _blocking(calls.create_token)
+    list_tokens = _blocking(calls.list_tokens)
+    revoke_token = _blocking(calls.revoke_token)
     get_training_catalog = _blocking(calls.get_training_catalog)
     get_catalog_model = _blocking(calls.get_catalog_model)
     push_dataset = _blocking(calls.push_dataset)
@@ -150,16 +155,9 @@ class ApiClient:
         """
 
         def once() -> None:
-            with fresh(to, sha256) as write, translated(self._http, call):
-                message = request(self._http, call, None)
-                response = self._http.send(message, stream=True)
-                try:
-                    if not response.is_success:
-                        raise refusal(response.status_code, response.headers, response.read())
-                    for chunk in response.iter_bytes(CHUNK):
-                        write(chunk)
-                finally:
-                    response.close()
+            with fresh(to, sha256) as write, self._open(call) as response:
+                for chunk in response.iter_bytes(CHUNK):
+                    write(chunk)
 
         self._persist(call, once)
 
@@ -185,7 +183,7 @@ class ApiClient:
             JobEnded: It failed or was cancelled.
             WaitTimedOut: It goes on, and the time is up.
         """
-        wait = Wait(timeout=timeout, interval=interval, patience=patience)
+        wait = Wait(timeout=timeout, patience=patience)
         while True:
             job = None
             try:
@@ -197,6 +195,46 @@ class ApiClient:
             if job and wait.seen(job):
                 return job
             self._sleep(interval)
+
+    def watch_training_job(
+        self, job_id: str, *, after: int = 0, patience: float = 300.0
+    ) -> Iterator[JobEvent]:
+        """Yield what happens to a job until it has ended, through restarts of the server.
+
+        Args:
+            job_id: The job.
+            after: Only what comes behind the event with this id.
+            patience: How many seconds the server may be silent.
+        """
+        silence = Silence(patience)
+        while True:
+            call = calls.training_job_events(self.scope, job_id, after=after)
+            try:
+                with self._open(call) as response:
+                    if response.status_code == httpx.codes.NO_CONTENT:
+                        return
+                    listener = Listener(call, response)
+                    for line in response.iter_lines():
+                        silence.broken()
+                        if told := listener.read(line):
+                            after = told.id
+                            yield told
+            except (ConnectionFailed, ServerError) as failure:
+                silence.goes_on(failure)
+            self._sleep(RECONNECT)
+
+    @contextmanager
+    def _open(self, call: Call[Any]) -> Iterator[httpx.Response]:
+        """Make CALL and yield its answer, whose body is still to be read."""
+        with translated(self._http, call):
+            response = self._http.send(request(self._http, call, None), stream=True)
+            try:
+                if not response.is_success:
+                    body = response.read()
+                    raise refusal(response.status_code, response.headers, body)
+                yield response
+            finally:
+                response.close()
 
     def _persist(self, call: Call[Any], once: Callable[[], T]) -> T:
         attempt = 0

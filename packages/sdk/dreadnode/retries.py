@@ -25,6 +25,10 @@ _NOT_DONE = frozenset({429, 503})
 """Answers that promise that nothing was done, so that any call may be made again."""
 
 
+RECONNECT = 1.0
+"""Seconds before a stream that has ended is asked for again."""
+
+
 @dataclass(frozen=True)
 class Retries:
     """How often and how soon a failed call is made again.
@@ -61,25 +65,38 @@ class Retries:
         return min(self.first * 2.0**attempt, self.longest) * (0.5 + self.jitter() / 2)
 
 
-class Wait:
-    """The waiting for one job, through restarts of the server.
+class Silence:
+    """How long a server has not answered; after PATIENCE seconds it is taken for gone."""
 
-    A server that does not answer is asked again until it has been silent for PATIENCE seconds.
-    """
+    def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._patience = patience
+        self._clock = clock
+        self._heard = clock()
+
+    def broken(self) -> None:
+        """Take note that the server has answered."""
+        self._heard = self._clock()
+
+    def goes_on(self, failure: ConnectionFailed | ServerError) -> None:
+        """Take note of an answer that did not come; raise FAILURE when that has lasted too long."""
+        if self._clock() - self._heard >= self._patience:
+            raise failure
+
+
+class Wait:
+    """The waiting for one job, through restarts of the server."""
 
     def __init__(
         self,
         *,
         timeout: float | None,
-        interval: float,
         patience: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self._timeout = timeout
-        self._patience = patience
-        self._started = self._heard = clock()
-        self.interval = interval
+        self._started = clock()
+        self._silence = Silence(patience, clock)
 
     def seen(self, job: TrainingJob) -> bool:
         """Take note of JOB; return True if the waiting is over.
@@ -88,18 +105,20 @@ class Wait:
             JobEnded: It failed or was cancelled.
             WaitTimedOut: It goes on, and the time is up.
         """
-        self._heard = self._clock()
+        self._silence.broken()
         if job.status == "completed":
             return True
         if job.has_ended:
             raise JobEnded(job)
-        if self._timeout is not None and self._heard - self._started >= self._timeout:
+        if self._timeout is not None and self._is_over():
             raise WaitTimedOut(job, self._timeout)
         return False
 
     def missed(self, failure: ConnectionFailed | ServerError) -> None:
         """Take note of an answer that did not come; raise FAILURE when that has lasted too long."""
-        now = self._clock()
-        silent_too_long = now - self._heard >= self._patience
-        if silent_too_long or (self._timeout is not None and now - self._started >= self._timeout):
+        self._silence.goes_on(failure)
+        if self._is_over():
             raise failure
+
+    def _is_over(self) -> bool:
+        return self._timeout is not None and self._clock() - self._started >= self._timeout

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from dreadnode import __version__
 from dreadnode._httpx import httpx
@@ -23,6 +24,10 @@ from dreadnode.errors import (
     UnusableFile,
     refusal,
 )
+from dreadnode.sse import Reader
+
+if TYPE_CHECKING:
+    from dreadnode.training.jobs import JobEvent
 
 T = TypeVar("T")
 Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
@@ -73,13 +78,49 @@ def read(call: Call[T], response: httpx.Response) -> T:
     """Return what CALL gives, or raise what was said or meant instead."""
     if not response.is_success:
         raise refusal(response.status_code, response.headers, response.content)
-    try:
+    with _understood(call, response):
         return call.parse(response.content)
+
+
+class Listener:
+    """Reads the events of a job out of the lines of a stream."""
+
+    def __init__(self, call: Call[Any], response: httpx.Response) -> None:
+        self._call = call
+        self._response = response
+        self._reader = Reader()
+
+    def read(self, line: str) -> JobEvent | None:
+        """Take the next line; return an event if it ends one."""
+        message = self._reader.read(line)
+        if message is None:
+            return None
+        from dreadnode.training.jobs import JobEvent
+
+        with _understood(self._call, self._response):
+            return JobEvent.model_validate({**json.loads(message.data), "id": message.id})
+
+
+@contextmanager
+def _understood(call: Call[Any], response: httpx.Response) -> Iterator[None]:
+    try:
+        yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(
-            f"the server's answer to {call.method} {call.path} is not what this client expects; "
-            f"is {response.url.host} a dreadnode server of a matching version?"
+            f"the answer to {call.method} {call.path} is not what this client expects"
+            f"{_where(error)}; is {response.url.host} a dreadnode server of a matching version?"
         ) from error
+
+
+def _where(error: Exception) -> str:
+    """Name the first field that was not understood, if it was a field."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return ""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    return f" ({field}: {first['msg']})" if field else ""
 
 
 @contextmanager

@@ -8,8 +8,9 @@ it is first used, since a command uses few of them.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Request(BaseModel):
@@ -116,6 +117,47 @@ class User(Response):
     id: str
     username: str
     email_address: str
+
+
+class TokenRequest(Request):
+    """A token to be made.
+
+    Attributes:
+        name: What it is for.
+        username: Whose it is; for administrators, who may make them for others.
+        role: At most the owner's, which is the default.
+        expires_in_days: For how long it is good; until it is revoked if None.
+    """
+
+    name: str
+    username: str | None = None
+    role: Literal["reader", "member", "admin"] | None = None
+    expires_in_days: Annotated[float, Field(gt=0)] | None = None
+
+
+class Token(Response):
+    """A token without its secret, of which only `hint` is known afterwards."""
+
+    id: str
+    name: str
+    role: str
+    hint: str = ""
+    username: str = ""
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class NewToken(Token):
+    """A token that has just been made, with its secret, which is told this once."""
+
+    token: str = Field(repr=False)
+
+
+class TokenList(Response):
+    """The tokens of an organization that the key may see."""
+
+    items: list[Token]
 
 
 class Organization(Response):

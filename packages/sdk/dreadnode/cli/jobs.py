@@ -11,12 +11,13 @@ from cyclopts import Parameter
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import hint, say, show
-from dreadnode.errors import ConfigError, ProtocolError, UnusableFile
+from dreadnode.errors import ConfigError, InputError, ProtocolError, UnusableFile
 
 if TYPE_CHECKING:
     from dreadnode.training.jobs import JobFile
 
 Job = Annotated[str, Parameter(help="The job's id.")]
+Level = Literal["debug", "info", "warning", "error"]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 ADAPTER = PurePosixPath("adapter")
 
@@ -56,17 +57,35 @@ def wait(
         follow(client, job, common, timeout=timeout)
 
 
-def logs(job: Job, /, *, common: Common = DEFAULT) -> None:
-    """Show a job's log."""
+def logs(
+    job: Job,
+    /,
+    *,
+    follow: Annotated[bool, Parameter(help="Go on until the job has ended.")] = False,
+    level: Annotated[Level, Parameter(help="The least level.")] = "debug",
+    tail: Annotated[int | None, Parameter(help="Only so many lines, the last ones.")] = None,
+    query: Annotated[str | None, Parameter(help="Only lines that hold these words.")] = None,
+    common: Common = DEFAULT,
+) -> None:
+    """Show a job's log; with `--follow` and `--json`, one JSON object a line."""
+    from dreadnode.cli.watch import follow_logs, log_line
+
+    if follow and query:
+        raise InputError("`--query` looks through what is there; leave out `--follow`")
+    if tail is not None and tail < 1:
+        raise InputError(f"`--tail` must be above 0, and is {tail}")
     with common.client() as client:
-        entries = client.list_training_job_logs(job).items
-    if common.json:
-        common.out.json([entry.model_dump(mode="json") for entry in entries])
-        return
-    for entry in entries:
-        common.out.text(f"{views.when(entry.timestamp)}  {entry.level:<7}  {show(entry.message)}")
-    if not entries:
-        say("no log lines yet")
+        entries = client.list_training_job_logs(job, level=level, tail=tail, query=query).items
+        if common.json and not follow:
+            common.out.json([entry.model_dump(mode="json") for entry in entries])
+            return
+        for entry in entries:
+            common.out.text(entry.model_dump_json() if common.json else log_line(entry))
+        if follow:
+            last = max((entry.cursor for entry in entries), default=0)
+            follow_logs(client, job, common, after=last, level=level)
+        elif not entries:
+            say("no log lines" if query or level != "debug" else "no log lines yet")
 
 
 def artifacts(job: Job, /, *, common: Common = DEFAULT) -> None:

@@ -37,6 +37,7 @@ for _name, _target in (
     ("webhook", "webhook:app"),
     ("serve", "serve:serve"),
     ("server", "server:app"),
+    ("token", "token:app"),
     ("login", "login:login"),
     ("logout", "login:logout"),
     ("whoami", "login:whoami"),

@@ -13,11 +13,13 @@ app = App(name="train", help="Choose a base model, submit training jobs and foll
 for _name, _target, _group in (
     ("catalog", "catalog:catalog", CHOOSE),
     ("sft", "submit:sft", SUBMIT),
+    ("rl", "submit_rl:rl", SUBMIT),
     ("cancel", "jobs:cancel", SUBMIT),
     ("retry", "jobs:retry", SUBMIT),
     ("list", "jobs:list_jobs", FOLLOW),
     ("get", "jobs:get", FOLLOW),
     ("wait", "jobs:wait", FOLLOW),
+    ("watch", "watch:watch", FOLLOW),
     ("logs", "jobs:logs", FOLLOW),
     ("artifacts", "jobs:artifacts", KEEP),
     ("checkpoints", "checkpoints:checkpoints", KEEP),

@@ -172,7 +172,7 @@ def test_something_else_that_answers_there_is_one_sentence(dn: Dn, api: Any) -> 
 exit: 1
 --- stdout
 --- stderr
-error: the server's answer to GET /org/main/ws/default/training/jobs is not what this client expects; is server.test a dreadnode server of a matching version?
+error: the answer to GET /org/main/ws/default/training/jobs is not what this client expects; is server.test a dreadnode server of a matching version?
 exit: 1
 --- stdout
 --- stderr
@@ -208,13 +208,10 @@ error: `--profile` already names a server and a key; leave out `--server`
 
 
 def test_a_command_that_does_not_exist_gets_a_suggestion(dn: Dn) -> None:
-    assert dn("trian list") == snapshot("""\
-exit: 2
---- stdout
---- stderr
-error: Unknown command "trian". Did you mean "train"? Available commands: train, dataset, capability, serve, login, logout, whoami, completion, ..
-hint: `dn --help` shows what it takes
-""")
+    said = dn("trian list")
+
+    assert said.startswith("exit: 2\n")
+    assert 'error: Unknown command "trian". Did you mean "train"?' in said
 
 
 def test_a_profile_file_that_is_broken_is_named(dn: Dn, monkeypatch: pytest.MonkeyPatch) -> None:

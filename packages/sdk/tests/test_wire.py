@@ -1,0 +1,80 @@
+"""The SDK's types against the API's description of itself, which is committed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dreadnode import wire
+from dreadnode.cli.settings import Settings
+from dreadnode.training import jobs
+from pydantic import BaseModel, ValidationError
+
+OPENAPI = Path(__file__).parents[3] / "docs" / "openapi.json"
+
+
+@pytest.fixture(scope="module")
+def schemas() -> dict[str, Any]:
+    described: dict[str, Any] = json.loads(OPENAPI.read_text())["components"]["schemas"]
+    return described
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "left_out"),
+    [
+        (jobs.SftConfig, "SftConfig", {"lora_alpha"}),
+        (jobs.SftRequest, "SftJobRequest", {"base_model"}),
+        (wire.TokenRequest, "TokenRequest", set()),
+        (wire.CapabilityRequest, "CapabilityRequest", set()),
+    ],
+)
+def test_a_request_has_every_field_that_the_api_takes(
+    schemas: dict[str, Any], kind: type[BaseModel], name: str, left_out: set[str]
+) -> None:
+    assert set(kind.model_fields) == set(schemas[name]["properties"]) - left_out
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (jobs.TrainingJob, "TrainingJob"),
+        (jobs.Progress, "Progress"),
+        (jobs.LogEntry, "LogEntry"),
+        (jobs.Artifacts, "Artifacts"),
+        (jobs.JobFile, "JobFileView"),
+        (wire.Dataset, "Dataset"),
+        (wire.DatasetVersions, "DatasetVersions"),
+        (wire.NewToken, "NewToken"),
+        (wire.User, "UserView"),
+        (wire.Organization, "OrganizationView"),
+        (wire.Workspace, "WorkspaceView"),
+    ],
+)
+def test_an_answer_needs_no_field_that_the_api_does_not_promise(
+    schemas: dict[str, Any], kind: type[BaseModel], name: str
+) -> None:
+    promised = schemas[name]["properties"]
+
+    assert set(kind.model_fields) - set(promised) == set()
+
+
+def test_every_setting_of_a_job_is_a_flag() -> None:
+    data = {"dataset_ref", "eval_dataset_ref", "trajectory_dataset_refs"}
+
+    assert {each.name for each in fields(Settings)} == set(jobs.SftConfig.model_fields) - data
+
+
+def test_a_misspelt_setting_is_an_error_and_not_a_default() -> None:
+    with pytest.raises(ValidationError):
+        jobs.SftConfig(learning_rte=1)  # type: ignore[call-arg]
+
+
+def test_a_tokens_secret_does_not_show_when_it_is_printed() -> None:
+    made = wire.NewToken(
+        id="1", name="n", role="reader", created_at="2026-11-22T03:00:00Z", token="dn_secret"
+    )
+
+    assert "dn_secret" not in repr(made)
