@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         TrainingJob,
         TrainingJobPage,
     )
+    from dreadnode.training.rl import RlRequest
     from dreadnode.webhooks import DeliveryList, NewWebhook, Webhook, WebhookList, WebhookRequest
     from dreadnode.wire import (
         Capability,

@@ -59,8 +59,21 @@ def data(preflight: Preflight | None) -> str:
 
 def dataset(job: TrainingJob) -> str:
     """Return the name and version of what a job trains on."""
-    ref = job.config.get("dataset_ref") or {}
-    return f"{ref['name']}@{ref['version']}" if {"name", "version"} <= ref.keys() else ""
+    refs = [job.config.get("dataset_ref"), job.config.get("prompt_dataset_ref")]
+    refs += job.config.get("trajectory_dataset_refs") or []
+    return ", ".join(
+        f"{ref['name']}@{ref['version']}" for ref in refs if ref and {"name", "version"} <= {*ref}
+    )
+
+
+def reward(job: TrainingJob) -> str:
+    """Return the recipe that judges answers, and what they earned in the newest step."""
+    recipe = job.config.get("reward_recipe")
+    if not recipe:
+        return ""
+    earned = job.metrics.get("train/reward")
+    newest = earned[-1] if isinstance(earned, list) and earned else None
+    return recipe["name"] if newest is None else f"{newest:.4f} by {recipe['name']}"
 
 
 def capability(job: TrainingJob) -> str:
@@ -105,6 +118,7 @@ JOB: tuple[Column, ...] = (
     ("settings", settings),
     ("steps", steps),
     ("loss", loss),
+    ("reward", reward),
     ("attempt", lambda job: job.attempt or None),
     ("tags", lambda job: ", ".join(job.tags)),
     ("created", lambda job: when(job.created_at)),

@@ -1,0 +1,163 @@
+"""`dn train rl`, by its transcripts."""
+
+
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dreadnode.cli.rl_settings import RlSettings
+from dreadnode.training.rl import RlConfig
+from inline_snapshot import snapshot
+
+Dn = Callable[[str], str]
+
+
+def sent(api: Any) -> dict[str, Any]:
+    """Return the body of the last create."""
+    posts = [each for each in api.requests if each.method == "POST"]
+    body: dict[str, Any] = json.loads(posts[-1].content)
+    return body
+
+
+def test_a_job_is_submitted_with_what_was_given_and_nothing_else(dn: Dn, api: Any) -> None:
+    said = dn(
+        "train rl --model Qwen/Qwen3-8B --prompt-dataset support@1.0.0 --algorithm ppo --steps 20 "
+        """--reward-recipe contains_v1 --reward-params '{"needle": "ok"}' --group-size 4"""
+    )
+
+    assert sent(api) == snapshot(
+        {
+            "model": "Qwen/Qwen3-8B",
+            "config": {
+                "algorithm": "ppo",
+                "prompt_dataset_ref": {"name": "support", "version": "1.0.0"},
+                "trajectory_dataset_refs": [],
+                "reward_recipe": {"name": "contains_v1", "params": {"needle": "ok"}},
+                "steps": 20,
+                "group_size": 4,
+                "stop": [],
+            },
+            "backend": "tinker",
+            "trainer_type": "rl",
+            "tags": [],
+            "rehearse": False,
+        }
+    )
+    assert said == snapshot("""\
+exit: 0
+--- stdout
+id        job-1
+status    queued
+model     Qwen/Qwen3-8B
+dataset   support@1.0.0
+settings  algorithm ppo, steps 20, group_size 4
+reward    contains_v1
+created   2026-11-22 03:00:00
+--- stderr
+hint: `dn train wait job-1` follows it
+""")
+
+
+def test_every_setting_of_a_job_is_a_flag() -> None:
+    data = {"prompt_dataset_ref", "trajectory_dataset_refs", "eval_dataset_ref"}
+    own = {"algorithm", "reward_recipe", "environment"}
+
+    assert {each.name for each in fields(RlSettings)} == set(RlConfig.model_fields) - data - own
+
+
+def test_settings_arrive_as_they_were_given(dn: Dn, api: Any) -> None:
+    dn(
+        "train rl --model Qwen/Qwen3-8B --trajectory-dataset a@1 --trajectory-dataset b@2 "
+        "--execution-mode fully_async --max-steps-off-policy 3 --temperature 0.8 --stop END "
+        "--stop '###' --scale-advantages --no-shuffle --seed 0 --num-rollouts 32 --batch-size 8"
+    )
+
+    config = sent(api)["config"]
+    assert config["trajectory_dataset_refs"] == [
+        {"name": "a", "version": "1"},
+        {"name": "b", "version": "2"},
+    ]
+    assert config["stop"] == ["END", "###"]
+    assert (config["execution_mode"], config["max_steps_off_policy"]) == ("fully_async", 3)
+    assert (config["temperature"], config["seed"]) == (0.8, 0)
+    assert (config["scale_advantages"], config["shuffle"]) == (True, False)
+    assert (config["num_rollouts"], config["batch_size"]) == (32, 8)
+
+
+def test_a_python_file_is_sent_as_the_reward_and_another_as_the_environment(
+    dn: Dn, api: Any
+) -> None:
+    Path("reward.py").write_text("def reward(answer, row):\n    return len(answer)\n")
+    Path("tools.py").write_text("def tools():\n    return []\n")
+
+    dn(
+        "train rl --model Qwen/Qwen3-8B --prompt-dataset support@1.0.0 --reward-recipe reward.py "
+        """--reward-params '{"on_error": "count"}' --environment tools.py --max-turns 4"""
+    )
+
+    config = sent(api)["config"]
+    assert config["reward_recipe"]["name"] == "python_v1"
+    assert config["reward_recipe"]["params"]["on_error"] == "count"
+    assert config["reward_recipe"]["params"]["source"].startswith("def reward")
+    assert config["environment"]["params"]["source"].startswith("def tools")
+
+
+def test_parameters_may_be_a_file(dn: Dn, api: Any) -> None:
+    Path("params.json").write_text('{"needle": "from a file"}')
+
+    dn(
+        "train rl --model Qwen/Qwen3-8B --prompt-dataset support@1.0.0 "
+        "--reward-recipe contains_v1 --reward-params params.json"
+    )
+
+    assert sent(api)["config"]["reward_recipe"]["params"] == {"needle": "from a file"}
+
+
+def test_a_file_of_prompts_is_stored_first(dn: Dn, api: Any) -> None:
+    Path("ask.jsonl").write_text('{"prompt": "Where?"}\n')
+
+    said = dn("train rl --model Qwen/Qwen3-8B --prompt-dataset ask.jsonl")
+
+    assert sent(api)["config"]["prompt_dataset_ref"]["name"] == "ask"
+    assert "stored ask.jsonl as ask@" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ("", "name what to ask with `--prompt-dataset` or `--trajectory-dataset`"),
+        (
+            "--prompt-dataset a@1 --reward-params '{}'",
+            "`--reward-params` has no effect without `--reward-recipe`; give both",
+        ),
+        (
+            "--prompt-dataset a@1 --reward-recipe contains_v1 --reward-params needle",
+            "`--reward-params` is not JSON: Expecting value: line 1 column 1 (char 0)",
+        ),
+        (
+            "--prompt-dataset a@1 --reward-recipe contains_v1 --reward-params '[1]'",
+            '`--reward-params` must be a JSON object, as in \'{"needle": "yes"}\'',
+        ),
+        (
+            "--prompt-dataset a@1 --reward-recipe nothing.py",
+            "`nothing.py` cannot be read: No such file or directory",
+        ),
+        (
+            "--prompt-dataset a@1 --steps=-1",
+            "`--steps` must be a number of 0 or above, and is -1",
+        ),
+    ],
+)
+def test_what_can_mean_nothing_is_refused_before_anything_is_sent(
+    dn: Dn, api: Any, flags: str, sentence: str
+) -> None:
+    said = dn(f"train rl --model Qwen/Qwen3-8B {flags}")
+
+    assert f"error: {sentence}\n" in said
+    assert not [each for each in api.requests if each.method in ("POST", "PUT")]
