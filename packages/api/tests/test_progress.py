@@ -202,6 +202,8 @@ async def test_logs_have_a_cursor_a_level_a_tail_and_a_search(api: Any, told: An
     assert [line["level"] for line in lines] == ["debug", "info", "warning", "error"]
     after = {"after": lines[1]["cursor"]}
     assert texts(await api("GET", path, params=after)) == ["line 2 (warning)", "line 3 (error)"]
+    since = {"since": lines[2]["timestamp"]}
+    assert texts(await api("GET", path, params=since)) == ["line 2 (warning)", "line 3 (error)"]
     assert texts(await api("GET", path, params={"level": "error"})) == ["line 3 (error)"]
     assert texts(await api("GET", path, params={"tail": 1})) == ["line 3 (error)"]
     assert texts(await api("GET", path, params={"query": "LINE 2"})) == ["line 2 (warning)"]
@@ -270,6 +272,18 @@ async def test_a_retry_names_the_job_it_repeats_and_keeps_its_checkpoint(
     assert job["artifacts"] == {"latest_checkpoint": "tinker://c/1"}
     assert job["error"] is None
     assert (await api("GET", f"{api.jobs}/{job['id']}")).json()["metrics"]["steps"] == [1]
+
+
+async def test_a_job_whose_model_the_engine_lost_cannot_be_repeated(
+    api: Any, told: Any, engine: Any
+) -> None:
+    await told("training_error", error="no", data={"fault": "job"})
+    del engine.models[0]
+
+    refused = await api("POST", f"{api.jobs}/{told.job}/retry")
+
+    assert (refused.status_code, refused.json()["type"]) == (422, "validation_error")
+    assert await api.count() == 1
 
 
 async def test_a_job_that_runs_or_is_complete_cannot_be_repeated(api: Any, told: Any) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth.tables import Workspace
 from app.db import now
 from app.ids import new_id
-from app.jobs.records import end, record, revoke_keys, set_phase
+from app.jobs.records import end, move, record, revoke_keys, set_phase
 from app.jobs.tables import ENDED, Job, Status, Turn
 
 # Claims on PostgreSQL take turns, which makes the limit of a workspace exact.
@@ -72,7 +72,7 @@ async def claim(
     turns = select(func.coalesce(func.max(Turn.turn), 0))
     turn = (await session.scalar(turns) or 0) + 1
     await session.merge(Turn(workspace_id=job.workspace_id, turn=turn))
-    job.status = Status.RUNNING
+    await move(session, job, Status.RUNNING)
     job.attempt += 1
     job.applied_seq = 0
     job.started_at = job.started_at or now()
@@ -197,7 +197,7 @@ async def requeue(
 ) -> None:
     """Put a locked job back into the queue for its next attempt."""
     job.faults += fault
-    job.status = Status.QUEUED
+    await move(session, job, Status.QUEUED)
     job.available_at = now() + timedelta(seconds=wait)
     release(job)
     record(

@@ -4,11 +4,12 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import update
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.tables import Token
 from app.db import now
-from app.jobs.tables import ENDED, Event, Job, Status
+from app.jobs.tables import ENDED, Event, Job, Status, Tally
 from app.webhooks.tables import Announcement
 
 LAST_WORDS = timedelta(minutes=2)
@@ -62,6 +63,28 @@ def set_phase(session: AsyncSession, job: Job, phase: str, reason: str | None = 
         record(session, job, "phase", data={"phase": phase, "reason": reason})
 
 
+async def move(session: AsyncSession, job: Job, status: Status, *, new: bool = False) -> None:
+    """Bring a locked job into another state, or a new one into its first, and count it there."""
+    changes = {status: 1} if new else {job.status: -1, status: 1}
+    job.status = status
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    # In one order everywhere, so that two transactions never wait for each other.
+    for state, change in sorted(changes.items()):
+        statement = insert(Tally).values(
+            workspace_id=job.workspace_id,
+            status=state,
+            backend=job.backend,
+            trainer_type=job.trainer_type,
+            number=change,
+        )
+        await session.execute(
+            statement.on_conflict_do_update(
+                index_elements=list(Tally.__table__.primary_key),
+                set_={"number": Tally.number + change},
+            )
+        )
+
+
 async def end(
     session: AsyncSession,
     job: Job,
@@ -73,7 +96,7 @@ async def end(
     """Bring a locked job to its end: its state, its last event, and the death of its keys."""
     if job.status in ENDED:
         raise ValueError(f"job {job.id} has ended already")
-    job.status = status
+    await move(session, job, status)
     job.phase = job.phase_reason = None
     job.error, job.error_code = error, code
     job.completed_at = now()

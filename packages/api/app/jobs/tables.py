@@ -57,6 +57,9 @@ class Job(Table):
     __table_args__ = (
         UniqueConstraint("workspace_id", "idempotency_key"),
         Index("ix_jobs_workspace_id_id", "workspace_id", "id"),
+        # A page of the few failed ones must not pass over all the others.
+        Index("ix_jobs_workspace_id_status_id", "workspace_id", "status", "id"),
+        Index("ix_jobs_workspace_id_project_ref_id", "workspace_id", "project_ref", "id"),
         Index("ix_jobs_status_available_at", "status", "available_at"),
         # A lease says that a sandbox may exist; few jobs of a full table have one.
         Index(
@@ -136,6 +139,21 @@ class Turn(Table):
 
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
     turn: Mapped[int] = mapped_column(BigInteger)
+
+
+class Tally(Table):
+    """How many jobs of a workspace are in a state, so that no list has to count them.
+
+    Written in the transaction of the change itself, by `records.move` and nobody else.
+    """
+
+    __tablename__ = "job_tallies"
+
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"), primary_key=True)
+    status: Mapped[str] = mapped_column(String(16), primary_key=True)
+    backend: Mapped[str] = mapped_column(String(16), primary_key=True)
+    trainer_type: Mapped[str] = mapped_column(String(16), primary_key=True)
+    number: Mapped[int] = mapped_column(BigInteger)
 
 
 class Event(Table):

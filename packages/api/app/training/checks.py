@@ -117,6 +117,20 @@ def served(request: JobRequest, model: TrainingModel, engine: Capabilities) -> E
     )
 
 
+def still_served(trained_model: str, engine: Capabilities) -> None:
+    """Return if the engine can train what a job that is to be repeated was trained on.
+
+    Raises:
+        Invalid: it cannot any more.
+    """
+    found = engine.models.get(trained_model)
+    if found is None or not found.can_train:
+        raise Invalid(
+            f"This server's engine has no weights for `{trained_model}` any more; "
+            "start it with them, or create a new job on another model"
+        )
+
+
 def _retirement(model: TrainingModel) -> str:
     if model.status != "retired":
         return ""

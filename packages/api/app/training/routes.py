@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
+from pydantic import AwareDatetime
 from sqlalchemy import select
 
 from app.deps import (
@@ -106,10 +107,13 @@ async def cancel_training_job(place: Member, job_id: JobId, session: WriteSessio
 
 
 @router.post("/{job_id}/retry", status_code=201)
-async def retry_training_job(place: Member, job_id: JobId, session: WriteSession) -> TrainingJob:
+async def retry_training_job(
+    place: Member, job_id: JobId, database: InDatabase, engine: InEngine
+) -> TrainingJob:
     """Queue a new job that repeats this one from its newest checkpoint."""
-    job = await service.retry_job(session, place, job_id)
-    return job_view(job, await service.creator(session, job))
+    job = await service.retry_job(place, job_id, database=database, engine=engine)
+    async with database.reading() as session:
+        return job_view(job, await service.creator(session, job))
 
 
 @router.get("/{job_id}/logs")
@@ -118,6 +122,7 @@ async def get_training_job_logs(
     session: ReadSession,
     after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Lines behind this cursor")] = 0,
     level: Annotated[Level, Query(description="The least level")] = "debug",
+    since: Annotated[AwareDatetime | None, Query(description="Lines from then on")] = None,
     tail: Annotated[int | None, Query(ge=1, le=10_000, description="Only the last lines")] = None,
     query: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")] = None,
 ) -> LogPage:
@@ -128,6 +133,8 @@ async def get_training_job_logs(
     )
     if level != "debug":
         statement = statement.where(Event.level.in_(LEVELS[LEVELS.index(level) :]))
+    if since is not None:
+        statement = statement.where(Event.created_at >= since)
     if query is not None:
         statement = statement.where(Event.message.icontains(query, autoescape=True))
     order = Event.number.desc() if tail is not None else Event.number

@@ -16,10 +16,10 @@ from app.db import Database, now
 from app.deps import Place
 from app.errors import Conflict, Invalid, NotFound
 from app.ids import new_id
-from app.jobs.records import end, lock, record, set_phase
-from app.jobs.tables import ENDED, Job, Points, Status
+from app.jobs.records import end, lock, move, record, set_phase
+from app.jobs.tables import ENDED, Job, Points, Status, Tally
 from app.store import BlobStore
-from app.training.checks import known_model, resolved, served, supported
+from app.training.checks import known_model, resolved, served, still_served, supported
 from app.training.engine import Engine
 from app.training.preflight import Preflight
 from app.training.refs import Ref
@@ -93,6 +93,7 @@ async def enqueue(session: AsyncSession, job: Job) -> None:
     """Put a new job into the queue, which is its table."""
     session.add(job)
     await session.flush()  # before the events that refer to it
+    await move(session, job, Status.QUEUED, new=True)
     record(session, job, "status", data={"status": Status.QUEUED.value, "attempt": 0})
     set_phase(session, job, "waiting for capacity", QUEUED_REASON)
 
@@ -225,7 +226,7 @@ async def list_jobs(
     """Return a page of jobs, newest first, with their creators, and how many there are."""
     where = [Job.workspace_id == workspace_id]
     where += [getattr(Job, name) == value for name, value in filters.items() if value is not None]
-    total = await session.scalar(select(func.count()).select_from(Job).where(*where))
+    total = await _count(session, workspace_id, filters)
     found = await session.execute(
         select(Job, User)
         .outerjoin(User, User.id == Job.created_by)
@@ -235,6 +236,18 @@ async def list_jobs(
         .limit(page_size)
     )
     return [(job, user) for job, user in found], total or 0
+
+
+async def _count(session: AsyncSession, workspace_id: str, filters: dict[str, str | None]) -> int:
+    """Return how many jobs pass `filters`: by their tallies, unless a project is named."""
+    given = {name: value for name, value in filters.items() if value is not None}
+    if "project_ref" in given:
+        statement = select(func.count()).select_from(Job).where(Job.workspace_id == workspace_id)
+        statement = statement.where(*(getattr(Job, n) == value for n, value in given.items()))
+    else:
+        statement = select(func.sum(Tally.number)).where(Tally.workspace_id == workspace_id)
+        statement = statement.where(*(getattr(Tally, n) == value for n, value in given.items()))
+    return int(await session.scalar(statement) or 0)
 
 
 async def cancel_job(session: AsyncSession, workspace_id: str, job_id: str) -> Job:
@@ -256,18 +269,31 @@ async def cancel_job(session: AsyncSession, workspace_id: str, job_id: str) -> J
     return job
 
 
-async def retry_job(session: AsyncSession, place: Place, job_id: str) -> Job:
+async def retry_job(place: Place, job_id: str, *, database: Database, engine: Engine) -> Job:
     """Queue a new job that repeats an ended one and goes on from its newest checkpoint.
 
     Raises:
         Conflict: the job has not ended, or is complete.
+        Invalid: the engine cannot train its model any more.
         NotFound: there is no such job.
     """
+    async with database.reading() as session:
+        old = await _repeatable(session, place, job_id)
+    still_served(old.trained_model, await engine.capabilities())
+    async with database.writing() as session:
+        return await _repeat(session, place, await _repeatable(session, place, job_id))
+
+
+async def _repeatable(session: AsyncSession, place: Place, job_id: str) -> Job:
     old = await get_job(session, place.workspace_id, job_id)
     if old.status not in (Status.FAILED, Status.CANCELLED):
         raise Conflict(
             f"The job `{job_id}` is {old.status}; only a failed or cancelled job can be repeated"
         )
+    return old
+
+
+async def _repeat(session: AsyncSession, place: Place, old: Job) -> Job:
     names = (
         "lineage", "org_id", "workspace_id", "name", "backend", "trainer_type", "algorithm",
         "model", "trained_model", "rehearsal", "capability", "project_ref", "run_ref", "tags",

@@ -1,0 +1,113 @@
+"""Lists of jobs: newest first, filtered, and counted without counting."""
+
+from typing import Any
+
+import pytest
+from alembic import command
+from app import migrations
+from app.jobs import queue
+from app.jobs.records import lock
+from app.jobs.tables import Job, Tally
+from sqlalchemy import func, select
+
+
+async def totals(api: Any, **params: Any) -> tuple[int, list[str]]:
+    page = (await api("GET", api.jobs, params=params)).json()
+    return page["total"], [job["name"] for job in page["items"]]
+
+
+async def test_jobs_are_listed_newest_first_page_by_page(api: Any) -> None:
+    await api.push()
+    for name in "abcde":
+        await api.job(name=name)
+
+    assert await totals(api) == (5, ["e", "d", "c", "b", "a"])
+    assert await totals(api, page_size=2) == (5, ["e", "d"])
+    assert await totals(api, page_size=2, page=3) == (5, ["a"])
+    assert await totals(api, page=9) == (5, [])
+
+
+async def test_filters_combine_and_the_total_is_theirs(api: Any) -> None:
+    await api.push()
+    for name, project in (("a", "x"), ("b", "y"), ("c", "x")):
+        await api.job(name=name, project_ref=project)
+    job, _key = await api.start()
+    await api("POST", f"{api.jobs}/{(await api.job(name='d'))['id']}/cancel")
+
+    assert job["name"] == "a"
+    assert await totals(api, status="running") == (1, ["a"])
+    assert await totals(api, status="cancelled") == (1, ["d"])
+    assert await totals(api, status="completed") == (0, [])
+    assert await totals(api, trainer_type="rl") == (0, [])
+    assert await totals(api, trainer_type="sft", backend="tinker") == (4, ["d", "c", "b", "a"])
+    assert await totals(api, project_ref="x", status="queued") == (1, ["c"])
+
+
+async def test_the_tallies_are_what_counting_would_find(api: Any) -> None:
+    await api.push()
+    for _ in range(4):
+        await api.job()
+    first, key = await api.start()
+    second, _ = await api.start()
+    body = {"event_type": "training_end"}
+    await api("POST", f"{api.jobs}/{first['id']}/progress", key=key, json=body)
+    async with api.database.writing() as session:
+        await queue.requeue(session, await lock(session, second["id"]), "lost")
+
+    async with api.database.reading() as session:
+        counted = await session.execute(select(Job.status, func.count()).group_by(Job.status))
+        tallied = await session.execute(select(Tally.status, Tally.number).where(Tally.number > 0))
+
+        assert dict(tallied.tuples().all()) == dict(counted.tuples().all())
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"page": 0}, {"page_size": 0}, {"page_size": 101}, {"status": "lost"}, {"backend": "x"}],
+)
+async def test_a_list_out_of_its_bounds_is_refused(api: Any, params: dict[str, Any]) -> None:
+    refused = await api("GET", api.jobs, params=params)
+
+    assert refused.status_code == 422
+    assert refused.json()["errors"][0]["loc"] == ["query", *params]
+
+
+async def test_a_list_leaves_the_series_out(api: Any) -> None:
+    await api.push()
+    await api.job()
+    job, key = await api.start()
+    metrics = {"steps": [1], "train/loss": [2.0], "train/speed": 3}
+    body = {"event_type": "step_complete", "metrics": metrics}
+    await api("POST", f"{api.jobs}/{job['id']}/progress", key=key, json=body)
+
+    listed = (await api("GET", api.jobs)).json()["items"][0]
+
+    assert listed["metrics"] == {"train/speed": 3}
+
+
+async def test_the_schema_is_what_the_tables_say(database: Any) -> None:
+    """What the migrations made and what the code declares is one schema."""
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    def differences(connection: Any) -> list[Any]:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        return list(compare_metadata(context, migrations.METADATA))
+
+    async with database.engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+
+
+async def test_jobs_from_before_the_tallies_are_counted_by_the_migration(api: Any) -> None:
+    await api.push()
+    for _ in range(3):
+        await api.job()
+
+    def down_and_up(connection: Any) -> None:
+        command.downgrade(migrations.configuration(connection), "0003")
+        command.upgrade(migrations.configuration(connection), "head")
+
+    async with api.database.engine.begin() as connection:
+        await connection.run_sync(down_and_up)
+
+    assert (await totals(api, status="queued"))[0] == 3
