@@ -135,20 +135,19 @@ class TinkerTrainer:
             JobFailed: The weights are no numbers, or the export lacks a file that PEFT needs.
         """
         client = self._client
-        if checkpoint is None:
-            state = await self.save(name)
-        else:
-            state = checkpoint
+        if checkpoint is not None:
             client = await _translated(asyncio.to_thread(_copy, self._service, checkpoint))
 
-        async def result() -> tuple[str, dict[str, str]]:
+        async def result() -> tuple[str, str, dict[str, str]]:
+            saved = client.save_state(name, overwrite=True) if checkpoint is None else None
             sampler = client.save_weights_for_sampler(name)
             external = client.save_weights_external(name)
             rest = await asyncio.to_thread(tinker.RestClient)
             urls = (await rest.get_external_weights_urls((await external).path)).urls
-            return (await sampler).path, dict(urls)
+            state = checkpoint or "" if saved is None else (await saved).path
+            return state, (await sampler).path, dict(urls)
 
-        sampler_path, urls = await self._watched(result())
+        state, sampler_path, urls = await self._watched(result())
         if missing := [file for file in ADAPTER_FILES if file not in urls]:
             raise JobFailed(
                 f"The engine's export of the adapter lacks `{missing[0]}`", code="engine_refused"
