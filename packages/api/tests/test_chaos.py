@@ -1,0 +1,144 @@
+"""Kills at random: whatever dies, each accepted job reaches its one truthful end.
+
+`CHAOS_SEED` picks another order of kills, `CHAOS_KILLS` and `CHAOS_JOBS` a longer run.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from app.jobs.tables import Event, Job
+from app.settings import Settings
+from app.webhooks.tables import Announcement
+from sqlalchemy import select
+
+SEED = int(os.environ.get("CHAOS_SEED", "5"))
+KILLS = int(os.environ.get("CHAOS_KILLS", "9"))
+JOBS = int(os.environ.get("CHAOS_JOBS", "12"))
+STEPS = 5
+RUNTIME = Path(__file__).with_name("chaos_runtime.py")
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """As for other tests, with more at once, and attempts enough for any order of kills."""
+    return replace(
+        settings,
+        runtime_command=(sys.executable, str(RUNTIME)),
+        attempts=100,
+        jobs_at_once=4,
+        jobs_at_once_per_workspace=4,
+    )
+
+
+def running(service: Any) -> Counter[str]:
+    """Return how many sandboxes each job has at this moment; their wardens do not count."""
+    found: Counter[str] = Counter()
+    for process in service.sandboxes():
+        with contextlib.suppress(psutil.Error):
+            line = process.cmdline()
+            if "--job-id" in line and str(RUNTIME) in line:
+                found[line[line.index("--job-id") + 1]] += 1
+    return found
+
+
+async def watch(service: Any, most: Counter[str]) -> None:
+    """Keep the most sandboxes that each job ever had at once."""
+    while True:
+        most |= running(service)
+        await asyncio.sleep(0.1)
+
+
+def kill_one(service: Any, chance: random.Random) -> str:
+    """Kill a process of the service, or a sandbox, or the warden over one."""
+    victim = chance.choice(["serve", "dispatch", "sandbox", "sandbox"])
+    if victim == "sandbox":
+        alive = sorted(service.sandboxes(), key=lambda process: process.pid)
+        if alive:
+            with contextlib.suppress(psutil.Error):
+                chance.choice(alive).kill()
+        return victim
+    service.send(victim, signal.SIGKILL)
+    service.start(victim)
+    return victim
+
+
+async def jobs(service: Any) -> list[Job]:
+    async with service.api.database.reading() as session:
+        return list(await session.scalars(select(Job)))
+
+
+async def told(service: Any, job_id: str) -> Counter[str]:
+    """Return which events of a job are kept, however often each was told."""
+    async with service.api.database.reading() as session:
+        found = await session.scalars(select(Event).where(Event.job_id == job_id))
+        return Counter(json.dumps([e.type, e.data.get("step")]) for e in found)
+
+
+def acknowledged(service: Any, job_id: str) -> Counter[str]:
+    """Return which events the sandboxes of a job got an answer to."""
+    found: Counter[str] = Counter()
+    for output in (service.api.settings.data_dir / "jobs" / job_id).glob("*/output*.log"):
+        for line in output.read_text().splitlines():
+            if line.startswith("acknowledged "):
+                event = json.loads(line.removeprefix("acknowledged "))
+                found[json.dumps([event["type"], event["step"]])] += 1
+    return found
+
+
+async def test_every_accepted_job_reaches_a_truthful_end_whatever_is_killed(
+    service: Any,
+) -> None:
+    chance = random.Random(SEED)
+    service.environ = {"DREADNODE_ATTEMPTS": "100"}
+    service.start("serve", "dispatch")
+    await service.api.push()
+    prompt = json.dumps({"behave": "well", "seconds": 0.2})
+    config = {"system_prompt": prompt, "steps": STEPS}
+    accepted = [(await service.api.job(config=config))["id"] for _ in range(JOBS)]
+    most: Counter[str] = Counter()
+    watching = asyncio.create_task(watch(service, most))
+
+    for _ in range(KILLS):
+        await asyncio.sleep(chance.uniform(0.3, 1.5))
+        await asyncio.to_thread(kill_one, service, chance)
+    async with asyncio.timeout(300):
+        while any(job.completed_at is None for job in await jobs(service)):
+            await asyncio.sleep(0.2)
+    watching.cancel()
+
+    found = {job.id: job for job in await jobs(service)}
+    assert sorted(found) == sorted(accepted)
+    for job_id, job in found.items():
+        # All have work that can be done, so the only truthful end is this.
+        assert (job.status, job.error) == ("completed", None), (job_id, job.attempt)
+        assert job.scalars == {"train/steps": STEPS}
+        kept = await told(service, job_id)
+        assert kept[json.dumps(["training_end", None])] == 1
+        lost = acknowledged(service, job_id) - kept
+        assert not lost, (job_id, lost)
+    assert max(most.values()) == 1, most
+    await service.gone()
+    async with asyncio.timeout(20):
+        while not all(job.lease is None for job in await jobs(service)):
+            await asyncio.sleep(0.1)
+        while await announced(service):
+            await asyncio.sleep(0.1)
+
+
+async def announced(service: Any) -> int:
+    """Return how many changes of state nobody has looked at yet."""
+    async with service.api.database.reading() as session:
+        return len((await session.scalars(select(Announcement))).all())
