@@ -107,8 +107,8 @@ class SftConfig(TrainingConfig):
         steps: Optimizer steps; with `epochs`, the fewer of the two; alone, as many as it says.
         epochs: Passes over the data; 1 when neither is given.
         grad_clip_norm: Largest norm of a step's gradient, the sum over its rows of each row's mean.
-        early_stopping_patience: Evaluations without a better loss after which training ends.
-        early_stopping_min_delta: By how much a loss must be lower to be better.
+        early_stopping_patience: Evaluations without progress after which training ends.
+        early_stopping_min_delta: By how much a loss must be lower to be progress.
         train_on: Which assistant messages of a conversation carry loss.
     """
 

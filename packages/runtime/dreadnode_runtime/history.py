@@ -18,7 +18,8 @@ class History:
         eval_loss: What it found.
         best_step: The step of the best evaluation; None before the first.
         best_loss: What that found.
-        evals_since_best: Evaluations since then.
+        to_beat: The last loss that counted as progress.
+        evals_without_progress: Evaluations since then.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -30,7 +31,8 @@ class History:
     eval_loss: list[float] = field(default_factory=list)
     best_step: int | None = None
     best_loss: float = math.inf
-    evals_since_best: int = 0
+    to_beat: float = math.inf
+    evals_without_progress: int = 0
 
     @classmethod
     def told(
@@ -48,7 +50,7 @@ class History:
             metrics: As the API holds them.
             steps: How many the checkpoint holds.
             rate: The learning rate of a step, from 1.
-            min_delta: By how much an evaluation must be lower to be better.
+            min_delta: By how much an evaluation must be lower to count as progress.
         """
         history = cls()
         names = ("train/loss", "train/num_sequences", "train/num_tokens")
@@ -79,15 +81,20 @@ class History:
         self.tokens_total += tokens
 
     def evaluated(self, step: int, loss: float, min_delta: float) -> bool:
-        """Add an evaluation, and return whether it is better than all before it."""
+        """Add an evaluation, and return whether it is better than all before it.
+
+        The least improvement makes it the best; progress is one of at least MIN_DELTA.
+        """
         self.eval_steps.append(step)
         self.eval_loss.append(loss)
-        better = loss < self.best_loss - (min_delta if self.best_step is not None else 0.0)
-        if better:
-            self.best_step, self.best_loss, self.evals_since_best = step, loss, 0
+        if math.isinf(self.to_beat) or loss < self.to_beat - min_delta:
+            self.to_beat, self.evals_without_progress = loss, 0
         else:
-            self.evals_since_best += 1
-        return better
+            self.evals_without_progress += 1
+        if loss >= self.best_loss:
+            return False
+        self.best_step, self.best_loss = step, loss
+        return True
 
     def final_metrics(
         self, *, rows: int, rows_per_step: int, accumulation: int, eval_rows: int = 0

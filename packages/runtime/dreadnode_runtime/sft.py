@@ -198,12 +198,11 @@ async def _evaluate(
         path = await trainer.save(checkpoint_name(outcome.step))
         outcome.tell_checkpoint(outcome.step, path, reporter, best=better)
     patience = config.early_stopping_patience
-    if patience is not None and history.evals_since_best >= patience:
+    if patience is not None and history.evals_without_progress >= patience:
         outcome.stopped_early = True
-        reporter.log(
-            f"Stopped early: {patience} evaluations without a loss below {history.best_loss:.4f}",
-            step=outcome.step,
-        )
+        below = history.to_beat - config.early_stopping_min_delta
+        times = "1 evaluation" if patience == 1 else f"{patience} evaluations"
+        reporter.log(f"Stopped early: {times} without a loss below {below:.4f}", step=outcome.step)
     else:
         reporter.phase("training")
 
