@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -59,17 +60,34 @@ def engine() -> FakeEngine:
     return FakeEngine()
 
 
+@pytest.fixture(scope="module")
+def first_start(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A migrated database with its first key, which each test starts from a copy of."""
+    folder = tmp_path_factory.mktemp("first-start")
+
+    async def init() -> str:
+        database = Database(Settings(data_dir=folder).database_url)
+        await migrations.upgrade(database)
+        async with database.writing() as session:
+            key = await create_first(session)
+        await database.dispose()
+        assert key is not None
+        return key
+
+    return folder / "dreadnode.db", asyncio.run(init())
+
+
 @pytest.fixture
-async def client(tmp_path: Path, engine: FakeEngine) -> AsyncIterator[httpx.AsyncClient]:
-    settings = Settings(data_dir=tmp_path)
-    app = create_app(settings)
+async def client(
+    tmp_path: Path, first_start: tuple[Path, str], engine: FakeEngine
+) -> AsyncIterator[httpx.AsyncClient]:
+    file, key = first_start
+    shutil.copy(file, tmp_path)
+    app = create_app(Settings(data_dir=tmp_path))
     app.state.engine = Engine(
         "http://engine", "tml-x", transport=httpx.ASGITransport(app=engine.app)
     )
     database: Database = app.state.database
-    await migrations.upgrade(database)
-    async with database.writing() as session:
-        key = await create_first(session)
     client = httpx.AsyncClient(
         transport=httpx.ASGITransport(app=app),
         base_url="http://api",
@@ -150,6 +168,15 @@ async def test_an_unknown_family_is_an_empty_page(client: httpx.AsyncClient) -> 
     assert body == {"models": [], "total": 0, "limit": 20}
 
 
+@pytest.mark.parametrize("query", ["min_size_b=70&max_size_b=8", "query=no%E2%80%8Bsuch"])
+async def test_what_no_model_can_match_is_an_empty_page(
+    client: httpx.AsyncClient, query: str
+) -> None:
+    answer = await client.get(f"{CATALOG}?{query}")
+
+    assert answer.json() == {"models": [], "total": 0, "limit": 20}
+
+
 @pytest.mark.parametrize(
     ("query", "field"),
     [
@@ -160,7 +187,7 @@ async def test_an_unknown_family_is_an_empty_page(client: httpx.AsyncClient) -> 
         ("min_size_b=-1", "min_size_b"),
         ("min_size_b=nan", "min_size_b"),
         ("max_size_b=inf", "max_size_b"),
-        ("min_size_b=70&max_size_b=8", "min_size_b"),
+        ("min_size_b=70&max_size_b=8&sort=name", "sort"),
         ("algorithm=grpo", "algorithm"),
         ("sort=name", "sort"),
         ("type=sparse", "type"),
