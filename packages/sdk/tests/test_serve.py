@@ -288,6 +288,19 @@ def test_with_hosted_tinker_there_is_no_engine_of_our_own(server: Server) -> Non
     assert "DREADNODE_ENGINE_KEY" not in environment
 
 
+def test_the_dispatcher_is_told_of_the_runner_and_where_sandboxes_find_the_server(
+    server: Server,
+) -> None:
+    flags = ["--runner", "ray", "--ray-address", "http://head:8265"]
+    process = server.start(*flags, DREADNODE_PUBLIC_URL="https://train.example.com")
+    server.stop(process, signal.SIGTERM)
+
+    environment = server.told("dispatcher")["environment"]
+    assert environment["DREADNODE_RUNNER"] == "ray"
+    assert environment["DREADNODE_RAY_ADDRESS"] == "http://head:8265"
+    assert environment["DREADNODE_PUBLIC_URL"] == "https://train.example.com"
+
+
 def test_a_part_that_is_killed_comes_back(server: Server) -> None:
     process = server.start()
     api = next(pid for name, told, pid in server.events if (name, told) == ("api", "started"))
@@ -397,6 +410,7 @@ def test_a_database_that_cannot_be_prepared_ends_the_start_with_its_words(server
         (["--port", "5", "--engine-port", "5"], "`--port` and `--engine-port` must differ"),
         (["--model", "Qwen/Qwen3-8B"], "`--model Qwen/Qwen3-8B` is not ID=PATH"),
         (["--model", "a=/nowhere"], "`--model a=/nowhere`: there is no folder /nowhere"),
+        (["--ray-address", "http://head:8265"], "`--ray-address` needs `--runner ray`"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_made(
