@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from starlette.routing import Mount, Route
 from dreadnode_engine import rest
 from dreadnode_engine.context import Settings
 from dreadnode_engine.engine import Engine
-from dreadnode_engine.errors import Refused
+from dreadnode_engine.errors import NotFound, Refused
 from dreadnode_engine.housekeeping import keep_house
 from dreadnode_engine.keys import Keyring, Principal
 from dreadnode_engine.models import ServedModel
@@ -53,11 +54,12 @@ def create_app(settings: Settings, models: dict[str, ServedModel], keyring: Keyr
     routes += [
         Route("/healthz", _health, methods=["GET"]),
         Route("/files/{path:path}", rest.download, methods=["GET"]),
+        Route("/{path:path}", _not_served, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
     ]
     app = Starlette(
         routes=[Mount("/api/v1", routes=routes)],
         lifespan=lifespan,
-        exception_handlers={Refused: _refused},
+        exception_handlers={Refused: _refused, sqlite3.OperationalError: _disk_trouble},
     )
     app.router.redirect_slashes = False
     return app
@@ -66,6 +68,20 @@ def create_app(settings: Settings, models: dict[str, ServedModel], keyring: Keyr
 async def _refused(_: HttpRequest, refusal: Exception) -> Response:
     status = refusal.status if isinstance(refusal, Refused) else 400
     return JSONResponse({"detail": str(refusal)}, status)
+
+
+async def _disk_trouble(_: HttpRequest, problem: Exception) -> Response:
+    """Say that nothing can be promised now; the SDK asks again for some minutes."""
+    log.error("the journal cannot be written: %s", problem)
+    return JSONResponse(
+        {"detail": "The engine cannot write its journal; its disk may be full"}, 503
+    )
+
+
+async def _not_served(request: HttpRequest) -> Response:
+    request.app.state.keyring.verify(request.headers.get("x-api-key"), time.time())
+    path = request.path_params["path"][:100]
+    raise NotFound(f"This engine has no call `{request.method} {path}`; docs/engine.md lists them")
 
 
 async def _health(_: HttpRequest) -> Response:

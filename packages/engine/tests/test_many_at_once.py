@@ -1,7 +1,6 @@
 """Many clients at once: fair turns, one copy of the weights, and memory within its bounds."""
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
