@@ -1,0 +1,224 @@
+"""A person's own code: what it may do, what it may not, and what becomes of a job when it fails."""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from dreadnode_runtime.custom_code import ALLOWED, CodeFailed, Pool
+from dreadnode_runtime.data import Conversation
+from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.prompts import Prompt
+from dreadnode_runtime.python_reward import PythonReward
+from dreadnode_runtime.rewards import Answer, Score
+
+PROMPT = Prompt(Conversation([]), 7, data={"weight": 2, "word": "hé"})
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux confines code")
+
+
+@pytest.fixture(autouse=True)
+def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOWED, "1")
+
+
+async def judged(source: str, text: str = "abc", times: int = 1, **params: Any) -> list[Score]:
+    """Return what the function of SOURCE says of an answer, so many TIMES."""
+    recipe = PythonReward(source=source, **{"processes": 1, **params})
+    try:
+        return [await recipe.score(Answer(PROMPT, text)) for _ in range(times)]
+    finally:
+        await recipe.close()
+
+
+def body(*lines: str, imports: str = "") -> str:
+    return "\n".join([imports, "def reward(answer, row):", *(f"    {line}" for line in lines)])
+
+
+async def test_the_function_sees_the_answer_and_the_row() -> None:
+    source = body("return len(answer) * row['weight'] + (row['word'] == 'hé')")
+
+    assert await judged(source) == [Score(7.0)]
+
+
+async def test_its_module_is_loaded_once_and_may_use_what_is_installed() -> None:
+    source = body(
+        "seen.append(1)",
+        "return np.float32(len(seen))",
+        imports="import numpy as np\nseen = []",
+    )
+
+    assert [score.value for score in await judged(source, times=3)] == [1.0, 2.0, 3.0]
+
+
+async def test_calls_run_side_by_side_in_several_processes() -> None:
+    recipe = PythonReward(source=body("return os.getpid()", imports="import os"), processes=3)
+
+    async with asyncio.timeout(60):
+        scores = await asyncio.gather(*(recipe.score(Answer(PROMPT, "")) for _ in range(12)))
+    pids = {psutil.Process(w._process.pid).pid for w in recipe._pool._workers}  # type: ignore[union-attr]
+    await recipe.close()
+
+    assert len(scores) == 12
+    assert len(pids) == 3
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+FAILURES = {
+    "raises": (body("x = 1", "return x / 0"), "ZeroDivisionError: division by zero (line 4 of"),
+    "returns NaN": (body("return float('nan')"), "it returned nan, not a finite number"),
+    "returns infinity": (body("return 1e999"), "it returned inf, not a finite number"),
+    "returns nothing": (body("pass"), "it returned NoneType, not a number"),
+    "returns a text": (body("return '1'"), "it returned str, not a number"),
+    "hangs": (body("while True: pass"), "it took longer than 0.5 s"),
+    "prints gigabytes": (body("while True: print('x' * 99999)"), "it printed or wrote more than"),
+    "wants all the memory": (body("return len(bytearray(8 << 30))"), "MemoryError"),
+    "exits": (body("raise SystemExit(0)"), "SystemExit: 0"),
+    "ends its process": (body("os._exit(0)", imports="import os"), "it ended its process"),
+    "answers in the place of the program": (
+        body(
+            "for n in range(3, 20):",
+            "    try: os.write(n, b'nonsense\\n')",
+            "    except OSError: pass",
+            "return 1",
+            imports="import os",
+        ),
+        "its process answered what cannot be read",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+async def test_code_that_goes_wrong_fails_the_job_with_the_rows_number(how: str) -> None:
+    source, reason = FAILURES[how]
+
+    with pytest.raises(JobFailed) as failed:
+        await judged(source, timeout_sec=0.5 if how == "hangs" else 20)
+
+    assert "The reward function failed on an answer to row 7: " in str(failed.value)
+    assert reason in str(failed.value)
+    assert failed.value.code == "reward"
+
+
+@pytest.mark.parametrize("how", ["raises", "hangs", "ends its process", "returns NaN"])
+async def test_or_it_is_counted_and_the_next_answer_is_judged_again(how: str) -> None:
+    broken = FAILURES[how][0].partition("def reward(answer, row):\n")
+    source = f"{broken[0]}{broken[1]}    if answer == 'fine': return 1\n{broken[2]}"
+    recipe = PythonReward(
+        source=source, processes=1, timeout_sec=1, on_error="count", reward_on_error=-1
+    )
+
+    first, second = [await recipe.score(Answer(PROMPT, text)) for text in ("wrong", "fine")]
+    await recipe.close()
+
+    assert (first.value, second) == (-1.0, Score(1.0))
+    assert first.error
+
+
+async def test_what_is_printed_is_bounded_for_each_call_and_not_for_all() -> None:
+    source = body("print('x' * 700_000)", "return 1")
+
+    assert [score.value for score in await judged(source, times=3)] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("def reward(a, r) return 1", "SyntaxError: expected ':'"),
+        ("def reword(a, r): return 1", "NameError: it defines no function `reward`"),
+        ("import nothing_of_this_name", "ModuleNotFoundError"),
+        ("raise ValueError('at once')", "ValueError: at once (line 1 of its source)"),
+    ],
+)
+async def test_source_that_cannot_be_loaded_is_refused(source: str, reason: str) -> None:
+    recipe = PythonReward(source=source)
+
+    with pytest.raises(JobFailed) as refused:
+        await recipe.confinement()
+    await recipe.close()
+
+    assert f"The reward function cannot be loaded: {reason}" in str(refused.value)
+
+
+async def test_neither_key_is_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DREADNODE_API_KEY", "TINKER_API_KEY"):
+        monkeypatch.setenv(name, "secret")
+    source = body("return 'secret' in str(os.environ)", imports="import os")
+
+    assert await judged(source) == [Score(0.0)]
+
+
+@linux
+async def test_it_sees_no_process_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINKER_API_KEY", "secret")
+    source = body(f"return len(open('/proc/{os.getpid()}/environ', 'rb').read())")
+
+    with pytest.raises(JobFailed, match=r"row 7: (PermissionError|FileNotFoundError)"):
+        await judged(source)
+
+
+async def confined() -> list[str]:
+    pool = Pool(body("return 1"), ["reward"], processes=1, memory_mb=512, seconds=5)
+    limits = await pool.confined()
+    await pool.close()
+    return limits
+
+
+@linux
+async def test_it_reaches_no_server_where_the_system_can_see_to_that(served: str) -> None:
+    host, port = served.removeprefix("http://").split(":")
+    source = body(
+        f"socket.create_connection(('{host}', {port}), 5)", "return 1", imports="import socket"
+    )
+    if not {"no network", "no TCP connections"} & set(await confined()):
+        pytest.skip("this system lets nobody close the network")
+
+    with pytest.raises(JobFailed, match=r"OSError|PermissionError"):
+        await judged(source)
+
+
+@linux
+async def test_it_reads_no_files_and_writes_none(tmp_path: Path) -> None:
+    if "no files but Python's own, read-only" not in await confined():
+        pytest.skip("this system has no Landlock")
+    secret = tmp_path / "engine.key"
+    secret.write_text("tml-secret")
+
+    for line in (f"open({str(secret)!r}).read()", "open('here', 'w')"):
+        with pytest.raises(JobFailed, match="PermissionError"):
+            await judged(body(line, "return 1"))
+
+
+async def test_it_does_not_run_where_no_admin_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ALLOWED, "0")
+
+    with pytest.raises(ValueError, match="this server runs no custom code"):
+        PythonReward(source=body("return 1"))
+
+
+async def test_nothing_is_left_of_a_process_that_was_ended() -> None:
+    naps = f"600.{os.getpid()}"  # No other test sleeps as long as this one's.
+    source = body(
+        f"subprocess.Popen(['sleep', '{naps}'], start_new_session=True)",
+        "time.sleep(600)",
+        imports="import subprocess, time",
+    )
+
+    with pytest.raises(JobFailed, match="took longer"):
+        await judged(source, timeout_sec=1)
+
+    if "no sight of other processes" in await confined():
+        running = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+        assert ["sleep", naps] not in running
+
+
+async def test_a_value_that_is_no_number_is_fine_where_none_is_wanted() -> None:
+    source = "def echo(x): return {'said': x}\ndef bad(): return object()"
+    pool = Pool(source, ["echo", "bad"], processes=1, memory_mb=512, seconds=5)
+
+    assert await pool.call("echo", [1, None], number=False) == {"said": [1, None]}
+    with pytest.raises(CodeFailed, match="cannot be written as JSON"):
+        await pool.call("bad", number=False)
+    await pool.close()
