@@ -1,6 +1,7 @@
 """What the training engine can do, asked over the Tinker protocol and remembered briefly."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.errors import BadGateway, GatewayTimeout
+
+
+log = logging.getLogger(__name__)
 
 
 class EngineModel(BaseModel):
@@ -104,7 +108,8 @@ class Engine:
             raise GatewayTimeout(
                 "The training engine does not answer in time; try again in a minute"
             ) from None
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
+            log.warning("the training engine could not be asked: %r", error)
             raise BadGateway(
                 "The training engine cannot be reached; see whether it runs, then try again"
             ) from None
