@@ -18,9 +18,50 @@ Anything else that is raised is our bug: a 500 with a reference that stands in t
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field
+
+# What the platform documents, of which this service uses a part. A status or a type beyond these
+# would be news to a client, so an answer with one has a model of its own.
+Code = Literal[400, 401, 403, 404, 409, 422, 426, 429, 500, 502, 504]
+ErrorType = Literal[
+    "already_exists_error",
+    "app_error",
+    "authentication_error",
+    "conflict_error",
+    "aws_error",
+    "configuration_error",
+    "database_error",
+    "dynamodb_error",
+    "e2b_error",
+    "e2b_rate_limit_error",
+    "expired_signature_error",
+    "expired_token_error",
+    "forbidden_error",
+    "group_error",
+    "invalid_error",
+    "invalid_flag_error",
+    "invalid_username_error",
+    "mail_error",
+    "member_exists_error",
+    "member_limit_exceeded_error",
+    "migration_lock_timeout_error",
+    "not_found_error",
+    "oauth_config_error",
+    "org_sandbox_capacity_exceeded_error",
+    "bad_gateway_error",
+    "gateway_timeout_error",
+    "s3_error",
+    "server_error",
+    "task_error",
+    "stripe_error",
+    "token_error",
+    "upgrade_required_error",
+    "usage_limit_exceeded_error",
+    "user_verification_error",
+    "validation_error",
+]
 
 
 class ValidationErrorItem(BaseModel):
@@ -34,10 +75,18 @@ class ValidationErrorItem(BaseModel):
 class APIErrorPayload(BaseModel):
     """Canonical API error envelope returned by the API."""
 
-    code: int = Field(description="HTTP status code")
-    type: str = Field(description="Stable machine-readable error type")
+    code: Code = Field(description="HTTP status code")
+    type: ErrorType = Field(description="Stable machine-readable error type")
     detail: str = Field(description="Human-readable error message")
     errors: list[ValidationErrorItem] | None = None
+
+
+class UnavailablePayload(BaseModel):
+    """The same envelope with the one status beside the documented ones."""
+
+    code: Literal[503]
+    type: Literal["server_error"]
+    detail: str = Field(description="Human-readable error message")
 
 
 class ApiError(Exception):

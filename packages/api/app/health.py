@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from app import migrations
 from app.deps import InDatabase
-from app.errors import APIErrorPayload, Unavailable
+from app.errors import Unavailable, UnavailablePayload
 from app.guard import Telemetry
 from app.jobs.tables import Job, Status
 from app.schemas import Response as Answer
@@ -27,7 +27,7 @@ async def live() -> Health:
     return Health()
 
 
-@router.get("/health/ready", responses={503: {"model": APIErrorPayload}})
+@router.get("/health/ready", responses={503: {"model": UnavailablePayload}})
 async def ready(database: InDatabase) -> Health:
     """Answer if the database can be reached and is of this version."""
     try:
@@ -49,7 +49,7 @@ async def metrics(request: Request, database: InDatabase) -> Response:
             .where(Job.status.in_((Status.QUEUED, Status.RUNNING)))
             .group_by(Job.status)
         )
-        counts = {status: count for status, count in found}
+        counts = {row[0]: row[1] for row in found}
     lines = ["# HELP training_jobs Jobs that have not ended", "# TYPE training_jobs gauge"]
     lines += [
         f'training_jobs{{status="{status}"}} {counts.get(status, 0)}'

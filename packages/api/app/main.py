@@ -17,6 +17,7 @@ from app.datasets import routes as dataset_routes
 from app.db import Database
 from app.guard import Guard, Telemetry, Trace
 from app.headers import SecurityHeaders
+from app.links import add_links
 from app.settings import Settings
 from app.store import BlobStore
 from app.training import catalog_routes, events, sandbox_routes
@@ -81,6 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(pages.router)
     app.mount("/docs/assets", pages.assets())
+    describe = app.openapi
+    app.openapi = lambda: add_links(describe())  # type: ignore[method-assign]
     app.add_middleware(
         catalog_routes.Prepared,
         answers=app.state.catalog_answers,

@@ -1,16 +1,27 @@
 """What every request and every answer have in common."""
 
 import math
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PlainSerializer, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
 
 from app.errors import plain
 
 MAX_DEPTH = 32
 MAX_INTEGER = 2**53
+_DAY = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 
 
 class Request(BaseModel):
@@ -32,6 +43,27 @@ class Response(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+def _written(value: Any) -> Any:
+    """Return `value` if it is not a bare number, which would be read as seconds since 1970."""
+    if isinstance(value, str) and _DAY.match(value) is None:
+        raise ValueError("give a time with its offset, such as 2026-11-22T03:00:00Z")
+    return value
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("this time lies before the first or after the last year") from None
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
+"""A time as a request gives it: ISO 8601 with an offset."""
+
+NO_MARKUP = r"^[^\[\]\x00]*$"
+"""How the description tells of text that `unmarked` takes."""
+
+
 def unmarked(text: str) -> str:
     """Return `text` if clients that read square brackets as markup can show it."""
     if "[" in text or "]" in text:
@@ -46,6 +78,16 @@ Moment = Annotated[
     ),
 ]
 """A time, answered in ISO 8601 with a `Z`."""
+
+Unmarked = Annotated[
+    str,
+    AfterValidator(unmarked),
+    Field(min_length=1, json_schema_extra={"pattern": NO_MARKUP}),
+]
+"""Text for people, taken without the square brackets that old clients take for markup."""
+
+Storable = Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"^[^\x00]*$"})]
+"""Any text; null characters are refused by `Request`."""
 
 Plain = Annotated[str, AfterValidator(plain)]
 """Text for people, without the square brackets that old clients take for markup."""

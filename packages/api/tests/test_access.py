@@ -29,6 +29,14 @@ SANDBOX = {
     ("POST", "/api/v1/org/{org}/ws/{ws}/training/jobs/{job_id}/progress"),
     ("PUT", "/api/v1/org/{org}/ws/{ws}/training/jobs/{job_id}/files/{path}"),
 }
+# The OCI distribution protocol, which the description leaves to its own specification.
+REGISTRY = {
+    ("GET", "/api/v1/{org}/blobs/{digest}"),
+    ("GET", "/api/v1/{org}/{name}/manifests/{version}"),
+    ("POST", "/api/v1/{org}/{name}/blobs/uploads/"),
+    ("PUT", "/api/v1/{org}/{name}/blobs/uploads/{upload}"),
+    ("PUT", "/api/v1/{org}/{name}/manifests/{version}"),
+}
 VALUES = {
     "org": "acme", "ws": "lab", "project": "p", "token_id": "t", "name": "rows",
     "version": "1.0.0", "job_id": "00000000-0000-7000-8000-000000000000", "path": "a.txt",
@@ -40,12 +48,13 @@ VALUES = {
 def operations() -> list[tuple[str, str]]:
     """Every method and path that the service answers."""
     paths = create_app(Settings(data_dir=Path("/nowhere"))).openapi()["paths"]
-    return sorted(
+    described = {
         (method.upper(), path)
         for path, methods in paths.items()
         for method in methods
         if path not in PUBLIC
-    )
+    }
+    return sorted(described | REGISTRY)
 
 
 OPERATIONS = operations()

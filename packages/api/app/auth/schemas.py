@@ -2,16 +2,16 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
-from app.schemas import Moment, Request, Response, unmarked
+from app.schemas import Moment, Request, Response, Unmarked
 
 RoleWord = Literal["reader", "member", "admin"]
 NEW_KEY = r"^[a-z0-9][a-z0-9-]{0,62}$"
 USERNAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 EMAIL = r"^[A-Za-z0-9.!#$%&'*+/=?^_{|}~-]+@[A-Za-z0-9][A-Za-z0-9.-]*$"
-NameText = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(unmarked)]
-TokenName = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(unmarked)]
+NameText = Annotated[Unmarked, Field(max_length=200)]
+TokenName = Annotated[Unmarked, Field(max_length=100)]
 
 
 class UserView(Response):

@@ -22,11 +22,12 @@ from app.capabilities.schemas import Descriptor, ImageManifest
 from app.capabilities.tables import CapabilityVersion, RegistryBlob
 from app.datasets.schemas import NAME, VERSION
 from app.deps import InDatabase, InSettings, InStore, OrgMember, OrgReader, ReadSession
-from app.errors import ERRORS, Malformed, NotFound, plain
+from app.errors import Malformed, NotFound, plain
 from app.schemas import unstorable
 from app.store import BlobStore
 
-router = APIRouter(responses=ERRORS, tags=["Registry"])
+# Described by the OCI distribution specification, and so left out of our own description.
+router = APIRouter(include_in_schema=False)
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 MAX_CONFIG_BYTES = 1024 * 1024
@@ -36,17 +37,8 @@ Name = Annotated[str, Path(pattern=NAME)]
 Version = Annotated[str, Path(pattern=VERSION)]
 
 
-def _body(media_type: str) -> dict[str, Any]:
-    schema = {"type": "string", "format": "binary"}
-    return {"requestBody": {"required": True, "content": {media_type: {"schema": schema}}}}
-
-
-@router.head("/{org}/blobs/{digest}", include_in_schema=False)
-@router.get(
-    "/{org}/blobs/{digest}",
-    response_class=FileResponse,
-    responses={200: {"content": {"application/octet-stream": {}}, "description": "The bytes"}},
-)
+@router.head("/{org}/blobs/{digest}")
+@router.get("/{org}/blobs/{digest}", response_class=FileResponse)
 async def get_blob(
     caller: OrgReader, digest: Digest, session: ReadSession, store: InStore
 ) -> FileResponse:
@@ -66,12 +58,7 @@ async def start_upload(caller: OrgMember, org: str, name: Name) -> Response:
     return Response(status_code=202, headers={"Location": where, "Range": "0-0"})
 
 
-@router.put(
-    "/{org}/{name}/blobs/uploads/{upload}",
-    status_code=201,
-    response_class=Response,
-    openapi_extra=_body("application/octet-stream"),
-)
+@router.put("/{org}/{name}/blobs/uploads/{upload}", status_code=201, response_class=Response)
 async def put_blob(
     caller: OrgMember,
     name: Name,
@@ -99,12 +86,7 @@ async def put_blob(
     return Response(status_code=201, headers=headers | {"Docker-Content-Digest": digest})
 
 
-@router.put(
-    "/{org}/{name}/manifests/{version}",
-    status_code=201,
-    response_class=Response,
-    openapi_extra=_body(MANIFEST_TYPE),
-)
+@router.put("/{org}/{name}/manifests/{version}", status_code=201, response_class=Response)
 async def put_manifest(
     caller: OrgMember,
     name: Name,
@@ -138,11 +120,7 @@ async def put_manifest(
     return Response(status_code=201, headers=headers | {"Docker-Content-Digest": digest})
 
 
-@router.get(
-    "/{org}/{name}/manifests/{version}",
-    response_class=FileResponse,
-    responses={200: {"content": {MANIFEST_TYPE: {}}, "description": "The manifest"}},
-)
+@router.get("/{org}/{name}/manifests/{version}", response_class=FileResponse)
 async def get_manifest(
     caller: OrgReader, name: Name, version: Version, session: ReadSession, store: InStore
 ) -> FileResponse:

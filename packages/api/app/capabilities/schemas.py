@@ -1,10 +1,10 @@
 """What the routes of capabilities take and give."""
 
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.schemas import Moment, Plain, Request, Response
+from app.schemas import Moment, Plain, Request, Response, Storable
 
 MAX_PROMPT = 100_000
 
@@ -12,8 +12,8 @@ MAX_PROMPT = 100_000
 class CapabilityRequest(Request):
     """A capability that is one prompt."""
 
-    prompt: str = Field(min_length=1, max_length=MAX_PROMPT, description="The system prompt")
-    description: str | None = Field(None, max_length=2000)
+    prompt: Storable = Field(max_length=MAX_PROMPT, description="The system prompt")
+    description: Annotated[Storable, Field(max_length=2000)] | None = None
 
 
 class CapabilitySummary(Response):

@@ -33,7 +33,7 @@ PageSize = Annotated[int, Query(ge=1, le=100)]
 JSONL_BODY = {
     "requestBody": {
         "required": True,
-        "content": {"application/x-ndjson": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"application/x-ndjson": {"schema": {"type": "string", "format": "jsonl"}}},
     }
 }
 

@@ -21,7 +21,6 @@ from app.auth.callers import Authenticator
 from app.deps import InEngine, UserCaller
 from app.errors import ERRORS, ApiError, Invalid, NotFound
 from app.training.catalog import (
-    TINKER_MODELS,
     CatalogQueryError,
     TrainingModel,
     get_training_model,
@@ -32,14 +31,22 @@ from app.training.catalog_schemas import (
     TrainingCatalogResponse,
     ViewQuery,
 )
-from app.training.catalog_search import Query as Search
-from app.training.catalog_search import run
 from app.training.catalog_view import entry, expansions, page
 from app.training.checks import unknown_model
 from app.training.engine import Capabilities, Engine
 
 router = APIRouter(prefix="/training/catalog", responses=ERRORS, tags=["Training catalog"])
 
+# Any text is looked up. OpenAPI knows no slashes in a parameter of the path, though, so there the
+# slash of an id is written as `%2F`; this server takes both.
+TinkerId = Annotated[
+    str,
+    Path(
+        max_length=200,
+        description="A base or an extended id, slash included",
+        json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._:%-]*$"},
+    ),
+]
 _KEPT = 256
 _LONGEST_QUERY = 512
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
@@ -155,7 +162,7 @@ async def list_training_models(
     """
     try:
         expand = expansions(query.expand)
-        found = run(Search(**query.model_dump(exclude={"expand", "facets"})), TINKER_MODELS)
+        found = query.find()
     except CatalogQueryError as error:
         raise _refused(error) from None
     data = page(found, expand, facets=query.facets)
@@ -172,7 +179,7 @@ async def get_catalog_model(
     request: Request,
     caller: UserCaller,
     engine: InEngine,
-    tinker_id: Annotated[str, Path(max_length=200, description="A base or an extended id")],
+    tinker_id: TinkerId,
     query: Annotated[ViewQuery, Query()],
 ) -> Response:
     """Return one base model by its exact id."""

@@ -1,10 +1,15 @@
 """The catalog's answers as OpenAPI describes them, and the query as it is read."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.schemas import Response
+from app.training.catalog import ALGORITHMS, TINKER_MODELS, SearchResult
+from app.training.catalog_search import MAX_TEXT, SORT_KEYS, STATUSES, TYPES, run
+from app.training.catalog_search import Query as Search
+from app.training.catalog_view import EXPANSIONS
 
 Algorithm = Literal["sft", "importance_sampling", "ppo"]
 Rate = Annotated[float | None, Field(default=None, gt=0)]
@@ -109,14 +114,27 @@ class TrainingCatalogEntry(TrainingModel):
     engine: EngineState | None = Field(None, description=_BEYOND.format("available"))
 
 
+# What the description tells of a text beyond what reading the query asks for. A text that is not
+# so is refused by the search, in a sentence of its own.
+_ONE_OF = f"({'|'.join((*EXPANSIONS, 'all'))})"
+_VISIBLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
+_LIST_OF = f"^ *{_ONE_OF}?( *, *{_ONE_OF}?)* *$"
+Expand = Annotated[str, Field(json_schema_extra={"pattern": _LIST_OF})]
+Words = Annotated[str, Field(json_schema_extra={"pattern": _VISIBLE, "maxLength": MAX_TEXT})]
+OneAlgorithm = Annotated[str, Field(json_schema_extra={"enum": list(ALGORITHMS)})]
+OneType = Annotated[str, Field(json_schema_extra={"enum": list(TYPES)})]
+OneStatus = Annotated[str, Field(json_schema_extra={"enum": list(STATUSES)})]
+SortKey = Annotated[str, Field(json_schema_extra={"pattern": f"^-?({'|'.join(SORT_KEYS)})$"})]
+Amount = Annotated[float, Field(json_schema_extra={"minimum": 0})]
+
+
 class ViewQuery(BaseModel):
     """What an answer holds beyond the documented fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    expand: str | None = Field(
+    expand: Expand | None = Field(
         None,
-        max_length=200,
         description="`details`, `prices`, `extended`, `lifecycle`, `available`, or several "
         "with commas between them, or `all`",
     )
@@ -125,13 +143,19 @@ class ViewQuery(BaseModel):
 class CatalogQuery(ViewQuery):
     """The query of `GET /training/catalog`."""
 
-    query: str | None = Field(None, description="Free-text search across model id and display name")
-    family: str | None = Field(None, description="Restrict to a single model family")
-    algorithm: str | None = Field(
-        None, description="Restrict to models supporting `sft`, `importance_sampling` or `ppo`"
+    query: Words | None = Field(
+        None, description="Free-text search across model id and display name"
     )
-    min_size_b: float | None = Field(None, description="Minimum active parameter count (B)")
-    max_size_b: float | None = Field(None, description="Maximum active parameter count (B)")
+    family: Words | None = Field(
+        None, description="Restrict to a single model family (`llama`, `qwen`, …)"
+    )
+    algorithm: OneAlgorithm | None = Field(
+        None,
+        description="Restrict to models supporting this algorithm "
+        "(`sft`, `importance_sampling`, `ppo`)",
+    )
+    min_size_b: Amount | None = Field(None, description="Minimum active parameter count (B)")
+    max_size_b: Amount | None = Field(None, description="Maximum active parameter count (B)")
     limit: int = Field(
         20,
         ge=1,
@@ -139,17 +163,36 @@ class CatalogQuery(ViewQuery):
         description="Maximum number of models to return; total still reflects all matches",
     )
     offset: int = Field(0, ge=0, description="How many matches to skip")
-    type: str | None = Field(None, description="`dense` or `moe`")
-    status: str | None = Field(None, description="`active` or `retired`")
+    type: OneType | None = Field(None, description="`dense` or `moe`")
+    status: OneStatus | None = Field(None, description="`active` or `retired`")
     min_context: int | None = Field(None, ge=1, description="Minimum context length, in tokens")
     vision: bool | None = Field(None, description="Whether it reads images")
-    max_prefill: float | None = Field(None, description="Price ceiling, USD per million tokens")
-    max_cached_prefill: float | None = Field(None, description="Price ceiling")
-    max_sample: float | None = Field(None, description="Price ceiling")
-    max_train: float | None = Field(None, description="Price ceiling")
-    sort: str | None = Field(
+    max_prefill: Amount | None = Field(None, description="Price ceiling, USD per million tokens")
+    max_cached_prefill: Amount | None = Field(None, description="Price ceiling")
+    max_sample: Amount | None = Field(None, description="Price ceiling")
+    max_train: Amount | None = Field(None, description="Price ceiling")
+    sort: SortKey | None = Field(
         None,
         description="A numeric field, such as `size_b`, `context_length` or `train`; with a "
         "leading `-` downwards. Unknown values come last",
     )
     facets: bool = Field(False, description="Count the values of all matches")
+
+    def find(self) -> SearchResult:
+        """Return the models that are asked for.
+
+        Characters that nobody sees stand for blanks, and between a size and a smaller one there
+        is no model: both can be described to no client as malformed.
+
+        Raises:
+            CatalogQueryError: a value cannot be meant.
+        """
+        values = self.model_dump(exclude={"expand", "facets"})
+        for name in ("query", "family"):
+            if values[name] is not None and re.match(_VISIBLE, values[name]):
+                values[name] = "".join(c if c.isprintable() else " " for c in values[name])
+        low, high = self.min_size_b, self.max_size_b
+        if low is not None and high is not None and low > high >= 0:
+            Search(**{**values, "max_size_b": None})  # The rest must be sensible all the same.
+            return SearchResult((), self.limit, self.offset)
+        return run(Search(**values), TINKER_MODELS)

@@ -46,10 +46,10 @@ async def stream_events(
     request: Request,
     database: InDatabase,
     after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Events behind this id")] = 0,
-    last_event_id: Annotated[str | None, Header(pattern=r"^\d{1,9}$")] = None,
+    last_event_id: Annotated[str, Header(pattern=r"^[0-9]{0,9}$")] = "",
 ) -> Response:
     """Stream what happens to a job until it has ended."""
-    seen = int(last_event_id) if last_event_id is not None else after
+    seen = int(last_event_id) if last_event_id else after
     async with database.reading() as session:
         job = await service.get_job(session, place.workspace_id, place.job_id)
     if job.status in ENDED and job.events <= seen:

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
-from pydantic import AwareDatetime
 from sqlalchemy import select
 
 from app.deps import (
@@ -17,6 +16,7 @@ from app.deps import (
 )
 from app.errors import ERRORS
 from app.jobs.tables import Event, Job, Status
+from app.schemas import Instant
 from app.training import service
 from app.training.deps import IdempotencyKey, InPreflight, JobId, JobReader
 from app.training.schemas import (
@@ -122,7 +122,7 @@ async def get_training_job_logs(
     session: ReadSession,
     after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Lines behind this cursor")] = 0,
     level: Annotated[Level, Query(description="The least level")] = "debug",
-    since: Annotated[AwareDatetime | None, Query(description="Lines from then on")] = None,
+    since: Annotated[Instant | None, Query(description="Lines from then on")] = None,
     tail: Annotated[int | None, Query(ge=1, le=10_000, description="Only the last lines")] = None,
     query: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")] = None,
 ) -> LogPage:

@@ -26,7 +26,16 @@ router = APIRouter(
 )
 
 PART = "[A-Za-z0-9][A-Za-z0-9._-]*"
-FilePath = Annotated[str, Path(max_length=300, pattern=f"^{PART}(/{PART})*$")]
+# OpenAPI knows no slashes in a parameter of the path, so it is told of one part only.
+FilePath = Annotated[
+    str,
+    Path(
+        max_length=300,
+        pattern=f"^{PART}(/{PART})*$",
+        json_schema_extra={"pattern": f"^{PART}$"},
+        description="Parts with slashes between them",
+    ),
+]
 MAX_FILES = 1000
 
 FILE_BODY = {
@@ -37,7 +46,7 @@ FILE_BODY = {
 }
 
 
-@router.post("/progress")
+@router.post("/progress", openapi_extra={"security": [{"HTTPBearer": []}, {"APIKeyHeader": []}]})
 async def post_progress(
     place: LastWords, event: ProgressRequest, session: WriteSession
 ) -> TrainingJob:
