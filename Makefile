@@ -38,6 +38,8 @@ check: setup  ## Format, lint, types, imports, and that generated files are up t
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive packages scripts
+	$(BIN)/python scripts/audit.py
 	$(BIN)/python scripts/mirror_catalog.py --check
 	$(BIN)/python scripts/make_docs.py --check
 

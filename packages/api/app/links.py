@@ -7,13 +7,8 @@ to every call whose path begins with that thing's own and asks for its id.
 from typing import Any
 
 _METHODS = ("get", "post", "put", "patch", "delete")
-# The path parameter by which a thing is named, and where the answer that makes it has its id.
-_NAMES = {
-    "job_id": "$response.body#/id",
-    "token_id": "$response.body#/id",
-    "webhook_id": "$response.body#/id",
-    "user_id": "$response.body#/member/id",
-}
+# The path parameters by which things are named that have an `id` in the answer that makes them.
+_BY_ID = ("job_id", "token_id", "webhook_id")
 
 
 def add_links(description: dict[str, Any]) -> dict[str, Any]:
@@ -56,6 +51,8 @@ def _carried(path: str) -> dict[str, str]:
 
 def _named(rest: str) -> dict[str, str]:
     """Return the parameter of what the call has made, if the path goes on with it."""
-    parts = rest.strip("/").split("/")
-    name = parts[0][1:-1] if parts[0].startswith("{") else ""
-    return {name: _NAMES[name]} if name in _NAMES else {}
+    first = rest.strip("/").split("/")[0]
+    name = first[1:-1] if first.startswith("{") else ""
+    if name == "user_id":
+        return {name: "$response.body#/member/id"}
+    return {name: "$response.body#/id"} if name in _BY_ID else {}
