@@ -48,11 +48,8 @@ async def tidy(engine: Engine, now: float) -> None:
             await _forget_session(engine, session)
     for lane in engine.runs.values():
         for request in lane.waiting_for_gap(now - settings.gap_seconds):
-            await asyncio.to_thread(
-                lane.give_up,
-                request,
-                f"Operation {request.seq} waited for operation {lane.next_seq}, which never came",
-            )
+            missing = f"operation {lane.next_seq}, which never came"
+            lane.give_up(request, f"Operation {request.seq} waited for {missing}")
     for key, samples in list(engine.sample_lanes.items()):
         if samples.idle and samples.last < now - settings.session_seconds:
             del engine.sample_lanes[key]

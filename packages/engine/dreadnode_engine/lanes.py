@@ -19,6 +19,8 @@ from dreadnode_engine.sampling import Stopper, parse, plan
 
 log = logging.getLogger(__name__)
 
+WRITE_AGAIN_SECONDS = 2.0
+
 
 class RunLane:
     """The operations of one run, in the order of their sequence numbers.
@@ -38,6 +40,7 @@ class RunLane:
         self.unsaved_seconds = 0.0
         self.paused = False
         self._release = False
+        self._given_up: list[tuple[Request, str]] = []
         self._pending: dict[int, Request] = {}
         self._done = finished
         self.next_seq = 0
@@ -63,7 +66,7 @@ class RunLane:
 
     def ready(self) -> bool:
         """Whether an operation is under way or has its turn, or the memory is to be freed."""
-        if self._work is not None or self._release:
+        if self._work is not None or self._release or self._given_up:
             return True
         return self.next_seq in self._pending and not self.paused
 
@@ -82,16 +85,14 @@ class RunLane:
         return True
 
     def give_up(self, request: Request, sentence: str) -> None:
-        """End an operation that waits for another; from any thread, if it has no turn yet."""
-        if self._pending.pop(request.seq, None) is not None:
-            self.fail(request, sentence, "user")
+        """End an operation that waits for another, unless that one comes in the meantime."""
+        self._given_up.append((request, sentence))
+        self.context.worker.wake(self)
 
     def advance(self) -> None:
         """Do one slice of the operation whose turn it is."""
-        if self._work is None and self._release:
-            self._release = False
-            if self.next_seq not in self._pending or self.paused:
-                self.let_go()
+        if self._work is None and (self._given_up or self._release):
+            self._tidy()
             return
         if self._work is None or self._current is None:
             self._current = self._pending[self.next_seq]
@@ -112,9 +113,20 @@ class RunLane:
         else:
             self.unsaved_seconds += time.monotonic() - started
 
+    def _tidy(self) -> None:
+        """Do between operations what was asked for from outside."""
+        while self._given_up:
+            request, sentence = self._given_up.pop()
+            if request.seq in self._pending and self.next_seq not in self._pending:
+                self.fail(request, sentence, "user")
+        if self._release:
+            self._release = False
+            if self.next_seq not in self._pending or self.paused:
+                self.let_go()
+
     def fail(self, request: Request, sentence: str, category: str) -> None:
         """End REQUEST without effect."""
-        self.context.journal.do_now(lambda db: records.fail(db, request, sentence, category))
+        write(self.context, lambda db: records.fail(db, request, sentence, category))
         self._ended(request)
         self.context.announce(request.id)
 
@@ -142,14 +154,18 @@ class RunLane:
             if outcome.record is not None:
                 outcome.record(db)
 
-        self.context.journal.do_now(record)
+        write(self.context, record)
         self._ended(request)
         self.context.announce(request.id, outcome.publish)
         due = self.unsaved_seconds > self.context.settings.snapshot_seconds
         # Between steps there are no gradients to save; but do not wait for that for ever.
         overdue = self.unsaved_seconds > 3 * self.context.settings.snapshot_seconds
         if self.state is not None and (overdue or (due and not self.state.accumulating)):
-            self.snapshot()
+            try:
+                self.snapshot()
+            except Exception:
+                # What a snapshot would have saved can still be computed again.
+                log.exception("the snapshot of %s was not written; it is tried later", self.run.id)
 
     def _ended(self, request: Request) -> None:
         self._current = self._work = None
@@ -198,7 +214,8 @@ class SampleLane:
             if self._batch is None:
                 self._batch = self._open_batch()
             while self._incoming:
-                self._admit(self._batch, self._incoming.pop(0))
+                self._admit(self._batch, self._incoming[0])
+                self._incoming.pop(0)
             if self._bind is not None:
                 self._bind()
             self._batch.advance()
@@ -232,22 +249,38 @@ class SampleLane:
 
     def _admit(self, batch: Batch, request: Request) -> None:
         base = self.context.residency.base(self.base_model)
-        checked = plan(parse(request.payload), base.served, seed=0)
+        try:
+            checked = plan(parse(request.payload), base.served, seed=0)
+        except Refused as refusal:
+            # It was fine when it was accepted: the model behind its name is another one now.
+            self._fail(request, str(refusal))
+            return
         self._open[request.id] = request
         stopper = Stopper(checked, base)
         batch.add(Ticket(checked, stopper, lambda answer: self._finish(request, answer)))
 
     def _finish(self, request: Request, answer: bytes) -> None:
-        self.context.journal.do_now(
-            lambda db: records.finish(db, request, wire.MEDIA_TYPE, answer, keep_body=False)
+        write(
+            self.context,
+            lambda db: records.finish(db, request, wire.MEDIA_TYPE, answer, keep_body=False),
         )
         self._open.pop(request.id, None)
         self.context.announce(request.id)
 
     def _fail(self, request: Request, sentence: str) -> None:
-        self.context.journal.do_now(lambda db: records.fail(db, request, sentence, "server"))
+        write(self.context, lambda db: records.fail(db, request, sentence, "server"))
         self._open.pop(request.id, None)
         self.context.announce(request.id)
+
+
+def write(context: Context, record: Callable[[sqlite3.Connection], None]) -> None:
+    """Journal what was done, however long that takes: a full disk must not lose it."""
+    while True:
+        try:
+            return context.journal.do_now(record)
+        except sqlite3.OperationalError as problem:
+            log.warning("the journal cannot be written (%s); it is tried again", problem)
+            time.sleep(WRITE_AGAIN_SECONDS)
 
 
 def _sentence(problem: Exception) -> str:

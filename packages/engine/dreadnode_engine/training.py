@@ -7,6 +7,7 @@ merged. That is what lets a journal be replayed bit for bit.
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,6 +85,8 @@ def _example(index: int, datum: Datum, loss: Loss, limits: Limits) -> Example:
     _check_ids(f"The input `target_tokens` of {where}", targets, limits.vocabulary)
     if loss.inputs == ("weights",):
         inputs.setdefault("weights", np.ones(targets.shape, dtype=np.float32))
+    elif (weights := inputs.pop("weights", None)) is not None:
+        _check_needless(weights, inputs.get("advantages"), loss, where)
     if unknown := sorted(set(inputs) - set(loss.inputs)):
         raise OperationFailed(f"The loss does not read the input `{unknown[0]}` of {where}")
     checked = {}
@@ -100,6 +103,18 @@ def _example(index: int, datum: Datum, loss: Loss, limits: Limits) -> Example:
             raise OperationFailed(f"The input `{name}` of {where} holds a value that is not finite")
         checked[name] = values.astype(np.float32)
     return Example(datum.tokens, targets.astype(np.int64), checked)
+
+
+def _check_needless(
+    weights: NDArray[Any], advantages: NDArray[Any] | None, loss: Loss, where: str
+) -> None:
+    """Take weights beside advantages, as examples send them, only where they say nothing new."""
+    counts = np.ones_like(weights) if loss.gain is None else advantages
+    if counts is None or counts.shape != weights.shape or np.any((weights != 1) & (counts != 0)):
+        raise OperationFailed(
+            f"The loss takes no `weights` beside advantages, and those of {where} are not one "
+            "wherever it counts; multiply them into `advantages`"
+        )
 
 
 def _shape(array: NDArray[np.generic]) -> str:

@@ -316,8 +316,9 @@ def test_a_large_request_is_split_by_the_sdk_and_adds_up(service: tinker.Service
 
 def test_a_finished_session_is_told_to_stop_beating(engine: Any, rest: tinker.RestClient) -> None:
     before = set(rest.list_sessions().result().sessions)
-    with tinker.ServiceClient(base_url=engine.url, api_key=KEY) as short:
-        short.create_sampling_client(base_model="tiny/llama").result()
+    short = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+    short.create_sampling_client(base_model="tiny/llama").result()
+    short.close("success").result()
     (finished,) = set(rest.list_sessions().result().sessions) - before
 
     answer = httpx.post(

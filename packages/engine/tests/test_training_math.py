@@ -318,6 +318,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("targets", {"target_tokens": np.full(17, -1)}, "token id -1"),
     ("targets", {"target_tokens": np.ones(17, np.float32)}, "must be 17 integers"),
     ("targets", {"target_tokens": np.ones((17, 2), np.int64)}, "Only cross_entropy"),
+    ("weights", {"weights": np.full(17, 0.5, np.float32)}, "multiply them into `advantages`"),
     ("unknown", {"mask": np.ones(17, np.float32)}, "does not read the input `mask`"),
 ]
 
@@ -352,6 +353,16 @@ def test_a_loss_that_is_not_served_is_refused_in_words(
 ) -> None:
     with pytest.raises(OperationFailed, match=sentence):
         check(ForwardBackward(loss_fn, config, False, policy_data()), LIMITS)
+
+
+def test_weights_beside_advantages_are_taken_where_they_say_nothing_new() -> None:
+    data = policy_data()
+    ones = (data[1].inputs["advantages"] != 0).astype(np.float32)
+    data[1] = Datum(data[1].tokens, {**data[1].inputs, "weights": ones})
+
+    check(ForwardBackward("ppo", {}, False, data), LIMITS)
+    with pytest.raises(OperationFailed, match="multiply"):
+        check(ForwardBackward("dro", {}, False, data), LIMITS)
 
 
 def test_a_request_that_overflows_leaves_no_trace(bases: dict[str, LoadedBase]) -> None:
