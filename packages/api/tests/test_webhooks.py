@@ -1,5 +1,6 @@
 """Webhooks: made by administrators, told of every change of state, and of nowhere else."""
 
+import asyncio
 import base64
 import contextlib
 import hashlib
@@ -275,8 +276,6 @@ async def test_a_name_that_stands_for_this_machine_is_refused_when_it_is_called(
 @pytest.fixture
 async def listener() -> AsyncIterator[tuple[str, list[bytes]]]:
     """A real server on this machine that redirects, by its address, and what it was sent."""
-    import asyncio
-
     seen: list[bytes] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -307,9 +306,33 @@ async def test_a_message_is_really_posted_and_a_redirect_is_not_followed(
     assert request.endswith(b'{"type":"job.queued"}')
 
 
-async def test_a_silent_receiver_costs_no_more_than_the_time_out(api: Any) -> None:
-    import asyncio
+async def test_a_slow_receiver_holds_nobody_else_up(api: Any) -> None:
+    for name in ("slow", "quick"):
+        await register(api, url=f"https://{name}.example.com/", statuses=["queued"])
+    await api.push()
+    arrived: list[str] = []
+    quick_twice = asyncio.Event()
 
+    async def post(url: str, body: str, headers: Mapping[str, str]) -> int:
+        if "slow" in url:
+            await asyncio.Event().wait()
+        arrived.append(url)
+        if len(arrived) == 2:
+            quick_twice.set()
+        return 200
+
+    delivering = asyncio.create_task(Deliverer(api.settings, api.database, post).run())
+    await api.job()
+    while not arrived:
+        await asyncio.sleep(0.02)
+    await api.job()
+
+    await asyncio.wait_for(quick_twice.wait(), 20)
+    delivering.cancel()
+    assert arrived == ["https://quick.example.com/"] * 2
+
+
+async def test_a_silent_receiver_costs_no_more_than_the_time_out(api: Any) -> None:
     async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
 

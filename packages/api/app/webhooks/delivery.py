@@ -27,7 +27,8 @@ from app.webhooks.tables import Announcement, Delivery, Webhook
 
 log = logging.getLogger(__name__)
 
-BATCH = 50
+BATCH = 100
+AT_ONCE = 50
 LONGEST_PAUSE = 3600.0
 HOLD_MARGIN = 30.0
 MAX_ERROR = 300
@@ -50,38 +51,52 @@ class Deliverer:
         self._post = post or Sender(settings.webhook_targets, settings.webhook_timeout)
 
     async def run(self) -> None:
-        """Deliver what there is, for ever."""
-        while True:
-            try:
-                busy = await self.once()
-            except Exception:
-                log.exception("webhooks cannot be told right now")
-                busy = False
-            if not busy:
-                await asyncio.sleep(self._settings.poll_seconds)
+        """Deliver what there is, for ever; a slow receiver holds nobody else up."""
+        sending: set[asyncio.Task[None]] = set()
+        try:
+            while True:
+                held = []
+                if len(sending) < AT_ONCE:
+                    try:
+                        held = await self._take(AT_ONCE - len(sending))
+                    except Exception:
+                        log.exception("webhooks cannot be told right now")
+                sending |= {asyncio.create_task(self._deliver(*each)) for each in held}
+                if not held:
+                    await asyncio.sleep(self._settings.poll_seconds)
+                sending -= {task for task in sending if task.done()}
+        finally:
+            for task in sending:
+                task.cancel()
 
     async def once(self) -> bool:
         """Deliver what is due, and say whether there was anything."""
+        held = await self._take(AT_ONCE)
+        await asyncio.gather(*(self._deliver(*each) for each in held))
+        return bool(held)
+
+    async def _take(self, most: int) -> list[tuple[Delivery, Webhook]]:
+        """Turn announcements into deliveries, and hold at most so many that are due."""
+        async with self._database.reading() as session:
+            announced = await session.scalar(select(Announcement.job_id).limit(1))
+        while announced is not None:
+            async with self._database.writing() as session:
+                if await fan_out(session) < BATCH:
+                    break
         async with self._database.reading() as session:
             due = await session.scalar(select(Delivery.id).where(_due()).limit(1))
-            announced = await session.scalar(select(Announcement.job_id).limit(1))
-        if announced is not None:
-            async with self._database.writing() as session:
-                await fan_out(session)
-        elif due is None:
-            return False
+        if due is None:
+            return []
         async with self._database.writing() as session:
-            held = await self._hold(session)
-        await asyncio.gather(*(self._deliver(delivery, webhook) for delivery, webhook in held))
-        return announced is not None or bool(held)
+            return await self._hold(session, most)
 
-    async def _hold(self, session: AsyncSession) -> list[tuple[Delivery, Webhook]]:
+    async def _hold(self, session: AsyncSession, most: int) -> list[tuple[Delivery, Webhook]]:
         found = await session.execute(
             select(Delivery, Webhook)
             .join(Webhook, Webhook.id == Delivery.webhook_id)
             .where(_due())
             .order_by(Delivery.next_at)
-            .limit(BATCH)
+            .limit(most)
             .with_for_update(skip_locked=True, of=Delivery)
         )
         held = [(delivery, webhook) for delivery, webhook in found]
@@ -100,10 +115,14 @@ class Deliverer:
                 error = f"it answered with status {status}"
         except (NotAllowed, OSError, httpx.HTTPError, TimeoutError) as failure:
             error = (str(failure) or type(failure).__name__)[:MAX_ERROR]
-        async with self._database.writing() as session:
-            row = await session.get(Delivery, delivery.id, with_for_update=True)
-            if row is not None and row.next_at is not None:
-                self._settle(row, status, error)
+        try:
+            async with self._database.writing() as session:
+                row = await session.get(Delivery, delivery.id, with_for_update=True)
+                if row is not None and row.next_at is not None:
+                    self._settle(row, status, error)
+        except Exception:
+            # It is tried again when its hold ends: twice is allowed, never is not.
+            log.exception("what became of delivery %s cannot be written", delivery.id)
 
     def _settle(self, row: Delivery, status: int | None, error: str | None) -> None:
         row.last_status, row.last_error = status, error
@@ -125,8 +144,8 @@ def _due() -> ColumnElement[bool]:
     return Delivery.next_at <= now()
 
 
-async def fan_out(session: AsyncSession) -> None:
-    """Turn announcements into a delivery for each webhook that wants to know."""
+async def fan_out(session: AsyncSession) -> int:
+    """Turn announcements into a delivery for each webhook that wants to know; return how many."""
     found = await session.execute(
         select(Announcement, Event, Job)
         .join(Job, Job.id == Announcement.job_id)
@@ -135,7 +154,8 @@ async def fan_out(session: AsyncSession) -> None:
         .limit(BATCH)
         .with_for_update(skip_locked=True, of=Announcement)
     )
-    for announcement, event, job in list(found):
+    announced = list(found)
+    for announcement, event, job in announced:
         webhooks = await session.scalars(
             select(Webhook).where(
                 Webhook.workspace_id == job.workspace_id,
@@ -153,6 +173,7 @@ async def fan_out(session: AsyncSession) -> None:
                     )
                 )
         await session.delete(announcement)
+    return len(announced)
 
 
 def message(job: Job, event: Event) -> str:
