@@ -37,6 +37,10 @@ if TYPE_CHECKING:
         Dataset,
         DatasetPage,
         DatasetVersions,
+        Member,
+        MemberList,
+        MemberRequest,
+        NewMember,
         NewToken,
         Organization,
         Token,
@@ -109,6 +113,36 @@ def revoke_token(scope: Scope, /, token_id: str) -> Call[Token]:
     """Make a token worthless, at once."""
     path = f"{_organization(scope)}/tokens/{_segment(token_id)}"
     return Call("DELETE", path, _one("wire", "Token"), repeatable=True)
+
+
+def create_workspace(scope: Scope, /, key: str, name: str | None = None) -> Call[Workspace]:
+    """Make a workspace in the organization."""
+    body = json.dumps(_given(key=key, name=name)).encode()
+    return Call("POST", f"{_organization(scope)}/ws", _one("wire", "Workspace"), body=body)
+
+
+def list_members(scope: Scope, /) -> Call[MemberList]:
+    """The members of the organization, by name."""
+    return _get(f"{_organization(scope)}/members", _one("wire", "MemberList"))
+
+
+def add_member(scope: Scope, /, request: MemberRequest) -> Call[NewMember]:
+    """Make somebody a member, with a first token whose secret is told this once."""
+    path = f"{_organization(scope)}/members"
+    return Call("POST", path, _one("wire", "NewMember"), body=_body(request))
+
+
+def set_role(scope: Scope, /, username: str, role: str) -> Call[Member]:
+    """Give a member another role."""
+    path = f"{_organization(scope)}/members/{_segment(username)}"
+    body = json.dumps({"role": role}).encode()
+    return Call("PATCH", path, _one("wire", "Member"), body=body, repeatable=True)
+
+
+def remove_member(scope: Scope, /, username: str) -> Call[Member]:
+    """Take a member out of the organization, and revoke their tokens."""
+    path = f"{_organization(scope)}/members/{_segment(username)}"
+    return Call("DELETE", path, _one("wire", "Member"))
 
 
 def get_training_catalog(_: Scope, /, **filters: Param | None) -> Call[dict[str, Any]]:

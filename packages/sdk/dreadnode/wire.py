@@ -175,3 +175,37 @@ class Workspace(Response):
     key: str
     name: str
     is_default: bool = False
+
+
+class MemberRequest(Request):
+    """Somebody who is to belong to an organization."""
+
+    username: str
+    email: str
+    role: str = "member"
+    full_name: str | None = None
+    expires_in_days: float | None = None
+
+
+class Member(Response):
+    """A member of an organization."""
+
+    id: str
+    username: str
+    email: str
+    full_name: str | None = None
+    role: str
+    created_at: datetime
+
+
+class MemberList(Response):
+    """The members of an organization, by name."""
+
+    items: list[Member]
+
+
+class NewMember(Response):
+    """A new member, and their first token, which is told this once."""
+
+    member: Member
+    token: NewToken

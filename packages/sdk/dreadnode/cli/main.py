@@ -38,6 +38,8 @@ for _name, _target in (
     ("serve", "serve:serve"),
     ("server", "server:app"),
     ("token", "token:app"),
+    ("member", "member:app"),
+    ("workspace", "member:workspaces"),
     ("login", "login:login"),
     ("logout", "login:logout"),
     ("whoami", "login:whoami"),

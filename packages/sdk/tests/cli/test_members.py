@@ -1,0 +1,123 @@
+"""`dn member` and `dn workspace`, by what they send and what they say."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable
+
+import httpx
+import pytest
+from dreadnode.cli.main import run
+from inline_snapshot import snapshot
+
+Dn = Callable[[str], str]
+NOW = "2026-11-22T03:00:00Z"
+GRACE = {
+    "id": "u-2",
+    "username": "grace",
+    "email": "grace@example.com",
+    "full_name": None,
+    "role": "member",
+    "created_at": NOW,
+}
+TOKEN = {
+    "id": "t-1",
+    "name": "first key",
+    "role": "member",
+    "hint": "dn_abcd…",
+    "username": "grace",
+    "created_at": NOW,
+    "expires_at": None,
+    "revoked_at": None,
+    "token": "dn_secret",
+}
+NIGHT = {"id": "w-2", "key": "night", "name": "Night shift", "is_default": False}
+
+
+@pytest.fixture
+def sent() -> list[httpx.Request]:
+    return []
+
+
+@pytest.fixture
+def dn(
+    sent: list[httpx.Request], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Dn:
+    for name, value in {
+        "SERVER": "http://server.test",
+        "API_KEY": "dn_test",
+        "ORGANIZATION": "main",
+        "WORKSPACE": "default",
+    }.items():
+        monkeypatch.setenv(f"DREADNODE_{name}", value)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        method, path = request.method, request.url.path.removeprefix("/api/v1/org/main")
+        if path == "/members":
+            both = {"member": GRACE, "token": TOKEN}
+            return httpx.Response(200, json=both if method == "POST" else {"items": [GRACE]})
+        if path == "/ws":
+            return httpx.Response(200, json=NIGHT if method == "POST" else [NIGHT])
+        return httpx.Response(200, json=GRACE)
+
+    def call(line: str) -> str:
+        code = run(shlex.split(line), transport=httpx.MockTransport(answer))
+        said = capsys.readouterr()
+        return f"exit: {code}\n--- stdout\n{said.out}--- stderr\n{said.err}"
+
+    return call
+
+
+def test_a_new_member_gets_a_token_which_alone_goes_to_stdout(
+    dn: Dn, sent: list[httpx.Request]
+) -> None:
+    assert dn("member add grace --email grace@example.com --days 7") == snapshot("""\
+exit: 0
+--- stdout
+dn_secret
+--- stderr
+made grace a member as member, with this token:
+""")
+    assert json.loads(sent[0].content) == {
+        "username": "grace",
+        "email": "grace@example.com",
+        "role": "member",
+        "expires_in_days": 7.0,
+    }
+
+
+def test_members_are_listed_by_name(dn: Dn) -> None:
+    said = dn("member list")
+
+    assert "USER" in said
+    assert "grace@example.com" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "method", "body"),
+    [
+        ("member role grace reader", "PATCH", b'{"role": "reader"}'),
+        ("member remove grace", "DELETE", b""),
+    ],
+)
+def test_a_member_is_named_by_the_user(
+    dn: Dn, sent: list[httpx.Request], line: str, method: str, body: bytes
+) -> None:
+    assert dn(line).startswith("exit: 0")
+    assert (sent[0].method, sent[0].url.path) == (method, "/api/v1/org/main/members/grace")
+    assert sent[0].content == body
+
+
+def test_a_role_that_does_not_exist_is_a_wrong_argument(dn: Dn, sent: list[httpx.Request]) -> None:
+    assert dn("member role grace owner").startswith("exit: 2")
+    assert sent == []
+
+
+def test_a_workspace_is_made_and_listed(dn: Dn, sent: list[httpx.Request]) -> None:
+    made = dn("workspace create night --name 'Night shift'")
+
+    assert json.loads(sent[0].content) == {"key": "night", "name": "Night shift"}
+    assert "Night shift" in made
+    assert "night" in dn("workspace list")
