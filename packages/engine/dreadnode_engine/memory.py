@@ -14,6 +14,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dreadnode_engine.adapters import LoraShape, Wrapped
+from dreadnode_engine.bases import Device
 from dreadnode_engine.models import ServedModel
 from dreadnode_engine.training import LOGIT_ROWS
 
@@ -53,15 +54,17 @@ def run_bytes(served: ServedModel, shape: LoraShape) -> int:
     return 4 * FLOAT * adapter_parameters(served.path, shape)
 
 
-def working_bytes(served: ServedModel, dtype: torch.dtype, micro_batch_tokens: int) -> int:
-    """Return what computing one micro-batch may take: activations, and one slice of logits.
+def training_bytes(served: ServedModel, device: Device, tokens: int) -> int:
+    """Return what a backward pass over TOKENS at once may take: activations, and some logits.
 
     About 34 values of the hidden width are kept per token and layer for the backward pass
-    (Korthikanti et al. 2022, without the attention matrix, which sdpa does not keep).
+    (Korthikanti et al. 2022, without the attention matrix, which sdpa does not keep); with
+    gradient checkpointing one per layer, and the 34 of the one layer that is being computed.
     """
     config = AutoConfig.from_pretrained(served.path, local_files_only=True)
-    tokens = max(micro_batch_tokens, min(served.context, 4 * micro_batch_tokens))
-    kept = 34 * tokens * int(config.hidden_size) * int(config.num_hidden_layers) * dtype.itemsize
+    layers = int(config.num_hidden_layers)
+    values = layers + 34 if device.gradient_checkpointing else 34 * layers
+    kept = values * tokens * int(config.hidden_size) * device.dtype.itemsize
     return kept + 3 * LOGIT_ROWS * served.vocabulary * FLOAT
 
 

@@ -94,6 +94,10 @@ def create(context: Context, run: Run, _: Request) -> Making:
 def forward_backward(context: Context, run: Run, state: TrainingState, request: Request) -> Work:
     """Score the targets, and unless it is a forward only, add gradients to those that wait."""
     job = check(wire.decode_forward_backward(request.payload), limits_of(context, run))
+    # What was done once is repeated after a kill, whatever memory there is by then.
+    if request.state == "queued" and not job.forward_only:
+        longest = max(len(example.tokens) for example in job.examples)
+        context.residency.check_sequence(state.base.served, state.shape, longest)
     output = yield from state.forward_backward(job, context.settings.micro_batch_tokens)
     return Outcome(
         wire.encode_logprobs(output), wire.MEDIA_TYPE, changes_state=not job.forward_only

@@ -32,16 +32,33 @@ class Residency:
         self._order: list[str] = []
 
     def admit(self, served: ServedModel, shape: LoraShape | None) -> None:
-        """Refuse what would not fit even if nothing else were in memory."""
-        need = self._base(served) + self._working(served)
-        what = f"Sampling from {served.id}"
-        if shape is not None:
-            need += memory.run_bytes(served, shape)
+        """Refuse what would not fit even if nothing else were in memory.
+
+        A run must have room for an ordinary micro-batch; what a request of longer sequences takes
+        is known when it comes, and asked of `check_sequence`.
+        """
+        if shape is None:
+            need = self._base(served) + self._sampling(served)
+            what = f"Sampling from {served.id}"
+        else:
+            need = self._base(served) + self._training(served) + memory.run_bytes(served, shape)
             what = f"A run of rank {shape.rank} on {served.id}"
         if need > self.budget:
             raise Refused(
                 f"{what} needs about {memory.told(need)} of memory, and this engine may fill "
                 f"{memory.told(self.budget)}; choose a smaller model or rank"
+            )
+
+    def check_sequence(self, served: ServedModel, shape: LoraShape, tokens: int) -> None:
+        """Fail a request whose longest sequence leaves no room for its backward pass."""
+        device = self._engine.settings.device
+        need = self._base(served) + memory.run_bytes(served, shape)
+        need += memory.training_bytes(served, device, tokens)
+        if need > self.budget:
+            raise OperationFailed(
+                f"Training on a sequence of {tokens} tokens needs about {memory.told(need)} of "
+                f"memory, and this engine may fill {memory.told(self.budget)}; send shorter "
+                "sequences, or start the engine with `--gradient-checkpointing`"
             )
 
     def base(self, model_id: str) -> LoadedBase:
@@ -104,7 +121,11 @@ class Residency:
         return memory.base_bytes(served, self._engine.settings.device.dtype)
 
     def _working(self, served: ServedModel) -> int:
+        return max(self._training(served), self._sampling(served))
+
+    def _training(self, served: ServedModel) -> int:
         settings = self._engine.settings
-        dtype = settings.device.dtype
-        training = memory.working_bytes(served, dtype, settings.micro_batch_tokens)
-        return max(training, memory.cache_bytes(served, dtype, served.context))
+        return memory.training_bytes(served, settings.device, settings.micro_batch_tokens)
+
+    def _sampling(self, served: ServedModel) -> int:
+        return memory.cache_bytes(served, self._engine.settings.device.dtype, served.context)

@@ -1,5 +1,7 @@
 """Many clients at once: fair turns, one copy of the weights, and memory within its bounds."""
 
+import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -196,6 +198,29 @@ def test_what_can_never_fit_is_refused_before_it_is_accepted(
     rest = tinker.RestClient(base_url=engine.url, api_key=KEY)
     assert rest.list_training_runs().result().training_runs == []
     assert service.create_lora_training_client("tiny/llama", rank=1).result() is not None
+
+
+def test_a_sequence_too_long_for_the_memory_fails_and_the_run_goes_on(
+    start_engine: Callable[..., Any], models_dir: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(models_dir / "llama", tmp_path / "long")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
+    served, shape = inspect_model("tiny/long", folder), LoraShape(4, True, True, True)
+    need = memory.base_bytes(served, Device().dtype) + memory.run_bytes(served, shape)
+    need += memory.training_bytes(served, Device(), 3000)
+    engine = start_engine("--model", f"tiny/long={folder}", "--memory-gib", str(need / 2**30))
+    service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+    run = service.create_lora_training_client("tiny/long", rank=4).result()
+    long = types.Datum(
+        model_input=types.ModelInput.from_ints([5] * 4000),
+        loss_fn_inputs={"target_tokens": np.full(4000, 6)},
+    )
+
+    with pytest.raises(tinker.RequestFailedError, match="4000 tokens needs about"):
+        run.forward_backward([long], "cross_entropy").result()
+
+    assert run.forward_backward(batch(0), "cross_entropy").result().metrics["loss:sum"] > 0
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])

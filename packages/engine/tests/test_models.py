@@ -1,0 +1,160 @@
+"""What is served, found before anything is loaded; and the commands that say so."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dreadnode_engine.errors import Refused
+from dreadnode_engine.models import STAND_IN_ID, discover, inspect_model
+
+KEY = "tml-master-key-of-the-tests"
+
+
+def run(*arguments: str, key: str = KEY) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dreadnode_engine", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"DREADNODE_ENGINE_KEY": key},
+    )
+
+
+def found(data_dir: Path, *named: str) -> dict[str, Any]:
+    return dict(discover(data_dir, named, stand_in=False, cache=False))
+
+
+def changed(models_dir: Path, to: Path, **config: Any) -> Path:
+    """Copy the tiny Llama with other settings."""
+    shutil.copytree(models_dir / "llama", to)
+    file = to / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    return to
+
+
+def test_a_named_directory_is_served_under_its_name(models_dir: Path, tmp_path: Path) -> None:
+    models = found(tmp_path, f"my/llama={models_dir / 'llama'}")
+
+    described = models["my/llama"].describe()
+    assert described == {
+        "model_name": "my/llama",
+        "max_context_length": 128,
+        "trainable": True,
+        "sampleable": True,
+        "stand_in": False,
+        "tokenizer_id": str(models_dir / "llama"),
+        "max_lora_rank": 128,
+    }
+
+
+def test_a_later_name_wins_over_an_earlier_one(models_dir: Path, tmp_path: Path) -> None:
+    models = found(tmp_path, f"a={models_dir / 'llama'}", f"a={models_dir / 'qwen3'}")
+
+    assert models["a"].architecture == "Qwen3ForCausalLM"
+
+
+@pytest.mark.parametrize("named", ["no-path", "=x", "x=", "x=/nowhere"])
+def test_a_model_that_is_not_there_is_refused(tmp_path: Path, named: str) -> None:
+    with pytest.raises(Refused):
+        found(tmp_path, named)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ({"architectures": ["BertModel"]}, "not a causal language model"),
+        ({"architectures": None}, "not a causal language model"),
+        ({"layer_types": ["sliding_attention", "full_attention"]}, "full attention"),
+        ({"use_sliding_window": True}, "full attention"),
+        ({"max_position_embeddings": None}, "max_position_embeddings"),
+    ],
+)
+def test_a_model_that_would_be_computed_wrongly_is_refused(
+    models_dir: Path, tmp_path: Path, config: dict[str, Any], sentence: str
+) -> None:
+    path = changed(models_dir, tmp_path / "m", **config)
+
+    with pytest.raises(Refused, match=sentence):
+        inspect_model("m", path)
+
+
+def test_a_directory_without_weights_is_refused(models_dir: Path, tmp_path: Path) -> None:
+    path = changed(models_dir, tmp_path / "m")
+    (path / "model.safetensors").unlink()
+
+    with pytest.raises(Refused, match="no safetensors"):
+        inspect_model("m", path)
+
+
+def test_a_cached_model_is_served_under_its_repositorys_name(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "hub" / "models--some--llama"
+    shutil.copytree(models_dir / "llama", repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    other = tmp_path / "hub" / "models--some--tokenizer" / "snapshots" / "def"
+    other.mkdir(parents=True)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    answer = run("models", "--data-dir", str(tmp_path / "d"), "--no-stand-in", "--json")
+
+    (model,) = json.loads(answer.stdout)["models"]
+    assert model["model_name"] == "some/llama"
+    assert model["bytes"] > 0
+
+
+def test_the_stand_in_is_converted_once_and_says_what_it_is(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+
+    first = discover(tmp_path, [], stand_in=True, cache=False)
+    if STAND_IN_ID not in first:
+        pytest.skip("the package that carries the stand-in is not installed")
+    written = (first[STAND_IN_ID].path / "model.safetensors").stat().st_mtime_ns
+    second = discover(tmp_path, [], stand_in=True, cache=False)
+
+    assert first == second
+    assert first[STAND_IN_ID].describe()["stand_in"] is True
+    assert first[STAND_IN_ID].context == 8192
+    assert (first[STAND_IN_ID].path / "model.safetensors").stat().st_mtime_ns == written
+    assert (first[STAND_IN_ID].path / "tokenizer.json").is_file()
+    assert [folder.name for folder in (tmp_path / "models").iterdir()] == [
+        first[STAND_IN_ID].path.name
+    ]
+
+
+def test_what_keeps_the_engine_from_starting_is_one_sentence(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        base = ("serve", "--data-dir", str(tmp_path), "--no-stand-in", "--no-hf-cache")
+        answers = [
+            run(*base, "--model", "x=/nowhere"),
+            run(*base, "--port", port),
+            run(*base, key="not-a-tinker-key"),
+        ]
+
+    for answer, sentence in zip(
+        answers,
+        ("has no readable `config.json`", "cannot listen on", "must start with"),
+        strict=True,
+    ):
+        assert answer.returncode == 1, answer.stderr
+        assert answer.stdout == ""
+        (line,) = [text for text in answer.stderr.splitlines() if text.startswith("error: ")]
+        assert sentence in line
+        assert "Traceback" not in answer.stderr
+
+
+def test_wrong_arguments_are_told_by_exit_code_2(tmp_path: Path) -> None:
+    assert run("serve").returncode == 2
+    assert run("serve", "--data-dir", str(tmp_path), "--session-seconds", "-1").returncode == 2
