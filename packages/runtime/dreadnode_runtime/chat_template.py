@@ -12,11 +12,19 @@ import tinker
 import torch
 from jinja2 import TemplateError
 from tinker_cookbook.exceptions import RendererError
-from tinker_cookbook.renderers import Message, Renderer, TrainOnWhat, register_renderer
+from tinker_cookbook.renderers import (
+    Message,
+    Renderer,
+    ToolCall,
+    TrainOnWhat,
+    UnparsedToolCall,
+    register_renderer,
+)
 from tinker_cookbook.renderers.base import (
     ParseTermination,
     RenderContext,
     RenderedMessage,
+    parse_content_blocks,
     parse_response_for_stop_token,
 )
 
@@ -61,9 +69,18 @@ class ChatTemplateRenderer(Renderer):  # type: ignore[misc]
         raise RendererError("a chat template writes conversations, not single messages")
 
     def parse_response(self, response: list[int]) -> tuple[Message, ParseTermination]:
-        """Return RESPONSE up to its end-of-turn token as an assistant message."""
+        """Return RESPONSE up to its end-of-turn token as an assistant message.
+
+        Reasoning and tool calls are found between the tags that they are written in.
+        """
         end = self.tokenizer.eos_token_id
         message, termination = parse_response_for_stop_token(response, self.tokenizer, end)
+        if termination.is_clean and (found := parse_content_blocks(message["content"])):
+            message["content"], calls = found
+            if read := [call for call in calls if isinstance(call, ToolCall)]:
+                message["tool_calls"] = read
+            if unread := [call for call in calls if isinstance(call, UnparsedToolCall)]:
+                message["unparsed_tool_calls"] = unread
         return message, termination
 
     def create_conversation_prefix_with_tools(
