@@ -214,7 +214,7 @@ async def work_off(settings: Settings, database: Database, dispatchers: int) -> 
 
 
 async def page(client: httpx.AsyncClient) -> float:
-    """Return the milliseconds of a first page of jobs, the best of 40: others may use the machine."""
+    """Return the milliseconds of a first page of jobs: the best of 40, as others may be busy."""
     times = []
     for _ in range(40):
         began = time.perf_counter()
