@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ class ServedModel:
 
 
 def discover(
-    data_dir: Path, named: Iterable[str], *, stand_in: bool, cache: bool
+    data_dir: Path, named: Sequence[str], *, stand_in: bool, cache: bool
 ) -> dict[str, ServedModel]:
     """Return every model to serve, by id.
 
@@ -75,7 +75,8 @@ def discover(
         Refused: a path that does not hold a model this engine can train.
     """
     models = dict(_cached()) if cache else {}
-    if stand_in and (gguf := _stand_in_file()):
+    replaced = any(pair.startswith(f"{STAND_IN_ID}=") for pair in named)
+    if stand_in and not replaced and (gguf := _stand_in_file()):
         path = _converted(data_dir, STAND_IN_ID, gguf)
         models[STAND_IN_ID] = inspect_model(STAND_IN_ID, path, stand_in=True)
     for pair in named:

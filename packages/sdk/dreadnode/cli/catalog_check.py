@@ -37,9 +37,9 @@ def compare(common: Common) -> None:
             common.out.text(*(f"{HEADINGS[kind]:<30}  {model}" for model in models))
     count = sum(len(models) for models in found.values())
     if count:
-        models = "1 model" if count == 1 else f"{count} models"
+        how_many = "1 model" if count == 1 else f"{count} models"
         raise CatalogDiffers(
-            f"the catalog and what is served differ in {models}: see docs/catalog.md"
+            f"the catalog and what is served differ in {how_many}: see docs/catalog.md"
         )
     say(f"no difference: {len(served)} models are served, and the catalog knows them")
 
