@@ -10,10 +10,16 @@ from typing import Any
 import pytest
 from dreadnode import wire
 from dreadnode.cli.settings import Settings
-from dreadnode.training import jobs
+from dreadnode.training import jobs, rl
 from pydantic import BaseModel, ValidationError
 
 OPENAPI = Path(__file__).parents[3] / "docs" / "openapi.json"
+
+NOT_OFFERED = {
+    *("task_ref", "world_manifest_id", "world_runtime_id", "world_agent_name", "world_goal"),
+    *("world_reward", "max_episode_steps", "prompt_split"),
+}
+"""What the API knows of reinforcement learning only to refuse it in a sentence."""
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +33,8 @@ def schemas() -> dict[str, Any]:
     [
         (jobs.SftConfig, "SftConfig", {"lora_alpha"}),
         (jobs.SftRequest, "SftJobRequest", {"base_model"}),
+        (rl.RlConfig, "RlConfig", {"lora_alpha", *NOT_OFFERED}),
+        (rl.RlRequest, "RlJobRequest", {"base_model"}),
         (wire.TokenRequest, "TokenRequest", set()),
         (wire.CapabilityRequest, "CapabilityRequest", set()),
     ],
