@@ -171,6 +171,18 @@ print(json.dumps({"status": job.status, "context": told}))
 """
 
 
+def test_it_trains_by_reinforcement(old: Old) -> None:
+    recipe = ("--reward-recipe", "contains_v1", "--reward-params", '{"needle": "a"}')
+    sizes = ("--steps", "1", "--num-rollouts", "2", "--batch-size", "2", "--max-new-tokens", "8")
+
+    job = data(old(*RL, "--prompt-dataset", "ferry@1.0.0", *recipe, *sizes, "--wait", "--json"))
+
+    assert job["status"] == "completed"
+    assert job["algorithm"] == "ppo"
+    assert job["prompt_dataset_ref"] == {"name": "ferry", "version": "1.0.0"}
+    assert job["metrics"]["train/steps"] == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
