@@ -102,8 +102,8 @@ async def run_rl(work: Work) -> None:
         judged(config) as (recipe, environment),
         work.trainer(config) as (policy, rendering, outcome),
     ):
-        for line in await recipe.confinement():
-            reporter.log(f"The reward's own code runs with {line}")
+        if limits := await recipe.confinement():
+            reporter.log(f"The reward's own code runs with {', '.join(limits)}")
         how = asking(config, rendering, recipe, environment)
         prompts, counts = await asyncio.to_thread(read_prompts, sources, how)
         work.tell_counts(counts, config.max_sequence_length)
