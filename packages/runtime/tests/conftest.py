@@ -230,7 +230,7 @@ def eventually() -> Callable[[Callable[[], bool]], Awaitable[None]]:
     """Wait until something is so; a test that waits in vain runs into its time limit."""
 
     async def wait(holds: Callable[[], bool]) -> None:
-        while not holds():  # noqa: ASYNC110
+        while not holds():
             await asyncio.sleep(0.005)
 
     return wait

@@ -1,7 +1,5 @@
 """`dn train rl`, by its transcripts."""
 
-
-
 from __future__ import annotations
 
 import json
