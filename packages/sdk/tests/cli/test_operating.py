@@ -139,7 +139,7 @@ STEP  STATE               KIND      METRICS            BYTES    CREATED         
   10  expired             training  train/loss 0.5123           2026-11-22 03:00:00  tinker://r/weights/000010
   20  ready, final, best  training                     123,456  2026-11-22 03:00:00  tinker://r/weights/final
 --- stderr
-""")  # noqa: E501
+""")
 
 
 def test_checkpoints_as_json_hold_every_field(dn: Dn) -> None:
