@@ -103,6 +103,9 @@ def server() -> Iterator[str]:
     for name in [name for name in os.environ if name.startswith(("DREADNODE_", "TINKER_"))]:
         del os.environ[name]  # a person's own server is none of the demo's business
     os.environ |= {
+        # What libraries say to their developers would drown what the demo shows.
+        "PYTHONWARNINGS": "ignore",
+        "TQDM_DISABLE": "1",
         "DREADNODE_CONFIG_DIR": str(WORK / "config"),
         "DREADNODE_ENGINE_KEY": f"tml-{secrets.token_urlsafe(32)}",
         "HF_HUB_OFFLINE": "1",
