@@ -40,9 +40,8 @@ def submit(server: Server, *arguments: str) -> dict[str, object]:
     return job
 
 
-def jobs(server: Server) -> list[object]:
-    listed: list[object] = json.loads(server.dn("train", "list", "--json").out)
-    return listed
+def jobs(server: Server) -> list[str]:
+    return [job["id"] for job in json.loads(server.dn("train", "list", "--json").out)]
 
 
 def test_a_job_ends_with_a_lower_loss_and_an_adapter_that_plain_peft_loads(
@@ -127,7 +126,7 @@ def test_a_running_job_can_be_cancelled_and_keeps_a_checkpoint(
     job = str(submit(server, "--dataset", dataset, "--steps", "5000")["id"])
     wait_for_step(server, job, 2)
 
-    said = server.dn("train", "cancel", job, "--yes")
+    said = server.dn("train", "cancel", job)
     waited = server.dn("train", "wait", job)
     artifacts = json.loads(server.dn("train", "artifacts", job, "--json").out)["artifacts"]
 

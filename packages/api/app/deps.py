@@ -41,7 +41,7 @@ def engine(request: Request) -> Engine:
 
 
 def store(request: Request) -> BlobStore:
-    """Return the store of data sets and job files."""
+    """Return the store of datasets and job files."""
     found: BlobStore = request.app.state.store
     return found
 

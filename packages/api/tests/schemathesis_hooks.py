@@ -1,4 +1,4 @@
-"""What schemathesis cannot know by itself: how a data set is sent."""
+"""What schemathesis cannot know by itself: how a dataset is sent."""
 
 import json
 from typing import Any

@@ -86,17 +86,17 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
             "add `--rehearse` to try the job on a small stand-in"
         ),
     ),
-    "a data set that does not exist": (
+    "a dataset that does not exist": (
         {"config": {"dataset_ref": {"name": "nothing", "version": "1.0.0"}}},
         422,
         ["body", "config", "dataset_ref"],
-        "There is no data set `nothing` in this organization; see `dn dataset list`",
+        "There is no dataset `nothing` in this organization; see `dn dataset list`",
     ),
     "a version that does not exist": (
         {"config": {"dataset_ref": {"name": "rows", "version": "9.9.9"}}},
         422,
         ["body", "config", "dataset_ref"],
-        "The data set `rows` has no version `9.9.9`; its newest are `1.0.0`",
+        "The dataset `rows` has no version `9.9.9`; its newest are `1.0.0`",
     ),
     "a capability that does not exist": (
         {"capability_ref": {"name": "agent", "version": "1.0.0"}},

@@ -33,10 +33,10 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "a task": (
         {"task_ref": PROMPTS},
         [],
-        "leave `task_ref` out: tasks are not run here: push their prompts as a data set",
+        "leave `task_ref` out: tasks are not run here: push their prompts as a dataset",
     ),
     "a world": ({"world_manifest_id": "w"}, [], "leave `world_manifest_id` out: worlds are not"),
-    "a split": ({"prompt_split": "train"}, [], "push the split as a data set of its own"),
+    "a split": ({"prompt_split": "train"}, [], "push the split as a dataset of its own"),
     "temperature 0": ({"temperature": 0}, [], "`temperature` must be above 0"),
     "a group of one": ({"group_size": 1}, ["group_size"], "greater than or equal to 2"),
     "a misspelt setting": ({"num_rollout": 4}, ["num_rollout"], "there is no such field"),
@@ -95,12 +95,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "prompts that do not exist": (
         {"prompt_dataset_ref": {"name": "nothing", "version": "1"}},
         ["prompt_dataset_ref"],
-        "There is no data set `nothing` in this organization",
+        "There is no dataset `nothing` in this organization",
     ),
     "trajectories that do not exist": (
         {"trajectory_dataset_refs": [{"name": "nothing", "version": "1"}]},
         ["trajectory_dataset_refs"],
-        "There is no data set `nothing` in this organization",
+        "There is no dataset `nothing` in this organization",
     ),
 }
 

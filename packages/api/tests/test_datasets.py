@@ -1,4 +1,4 @@
-"""Data sets: immutable, checked line by line, never half there."""
+"""Datasets: immutable, checked line by line, never half there."""
 
 import asyncio
 import hashlib
@@ -51,8 +51,8 @@ async def test_pushed_at_once_by_many_a_version_is_made_once(api: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
-        (b"", "The data set is empty; it needs one JSON object on each line"),
-        (b"\n\n  \n", "The data set is empty; it needs one JSON object on each line"),
+        (b"", "The dataset is empty; it needs one JSON object on each line"),
+        (b"\n\n  \n", "The dataset is empty; it needs one JSON object on each line"),
         (ROW + b"{oops}\n", "Line 2 is not JSON"),
         (ROW + b"[1, 2]\n", "Line 2 is not a JSON object"),
         (ROW * 2 + b"\xff\xfe{}\n", "Line 3 is not UTF-8"),

@@ -275,7 +275,7 @@ async def test_with_its_lifeline_cut_the_api_ends(service: Any) -> None:
             "memory_exceeded",
         ),
         ({"job_processes": 10}, {"behave": "fork", "times": 20}, "processes_exceeded"),
-        ({"job_disk_bytes": 1_000_000}, {"behave": "write", "bytes": 2_000_000}, "sandbox_failed"),
+        ({"job_disk_bytes": 1_000_000}, {"behave": "write", "bytes": 2_000_000}, "disk_exceeded"),
     ],
 )
 async def test_a_job_beyond_its_limits_is_ended_and_the_limit_named(
@@ -289,7 +289,10 @@ async def test_a_job_beyond_its_limits_is_ended_and_the_limit_named(
 
     done = await service.ended(job["id"])
 
-    assert (done["status"], done["error_code"]) == ("failed", code)
+    # The system may refuse the write before the warden has looked at the folder.
+    codes = {code, "sandbox_failed"} if code == "disk_exceeded" else {code}
+    assert done["status"] == "failed"
+    assert done["error_code"] in codes
     await service.gone()
 
 

@@ -102,7 +102,7 @@ async def test_after_the_end_nothing_changes_and_the_last_word_may_be_repeated(
 async def test_the_key_of_a_job_dies_with_it(api: Any, told: Any) -> None:
     assert (await api("GET", f"{api.jobs}/{told.job}", key=told.key)).status_code == 200
     await told("training_end")
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(1.0)
 
     refused = await api("GET", f"{api.jobs}/{told.job}", key=told.key)
     upload = await api("PUT", f"{api.jobs}/{told.job}/files/a", key=told.key, content=b"x")
@@ -117,7 +117,7 @@ async def test_the_key_of_an_attempt_given_up_writes_nothing_any_more(api: Any, 
     async with api.database.writing() as session:
         await queue.requeue(session, await lock(session, told.job), "lost")
     _job, key = await api.start()
-    await asyncio.sleep(0.6)
+    await asyncio.sleep(1.0)
 
     refused = await told("step_complete", **step(1))
     old = await told("step_complete", as_key=key, **step(1, attempt=1, seq=1))

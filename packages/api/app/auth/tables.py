@@ -10,7 +10,7 @@ from app.ids import new_id
 
 
 class Organization(Table):
-    """The owner of data sets and workspaces."""
+    """The owner of datasets and workspaces."""
 
     __tablename__ = "organizations"
 

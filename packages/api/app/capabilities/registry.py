@@ -2,7 +2,7 @@
 
 A push sends two blobs, a config in JSON and one gzipped tar, then the manifest that names both.
 Nothing can be named before it was sent whole and its digest was found right, and an organization
-sees only what it has sent itself. Data sets and models are not taken this way.
+sees only what it has sent itself. Datasets and models are not taken this way.
 """
 
 import json
@@ -149,7 +149,7 @@ def _manifest(content: bytes) -> ImageManifest:
         what = plain(manifest.kind[:40]) or "package without a type"
         raise Malformed(
             f"A {what} cannot be pushed to this server's registry; "
-            "data sets are pushed with `dn dataset push`, and base models are not pushed at all"
+            "datasets are pushed with `dn dataset push`, and base models are not pushed at all"
         )
     return manifest
 

@@ -1,1 +1,1 @@
-"""Immutable, versioned data sets and the files behind them."""
+"""Immutable, versioned datasets and the files behind them."""

@@ -1,4 +1,4 @@
-"""Upload, list and read data sets."""
+"""Upload, list and read datasets."""
 
 from typing import Annotated
 
@@ -23,7 +23,7 @@ from app.deps import (
 from app.errors import ERRORS, Forbidden, Invalid
 from app.jobs.tables import Job
 
-router = APIRouter(prefix="/org/{org}/datasets", responses=ERRORS, tags=["Data sets"])
+router = APIRouter(prefix="/org/{org}/datasets", responses=ERRORS, tags=["Datasets"])
 
 Name = Annotated[str, Path(pattern=NAME, description="Lower case, at most 100 characters")]
 Version = Annotated[str, Path(pattern=VERSION, description="Such as `1.0.0`; never changes")]
@@ -72,7 +72,7 @@ async def push_dataset(
 async def list_datasets(
     caller: OrgReader, session: ReadSession, page: Page = 1, page_size: PageSize = 20
 ) -> DatasetList:
-    """List data sets by name, each with its newest version."""
+    """List datasets by name, each with its newest version."""
     found, total = await service.list_datasets(session, caller.org_id, page, page_size)
     return DatasetList(
         items=[view(each) for each in found], total=total, page=page, page_size=page_size
@@ -81,7 +81,7 @@ async def list_datasets(
 
 @router.get("/{name}")
 async def get_dataset(caller: OrgReader, name: Name, session: ReadSession) -> DatasetVersions:
-    """Return a data set with all its versions, newest first."""
+    """Return a dataset with all its versions, newest first."""
     found = await service.list_versions(session, caller.org_id, name)
     return DatasetVersions(name=name, versions=[view(each) for each in found])
 

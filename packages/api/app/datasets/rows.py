@@ -41,7 +41,7 @@ class RowCounter:
             self._look(self._rest)
             self._rest = b""
         if self.rows == 0:
-            raise Invalid("The data set is empty; it needs one JSON object on each line")
+            raise Invalid("The dataset is empty; it needs one JSON object on each line")
         return self.rows
 
     def _look(self, line: bytes) -> None:
@@ -66,7 +66,7 @@ class RowCounter:
 
     def _refusal(self, what: str, line: int | None = None) -> Invalid:
         return Invalid(
-            f"Line {line or self._line} {what}; a data set is JSONL, "
+            f"Line {line or self._line} {what}; a dataset is JSONL, "
             "one JSON object encoded as UTF-8 on each line"
         )
 

@@ -1,4 +1,4 @@
-"""What the routes of data sets answer."""
+"""What the routes of datasets answer."""
 
 from app.schemas import Moment, Response
 
@@ -7,7 +7,7 @@ VERSION = r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$"
 
 
 class Dataset(Response):
-    """One immutable version of a data set."""
+    """One immutable version of a dataset."""
 
     name: str
     version: str
@@ -20,7 +20,7 @@ class Dataset(Response):
 
 
 class DatasetList(Response):
-    """The newest version of each data set, by name."""
+    """The newest version of each dataset, by name."""
 
     items: list[Dataset]
     total: int
@@ -29,7 +29,7 @@ class DatasetList(Response):
 
 
 class DatasetVersions(Response):
-    """A data set with all its versions, newest first."""
+    """A dataset with all its versions, newest first."""
 
     name: str
     versions: list[Dataset]

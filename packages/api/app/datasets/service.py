@@ -1,4 +1,4 @@
-"""Data sets as functions of a session: store a version once, find it for ever."""
+"""Datasets as functions of a session: store a version once, find it for ever."""
 
 from collections.abc import Sequence
 
@@ -79,20 +79,20 @@ async def _find(
 async def _missing(session: AsyncSession, org_id: str, name: str, version: str) -> str:
     known = await _versions(session, org_id, name)
     if not known:
-        return f"There is no data set `{name}` in this organization; see `dn dataset list`"
+        return f"There is no dataset `{name}` in this organization; see `dn dataset list`"
     newest = ", ".join(f"`{each.version}`" for each in known[:3])
-    return f"The data set `{name}` has no version `{version}`; its newest are {newest}"
+    return f"The dataset `{name}` has no version `{version}`; its newest are {newest}"
 
 
 async def list_versions(session: AsyncSession, org_id: str, name: str) -> Sequence[DatasetVersion]:
-    """Return all versions of a data set, newest first.
+    """Return all versions of a dataset, newest first.
 
     Raises:
         NotFound: there is none.
     """
     found = await _versions(session, org_id, name)
     if not found:
-        raise NotFound(f"There is no data set `{name}` in this organization; see `dn dataset list`")
+        raise NotFound(f"There is no dataset `{name}` in this organization; see `dn dataset list`")
     return found
 
 
@@ -108,7 +108,7 @@ async def _versions(session: AsyncSession, org_id: str, name: str) -> Sequence[D
 async def list_datasets(
     session: AsyncSession, org_id: str, page: int, page_size: int
 ) -> tuple[Sequence[DatasetVersion], int]:
-    """Return a page of the newest versions of all data sets, by name, and how many there are."""
+    """Return a page of the newest versions of all datasets, by name, and how many there are."""
     newest = (
         select(func.max(DatasetVersion.id).label("id"))
         .where(DatasetVersion.org_id == org_id)

@@ -1,4 +1,4 @@
-"""One row for each version of a data set; the bytes lie in the blob store."""
+"""One row for each version of a dataset; the bytes lie in the blob store."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from app.ids import new_id
 
 
 class DatasetVersion(Table):
-    """An immutable version of a named data set."""
+    """An immutable version of a named dataset."""
 
     __tablename__ = "dataset_versions"
     __table_args__ = (UniqueConstraint("org_id", "name", "version"),)

@@ -51,6 +51,10 @@ def clean_environment(settings: Settings, home: Path) -> dict[str, str]:
     return {name: value for name, value in given.items() if value}
 
 
+END_SECONDS = 5.0
+"""How long a killed check may hold its pipes, should a child of its have escaped."""
+
+
 class Preflight:
     """Runs checks, a bounded number at once."""
 
@@ -96,7 +100,7 @@ class Preflight:
             except TimeoutError:
                 raise Invalid(
                     f"Checking the data took longer than {self._settings.preflight_timeout:.0f} "
-                    "seconds; train on a smaller data set, or raise "
+                    "seconds; train on a smaller dataset, or raise "
                     "`DREADNODE_PREFLIGHT_TIMEOUT` on the server",
                     "config",
                     "dataset_ref",
@@ -141,4 +145,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     """Leave nothing of the check behind, whatever it started."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    await process.wait()
+    # `wait` returns when the pipes are at their end, and a full one gets there by being read.
+    left = [_taken(stream) for stream in (process.stdout, process.stderr) if stream is not None]
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(END_SECONDS):
+            await asyncio.gather(*left, process.wait())

@@ -10,7 +10,7 @@ from app.training.refs import Ref
 StopText = Annotated[str, Field(min_length=1, max_length=100)]
 
 _NOT_HERE = {
-    "task_ref": "tasks are not run here: push their prompts as a data set, name it in "
+    "task_ref": "tasks are not run here: push their prompts as a dataset, name it in "
     "`prompt_dataset_ref`, and give tools as an `environment`",
     "world_manifest_id": "worlds are not run here: give tools as an `environment`",
     "world_runtime_id": "worlds are not run here: give tools as an `environment`",
@@ -19,7 +19,7 @@ _NOT_HERE = {
     "world_reward": "worlds are not run here: name a `reward_recipe`",
     "max_episode_steps": "worlds are not run here: bound a rollout in an `environment` "
     "by `max_turns`",
-    "prompt_split": "data sets have no splits here: push the split as a data set of its own",
+    "prompt_split": "datasets have no splits here: push the split as a dataset of its own",
 }
 _ASYNC = ("one_step_off_async", "fully_async")
 

@@ -87,11 +87,11 @@ class SftConfig(Request):
             )
         if self.trajectory_dataset_refs:
             raise ValueError(
-                "trajectories are trained on through `dataset_ref`: push them as a data set, "
+                "trajectories are trained on through `dataset_ref`: push them as a dataset, "
                 "one trajectory a row, and leave `trajectory_dataset_refs` out"
             )
         if self.dataset_ref is None:
-            raise ValueError("name the data set to train on in `dataset_ref`")
+            raise ValueError("name the dataset to train on in `dataset_ref`")
         for setting, needed in _NEEDS.items():
             if getattr(self, setting) is not None and getattr(self, needed) is None:
                 raise ValueError(f"`{setting}` has no effect without `{needed}`; give both")

@@ -137,7 +137,7 @@ async def _files(
     """Return where the versions that the refs name are kept.
 
     Raises:
-        Invalid: a data set or its version does not exist.
+        Invalid: a dataset or its version does not exist.
     """
     config = request.config
 

@@ -76,7 +76,7 @@ error: This server's engine has no weights for `meta-llama/Llama-3.1-8B`, which 
 exit: 1
 --- stdout
 --- stderr
-error: There is no data set `nothing` in this organization; see `dn dataset list`
+error: There is no dataset `nothing` in this organization; see `dn dataset list`
 exit: 1
 --- stdout
 --- stderr
