@@ -43,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
         await engine.close()
+        await app.state.authenticator.close()
         await database.dispose()
 
     app = FastAPI(

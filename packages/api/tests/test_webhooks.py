@@ -327,8 +327,12 @@ async def test_a_slow_receiver_holds_nobody_else_up(api: Any) -> None:
         await asyncio.sleep(0.02)
     await api.job()
 
-    await asyncio.wait_for(quick_twice.wait(), 20)
+    async with asyncio.timeout(20):
+        await quick_twice.wait()
     delivering.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await delivering
+
     assert arrived == ["https://quick.example.com/"] * 2
 
 

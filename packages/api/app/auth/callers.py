@@ -102,6 +102,13 @@ class Authenticator:
             return held[1]
         return await asyncio.shield(asking)
 
+    async def close(self) -> None:
+        """End the look-ups that nobody waits for; the database may be closed after this."""
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
     async def fresh(self, headers: Headers) -> Caller:
         """Return who sent `headers`, asking the database whatever the cache holds."""
         return await self._ask(tokens.sha256(key_of(headers)))

@@ -68,6 +68,8 @@ class Deliverer:
         finally:
             for task in sending:
                 task.cancel()
+            # The database is closed next: nothing may still be using it.
+            await asyncio.gather(*sending, return_exceptions=True)
 
     async def once(self) -> bool:
         """Deliver what is due, and say whether there was anything."""
