@@ -1,20 +1,13 @@
-"""tinker-cookbook's own training mains, unmodified, run to the end against the engine.
-
-They need `chz`, `datasets` and a few more, which nothing else here does; `docs/engine.md` says how
-to install them. Without them these tests are skipped.
-"""
+"""tinker-cookbook's own training mains, unmodified, run to the end against the engine."""
 
 import json
 from pathlib import Path
 from typing import Any
 
+import chz
 import numpy as np
 import pytest
 from tinker import types
-
-chz = pytest.importorskip("chz")
-pytest.importorskip("datasets")
-pytest.importorskip("blobfile")
 
 KEY = "tml-master-key-of-the-tests"
 
