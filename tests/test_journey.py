@@ -1,6 +1,7 @@
 """The journey of one job, from `dn` through every real process to an adapter and back."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -134,6 +135,35 @@ def test_a_running_job_can_be_cancelled_and_keeps_a_checkpoint(
     assert waited.code == 1
     assert "cancelled" in waited.out + waited.err
     assert artifacts["latest_checkpoint"].startswith("tinker://")
+
+
+def test_after_a_whole_job_every_log_line_is_an_object_and_no_key_stands_anywhere(
+    server: Server, dataset: str
+) -> None:
+    job = str(submit(server, "--dataset", dataset, "--steps", "1", "--wait")["id"])
+    server.dn("train", "get", "no-such-job")
+    master = (server.data / "engine.key").read_text().strip().encode()
+    key = re.compile(rb"dnj?_[\w-]{43}|tml-run\.[\w-]|whsec_|" + re.escape(master))
+
+    told = [server.dn("train", *each, job).out for each in (("get", "--json"), ("logs",))]
+    found = {path.name for path in files(server.data) if key.search(path.read_bytes())}
+    lines = [
+        json.loads(line)
+        for name in ("api", "dispatcher")
+        for line in (server.data / "logs" / f"{name}.log").read_text().splitlines()
+        if " ready" not in line  # What the processes tell whoever started them.
+    ]
+    about = [line for line in lines if line.get("job_id") == job]
+
+    assert not key.search("".join(told).encode())
+    assert found == {"engine.key"}
+    assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
+    assert {"app.access", "app.jobs.dispatcher"} <= {line["logger"] for line in about}
+    assert all(line["request_id"] for line in about if line["logger"] == "app.access")
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
 
 
 def test_a_job_survives_a_server_that_is_killed(servers: Callable[[], Server]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from app import access, lifeline, migrations, runners
+from app import lifeline, logs, migrations, runners
 from app.auth.people import create_organization
 from app.auth.schemas import EMAIL, NEW_KEY, USERNAME
 from app.auth.service import create_first
@@ -45,13 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     organization.add_argument("--username", required=True, help="its first administrator")
     organization.add_argument("--email", required=True)
     given = parser.parse_args(arguments)
-    handler = logging.StreamHandler()
-    handler.setFormatter(access.Formatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         settings = Settings.from_environment()
+        logs.configure(settings.log_format, settings.secrets)
         if given.command == "init":
             return asyncio.run(_init(settings))
         if given.command == "backup":

@@ -44,7 +44,13 @@ def answer(error: ApiError) -> JSONResponse:
 def crash(error: BaseException, where: str) -> JSONResponse:
     """Log an unexpected failure whole and answer 500 with its reference and nothing else."""
     reference = secrets.token_hex(6)
-    log.error("unexpected failure %s at %s", reference, where, exc_info=error)
+    log.error(
+        "unexpected failure %s at %s",
+        reference,
+        where,
+        exc_info=error,
+        extra={"fields": {"reference": reference}},
+    )
     return answer(
         ApiError(
             "Something went wrong on the server; "

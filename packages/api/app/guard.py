@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import access
+from app import logs
 from app.answers import answer, crash
 from app.auth import tokens
 from app.auth.callers import key_of
@@ -32,6 +32,7 @@ _UPLOAD = re.compile(
     r"|[^/]+/[^/]+/blobs/uploads/)"
 )
 _PROGRESS = re.compile(r"^/api/v1/org/[^/]+/ws/[^/]+/training/jobs/[^/]+/progress$")
+_JOB = re.compile(r"/training/jobs/([A-Za-z0-9-]{1,64})(?:/|$)")
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT = re.compile(r"^([A-Za-z][\w-]*)/(\d+(?:\.\d+)*)")
@@ -83,6 +84,8 @@ class Trace:
         given = header(scope, b"x-request-id")
         request_id = given.decode() if _REQUEST_ID.match(given) else secrets.token_hex(8)
         mark = (b"x-request-id", request_id.encode())
+        job = _JOB.search(scope["path"])
+        about = logs.REQUEST.set(request_id), logs.JOB.set(job[1] if job else None)
         began, status = time.perf_counter(), 0
 
         async def traced(message: Message) -> None:
@@ -97,15 +100,16 @@ class Trace:
         except ClientDisconnect:
             status = status or 499
         except Exception as error:
-            where = f"{scope['method']} {access.line(scope['path'])} (request {request_id})"
-            response = crash(error, where)
+            response = crash(error, f"{scope['method']} {logs.printable(scope['path'])}")
             if status:
                 raise  # The answer has begun: only cutting it off is honest.
             await response(scope, receive, traced)
         finally:
             seconds = time.perf_counter() - began
             self.telemetry.count(scope["method"], status, seconds)
-            access.note(scope["method"], scope["path"], status, seconds, request_id)
+            logs.answered(scope["method"], scope["path"], status, seconds)
+            logs.REQUEST.reset(about[0])
+            logs.JOB.reset(about[1])
 
 
 class Guard:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import make_url
+
 GIB = 1024**3
 MIB = 1024**2
 
@@ -24,8 +26,10 @@ class Settings:
     """
 
     data_dir: Path
-    database_url: str = ""
+    database_url: str = field(default="", repr=False)
     public_url: str = "http://127.0.0.1:8799"
+    # `json` or `text`; empty means text at a terminal and JSON elsewhere.
+    log_format: str = ""
 
     engine_url: str = ""
     # The master key of our own engine, from which a key for each run is derived.
@@ -110,6 +114,8 @@ class Settings:
             url = f"sqlite+aiosqlite:///{self.data_dir / 'dreadnode.db'}"
             object.__setattr__(self, "database_url", url)
         object.__setattr__(self, "database_url", _with_driver(self.database_url))
+        if self.log_format not in ("", "json", "text"):
+            raise SettingsError("`DREADNODE_LOG_FORMAT` must be `json` or `text`")
         if self.on_stop not in ("stop", "leave"):
             raise SettingsError("`DREADNODE_ON_STOP` must be `stop` or `leave`")
         if self.webhook_targets not in ("any", "public"):
@@ -133,6 +139,12 @@ class Settings:
     def engine_api_key(self) -> str:
         """The key that the service itself uses when it asks the engine."""
         return self.engine_key or self.tinker_api_key
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no log may show."""
+        password = make_url(self.database_url).password
+        return tuple(each for each in (self.engine_key, self.tinker_api_key, password) if each)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":

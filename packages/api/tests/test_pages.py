@@ -4,7 +4,6 @@ import re
 from typing import Any
 
 import pytest
-from app import access
 from app.headers import SecurityHeaders
 
 ALWAYS = {
@@ -68,8 +67,3 @@ async def test_the_assets_are_files_of_their_folder_and_nothing_else(api: Any, p
 
     assert answer.status_code == 404
     assert answer.json()["type"] == "not_found_error"
-
-
-def test_a_path_cannot_write_a_line_of_the_log() -> None:
-    assert access.line("/a b") == "/a b"
-    assert "\n" not in access.line("/a\n2026-11-22 ERROR forged")

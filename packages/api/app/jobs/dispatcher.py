@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app import logs
 from app.auth.service import new_token
 from app.auth.tables import Organization, Workspace
 from app.auth.tokens import run_key
@@ -105,7 +106,9 @@ class Dispatcher:
                 job = await queue.adopt(session, self._host, self._settings.lease_seconds)
             if job is None:
                 return
-            log.info("taking over job %s, attempt %d", job.id, job.attempt)
+            log.info(
+                "taking over job %s, attempt %d", job.id, job.attempt, extra={"job_id": job.id}
+            )
             self._watch(job, None)
 
     async def _claim(self) -> None:
@@ -126,7 +129,7 @@ class Dispatcher:
                     job.org_id, f"job {job.id}", job_id=job.id, attempt=job.attempt
                 )
                 session.add(token)
-            log.info("starting job %s, attempt %d", job.id, job.attempt)
+            log.info("starting job %s, attempt %d", job.id, job.attempt, extra={"job_id": job.id})
             sandbox = sandbox_of(self._settings, job, organization.key, workspace.key, key)
             self._watch(job, sandbox)
 
@@ -138,6 +141,7 @@ class Dispatcher:
     async def _see_to_the_end(self, watched: Watched, sandbox: Sandbox | None) -> None:
         """Give one job its one ending."""
         lease = watched.lease
+        logs.JOB.set(lease.job_id)  # Of this task alone.
         try:
             if sandbox is not None:
                 await self._start(watched, sandbox)
