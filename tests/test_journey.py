@@ -121,20 +121,32 @@ def test_a_model_without_weights_is_refused_with_a_way_out(server: Server, datas
     assert jobs(server) == before
 
 
-def test_a_running_job_can_be_cancelled_and_keeps_a_checkpoint(
+def test_a_cancelled_job_keeps_a_checkpoint_and_its_retry_ends_with_the_bits_of_an_unbroken_run(
     server: Server, dataset: str
 ) -> None:
-    job = str(submit(server, "--dataset", dataset, "--steps", "5000")["id"])
+    wish = ("--dataset", dataset, "--steps", "200")
+    job = str(submit(server, *wish)["id"])
     wait_for_step(server, job, 2)
 
     said = server.dn("train", "cancel", job)
     waited = server.dn("train", "wait", job)
-    artifacts = json.loads(server.dn("train", "artifacts", job, "--json").out)["artifacts"]
+    kept = json.loads(server.dn("train", "checkpoints", job, "--json").out)
+    retry = json.loads(server.dn("train", "retry", job, "--json").out)
+    unbroken = submit(server, *wish, "--wait")
+    server.dn("train", "wait", retry["id"])
+    repeated = json.loads(server.dn("train", "get", retry["id"], "--json").out)
 
     assert said.code == 0
     assert waited.code == 1
     assert "cancelled" in waited.out + waited.err
-    assert artifacts["latest_checkpoint"].startswith("tinker://")
+    assert kept[-1]["step"] >= 2
+    assert kept[-1]["state"] == "ready"
+    assert retry["retry_of"] == job
+    assert f"from step {kept[-1]['step']}" in server.dn("train", "logs", retry["id"]).out
+    assert (
+        repeated["metrics"]
+        == json.loads(server.dn("train", "get", str(unbroken["id"]), "--json").out)["metrics"]
+    )
 
 
 def test_after_a_whole_job_every_log_line_is_an_object_and_no_key_stands_anywhere(

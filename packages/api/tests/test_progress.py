@@ -258,18 +258,19 @@ async def test_the_events_of_an_ended_job_are_streamed_and_then_end(api: Any, to
     assert (await api("GET", path, headers={"Last-Event-ID": last})).status_code == 204
 
 
-async def test_a_retry_names_the_job_it_repeats_and_keeps_its_checkpoint(
+async def test_a_retry_names_the_job_it_repeats_and_keeps_its_checkpoints(
     api: Any, told: Any
 ) -> None:
     await told("step_complete", **step(1))
-    await told("checkpoint_saved", artifacts={"latest_checkpoint": "tinker://c/1"})
+    saved = {"latest_checkpoint": "tinker://c/1", "best_checkpoint": "tinker://c/1"}
+    await told("checkpoint_saved", artifacts=saved)
     await told("training_error", error="no", data={"code": "diverged", "fault": "job"})
 
     repeated = await api("POST", f"{api.jobs}/{told.job}/retry")
 
     job = repeated.json()
     assert (repeated.status_code, job["status"], job["retry_of"]) == (201, "queued", told.job)
-    assert job["artifacts"] == {"latest_checkpoint": "tinker://c/1"}
+    assert job["artifacts"] == saved
     assert job["error"] is None
     assert (await api("GET", f"{api.jobs}/{job['id']}")).json()["metrics"]["steps"] == [1]
 

@@ -90,7 +90,9 @@ class Wrapped:
         tensors = load_file(folder / WEIGHTS_FILE)
         if {name: tensor.shape for name, tensor in tensors.items()} != self.shapes:
             raise OperationFailed("The saved adapter does not fit this base model")
-        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+        # Copied out of the mapped file, where tensors lie as they come: kernels may add in another
+        # order where the alignment is another.
+        return {name: tensor.to(self.device, copy=True) for name, tensor in tensors.items()}
 
 
 def lora_config(base: nn.Module, shape: LoraShape) -> LoraConfig:

@@ -113,14 +113,16 @@ class TrainingState:
         """Take over optimizer state and waiting gradients from what these returned once."""
         for name, parameter in self.parameters.items():
             state = {
-                key: tensors[f"{key}.{name}"].to(parameter.device if key != "step" else "cpu")
+                key: tensors[f"{key}.{name}"].to(
+                    parameter.device if key != "step" else "cpu", copy=True
+                )
                 for key in (*MOMENTS, "step")
                 if f"{key}.{name}" in tensors
             }
             if state:
                 self.optimizer.state[parameter] = state
             if (gradient := tensors.get(f"grad.{name}")) is not None:
-                parameter.grad = gradient.to(parameter.device)
+                parameter.grad = gradient.to(parameter.device, copy=True)
 
 
 def check_adam(params: AdamParams) -> None:
@@ -156,7 +158,10 @@ def read_state(base: LoadedBase, shape: LoraShape, path: Path) -> TrainingState:
     """Bring back the run that `write_tensors` saved at PATH."""
     tensors = load_file(path)
     wrapper, _ = base.wrapped(shape)
-    adapter = {name: tensors[f"adapter.{name}"].to(wrapper.device) for name in wrapper.shapes}
+    # Copied out of the mapped file, as in `Wrapped.load`.
+    adapter = {
+        name: tensors[f"adapter.{name}"].to(wrapper.device, copy=True) for name in wrapper.shapes
+    }
     state = TrainingState(base, shape, adapter)
     state.restore(tensors)
     return state

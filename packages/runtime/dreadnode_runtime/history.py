@@ -112,6 +112,9 @@ class History:
             "steps": list(range(1, steps + 1)),
             "train/loss": [loss if math.isfinite(loss) else None for loss in self.loss],
             "train/learning_rate": list(self.learning_rate),
+            # Without these a repetition of a cancelled job could not go on counting.
+            "train/num_sequences": list(self.sequences),
+            "train/num_tokens": list(self.tokens),
         }
         metrics["train_loss"] = metrics["train/loss"]
         metrics["learning_rate"] = metrics["train/learning_rate"]

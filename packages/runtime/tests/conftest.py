@@ -158,10 +158,11 @@ class FakeApi:
         known = {(old["attempt"], old["seq"]) for old in self.events}
         if (event["attempt"], event["seq"]) not in known:
             self.events.append(event)
+            if event["event_type"] == "training_end" and event["metrics"]:
+                self.job["metrics"] = {}
             for key, value in event["metrics"].items():
                 stored = self.job["metrics"].get(key, [])
-                grows = isinstance(value, list) and event["event_type"] != "training_end"
-                self.job["metrics"][key] = [*stored, *value] if grows else value
+                self.job["metrics"][key] = [*stored, *value] if isinstance(value, list) else value
             self.job["artifacts"] |= event.get("artifacts") or {}
             self.on_event(event)
         return JSONResponse(self.job)

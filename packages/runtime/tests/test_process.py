@@ -16,7 +16,7 @@ ROWS = [{"prompt": f"{n}+1?", "answer": f"{n + 1}"} for n in range(10)]
 @pytest.fixture
 def sandbox(
     api: Any, served: str, engine: Any, tmp_path: Path
-) -> Callable[[], "subprocess.Popen[str]"]:
+) -> Callable[..., "subprocess.Popen[str]"]:
     """Start the runtime on the API's job, with the environment that a runner gives it."""
     api.put(ROWS)
     api.job |= {"rehearsal": True, "trained_model": "Qwen/Qwen3-8B"}
@@ -24,7 +24,7 @@ def sandbox(
     work = tmp_path / "work"
     work.mkdir()
 
-    def start() -> "subprocess.Popen[str]":
+    def start(attempt: int = 1) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "dreadnode_runtime", "--job-id", "job-1"],
             cwd=work,
@@ -38,7 +38,7 @@ def sandbox(
                 "DREADNODE_API_KEY": api.token,
                 "DREADNODE_ORGANIZATION": "main",
                 "DREADNODE_WORKSPACE": "default",
-                "DREADNODE_JOB_ATTEMPT": "1",
+                "DREADNODE_JOB_ATTEMPT": str(attempt),
                 "TINKER_BASE_URL": engine.url,
                 "TINKER_API_KEY": engine.KEY,
                 "TINKER_TELEMETRY": "0",
@@ -84,32 +84,57 @@ def loads_in_plain_peft(base: Path, adapter: Path) -> bool:
     return bool(trained) and all(bool(weight.any()) for weight in trained)
 
 
-def test_a_terminated_job_is_resumed_and_ends_as_if_it_had_never_stopped(
-    sandbox: Any, api: Any, engine: Any
+def test_a_run_that_was_stopped_and_killed_ends_with_the_same_bits_as_an_unbroken_one(
+    sandbox: Any, api: Any
 ) -> None:
-    api.job["config"] |= {"epochs": 6, "checkpoint_interval": 100}
+    api.put(ROWS[:3], "exam@1.0.0")
+    api.job["config"] |= {
+        "epochs": 6,
+        "checkpoint_interval": 4,
+        "eval_dataset_ref": {"name": "exam", "version": "1.0.0"},
+        "eval_interval": 7,
+        "learning_rate_schedule": "cosine",
+        "warmup_steps": 3,
+        "weight_decay": 0.01,
+    }
     code, output = ends(sandbox())
     assert code == 0, output
-    whole = api.job["metrics"]["train/loss"]
+    metrics, adapter = dict(api.job["metrics"]), dict(api.files)
     api.forget()
-    first = sandbox()
+    api.files.clear()
 
-    def stop(event: dict[str, Any]) -> None:
-        if event["data"].get("step") == 5:
-            first.send_signal(signal.SIGTERM)
-            api.on_event = lambda _: None
-
-    api.on_event = stop
-    code, output = ends(first)
-    stopped_at = api.told("checkpoint_saved")[0]["data"]["step"]
-    api.events.clear()
-    again, output_again = ends(sandbox())
+    code, output = ends(interrupted(sandbox(1), api, at=5, by=signal.SIGTERM))
+    stopped_at = api.told("checkpoint_saved")[-1]["data"]["step"]
+    killed, _ = ends(interrupted(sandbox(2), api, at=stopped_at + 6, by=signal.SIGKILL))
+    again, output_again = ends(sandbox(3))
 
     assert code == 75, output
-    assert 5 <= stopped_at < 18
+    assert 5 <= stopped_at < 11
+    assert killed == -signal.SIGKILL
     assert again == 0, output_again
-    assert api.told("step_complete")[0]["data"]["step"] == stopped_at + 1
-    assert api.job["metrics"]["train/loss"] == pytest.approx(whole, abs=1e-5)
+    starts = [event["data"]["start"] for event in api.told("training_start")]
+    assert starts[:2] == [0, stopped_at]
+    assert starts[2] > stopped_at
+    # Every loss of every step, every evaluation, and the weights themselves.
+    assert api.job["metrics"] == metrics
+    assert (
+        api.files["adapter/adapter_model.safetensors"]
+        == (adapter["adapter/adapter_model.safetensors"])
+    )
+
+
+def interrupted(
+    process: "subprocess.Popen[str]", api: Any, *, at: int, by: int
+) -> "subprocess.Popen[str]":
+    """Have PROCESS sent a signal when it tells that a step is done."""
+
+    def send(event: dict[str, Any]) -> None:
+        if event["event_type"] == "step_complete" and event["data"]["step"] >= at:
+            api.on_event = lambda _: None
+            process.send_signal(by)
+
+    api.on_event = send
+    return process
 
 
 def test_a_job_that_cannot_succeed_says_why_and_exits_with_one(sandbox: Any, api: Any) -> None:

@@ -214,6 +214,8 @@ def test_final_metrics_hold_what_was_promised() -> None:
         "train_loss": [4.0, 1.0, 2.0, 3.0],
         "train/learning_rate": [1e-4] * 4,
         "learning_rate": [1e-4] * 4,
+        "train/num_sequences": [2] * 4,
+        "train/num_tokens": [10] * 4,
         "train/loss_last": 3.0,
         "train/loss_mean": 2.5,
         "train/loss_best": 1.0,

@@ -27,7 +27,7 @@ from app.training.schemas import JobRequest, RlJobRequest, SftJobRequest
 
 QUEUED_REASON = "in the queue"
 # What of a job's artifacts a repetition of it can go on from.
-CHECKPOINTS = ("latest_checkpoint", "checkpoints")
+CHECKPOINTS = ("latest_checkpoint", "checkpoints", "best_checkpoint")
 
 
 async def create_job(

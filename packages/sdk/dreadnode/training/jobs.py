@@ -97,9 +97,12 @@ class TrainingJob(Response):
     Attributes:
         status: queued, running, completed, failed or cancelled.
         phase: What a job that has not ended is doing, in words.
+        phase_reason: Why it is doing that, where there is more to say.
         rehearsal: Whether it trains a stand-in instead of `model`.
         trained_model: What the engine really trains; in a rehearsal, the stand-in.
         attempt: How often it was started; 0 before the first time.
+        retry_of: The job that this one repeats.
+        error: Why it failed, in a sentence; `error_code` says it in a word for programs.
         config: The submitted configuration with every default filled in.
     """
 
@@ -114,7 +117,9 @@ class TrainingJob(Response):
     rehearsal: bool = False
     trained_model: str | None = None
     phase: str | None = None
+    phase_reason: str | None = None
     attempt: int = 0
+    retry_of: str | None = None
     progress: Progress | None = None
     preflight: Preflight | None = None
     config: dict[str, Any] = Field(default_factory=dict)
@@ -122,6 +127,7 @@ class TrainingJob(Response):
     artifacts: dict[str, Any] = Field(default_factory=dict)
     tags: list[str] = Field(default_factory=list)
     error: str | None = None
+    error_code: str | None = None
     created_by: str | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
