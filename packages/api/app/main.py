@@ -14,6 +14,7 @@ from app.capabilities import registry
 from app.capabilities import routes as capability_routes
 from app.checkpoints import routes as checkpoint_routes
 from app.datasets import routes as dataset_routes
+from app.datasets.convert import Converter
 from app.db import Database
 from app.guard import Guard, Telemetry, Trace
 from app.headers import SecurityHeaders
@@ -65,6 +66,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.catalog_answers = catalog_routes.Answers()
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings)
+    app.state.converter = Converter(settings)
     answers.install(app)
     for module in (
         auth_routes,

@@ -44,6 +44,9 @@ class Settings:
     hf_hub_offline: str = ""
     preflight_timeout: float = 300.0
     preflight_at_once: int = 2
+    # For making JSONL of one pushed file of another format.
+    convert_timeout: float = 300.0
+    convert_memory_bytes: int = 2 * GIB
     # Whether sandboxes and checks run Python that comes with a job, such as a reward function.
     allow_custom_code: bool = False
 

@@ -3,8 +3,8 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -20,13 +20,13 @@ class Incoming:
 
     sha256: str
     bytes: int
-    _file: Path
+    file: Path
     _target: Path
 
     def keep(self) -> None:
         """Put the bytes where their digest finds them; without this call they vanish."""
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._file.replace(self._target)
+        self.file.replace(self._target)
 
 
 class BlobStore:
@@ -56,16 +56,27 @@ class BlobStore:
         Raises:
             Malformed: there are more than `limit` bytes.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".incoming-")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
+        with self.fresh() as path:
+            with path.open("wb") as file:
                 sha256, size = await _copy(chunks, file, limit, watch)
                 await to_thread.run_sync(_sync, file)
-            yield Incoming(sha256, size, Path(name), self.path(sha256))
+            yield self.incoming(path, sha256, size)
+
+    @contextmanager
+    def fresh(self) -> Iterator[Path]:
+        """Yield an empty file on the store's own disk, which vanishes unless it is kept."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".incoming-")
+        os.close(descriptor)
+        try:
+            yield Path(name)
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(name)  # noqa: PTH108
+
+    def incoming(self, fresh: Path, sha256: str, size: int) -> Incoming:
+        """Return the file `fresh`, whose bytes are on the disk, for the decision to keep it."""
+        return Incoming(sha256, size, fresh, self.path(sha256))
 
 
 async def _copy(

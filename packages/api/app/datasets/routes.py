@@ -2,12 +2,23 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import FileResponse
 
+from app.auth.callers import Caller
 from app.datasets import service
-from app.datasets.rows import RowCounter
-from app.datasets.schemas import NAME, VERSION, Dataset, DatasetList, DatasetVersions
+from app.datasets.convert import Converter
+from app.datasets.push import MAX_SPLITS, MEDIA_TYPES, received
+from app.datasets.schemas import (
+    NAME,
+    SPLIT,
+    VERSION,
+    Dataset,
+    DatasetList,
+    DatasetVersions,
+    Split,
+)
 from app.datasets.tables import DatasetVersion
 from app.deps import (
     AnyCaller,
@@ -30,10 +41,35 @@ Version = Annotated[str, Path(pattern=VERSION, description="Such as `1.0.0`; nev
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
 PageSize = Annotated[int, Query(ge=1, le=100)]
 
-JSONL_BODY = {
+
+def converter(request: Request) -> Converter:
+    """Return what makes JSONL of other formats."""
+    found: Converter = request.app.state.converter
+    return found
+
+
+InConverter = Annotated[Converter, Depends(converter)]
+
+BODY = {
     "requestBody": {
         "required": True,
-        "content": {"application/x-ndjson": {"schema": {"type": "string", "format": "jsonl"}}},
+        "content": {
+            "application/x-ndjson": {"schema": {"type": "string", "format": "jsonl"}},
+            "application/json": {
+                "schema": {"type": "array", "minItems": 1, "items": {"type": "object"}}
+            },
+            "text/csv": {"schema": {"type": "string", "format": "csv"}},
+            "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "parquet"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "minProperties": 1,
+                    "maxProperties": MAX_SPLITS,
+                    "propertyNames": {"pattern": SPLIT},
+                    "additionalProperties": {"type": "string", "format": "jsonl-file"},
+                }
+            },
+        },
     }
 }
 
@@ -41,8 +77,8 @@ JSONL_BODY = {
 @router.put(
     "/{name}/{version}",
     status_code=201,
-    responses={200: {"model": Dataset, "description": "The same rows were there already"}},
-    openapi_extra=JSONL_BODY,
+    responses={200: {"model": Dataset, "description": "The same files were there already"}},
+    openapi_extra=BODY,
 )
 async def push_dataset(
     caller: OrgMember,
@@ -52,20 +88,23 @@ async def push_dataset(
     response: Response,
     database: InDatabase,
     store: InStore,
+    converter: InConverter,
     settings: InSettings,
 ) -> Dataset:
-    """Store a version: JSONL, one JSON object encoded as UTF-8 on each line."""
+    """Store a version: one file, which becomes the split `train`, or a part for each split.
+
+    The type of the body, or of a part, names its format, as does the name of a part's file:
+    JSONL, a JSON array of objects, CSV with a header, or Parquet. What is of no known type is read
+    as JSONL. Jobs read the rows as JSONL, one JSON object encoded as UTF-8 on each line.
+    """
     if version == "latest":
         raise Invalid("`latest` is no version; name one such as `1.0.0`", "version")
-    counter = RowCounter()
-    async with store.receiving(
-        request.stream(), settings.max_dataset_bytes, counter.feed
-    ) as incoming:
-        rows = counter.finish()
+    limit = settings.max_dataset_bytes
+    async with received(request, store, converter, limit) as pieces:
         async with database.writing() as session:
-            found, new = await service.add_version(session, caller, name, version, incoming, rows)
-    response.status_code = 201 if new else 200
-    return view(found)
+            found, new = await service.add_version(session, caller, name, version, pieces)
+        response.status_code = 201 if new else 200
+        return view(found)
 
 
 @router.get("")
@@ -91,12 +130,7 @@ async def get_dataset_version(
     org: OrgKey, caller: AnyCaller, name: Name, version: Version, session: ReadSession
 ) -> Dataset:
     """Return one version; the key of a job may read the versions that its job names."""
-    check_org(caller, org)
-    if caller.job_id is not None:
-        job = await session.get_one(Job, caller.job_id)
-        if {"name": name, "version": version} not in _named(job):
-            raise Forbidden(f"The job of this key does not name `{name}@{version}`")
-    return view(await service.get_version(session, caller.org_id, name, version))
+    return view(await _readable(org, caller, name, version, session))
 
 
 @router.get(
@@ -111,16 +145,41 @@ async def get_content(
     version: Version,
     database: InDatabase,
     store: InStore,
+    split: Annotated[
+        str | None,
+        Query(pattern=SPLIT, description="Which split; if left out the only one, or `train`"),
+    ] = None,
+    pushed: Annotated[bool, Query(description="The file as it was pushed, not as JSONL")] = False,
 ) -> FileResponse:
-    """Return the rows of one version, byte for byte as they were pushed."""
+    """Return the rows of a split as JSONL; of what was pushed as JSONL, byte for byte."""
     async with database.reading() as session:
-        found = await get_dataset_version(org, caller, name, version, session)
+        found = await _readable(org, caller, name, version, session)
+    chosen = service.split_of(found, split)
+    sha256 = chosen.sha256 if pushed else chosen.content_sha256
+    kind = chosen.format if pushed else "jsonl"
+    part = "" if len(found.splits) == 1 else f"-{chosen.name}"
     return FileResponse(
-        store.path(found.sha256),
-        media_type="application/x-ndjson",
-        filename=f"{name}-{version}.jsonl",
-        headers={"ETag": f'"{found.sha256}"'},
+        store.path(sha256),
+        media_type=next(media for media, each in MEDIA_TYPES.items() if each == kind),
+        filename=f"{name}-{version}{part}.{kind}",
+        headers={"ETag": f'"{sha256}"'},
     )
+
+
+async def _readable(
+    org: str, caller: Caller, name: str, version: str, session: AsyncSession
+) -> DatasetVersion:
+    """Return a version that the caller may read: one of its organization, or of its job.
+
+    Raises:
+        Forbidden: the caller is a job that does not name it.
+    """
+    check_org(caller, org)
+    if caller.job_id is not None:
+        job = await session.get_one(Job, caller.job_id)
+        if {"name": name, "version": version} not in _named(job):
+            raise Forbidden(f"The job of this key does not name `{name}@{version}`")
+    return await service.get_version(session, caller.org_id, name, version)
 
 
 def _named(job: Job) -> list[dict[str, str]]:
@@ -138,6 +197,7 @@ def view(found: DatasetVersion) -> Dataset:
         rows=found.rows,
         bytes=found.bytes,
         sha256=found.sha256,
+        splits=[Split.model_validate(each, from_attributes=True) for each in found.splits],
         created_at=found.created_at,
         created_by=found.created_by,
     )

@@ -1,5 +1,6 @@
 """Datasets as functions of a session: store a version once, find it for ever."""
 
+import hashlib
 from collections.abc import Sequence
 
 from sqlalchemy import func, select
@@ -7,46 +8,95 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.callers import Caller
-from app.datasets.tables import DatasetVersion
+from app.datasets.push import Piece
+from app.datasets.tables import DatasetSplit, DatasetVersion
 from app.errors import Conflict, NotFound
-from app.store import Incoming
 
 
 async def add_version(
-    session: AsyncSession, caller: Caller, name: str, version: str, incoming: Incoming, rows: int
+    session: AsyncSession, caller: Caller, name: str, version: str, pieces: Sequence[Piece]
 ) -> tuple[DatasetVersion, bool]:
-    """Keep `incoming` as a version, and say whether it is new.
+    """Keep `pieces` as a version, and say whether it is new.
 
     Raises:
-        Conflict: the version exists with other bytes; a version never changes.
+        Conflict: the version exists with other files; a version never changes.
     """
     held = await _find(session, caller.org_id, name, version)
     if held is not None:
-        if held.sha256 != incoming.sha256:
+        if {(s.name, s.format, s.sha256) for s in held.splits} != {
+            (p.split, p.format, p.file.sha256) for p in pieces
+        }:
             raise Conflict(
                 f"Version `{version}` of `{name}` exists with other rows, and a version never "
                 "changes; push under a new version"
             )
         return held, False
+    formats = {piece.format for piece in pieces}
     made = DatasetVersion(
         org_id=caller.org_id,
         name=name,
         version=version,
-        format="jsonl",
-        rows=rows,
-        bytes=incoming.bytes,
-        sha256=incoming.sha256,
+        format=formats.pop() if len(formats) == 1 else "mixed",
+        rows=sum(piece.rows for piece in pieces),
+        bytes=sum(piece.file.bytes for piece in pieces),
+        sha256=digest(pieces),
         created_by=caller.user_id,
+        splits=[_split(position, piece) for position, piece in enumerate(pieces)],
     )
     try:
         async with session.begin_nested():
             session.add(made)
     except IntegrityError:
         # Another upload of the same version was faster; now it can be found.
-        return await add_version(session, caller, name, version, incoming, rows)
+        return await add_version(session, caller, name, version, pieces)
     # Before the row can be seen, so that no row ever names bytes that are not there.
-    incoming.keep()
+    for piece in pieces:
+        piece.file.keep()
+        if piece.content is not piece.file:
+            piece.content.keep()
     return made, True
+
+
+def digest(pieces: Sequence[Piece]) -> str:
+    """Return the digest of an only file, or that of the list of several.
+
+    The list has a line for each split, sorted: name, format and digest with a blank between them.
+    """
+    if len(pieces) == 1:
+        return pieces[0].file.sha256
+    lines = sorted(f"{piece.split} {piece.format} {piece.file.sha256}\n" for piece in pieces)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _split(position: int, piece: Piece) -> DatasetSplit:
+    return DatasetSplit(
+        name=piece.split,
+        position=position,
+        format=piece.format,
+        rows=piece.rows,
+        bytes=piece.file.bytes,
+        sha256=piece.file.sha256,
+        content_bytes=piece.content.bytes,
+        content_sha256=piece.content.sha256,
+    )
+
+
+def split_of(found: DatasetVersion, wanted: str | None, otherwise: str = "train") -> DatasetSplit:
+    """Return the split called `wanted`; if it is left out the only one, or that of `otherwise`.
+
+    Raises:
+        NotFound: there is none of this name; the sentence names those that there are.
+    """
+    if wanted is None and len(found.splits) == 1:
+        return found.splits[0]
+    for split in found.splits:
+        if split.name == (wanted or otherwise):
+            return split
+    names = ", ".join(f"`{split.name}`" for split in found.splits)
+    dataset = f"`{found.name}@{found.version}`"
+    if wanted is None:
+        raise NotFound(f"{dataset} has the splits {names}; say which one is meant")
+    raise NotFound(f"{dataset} has no split `{wanted}`; it has {names}")
 
 
 async def get_version(

@@ -6,6 +6,7 @@ sentence about the file. Runs as a process of its own, since what it reads is a 
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,6 +47,8 @@ def convert(kind: str, source: Path, target: Path, limit: int) -> dict[str, Any]
                 raise Unreadable(f"The rows are more than the {limit:,} bytes that are taken here")
             digest.update(line)
             out.write(line)
+        out.flush()
+        os.fsync(out.fileno())
     if not number:
         raise Unreadable("The file holds no rows")
     return {"rows": number, "bytes": size, "sha256": digest.hexdigest()}
