@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from app.jobs import queue
+from app.jobs.records import lock
 
 PATH = "tinker://run-1/weights/{:06d}"
 
@@ -94,19 +96,77 @@ async def test_one_that_is_being_written_becomes_ready_and_is_told_once(
     api: Any, running: tuple[dict[str, Any], str]
 ) -> None:
     job, key = running
-    await saved(api, job, key, 10, data={"state": "writing"})
-    assert [c["state"] for c in await checkpoints(api, job)] == ["writing"]
+    name = {"name": "step-000010", "step": 10}
+    begun = await tell(api, job, key, "checkpoint_writing", data=name)
+    [writing] = await checkpoints(api, job)
 
     for _ in range(2):
-        await saved(api, job, key, 10, data={"bytes": 7})
+        figures = {"bytes": 7, "metrics": {"train/loss": 0.5, "eval/loss": 0.75}}
+        await saved(api, job, key, 10, data=figures)
 
-    assert [(c["state"], c["bytes"]) for c in await checkpoints(api, job)] == [("ready", 7)]
+    assert (writing["path"], writing["state"], writing["step"]) == ("step-000010", "writing", 10)
+    # A job must never go on from what may not be there.
+    assert "latest_checkpoint" not in begun.json()["artifacts"]
+    [ready] = await checkpoints(api, job)
+    assert (ready["path"], ready["state"], ready["bytes"]) == (PATH.format(10), "ready", 7)
+    assert ready["metrics"] == {"train/loss": 0.5, "eval/loss": 0.75}
+
+
+async def test_the_final_one_is_being_written_before_it_is_the_final_one(
+    api: Any, running: tuple[dict[str, Any], str]
+) -> None:
+    job, key = running
+    await tell(api, job, key, "checkpoint_writing", data={"name": "final", "step": 20})
+    [writing] = await checkpoints(api, job)
+    final = {
+        "latest_checkpoint": "tinker://run-1/weights/final",
+        "sampler_checkpoint": "tinker://run-1/sampler_weights/final",
+    }
+    data = {"step": 20, "bytes": 9, "sampler_bytes": 3, "metrics": {"train/loss": 0.5}}
+    await tell(api, job, key, "training_end", artifacts=final, data=data)
+
+    assert (writing["path"], writing["state"], writing["final"]) == ("final", "writing", False)
+    assert [
+        (c["path"], c["state"], c["bytes"], c["final"]) for c in await checkpoints(api, job)
+    ] == [
+        (final["latest_checkpoint"], "ready", 9, True),
+        (final["sampler_checkpoint"], "ready", 3, True),
+    ]
+
+
+async def test_one_whose_saving_nobody_can_tell_of_any_more_is_forgotten(
+    api: Any, running: tuple[dict[str, Any], str]
+) -> None:
+    job, key = running
+    await saved(api, job, key, 10)
+    await tell(api, job, key, "checkpoint_writing", data={"name": "step-000020", "step": 20})
+    before = [c["state"] for c in await checkpoints(api, job)]
+
+    async with api.database.writing() as session:
+        await queue.requeue(session, await lock(session, job["id"]), "its sandbox was killed")
+
+    assert before == ["ready", "writing"]
+    assert [(c["step"], c["state"]) for c in await checkpoints(api, job)] == [(10, "ready")]
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"name": "x"}, {"step": 1}, {"name": "tinker://x", "step": 1}]
+)
+async def test_one_that_is_being_written_must_say_its_name_and_step(
+    api: Any, running: tuple[dict[str, Any], str], data: dict[str, Any]
+) -> None:
+    job, key = running
+
+    answer = await tell(api, job, key, "checkpoint_writing", data=data)
+
+    assert answer.status_code == 422
+    assert await checkpoints(api, job) == []
 
 
 @pytest.mark.parametrize(
     ("data", "artifacts", "loc"),
     [
-        ({"state": "gone"}, {}, ["body", "data", "state"]),
+        ({"metrics": {"loss": "low"}}, {}, ["body", "data", "metrics"]),
         ({"bytes": -1}, {}, ["body", "data", "bytes"]),
         ({"bytes": "many"}, {}, ["body", "data", "bytes"]),
         ({}, {"latest_checkpoint": 7}, ["body", "artifacts", "latest_checkpoint"]),

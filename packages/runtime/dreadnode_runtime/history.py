@@ -72,6 +72,13 @@ class History:
         """The step of the last evaluation."""
         return self.eval_steps[-1] if self.eval_steps else None
 
+    def at(self, step: int) -> dict[str, float]:
+        """Return the losses of STEP, as far as they were heard: what its checkpoint shows."""
+        found = {"train/loss": self.loss[step - 1]} if 0 < step <= len(self.loss) else {}
+        if step in self.eval_steps:
+            found["eval/loss"] = self.eval_loss[self.eval_steps.index(step)]
+        return {name: loss for name, loss in found.items() if math.isfinite(loss)}
+
     def add(self, loss: float, learning_rate: float, sequences: int, tokens: int) -> None:
         """Add the next step."""
         self.loss.append(loss)

@@ -9,7 +9,7 @@ number of steps done when they were copied; step `n` (from 1) learns with weight
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,8 @@ from dreadnode_runtime.rl_history import (
     rollout_figures,
 )
 from dreadnode_runtime.rollouts import Group, Rollouts
-from dreadnode_runtime.work import Outcome, checkpoint_name
+from dreadnode_runtime.trainer import Saved
+from dreadnode_runtime.work import Outcome, tell_writing
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class _Submitted:
     step: int
     figures: Figures
     updates: "Sequence[tuple[list[Sequenced], asyncio.Future[list[Floats]]]]"
-    saving: "asyncio.Future[str] | None" = field(default=None)
+    saving: "asyncio.Future[Saved] | None" = field(default=None)
 
 
 async def train(
@@ -94,7 +95,7 @@ async def train(
     )
     begun = time.monotonic()
     in_flight: _Submitted | None = None
-    unproven: tuple[int, asyncio.Future[str]] | None = None
+    unproven: tuple[int, asyncio.Future[Saved]] | None = None
 
     async def settle() -> None:
         """Await the step that is in flight, and tell it."""
@@ -109,7 +110,7 @@ async def train(
         ]
         _must_be_numbers(done.step, learnt, outcome)
         if unproven is not None:
-            outcome.tell_checkpoint(unproven[0], await unproven[1], reporter)
+            await _tell_saved(*unproven, history, outcome, reporter)
         unproven = None if done.saving is None else (done.step, done.saving)
         clip = config.clip if config.algorithm == "ppo" else None
         figures = history.add({**done.figures, **learning_figures(learnt, clip)})
@@ -133,9 +134,9 @@ async def train(
             await settle()
             if _evaluation_due(plan, step - 1, first):
                 # Drawing from the weights proves them, as the next step would.
-                saving = None if unproven is None else unproven[1]
+                under_way = None if unproven is None else unproven[1]
                 unproven = None
-                await _evaluate(plan, policy, rollouts, reporter, history, outcome, saving)
+                await _evaluate(plan, policy, rollouts, reporter, history, outcome, under_way)
             pending = feed.pending
             aged = await feed.take(step - 1, stop)
             if not aged:
@@ -155,10 +156,11 @@ async def train(
                 updates.append((batch, learning))
             in_flight = _Submitted(step, figures, updates)
             if step % config.checkpoint_interval == 0 and step < plan.steps:
-                in_flight.saving = asyncio.ensure_future(policy.save(checkpoint_name(step)))
+                saving = policy.save(tell_writing(step, reporter))
+                in_flight.saving = asyncio.ensure_future(saving)
         await settle()
         if unproven is not None:
-            outcome.tell_checkpoint(unproven[0], await unproven[1], reporter)
+            await _tell_saved(*unproven, history, outcome, reporter)
     finally:
         feed.close()
         for _, result in in_flight.updates if in_flight is not None else ():
@@ -166,10 +168,22 @@ async def train(
     if stop.requested:
         if outcome.step > outcome.saved_at:
             reporter.phase("saving")
-            path = await policy.save(checkpoint_name(outcome.step))
-            outcome.tell_checkpoint(outcome.step, path, reporter)
+            saving = policy.save(tell_writing(outcome.step, reporter))
+            await _tell_saved(outcome.step, saving, history, outcome, reporter)
     elif plan.eval_prompts:
         await _evaluate(plan, policy, rollouts, reporter, history, outcome)
+
+
+async def _tell_saved(
+    step: int,
+    saving: Awaitable[Saved],
+    history: RlHistory,
+    outcome: Outcome,
+    reporter: Reporter,
+    *,
+    best: bool = False,
+) -> None:
+    outcome.tell_checkpoint(step, await saving, history.at(step), reporter, best=best)
 
 
 def _updates(groups: Sequence[Group], config: RlConfig) -> list[list[Sequenced]]:
@@ -200,7 +214,7 @@ async def _evaluate(
     reporter: Reporter,
     history: RlHistory,
     outcome: Outcome,
-    saving: "asyncio.Future[str] | None" = None,
+    saving: "asyncio.Future[Saved] | None" = None,
 ) -> None:
     """Ask the evaluation's prompts once each, with the weights of this moment, and tell.
 
@@ -237,8 +251,8 @@ async def _evaluate(
         outcome.best = None if better else outcome.best
         return
     if saving is not None or (better and outcome.step):
-        path = await (saving or policy.save(checkpoint_name(outcome.step)))
-        outcome.tell_checkpoint(outcome.step, path, reporter, best=better)
+        under_way = saving or policy.save(tell_writing(outcome.step, reporter))
+        await _tell_saved(outcome.step, under_way, history, outcome, reporter, best=better)
     reporter.phase("training")
 
 

@@ -142,6 +142,15 @@ class RlHistory:
         history.weight_syncs = int(max(syncs, default=0))
         return history
 
+    def at(self, step: int) -> dict[str, float]:
+        """Return the rewards of STEP, as far as they were heard: what its checkpoint shows."""
+        figures = self.steps[step - 1] if 0 < step <= len(self.steps) else {}
+        found = {
+            "train/reward": figures.get("train/reward"),
+            "eval/reward": dict(self.evals).get(step),
+        }
+        return {name: reward for name, reward in found.items() if reward is not None}
+
     def add(self, figures: Figures) -> Figures:
         """Add the next step, with how quick it was, and return all of its figures."""
         now = time.monotonic()

@@ -134,6 +134,7 @@ async def run_rl(work: Work) -> None:
             outcome,
             steps=plan.steps,
             metrics=history.final_metrics(),
+            at_end=history.at(outcome.step),
             artifacts=_artifacts(config, eval_dataset),
             dataset=datasets[0],
             counts=counts,

@@ -19,8 +19,8 @@ from dreadnode_runtime.history import History
 from dreadnode_runtime.order import Order
 from dreadnode_runtime.rendering import Example
 from dreadnode_runtime.report import Reporter, Stop
-from dreadnode_runtime.trainer import Trainer
-from dreadnode_runtime.work import Outcome, checkpoint_name
+from dreadnode_runtime.trainer import Saved, Trainer
+from dreadnode_runtime.work import Outcome, tell_writing
 
 AHEAD = 1
 """Steps submitted before the oldest one is awaited: the engine never waits for this process."""
@@ -57,7 +57,7 @@ class _Submitted:
 @dataclass(frozen=True, slots=True)
 class _Saving:
     step: int
-    result: "asyncio.Future[str]"
+    result: "asyncio.Future[Saved]"
 
 
 async def train(
@@ -89,7 +89,8 @@ async def train(
         while queue and (keep == 0 or sum(isinstance(w, _Submitted) for w in queue) > keep):
             work = queue.popleft()
             if isinstance(work, _Saving):
-                outcome.tell_checkpoint(work.step, await work.result, reporter)
+                saved = await work.result
+                outcome.tell_checkpoint(work.step, saved, history.at(work.step), reporter)
                 continue
             examples = [example for batch in work.batch for example in batch]
             loss = _mean_loss(examples, await work.result)
@@ -125,8 +126,8 @@ async def train(
                 await _evaluate(plan, trainer, reporter, outcome, history, save=save)
                 continue
             if save:
-                saved = asyncio.ensure_future(trainer.save(checkpoint_name(step)))
-                unproven = _Saving(step, saved)
+                saving = trainer.save(tell_writing(step, reporter))
+                unproven = _Saving(step, asyncio.ensure_future(saving))
             await settle(keep=AHEAD)
         if unproven is not None:
             queue.append(unproven)
@@ -140,8 +141,8 @@ async def train(
     if stop.requested:
         if outcome.step > outcome.saved_at:
             reporter.phase("saving")
-            path = await trainer.save(checkpoint_name(outcome.step))
-            outcome.tell_checkpoint(outcome.step, path, reporter)
+            saved = await trainer.save(tell_writing(outcome.step, reporter))
+            outcome.tell_checkpoint(outcome.step, saved, history.at(outcome.step), reporter)
     elif plan.eval_rows and history.evaluated_at != outcome.step:
         await _evaluate(plan, trainer, reporter, outcome, history, save=False)
     return outcome
@@ -195,8 +196,9 @@ async def _evaluate(
             outcome.best = None
         return
     if better or save:
-        path = await trainer.save(checkpoint_name(outcome.step))
-        outcome.tell_checkpoint(outcome.step, path, reporter, best=better)
+        saved = await trainer.save(tell_writing(outcome.step, reporter))
+        at_step = history.at(outcome.step)
+        outcome.tell_checkpoint(outcome.step, saved, at_step, reporter, best=better)
     patience = config.early_stopping_patience
     if patience is not None and history.evals_without_progress >= patience:
         outcome.stopped_early = True

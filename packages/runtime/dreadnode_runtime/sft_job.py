@@ -72,6 +72,7 @@ async def run_sft(work: Work) -> None:
                 accumulation=config.gradient_accumulation_steps,
                 eval_rows=len(eval_rows),
             ),
+            at_end=history.at(outcome.step),
             artifacts=artifacts,
             dataset=dataset,
             counts=counts,

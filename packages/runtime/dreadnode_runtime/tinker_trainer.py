@@ -17,12 +17,13 @@ from tinker import types
 from dreadnode_runtime.errors import JobFailed, RuntimeFault, TryAgain, plain
 from dreadnode_runtime.patience import while_there
 from dreadnode_runtime.rendering import Example
-from dreadnode_runtime.trainer import Export, Optimizer
+from dreadnode_runtime.trainer import Export, Optimizer, Saved
 
 LOSS: Final = "cross_entropy"
 NOT_FINITE = "not finite"
 """How our engine's refusal of a loss or gradient that is no number can be told from others."""
 WEIGHTS = "adapter_model.safetensors"
+SIZE_SECONDS = 10.0
 PATIENCE = 15 * 60.0
 """Seconds for which the engine may be away before a job gives up."""
 ADAPTER_FILES = ("adapter_config.json", WEIGHTS)
@@ -117,16 +118,28 @@ class TinkerTrainer:
 
         return self._watched(result())
 
-    def save(self, name: str) -> Awaitable[str]:
-        """Queue a save of weights and optimizer; await the path to resume from."""
+    def save(self, name: str) -> Awaitable[Saved]:
+        """Queue a save of weights and optimizer; await what to resume from."""
         # A second try of the same step, after a resume, may find the name taken.
         saved = self._client.save_state(name, overwrite=True)
 
-        async def result() -> str:
-            path: str = (await saved).path
-            return path
+        async def result() -> Saved:
+            path = (await saved).path
+            sizes = await self._sizes(path)
+            return Saved(path, sizes.get(path))
 
         return self._watched(result())
+
+    async def _sizes(self, path: str) -> dict[str, int]:
+        """Return the sizes of all checkpoints of PATH's run, as far as the engine tells them."""
+        run = path.removeprefix("tinker://").partition("/")[0]
+        # A size is nice to know, and nothing to fail or to wait for.
+        with suppress(tinker.TinkerError, httpx.HTTPError, OSError, TimeoutError, RuntimeError):
+            async with asyncio.timeout(SIZE_SECONDS):
+                rest = await asyncio.to_thread(tinker.RestClient)
+                found = (await rest.list_checkpoints(run)).checkpoints
+            return {c.tinker_path: c.size_bytes for c in found if c.size_bytes is not None}
+        return {}
 
     async def export(self, name: str, folder: Path, checkpoint: str | None = None) -> Export:
         """Save everything under NAME, and fetch the adapter's files into FOLDER.
@@ -138,16 +151,18 @@ class TinkerTrainer:
         if checkpoint is not None:
             client = await _translated(asyncio.to_thread(_copy, self._service, checkpoint))
 
-        async def result() -> tuple[str, str, dict[str, str]]:
+        async def result() -> tuple[Saved, Saved, dict[str, str]]:
             saved = client.save_state(name, overwrite=True) if checkpoint is None else None
             sampler = client.save_weights_for_sampler(name)
             external = client.save_weights_external(name)
             rest = await asyncio.to_thread(tinker.RestClient)
             urls = (await rest.get_external_weights_urls((await external).path)).urls
             state = checkpoint or "" if saved is None else (await saved).path
-            return state, (await sampler).path, dict(urls)
+            sampled = (await sampler).path
+            sizes = await self._sizes(sampled)
+            return Saved(state, sizes.get(state)), Saved(sampled, sizes.get(sampled)), dict(urls)
 
-        state, sampler_path, urls = await self._watched(result())
+        state, sampler, urls = await self._watched(result())
         if missing := [file for file in ADAPTER_FILES if file not in urls]:
             raise JobFailed(
                 f"The engine's export of the adapter lacks `{missing[0]}`", code="engine_refused"
@@ -162,7 +177,7 @@ class TinkerTrainer:
                 "an earlier checkpoint",
                 code="diverged",
             )
-        return Export(state=state, sampler=sampler_path, adapter=folder)
+        return Export(state=state, sampler=sampler, adapter=folder)
 
 
 @asynccontextmanager

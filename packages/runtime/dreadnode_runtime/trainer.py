@@ -20,17 +20,30 @@ class Optimizer:
 
 
 @dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint that the engine has acknowledged.
+
+    Attributes:
+        path: Where the engine has it.
+        bytes: Its size; None where the engine does not say.
+    """
+
+    path: str
+    bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Export:
     """What is left of a finished training.
 
     Attributes:
-        state: Path to resume from: weights and optimizer.
-        sampler: Path to sample from.
+        state: What to resume from: weights and optimizer.
+        sampler: What to sample from.
         adapter: Folder with the PEFT adapter's files.
     """
 
-    state: str
-    sampler: str
+    state: Saved
+    sampler: Saved
     adapter: Path
 
 
@@ -63,8 +76,8 @@ class Trainer(Protocol):
         """Queue a forward pass; await it for the same figures, at the weights of this moment."""
         ...
 
-    def save(self, name: str) -> Awaitable[str]:
-        """Queue a save of weights and optimizer; await the path to resume from."""
+    def save(self, name: str) -> Awaitable[Saved]:
+        """Queue a save of weights and optimizer; await what to resume from."""
         ...
 
     async def export(self, name: str, folder: Path, checkpoint: str | None = None) -> Export:

@@ -1,7 +1,7 @@
 """What every kind of job has in common: its record, its beginning, and its end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from dreadnode_runtime.prepare import Counts
 from dreadnode_runtime.rendering import Rendering, load_rendering
 from dreadnode_runtime.report import Reporter, Stop
 from dreadnode_runtime.service import Dataset, Service
-from dreadnode_runtime.trainer import Export, Trainer
+from dreadnode_runtime.trainer import Export, Saved, Trainer
 
 ADAPTER = "adapter"
 """Folder of the last weights, among the job's files."""
@@ -78,9 +78,16 @@ class Outcome:
     stopped_early: bool = False
 
     def tell_checkpoint(
-        self, step: int, path: str, reporter: Reporter, *, best: bool = False
+        self,
+        step: int,
+        saved: Saved,
+        metrics: Mapping[str, float],
+        reporter: Reporter,
+        *,
+        best: bool = False,
     ) -> None:
-        """Add the checkpoint at PATH, and tell it."""
+        """Add the checkpoint SAVED of STEP, and tell it with its METRICS."""
+        path = saved.path
         self.checkpoints.append(path)
         self.saved_at = step
         artifacts: dict[str, Any] = {
@@ -92,7 +99,12 @@ class Outcome:
         reporter.tell(
             "checkpoint_saved",
             message=f"Saved a checkpoint after step {step}" + (", the best so far" if best else ""),
-            data={"checkpoint_num": len(self.checkpoints), "step": step},
+            data={
+                "checkpoint_num": len(self.checkpoints),
+                "step": step,
+                "bytes": saved.bytes,
+                "metrics": dict(metrics),
+            },
             artifacts=artifacts,
         )
 
@@ -101,6 +113,16 @@ class Outcome:
         if not self.saved_at:
             return "there is no checkpoint yet"
         return f"the checkpoint of step {self.saved_at} is kept"
+
+
+def tell_writing(step: int, reporter: Reporter, name: str | None = None) -> str:
+    """Tell that the checkpoint of STEP is being saved, and return its name.
+
+    Its path is known when the engine has it; until then it goes by its name.
+    """
+    name = name or checkpoint_name(step)
+    reporter.tell("checkpoint_writing", data={"step": step, "name": name})
+    return name
 
 
 def checkpoint_name(step: int) -> str:
@@ -182,12 +204,14 @@ class Work:
         *,
         steps: int,
         metrics: dict[str, Any],
+        at_end: Mapping[str, float],
         artifacts: dict[str, Any],
         dataset: Dataset,
         counts: Counts,
     ) -> None:
         """Save what was trained, store it with the job, and tell the end; or say how it was ended.
 
+        METRICS are those of the job, AT_END those of its last step.
         A process that is to go, or that nobody hears any more, says nothing final.
         """
         stop, reporter, job = self.stop, self.reporter, self.job
@@ -203,7 +227,10 @@ class Work:
             data["cancelled"] = True
         else:
             reporter.phase("saving")
+            tell_writing(outcome.step, reporter, "final")
             export = await trainer.export("final", self.folder / ADAPTER)
+            data |= {"bytes": export.state.bytes, "sampler_bytes": export.sampler.bytes}
+            data["metrics"] = dict(at_end)
             card = Card(
                 job_id=job.id,
                 name=job.name,
@@ -223,9 +250,9 @@ class Work:
                 await self._store(best, replace(card, step=step_of_checkpoint(outcome.best)))
                 made |= {"best_checkpoint": outcome.best, "best_adapter": f"{BEST}/"}
             made |= {
-                "checkpoints": [*outcome.checkpoints, export.state],
-                "latest_checkpoint": export.state,
-                "sampler_checkpoint": export.sampler,
+                "checkpoints": [*outcome.checkpoints, export.state.path],
+                "latest_checkpoint": export.state.path,
+                "sampler_checkpoint": export.sampler.path,
                 "adapter": f"{ADAPTER}/",
             }
         reporter.tell("training_end", message=message, metrics=metrics, data=data, artifacts=made)

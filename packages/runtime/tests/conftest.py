@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import uvicorn
 from dreadnode_runtime.rendering import Example
-from dreadnode_runtime.trainer import Export
+from dreadnode_runtime.trainer import Export, Saved
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -70,20 +70,20 @@ class FakeTrainer:
 
         return answer()
 
-    def save(self, name: str) -> Awaitable[str]:
+    def save(self, name: str) -> Awaitable[Saved]:
         self.calls.append(("save", name))
 
-        async def answer() -> str:
-            return f"tinker://run:train:0/weights/{name}"
+        async def answer() -> Saved:
+            return Saved(f"tinker://run:train:0/weights/{name}", 4096)
 
         return answer()
 
     async def export(self, name: str, folder: Path, checkpoint: str | None = None) -> Export:
-        state = checkpoint or await self.save(name)
+        state = Saved(checkpoint) if checkpoint else await self.save(name)
         folder.mkdir(exist_ok=True)  # noqa: ASYNC240
         (folder / "adapter_config.json").write_text("{}")
         (folder / "adapter_model.safetensors").write_bytes(b"weights")
-        return Export(state, f"tinker://run:train:0/sampler_weights/{name}", folder)
+        return Export(state, Saved(f"tinker://run:train:0/sampler_weights/{name}", 1024), folder)
 
     @property
     def names(self) -> list[str]:

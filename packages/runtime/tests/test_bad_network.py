@@ -105,7 +105,7 @@ def losses(engine: Any, example: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
             submitted = [asyncio.ensure_future(trainer.submit(batch, 1e-2)) for _ in range(STEPS)]
             saved = asyncio.ensure_future(trainer.save("step-000012"))
             found = [await step for step in submitted]
-            assert (await saved).endswith("/weights/step-000012")
+            assert (await saved).path.endswith("/weights/step-000012")
             return found
 
     return take

@@ -62,7 +62,7 @@ async def test_a_job_is_told_from_its_start_to_its_end(run: Runs, api: Any) -> N
     assert types(api) == [
         *("phase", "training_start", "phase"),
         *["step_complete"] * 3,
-        *("phase", "training_end"),
+        *("phase", "checkpoint_writing", "training_end"),
     ]
     phases = [event["data"]["phase"] for event in api.told("phase")]
     assert phases == ["starting", "training", "saving"]

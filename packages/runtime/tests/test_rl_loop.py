@@ -20,6 +20,7 @@ from dreadnode_runtime.rl import RlPlan, train
 from dreadnode_runtime.rl_config import RlConfig
 from dreadnode_runtime.rl_history import RlHistory, learning_figures
 from dreadnode_runtime.rollouts import Group, Rollout, Rollouts, advantages, sampling
+from dreadnode_runtime.trainer import Saved
 from dreadnode_runtime.work import Outcome
 
 END = 258
@@ -89,11 +90,11 @@ class FakePolicy:
 
         return answer()
 
-    def save(self, name: str) -> Awaitable[str]:
+    def save(self, name: str) -> Awaitable[Saved]:
         self.calls.append(f"save {name}")
 
-        async def answer() -> str:
-            return f"tinker://run/weights/{name}"
+        async def answer() -> Saved:
+            return Saved(f"tinker://run/weights/{name}", 4096)
 
         return answer()
 
@@ -325,10 +326,15 @@ async def test_the_sampler_keeps_its_weights_for_as_long_as_it_is_told(
 
 
 async def test_a_checkpoint_is_told_when_the_next_step_proves_it(run: Any, told: Told) -> None:
-    _, outcome = await run(config(checkpoint_interval=2))
+    history, outcome = await run(config(checkpoint_interval=2))
 
-    kinds = [kind for kind, _ in told.events if kind in ("step_complete", "checkpoint_saved")]
-    assert kinds == ["step_complete"] * 2 + ["checkpoint_saved"] + ["step_complete"] * 2
+    kinds = [kind for kind, _ in told.events if kind not in ("phase", "log")]
+    assert kinds == [
+        *("step_complete", "checkpoint_writing", "step_complete"),
+        *("checkpoint_saved", "step_complete", "step_complete"),
+    ]
+    [event] = [event for kind, event in told.events if kind == "checkpoint_saved"]
+    assert event["data"]["metrics"] == {"train/reward": history.steps[1]["train/reward"]}
     assert outcome.checkpoints == ["tinker://run/weights/step-000002"]
 
 

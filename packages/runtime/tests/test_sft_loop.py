@@ -266,6 +266,22 @@ async def test_a_checkpoint_is_told_only_when_the_next_loss_proves_it(
     assert [event["data"]["step"] for event in told.of("checkpoint_saved")] == [2]
 
 
+async def test_a_checkpoint_is_told_while_it_is_written_and_again_with_its_size_and_losses(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    await run(plan(epochs=2, eval_rows=2, eval_interval=4, checkpoint_interval=2), trainer, told)
+
+    kinds = [kind for kind, _ in told.events if kind.startswith("checkpoint")]
+    assert kinds == ["checkpoint_writing", "checkpoint_saved"] * 2
+    assert told.of("checkpoint_writing")[0]["data"] == {"step": 2, "name": "step-000002"}
+    saved = [event["data"] for event in told.of("checkpoint_saved")]
+    assert [data["bytes"] for data in saved] == [4096, 4096]
+    assert [data["metrics"] for data in saved] == [
+        {"train/loss": 2.0},
+        {"train/loss": 0.5, "eval/loss": 0.25},
+    ]
+
+
 async def test_evaluation_comes_on_its_interval_and_at_the_end(
     plan: Any, trainer: Any, told: Told
 ) -> None:

@@ -63,13 +63,13 @@ async def test_an_adapter_can_be_had_of_an_earlier_checkpoint(
 ) -> None:
     async with opened() as trainer:
         await trainer.submit([[example(1)]], 1e-2)
-        early = await trainer.save("step-000001")
+        early = (await trainer.save("step-000001")).path
         at_once = await trainer.export("then", tmp_path / "then")
         await trainer.submit([[example(1)]], 1e-2)
         last = await trainer.export("final", tmp_path / "final")
         best = await trainer.export("best", tmp_path / "best", early)
 
-    assert best.state == early
+    assert best.state.path == early
     assert weights(best.adapter) == weights(at_once.adapter)
     assert weights(best.adapter) != weights(last.adapter)
 
@@ -84,7 +84,7 @@ async def test_a_checkpoint_that_the_engine_does_not_have_means_starting_over(
 async def test_a_checkpoint_is_gone_on_from(opened: Any, example: Any) -> None:
     async with opened() as trainer:
         await trainer.submit([[example(1)]], 1e-2)
-        path = await trainer.save("step-000001")
+        path = (await trainer.save("step-000001")).path
         expected = await trainer.submit([[example(2)]], 1e-2)
     async with opened(resume=path) as trainer:
         found = await trainer.submit([[example(2)]], 1e-2)

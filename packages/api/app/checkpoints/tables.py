@@ -1,8 +1,12 @@
 """Checkpoints, one row each, beside the list of paths in a job's artifacts.
 
-(told) ──► writing ──► ready ──► expired
-│         │ the engine has deleted it: `deleted_at`
-└─ final or best: kept for ever
+                saved                retention
+    writing ──────────────► ready ──────────────► expired, deleted by the engine: `deleted_at`
+       │                      │
+       │ its attempt ended    └─ final or best: kept for ever
+       └──► no row: nothing was acknowledged
+
+What is being written goes by its name, for only the engine's answer tells its path.
 """
 
 from datetime import datetime

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth.tables import Workspace
 from app.db import now
 from app.ids import new_id
-from app.jobs.records import end, move, record, revoke_keys, set_phase
+from app.jobs.records import end, forget_unfinished, move, record, revoke_keys, set_phase
 from app.jobs.tables import ENDED, Job, Status, Turn
 
 # Claims on PostgreSQL take turns, which makes the limit of a workspace exact.
@@ -209,6 +209,7 @@ async def requeue(
         data={"status": Status.QUEUED.value, "attempt": job.attempt, "fault": fault},
     )
     set_phase(session, job, "waiting for capacity", reason)
+    await forget_unfinished(session, job.id)
     await revoke_keys(session, job.id)
 
 

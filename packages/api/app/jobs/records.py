@@ -3,11 +3,12 @@
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.tables import Token
+from app.checkpoints.tables import Checkpoint, State
 from app.db import now
 from app.jobs.tables import ENDED, Event, Job, Status, Tally
 from app.webhooks.tables import Announcement
@@ -97,6 +98,7 @@ async def end(
     if job.status in ENDED:
         raise ValueError(f"job {job.id} has ended already")
     await move(session, job, status)
+    await forget_unfinished(session, job.id)
     job.phase = job.phase_reason = None
     job.error, job.error_code = error, code
     job.completed_at = now()
@@ -117,6 +119,15 @@ async def end(
         update(Token)
         .where(Token.job_id == job.id, Token.revoked_at.is_(None))
         .values(expires_at=now() + LAST_WORDS)
+    )
+
+
+async def forget_unfinished(session: AsyncSession, job_id: str) -> None:
+    """Forget the checkpoints that were being written: who would have told of them is gone."""
+    await session.execute(
+        delete(Checkpoint)
+        .where(Checkpoint.job_id == job_id, Checkpoint.state == State.WRITING)
+        .execution_options(synchronize_session=False)
     )
 
 

@@ -61,9 +61,11 @@ async def _apply(session: AsyncSession, job: Job, event: ProgressRequest) -> Non
         data = {**data, "metrics": event.metrics}
     level = _LEVELS.get(kind, event.level)
     number = record(session, job, kind, event.message, level=level, data=data)
-    if event.artifacts:
+    if event.artifacts and kind != "checkpoint_writing":
         job.artifacts = {**job.artifacts, **event.artifacts}
-    if kind in ("checkpoint_saved", "training_end"):
+    if kind == "checkpoint_writing":
+        await checkpoints.begin(session, job, event, number)
+    elif kind in ("checkpoint_saved", "training_end"):
         await checkpoints.tell(session, job, event, number)
     if kind == "training_end":
         await _finish(session, job, event, number)

@@ -16,6 +16,7 @@ EventType = Literal[
     "training_start",
     "step_complete",
     "eval_complete",
+    "checkpoint_writing",
     "checkpoint_saved",
     "training_end",
     "training_error",

@@ -70,7 +70,7 @@ def _words(event: JobEvent) -> str:
         return ", ".join(f"{name} {_last(value)}" for name, value in metrics.items())
     if event.message:
         return event.message
-    parts = [data.get("status"), data.get("phase"), data.get("reason")]
+    parts = [data.get(name) for name in ("status", "phase", "reason", "name")]
     return ", ".join(str(part) for part in parts if part)
 
 
