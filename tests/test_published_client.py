@@ -125,6 +125,29 @@ def test_it_pushes_a_capability_and_trains_with_it(old: Old, server: Server) -> 
     assert "You begin with Ahoy." in server.dn("capability", "get", "desk").out
 
 
+def test_it_fetches_and_deletes_a_capability_and_cannot_publish_it(
+    old: Old, server: Server
+) -> None:
+    pushed = server.dn("capability", "push", "ferry.jsonl", "lamp@1.0.0")
+    fetched = old("capability", "pull", "lamp@1.0.0", "--output", "fetched")
+    public = old("capability", "publish", "lamp")
+    private = old("capability", "unpublish", "lamp")
+    readme = old("capability", "info", "lamp", "--readme")
+    deleted = old("capability", "delete", "lamp@1.0.0", "--yes")
+    gone = old("capability", "delete", "lamp@1.0.0", "--yes")
+
+    assert pushed.code == 0, pushed
+    assert fetched.code == 0, fetched
+    assert (server.folder / "fetched" / "agents" / "lamp.md").read_text().endswith(ROW)
+    assert public.code == 1
+    assert "422: Nothing leaves its organization on this server" in public.out
+    assert private.code == 0, private
+    assert "No README" in readme.out
+    assert deleted.code == 0, deleted
+    assert gone.code == 1
+    assert "404: There is no capability `lamp`" in gone.out
+
+
 def test_it_follows_a_job_to_its_artifacts(old: Old) -> None:
     job = data(old(*SFT, "--capability", "none@0.0.0", "--steps", "2", "--tag", "x", "--json"))
 

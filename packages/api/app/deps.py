@@ -9,6 +9,7 @@ from fastapi.security import APIKeyHeader, HTTPBearer
 from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.auth import signed
 from app.auth.callers import Authenticator, Caller, Role, need
 from app.auth.tables import Workspace
 from app.db import Database
@@ -131,6 +132,25 @@ def in_org(role: Role) -> Callable[..., Awaitable[Caller]]:
     return dependency
 
 
+async def downloader(
+    org: OrgKey,
+    request: Request,
+    ticket: Annotated[signed.Ticket | None, Depends(signed.shown)],
+    _bearer: Annotated[object, Security(_BEARER)] = None,
+    _key: Annotated[object, Security(_API_KEY)] = None,
+) -> Caller:
+    """Return a reader of the organization, by their key or by an address that was made for it."""
+    if ticket is None:
+        found = await user(await caller(request))
+    else:
+        authenticator: Authenticator = request.app.state.authenticator
+        found = await user(await authenticator.bearer(ticket, request.url.path))
+    check_org(found, org)
+    need(found, Role.READER)
+    return found
+
+
+Downloader = Annotated[Caller, Depends(downloader)]
 OrgReader = Annotated[Caller, Depends(in_org(Role.READER))]
 OrgMember = Annotated[Caller, Depends(in_org(Role.MEMBER))]
 OrgAdmin = Annotated[Caller, Depends(in_org(Role.ADMIN))]

@@ -10,7 +10,7 @@ from app import answers, health, pages
 from app.auth import people_routes
 from app.auth import routes as auth_routes
 from app.auth.callers import Authenticator
-from app.capabilities import registry
+from app.capabilities import registry, visibility
 from app.capabilities import routes as capability_routes
 from app.checkpoints import routes as checkpoint_routes
 from app.datasets import routes as dataset_routes
@@ -79,6 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         checkpoint_routes,
         sandbox_routes,
         webhook_routes,
+        visibility,
         registry,
     ):
         app.include_router(module.router, prefix=PREFIX)

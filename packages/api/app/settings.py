@@ -97,6 +97,8 @@ class Settings:
     sandbox_days: float = 30.0
     idempotency_days: float = 30.0
     delivery_days: float = 30.0
+    # Blobs of the registry that no capability names, and files of uploads that broke off.
+    upload_days: float = 1.0
     # Checkpoints beside the final and the best one: how many of a job, and for how long.
     checkpoints_kept: int = 0
     checkpoint_days: float = 0.0
@@ -129,6 +131,7 @@ class Settings:
             "sandbox_days",
             "idempotency_days",
             "delivery_days",
+            "upload_days",
             "checkpoints_kept",
             "checkpoint_days",
         ):

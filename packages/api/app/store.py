@@ -13,6 +13,9 @@ from anyio import to_thread
 
 from app.errors import ApiError, Malformed
 
+_INCOMING = ".incoming-"
+_ASIDE = ".let-go-"
+
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
@@ -38,6 +41,41 @@ class BlobStore:
     def path(self, sha256: str) -> Path:
         """Return where the blob of this digest lies."""
         return self._folder / sha256[:2] / sha256
+
+    def let_go(self, sha256: str, before: float) -> bool:
+        """Delete a blob that no row names, and return whether it is gone.
+
+        Args:
+            sha256: its digest.
+            before: the Unix time since when it must not have been sent again. Whoever sends it
+                writes the file before the row that names it can be seen, so a file as young as that
+                may be named at any moment.
+        """
+        path = self.path(sha256)
+        aside = path.with_name(f"{_ASIDE}{sha256}")
+        try:
+            # Whatever is sent from here on makes a file of its own and is not touched.
+            path.rename(aside)
+        except FileNotFoundError:
+            return False
+        if aside.stat().st_mtime >= before:
+            aside.replace(path)
+            return False
+        aside.unlink()
+        return True
+
+    def sweep(self, before: float) -> int:
+        """Delete what broken uploads have left since before this Unix time; return how many."""
+        for aside in self._folder.glob(f"*/{_ASIDE}*"):
+            # A process ended between the two halves of letting go; the next one decides anew.
+            aside.replace(self.path(aside.name.removeprefix(_ASIDE)))
+        gone = 0
+        for partial in self._folder.glob(f"{_INCOMING}*"):
+            with suppress(FileNotFoundError):
+                if partial.stat().st_mtime < before:
+                    partial.unlink()
+                    gone += 1
+        return gone
 
     @asynccontextmanager
     async def receiving(
@@ -66,7 +104,7 @@ class BlobStore:
     def fresh(self) -> Iterator[Path]:
         """Yield an empty file on the store's own disk, which vanishes unless it is kept."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=".incoming-")
+        descriptor, name = tempfile.mkstemp(dir=self._folder, prefix=_INCOMING)
         os.close(descriptor)
         try:
             yield Path(name)

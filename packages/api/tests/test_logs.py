@@ -12,6 +12,7 @@ import pytest
 from app import logs
 from app.settings import Settings, SettingsError
 
+one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 Output = Callable[..., io.StringIO]
 KEY = "dn_" + "Ab-9_" * 8 + "xyz"
 
@@ -128,6 +129,7 @@ def test_ordinary_words_are_left_alone(output: Output) -> None:
     assert lines(stream)[0]["message"] == words
 
 
+@one_database
 async def test_a_request_is_logged_with_its_id_its_job_and_how_it_was_answered(
     api: Any, output: Output
 ) -> None:
@@ -145,6 +147,7 @@ async def test_a_request_is_logged_with_its_id_its_job_and_how_it_was_answered(
     assert about_user["request_id"] != "mine"
 
 
+@one_database
 async def test_a_crash_is_logged_with_its_reference_and_the_request(
     api: Any, output: Output
 ) -> None:

@@ -10,7 +10,7 @@ from enum import IntEnum
 from sqlalchemy import select
 from starlette.datastructures import Headers
 
-from app.auth import tokens
+from app.auth import signed, tokens
 from app.auth.tables import Membership, Organization, Token, User
 from app.db import Database, now
 from app.errors import Forbidden, Unauthenticated
@@ -108,6 +108,20 @@ class Authenticator:
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
+
+    async def bearer(self, ticket: signed.Ticket, path: str) -> Caller:
+        """Return whose key asked for the address of `path` that carries `ticket`.
+
+        Raises:
+            Unauthenticated: it was made for another, has expired, or its key opens nothing more.
+        """
+        async with self._database.reading() as session:
+            digest = await session.scalar(select(Token.sha256).where(Token.id == ticket.key))
+        if digest is None or not signed.is_good(ticket, path, digest):
+            raise Unauthenticated(
+                "This address is not valid or not valid any more; ask for it anew"
+            )
+        return await self._ask(digest)
 
     async def fresh(self, headers: Headers) -> Caller:
         """Return who sent `headers`, asking the database whatever the cache holds."""

@@ -1,10 +1,12 @@
-"""Reading the archive of a capability: bounded, and never written to a path of its own choosing.
+"""The archive of a capability: read within bounds, and never written to a path of its own choosing.
 
 An archive is a gzipped tar of a directory with `capability.yaml` and, in `agents/`, one Markdown
 or text file for each agent. What training needs of it is the prompt of the entry agent.
 """
 
 import gzip
+import io
+import json
 import tarfile
 import zlib
 from dataclasses import dataclass
@@ -118,3 +120,19 @@ def without_front_matter(text: str) -> str:
         if line.rstrip() == "---":
             return "\n".join(lines[number + 1 :])
     return text
+
+
+def pack(name: str, version: str, description: str | None, prompt: str) -> bytes:
+    """Return the archive of a capability that is one prompt, the same bytes each time."""
+    told = {"schema": 1, "name": name, "version": version, "description": description or name}
+    # YAML reads JSON's strings and numbers as JSON does.
+    manifest = "".join(f"{key}: {json.dumps(value)}\n" for key, value in told.items())
+    agent = f"---\nname: {json.dumps(name)}\n---\n{prompt}\n"
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for path, text in (("capability.yaml", manifest), (f"agents/{name}.md", agent)):
+            content = text.encode()
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return gzip.compress(packed.getvalue(), mtime=0)

@@ -21,7 +21,15 @@ from app.capabilities.bundle import EntryPrompt, entry_prompt
 from app.capabilities.schemas import Descriptor, ImageManifest
 from app.capabilities.tables import CapabilityVersion, RegistryBlob
 from app.datasets.schemas import NAME, VERSION
-from app.deps import InDatabase, InSettings, InStore, OrgMember, OrgReader, ReadSession
+from app.deps import (
+    InDatabase,
+    InSettings,
+    InStore,
+    OrgMember,
+    OrgReader,
+    ReadSession,
+    WriteSession,
+)
 from app.errors import Malformed, NotFound, plain
 from app.schemas import unstorable
 from app.store import BlobStore
@@ -40,10 +48,12 @@ Version = Annotated[str, Path(pattern=VERSION)]
 @router.head("/{org}/blobs/{digest}")
 @router.get("/{org}/blobs/{digest}", response_class=FileResponse)
 async def get_blob(
-    caller: OrgReader, digest: Digest, session: ReadSession, store: InStore
+    caller: OrgReader, digest: Digest, session: WriteSession, store: InStore
 ) -> FileResponse:
-    """Return a blob that this organization has sent."""
-    found = await service.find_blob(session, caller.org_id, digest.removeprefix("sha256:"))
+    """Return a blob that this organization has sent; who asks for it first need not send it."""
+    found = await service.use_blob(session, caller.org_id, digest.removeprefix("sha256:"))
+    if not store.path(found.sha256).is_file():
+        raise NotFound(f"There is no blob `{digest}` in this organization")
     return FileResponse(
         store.path(found.sha256),
         media_type="application/octet-stream",
@@ -99,9 +109,9 @@ async def put_manifest(
     content = await request.body()
     manifest = _manifest(content)
     layer = _layer(manifest)
-    async with database.reading() as session:
-        for each in (manifest.config, layer):
-            await _sent(session, caller, each)
+    named = (manifest.config, layer)
+    async with database.writing() as session:
+        await _use(session, caller, store, *named)
     config = await to_thread.run_sync(_config, store, manifest.config)
     told = config.get("capability_manifest")
     told = told if isinstance(told, dict) else {}
@@ -110,11 +120,14 @@ async def put_manifest(
         entry_prompt, store.path(layer.sha256), entry if isinstance(entry, str) else None
     )
     made = _version(caller, name, version, layer, told, config, prompt)
+    made.config_sha256 = manifest.config.sha256
     async with store.receiving(_once(content), len(content)) as incoming:
         made.manifest_sha256 = incoming.sha256
         async with database.writing() as session:
-            await service.add_version(session, made)
-            incoming.keep()
+            # Again, in the transaction that names them: what is marked here is not tidied away.
+            await _use(session, caller, store, *named)
+            if (await service.add_version(session, made))[1]:
+                incoming.keep()
     digest = f"sha256:{incoming.sha256}"
     headers = {"Location": f"/api/v1/{caller.org_key}/{name}/manifests/{version}"}
     return Response(status_code=201, headers=headers | {"Docker-Content-Digest": digest})
@@ -160,15 +173,12 @@ def _layer(manifest: ImageManifest) -> Descriptor:
     return manifest.layers[0]
 
 
-async def _sent(session: AsyncSession, caller: Caller, named: Descriptor) -> None:
-    try:
-        held = await service.find_blob(session, caller.org_id, named.sha256)
-    except NotFound:
-        raise Malformed(
-            f"The manifest names the blob `{named.digest}`, which was not sent; send it first"
-        ) from None
-    if held.bytes != named.size:
-        raise Malformed(f"The blob `{named.digest}` has {held.bytes:,} bytes, not {named.size:,}")
+async def _use(session: AsyncSession, caller: Caller, store: BlobStore, *named: Descriptor) -> None:
+    """Mark the blobs that a manifest names as used, if all of them were sent."""
+    for each in named:
+        await service.use_sent(session, caller.org_id, each.sha256, each.size)
+        if not store.path(each.sha256).is_file():
+            raise Malformed(f"The blob `{each.digest}` is not there any more; send it again")
 
 
 def _config(store: BlobStore, named: Descriptor) -> dict[str, Any]:

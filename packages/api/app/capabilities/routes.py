@@ -1,11 +1,16 @@
-"""Push, list and read capabilities."""
+"""Push, list, read and delete capabilities."""
 
-from typing import Annotated
+from datetime import UTC, datetime
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.responses import FileResponse
 
-from app.capabilities import service
+from app.auth import signed, tokens
+from app.auth.callers import key_of
+from app.capabilities import bundle, service
 from app.capabilities.schemas import (
+    CapabilityBundle,
     CapabilityList,
     CapabilityRequest,
     CapabilitySummary,
@@ -14,7 +19,15 @@ from app.capabilities.schemas import (
 )
 from app.capabilities.tables import CapabilityVersion
 from app.datasets.schemas import NAME, VERSION
-from app.deps import OrgMember, OrgReader, ReadSession, WriteSession
+from app.deps import (
+    Downloader,
+    InSettings,
+    InStore,
+    OrgMember,
+    OrgReader,
+    ReadSession,
+    WriteSession,
+)
 from app.errors import ERRORS
 
 router = APIRouter(prefix="/org/{org}/capabilities", responses=ERRORS, tags=["Capabilities"])
@@ -50,9 +63,13 @@ async def list_capabilities(
     search: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")] = None,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    sort_by: Literal["name", "created_at"] = "name",
+    sort_dir: Literal["asc", "desc"] = "asc",
 ) -> CapabilityList:
-    """List capabilities by name, each with its newest version."""
-    found, total = await service.list_capabilities(session, caller.org_id, search, page, limit)
+    """List capabilities, each with its newest version."""
+    found, total = await service.list_capabilities(
+        session, caller.org_id, search, page, limit, sort_by=sort_by, descending=sort_dir == "desc"
+    )
     shown = [CapabilitySummary.model_validate(_fields(each)) for each in found]
     return CapabilityList(capabilities=shown, total=total, page=page, limit=limit)
 
@@ -72,12 +89,60 @@ async def list_capability_versions(
     return CapabilityVersions(versions=[each.version for each in found])
 
 
+@router.delete("/{name}/{version}")
+async def delete_capability_version(
+    caller: OrgMember, name: Name, version: Version, session: WriteSession
+) -> CapabilityView:
+    """Delete one version; its name stays taken, and jobs that have its prompt keep it."""
+    return view(await service.delete_version(session, caller.org_id, name, version))
+
+
 @router.get("/{name}/{version}")
 async def get_capability_version(
     caller: OrgReader, name: Name, version: Version, session: ReadSession
 ) -> CapabilityView:
     """Return one version of a capability."""
     return view(await service.get_version(session, caller.org_id, name, version))
+
+
+@router.get("/{name}/{version}/bundle")
+async def get_bundle(
+    caller: OrgReader,
+    name: Name,
+    version: Version,
+    request: Request,
+    session: ReadSession,
+    settings: InSettings,
+) -> CapabilityBundle:
+    """Return where the archive can be fetched without a key, for a few minutes."""
+    await service.get_version(session, caller.org_id, name, version)
+    path = request.url.path.removesuffix("bundle") + "archive"
+    ticket = signed.ticket(path, caller.token_id, tokens.sha256(key_of(request.headers)))
+    # Behind a proxy with TLS the request itself came without.
+    public = settings.public_url if settings.public_url.startswith("https:") else ""
+    server = (public or str(request.base_url)).rstrip("/")
+    return CapabilityBundle(
+        download_url=f"{server}{path}?{ticket.query}",
+        expires_at=datetime.fromtimestamp(ticket.expires, UTC),
+    )
+
+
+@router.get(
+    "/{name}/{version}/archive",
+    response_class=Response,
+    responses={200: {"content": {"application/gzip": {}}, "description": "A gzipped tar"}},
+)
+async def get_archive(
+    caller: Downloader, name: Name, version: Version, session: ReadSession, store: InStore
+) -> Response:
+    """Return the archive: the one that was pushed, or one made of the prompt that was."""
+    found = await service.get_version(session, caller.org_id, name, version)
+    headers = {"Content-Disposition": f'attachment; filename="{name}-{version}.tar.gz"'}
+    if found.manifest_sha256 is not None:
+        path = store.path(found.sha256)
+        return FileResponse(path, media_type="application/gzip", headers=headers)
+    archive = bundle.pack(name, version, found.description, found.prompt or "")
+    return Response(archive, media_type="application/gzip", headers=headers)
 
 
 def view(found: CapabilityVersion) -> CapabilityView:

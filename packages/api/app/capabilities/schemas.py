@@ -52,6 +52,26 @@ class CapabilityVersions(Response):
     versions: list[str]
 
 
+class CapabilityBundle(Response):
+    """Where the archive of a version can be fetched, without a key, for a few minutes."""
+
+    download_url: str
+    expires_at: Moment
+
+
+class VisibilityRequest(Request):
+    """Whether other organizations may see something."""
+
+    is_public: bool
+
+
+class Visibility(Response):
+    """Who sees something: its own organization, and nobody else."""
+
+    name: str
+    is_public: bool = Field(description="Always false; nothing leaves the organization")
+
+
 class Descriptor(BaseModel):
     """How an OCI manifest names a blob."""
 

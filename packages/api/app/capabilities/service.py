@@ -5,14 +5,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.callers import Caller
 from app.capabilities.schemas import CapabilityRequest
 from app.capabilities.tables import CapabilityVersion, RegistryBlob
-from app.errors import Conflict, Invalid, NotFound
+from app.db import now
+from app.errors import Conflict, Invalid, Malformed, NotFound
 
 NO_VERSIONS = ("latest", "versions")
 """Words that would be mistaken for something else where a version stands."""
@@ -41,10 +42,10 @@ def from_prompt(
 async def add_version(
     session: AsyncSession, made: CapabilityVersion
 ) -> tuple[CapabilityVersion, bool]:
-    """Store a version, and say whether it is new.
+    """Store a version, or the same one again that was deleted, and say whether it is new.
 
     Raises:
-        Conflict: it exists with other content; a version never changes.
+        Conflict: it exists, or did, with other content; a version never changes.
         Invalid: its version is a word that means something else.
     """
     if made.version in NO_VERSIONS:
@@ -62,11 +63,29 @@ async def add_version(
         else:
             return made, True
     if held.sha256 != made.sha256:
+        what = "existed" if held.deleted_at else "exists"
         raise Conflict(
-            f"Version `{made.version}` of the capability `{made.name}` exists with other content, "
+            f"Version `{made.version}` of the capability `{made.name}` {what} with other content, "
             "and a version never changes; push under a new version"
         )
-    return held, False
+    if held.deleted_at is None:
+        return held, False
+    held.deleted_at = None
+    held.manifest_sha256, held.config_sha256 = made.manifest_sha256, made.config_sha256
+    return held, True
+
+
+async def delete_version(
+    session: AsyncSession, org_id: str, name: str, version: str
+) -> CapabilityVersion:
+    """Delete one version; jobs that were given its prompt have it in their config.
+
+    Raises:
+        NotFound: it does not exist.
+    """
+    found = await get_version(session, org_id, name, version)
+    found.deleted_at = now()
+    return found
 
 
 async def _find(
@@ -91,7 +110,7 @@ async def get_version(
         NotFound: it does not exist; the sentence names versions that do.
     """
     found = await _find(session, org_id, name, version)
-    if found is not None:
+    if found is not None and found.deleted_at is None:
         return found
     known = [f"`{each.version}`" for each in await _versions(session, org_id, name)]
     if not known:
@@ -123,19 +142,30 @@ async def list_versions(
 async def _versions(session: AsyncSession, org_id: str, name: str) -> Sequence[CapabilityVersion]:
     found = await session.scalars(
         select(CapabilityVersion)
-        .where(CapabilityVersion.org_id == org_id, CapabilityVersion.name == name)
+        .where(
+            CapabilityVersion.org_id == org_id,
+            CapabilityVersion.name == name,
+            CapabilityVersion.deleted_at.is_(None),
+        )
         .order_by(CapabilityVersion.id.desc())
     )
     return found.all()
 
 
 async def list_capabilities(
-    session: AsyncSession, org_id: str, search: str | None, page: int, limit: int
+    session: AsyncSession,
+    org_id: str,
+    search: str | None,
+    page: int,
+    limit: int,
+    *,
+    sort_by: str = "name",
+    descending: bool = False,
 ) -> tuple[Sequence[CapabilityVersion], int]:
-    """Return a page of the newest versions of all capabilities, by name, and how many match."""
+    """Return a page of the newest versions of all capabilities, and how many match."""
     newest = (
         select(func.max(CapabilityVersion.id).label("id"))
-        .where(CapabilityVersion.org_id == org_id)
+        .where(CapabilityVersion.org_id == org_id, CapabilityVersion.deleted_at.is_(None))
         .group_by(CapabilityVersion.name)
         .subquery()
     )
@@ -146,9 +176,10 @@ async def list_capabilities(
             | CapabilityVersion.description.icontains(search, autoescape=True)
         )
     total = await session.scalar(select(func.count()).select_from(statement.subquery()))
-    found = await session.scalars(
-        statement.order_by(CapabilityVersion.name).offset((page - 1) * limit).limit(limit)
-    )
+    # Ids grow with time, and no two are alike.
+    column = CapabilityVersion.name if sort_by == "name" else CapabilityVersion.id
+    order = column.desc() if descending else column.asc()
+    found = await session.scalars(statement.order_by(order).offset((page - 1) * limit).limit(limit))
     return found.all(), total or 0
 
 
@@ -175,16 +206,39 @@ async def for_job(
     return found
 
 
-async def find_blob(session: AsyncSession, org_id: str, sha256: str) -> RegistryBlob:
-    """Return the row of a blob that this organization has sent.
+async def use_blob(session: AsyncSession, org_id: str, sha256: str) -> RegistryBlob:
+    """Return the row of a blob that this organization has sent, marked as used just now.
+
+    The mark keeps what a push is about to name from being tidied away. It is a write, so whoever
+    names the blob in the same transaction finds it gone or keeps it, and nothing between.
 
     Raises:
         NotFound: it has not.
     """
-    found = await session.get(RegistryBlob, (org_id, sha256))
-    if found is None:
+    marked = await session.execute(
+        update(RegistryBlob)
+        .where(RegistryBlob.org_id == org_id, RegistryBlob.sha256 == sha256)
+        .values(used_at=now())
+    )
+    if isinstance(marked, CursorResult) and marked.rowcount == 0:
         raise NotFound(f"There is no blob `sha256:{sha256}` in this organization")
-    return found
+    return await session.get_one(RegistryBlob, (org_id, sha256))
+
+
+async def use_sent(session: AsyncSession, org_id: str, sha256: str, size: int) -> None:
+    """Mark a blob that a manifest names as used just now.
+
+    Raises:
+        Malformed: it was not sent, or has another size.
+    """
+    try:
+        held = await use_blob(session, org_id, sha256)
+    except NotFound:
+        raise Malformed(
+            f"The manifest names the blob `sha256:{sha256}`, which was not sent; send it first"
+        ) from None
+    if held.bytes != size:
+        raise Malformed(f"The blob `sha256:{sha256}` has {held.bytes:,} bytes, not {size:,}")
 
 
 def details_of(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,9 @@ class CapabilityVersion(Table):
     """An immutable version of a named capability.
 
     `sha256` is the digest of what was pushed: of the archive's bytes, or of the prompt and its
-    description. `manifest_sha256` names the registry manifest, for a version that came as one.
+    description. `manifest_sha256` and `config_sha256` name the registry's manifest and config, for
+    a version that came as one. A deleted version keeps its row, so that nothing else can ever be
+    pushed under its name.
     """
 
     __tablename__ = "capability_versions"
@@ -30,12 +32,17 @@ class CapabilityVersion(Table):
     details: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     sha256: Mapped[str] = mapped_column(String(64))
     manifest_sha256: Mapped[str | None] = mapped_column(String(64))
+    config_sha256: Mapped[str | None] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(Moment, default=now)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    deleted_at: Mapped[datetime | None] = mapped_column(Moment)
 
 
 class RegistryBlob(Table):
-    """A blob that an organization has sent; another one cannot find it by its digest."""
+    """A blob that an organization has sent; another one cannot find it by its digest.
+
+    `used_at` is when it was last sent, looked for or named by a manifest.
+    """
 
     __tablename__ = "registry_blobs"
 
@@ -43,3 +50,4 @@ class RegistryBlob(Table):
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    used_at: Mapped[datetime] = mapped_column(Moment, default=now)

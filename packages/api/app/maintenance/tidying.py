@@ -15,7 +15,9 @@ from app.auth.tables import Token
 from app.checkpoints import retention
 from app.db import Database, now
 from app.jobs.tables import ENDED, Event, Job
+from app.maintenance import blobs
 from app.settings import Settings
+from app.store import BlobStore
 from app.webhooks.tables import Delivery
 
 log = logging.getLogger(__name__)
@@ -62,6 +64,9 @@ class Tidier:
             "keys of ended jobs": await self._job_keys(),
             "sandbox folders": await self._folders(settings.sandbox_days),
             "checkpoints": await retention.expire(self._database, settings),
+            **await blobs.tidy(
+                self._database, BlobStore(settings.data_dir / "blobs"), settings.upload_days
+            ),
         }
         if self._files is not None:
             try:
