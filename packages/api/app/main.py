@@ -21,10 +21,11 @@ from app.headers import SecurityHeaders
 from app.links import add_links
 from app.settings import Settings
 from app.store import BlobStore
-from app.training import catalog_routes, events, sandbox_routes
+from app.training import catalog_routes, chat_routes, events, sandbox_routes
 from app.training import routes as job_routes
 from app.training.engine import Engine
 from app.training.preflight import Preflight
+from app.training.talks import Talks
 from app.webhooks import routes as webhook_routes
 
 PREFIX = "/api/v1"
@@ -43,6 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        await app.state.talks.close()
         await engine.close()
         await app.state.authenticator.close()
         await database.dispose()
@@ -67,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings)
     app.state.converter = Converter(settings)
+    app.state.talks = Talks(settings)
     answers.install(app)
     for module in (
         auth_routes,
@@ -77,6 +80,7 @@ def create_app(settings: Settings) -> FastAPI:
         job_routes,
         events,
         checkpoint_routes,
+        chat_routes,
         sandbox_routes,
         webhook_routes,
         visibility,

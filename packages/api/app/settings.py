@@ -47,6 +47,11 @@ class Settings:
     # For making JSONL of one pushed file of another format.
     convert_timeout: float = 300.0
     convert_memory_bytes: int = 2 * GIB
+    # Checkpoints that are talked with at once, how long one is kept warm after its last answer, and
+    # how long an answer may take, the start of its process included.
+    chats_at_once: int = 4
+    chat_idle_seconds: float = 300.0
+    chat_timeout: float = 180.0
     # Whether sandboxes and checks run Python that comes with a job, such as a reward function.
     allow_custom_code: bool = False
 
@@ -137,7 +142,13 @@ class Settings:
         ):
             if getattr(self, name) < 0:
                 raise SettingsError(f"`DREADNODE_{name.upper()}` must not be negative")
-        for name in ("jobs_at_once", "jobs_at_once_per_workspace", "attempts", "preflight_at_once"):
+        for name in (
+            "jobs_at_once",
+            "jobs_at_once_per_workspace",
+            "attempts",
+            "preflight_at_once",
+            "chats_at_once",
+        ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"`DREADNODE_{name.upper()}` must be at least 1")
 

@@ -271,6 +271,7 @@ async def api(settings: Settings, engine: FakeEngine) -> AsyncIterator[Api]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
         yield Api(app, database, settings, client, keys, org_id, workspace_id)
+    await app.state.talks.close()
     await app.state.authenticator.close()
     await database.dispose()
 

@@ -62,6 +62,38 @@ def check() -> int:
     return 0
 
 
+def chat() -> int:
+    opening = json.loads(sys.stdin.readline())
+    prompt = opening["system_prompt"]
+    wish = (json.loads(prompt) if prompt else {}).get("chat")
+    if wish == "refuse":
+        say(json.dumps({"ok": False, "fault": "engine", "error": "The engine was away"}))
+        return 0
+    say(json.dumps({"ok": True, "renderer": "fake"}))
+    for number, line in enumerate(sys.stdin, 1):
+        question = json.loads(line)
+        text = question["messages"][-1]["content"]
+        if wish == "hang":
+            subprocess.Popen(SLEEP)
+            time.sleep(600)
+        if wish == "crash":
+            sys.exit("the chat broke")
+        if wish == "slow":
+            time.sleep(1)
+        if text == "environment":
+            text = " ".join(sorted(os.environ))
+        if text == "process":
+            text = f"{os.getpid()} {number}"
+        if text == "long":
+            say(json.dumps({"ok": False, "fault": "request", "error": "There is no room"}))
+            continue
+        message = {"role": "assistant", "content": text, "reasoning": None, "tool_calls": []}
+        usage = {"prompt_tokens": len(line), "sampled_tokens": question["max_tokens"]}
+        answer = {"ok": True, "message": message, "finish_reason": "stop", "usage": usage}
+        say(json.dumps(answer | {"opening": opening}))
+    return 0
+
+
 class Job:
     def __init__(self, job_id: str) -> None:
         self.base = (
@@ -164,4 +196,5 @@ def run(job_id: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(check() if sys.argv[1] == "check" else run(sys.argv[2]))
+    commands = {"check": check, "chat": chat}
+    sys.exit(commands[sys.argv[1]]() if sys.argv[1] in commands else run(sys.argv[2]))

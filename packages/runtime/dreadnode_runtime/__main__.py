@@ -1,4 +1,4 @@
-"""Joins a job with its loop: `python -m dreadnode_runtime --job-id ID`, or `… check`.
+"""Joins a job with its loop: `python -m dreadnode_runtime --job-id ID`, `… check`, or `… chat`.
 
 Exit codes of a job: 0, it ended and that was told; 1, it failed by its own fault and that was told;
 75, something else stopped it, and another attempt may go further.
@@ -12,10 +12,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from dreadnode_runtime.chat import serve, stdin_lines
 from dreadnode_runtime.check import answer
 from dreadnode_runtime.errors import JobFailed, NoLongerOurs, RuntimeFault, TryAgain
 from dreadnode_runtime.job import run_job
@@ -35,17 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--job-id", help="run this job, as the environment describes")
     what.add_argument(
-        "command", nargs="?", choices=["check"], help="check the job described on stdin"
+        "command",
+        nargs="?",
+        choices=["check", "chat"],
+        help="check the job described on stdin, or talk with the weights named there",
     )
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     # Rendering makes tensors of a few hundred numbers; the cores are the engine's.
     torch.set_num_threads(1)
-    if asked.command == "check":
-        # Libraries print to stdout when they please; the answer must stand alone there.
+    if asked.command is not None:
+        answers = sys.stdout
+        # Libraries print to stdout when they please; the answers must stand alone there.
         with contextlib.redirect_stdout(sys.stderr):
-            answered = answer(sys.stdin.read())
-        sys.stdout.write(answered + "\n")
+            if asked.command == "check":
+                print(answer(sys.stdin.read()), file=answers)
+            else:
+                tell = partial(print, file=answers, flush=True)
+                asyncio.run(serve(stdin_lines(), tell))
         return OK
     try:
         settings = Settings.from_environment(asked.job_id, os.environ)

@@ -21,11 +21,13 @@ class Sampling:
         max_tokens: At most so many.
         temperature: 1 draws from the model's own distribution.
         stop: What ends an answer: token ids, or texts.
+        top_p: Draws from the likeliest tokens that together have this probability.
     """
 
     max_tokens: int
     temperature: float
     stop: Sequence[int] | Sequence[str]
+    top_p: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

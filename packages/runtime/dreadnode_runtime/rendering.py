@@ -111,6 +111,16 @@ class Rendering:
         stop: list[int] | list[str] = self._renderer.get_stop_sequences()
         return stop
 
+    def stops(self, texts: Sequence[str]) -> list[int] | list[str]:
+        """Return what ends an answer when each of TEXTS does too.
+
+        Tinker takes either token ids or texts, so beside texts the format's own end is one.
+        """
+        own = self.stop
+        if not texts:
+            return own
+        return [*(self.decode([e]) if isinstance(e, int) else e for e in own), *texts]
+
     def answer(self, tokens: Sequence[int]) -> Message:
         """Return the assistant's message that a model said with TOKENS."""
         message, _ = self._renderer.parse_response(list(tokens))

@@ -202,15 +202,8 @@ class Rollouts:
 
 
 def sampling(rendering: Rendering, config: RlConfig) -> Sampling:
-    """Return how CONFIG has answers drawn, in the format of RENDERING.
-
-    Tinker takes either token ids or texts as stops, so beside texts the format's own end is one.
-    """
-    stop = rendering.stop
-    if config.stop:
-        own = [rendering.decode([each]) if isinstance(each, int) else each for each in stop]
-        stop = [*own, *config.stop]
-    return Sampling(config.max_new_tokens, config.temperature, stop)
+    """Return how CONFIG has answers drawn, in the format of RENDERING."""
+    return Sampling(config.max_new_tokens, config.temperature, rendering.stops(config.stop))
 
 
 def _must_be_numbers(sampled: Sampled, prompt: Prompt) -> None:

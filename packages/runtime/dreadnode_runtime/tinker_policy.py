@@ -1,6 +1,8 @@
 """Reinforcement learning through the tinker SDK: what `tinker_trainer` does, and two verbs more."""
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,7 +12,7 @@ from tinker import types
 
 from dreadnode_runtime.errors import TryAgain
 from dreadnode_runtime.policy import Floats, Loss, Sampled, Sampler, Sampling, Sequenced
-from dreadnode_runtime.tinker_trainer import TinkerTrainer
+from dreadnode_runtime.tinker_trainer import TinkerTrainer, copied, session, translated
 
 T = TypeVar("T")
 Watch = Callable[[Coroutine[Any, Any, T]], Coroutine[Any, Any, T]]
@@ -33,6 +35,7 @@ class TinkerSampler:
             sampling_params=types.SamplingParams(
                 max_tokens=sampling.max_tokens,
                 temperature=sampling.temperature,
+                top_p=sampling.top_p,
                 stop=list(sampling.stop),  # type: ignore[arg-type]  # all ids, or all texts
                 seed=seed,
             ),
@@ -71,6 +74,31 @@ class TinkerPolicy(TinkerTrainer):
             return TinkerSampler(await made, self._watched)
 
         return self._watched(result())
+
+
+@asynccontextmanager
+async def open_sampler(checkpoint: str) -> AsyncIterator[Sampler]:
+    """Draw from the weights at CHECKPOINT, which were saved to sample from or to train on.
+
+    Raises:
+        JobFailed: The engine does not have them, or does not give them to this key.
+        TryAgain: The engine cannot be reached.
+    """
+    async with session({}) as service:
+        made = _sampling if "/sampler_weights/" in checkpoint else _sampling_of_copy
+        client = await translated(asyncio.to_thread(made, service, checkpoint), making=True)
+        yield TinkerSampler(client, translated)
+
+
+# These wait for the network in the calling thread, so each gets a thread of its own.
+
+
+def _sampling(service: tinker.ServiceClient, path: str) -> tinker.SamplingClient:
+    return service.create_sampling_client(path).result()
+
+
+def _sampling_of_copy(service: tinker.ServiceClient, path: str) -> tinker.SamplingClient:
+    return copied(service, path).save_weights_and_get_sampling_client().result()
 
 
 def _datum(sequence: Sequenced) -> types.Datum:

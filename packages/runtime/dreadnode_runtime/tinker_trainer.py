@@ -60,7 +60,7 @@ class TinkerTrainer:
         The SDK asks for a result until it gets one, which bridges a restart, and would also wait
         for ever.
         """
-        return await _translated(while_there(work, _engine_answers, self._patience))
+        return await translated(while_there(work, _engine_answers, self._patience))
 
     def submit(
         self, batches: Sequence[Sequence[Example]], learning_rate: float
@@ -149,7 +149,7 @@ class TinkerTrainer:
         """
         client = self._client
         if checkpoint is not None:
-            client = await _translated(asyncio.to_thread(_copy, self._service, checkpoint))
+            client = await translated(asyncio.to_thread(copied, self._service, checkpoint))
 
         async def result() -> tuple[Saved, Saved, dict[str, str]]:
             saved = client.save_state(name, overwrite=True) if checkpoint is None else None
@@ -170,7 +170,7 @@ class TinkerTrainer:
         folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
         async with httpx.AsyncClient(timeout=60, follow_redirects=True) as http:
             for file in ADAPTER_FILES:
-                await _translated(_download(http, urls[file], folder / file))
+                await translated(_download(http, urls[file], folder / file))
         if not await asyncio.to_thread(_finite, folder / WEIGHTS):
             raise JobFailed(
                 f"The weights of `{name}` are not numbers: lower the learning rate, and go on from "
@@ -200,19 +200,26 @@ async def tinker_trainer(
         JobFailed: The engine refuses the model or the rank.
         TryAgain: The engine cannot be reached.
     """
-    status: Literal["success", "errored", "interrupted"] = "errored"
-    service = tinker.ServiceClient(user_metadata=metadata)
-    try:
+    async with session(metadata) as service:
         client = None
         if resume is not None:
             with suppress(JobFailed):
-                client = await _translated(asyncio.to_thread(_load, service, resume), making=True)
+                client = await translated(asyncio.to_thread(_load, service, resume), making=True)
         resumed = client is not None
         if client is None:
-            client = await _translated(
+            client = await translated(
                 asyncio.to_thread(_create, service, base_model, rank, seed), making=True
             )
         yield kind(client, service, optimizer, resumed=resumed)
+
+
+@asynccontextmanager
+async def session(metadata: dict[str, str]) -> AsyncIterator[tinker.ServiceClient]:
+    """Open a session with the engine, and finish it in the way in which it ended."""
+    status: Literal["success", "errored", "interrupted"] = "errored"
+    service = tinker.ServiceClient(user_metadata=metadata)
+    try:
+        yield service
         status = "success"
     except asyncio.CancelledError:
         status = "interrupted"
@@ -231,7 +238,8 @@ def _load(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:
     return service.create_training_client_from_state_with_optimizer(path).result()
 
 
-def _copy(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:
+def copied(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:
+    """Return a client for a copy of the weights at PATH, the optimizer left out."""
     return service.create_training_client_from_state(path).result()
 
 
@@ -286,7 +294,7 @@ async def _engine_answers() -> bool:
     return not answer.is_server_error
 
 
-async def _translated(work: Awaitable[T], *, making: bool = False) -> T:
+async def translated(work: Awaitable[T], *, making: bool = False) -> T:
     """Await WORK, and say what goes wrong in this package's words."""
     try:
         return await work

@@ -1,0 +1,191 @@
+"""Talking with a job's weights, while it trains and after it has ended."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import AfterValidator, Field
+
+from app.checkpoints import records
+from app.checkpoints.tables import Checkpoint, State
+from app.deps import InDatabase, InEngine, Member
+from app.errors import ERRORS, ApiError, BadGateway, Conflict, Invalid
+from app.jobs.tables import Job
+from app.schemas import Request as RequestBody
+from app.schemas import Response
+from app.training import service
+from app.training.catalog import get_training_model
+from app.training.deps import JobId
+from app.training.engine import Engine
+from app.training.rl_schemas import StopText
+from app.training.talk import Partner
+from app.training.talks import Talks
+
+router = APIRouter(
+    prefix="/org/{org}/ws/{ws}/training/jobs/{job_id}", responses=ERRORS, tags=["Training jobs"]
+)
+MAX_TOKENS = 32_768
+
+
+class ChatMessage(RequestBody):
+    """What somebody has said."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(min_length=1, max_length=500_000)
+
+
+def _ends_with_a_wish(messages: list[ChatMessage]) -> list[ChatMessage]:
+    if messages[-1].role != "user":
+        raise ValueError("the last message must be the `user`'s: it is what the model answers")
+    if any(message.role == "system" for message in messages[1:]):
+        raise ValueError("a `system` message may only be the first")
+    return messages
+
+
+class ChatRequest(RequestBody):
+    """A conversation, whose next message the model is to give."""
+
+    messages: Annotated[
+        list[ChatMessage],
+        Field(min_length=1, max_length=1000),
+        AfterValidator(_ends_with_a_wish),
+    ]
+    checkpoint: str | None = Field(
+        None, min_length=1, max_length=500, description="Name or path; the newest if left out"
+    )
+    max_tokens: int = Field(512, ge=1, le=MAX_TOKENS, description="Tokens of the answer")
+    temperature: float = Field(0.7, ge=0, le=10, description="0 always takes the likeliest token")
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**31, description="Chance decides if left out")
+    stop: list[StopText] = Field(default=[], max_length=16)
+
+
+class ChatReply(Response):
+    """What the model said, the system's and the user's part left out."""
+
+    role: Literal["assistant"]
+    content: str
+    reasoning: str | None = Field(description="What it thought before, where its format shows that")
+    tool_calls: list[dict[str, Any]]
+
+
+class ChatUsage(Response):
+    """What the engine worked on."""
+
+    prompt_tokens: int
+    sampled_tokens: int
+
+
+class ChatAnswer(Response):
+    """An answer, and whose it is."""
+
+    job_id: str
+    model: str
+    trained_model: str = Field(description="The stand-in, in a rehearsal")
+    rehearsal: bool
+    checkpoint: str
+    step: int | None = Field(description="Optimizer steps that the weights have behind them")
+    message: ChatReply
+    finish_reason: Literal["stop", "length"]
+    usage: ChatUsage
+
+
+def talks(request: Request) -> Talks:
+    """Return what keeps conversation partners."""
+    found: Talks = request.app.state.talks
+    return found
+
+
+@router.post("/chat")
+async def chat_with_training_job(
+    place: Member,
+    job_id: JobId,
+    request: ChatRequest,
+    database: InDatabase,
+    engine: InEngine,
+    partners: Annotated[Talks, Depends(talks)],
+) -> ChatAnswer:
+    """Sample the next message of a conversation from a job's weights.
+
+    Its system prompt goes in front, and its chat format is that of the training.
+    """
+    async with database.reading() as session:
+        job = await service.get_job(session, place.workspace_id, job_id)
+        weights = chosen(job, await records.of_job(session, job.id), request.checkpoint)
+    partner = await _partner(job, weights.path, engine)
+    seed = secrets.randbelow(2**31) if request.seed is None else request.seed
+    question = request.model_dump(exclude={"checkpoint"}) | {"seed": seed}
+    answer = await partners.ask(partner, question)
+    if not answer["ok"]:
+        raise _refused(answer)
+    return ChatAnswer.model_validate(
+        {
+            **answer,
+            "job_id": job.id,
+            "model": job.model,
+            "trained_model": job.trained_model,
+            "rehearsal": job.rehearsal,
+            "checkpoint": weights.path,
+            "step": weights.step,
+        }
+    )
+
+
+def chosen(job: Job, saved: Sequence[Checkpoint], wanted: str | None) -> Checkpoint:
+    """Return the checkpoint that WANTED names, or the newest; weights to sample from come first.
+
+    Raises:
+        Conflict: there is none yet, or it has expired.
+        Invalid: none is called that.
+    """
+    newest_first = sorted(saved, key=lambda c: (c.number, c.kind == "sampler"), reverse=True)
+    if wanted is not None:
+        newest_first = [c for c in newest_first if _is_called(c, wanted)]
+        if not newest_first:
+            raise Invalid(
+                f"The job has no checkpoint `{wanted}`; see `dn train checkpoints {job.id}`",
+                "checkpoint",
+            )
+    ready = next((c for c in newest_first if c.state == State.READY), None)
+    if ready is not None:
+        return ready
+    if wanted is not None:
+        state = newest_first[0].state
+        why = "has expired" if state == State.EXPIRED else "is still being written"
+        raise Conflict(f"The checkpoint `{wanted}` {why}; see `dn train checkpoints {job.id}`")
+    raise Conflict(
+        "The job has no checkpoint to talk with yet; the first one comes after "
+        "`checkpoint_interval` steps, or when the job ends"
+    )
+
+
+def _is_called(checkpoint: Checkpoint, name: str) -> bool:
+    if name == "best":
+        return checkpoint.is_best or checkpoint.path.endswith("/best")
+    return name in (checkpoint.path, checkpoint.path.rpartition("/")[2])
+
+
+async def _partner(job: Job, checkpoint: str, engine: Engine) -> Partner:
+    served = (await engine.capabilities()).models.get(job.trained_model)
+    model = get_training_model(job.model)
+    if served is None or served.sampleable is False or model is None:
+        raise Conflict(
+            f"This server's engine cannot sample from `{job.trained_model}` any more; start it "
+            "with that model's weights"
+        )
+    limits = [model.context_length, served.max_context_length]
+    opening = {
+        "model": job.model,
+        "rehearsal": job.rehearsal,
+        "tokenizer": served.tokenizer_id or model.tokenizer_id,
+        "checkpoint": checkpoint,
+        "context": min(limit for limit in limits if limit is not None),
+        "system_prompt": job.config.get("system_prompt"),
+    }
+    return Partner(job.lineage, opening)
+
+
+def _refused(answer: dict[str, Any]) -> ApiError:
+    sentence = str(answer["error"])
+    return BadGateway(sentence) if answer.get("fault") == "engine" else Invalid(sentence)
