@@ -25,6 +25,7 @@ async def test_a_job_trains_reports_and_leaves_its_adapter(service: Any) -> None
     assert (done["status"], done["attempt"], done["phase"]) == ("completed", 1, None)
     assert done["progress"] == {
         "step": 3, "steps": 3, "tokens": 30, "loss": 1 / 3, "seconds_left": 0.5,
+        "reward": None, "eval_loss": None, "eval_reward": None,
     }  # fmt: skip
     assert done["metrics"] == {"train/steps": 3}
     assert done["artifacts"] == {"adapter": "adapter/"}

@@ -43,7 +43,21 @@ async def test_lists_are_appended_and_scalars_replaced(api: Any, told: Any) -> N
     }  # fmt: skip
     assert job["progress"] == {
         "step": 4, "steps": 9, "tokens": 40, "loss": 0.25, "seconds_left": 1.0,
+        "reward": None, "eval_loss": None, "eval_reward": None,
     }  # fmt: skip
+
+
+async def test_an_evaluation_stays_in_sight_while_steps_go_on(api: Any, told: Any) -> None:
+    await told("eval_complete", metrics={"eval/steps": [0], "eval/reward": [0.5]})
+    first = (await api("GET", f"{api.jobs}/{told.job}")).json()["progress"]
+    rewarded = {"steps": [1], "train/reward": [0.25]}
+    await told("step_complete", metrics=rewarded, data={"step": 1, "steps": 9})
+
+    progress = (await api("GET", f"{api.jobs}/{told.job}")).json()["progress"]
+
+    assert (first["step"], first["eval_reward"]) == (0, 0.5)
+    assert (progress["step"], progress["reward"], progress["eval_reward"]) == (1, 0.25, 0.5)
+    assert progress["loss"] is None
 
 
 async def test_the_end_replaces_the_series_instead_of_doubling_them(api: Any, told: Any) -> None:

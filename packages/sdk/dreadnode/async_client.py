@@ -124,6 +124,7 @@ class AsyncApiClient:
     list_training_job_files = _awaiting(calls.list_training_job_files)
     training_job_file = _awaiting(calls.training_job_file)
     list_training_job_checkpoints = _awaiting(calls.list_training_job_checkpoints)
+    chat_with_training_job = _awaiting(calls.chat_with_training_job)
     create_webhook = _awaiting(calls.create_webhook)
     list_webhooks = _awaiting(calls.list_webhooks)
     delete_webhook = _awaiting(calls.delete_webhook)

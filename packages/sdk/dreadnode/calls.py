@@ -20,6 +20,7 @@ from dreadnode.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from dreadnode.training.chat import ChatAnswer, ChatRequest
     from dreadnode.training.checkpoints import CheckpointList
     from dreadnode.training.jobs import (
         Artifacts,
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     )
 
 T = TypeVar("T")
+CHAT_SECONDS = 600.0
+"""Longer than any server lets a model think."""
 Param = str | int | float | bool
 
 
@@ -67,6 +70,7 @@ class Call(Generic[T]):
         file: The body, if it is a file; opened anew for each attempt.
         content_type: What the body is.
         headers: Further headers.
+        seconds: How long its answer may take, where that is longer than a client waits for most.
         repeatable: Whether it may be sent again when no answer came: it asks and does not change,
             or the server recognises it the second time.
     """
@@ -80,6 +84,7 @@ class Call(Generic[T]):
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = False
+    seconds: float | None = None
 
 
 def get_user(_: Scope, /) -> Call[User]:
@@ -331,6 +336,17 @@ def list_training_job_checkpoints(scope: Scope, /, job_id: str) -> Call[Checkpoi
     """What a job has saved on the engine, oldest first."""
     path = f"{_job(scope, job_id)}/checkpoints"
     return _get(path, _one("training.checkpoints", "CheckpointList"))
+
+
+def chat_with_training_job(scope: Scope, /, job_id: str, request: ChatRequest) -> Call[ChatAnswer]:
+    """The next message of a conversation, sampled from the job's weights."""
+    return Call(
+        "POST",
+        f"{_job(scope, job_id)}/chat",
+        _one("training.chat", "ChatAnswer"),
+        body=_body(request),
+        seconds=CHAT_SECONDS,
+    )
 
 
 def create_webhook(scope: Scope, /, request: WebhookRequest) -> Call[NewWebhook]:

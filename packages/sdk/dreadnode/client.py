@@ -139,6 +139,7 @@ class ApiClient:
     list_training_job_files = _blocking(calls.list_training_job_files)
     training_job_file = _blocking(calls.training_job_file)
     list_training_job_checkpoints = _blocking(calls.list_training_job_checkpoints)
+    chat_with_training_job = _blocking(calls.chat_with_training_job)
     create_webhook = _blocking(calls.create_webhook)
     list_webhooks = _blocking(calls.list_webhooks)
     delete_webhook = _blocking(calls.delete_webhook)

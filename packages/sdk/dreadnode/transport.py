@@ -69,8 +69,17 @@ def request(client: Client, call: Call[Any], content: Any) -> httpx.Request:
         headers["Content-Length"] = str(call.file.stat().st_size)
     if content is not None:
         headers["Content-Type"] = call.content_type
+    timeout = client.timeout
+    if call.seconds is not None:
+        of = timeout
+        timeout = httpx.Timeout(call.seconds, connect=of.connect, write=of.write, pool=of.pool)
     return client.build_request(
-        call.method, call.path, params=call.params, content=content, headers=headers
+        call.method,
+        call.path,
+        params=call.params,
+        content=content,
+        headers=headers,
+        timeout=timeout,
     )
 
 

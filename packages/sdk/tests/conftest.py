@@ -66,6 +66,22 @@ class FakeApi:
             return refuse(401, "authentication_error", "The key is not valid on this server")
         return self._answer(request, request.url.path.removeprefix("/api/v1"))
 
+    def chat(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Return an answer that repeats what was said last, and counts the messages."""
+        said = asked["messages"]
+        checkpoint = asked.get("checkpoint", "step-000010")
+        return {
+            "job_id": "job-1",
+            "model": "Qwen/Qwen3-8B",
+            "trained_model": self.jobs[0].get("trained_model", "Qwen/Qwen3-8B"),
+            "rehearsal": self.jobs[0].get("rehearsal", False),
+            "checkpoint": f"tinker://run-1/weights/{checkpoint.rpartition('/')[2]}",
+            "step": 10,
+            "message": {"role": "assistant", "content": f"{said[-1]['content']} {len(said)}"},
+            "finish_reason": "stop" if asked["max_tokens"] > 1 else "length",
+            "usage": {"prompt_tokens": 9, "sampled_tokens": 1},
+        }
+
     @property
     def transport(self) -> httpx.MockTransport:
         return httpx.MockTransport(self)
@@ -115,6 +131,8 @@ class FakeApi:
         action = rest.removeprefix("/job-1")
         if action in ("", "/cancel", "/retry"):
             return httpx.Response(200, json=self.jobs.pop(0) if self.jobs[1:] else self.jobs[0])
+        if action == "/chat":
+            return httpx.Response(200, json=self.chat(json.loads(request.content)))
         if action == "/logs":
             return httpx.Response(200, json={"items": self.logs})
         if action == "/artifacts":

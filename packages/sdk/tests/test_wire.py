@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from dreadnode import wire
 from dreadnode.cli.settings import Settings
-from dreadnode.training import jobs, rl
+from dreadnode.training import chat, jobs, rl
 from pydantic import BaseModel, ValidationError
 
 OPENAPI = Path(__file__).parents[3] / "docs" / "openapi.json"
@@ -35,6 +35,8 @@ def schemas() -> dict[str, Any]:
         (jobs.SftRequest, "SftJobRequest", {"base_model"}),
         (rl.RlConfig, "RlConfig", {"lora_alpha", *NOT_OFFERED}),
         (rl.RlRequest, "RlJobRequest", {"base_model"}),
+        (chat.ChatRequest, "ChatRequest", set()),
+        (chat.ChatMessage, "ChatMessage", set()),
         (wire.TokenRequest, "TokenRequest", set()),
         (wire.CapabilityRequest, "CapabilityRequest", set()),
     ],
@@ -53,6 +55,9 @@ def test_a_request_has_every_field_that_the_api_takes(
         (jobs.LogEntry, "LogEntry"),
         (jobs.Artifacts, "Artifacts"),
         (jobs.JobFile, "JobFileView"),
+        (chat.ChatAnswer, "ChatAnswer"),
+        (chat.ChatReply, "ChatReply"),
+        (chat.ChatUsage, "ChatUsage"),
         (wire.Dataset, "Dataset"),
         (wire.DatasetVersions, "DatasetVersions"),
         (wire.NewToken, "NewToken"),

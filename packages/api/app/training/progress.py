@@ -19,6 +19,8 @@ from app.training.schemas import Phase, ProgressRequest
 
 AXES = ("steps", "eval/steps")
 MAX_LIST = 100_000
+_JUDGED = {"eval_loss": "eval/loss", "eval_reward": "eval/reward"}
+"""What of a job's progress an evaluation tells, and steps leave as it is."""
 _LEVELS = {"training_error": "error"}
 
 
@@ -56,6 +58,8 @@ async def _apply(session: AsyncSession, job: Job, event: ProgressRequest) -> Non
         await _start(session, job, event)
     elif kind == "step_complete":
         _step(job, event)
+    elif kind == "eval_complete":
+        _evaluation(job, event)
     data = event.data
     if event.metrics and kind != "training_end":
         data = {**data, "metrics": event.metrics}
@@ -115,14 +119,26 @@ async def _start(session: AsyncSession, job: Job, event: ProgressRequest) -> Non
 
 def _step(job: Job, event: ProgressRequest) -> None:
     told = event.data
-    loss = event.metrics.get("train/loss", told.get("loss"))
     job.progress = {
+        **{name: value for name, value in (job.progress or {}).items() if name in _JUDGED},
         "step": _whole(told.get("step")),
         "steps": _whole(told.get("steps")),
         "tokens": _whole(told.get("tokens_total", told.get("tokens"))),
-        "loss": _number(loss[-1] if isinstance(loss, list) and loss else loss),
+        "loss": _newest(event.metrics.get("train/loss", told.get("loss"))),
+        "reward": _newest(event.metrics.get("train/reward")),
         "seconds_left": _number(told.get("seconds_left")),
     }
+
+
+def _evaluation(job: Job, event: ProgressRequest) -> None:
+    told = {name: _newest(event.metrics.get(metric)) for name, metric in _JUDGED.items()}
+    known = {name: value for name, value in told.items() if value is not None}
+    # A loop may evaluate before its first step.
+    job.progress = {"step": 0, **(job.progress or {}), **known}
+
+
+def _newest(value: Any) -> float | None:
+    return _number(value[-1] if isinstance(value, list) and value else value)
 
 
 def _whole(value: Any) -> int | None:

@@ -200,8 +200,11 @@ class Progress(Response):
 
     step: int | None = None
     steps: int | None = None
-    tokens: int | None = None
-    loss: float | None = None
+    tokens: int | None = Field(None, description="Of all steps so far")
+    loss: float | None = Field(None, description="Of the newest step, of supervised training")
+    reward: float | None = Field(None, description="Mean of the newest step's answers")
+    eval_loss: float | None = Field(None, description="Of the newest evaluation")
+    eval_reward: float | None = Field(None, description="Of the newest evaluation")
     seconds_left: float | None = None
 
 

@@ -40,7 +40,10 @@ def follow(client: ApiClient, job_id: str, common: Common, *, timeout: float | N
         raise
     common.out.record(job, views.JOB)
     if job.artifacts.get("adapter"):
-        hint(f"`dn train download {job_id}` fetches the adapter")
+        hint(
+            f"`dn train download {job_id}` fetches the adapter, "
+            f"`dn train chat {job_id}` talks with it"
+        )
 
 
 def watcher() -> Bar | Lines:
@@ -69,7 +72,7 @@ class Lines:
 
 
 class Bar:
-    """A bar with the loss and the time that is left."""
+    """A bar with the loss or the reward, and the time that is left."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -79,12 +82,12 @@ class Bar:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[steps]}"),
-            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[figures]}"),
             TextColumn("{task.fields[left]}"),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._progress.add_task("waiting", total=None, steps="", loss="", left="")
+        self._task = self._progress.add_task("waiting", total=None, steps="", figures="", left="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -101,7 +104,8 @@ class Bar:
         fields: dict[str, Any] = {"description": _doing(job), "steps": views.steps(job)}
         if job.progress is not None:
             fields |= {"total": job.progress.steps, "completed": job.progress.step}
-            fields["loss"] = f"loss {views.loss(job)}" if views.loss(job) else ""
+            tokens = f"{job.progress.tokens:,} tokens" if job.progress.tokens else ""
+            fields["figures"] = "  ".join([*views.figures(job), tokens])
             fields["left"] = _left(job.progress.seconds_left)
         self._progress.update(self._task, **fields)
 
@@ -129,6 +133,4 @@ def _line(job: TrainingJob) -> str:
     parts = [_doing(job)]
     if views.steps(job):
         parts.append(f"step {views.steps(job)}")
-    if views.loss(job):
-        parts.append(f"loss {views.loss(job)}")
-    return ", ".join(parts)
+    return ", ".join([*parts, *views.figures(job)])

@@ -24,5 +24,6 @@ for _name, _target, _group in (
     ("artifacts", "jobs:artifacts", KEEP),
     ("checkpoints", "checkpoints:checkpoints", KEEP),
     ("download", "jobs:download", KEEP),
+    ("chat", "chat:chat", KEEP),
 ):
     app.command(f"dreadnode.cli.{_target}", name=_name, group=_group)

@@ -44,6 +44,16 @@ def loss(job: TrainingJob) -> str:
     return f"{job.progress.loss:.4f}"
 
 
+def figures(job: TrainingJob) -> list[str]:
+    """Return what the newest step and the newest evaluation came to, each in two words."""
+    progress = job.progress
+    if progress is None:
+        return []
+    named = {"loss": progress.loss, "reward": progress.reward}
+    judged = {"eval loss": progress.eval_loss, "eval reward": progress.eval_reward}
+    return [f"{name} {value:.4f}" for name, value in (named | judged).items() if value is not None]
+
+
 def data(preflight: Preflight | None) -> str:
     """Return what the check of the data found, dropped rows first."""
     if preflight is None:

@@ -71,6 +71,9 @@ class Progress(Response):
     steps: int | None = None
     tokens: int | None = None
     loss: float | None = None
+    reward: float | None = None
+    eval_loss: float | None = None
+    eval_reward: float | None = None
     seconds_left: float | None = None
 
 

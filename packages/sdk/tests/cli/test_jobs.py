@@ -140,7 +140,7 @@ training (rehearsal), step 29/36, loss 2.1944
 training (rehearsal), step 33/36, loss 2.0833
 training (rehearsal), step 36/36, loss 2.0000
 completed (rehearsal)
-hint: `dn train download job-1` fetches the adapter
+hint: `dn train download job-1` fetches the adapter, `dn train chat job-1` talks with it
 """)
 
 

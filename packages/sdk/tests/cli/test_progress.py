@@ -55,3 +55,34 @@ def test_a_terminal_is_told_when_the_server_does_not_answer(
         update(None)
 
     assert "the server does not answer" in terminal.getvalue()
+
+
+def test_a_terminal_sees_the_reward_where_there_is_no_loss_and_the_newest_evaluation(
+    be_on_a_terminal: Callable[[], Terminal], make_job: Callable[..., dict[str, Any]]
+) -> None:
+    progress = {
+        "step": 6, "steps": 36, "reward": 0.125, "eval_reward": 0.5, "tokens": 12345,
+        "seconds_left": 60,
+    }  # fmt: skip
+    job = make_job(status="running", phase="training", trainer_type="rl", progress=progress)
+    terminal = be_on_a_terminal()
+
+    with watcher() as update:
+        update(TrainingJob.model_validate(job))
+
+    shown = terminal.getvalue()
+    for part in ("6/36", "reward 0.1250", "eval reward 0.5000", "12,345 tokens", "1:00 left"):
+        assert part in shown
+
+
+def test_a_pipe_is_told_the_newest_figures_in_a_line(
+    capsys: pytest.CaptureFixture[str], make_job: Callable[..., dict[str, Any]]
+) -> None:
+    progress = {"step": 4, "steps": 8, "loss": 2.0, "eval_loss": 2.5, "tokens": 80}
+    job = make_job(status="running", phase="training", progress={**progress, "seconds_left": 9})
+
+    with watcher() as update:
+        update(TrainingJob.model_validate(job))
+
+    told = capsys.readouterr().err
+    assert told == "training, step 4/8, loss 2.0000, eval loss 2.5000\n"

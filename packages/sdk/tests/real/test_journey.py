@@ -108,7 +108,10 @@ def test_a_job_from_submission_to_adapter(dn: Dn, dataset: str) -> None:
     first, *_, last, hint = err.splitlines()
     assert first == f"submitted job {job}: 2 of 3 rows, 1 dropped: no answer, 20 tokens"
     assert last == "completed, step 4/4, loss 0.5000"
-    assert hint == f"hint: `dn train download {job}` fetches the adapter"
+    assert (
+        hint
+        == f"hint: `dn train download {job}` fetches the adapter, `dn train chat {job}` talks with it"
+    )
     assert dn(f"train download {job} --to mine") == snapshot("""\
 exit: 0
 --- stdout

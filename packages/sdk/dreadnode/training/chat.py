@@ -1,0 +1,75 @@
+"""A conversation with a job's weights, as it crosses the wire."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dreadnode.wire import Request, Response
+
+
+class ChatMessage(Request):
+    """What somebody has said."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class ChatRequest(Request):
+    """A conversation, whose next message the model is to give.
+
+    Attributes:
+        checkpoint: Name or path of the weights; the newest if left out.
+        max_tokens: Tokens of the answer.
+        temperature: 0 always takes the likeliest token.
+        seed: The same one may draw the same again; chance decides if left out.
+    """
+
+    messages: list[ChatMessage]
+    checkpoint: str | None = None
+    max_tokens: int = 512
+    temperature: float = 0.7
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: list[str] = Field(default_factory=list)
+
+
+class ChatReply(Response):
+    """What the model said.
+
+    Attributes:
+        reasoning: What it thought before, where its format shows that.
+    """
+
+    role: str
+    content: str
+    reasoning: str | None = None
+    tool_calls: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class ChatUsage(Response):
+    """What the engine worked on."""
+
+    prompt_tokens: int
+    sampled_tokens: int
+
+
+class ChatAnswer(Response):
+    """An answer, and whose it is.
+
+    Attributes:
+        trained_model: In a rehearsal, the stand-in.
+        step: Optimizer steps that the weights have behind them.
+        finish_reason: `stop`, or `length` where the limit cut it off.
+    """
+
+    job_id: str
+    model: str
+    trained_model: str
+    rehearsal: bool
+    checkpoint: str
+    step: int | None = None
+    message: ChatReply
+    finish_reason: str
+    usage: ChatUsage
