@@ -155,11 +155,11 @@ def plain_sampling(base: LoadedBase, texts: list[np.ndarray[Any, Any]], new: int
 
 def engine_sampling(base: LoadedBase, texts: list[np.ndarray[Any, Any]], new: int) -> int:
     """The same prompts as so many requests that arrive together."""
-    batch = Batch(base, base.plain, rows=64, positions=65536)
+    batch = Batch(base, base.mixed, rows=64, positions=65536)
     answers: list[bytes] = []
     for i, text in enumerate(texts):
         plan = Plan(text, 1, new, i, 1.0, 0, 1.0, (), 0, 0, 0, None, 0)
-        batch.add(Ticket(plan, Stopper(plan, base), answers.append))
+        batch.add(Ticket(plan, Stopper(plan, base), answers.append, print))
     while batch.busy:
         batch.advance()
     decoded = [response_conv.deserialize_sample_response(answer) for answer in answers]

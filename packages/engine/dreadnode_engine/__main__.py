@@ -23,6 +23,7 @@ from dreadnode_engine.models import ServedModel, discover
 _TIMES = {
     "snapshot_seconds": 20.0,
     "gap_seconds": 900.0,
+    "ask_seconds": 120.0,
     "session_seconds": 900.0,
     "retention_seconds": 86400.0,
     "tidy_seconds": 30.0,

@@ -10,7 +10,7 @@ import copy
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dreadnode_engine.errors import OperationFailed
 
@@ -31,6 +32,8 @@ CONFIG_FILE = "adapter_config.json"
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "gate_up_proj"}
+ADAPTED = frozenset(_ATTENTION | _MLP | {"lm_head"})
+"""The names that a linear layer has when an adapter may train it."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Wrapped:
             model: PeftModel = get_peft_model(skeleton, self.config)
         model.eval()
         self.causal_lm = model.get_base_model()
+        for layer in model.modules():
+            # What decides is the layer's own flag; nothing inside it is to behave as in training.
+            if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+                layer.training = True
         self._slots = dict(_slots(model))
         self.shapes = {name: module.weight.size() for name, module in self._slots.items()}
         self.device = next(base.parameters()).device
@@ -143,3 +150,45 @@ def saved_shape(folder: Path) -> LoraShape:
         train_attn=bool(modules & _ATTENTION),
         train_unembed="lm_head" in modules,
     )
+
+
+def read_adapter(folder: Path) -> tuple[dict[str, Tensor], int, float]:
+    """Read the adapter in FOLDER: its tensors by the names in the file, its rank, and its scale."""
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    rank = int(config["r"])
+    return load_file(folder / WEIGHTS_FILE), rank, float(config["lora_alpha"]) / rank
+
+
+def factors_of(
+    tensors: Mapping[str, Tensor], sizes: Mapping[str, Sequence[int]], scale: float
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the layers that TENSORS adapt, with their factors; `x @ a.T @ b` is the update.
+
+    Args:
+        tensors: an adapter, by the names of PEFT's files.
+        sizes: the shape of every weight that can be adapted, by its name in the model.
+        scale: what the update is multiplied by; it goes into `b`.
+
+    Yields:
+        The weight's name, `a` (rank, in) and `b` (rank, out); both with the experts in front
+        for a weight that holds several.
+    """
+    for name, a in tensors.items():
+        if not name.endswith(".lora_A.weight"):
+            continue
+        b = tensors[name.replace(".lora_A.", ".lora_B.")]
+        path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        # PEFT wraps experts once per weight, one around the other; their sizes tell them apart.
+        path = path.removesuffix(".base_layer")
+        found = [path, f"{path}.gate_up_proj", f"{path}.down_proj"]
+        layer = next(
+            (n for n in found if tuple(sizes.get(n, ())[-2:]) == (b.shape[0], a.shape[1])), None
+        )
+        if layer is None:
+            raise OperationFailed("The saved adapter does not fit this base model")
+        if len(sizes[layer]) == 3:
+            experts = sizes[layer][0]
+            a = a.reshape(experts, -1, a.shape[1])
+            yield layer, a, b.reshape(b.shape[0], -1, experts).permute(2, 1, 0) * scale
+        else:
+            yield layer, a, b.T * scale

@@ -3,15 +3,17 @@
 import logging
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dreadnode_engine.adapters import LoraShape, Wrapped
 from dreadnode_engine.errors import OperationFailed
+from dreadnode_engine.mixed import MixedNetwork
 from dreadnode_engine.models import ServedModel
+from dreadnode_engine.network import Network
 
 log = logging.getLogger(__name__)
 
@@ -23,27 +25,6 @@ class Device:
     name: str = "cpu"
     dtype: torch.dtype = torch.float32
     gradient_checkpointing: bool = False
-
-
-class Network:
-    """A causal language model in two halves, so that logits are made only where they are asked for.
-
-    `causal_lm` is a plain base model, or one wrapped by PEFT with an adapter bound into it.
-    """
-
-    def __init__(self, causal_lm: nn.Module) -> None:
-        self.causal_lm = causal_lm
-        self._decoder = causal_lm.get_decoder()  # type: ignore[operator]
-        self._head = causal_lm.get_output_embeddings()  # type: ignore[operator]
-
-    def hidden(self, tokens: Tensor, **kwargs: Any) -> Tensor:
-        """Return the last hidden states of TOKENS, (rows, length) -> (rows, length, width)."""
-        output = self._decoder(input_ids=tokens, **kwargs)
-        return output.last_hidden_state  # type: ignore[no-any-return]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Return float32 logits of hidden states, (..., width) -> (..., vocabulary)."""
-        return self._head(hidden).float()  # type: ignore[no-any-return]
 
 
 class LoadedBase:
@@ -66,6 +47,16 @@ class LoadedBase:
         self._wrapped: dict[LoraShape, tuple[Wrapped, Network]] = {}
         _check_halves(model, self.plain)
         log.info("loaded %s in %.1f s", served.id, time.monotonic() - started)
+
+    @cached_property
+    def mixed(self) -> MixedNetwork:
+        """The network that samples: one batch, and in it any adapters on this model."""
+        return MixedNetwork(self.plain.causal_lm)
+
+    @property
+    def adapter_bytes(self) -> int:
+        """What the adapters that samples are drawn with take in memory."""
+        return self.mixed.bytes if "mixed" in vars(self) else 0
 
     def wrapped(self, shape: LoraShape) -> tuple[Wrapped, Network]:
         """Return the wrapper for SHAPE and the network that computes through it."""

@@ -24,11 +24,12 @@ class Settings:
     Attributes:
         memory: bytes that models, runs and computing may fill; None for what is free at start.
         micro_batch_tokens: padded tokens computed at once in training.
-        sampling_rows: samples decoded together on one set of weights.
+        sampling_rows: samples decoded together on one base model.
         sampling_positions: tokens, over all these samples, that the key-value cache may hold.
         snapshot_seconds: computing after which a run is snapshotted: what a kill can cost.
         hold_seconds: how long a poll waits for its answer; the SDK gives up after 45.
         gap_seconds: how long an operation waits for one numbered before it that never came.
+        ask_seconds: how long a sample is drawn that nobody asks for.
         session_seconds: silence after which a client is taken for dead and its memory freed.
         retention_seconds: how long answers and dead sessions are kept on disk.
         tidy_seconds: how often it looks what is due.
@@ -43,6 +44,7 @@ class Settings:
     snapshot_seconds: float = 20.0
     hold_seconds: float = 25.0
     gap_seconds: float = 900.0
+    ask_seconds: float = 120.0
     session_seconds: float = 900.0
     retention_seconds: float = 24 * 3600.0
     tidy_seconds: float = 30.0
@@ -71,6 +73,10 @@ class Context:
             publish()
         for event in self._waiters.get(request_id, ()):
             event.set()
+
+    def waited_for(self, request_id: str) -> bool:
+        """Whether somebody waits for REQUEST_ID at this moment."""
+        return request_id in self._waiters
 
     def waiter(self, request_id: str) -> "Waiter":
         """Return a context in which the end of REQUEST_ID can be waited for."""

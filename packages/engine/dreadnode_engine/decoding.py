@@ -1,12 +1,14 @@
-"""Continuous batching: the samples drawn from one set of weights, decoded together.
+"""Continuous batching: the samples drawn from one base model and its adapters, decoded together.
 
 New requests join while others run: their prompts are computed in one padded batch, and their rows
-are added to the cache. A row leaves when its sample ends, whatever the others do.
+are added to the cache. A row leaves when its sample ends, whatever the others do. Which adapter
+computes a row is the request's affair (`mixed.py`).
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,10 @@ from tinker.proto import tinker_public_pb2 as pb
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from dreadnode_engine.bases import LoadedBase, Network
+from dreadnode_engine.bases import LoadedBase
+from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.kvcache import SlotCache
+from dreadnode_engine.mixed import MixedNetwork
 from dreadnode_engine.prompts import PromptScores, score_prompt, topk_message
 from dreadnode_engine.sampling import Drawer, Plan, Stopper, top_logprobs
 
@@ -25,7 +29,7 @@ PREFILL_TOKENS = 2048
 """Padded prompt tokens that are computed at once."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Sample:
     """One sample while it grows."""
 
@@ -37,27 +41,47 @@ class Sample:
     stopped: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class Ticket:
-    """One request on its way through the batch; `done` is called once, with the answer."""
+    """One request on its way through the batch.
+
+    Attributes:
+        done: called once with the answer, unless the request fails or is dropped.
+        failed: called once with what went wrong, if its weights cannot be had.
+        weights: returns the folder of the adapter to draw from, None for the base model; asked
+            again before every step, because the weights of a sampler may be replaced.
+        client: whose request it is; clients take turns.
+    """
 
     plan: Plan
     stopper: Stopper
     done: Callable[[bytes], None]
+    failed: Callable[[str], None]
+    weights: Callable[[], Path | None] = lambda: None
+    client: str = ""
     sequences: list[Sample] = field(default_factory=list)
     open: int = 0
     scores: PromptScores | None = None
 
 
 class Batch:
-    """The requests on one set of weights. Not thread-safe: the computing thread owns it."""
+    """The requests on one base model. Not thread-safe: the computing thread owns it."""
 
-    def __init__(self, base: LoadedBase, network: Network, *, rows: int, positions: int) -> None:
+    def __init__(
+        self,
+        base: LoadedBase,
+        network: MixedNetwork,
+        *,
+        rows: int,
+        positions: int,
+        make_room: Callable[[Path], None] = lambda _: None,
+    ) -> None:
+        self._make_room = make_room
         self._base = base
         self._network = network
         self._rows = rows
         self._positions = positions
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: dict[str, deque[Ticket]] = {}
         self._cache = SlotCache()
         self._live: list[Sample] = []
 
@@ -66,10 +90,23 @@ class Batch:
         """Whether anything is left to do."""
         return bool(self._waiting or self._live)
 
+    @property
+    def clients(self) -> int:
+        """How many clients have something to do here."""
+        return len(self._waiting.keys() | {sequence.owner.client for sequence in self._live})
+
     def add(self, ticket: Ticket) -> None:
-        """Let TICKET join when there is room."""
+        """Let TICKET join when there is room and its client has its turn."""
         ticket.open = ticket.plan.samples
-        self._waiting.append(ticket)
+        self._waiting.setdefault(ticket.client, deque()).append(ticket)
+
+    def drop(self, ticket: Ticket) -> None:
+        """Draw nothing more for TICKET; its rows are free at once."""
+        if ticket in self._waiting.get(ticket.client, ()):
+            self._waiting[ticket.client].remove(ticket)
+            if not self._waiting[ticket.client]:
+                del self._waiting[ticket.client]
+        self._leave([row for row, sample in enumerate(self._live) if sample.owner is ticket])
 
     @torch.no_grad()
     def advance(self) -> None:
@@ -80,13 +117,13 @@ class Batch:
             self._decode()
 
     def _admissible(self) -> list[tuple[Ticket, int]]:
-        """Take from the queue, first come first served, what fits: tickets, and samples of each."""
+        """Take what fits, one request of each client in turn: tickets, and samples of each."""
         group: list[tuple[Ticket, int]] = []
         rows = self._rows - len(self._live)
         used = sum(_length(sequence.owner.plan) for sequence in self._live)
         widest = 0
         while self._waiting and rows > 0:
-            ticket = self._waiting[0]
+            ticket = next(iter(self._waiting.values()))[0]
             width = max(widest, len(ticket.plan.prompt))
             if group and width * (len(group) + 1) > PREFILL_TOKENS:
                 break
@@ -94,14 +131,41 @@ class Batch:
             room = (self._positions - used) // _length(ticket.plan)
             # A request too long for the budget runs alone rather than never.
             fit = min(left, rows, max(room, 0 if self._live or group else 1))
-            if fit <= 0:
-                break
+            try:
+                if fit <= 0 or not self._joins(ticket, group):
+                    break
+            except OperationFailed as problem:
+                self.drop(ticket)
+                ticket.failed(str(problem))
+                continue
             group.append((ticket, fit))
             widest, rows, used = width, rows - fit, used + fit * _length(ticket.plan)
+            self._next_client(done=fit == left)
             if fit < left:
                 break
-            self._waiting.popleft()
         return group
+
+    def _joins(self, ticket: Ticket, group: Sequence[tuple[Ticket, int]]) -> bool:
+        """Whether there is room for the adapter of TICKET beside those of GROUP and who is live."""
+        folder = ticket.weights()
+        if folder is None:
+            return True
+        if not self._network.holds(folder):
+            self._make_room(folder)
+        beside = [other.weights() for other, _ in group]
+        return self._network.fits([*beside, *self._folders()], folder)
+
+    def _folders(self) -> list[Path | None]:
+        return [sequence.owner.weights() for sequence in self._live]
+
+    def _next_client(self, *, done: bool) -> None:
+        """Let the next client have its turn, and the request looked at leave its queue if DONE."""
+        client = next(iter(self._waiting))
+        queue = self._waiting.pop(client)
+        if done:
+            queue.popleft()
+        if queue:
+            self._waiting[client] = queue
 
     def _prefill(self, group: Sequence[tuple[Ticket, int]]) -> None:
         lengths = [len(ticket.plan.prompt) for ticket, _ in group]
@@ -109,6 +173,7 @@ class Batch:
         for row, (ticket, _) in enumerate(group):
             padded[row, : lengths[row]] = torch.from_numpy(ticket.plan.prompt)
         cache = DynamicCache()
+        self._network.route([ticket.weights() for ticket, _ in group], beside=self._folders())
         hidden = self._network.hidden(
             padded.to(self._base.device), use_cache=True, past_key_values=cache
         )
@@ -119,7 +184,9 @@ class Batch:
         for row, (ticket, copies) in enumerate(group):
             plan = ticket.plan
             if plan.scores_prompt and ticket.scores is None:
-                ticket.scores = score_prompt(self._network, hidden[row, : lengths[row]], plan)
+                with self._network.only(row):
+                    states = hidden[row, : lengths[row]]
+                    ticket.scores = score_prompt(self._network, states, plan)
             for _ in range(copies):
                 sequence = Sample(ticket, Drawer(plan, len(ticket.sequences)))
                 ticket.sequences.append(sequence)
@@ -129,6 +196,7 @@ class Batch:
                     self._live.append(sequence)
 
     def _decode(self) -> None:
+        self._network.route(self._folders())
         places, mask = self._cache.begin_step()
         newest = torch.tensor([[sequence.tokens[-1]] for sequence in self._live])
         hidden = self._network.hidden(
@@ -142,12 +210,17 @@ class Batch:
         for row, sequence in enumerate(self._live):
             top = _top(sequence.owner.plan, logprobs[row : row + 1])
             self._append(sequence, logprobs[row], top)
+        self._leave([row for row, sample in enumerate(self._live) if self._finished(sample)])
+
+    def _leave(self, rows: Sequence[int]) -> None:
+        """Free ROWS, which are in order."""
         # From the end, because the last row moves into the place of one that leaves.
-        for row in reversed(range(len(self._live))):
-            if self._finished(self._live[row]):
-                self._cache.remove(row)
-                self._live[row] = self._live[-1]
-                self._live.pop()
+        for row in reversed(rows):
+            self._cache.remove(row)
+            self._live[row] = self._live[-1]
+            self._live.pop()
+        if not self._live:
+            self._network.release()
 
     def _append(self, sequence: Sample, logprobs: Tensor, top: Any) -> None:
         token = sequence.drawer.draw(logprobs)

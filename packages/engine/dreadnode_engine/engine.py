@@ -5,7 +5,6 @@ compute: they check, journal, and hand over to a lane.
 """
 
 import asyncio
-import hashlib
 import json
 import logging
 import secrets
@@ -28,14 +27,22 @@ from dreadnode_engine.checkpoints import parse_path
 from dreadnode_engine.context import Context, Settings
 from dreadnode_engine.errors import Gone, NotFound, Refused
 from dreadnode_engine.keys import Principal
-from dreadnode_engine.lanes import RunLane, SampleLane
+from dreadnode_engine.lanes import RunLane
 from dreadnode_engine.memory import available
 from dreadnode_engine.models import MAX_RANK, ServedModel
 from dreadnode_engine.operations import shape_of
-from dreadnode_engine.records import Checkpoint, Request, Run, Sampler, Session
+from dreadnode_engine.records import (
+    Checkpoint,
+    Request,
+    Run,
+    Sampler,
+    Session,
+    new_request,
+)
 from dreadnode_engine.residency import Residency
+from dreadnode_engine.sample_lane import SampleLane
 from dreadnode_engine.sampling import parse, plan, with_seed
-from dreadnode_engine.validation import json_object, parse_body
+from dreadnode_engine.validation import check_adamw, json_object, parse_body
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +59,10 @@ class Engine(Context):
         self.residency = Residency(self, budget)
         self.sessions: dict[str, Session] = {}
         self.runs: dict[str, RunLane] = {}
-        self.sample_lanes: dict[tuple[str, str | None], SampleLane] = {}
+        self.sample_lanes: dict[str, SampleLane] = {}
         self.read_at: dict[str, float] = {}
+        self.asked_at: dict[str, float] = {}
+        self.started = time.time()
 
     async def start(self) -> None:
         """Bring back what the journal holds, and start computing."""
@@ -139,7 +148,7 @@ class Engine(Context):
         """Make a run with a new adapter."""
         fields = parse_body(CreateModelRequest, body)
         session = self.session(who, fields.session_id)
-        self._check_adamw(fields.optimizer_config.type)
+        check_adamw(fields.optimizer_config.type)
         served = self.served(fields.base_model)
         lora = fields.lora_config
         rank = lora.rank if lora else 32
@@ -179,7 +188,7 @@ class Engine(Context):
             raise Refused("Name a session_id and a model_seq_id, or a model_id and a seq_id")
         session = self.session(who, fields.session_id)
         if fields.optimizer_config is not None:
-            self._check_adamw(fields.optimizer_config.type)
+            check_adamw(fields.optimizer_config.type)
         if fields.base_model not in (None, found.base_model):
             raise Refused(f"The checkpoint {found.path} is of {found.base_model}")
         served = self.served(found.base_model)
@@ -209,7 +218,7 @@ class Engine(Context):
             raise Refused("An operation needs a `seq_id` of 1 or more")
         if lane.run.unloaded:
             raise Refused(f"The run {run_id} was unloaded; make a new one from a checkpoint")
-        request = _request(run_id, seq, kind, lane.run.owner, body)
+        request = new_request(run_id, seq, kind, lane.run.owner, body)
         accepted = await self._accept(request)
         lane.run.used = time.time()
         if accepted is request:
@@ -235,7 +244,7 @@ class Engine(Context):
         """Open a sampling session on a base model or on saved weights."""
         fields = parse_body(CreateSamplingSessionRequest, body)
         session = self.session(who, fields.session_id)
-        weights = None
+        weights = shape = None
         base_model = fields.base_model
         if fields.model_path is not None:
             found = await self.checkpoint(who, fields.model_path)
@@ -243,10 +252,11 @@ class Engine(Context):
                 raise Refused(f"The checkpoint {found.path} is of {found.base_model}")
             base_model = found.base_model
             weights = str(self.store.checkpoint(parse_path(found.path)))
+            shape = shape_of(found)
         if base_model is None:
             raise Refused("Name a `base_model` or a `model_path` to sample from")
         served = self.served(base_model)
-        await asyncio.to_thread(self.residency.admit, served, None)
+        await asyncio.to_thread(self.residency.admit, served, shape, sampling=True)
         sampler = Sampler(
             id=f"{session.id}:sample:{fields.sampling_session_seq_id}",
             session=session.id,
@@ -280,7 +290,7 @@ class Engine(Context):
             raise Refused("A sample needs a `sampling_session_id` and a `seq_id`")
         sampler = self.sampler(who, fields.sampling_session_id)
         plan(fields, self.served(sampler.base_model), seed=0)
-        request = _request(sampler.id, seq, "sample", sampler.owner, body)
+        request = new_request(sampler.id, seq, "sample", sampler.owner, body)
         request.body = with_seed(body, secrets.randbits(62))
         accepted = await self._accept(request)
         sampler.used = time.time()
@@ -294,13 +304,27 @@ class Engine(Context):
         """Return a request with its answer, or still queued after the time a poll may take."""
         with self.waiter(request_id) as waiter:
             request = await self._find(who, request_id)
-            if request.state == "queued" and await waiter.wait(self.settings.hold_seconds):
-                request = await self._find(who, request_id)
+            try:
+                if request.state == "queued" and await waiter.wait(self.settings.hold_seconds):
+                    request = await self._find(who, request_id)
+            finally:
+                self.asked_at[request_id] = time.time()
+        if request.state == "dropped":
+            raise Gone(f"Nobody asked for `{request_id[:200]}` any more, so it was given up")
         if request.state != "queued" and request.result is None:
             raise Gone(f"The answer to `{request_id[:200]}` is no longer kept")
         if request.state != "queued":
             self.read_at.setdefault(request_id, time.time())
         return request
+
+    async def cancel(self, who: Principal, request_id: str) -> None:
+        """Give up a sample that its client no longer wants; one that is done stays done."""
+        request = await self._find(who, request_id)
+        if request.kind != "sample":
+            raise Refused("Only samples can be cancelled: what trains a run comes in its turn")
+        sampler = self.samplers.get(request.lane)
+        if request.state == "queued" and sampler is not None:
+            self._sample_lane(sampler).drop(request_id)
 
     async def checkpoint(self, who: Principal, path: str) -> Checkpoint:
         """Return a checkpoint that WHO may read: an own one, or a published one."""
@@ -336,11 +360,12 @@ class Engine(Context):
 
         def write(db: sqlite3.Connection) -> Request:
             known = records.find_request(db, request.id)
-            if known is None:
-                if also is not None:
-                    also(db)
-                records.insert(db, request)
-            return known or request
+            if known is not None and known.state != "dropped":
+                return known
+            if also is not None:
+                also(db)
+            records.replace(db, request)
+            return request
 
         accepted = await self.journal.do(write)
         if accepted.digest != request.digest:
@@ -350,7 +375,7 @@ class Engine(Context):
         return accepted
 
     async def _start_run(self, run: Run, kind: str, body: bytes) -> Request:
-        request = _request(run.id, 0, kind, run.owner, body)
+        request = new_request(run.id, 0, kind, run.owner, body)
         accepted = await self._accept(request, also=lambda db: records.insert(db, run))
         if accepted is request:
             self._add_run(run, set()).add(request)
@@ -363,31 +388,11 @@ class Engine(Context):
         return lane
 
     def _sample_lane(self, sampler: Sampler) -> SampleLane:
-        key = (sampler.base_model, sampler.weights)
-        if key not in self.sample_lanes:
-            self.sample_lanes[key] = SampleLane(self, *key)
-            self.worker.add(self.sample_lanes[key])
-        return self.sample_lanes[key]
-
-    @staticmethod
-    def _check_adamw(optimizer: str) -> None:
-        if optimizer != "adamw":
-            raise Refused(f"This engine trains with AdamW; it has no optimizer `{optimizer}`")
-
-
-def _request(lane: str, seq: int, kind: str, owner: str, body: bytes) -> Request:
-    digest = hashlib.sha256(kind.encode() + b"\0" + body).digest()
-    return Request(
-        id=f"{lane}:{seq}",
-        lane=lane,
-        seq=seq,
-        kind=kind,
-        owner=owner,
-        digest=digest,
-        body=body,
-        state="queued",
-        created=time.time(),
-    )
+        name = sampler.base_model
+        if name not in self.sample_lanes:
+            self.sample_lanes[name] = SampleLane(self, name)
+            self.worker.add(self.sample_lanes[name])
+        return self.sample_lanes[name]
 
 
 def _dump(metadata: dict[str, Any] | None) -> str | None:

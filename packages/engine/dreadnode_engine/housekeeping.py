@@ -12,6 +12,7 @@ from dreadnode_engine.checkpoints import parse_path
 from dreadnode_engine.engine import Engine
 from dreadnode_engine.lanes import RunLane
 from dreadnode_engine.records import Sampler, Session
+from dreadnode_engine.sample_lane import SampleLane
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,8 @@ UNNAMED_SAMPLERS = 4
 """How many unnamed samplers of one run keep their weights, however long they are not used."""
 SAMPLER_SECONDS = 3600.0
 """How long any unnamed sampler keeps its weights after its last use."""
+REPLACED_SECONDS = 60.0
+"""How long inflight weights stay after newer ones have replaced them."""
 
 
 async def keep_house(engine: Engine) -> None:
@@ -50,10 +53,13 @@ async def tidy(engine: Engine, now: float) -> None:
         for request in lane.waiting_for_gap(now - settings.gap_seconds):
             missing = f"operation {lane.next_seq}, which never came"
             lane.give_up(request, f"Operation {request.seq} waited for {missing}")
-    for key, samples in list(engine.sample_lanes.items()):
+    for name, samples in list(engine.sample_lanes.items()):
+        _drop_unasked(engine, samples, now)
         if samples.idle and samples.last < now - settings.session_seconds:
-            del engine.sample_lanes[key]
+            del engine.sample_lanes[name]
             engine.worker.remove(samples)
+    open_now = {r.id for lane in engine.sample_lanes.values() for r in lane.open_requests()}
+    engine.asked_at = {name: at for name, at in engine.asked_at.items() if name in open_now}
     await _drop_unnamed(engine, now)
     await _drop_expired(engine, now)
     await engine.journal.do(
@@ -61,6 +67,19 @@ async def tidy(engine: Engine, now: float) -> None:
             db, finished_before=now - settings.retention_seconds, read_before=now - READ_SECONDS
         )
     )
+
+
+def _drop_unasked(engine: Engine, samples: SampleLane, now: float) -> None:
+    """Give up samples whose clients no longer ask for them: dead ones, and those that moved on.
+
+    The SDK asks all the time for what it waits for; should one that was only cut off ask again
+    later, it is told that the sample is gone and sends it once more.
+    """
+    for request in samples.open_requests():
+        asked = max(request.created, engine.started, engine.asked_at.get(request.id, 0.0))
+        if asked < now - engine.settings.ask_seconds and not engine.waited_for(request.id):
+            log.info("nobody asks for %s any more; it is given up", request.id)
+            samples.drop(request.id)
 
 
 def _lanes_of(engine: Engine, session: Session) -> list[RunLane]:
@@ -111,10 +130,24 @@ async def _drop_unnamed(engine: Engine, now: float) -> None:
                 await engine.journal.do(partial(records.forget_sampler, sampler=sampler.id))
                 _delete_weights(engine, sampler)
 
+        _drop_replaced(engine, [sampler for sampler in samplers if sampler.inflight], now)
+
+
+def _drop_replaced(engine: Engine, inflight: list[Sampler], now: float) -> None:
+    """Delete weights of a run that newer ones have replaced; INFLIGHT stand newest first."""
+    # The computing thread may still be reading what was replaced a moment ago.
+    if inflight and inflight[0].created < now - REPLACED_SECONDS:
+        for sampler in inflight[1:]:
+            _delete_weights(engine, sampler)
+
 
 def _delete_weights(engine: Engine, sampler: Sampler) -> None:
-    if sampler.run is not None:
-        shutil.rmtree(engine.store.sampler(sampler.id), ignore_errors=True)
+    """Delete the weights that were saved for SAMPLER, unless another one samples from them."""
+    if sampler.run is None:
+        return
+    folder = engine.store.sampler(sampler.id)
+    if not any(other.weights == str(folder) for other in engine.samplers.values()):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _drop_expired(engine: Engine, now: float) -> None:

@@ -27,7 +27,8 @@ CREATE TABLE IF NOT EXISTS runs (
     user_metadata TEXT, snapshot INTEGER, unloaded INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS samplers (
     id TEXT PRIMARY KEY, session TEXT NOT NULL, owner TEXT NOT NULL, base_model TEXT NOT NULL,
-    created REAL NOT NULL, used REAL NOT NULL, model_path TEXT, weights TEXT, run TEXT);
+    created REAL NOT NULL, used REAL NOT NULL, model_path TEXT, weights TEXT, run TEXT,
+    inflight INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS requests (
     id TEXT PRIMARY KEY, lane TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
     owner TEXT NOT NULL, digest BLOB NOT NULL, body BLOB, state TEXT NOT NULL,
@@ -100,6 +101,10 @@ def _open(path: Path) -> sqlite3.Connection:
     # FULL: an acknowledged request also survives a power cut, not only the end of the process.
     connection.execute("PRAGMA synchronous = FULL")
     connection.executescript(_SCHEMA)
+    known = {row["name"] for row in connection.execute("PRAGMA table_info(samplers)")}
+    if "inflight" not in known:
+        # A data directory from before there were inflight samplers.
+        connection.execute("ALTER TABLE samplers ADD COLUMN inflight INTEGER NOT NULL DEFAULT 0")
     return connection
 
 

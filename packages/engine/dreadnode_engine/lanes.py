@@ -1,21 +1,16 @@
-"""The two kinds of lanes: the operations of one run, and the samples from one set of weights."""
+"""The lane of a run: its operations, each in its turn."""
 
 import logging
 import sqlite3
 import time
 from collections.abc import Callable, Generator
-from pathlib import Path
 
-from dreadnode_engine import records, wire
-from dreadnode_engine.adapters import saved_shape
-from dreadnode_engine.bases import LoadedBase, Network
+from dreadnode_engine import records
 from dreadnode_engine.context import Context
-from dreadnode_engine.decoding import Batch, Ticket
 from dreadnode_engine.errors import OperationFailed, Refused
 from dreadnode_engine.operations import MAKERS, OPERATIONS, Outcome, bring_back, take_snapshot
 from dreadnode_engine.records import Request, Run
 from dreadnode_engine.runs import TrainingState
-from dreadnode_engine.sampling import Stopper, parse, plan
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +22,13 @@ class RunLane:
 
     Attributes:
         run: the run's record; `state` is its weights, None while they are only on disk.
+        share: how many lanes' time it gets.
         next_seq: the operation whose turn it is.
         paused: whether to leave operations waiting, because their client has fallen silent.
         unsaved_seconds: computing since the last snapshot.
     """
+
+    share = 1
 
     def __init__(self, context: Context, run: Run, finished: set[int]) -> None:
         self.context = context
@@ -109,7 +107,7 @@ class RunLane:
             # Whatever this was, it may have left the state in pieces: build it again from disk.
             log.exception("operation %s of %s stopped", request.seq, self.run.id)
             self.state = None
-            self.fail(request, _sentence(problem), "server")
+            self.fail(request, sentence_of(problem), "server")
         else:
             self.unsaved_seconds += time.monotonic() - started
 
@@ -179,100 +177,6 @@ class RunLane:
             self.next_seq += 1
 
 
-class SampleLane:
-    """The samples that are drawn from one set of weights: a base model, with or without adapter."""
-
-    def __init__(self, context: Context, base_model: str, weights: str | None) -> None:
-        self.context = context
-        self.base_model = base_model
-        self.weights = weights
-        self.used = 0.0
-        self.last = time.time()
-        self._incoming: list[Request] = []
-        self._open: dict[str, Request] = {}
-        self._batch: Batch | None = None
-        self._bind: Callable[[], None] | None = None
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way or waiting."""
-        return not self._incoming and not self._open
-
-    def add(self, request: Request) -> None:
-        """Accept REQUEST; it joins what is already being decoded."""
-        self.last = time.time()
-        self._incoming.append(request)
-        self.context.worker.wake(self)
-
-    def ready(self) -> bool:
-        """Whether there is anything to decode."""
-        return bool(self._incoming) or (self._batch is not None and self._batch.busy)
-
-    def advance(self) -> None:
-        """Take in what came, and compute a prompt or one token of every sample."""
-        try:
-            if self._batch is None:
-                self._batch = self._open_batch()
-            while self._incoming:
-                self._admit(self._batch, self._incoming[0])
-                self._incoming.pop(0)
-            if self._bind is not None:
-                self._bind()
-            self._batch.advance()
-        except Exception as problem:
-            log.exception("sampling from %s stopped", self.weights or self.base_model)
-            known = isinstance(problem, OperationFailed)
-            name = type(problem).__name__
-            sentence = (
-                str(problem)
-                if known
-                else f"The engine could not do this ({name}); its log says why"
-            )
-            for request in [*self._open.values(), *self._incoming]:
-                self._fail(request, sentence)
-            self._batch, self._incoming = None, []
-
-    def let_go(self) -> None:
-        """Free the memory of a lane that is idle; the next request brings the weights back."""
-        if self.idle:
-            self._batch = self._bind = None
-
-    def _open_batch(self) -> Batch:
-        base = self.context.residency.base(self.base_model)
-        settings = self.context.settings
-        network = base.plain
-        if self.weights is not None:
-            network, self._bind = _bound(base, Path(self.weights))
-        return Batch(
-            base, network, rows=settings.sampling_rows, positions=settings.sampling_positions
-        )
-
-    def _admit(self, batch: Batch, request: Request) -> None:
-        base = self.context.residency.base(self.base_model)
-        try:
-            checked = plan(parse(request.payload), base.served, seed=0)
-        except Refused as refusal:
-            # It was fine when it was accepted: the model behind its name is another one now.
-            self._fail(request, str(refusal))
-            return
-        self._open[request.id] = request
-        stopper = Stopper(checked, base)
-        batch.add(Ticket(checked, stopper, lambda answer: self._finish(request, answer)))
-
-    def _finish(self, request: Request, answer: bytes) -> None:
-        write(
-            self.context,
-            lambda db: records.finish(db, request, wire.MEDIA_TYPE, answer, keep_body=False),
-        )
-        self._open.pop(request.id, None)
-        self.context.announce(request.id)
-
-    def _fail(self, request: Request, sentence: str) -> None:
-        write(self.context, lambda db: records.fail(db, request, sentence, "server"))
-        self._open.pop(request.id, None)
-        self.context.announce(request.id)
-
-
 def write(context: Context, record: Callable[[sqlite3.Connection], None]) -> None:
     """Journal what was done, however long that takes: a full disk must not lose it."""
     while True:
@@ -283,17 +187,8 @@ def write(context: Context, record: Callable[[sqlite3.Connection], None]) -> Non
             time.sleep(WRITE_AGAIN_SECONDS)
 
 
-def _sentence(problem: Exception) -> str:
+def sentence_of(problem: Exception) -> str:
     """Say what went wrong to a client who cannot see this engine's log."""
     if isinstance(problem, OperationFailed):
         return str(problem)
     return f"The engine could not do this ({type(problem).__name__}); its log says why"
-
-
-def _bound(base: LoadedBase, folder: Path) -> tuple[Network, Callable[[], None]]:
-    """Load the adapter in FOLDER; return the network that uses it, and what binds it there."""
-    if not folder.is_dir():
-        raise OperationFailed("The weights of this sampler are no longer kept; save them again")
-    wrapper, network = base.wrapped(saved_shape(folder))
-    tensors = wrapper.load(folder)
-    return network, lambda: wrapper.bind(tensors)

@@ -49,9 +49,14 @@ def adapter_parameters(path: Path, shape: LoraShape) -> int:
     return sum(math.prod(size) for size in skeleton.shapes.values())
 
 
+def adapter_bytes(served: ServedModel, shape: LoraShape) -> int:
+    """Return what the weights of an adapter of SHAPE take."""
+    return FLOAT * adapter_parameters(served.path, shape)
+
+
 def run_bytes(served: ServedModel, shape: LoraShape) -> int:
     """Return what a run takes: weights, gradients and Adam's two moments."""
-    return 4 * FLOAT * adapter_parameters(served.path, shape)
+    return 4 * adapter_bytes(served, shape)
 
 
 def training_bytes(served: ServedModel, device: Device, tokens: int) -> int:

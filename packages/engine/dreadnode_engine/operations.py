@@ -137,10 +137,6 @@ def save_weights_for_sampler(
         yield
         answer = _json(path=str(path), type="save_weights_for_sampler")
         return Outcome(answer, record=lambda db: records.replace(db, saved))
-    if fields.kind == "inflight":
-        raise OperationFailed(
-            "This engine has no inflight samplers; ask for a snapshot, which is saved in its turn"
-        )
     number = fields.sampling_session_seq_id
     # The engine's own numbering stays apart from that of samplers that the client makes.
     sampler_id = f"{run.session}:sample:{number if number is not None else f'r{request.seq}'}"
@@ -148,14 +144,35 @@ def save_weights_for_sampler(
     write_folder(folder, lambda to: state.wrapper.save(state.parameters, to, run.base_model))
     now = time.time()
     sampler = Sampler(
-        sampler_id, run.session, run.owner, run.base_model, now, now, None, str(folder), run.id
+        id=sampler_id,
+        session=run.session,
+        owner=run.owner,
+        base_model=run.base_model,
+        created=now,
+        used=now,
+        weights=str(folder),
+        run=run.id,
+        inflight=fields.kind == "inflight",
     )
     yield
     return Outcome(
         _json(sampling_session_id=sampler_id, type="save_weights_for_sampler"),
-        record=lambda db: records.replace(db, sampler),
-        publish=lambda: context.samplers.__setitem__(sampler_id, sampler),
+        record=lambda db: _record_sampler(db, sampler),
+        publish=lambda: _publish_sampler(context, sampler),
     )
+
+
+def _record_sampler(db: sqlite3.Connection, sampler: Sampler) -> None:
+    records.replace(db, sampler)
+    if sampler.inflight and sampler.run and sampler.weights:
+        records.replace_weights(db, sampler.run, sampler.weights)
+
+
+def _publish_sampler(context: Context, sampler: Sampler) -> None:
+    context.samplers[sampler.id] = sampler
+    for other in context.samplers.values():
+        if sampler.inflight and other.inflight and other.run == sampler.run:
+            other.weights = sampler.weights
 
 
 def save_weights_external(

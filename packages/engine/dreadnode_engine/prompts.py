@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from tinker.proto import tinker_public_pb2 as pb
 from torch import Tensor
 
-from dreadnode_engine.bases import Network
+from dreadnode_engine.network import Network
 from dreadnode_engine.sampling import Drawer, Plan, Targets, top_logprobs
 from dreadnode_engine.training import LOGIT_ROWS
 

@@ -4,6 +4,7 @@ Every function takes the connection first, is run by the journal inside a transa
 holds one thought in SQL. Times are seconds since the epoch.
 """
 
+import hashlib
 import json
 import sqlite3
 import time
@@ -59,7 +60,10 @@ class Run:
 
 @dataclass
 class Sampler:
-    """One sampling session: a base model, with the adapter in the folder `weights` if any."""
+    """One sampling session: a base model, with the adapter in the folder `weights` if any.
+
+    `inflight` says that the weights are replaced whenever its run saves inflight weights again.
+    """
 
     id: str
     session: str
@@ -70,6 +74,7 @@ class Sampler:
     model_path: str | None = None
     weights: str | None = None
     run: str | None = None
+    inflight: bool = False
 
 
 @dataclass
@@ -96,6 +101,22 @@ class Request:
         if self.body is None:
             raise ValueError(f"the body of {self.id} is no longer kept")
         return self.body
+
+
+def new_request(lane: str, seq: int, kind: str, owner: str, body: bytes) -> Request:
+    """Return a request as it is when it has just been accepted."""
+    digest = hashlib.sha256(kind.encode() + b"\0" + body).digest()
+    return Request(
+        id=f"{lane}:{seq}",
+        lane=lane,
+        seq=seq,
+        kind=kind,
+        owner=owner,
+        digest=digest,
+        body=body,
+        state="queued",
+        created=time.time(),
+    )
 
 
 @dataclass
@@ -219,6 +240,21 @@ def _finish(
         " body = CASE WHEN ? THEN body END WHERE id = ?",
         (state, media, result, request.finished, keep_body, request.id),
     )
+
+
+def drop(db: sqlite3.Connection, request: Request) -> None:
+    """Record that REQUEST was given up; sent again, it is accepted again."""
+    request.state = "dropped"
+    request.finished = time.time()
+    db.execute(
+        "UPDATE requests SET state = 'dropped', finished = ?, body = NULL WHERE id = ?",
+        (request.finished, request.id),
+    )
+
+
+def replace_weights(db: sqlite3.Connection, run: str, weights: str) -> None:
+    """Let every inflight sampler of RUN sample from WEIGHTS from now on."""
+    db.execute("UPDATE samplers SET weights = ? WHERE run = ? AND inflight", (weights, run))
 
 
 def set_snapshot(db: sqlite3.Connection, run: str, seq: int) -> None:

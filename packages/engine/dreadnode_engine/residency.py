@@ -1,16 +1,19 @@
 """What is in memory, within a budget: base models and runs come when needed and go when idle.
 
 Disk is where everything is; memory is a cache of it. When something has to come in, what has been
-idle longest goes first: runs, which are snapshotted, then samplers, then whole base models.
+idle longest goes first: adapters of samplers, then runs, which are snapshotted, then whole base
+models.
 """
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dreadnode_engine import memory
-from dreadnode_engine.adapters import LoraShape
+from dreadnode_engine.adapters import WEIGHTS_FILE, LoraShape
 from dreadnode_engine.bases import LoadedBase
 from dreadnode_engine.errors import OperationFailed, Refused
+from dreadnode_engine.mixed import IDLE_ADAPTERS
 from dreadnode_engine.models import ServedModel
 
 if TYPE_CHECKING:
@@ -31,14 +34,19 @@ class Residency:
         self.bases: dict[str, LoadedBase] = {}
         self._order: list[str] = []
 
-    def admit(self, served: ServedModel, shape: LoraShape | None) -> None:
+    def admit(
+        self, served: ServedModel, shape: LoraShape | None, *, sampling: bool = False
+    ) -> None:
         """Refuse what would not fit even if nothing else were in memory.
+
+        Asked is for a run of SHAPE, or for sampling with an adapter of SHAPE or with none.
 
         A run must have room for an ordinary micro-batch; what a request of longer sequences takes
         is known when it comes, and asked of `check_sequence`.
         """
-        if shape is None:
+        if sampling or shape is None:
             need = self._base(served) + self._sampling(served)
+            need += 2 * memory.adapter_bytes(served, shape) if shape is not None else 0
             what = f"Sampling from {served.id}"
         else:
             need = self._base(served) + self._training(served) + memory.run_bytes(served, shape)
@@ -79,9 +87,16 @@ class Residency:
         served = self.base(model_id).served
         self._make_room(memory.run_bytes(served, shape), keep=model_id)
 
+    def room_for_adapter(self, model_id: str, folder: Path) -> None:
+        """Make room for the adapter in FOLDER, which samples are about to be drawn with."""
+        self.base(model_id).mixed.forget_idle(IDLE_ADAPTERS - 1)
+        # Once by itself, and once more beside those of other samples.
+        size = sum(file.stat().st_size for file in folder.glob(WEIGHTS_FILE))
+        self._make_room(2 * size, keep=model_id)
+
     def used(self) -> int:
         """Return what is in memory now, with what computing on it may add."""
-        total = sum(self._base(base.served) for base in self.bases.values())
+        total = sum(self._base(base.served) + base.adapter_bytes for base in self.bases.values())
         total += max((self._working(base.served) for base in self.bases.values()), default=0)
         for lane in list(self._engine.runs.values()):
             if lane.state is not None:
@@ -90,6 +105,11 @@ class Residency:
 
     def _make_room(self, need: int, keep: str) -> None:
         """Let go of what is idle until NEED fits, or until nothing idle is left."""
+        if self.used() + need <= self.budget:
+            return
+        for base in self.bases.values():
+            if base.adapter_bytes:
+                base.mixed.forget_idle()
         if self.used() + need <= self.budget:
             return
         lanes = sorted(self._engine.runs.values(), key=lambda lane: lane.run.used)

@@ -11,8 +11,9 @@ from tinker.types import AdamParams
 from torch import Tensor, nn
 
 from dreadnode_engine.adapters import LoraShape, Wrapped
-from dreadnode_engine.bases import LoadedBase, Network
+from dreadnode_engine.bases import LoadedBase
 from dreadnode_engine.errors import OperationFailed
+from dreadnode_engine.network import Network
 from dreadnode_engine.training import Job, gradients_are_finite, run_job
 from dreadnode_engine.wire import Logprobs
 

@@ -1,7 +1,7 @@
 """One thread computes; lanes take turns on it, each as much time as the others.
 
-A lane is what must happen in order: the operations of one run, or the samples drawn from one set
-of weights. It is advanced by slices (a micro-batch, a few decoded tokens), and the next slice goes
+A lane is what must happen in order: the operations of one run, or the samples drawn from one base
+model. It is advanced by slices (a micro-batch, a few decoded tokens), and the next slice goes
 to the ready lane that has used the least time, so that a long job does not hold up a short one.
 """
 
@@ -18,6 +18,11 @@ class Lane(Protocol):
 
     used: float
     """Seconds of computing so far, as far as fairness is concerned."""
+
+    @property
+    def share(self) -> int:
+        """How many lanes' time it gets: one that works for several clients gets that of several."""
+        ...
 
     def ready(self) -> bool:
         """Whether there is something to do now."""
@@ -88,4 +93,4 @@ class Worker:
             except Exception:
                 log.exception("a lane stopped; it gets no more turns")
                 self.remove(lane)
-            lane.used += time.monotonic() - started
+            lane.used += (time.monotonic() - started) / lane.share

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -101,7 +101,7 @@ async def _client_config(engine: Engine, who: Principal, request: HttpRequest) -
 
 
 async def _dynamic_config(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    return JSONResponse({"refresh_interval_sec": 300, "sample_cancel_enabled": False})
+    return JSONResponse({"refresh_interval_sec": 300, "sample_cancel_enabled": True})
 
 
 async def _telemetry(engine: Engine, who: Principal, request: HttpRequest) -> Response:
@@ -191,10 +191,35 @@ async def _sample(engine: Engine, who: Principal, request: HttpRequest) -> Respo
 
 async def _retrieve(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     name = text_in(await fields_of(request), "request_id")
-    found = await engine.retrieve(who, name)
+    found = await _unless_gone(engine.retrieve(who, name), request)
+    if found is None:
+        return Response(status_code=499)
     if found.state == "queued":
         return JSONResponse({"type": "try_again", "request_id": name, "queue_state": "active"})
     return Response(found.result, media_type=found.media)
+
+
+async def _unless_gone(
+    answer: Coroutine[Any, Any, Request], request: HttpRequest
+) -> Request | None:
+    """Await ANSWER, but no longer than the client of REQUEST is there to read it."""
+    answering, gone = asyncio.create_task(answer), asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return answering.result() if answering.done() else None
+    finally:
+        answering.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: HttpRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    await engine.cancel(who, text_in(await fields_of(request), "request_id"))
+    return Response(status_code=204)
 
 
 _CALLS: dict[str, Call] = {
@@ -215,4 +240,5 @@ _CALLS: dict[str, Call] = {
     "/create_sampling_session": _create_sampler,
     "/asample": _sample,
     "/retrieve_future": _retrieve,
+    "/cancel_future": _cancel,
 }

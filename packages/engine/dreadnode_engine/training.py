@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dreadnode_engine.bases import Network
 from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.losses import Config, Loss, find_loss
+from dreadnode_engine.network import Network
 from dreadnode_engine.wire import Datum, ForwardBackward, Logprobs
 
 LOGIT_ROWS = 512

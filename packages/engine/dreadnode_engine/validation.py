@@ -60,3 +60,9 @@ def text_in(fields: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value or not value.isprintable():
         raise Refused(f"The field `{name}` must be a text")
     return value
+
+
+def check_adamw(optimizer: str) -> None:
+    """Refuse an optimizer that this engine does not have."""
+    if optimizer != "adamw":
+        raise Refused(f"This engine trains with AdamW; it has no optimizer `{optimizer}`")

@@ -144,11 +144,14 @@ def start_engine(tmp_path: Path, models_dir: Path) -> Iterator[Callable[..., Eng
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory, models_dir: Path) -> Iterator[EngineProcess]:
-    """One engine for all tests of a module."""
+def engine(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, models_dir: Path
+) -> Iterator[EngineProcess]:
+    """One engine for all tests of a module, with the ENGINE_ARGUMENTS that the module names."""
     data_dir = tmp_path_factory.mktemp("engine") / "data"
     data_dir.mkdir()
-    process = EngineProcess(data_dir, models_dir).start()
+    arguments = getattr(request.module, "ENGINE_ARGUMENTS", ())
+    process = EngineProcess(data_dir, models_dir, *arguments).start()
     yield process
     if process.process is not None and process.process.poll() is None:
         process.kill()

@@ -31,6 +31,7 @@ ROUTES = [
     "create_sampling_session",
     "asample",
     "retrieve_future",
+    "cancel_future",
     "weights_info",
     "sessions/x/finish",
     "training_runs/x/checkpoints/weights/y/publish",

@@ -259,6 +259,26 @@ def test_sampling_from_base_named_and_unnamed_weights(
     assert clients[1].get_tokenizer is not None
 
 
+def test_inflight_samplers_follow_their_run_and_snapshots_do_not(
+    service: tinker.ServiceClient,
+) -> None:
+    training = service.create_lora_training_client("tiny/llama", rank=4, seed=3).result()
+
+    def sampler(kind: Any) -> tinker.SamplingClient:
+        return training.save_weights_and_get_sampling_client(kind=kind).result()
+
+    inflight, snapshot = sampler("inflight"), sampler("snapshot")
+    before = [client.compute_logprobs(PROMPT).result() for client in (inflight, snapshot)]
+    training.forward_backward(data(), "cross_entropy")
+    training.optim_step(ADAM).result()
+    unpublished = inflight.compute_logprobs(PROMPT).result()
+    newer = sampler("inflight")
+    after = [client.compute_logprobs(PROMPT).result() for client in (inflight, snapshot, newer)]
+
+    assert before[0] == before[1] == unpublished == after[1]
+    assert after[0] == after[2] != before[0]
+
+
 def test_a_sampler_travels_to_another_process(
     training: tinker.TrainingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

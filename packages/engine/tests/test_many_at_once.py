@@ -3,6 +3,7 @@
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ def batch(seed: int, sequences: int = 4) -> list[types.Datum]:
 
 class Slices:
     """A lane with so many slices of work, each of which takes some time by its own account."""
+
+    share = 1
 
     def __init__(self, name: str, slices: int, cost: float, order: list[str]) -> None:
         self.used = 0.0
@@ -76,6 +79,21 @@ def test_lanes_get_equal_time_and_not_equal_turns() -> None:
     worked(Slices("heavy", 10, 4.0, order), Slices("light", 40, 1.0, order))
 
     assert 6 <= order[:20].count("light") / order[:20].count("heavy") * 2 <= 10
+
+
+def test_a_lane_that_works_for_several_clients_gets_the_time_of_several() -> None:
+    turns: list[str] = []
+
+    class Timed(Slices):
+        def advance(self) -> None:
+            time.sleep(0.005)
+            super().advance()
+
+    several, one = Timed("several", 40, 0.0, turns), Timed("one", 40, 0.0, turns)
+    several.share = 4
+    worked(several, one)
+
+    assert turns[:25].count("several") >= 2 * turns[:25].count("one")
 
 
 def test_a_lane_that_was_idle_has_saved_up_nothing() -> None:

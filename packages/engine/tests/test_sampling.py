@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dreadnode_engine.adapters import LoraShape
-from dreadnode_engine.bases import Device, LoadedBase, Network
+from dreadnode_engine.bases import Device, LoadedBase
 from dreadnode_engine.decoding import Batch, Ticket
 from dreadnode_engine.errors import Refused
+from dreadnode_engine.mixed import MixedNetwork
 from dreadnode_engine.models import ServedModel, inspect_model
 from dreadnode_engine.sampling import Drawer, Plan, Stopper, parse, plan, with_seed
 from tinker.proto import response_conv
@@ -46,12 +46,17 @@ def make_plan(served: ServedModel, *args: Any, seed: int = 0, **fields: Any) -> 
     return plan(parse(request(*args, **fields)), served, seed)
 
 
-def run(base: LoadedBase, plans: list[Plan], network: Network | None = None, **limits: int) -> Any:
+def run(
+    base: LoadedBase, plans: list[Plan], network: MixedNetwork | None = None, **limits: int
+) -> Any:
     """Decode PLANS together, each joining some steps after the one before it."""
-    batch = Batch(base, network or base.plain, **{"rows": 64, "positions": 65536, **limits})
+    batch = Batch(base, network or base.mixed, **{"rows": 64, "positions": 65536, **limits})
     answers: dict[int, bytes] = {}
     for i, one in enumerate(plans):
-        batch.add(Ticket(one, Stopper(one, base), lambda answer, i=i: answers.update({i: answer})))
+        stopper = Stopper(one, base)
+        batch.add(
+            Ticket(one, stopper, lambda answer, i=i: answers.update({i: answer}), pytest.fail)
+        )
         for _ in range(3):
             batch.advance()
     while batch.busy:
@@ -106,24 +111,6 @@ def test_logprobs_are_those_of_a_whole_forward_pass(base: LoadedBase) -> None:
     tokens = [*PROMPT, *sequence.tokens]
     expected = full_logprobs(base, tokens)[torch.arange(len(tokens) - 1), tokens[1:]]
     np.testing.assert_allclose(sequence.logprobs, expected[len(PROMPT) - 1 :], atol=2e-5)
-
-
-def test_an_adapter_is_applied_when_sampling(base: LoadedBase) -> None:
-    shape = LoraShape(4, train_mlp=True, train_attn=True, train_unembed=True)
-    wrapper, network = base.wrapped(shape)
-    generator = torch.Generator().manual_seed(0)
-    wrapper.bind({n: torch.randn(s, generator=generator) * 0.3 for n, s in wrapper.shapes.items()})
-    one = make_plan(base.served, params={"seed": 3}, prompt_logprobs=True)
-
-    (plain,), (adapted,) = run(base, [one]), run(base, [one], network)
-
-    assert adapted.prompt_logprobs[1:] != plain.prompt_logprobs[1:]
-    tokens = [*PROMPT, *adapted.sequences[0].tokens]
-    with torch.no_grad():
-        logits = network.causal_lm(input_ids=torch.tensor([tokens])).logits[0]
-    expected = torch.log_softmax(logits, -1)[torch.arange(len(tokens) - 1), tokens[1:]]
-    np.testing.assert_allclose(adapted.prompt_logprobs[1:], expected[:3], atol=2e-5)
-    np.testing.assert_allclose(adapted.sequences[0].logprobs, expected[3:], atol=2e-5)
 
 
 def test_room_for_few_rows_or_positions_only_makes_it_slower(llama: LoadedBase) -> None:
@@ -201,7 +188,7 @@ def test_a_request_without_a_seed_is_given_one_when_it_is_accepted(llama: Loaded
 def always(base: LoadedBase, token: int, **params: Any) -> Any:
     """Sample from a model that says TOKEN whatever it is asked."""
 
-    class Stubborn(Network):
+    class Stubborn(MixedNetwork):
         def logits(self, hidden: torch.Tensor) -> torch.Tensor:
             return (
                 torch.nn.functional.one_hot(

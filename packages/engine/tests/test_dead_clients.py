@@ -1,0 +1,187 @@
+"""What nobody asks for any more is not computed: dead clients, closed ones, cancelled samples."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import tinker
+from tinker import types
+
+KEY = "tml-master-key-of-the-tests"
+ENGINE_ARGUMENTS = ("--ask-seconds", "2", "--tidy-seconds", "0.1")
+PROMPT = types.ModelInput.from_ints([5, 6, 7])
+LONG = types.SamplingParams(max_tokens=100, stop=[])
+SAMPLES = 1024
+"""So many samples of 100 tokens keep the engine busy for much longer than these tests wait."""
+CLIENT = f"""
+import tinker
+from tinker import types
+client = tinker.ServiceClient().create_sampling_client(base_model="tiny/llama").result()
+prompt, params = types.ModelInput.from_ints([5, 6]), types.SamplingParams(max_tokens=100, stop=[])
+futures = [client.sample(prompt, {SAMPLES}, params) for _ in range(8)]
+futures[-1].result()
+"""
+
+
+def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until TRUE, and fail if it does not come in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it did not come in time"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def states(engine: Any) -> Callable[[], dict[str, int]]:
+    """Return how many samples that this test asked for are in each state."""
+    db = sqlite3.connect(engine.data_dir / "engine.sqlite3")
+    samples = "SELECT state, count(*) FROM requests WHERE kind = 'sample' AND created > ?"
+    started = time.time()
+    return lambda: dict(db.execute(f"{samples} GROUP BY state", (started,)).fetchall())
+
+
+def cpu_seconds(engine: Any) -> float:
+    """Return the processor time that the engine has used."""
+    fields = Path(f"/proc/{engine.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_the_samples_of_a_killed_client_are_given_up_and_others_go_on(
+    engine: Any, states: Callable[[], dict[str, int]]
+) -> None:
+    client = subprocess.Popen(
+        [sys.executable, "-c", CLIENT],
+        env=os.environ | {"TINKER_BASE_URL": engine.url, "TINKER_API_KEY": KEY},
+    )
+    until(lambda: states() == {"queued": 8})
+    # Longer than nobody may have asked.
+    time.sleep(3)
+    while_it_lived = states()
+
+    client.kill()
+    client.wait()
+    until(lambda: "queued" not in states())
+
+    assert while_it_lived == {"queued": 8}
+    assert states() == {"dropped": 8}
+    used = cpu_seconds(engine)
+    time.sleep(0.5)
+    assert cpu_seconds(engine) - used < 0.4
+    service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+    sampler = service.create_sampling_client(base_model="tiny/llama").result()
+    assert len(sampler.sample(PROMPT, 1, LONG).result().sequences[0].tokens) == 100
+
+
+@pytest.fixture
+def http(engine: Any) -> httpx.Client:
+    return httpx.Client(base_url=f"{engine.url}/api/v1/", headers={"X-API-Key": KEY}, timeout=30)
+
+
+def ask(http: httpx.Client, samples: int = 1, seq: int = 1) -> tuple[str, dict[str, Any]]:
+    """Ask for samples by plain HTTP; return the id of the request and its body."""
+    session = http.post("create_session", json={"tags": [], "sdk_version": "x"}).json()
+    made = http.post(
+        "create_sampling_session",
+        json={
+            "session_id": session["session_id"],
+            "sampling_session_seq_id": 0,
+            "base_model": "tiny/llama",
+        },
+    ).json()
+    body = {
+        "sampling_session_id": made["sampling_session_id"],
+        "seq_id": seq,
+        "num_samples": samples,
+        "prompt": {"chunks": [{"type": "encoded_text", "tokens": [5, 6]}]},
+        "sampling_params": {"max_tokens": 100, "stop": []},
+    }
+    return http.post("asample", json=body).json()["request_id"], body
+
+
+def test_a_cancelled_sample_is_gone_and_can_be_asked_for_again(http: httpx.Client) -> None:
+    request, body = ask(http, SAMPLES)
+
+    assert http.post("cancel_future", json={"request_id": request}).status_code == 204
+    gone = http.post("retrieve_future", json={"request_id": request})
+    assert http.post("cancel_future", json={"request_id": request}).status_code == 204
+    small = body | {"num_samples": 1}
+    # The same number again, whatever it asks for now: the first request counts for nothing.
+    again = http.post("asample", json=small).json()
+    answer = http.post("retrieve_future", json={"request_id": again["request_id"]})
+
+    assert gone.status_code == 410
+    assert "given up" in gone.json()["detail"]
+    assert again["request_id"] == request
+    assert answer.headers["content-type"] == "application/x-protobuf"
+    late = http.post("cancel_future", json={"request_id": request})
+    assert late.status_code == 204
+    assert http.post("retrieve_future", json={"request_id": request}).content == answer.content
+
+
+def test_only_samples_of_ones_own_can_be_cancelled(http: httpx.Client) -> None:
+    session = http.post("create_session", json={"tags": [], "sdk_version": "x"}).json()
+    run = http.post(
+        "create_model",
+        json={
+            "session_id": session["session_id"],
+            "model_seq_id": 0,
+            "base_model": "tiny/llama",
+            "lora_config": {"rank": 2},
+        },
+    ).json()["request_id"]
+
+    trained = http.post("cancel_future", json={"request_id": run})
+    unknown = http.post("cancel_future", json={"request_id": "nobody:sample:0:1"})
+
+    assert trained.status_code == 400
+    assert "Only samples" in trained.json()["detail"]
+    assert unknown.status_code == 404
+
+
+def test_a_client_that_hangs_up_ends_its_poll(
+    http: httpx.Client, states: Callable[[], dict[str, int]]
+) -> None:
+    request, _ = ask(http, SAMPLES)
+
+    # A poll is held for 25 seconds, and a sample that somebody waits for is never given up.
+    with pytest.raises(httpx.ReadTimeout):
+        http.post("retrieve_future", json={"request_id": request}, timeout=3)
+    while_it_asked = states()
+    until(lambda: states() == {"dropped": 1})
+
+    assert while_it_asked == {"queued": 1}
+
+
+def test_a_sample_whose_future_is_cancelled_is_given_up(
+    engine: Any, states: Callable[[], dict[str, int]]
+) -> None:
+    service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+    sampler = service.create_sampling_client(base_model="tiny/llama").result()
+    future = sampler.sample(PROMPT, SAMPLES, LONG)
+    until(lambda: states() == {"queued": 1})
+
+    future.future().cancel()
+
+    until(lambda: states() == {"dropped": 1})
+
+
+def test_the_sdk_sends_a_sample_again_that_was_given_up_under_it(
+    engine: Any, http: httpx.Client, states: Callable[[], dict[str, int]]
+) -> None:
+    service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+    sampler = service.create_sampling_client(base_model="tiny/llama").result()
+    db = sqlite3.connect(engine.data_dir / "engine.sqlite3")
+    future = sampler.sample(PROMPT, 200, LONG)
+    until(lambda: states() == {"queued": 1})
+    (request,) = db.execute("SELECT id FROM requests WHERE state = 'queued'").fetchone()
+
+    http.post("cancel_future", json={"request_id": request})
+
+    assert len(future.result().sequences) == 200

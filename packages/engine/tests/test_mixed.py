@@ -1,0 +1,288 @@
+"""Samples of different adapters in one batch: each gets what it would get alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dreadnode_engine import mixed
+from dreadnode_engine.adapters import LoraShape
+from dreadnode_engine.bases import Device, LoadedBase
+from dreadnode_engine.decoding import Batch, Ticket
+from dreadnode_engine.errors import OperationFailed
+from dreadnode_engine.mixed import MixedNetwork
+from dreadnode_engine.models import inspect_model
+from dreadnode_engine.sampling import Plan, Stopper
+from tinker.proto import response_conv
+
+SHAPES = [
+    LoraShape(4, train_mlp=True, train_attn=True, train_unembed=True),
+    LoraShape(8, train_mlp=False, train_attn=True, train_unembed=False),
+    LoraShape(2, train_mlp=True, train_attn=False, train_unembed=True),
+]
+PLAN = Plan(np.array([5, 6, 7, 8]), 1, 12, 0, 1.0, 0, 1.0, (), 4, 2, 2, None, 0)
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen3", "qwen3_moe"])
+def base(request: pytest.FixtureRequest, models_dir: Path) -> LoadedBase:
+    return LoadedBase(inspect_model(request.param, models_dir / request.param), Device())
+
+
+@pytest.fixture(scope="module")
+def llama(models_dir: Path) -> LoadedBase:
+    return LoadedBase(inspect_model("llama", models_dir / "llama"), Device())
+
+
+def adapter(base: LoadedBase, shape: LoraShape, folder: Path, seed: int = 0) -> Path:
+    """Save an adapter that changes a lot."""
+    wrapper, _ = base.wrapped(shape)
+    generator = torch.Generator().manual_seed(seed)
+    sizes = wrapper.shapes.items()
+    tensors = {name: torch.randn(size, generator=generator) * 0.15 for name, size in sizes}
+    folder.mkdir(parents=True)
+    wrapper.save(tensors, folder, "x")
+    return folder
+
+
+def decode(
+    base: LoadedBase,
+    requests: Sequence[tuple[Plan, Path | None]],
+    failed: Callable[[str], None] = pytest.fail,
+    between: Callable[[Batch, int], None] = lambda batch, step: None,
+    **limits: int,
+) -> list[Any]:
+    """Decode REQUESTS, each joining some steps after the one before; None for one that failed."""
+    batch = Batch(base, base.mixed, **{"rows": 64, "positions": 65536, **limits})
+    answers: dict[int, bytes] = {}
+    for i, (one, folder) in enumerate(requests):
+        batch.add(
+            Ticket(
+                one,
+                Stopper(one, base),
+                lambda answer, i=i: answers.update({i: answer}),
+                failed,
+                lambda folder=folder: folder,
+                client=str(i),
+            )
+        )
+        for _ in range(2):
+            batch.advance()
+    step = 0
+    while batch.busy:
+        between(batch, step)
+        batch.advance()
+        step += 1
+    return [
+        response_conv.deserialize_sample_response(answers[i]) if i in answers else None
+        for i in range(len(requests))
+    ]
+
+
+def by_peft(base: LoadedBase, shape: LoraShape, folder: Path, tokens: list[int]) -> torch.Tensor:
+    """Score TOKENS with the adapter in FOLDER, as the trainer computes them."""
+    wrapper, network = base.wrapped(shape)
+    wrapper.bind(wrapper.load(folder))
+    with torch.no_grad():
+        return torch.log_softmax(network.logits(network.hidden(torch.tensor([tokens]))[0]), -1)
+
+
+def test_every_row_gets_its_own_adapter_and_the_trainers_logprobs(
+    base: LoadedBase, tmp_path: Path
+) -> None:
+    folders = [adapter(base, shape, tmp_path / f"{i}", i) for i, shape in enumerate(SHAPES)]
+    lengths = np.random.default_rng(0).integers(2, 40, 8)
+    prompts = [np.random.default_rng(i).integers(3, 90, n) for i, n in enumerate(lengths)]
+    wanted = [0, 1, None, 2, 0, None, 1, 2]
+    requests = [
+        (replace(PLAN, prompt=p, seed=i, prompt_logprobs=len(p)), None if w is None else folders[w])
+        for i, (p, w) in enumerate(zip(prompts, wanted, strict=True))
+    ]
+
+    answers = decode(base, requests)
+
+    for (one, _), which, answer in zip(requests, wanted, answers, strict=True):
+        tokens = [*one.prompt.tolist(), *answer.sequences[0].tokens]
+        if which is None:
+            with torch.no_grad():
+                logits = base.plain.causal_lm(input_ids=torch.tensor([tokens])).logits[0]
+            scores = torch.log_softmax(logits, -1)
+        else:
+            scores = by_peft(base, SHAPES[which], folders[which], tokens)
+        expected = scores[torch.arange(len(tokens) - 1), tokens[1:]].numpy()
+        split = len(one.prompt) - 1
+        np.testing.assert_allclose(
+            answer.prompt_logprobs[1:], expected[:split], rtol=1e-5, atol=5e-5
+        )
+        np.testing.assert_allclose(
+            answer.sequences[0].logprobs, expected[split:], rtol=1e-5, atol=5e-5
+        )
+
+
+def test_a_seed_draws_the_same_tokens_alone_and_among_other_adapters(
+    base: LoadedBase, tmp_path: Path
+) -> None:
+    folders = [adapter(base, shape, tmp_path / f"{i}", i) for i, shape in enumerate(SHAPES)]
+    requests = [
+        (replace(PLAN, seed=i, samples=1 + i % 3), folder)
+        for i, folder in enumerate([folders[0], None, folders[1], folders[2], folders[0], None])
+    ]
+
+    together = decode(base, requests)
+    alone = [decode(base, [one])[0] for one in requests]
+
+    for a, b in zip(together, alone, strict=True):
+        assert [s.tokens for s in a.sequences] == [s.tokens for s in b.sequences]
+
+
+def test_rows_of_the_base_model_are_bit_for_bit_those_of_a_batch_without_adapters(
+    llama: LoadedBase, tmp_path: Path
+) -> None:
+    folder = adapter(llama, SHAPES[0], tmp_path / "a")
+    plans = [replace(PLAN, seed=i) for i in range(4)]
+
+    mixed_with = decode(llama, [(one, folder if i % 2 else None) for i, one in enumerate(plans)])
+    without = decode(llama, [(one, None) for one in plans])
+
+    for i in (0, 2):
+        assert mixed_with[i].sequences[0].logprobs == without[i].sequences[0].logprobs
+
+
+def test_one_alone_is_not_copied_and_nothing_is_held_when_all_is_done(
+    llama: LoadedBase, tmp_path: Path
+) -> None:
+    folders = [adapter(llama, SHAPES[0], tmp_path / f"{i}", i) for i in range(7)]
+    llama.mixed.forget_idle()
+    seen: list[int] = []
+    one_adapter = llama.mixed.fetch(folders[0]).bytes
+
+    decode(llama, [(PLAN, folders[0])], between=lambda *_: seen.append(llama.mixed.bytes))
+    assert set(seen) == {one_adapter}
+    decode(llama, [(PLAN, folder) for folder in folders])
+
+    assert llama.mixed.bytes == mixed.IDLE_ADAPTERS * one_adapter
+    llama.mixed.forget_idle()
+    assert llama.mixed.bytes == 0
+
+
+def test_an_adapter_too_many_waits_until_there_is_room(
+    llama: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [adapter(llama, SHAPES[0], tmp_path / f"{i}", i) for i in range(5)]
+    requests = [(replace(PLAN, seed=i), folder) for i, folder in enumerate(folders)]
+    free = decode(llama, requests)
+
+    monkeypatch.setattr(mixed, "MAX_RANKS", 2 * SHAPES[0].rank)
+    seen: list[int] = []
+    one_adapter = llama.mixed.fetch(folders[0]).bytes
+    tight = decode(llama, requests, between=lambda *_: seen.append(llama.mixed.bytes))
+
+    # Two side by side, and what is kept for the next request.
+    assert max(seen) <= (2 + 2 + mixed.IDLE_ADAPTERS) * one_adapter
+    for a, b in zip(free, tight, strict=True):
+        assert a.sequences[0].tokens == b.sequences[0].tokens
+
+
+def test_weights_that_are_gone_fail_their_own_request_alone(
+    llama: LoadedBase, tmp_path: Path
+) -> None:
+    folder = adapter(llama, SHAPES[0], tmp_path / "a")
+    problems: list[str] = []
+
+    requests = [(PLAN, folder), (PLAN, tmp_path / "gone"), (PLAN, None)]
+    answers = decode(llama, requests, failed=problems.append)
+
+    assert [answer is None for answer in answers] == [False, True, False]
+    assert problems == ["The weights of this sampler are no longer kept; save them again"]
+
+
+def test_an_adapter_that_does_not_fit_or_is_not_finite_is_refused(
+    llama: LoadedBase, models_dir: Path, tmp_path: Path
+) -> None:
+    other = LoadedBase(inspect_model("moe", models_dir / "qwen3_moe"), Device())
+    foreign = adapter(other, SHAPES[0], tmp_path / "foreign")
+    wrapper, _ = llama.wrapped(SHAPES[0])
+    broken = {name: torch.full(size, torch.inf) for name, size in wrapper.shapes.items()}
+    wrapper.save(broken, tmp_path, "x")
+
+    with pytest.raises(OperationFailed, match="does not fit"):
+        llama.mixed.fetch(foreign)
+    with pytest.raises(OperationFailed, match="not all finite"):
+        llama.mixed.fetch(tmp_path)
+
+
+def test_weights_that_are_replaced_under_a_sample_are_used_from_the_next_token_on(
+    llama: LoadedBase, tmp_path: Path
+) -> None:
+    first, second = (adapter(llama, SHAPES[0], tmp_path / f"{i}", i) for i in range(2))
+    current = [first]
+    one = replace(PLAN, prompt_logprobs=0)
+    answers: list[bytes] = []
+    batch = Batch(llama, llama.mixed, rows=64, positions=65536)
+    batch.add(Ticket(one, Stopper(one, llama), answers.append, pytest.fail, lambda: current[0]))
+    for _ in range(5):
+        batch.advance()
+    current[0] = second
+    while batch.busy:
+        batch.advance()
+
+    (mixed_up,) = (response_conv.deserialize_sample_response(answer) for answer in answers)
+    (before,) = decode(llama, [(one, first)])
+    (after,) = decode(llama, [(one, second)])
+    logprobs = [answer.sequences[0].logprobs for answer in (mixed_up, before, after)]
+    assert logprobs[0][:5] == logprobs[1][:5]
+    assert logprobs[0][5:] != logprobs[1][5:]
+    assert logprobs[0] != logprobs[2]
+
+
+def test_clients_take_turns_however_much_one_of_them_asks_for(llama: LoadedBase) -> None:
+    order: list[str] = []
+    batch = Batch(llama, llama.mixed, rows=2, positions=65536)
+    short = replace(PLAN, max_tokens=2)
+    for client in ["greedy"] * 6 + ["modest"] * 2:
+        stopper = Stopper(short, llama)
+        done = lambda _, client=client: order.append(client)  # noqa: E731
+        batch.add(Ticket(short, stopper, done, pytest.fail, client=client))
+    wide = replace(PLAN, samples=20, max_tokens=2)
+    batch.add(Ticket(wide, Stopper(wide, llama), lambda _: order.append("wide"), pytest.fail))
+
+    assert batch.clients == 3
+    while batch.busy:
+        batch.advance()
+
+    assert order.index("modest") <= 1
+    assert order[:5].count("modest") == 2
+    assert order[-1] == "wide"
+
+
+def test_a_dropped_request_frees_its_rows_and_the_others_go_on(llama: LoadedBase) -> None:
+    plans = [replace(PLAN, seed=i, samples=3) for i in range(3)]
+    (expected,) = decode(llama, [(plans[2], None)])
+    answers: dict[int, bytes] = {}
+    batch = Batch(llama, llama.mixed, rows=7, positions=65536)
+    tickets = [
+        Ticket(one, Stopper(one, llama), lambda a, i=i: answers.update({i: a}), pytest.fail)
+        for i, one in enumerate(plans)
+    ]
+    for ticket in tickets:
+        batch.add(ticket)
+    for _ in range(4):
+        batch.advance()
+    batch.drop(tickets[0])
+    batch.drop(tickets[1])
+    while batch.busy:
+        batch.advance()
+
+    assert answers.keys() == {2}
+    answer = response_conv.deserialize_sample_response(answers[2])
+    assert [s.tokens for s in answer.sequences] == [s.tokens for s in expected.sequences]
+
+
+def test_a_network_of_many_adapters_shares_every_base_weight(base: LoadedBase) -> None:
+    own = {p.data_ptr() for p in base.plain.causal_lm.parameters()}
+
+    network = MixedNetwork(base.plain.causal_lm)
+
+    assert {p.data_ptr() for p in network.causal_lm.parameters()} == own
