@@ -36,7 +36,15 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         "leave `task_ref` out: tasks are not run here: push their prompts as a dataset",
     ),
     "a world": ({"world_manifest_id": "w"}, [], "leave `world_manifest_id` out: worlds are not"),
-    "a split": ({"prompt_split": "train"}, [], "push the split as a dataset of its own"),
+    "a split of nothing": (
+        {
+            "prompt_split": "train",
+            "prompt_dataset_ref": None,
+            "trajectory_dataset_refs": [{"name": "rows", "version": "1.0.0"}],
+        },
+        [],
+        "`prompt_split` has no effect without `prompt_dataset_ref`; give both",
+    ),
     "temperature 0": ({"temperature": 0}, [], "`temperature` must be above 0"),
     "a group of one": ({"group_size": 1}, ["group_size"], "greater than or equal to 2"),
     "a misspelt setting": ({"num_rollout": 4}, ["num_rollout"], "there is no such field"),

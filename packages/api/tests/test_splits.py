@@ -274,3 +274,92 @@ async def test_datasets_from_before_the_splits_have_one_called_train(
     assert (await api("GET", PATH)).json() == before
     assert before["splits"][0]["name"] == "train"
     assert before["splits"][0]["content_sha256"] == before["sha256"]
+
+
+async def test_a_job_trains_on_train_unless_it_says_otherwise_and_says_so(api: Any) -> None:
+    made = (await splits(api)).json()["splits"]
+
+    silent = await api.job()
+    said = await api.job(config={"split": "test", "eval_split": "validation", "eval_interval": 2})
+
+    assert silent["config"]["split"] == "train"
+    assert "eval_split" not in silent["config"]
+    train = {"role": "train", "name": "rows", "version": "1.0.0"}
+    assert silent["preflight"]["datasets"] == [
+        {**train, "split": "train", "rows": 4, "sha256": made[0]["content_sha256"]}
+    ]
+    config = said["config"]
+    assert (config["split"], config["eval_split"]) == ("test", "validation")
+    assert config["eval_dataset_ref"] == {"name": "rows", "version": "1.0.0"}
+    assert [(d["role"], d["split"], d["sha256"]) for d in said["preflight"]["datasets"]] == [
+        ("train", "test", made[2]["content_sha256"]),
+        ("eval", "validation", made[1]["content_sha256"]),
+    ]
+    assert (silent["preflight"]["rows"], said["preflight"]["rows"]) == (4, 3)
+
+
+@once
+async def test_a_reinforcement_learning_job_names_splits_too(api: Any) -> None:
+    await splits(api)
+    ref = {"name": "rows", "version": "1.0.0"}
+    config = {
+        "algorithm": "ppo",
+        "prompt_dataset_ref": ref,
+        "prompt_split": "test",
+        "eval_split": "train",
+        "trajectory_dataset_refs": [ref],
+    }
+    wish = {"model": "Qwen/Qwen3-8B", "trainer_type": "rl", "config": config}
+
+    created = await api("POST", api.jobs, json=wish)
+
+    job = created.json()
+    assert created.status_code == 201, job
+    assert (job["config"]["prompt_split"], job["config"]["eval_split"]) == ("test", "train")
+    assert job["config"]["eval_dataset_ref"] == ref
+    assert [(d["role"], d["split"]) for d in job["preflight"]["datasets"]] == [
+        ("trajectories", "train"),
+        ("train", "test"),
+        ("eval", "train"),
+    ]
+
+
+@once
+@pytest.mark.parametrize(
+    ("config", "loc", "detail"),
+    [
+        ({"split": "dev"}, "split", "`rows@1.0.0` has no split `dev`; it has `train`, `exam`"),
+        (
+            {"eval_dataset_ref": {"name": "rows", "version": "1.0.0"}},
+            "eval_split",
+            "`rows@1.0.0` has the splits `train`, `exam`; say which one is meant",
+        ),
+        ({"eval_split": "dev"}, "eval_split", "`rows@1.0.0` has no split `dev`"),
+        ({"split": "../x"}, "split", "string should match pattern"),
+    ],
+)
+async def test_a_split_that_is_not_there_is_refused_where_it_is_named(
+    api: Any, config: dict[str, Any], loc: str, detail: str
+) -> None:
+    await push(api, train=("a.jsonl", ROW), exam=("b.jsonl", ROW))
+
+    refused = await api.create(config=config)
+
+    body = refused.json()
+    assert refused.status_code == 422
+    assert body["errors"][0]["loc"][-2:] == ["config", loc]
+    assert detail in body["errors"][0]["msg"]
+    assert await api.count() == 0
+
+
+@once
+async def test_a_sandbox_reads_the_splits_of_its_own_datasets(api: Any) -> None:
+    await splits(api)
+    await api.push("other")
+    await api.job()
+    _, key = await api.start()
+
+    own = await api("GET", f"{PATH}/content", params={"split": "validation"}, key=key)
+    others = await api("GET", "/org/acme/datasets/other/1.0.0/content", key=key)
+
+    assert (own.status_code, others.status_code) == (200, 403)

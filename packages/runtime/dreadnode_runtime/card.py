@@ -74,7 +74,7 @@ class Card:
         return {
             "Model of the job": self.model,
             "Trained model": self.trained_model,
-            "Data": f"{self.dataset.name}, sha256 {self.dataset.sha256}",
+            "Data": self._data(),
             "Rows": f"{self.counts.usable} of {self.counts.rows}, {self.counts.truncated} cut off",
             "Tokens processed": self.metrics.get("train/num_tokens_processed"),
             "Format": self.renderer,
@@ -82,6 +82,10 @@ class Card:
             "Weights of": None if self.step is None else f"step {self.step}, the best evaluation",
             "Loss": f"{losses[0]:.4f} at first, {losses[-1]:.4f} at last" if losses else None,
         }
+
+    def _data(self) -> str:
+        split = f", split {self.dataset.split}" if self.dataset.split else ""
+        return f"{self.dataset.name}{split}, sha256 {self.dataset.sha256}"
 
 
 def _table(heading: str, values: dict[str, Any]) -> list[str]:

@@ -28,6 +28,7 @@ class TrainingConfig(BaseModel):
     """What every kind of job may set, with the defaults of a server that leaves it out.
 
     Attributes:
+        eval_split: Of the evaluation data; the server's choice if none.
         lora_rank: Of the adapter.
         max_sequence_length: Tokens of a sequence.
         learning_rate: Of Adam, at its highest.
@@ -47,6 +48,7 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     eval_dataset_ref: DatasetRef | None = None
+    eval_split: str | None = None
     lora_rank: Positive = 16
     max_sequence_length: Annotated[int, Field(ge=2)] = 2048
     steps: Positive | None = None
@@ -101,6 +103,7 @@ class SftConfig(TrainingConfig):
 
     Attributes:
         dataset_ref: What is trained on.
+        split: Which split of it; the server's choice if none.
         max_sequence_length: Tokens of a sequence; the rest is cut off at its end.
         batch_size: Rows of one forward-backward pass.
         gradient_accumulation_steps: Passes of one optimizer step.
@@ -113,6 +116,7 @@ class SftConfig(TrainingConfig):
     """
 
     dataset_ref: DatasetRef
+    split: str | None = None
     batch_size: Positive = 16
     gradient_accumulation_steps: Positive = 1
     epochs: Positive | None = None

@@ -19,6 +19,7 @@ class RlConfig(TrainingConfig):
     Attributes:
         algorithm: Tinker's policy loss.
         execution_mode: Whether sampling waits for training: `sync` does.
+        prompt_split: Which split of the prompts' dataset; the server's choice if none.
         reward_recipe: What an answer is worth: `name` and `params`.
         environment: Tools that the model may call over several turns: `name` and `params`.
         steps: Batches of rollouts; with `epochs`, the fewer of the two.
@@ -42,6 +43,7 @@ class RlConfig(TrainingConfig):
     algorithm: Literal["importance_sampling", "ppo"]
     execution_mode: Mode = "sync"
     prompt_dataset_ref: DatasetRef | None = None
+    prompt_split: str | None = None
     trajectory_dataset_refs: tuple[DatasetRef, ...] = ()
     reward_recipe: dict[str, Any]
     environment: dict[str, Any] | None = None

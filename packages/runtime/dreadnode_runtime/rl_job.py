@@ -97,7 +97,9 @@ async def run_rl(work: Work) -> None:
     datasets, sources = await _fetched(work, config)
     eval_dataset = None
     if config.eval_dataset_ref is not None:
-        eval_dataset = await work.service.dataset(config.eval_dataset_ref, work.folder)
+        eval_dataset = await work.service.dataset(
+            config.eval_dataset_ref, work.folder, config.eval_split
+        )
     async with (
         judged(config) as (recipe, environment),
         work.trainer(config) as (policy, rendering, outcome),
@@ -142,14 +144,14 @@ async def run_rl(work: Work) -> None:
 
 
 async def _fetched(work: Work, config: RlConfig) -> tuple[list[Dataset], list[Source]]:
-    wanted: list[tuple[DatasetRef, bool, str]] = []
+    wanted: list[tuple[DatasetRef, str | None, str]] = []
     if config.prompt_dataset_ref is not None:
-        wanted.append((config.prompt_dataset_ref, False, "prompt_dataset_ref"))
-    wanted += [(ref, True, "trajectory_dataset_refs") for ref in config.trajectory_dataset_refs]
-    datasets = [await work.service.dataset(ref, work.folder) for ref, _, _ in wanted]
+        wanted.append((config.prompt_dataset_ref, config.prompt_split, "prompt_dataset_ref"))
+    wanted += [(ref, None, "trajectory_dataset_refs") for ref in config.trajectory_dataset_refs]
+    datasets = [await work.service.dataset(ref, work.folder, split) for ref, split, _ in wanted]
     sources = [
-        Source(dataset.name, dataset.path, trajectories, field)
-        for dataset, (_, trajectories, field) in zip(datasets, wanted, strict=True)
+        Source(dataset.name, dataset.path, field == "trajectory_dataset_refs", field)
+        for dataset, (_, _, field) in zip(datasets, wanted, strict=True)
     ]
     return datasets, sources
 

@@ -53,11 +53,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A dataset's file, fetched."""
+    """The rows of a dataset's split, fetched."""
 
     name: str
     path: Path
     sha256: str
+    split: str | None = None
 
 
 class Service:
@@ -85,23 +86,24 @@ class Service:
         """Tell EVENT, and return the job as it is then."""
         return _object(await self._call("POST", f"{self._job}/progress", json=event))
 
-    async def dataset(self, ref: DatasetRef, folder: Path) -> Dataset:
-        """Fetch a dataset's file into FOLDER, and check it against its digest.
+    async def dataset(self, ref: DatasetRef, folder: Path, split: str | None = None) -> Dataset:
+        """Fetch the rows of a dataset's split into FOLDER, and check them against their digest.
 
         Raises:
-            JobFailed: There is no such dataset.
+            JobFailed: There is no such dataset, or no such split.
             TryAgain: What arrived is not what the server holds.
         """
         base = f"{self._org}/datasets/{quote(ref.name)}/{quote(ref.version)}"
+        content = f"{base}/content" + (f"?split={quote(split)}" if split else "")
+        path = folder / (f"{ref}.{split}.jsonl" if split else f"{ref}.jsonl")
         try:
             facts = _object(await self._call("GET", base))
-            path = folder / f"{ref}.jsonl"
-            digest = await self._retried(lambda: self._download(f"{base}/content", path))
+            digest = await self._retried(lambda: self._download(content, path))
         except NoLongerOurs as error:
             raise JobFailed(f"The dataset {ref} cannot be read: {error}", code="data") from error
-        if digest != facts.get("sha256"):
+        if digest not in _digests(facts, split):
             raise TryAgain(f"The dataset {ref} arrived damaged")
-        return Dataset(str(ref), path, digest)
+        return Dataset(str(ref), path, digest, split)
 
     async def upload(self, path: str, file: Path) -> None:
         """Store FILE with the job, as PATH."""
@@ -192,6 +194,11 @@ def _object(response: httpx.Response) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise TryAgain("The API answered something that is not an object")
     return value
+
+
+def _digests(facts: dict[str, Any], split: str | None) -> set[str]:
+    """Return the digests that the rows may have: SPLIT's, or any split's if the API chooses."""
+    return {each["content_sha256"] for each in facts["splits"] if split in (None, each["name"])}
 
 
 async def _chunks(file: Path, size: int = 1 << 20) -> AsyncIterator[bytes]:

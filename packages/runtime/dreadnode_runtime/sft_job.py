@@ -20,10 +20,12 @@ async def run_sft(work: Work) -> None:
     """
     job, reporter = work.job, work.reporter
     config = read_config(SftConfig, job.config)
-    dataset = await work.service.dataset(config.dataset_ref, work.folder)
+    dataset = await work.service.dataset(config.dataset_ref, work.folder, config.split)
     eval_dataset = None
     if config.eval_dataset_ref is not None:
-        eval_dataset = await work.service.dataset(config.eval_dataset_ref, work.folder)
+        eval_dataset = await work.service.dataset(
+            config.eval_dataset_ref, work.folder, config.eval_split
+        )
     async with work.trainer(config) as (trainer, rendering, so_far):
         rows, counts = await asyncio.to_thread(_rendered, dataset, rendering, config)
         eval_rows: list[list[Example]] = []

@@ -126,9 +126,10 @@ class FakeApi:
             ]
         )
 
-    def put(self, rows: Sequence[Any], name: str = "talk@1.0.0") -> None:
-        """Hold ROWS as a dataset."""
-        self.datasets[name] = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    def put(self, rows: Sequence[Any], name: str = "talk@1.0.0", split: str = "train") -> None:
+        """Hold ROWS as a split of a dataset."""
+        content = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        self.datasets[name if split == "train" else f"{name}/{split}"] = content
 
     def forget(self) -> None:
         """Be as if the job had never run."""
@@ -174,19 +175,29 @@ class FakeApi:
         self.files[request.path_params["path"]] = body
         return JSONResponse({"path": request.path_params["path"]}, 201)
 
-    def _find(self, request: Request) -> bytes | None:
-        return self.datasets.get("{name}@{version}".format(**request.path_params))
+    def _splits(self, request: Request) -> dict[str, bytes]:
+        """Return the content of each split of the dataset that is asked about."""
+        name = "{name}@{version}".format(**request.path_params)
+        return {
+            key.partition("/")[2] or "train": content
+            for key, content in self.datasets.items()
+            if key.partition("/")[0] == name
+        }
 
     async def _dataset(self, request: Request) -> Response:
         if refused := self._refused(request):
             return refused
-        content = self._find(request)
-        if content is None:
+        found = [
+            {"name": name, "content_sha256": hashlib.sha256(content).hexdigest()}
+            for name, content in self._splits(request).items()
+        ]
+        if not found:
             return JSONResponse({"detail": "no such dataset"}, 404)
-        return JSONResponse({"sha256": hashlib.sha256(content).hexdigest()})
+        return JSONResponse({"splits": found})
 
     async def _content(self, request: Request) -> Response:
-        return self._refused(request) or Response(self._find(request) or b"")
+        split = request.query_params.get("split", "train")
+        return self._refused(request) or Response(self._splits(request).get(split, b""))
 
 
 @pytest.fixture

@@ -114,6 +114,23 @@ async def test_the_card_of_a_real_job_names_the_model_it_trained(run: Runs, api:
     assert "| Format | qwen3 |" in card
 
 
+async def test_the_splits_that_the_job_names_are_read(run: Runs, api: Any) -> None:
+    api.put(ROWS[:2], split="test")
+    api.put(ROWS[:3], split="validation")
+
+    ref = {"name": "talk", "version": "1.0.0"}
+    await run(split="test", eval_split="validation", eval_dataset_ref=ref)
+
+    assert "2 of 2 rows" in api.told("training_start")[0]["message"]
+    assert api.job["metrics"]["eval/num_examples"] == 3
+    assert "| Data | talk@1.0.0, split test, sha256 " in api.files["adapter/README.md"].decode()
+
+
+async def test_a_split_that_arrives_damaged_is_tried_again(run: Runs, api: Any) -> None:
+    with pytest.raises(TryAgain, match="arrived damaged"):
+        await run(split="gone")
+
+
 async def test_rows_left_out_are_counted_named_and_warned_of(run: Runs, api: Any) -> None:
     api.put([{"text": "no"}, *ROWS, {"prompt": "no"}, {"text": "no"}])
     await run(max_sequence_length=60)

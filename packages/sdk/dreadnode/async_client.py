@@ -220,6 +220,9 @@ class AsyncApiClient:
 
     async def _exchange(self, call: Call[Any]) -> httpx.Response:
         with translated(self._http, call):
+            if call.form is not None:
+                body = call.form.async_chunks()
+                return await self._http.send(request(self._http, call, body))
             if call.file is None:
                 return await self._http.send(request(self._http, call, call.body))
             with opened(call.file) as file:

@@ -20,6 +20,8 @@ from dreadnode.errors import ConfigError, InputError
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from dreadnode.datafiles import Files
+    from dreadnode.forms import Form
     from dreadnode.training.chat import ChatAnswer, ChatRequest
     from dreadnode.training.checkpoints import CheckpointList
     from dreadnode.training.jobs import (
@@ -55,6 +57,8 @@ T = TypeVar("T")
 CHAT_SECONDS = 600.0
 """Longer than any server lets a model think."""
 Param = str | int | float | bool
+CONVERSION_SECONDS = 330.0
+"""Seconds that a server may take to read a file that was pushed."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Call(Generic[T]):
         params: The query.
         body: The body, if it is short.
         file: The body, if it is a file; opened anew for each attempt.
+        form: The body, if it is several files.
         content_type: What the body is.
         headers: Further headers.
         seconds: How long its answer may take, where that is longer than a client waits for most.
@@ -81,6 +86,7 @@ class Call(Generic[T]):
     params: Mapping[str, Param] = field(default_factory=dict)
     body: bytes | None = None
     file: Path | None = None
+    form: Form | None = None
     content_type: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     repeatable: bool = False
@@ -160,16 +166,30 @@ def get_catalog_model(_: Scope, /, tinker_id: str, **options: Param | None) -> C
     return _get(f"/training/catalog/{quote(tinker_id)}", json.loads, _given(**options))
 
 
-def push_dataset(scope: Scope, /, name: str, version: str, file: Path) -> Call[Dataset]:
-    """Store FILE, which is JSONL, as NAME@VERSION; the same bytes again change nothing."""
-    return Call(
+def push_dataset(scope: Scope, /, name: str, version: str, file: Path | Files) -> Call[Dataset]:
+    """Store FILE, or the file of each split, as NAME@VERSION; the same bytes again change nothing.
+
+    A path is a file of JSON lines; `dreadnode.datafiles.collect` finds files of other formats.
+    """
+    call = Call[Any](
         "PUT",
         f"{_organization(scope)}/datasets/{_segment(name)}/{_segment(version)}",
         _one("wire", "Dataset"),
-        file=file,
         content_type="application/x-ndjson",
+        seconds=CONVERSION_SECONDS,
         repeatable=True,
     )
+    if isinstance(file, Path):
+        return replace(call, file=file)
+    from dreadnode.datafiles import MEDIA_TYPES, ONLY_SPLIT
+
+    if list(file) == [ONLY_SPLIT]:
+        only = file[ONLY_SPLIT]
+        return replace(call, file=only.path, content_type=MEDIA_TYPES[only.format])
+    from dreadnode.forms import Form
+
+    form = Form({split: (each.path, f"{split}.{each.format}") for split, each in file.items()})
+    return replace(call, form=form, content_type=form.content_type)
 
 
 def list_datasets(scope: Scope, /, *, page: int = 1, page_size: int = 20) -> Call[DatasetPage]:
@@ -191,10 +211,12 @@ def get_dataset_version(scope: Scope, /, name: str, version: str) -> Call[Datase
     return _get(path, _one("wire", "Dataset"))
 
 
-def dataset_content(scope: Scope, /, name: str, version: str) -> Call[bytes]:
-    """The bytes of one version of a dataset."""
+def dataset_content(
+    scope: Scope, /, name: str, version: str, *, split: str | None = None
+) -> Call[bytes]:
+    """The rows of a split as JSONL; of the only split, or of `train`, if none is named."""
     path = f"{_organization(scope)}/datasets/{_segment(name)}/{_segment(version)}/content"
-    return _get(path, bytes)
+    return _get(path, bytes, _given(split=split))
 
 
 def push_capability(

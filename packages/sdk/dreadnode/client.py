@@ -153,6 +153,11 @@ class ApiClient:
         """
         return self._persist(call, lambda: read(call, self._exchange(call)))
 
+    def stream(self, call: Call[bytes]) -> Iterator[bytes]:
+        """Make CALL once and yield what it gives piece by piece, without keeping it in memory."""
+        with self._open(call) as response:
+            yield from response.iter_bytes(CHUNK)
+
     def save(self, call: Call[bytes], to: Path, *, sha256: str | None = None) -> None:
         """Make CALL and write what it gives to the file TO, which appears only once it is whole.
 
@@ -256,6 +261,8 @@ class ApiClient:
 
     def _exchange(self, call: Call[Any]) -> httpx.Response:
         with translated(self._http, call):
+            if call.form is not None:
+                return self._http.send(request(self._http, call, call.form.chunks()))
             if call.file is None:
                 return self._http.send(request(self._http, call, call.body))
             with opened(call.file) as file:

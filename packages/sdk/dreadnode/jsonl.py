@@ -12,8 +12,8 @@ from typing import NoReturn
 from dreadnode.errors import InputError, UnusableFile
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+FILES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,63}")
-_DIGEST_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,6 @@ class Checked:
     rows: int
     bytes: int
     sha256: str
-
-    @property
-    def ref(self) -> tuple[str, str]:
-        """A name made of the file's own, and a version that changes with its content."""
-        stem = self.path.name.split(".")[0].lower()
-        name = re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:100] or "rows"
-        return name, self.sha256[:_DIGEST_DIGITS]
 
 
 def check(path: Path) -> Checked:
@@ -97,7 +90,7 @@ def parse_ref(text: str) -> tuple[str, str]:
     name, at, version = text.partition("@")
     if not at or not version:
         raise InputError(
-            f"`{text}` names no version; write NAME@VERSION, or the path of a .jsonl file "
+            f"`{text}` names no version; write NAME@VERSION, or the path of a file "
             f"(`dn dataset get {name or 'NAME'}` lists the versions)"
         )
     if version == "latest":
@@ -117,5 +110,5 @@ def parse_ref(text: str) -> tuple[str, str]:
 
 
 def is_path(text: str) -> bool:
-    """Tell whether TEXT, given where a dataset belongs, means a file."""
-    return "/" in text or text.endswith((".jsonl", ".json", ".ndjson")) or Path(text).is_file()
+    """Tell whether TEXT, given where a dataset belongs, means a file or a folder."""
+    return "/" in text or text.endswith(FILES) or ("@" not in text and Path(text).exists())

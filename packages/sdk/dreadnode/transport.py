@@ -67,6 +67,8 @@ def request(client: Client, call: Call[Any], content: Any) -> httpx.Request:
     headers = dict(call.headers)
     if call.file is not None:
         headers["Content-Length"] = str(call.file.stat().st_size)
+    elif call.form is not None:
+        headers["Content-Length"] = str(call.form.length)
     if content is not None:
         headers["Content-Type"] = call.content_type
     timeout = client.timeout

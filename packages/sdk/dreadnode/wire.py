@@ -42,6 +42,18 @@ class CapabilityRef(Request):
     version: str
 
 
+class Split(Response):
+    """One file of a dataset: as it was pushed, and as JSONL, which is what jobs read."""
+
+    name: str
+    format: str
+    rows: int
+    bytes: int
+    sha256: str
+    content_bytes: int
+    content_sha256: str
+
+
 class Dataset(Response):
     """One version of a dataset; its bytes never change."""
 
@@ -51,6 +63,7 @@ class Dataset(Response):
     bytes: int
     sha256: str
     format: str = "jsonl"
+    splits: list[Split] = Field(default_factory=list)
     created_at: datetime
     created_by: str | None = None
 

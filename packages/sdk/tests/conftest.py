@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import hashlib
 import json
 import time
@@ -41,7 +42,8 @@ class FakeApi:
         jobs: What each GET of the job `job-1` answers, one after the other; the last one stays.
         failures: What happens to the next requests in place of an answer.
         requests: What was asked.
-        datasets: The bytes of each dataset, by name and version.
+        datasets: The bytes of each dataset, by name and version; those of several splits as sent.
+        splits: The files of those that were sent as several, by split.
         files: The files of the job `job-1`, by path.
     """
 
@@ -49,6 +51,7 @@ class FakeApi:
     failures: list[Exception | httpx.Response] = field(default_factory=list)
     requests: list[httpx.Request] = field(default_factory=list)
     datasets: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    splits: dict[tuple[str, str], dict[str, tuple[str, bytes]]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     logs: list[dict[str, Any]] = field(default_factory=list)
     artifacts: dict[str, Any] = field(default_factory=dict)
@@ -147,12 +150,21 @@ class FakeApi:
 
     def _dataset(self, request: httpx.Request, name: str, *rest: str) -> httpx.Response:
         if request.method == "PUT":
+            if request.headers["content-type"].startswith("multipart/form-data"):
+                self.splits[name, rest[0]] = parts = _parts(request)
+                return httpx.Response(201, json=_described(name, rest[0], request.content, parts))
             stored = self.datasets.setdefault((name, rest[0]), request.content)
             if stored != request.content:
                 return refuse(
                     409, "conflict_error", f"Dataset `{name}@{rest[0]}` exists with other content"
                 )
             return httpx.Response(201, json=_described(name, rest[0], stored))
+        if rest[1:] == ("content",):
+            split = request.url.params.get("split")
+            held = self.splits.get((name, rest[0]), {})
+            return httpx.Response(
+                200, content=held[split][1] if split else self.datasets[name, rest[0]]
+            )
         found = [
             _described(*ref, data) for ref, data in self.datasets.items() if name in ("", ref[0])
         ]
@@ -168,14 +180,43 @@ class FakeApi:
         return httpx.Response(200, json=found[0] if rest else {"name": name, "versions": found})
 
 
-def _described(name: str, version: str, data: bytes) -> dict[str, Any]:
+def _parts(request: httpx.Request) -> dict[str, tuple[str, bytes]]:
+    """Return the files of a form: what each is called, and its bytes."""
+    head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
+    form = email.message_from_bytes(head + request.content)
+    return {
+        str(part.get_param("name", header="content-disposition")): (
+            str(part.get_filename()),
+            part.get_payload(decode=True),
+        )
+        for part in form.get_payload()
+    }
+
+
+def _described(
+    name: str, version: str, data: bytes, parts: dict[str, tuple[str, bytes]] | None = None
+) -> dict[str, Any]:
+    splits = [
+        {
+            "name": split,
+            "format": file.rpartition(".")[2],
+            "rows": len(content.splitlines()),
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "content_bytes": len(content),
+            "content_sha256": hashlib.sha256(content).hexdigest(),
+        }
+        for split, (file, content) in (parts or {"train": ("rows.jsonl", data)}).items()
+    ]
+    formats = {split["format"] for split in splits}
     return {
         "name": name,
         "version": version,
-        "format": "jsonl",
-        "rows": len(data.splitlines()),
-        "bytes": len(data),
+        "format": formats.pop() if len(formats) == 1 else "mixed",
+        "rows": sum(split["rows"] for split in splits),
+        "bytes": sum(split["bytes"] for split in splits),
         "sha256": hashlib.sha256(data).hexdigest(),
+        "splits": splits,
         "created_at": NOW,
         "created_by": None,
     }

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from dreadnode.datafiles import collect, default_ref
 from dreadnode.errors import InputError, UnusableFile
 from dreadnode.jsonl import VERSION, check, is_path, parse_ref
 
@@ -66,7 +67,8 @@ def test_a_folder_and_a_missing_file_cannot_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_every_files_name_becomes_a_datasets_name(tmp_path: Path, file: str, name: str) -> None:
-    made, version = check(written(tmp_path / file, b"{}\n")).ref
+    path = written(tmp_path / file, b"{}\n")
+    made, version = default_ref(path, collect(path))
 
     assert made == name
     assert parse_ref(f"{made}@{version}") == (made, version)

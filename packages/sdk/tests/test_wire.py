@@ -17,7 +17,7 @@ OPENAPI = Path(__file__).parents[3] / "docs" / "openapi.json"
 
 NOT_OFFERED = {
     *("task_ref", "world_manifest_id", "world_runtime_id", "world_agent_name", "world_goal"),
-    *("world_reward", "max_episode_steps", "prompt_split"),
+    *("world_reward", "max_episode_steps"),
 }
 """What the API knows of reinforcement learning only to refuse it in a sentence."""
 
@@ -59,6 +59,7 @@ def test_a_request_has_every_field_that_the_api_takes(
         (chat.ChatReply, "ChatReply"),
         (chat.ChatUsage, "ChatUsage"),
         (wire.Dataset, "Dataset"),
+        (wire.Split, "Split"),
         (wire.DatasetVersions, "DatasetVersions"),
         (wire.NewToken, "NewToken"),
         (wire.User, "UserView"),
@@ -76,6 +77,7 @@ def test_an_answer_needs_no_field_that_the_api_does_not_promise(
 
 def test_every_setting_of_a_job_is_a_flag() -> None:
     data = {"dataset_ref", "eval_dataset_ref", "trajectory_dataset_refs"}
+    data |= {"split", "eval_split"}
 
     assert {each.name for each in fields(Settings)} == set(jobs.SftConfig.model_fields) - data
 

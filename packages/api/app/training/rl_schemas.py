@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from app.schemas import Request
-from app.training.refs import Ref
+from app.training.refs import Ref, SplitName, evaluated
 
 StopText = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -19,7 +19,6 @@ _NOT_HERE = {
     "world_reward": "worlds are not run here: name a `reward_recipe`",
     "max_episode_steps": "worlds are not run here: bound a rollout in an `environment` "
     "by `max_turns`",
-    "prompt_split": "datasets have no splits here: push the split as a dataset of its own",
 }
 _ASYNC = ("one_step_off_async", "fully_async")
 
@@ -41,11 +40,19 @@ class RlConfig(Request):
 
     algorithm: str = Field(max_length=50, description="importance_sampling or ppo")
     execution_mode: Literal["sync", "one_step_off_async", "fully_async"] = "sync"
-    prompt_dataset_ref: Ref | None = None
+    prompt_dataset_ref: Ref | None = Field(None, description="What is asked")
+    prompt_split: SplitName | None = Field(
+        None, description="Of the prompts; the only one, or `train`, if left out"
+    )
     trajectory_dataset_refs: list[Ref] = Field(
         default=[], max_length=16, description="Each turn of the assistant is a prompt"
     )
-    eval_dataset_ref: Ref | None = None
+    eval_dataset_ref: Ref | None = Field(
+        None, description="What is evaluated on; with `eval_split` alone, the prompts' own dataset"
+    )
+    eval_split: SplitName | None = Field(
+        None, description="Of the data to evaluate on; the only one, or `validation`, if left out"
+    )
     reward_recipe: Recipe | None = None
     environment: Recipe | None = Field(None, description="Tools to call over several turns")
     system_prompt: str | None = Field(None, min_length=1, max_length=100_000)
@@ -96,7 +103,11 @@ class RlConfig(Request):
     world_goal: Any = Field(None, description="Not offered here")
     world_reward: Any = Field(None, description="Not offered here")
     max_episode_steps: Any = Field(None, description="Not offered here")
-    prompt_split: Any = Field(None, description="Not offered here")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _evaluated(cls, value: Any) -> Any:
+        return evaluated(value, "prompt_dataset_ref")
 
     @model_validator(mode="after")
     def _sensible(self) -> "RlConfig":
@@ -112,6 +123,8 @@ class RlConfig(Request):
                 "name what to ask in `prompt_dataset_ref`, or trajectories to learn from in "
                 "`trajectory_dataset_refs`"
             )
+        if self.prompt_split is not None and self.prompt_dataset_ref is None:
+            raise ValueError("`prompt_split` has no effect without `prompt_dataset_ref`; give both")
         if self.temperature == 0:
             raise ValueError(
                 "`temperature` must be above 0: answers drawn at 0 are all alike, so that a group "

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from app.jobs.tables import Status
 from app.schemas import Moment, Plain, Request, Response, unmarked
-from app.training.refs import Ref
+from app.training.refs import Ref, SplitName, evaluated
 from app.training.rl_schemas import RlConfig
 
 Backend = Literal["tinker", "ray"]
@@ -50,9 +50,17 @@ class SftConfig(Request):
     Bounds that depend on the model (`lora_rank`, `max_sequence_length`) are checked against it.
     """
 
-    dataset_ref: Ref | None = None
+    dataset_ref: Ref | None = Field(None, description="What is trained on")
+    split: SplitName | None = Field(
+        None, description="Of the dataset; the only one, or `train`, if left out"
+    )
     trajectory_dataset_refs: list[Ref] = Field(default=[], max_length=16)
-    eval_dataset_ref: Ref | None = None
+    eval_dataset_ref: Ref | None = Field(
+        None, description="What is evaluated on; with `eval_split` alone, the dataset itself"
+    )
+    eval_split: SplitName | None = Field(
+        None, description="Of the data to evaluate on; the only one, or `validation`, if left out"
+    )
     system_prompt: str | None = Field(None, min_length=1, max_length=100_000)
     max_sequence_length: int | None = Field(None, ge=2)
     batch_size: int | None = Field(None, ge=1, le=4096)
@@ -79,6 +87,11 @@ class SftConfig(Request):
     adam_beta1: float | None = Field(None, ge=0, lt=1)
     adam_beta2: float | None = Field(None, ge=0, lt=1)
     adam_eps: float | None = Field(None, gt=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _evaluated(cls, value: Any) -> Any:
+        return evaluated(value, "dataset_ref")
 
     @model_validator(mode="after")
     def _sensible(self) -> "SftConfig":

@@ -11,7 +11,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.auth.tables import User
 from app.capabilities import service as capabilities
 from app.capabilities.tables import CapabilityVersion
-from app.datasets import service as datasets
 from app.db import Database, now
 from app.deps import Place
 from app.errors import Conflict, Invalid, NotFound
@@ -20,9 +19,9 @@ from app.jobs.records import end, lock, move, record, set_phase
 from app.jobs.tables import ENDED, Job, Points, Status, Tally
 from app.store import BlobStore
 from app.training.checks import known_model, resolved, served, still_served, supported
+from app.training.data import named
 from app.training.engine import Engine
 from app.training.preflight import Preflight
-from app.training.refs import Ref
 from app.training.schemas import JobRequest, RlJobRequest, SftJobRequest
 
 QUEUED_REASON = "in the queue"
@@ -56,8 +55,8 @@ async def create_job(
     trained = served(request, model, await engine.capabilities())
     async with database.reading() as session:
         capability = await _capability(session, place, request)
-        files = await _files(session, place, request, store)
-    config = resolved(request, model, trained)
+        data = await named(session, place.org_id, request, store)
+    config = {**resolved(request, model, trained), **data.splits}
     if capability is not None:
         config["system_prompt"] = capability.prompt
     report = await preflight.check(
@@ -68,9 +67,10 @@ async def create_job(
             "tokenizer": trained.tokenizer_id or model.tokenizer_id,
             "trainer_type": request.trainer_type,
             "config": config,
-            "datasets": files,
+            "datasets": data.files,
         }
     )
+    report["datasets"] = data.read
     job = _job(place, request, trained.model_name, config, report)
     if capability is not None:
         name, version = capability.name, capability.version
@@ -129,36 +129,6 @@ async def _capability(
             "capability_ref",
         )
     return found
-
-
-async def _files(
-    session: AsyncSession, place: Place, request: SftJobRequest | RlJobRequest, store: BlobStore
-) -> dict[str, str | list[str] | None]:
-    """Return where the versions that the refs name are kept.
-
-    Raises:
-        Invalid: a dataset or its version does not exist.
-    """
-    config = request.config
-
-    async def path(field: str, ref: Ref | None) -> str | None:
-        if ref is None:
-            return None
-        try:
-            found = await datasets.get_version(session, place.org_id, ref.name, ref.version)
-        except NotFound as error:
-            raise Invalid(error.detail, "config", field) from None
-        return str(store.path(found.sha256))
-
-    files: dict[str, str | list[str] | None] = {
-        "eval": await path("eval_dataset_ref", config.eval_dataset_ref)
-    }
-    if isinstance(request, SftJobRequest):
-        return {**files, "train": await path("dataset_ref", request.config.dataset_ref)}
-    refs = request.config.trajectory_dataset_refs
-    found = [await path("trajectory_dataset_refs", ref) for ref in refs]
-    files["trajectories"] = [each for each in found if each is not None]
-    return {**files, "train": await path("prompt_dataset_ref", request.config.prompt_dataset_ref)}
 
 
 def _job(

@@ -1,43 +1,64 @@
-"""`dn dataset push | list | get`."""
+"""`dn dataset push | list | get | read`."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import count, hint, say
+from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
     from dreadnode.client import ApiClient
     from dreadnode.wire import Dataset
+
+Format = Literal["jsonl", "json", "csv", "parquet"]
 
 app = App(name="dataset", help="Store datasets and look at them.")
 
 
 @app.command
 def push(
-    file: Annotated[Path, Parameter(help="A .jsonl file: one JSON object on each line.")],
+    source: Annotated[
+        Path,
+        Parameter(
+            help="A .jsonl, .json, .csv or .parquet file, which becomes the split `train`; or a "
+            "folder of such files, each named for its split."
+        ),
+    ],
     ref: Annotated[
         str | None,
-        Parameter(help="NAME@VERSION; made of the file's name and content if not given."),
+        Parameter(help="NAME@VERSION; made of the source's name and content if not given."),
     ] = None,
     /,
     *,
+    split: Annotated[
+        tuple[str, ...],
+        Parameter(help="A further split, as SPLIT=FILE; may be given again."),
+    ] = (),
+    format: Annotated[  # noqa: A002 - the flag's own name
+        Format | None,
+        Parameter(help="What the files are, where their names do not tell."),
+    ] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Store a file as a version of a dataset, which never changes afterwards.
+    """Store a file, or a file for each split, as a version of a dataset, which never changes.
 
-    To push the same content again changes nothing; other content needs another version.
+    JSONL has one JSON object on each line; JSON is an array of objects; CSV has a header; Parquet
+    may have nested columns. To push the same content again changes nothing; other content needs
+    another version.
     """
     from dreadnode.jsonl import parse_ref
 
     name, version = parse_ref(ref) if ref else (None, None)
     with common.client() as client:
-        stored = upload(client, file, name, version)
+        stored = upload(client, source, name, version, splits=split, kind=format)
     common.out.record(stored, views.DATASET)
     hint(f"`dn train sft --model MODEL --dataset {stored.ref}` trains on it")
 
@@ -77,19 +98,60 @@ def get(
             common.out.rows(versions, views.DATASETS, none=f"`{dataset}` has no versions")
 
 
+@app.command(name="read")
+def read_rows(
+    dataset: Annotated[str, Parameter(help="NAME@VERSION.")],
+    /,
+    *,
+    split: Annotated[
+        str | None, Parameter(help="Which split; the only one, or `train`, if not given.")
+    ] = None,
+    rows: Annotated[int | None, Parameter(help="Only so many rows, the first ones.")] = None,
+    common: Common = DEFAULT,
+) -> None:
+    """Show the rows of a dataset as jobs read them: JSONL, whatever was pushed."""
+    from dreadnode.calls import dataset_content
+    from dreadnode.jsonl import parse_ref
+
+    if rows is not None and rows < 1:
+        raise InputError(f"`--rows` must be above 0, and is {rows}")
+    with common.client() as client:
+        content = client.stream(dataset_content(client.scope, *parse_ref(dataset), split=split))
+        for line in islice(_lines(content), rows):
+            common.out.text(line)
+
+
+def _lines(pieces: Iterable[bytes]) -> Iterator[str]:
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (line.decode() for line in whole if line.strip())
+    if rest.strip():
+        yield rest.decode()
+
+
 def upload(
-    client: ApiClient, file: Path, name: str | None = None, version: str | None = None
+    client: ApiClient,
+    source: Path,
+    name: str | None = None,
+    version: str | None = None,
+    *,
+    splits: Sequence[str] = (),
+    kind: str | None = None,
 ) -> Dataset:
-    """Check FILE, store it, and say under which name.
+    """Store SOURCE, a file or a folder of splits, and say under which name.
 
-    Without a name and version, the file's own name is taken, and a version made of its content: the
-    same content is the same version.
+    Without a name and version, the source's own name is taken, and a version made of its content:
+    the same content is the same version.
     """
-    from dreadnode.jsonl import check
+    from dreadnode.datafiles import collect, default_ref
 
-    checked = check(file)
+    files = collect(source, splits, kind)
     if name is None or version is None:
-        name, version = checked.ref
-    stored = client.push_dataset(name, version, file)
-    say(f"stored {file} as {stored.ref}: {count(stored.rows, 'row')}, {stored.bytes:,} bytes")
+        name, version = default_ref(source, files)
+    stored = client.push_dataset(name, version, files)
+    what = f"{count(stored.rows, 'row')}, {stored.bytes:,} bytes"
+    if len(stored.splits) > 1:
+        what = f"{what}, in {len(stored.splits)} splits"
+    say(f"stored {source} as {stored.ref}: {what}")
     return stored

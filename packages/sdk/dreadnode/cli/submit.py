@@ -26,8 +26,12 @@ def sft(
     ],
     dataset: Annotated[
         str,
-        Parameter(help="NAME@VERSION, or a .jsonl file, which is stored first."),
+        Parameter(help="NAME@VERSION, or a file or a folder of splits, which is stored first."),
     ],
+    split: Annotated[
+        str | None,
+        Parameter(help="Of the dataset; the only one, or `train`, if not given."),
+    ] = None,
     rehearse: Annotated[
         bool,
         Parameter(
@@ -39,6 +43,10 @@ def sft(
     tag: Annotated[tuple[str, ...], Parameter(help="A tag; may be given again.")] = (),
     eval_dataset: Annotated[
         str | None, Parameter(help="Data to measure the loss on, as `--dataset`.")
+    ] = None,
+    eval_split: Annotated[
+        str | None,
+        Parameter(help="Of the data to measure on; without `--eval-dataset`, of `--dataset`."),
     ] = None,
     capability: Annotated[
         str | None, Parameter(help="NAME@VERSION whose system prompt goes before every row.")
@@ -58,7 +66,9 @@ def sft(
     with common.client() as client:
         config = SftConfig(
             dataset_ref=dataset_ref(client, dataset),
+            split=split,
             eval_dataset_ref=dataset_ref(client, eval_dataset) if eval_dataset else None,
+            eval_split=eval_split,
             **given,
         )
         job = client.create_training_job(

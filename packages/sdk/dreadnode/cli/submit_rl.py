@@ -30,7 +30,11 @@ def rl(
     ] = "importance_sampling",
     prompt_dataset: Annotated[
         str | None,
-        Parameter(help="What to ask: NAME@VERSION, or a .jsonl file, which is stored first."),
+        Parameter(help="What to ask: NAME@VERSION, or a file or a folder, which is stored first."),
+    ] = None,
+    prompt_split: Annotated[
+        str | None,
+        Parameter(help="Of the prompts; the only one, or `train`, if not given."),
     ] = None,
     trajectory_dataset: Annotated[
         tuple[str, ...],
@@ -59,6 +63,10 @@ def rl(
     eval_dataset: Annotated[
         str | None, Parameter(help="Prompts to measure the reward on, as `--prompt-dataset`.")
     ] = None,
+    eval_split: Annotated[
+        str | None,
+        Parameter(help="Of those prompts; without `--eval-dataset`, of `--prompt-dataset`."),
+    ] = None,
     capability: Annotated[
         str | None, Parameter(help="NAME@VERSION whose system prompt goes before every row.")
     ] = None,
@@ -81,8 +89,10 @@ def rl(
         config = RlConfig(
             algorithm=algorithm,
             prompt_dataset_ref=dataset_ref(client, prompt_dataset) if prompt_dataset else None,
+            prompt_split=prompt_split,
             trajectory_dataset_refs=tuple(dataset_ref(client, each) for each in trajectory_dataset),
             eval_dataset_ref=dataset_ref(client, eval_dataset) if eval_dataset else None,
+            eval_split=eval_split,
             reward_recipe=reward,
             environment=tools,
             **given,

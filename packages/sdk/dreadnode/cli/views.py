@@ -9,6 +9,7 @@ from dreadnode.cli.output import Column
 
 if TYPE_CHECKING:
     from dreadnode.training.jobs import Preflight, TrainingJob
+    from dreadnode.wire import Dataset
 
 
 def when(moment: datetime | None) -> str:
@@ -68,11 +69,27 @@ def data(preflight: Preflight | None) -> str:
 
 
 def dataset(job: TrainingJob) -> str:
-    """Return the name and version of what a job trains on."""
-    refs = [job.config.get("dataset_ref"), job.config.get("prompt_dataset_ref")]
-    refs += job.config.get("trajectory_dataset_refs") or []
+    """Return the name, version and split of what a job trains on."""
+    config = job.config
+    named = [
+        (config.get("dataset_ref"), config.get("split")),
+        (config.get("prompt_dataset_ref"), config.get("prompt_split")),
+        *((ref, None) for ref in config.get("trajectory_dataset_refs") or []),
+    ]
     return ", ".join(
-        f"{ref['name']}@{ref['version']}" for ref in refs if ref and {"name", "version"} <= {*ref}
+        f"{ref['name']}@{ref['version']}" + (f" ({split})" if split else "")
+        for ref, split in named
+        if ref and {"name", "version"} <= {*ref}
+    )
+
+
+def splits(dataset: Dataset) -> str:
+    """Return the splits of a dataset, with the rows of each where there are several."""
+    if len(dataset.splits) == 1:
+        return dataset.splits[0].name
+    return ", ".join(
+        f"{split.name} {split.rows:,}" + (f" ({split.format})" if dataset.format == "mixed" else "")
+        for split in dataset.splits
     )
 
 
@@ -98,7 +115,7 @@ def settings(job: TrainingJob) -> str:
         name: value
         for name, value in job.config.items()
         if isinstance(value, (int, float, str)) and not isinstance(value, bool)
-        if name != "system_prompt"
+        if name not in ("system_prompt", "split", "prompt_split")
     }
     return ", ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
@@ -141,13 +158,15 @@ JOB: tuple[Column, ...] = (
 
 DATASETS: tuple[Column, ...] = (
     ("dataset", lambda dataset: dataset.ref),
+    ("format", lambda dataset: dataset.format),
+    ("splits", splits),
     ("rows", lambda dataset: dataset.rows),
     ("bytes", lambda dataset: dataset.bytes),
     ("created", lambda dataset: when(dataset.created_at)),
 )
 
 DATASET: tuple[Column, ...] = (
-    *DATASETS[:3],
+    *DATASETS[:-1],
     ("sha256", lambda dataset: dataset.sha256),
-    DATASETS[3],
+    DATASETS[-1],
 )

@@ -22,8 +22,10 @@ class SftConfig(Request):
     """How to fine-tune; what is left out is the server's default, which the job then tells."""
 
     dataset_ref: DatasetRef | None = None
+    split: str | None = None
     trajectory_dataset_refs: tuple[DatasetRef, ...] | None = None
     eval_dataset_ref: DatasetRef | None = None
+    eval_split: str | None = None
     system_prompt: str | None = None
     train_on: TrainOn | None = None
     strict: bool | None = None
@@ -77,9 +79,21 @@ class Progress(Response):
     seconds_left: float | None = None
 
 
+class ReadData(Response):
+    """A split that a job reads: `role` is train, eval or trajectories."""
+
+    role: str
+    name: str
+    version: str
+    split: str
+    rows: int
+    sha256: str
+
+
 class Preflight(Response):
     """What the check of the data found before the job was accepted."""
 
+    datasets: list[ReadData] = Field(default_factory=list)
     rows: int
     usable: int
     dropped: dict[str, int] = Field(default_factory=dict)

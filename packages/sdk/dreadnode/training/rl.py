@@ -32,8 +32,10 @@ class RlConfig(Request):
     algorithm: Algorithm
     execution_mode: Mode | None = None
     prompt_dataset_ref: DatasetRef | None = None
+    prompt_split: str | None = None
     trajectory_dataset_refs: tuple[DatasetRef, ...] = ()
     eval_dataset_ref: DatasetRef | None = None
+    eval_split: str | None = None
     reward_recipe: Recipe | None = None
     environment: Recipe | None = None
     system_prompt: str | None = None

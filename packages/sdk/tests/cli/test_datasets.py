@@ -1,4 +1,6 @@
-"""`dn dataset push | list | get`, by their transcripts."""
+"""`dn dataset push | list | get | read`, by their transcripts."""
+
+# ruff: noqa: E501 - a transcript is as wide as it is
 
 from __future__ import annotations
 
@@ -20,6 +22,8 @@ def test_a_pushed_file_arrives_byte_for_byte_and_the_hint_trains_on_it(dn: Dn, a
 exit: 0
 --- stdout
 dataset  support@1.0.0
+format   jsonl
+splits   train
 rows     3
 bytes    129
 sha256   875aaa9f6209f7153a819b6f3762ee3cbeae7e2e5e8bfaae04f7ef48f4dc8c93
@@ -61,24 +65,26 @@ def test_datasets_are_listed_and_shown_with_their_versions(dn: Dn, api: Any) -> 
     assert dn("dataset list") == snapshot("""\
 exit: 0
 --- stdout
-DATASET  ROWS  BYTES  CREATED
-a@1         1      3  2026-11-22 03:00:00
-a@2         2      6  2026-11-22 03:00:00
-b@1         1      3  2026-11-22 03:00:00
+DATASET  FORMAT  SPLITS  ROWS  BYTES  CREATED
+a@1      jsonl   train      1      3  2026-11-22 03:00:00
+a@2      jsonl   train      2      6  2026-11-22 03:00:00
+b@1      jsonl   train      1      3  2026-11-22 03:00:00
 --- stderr
 """)
     assert dn("dataset get a") == snapshot("""\
 exit: 0
 --- stdout
-DATASET  ROWS  BYTES  CREATED
-a@1         1      3  2026-11-22 03:00:00
-a@2         2      6  2026-11-22 03:00:00
+DATASET  FORMAT  SPLITS  ROWS  BYTES  CREATED
+a@1      jsonl   train      1      3  2026-11-22 03:00:00
+a@2      jsonl   train      2      6  2026-11-22 03:00:00
 --- stderr
 """)
     assert dn("dataset get b@1") == snapshot("""\
 exit: 0
 --- stdout
 dataset  b@1
+format   jsonl
+splits   train
 rows     1
 bytes    3
 sha256   ca3d163bab055381827226140568f3bef7eaac187cebd76878e0b63e9e442356
@@ -111,3 +117,134 @@ def test_a_list_as_json_is_an_array(dn: Dn, api: Any) -> None:
     said = dn("dataset list --json").partition("--- stdout\n")[2].partition("--- stderr\n")[0]
 
     assert [each["name"] for each in json.loads(said)] == ["a"]
+
+
+def test_each_file_of_a_folder_is_the_split_of_its_name(dn: Dn, api: Any) -> None:
+    Path("data").mkdir()
+    Path("data/train-00000-of-00001.jsonl").write_text(ROW)
+    Path("data/Validation.csv").write_text("prompt,response\na,b\n")
+    Path("data/.hidden").write_text("")
+
+    said = dn("dataset push data support@1.0.0 --split test=./data/Validation.csv")
+
+    assert api.splits["support", "1.0.0"] == {
+        "validation": ("validation.csv", b"prompt,response\na,b\n"),
+        "train": ("train.jsonl", ROW.encode()),
+        "test": ("test.csv", b"prompt,response\na,b\n"),
+    }
+    assert "splits   validation 2 (csv), train 1 (jsonl), test 2 (csv)\n" in said
+    assert "stored data as support@1.0.0: 5 rows, 83 bytes, in 3 splits\n" in said
+
+
+def test_a_file_is_sent_as_what_it_is(dn: Dn, api: Any) -> None:
+    Path("rows.csv").write_text("prompt\na\n")
+    Path("rows.txt").write_text('[{"prompt": "a"}]')
+
+    dn("dataset push rows.csv")
+    dn("dataset push rows.txt a@1 --format json")
+
+    sent = [each.headers["content-type"] for each in api.requests if each.method == "PUT"]
+    assert sent == ["text/csv", "application/json"]
+    assert api.datasets["a", "1"] == b'[{"prompt": "a"}]'
+
+
+def test_a_version_made_of_several_files_changes_with_any_of_them(dn: Dn, api: Any) -> None:
+    Path("data").mkdir()
+    for text in ("1", "2", "1"):
+        Path("data/a.jsonl").write_text(ROW)
+        Path("data/b.csv").write_text(f"prompt\n{text}\n")
+        dn("dataset push ./data")
+
+    assert [name for name, _ in api.splits] == ["data", "data"]
+
+
+def test_rows_are_shown_as_jobs_read_them(dn: Dn, api: Any) -> None:
+    api.datasets = {("a", "1"): b'{"n": 1}\n{"n": "\xc3\xa9"}\n\n{"n": 3}'}
+    api.splits = {("a", "1"): {"test": ("test.jsonl", b"{}\n")}}
+
+    def out(line: str) -> str:
+        return dn(line).partition("--- stdout\n")[2].partition("--- stderr")[0]
+
+    assert out("dataset read a@1") == '{"n": 1}\n{"n": "é"}\n{"n": 3}\n'
+    assert out("dataset read a@1 --rows 2") == '{"n": 1}\n{"n": "é"}\n'
+    assert out("dataset read a@1 --split test") == "{}\n"
+
+
+def test_what_cannot_be_a_dataset_is_refused_before_anything_is_sent(dn: Dn, api: Any) -> None:
+    for folder in ("odd", "twice", "none", "named"):
+        Path(folder).mkdir()
+    Path("odd/README.md").write_text("hello")
+    Path("twice/train.jsonl").write_text(ROW)
+    Path("twice/train.csv").write_text("a\n1\n")
+    Path("named/ä.csv").write_text("a\n1\n")
+    Path("rows.jsonl").write_text(ROW)
+    Path("empty.parquet").write_text("")
+
+    said = "".join(
+        line
+        for command in (
+            "push odd",
+            "push twice",
+            "push none",
+            "push named",
+            "push empty.parquet",
+            "push rows.csv",
+            "push rows.jsonl a@1 --split nothing",
+            "push rows.jsonl a@1 --split train=rows.jsonl",
+            "push rows.jsonl a@1 --split Train=rows.jsonl",
+            "read a@1 --rows 0",
+        )
+        for line in dn(f"dataset {command}").splitlines(keepends=True)
+        if line.startswith("error: ")
+    )
+
+    assert api.requests == []
+    assert said == snapshot("""\
+error: odd/README.md is no .jsonl, .ndjson, .json, .csv or .parquet file, and a folder that is pushed holds one for each split; move it away, or name the files with `--split SPLIT=FILE`
+error: twice/train.csv and twice/train.jsonl are both the split `train`; put them into one file
+error: none holds no .jsonl, .ndjson, .json, .csv or .parquet file
+error: named/ä.csv: `ä` cannot be the name of a split (letters, digits and . _ - only); rename it
+error: empty.parquet is empty
+error: rows.csv cannot be read: no such file or directory
+error: `--split nothing`: write SPLIT=FILE, as in `validation=./val.csv`
+error: the split `train` would be both rows.jsonl and rows.jsonl; name each once
+error: `Train` cannot be the name of a split: lower-case letters, digits and . _ - only
+error: `--rows` must be above 0, and is 0
+""")
+
+
+def test_a_job_names_its_splits(dn: Dn, api: Any) -> None:
+    def config() -> Any:
+        return json.loads(api.requests[-1].content)["config"]
+
+    dn("train sft --model Qwen/Qwen3-8B --dataset a@1 --split big --eval-split small")
+    sft = config()
+    dn(
+        "train rl --model Qwen/Qwen3-8B --prompt-dataset a@1 --prompt-split big "
+        "--eval-dataset b@1 --eval-split small"
+    )
+
+    a, b = ({"name": name, "version": "1"} for name in "ab")
+    assert sft == {"dataset_ref": a, "split": "big", "eval_split": "small"}
+    assert config() == {
+        "algorithm": "importance_sampling",
+        "prompt_dataset_ref": a,
+        "prompt_split": "big",
+        "eval_dataset_ref": b,
+        "eval_split": "small",
+        "trajectory_dataset_refs": [],
+        "stop": [],
+    }
+
+
+def test_a_folder_given_to_a_job_is_stored_first_with_all_its_splits(dn: Dn, api: Any) -> None:
+    Path("support").mkdir()
+    Path("support/train.jsonl").write_text(ROW)
+    Path("support/validation.jsonl").write_text(ROW)
+
+    dn("train sft --model Qwen/Qwen3-8B --dataset support --eval-split validation")
+
+    ((name, _),) = api.splits
+    assert (
+        json.loads(api.requests[-1].content)["config"]["dataset_ref"]["name"] == name == "support"
+    )

@@ -186,7 +186,7 @@ error: empty.jsonl is empty; it takes one JSON object on each line
 exit: 2
 --- stdout
 --- stderr
-error: `support` names no version; write NAME@VERSION, or the path of a .jsonl file (`dn dataset get support` lists the versions)
+error: `support` names no version; write NAME@VERSION, or the path of a file (`dn dataset get support` lists the versions)
 exit: 2
 --- stdout
 --- stderr

@@ -64,6 +64,7 @@ hint: `dn train wait job-1` follows it
 
 def test_every_setting_of_a_job_is_a_flag() -> None:
     data = {"prompt_dataset_ref", "trajectory_dataset_refs", "eval_dataset_ref"}
+    data |= {"prompt_split", "eval_split"}
     own = {"algorithm", "reward_recipe", "environment"}
 
     assert {each.name for each in fields(RlSettings)} == set(RlConfig.model_fields) - data - own

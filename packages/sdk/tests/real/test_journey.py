@@ -60,6 +60,27 @@ Did you mean one of: meta-llama/Llama-3.1-8B-Instruct, meta-llama/Llama-3.1-8B?
     assert dn.json("train list") == before
 
 
+def test_a_folder_of_splits_becomes_what_jobs_read(dn: Dn) -> None:
+    folder = Path("tides")
+    folder.mkdir()
+    (folder / "train.csv").write_text('prompt,response\nHigh?,"Noon, today"\n')
+    (folder / "validation.json").write_text('[\n{"prompt": "Low?",\n"response": "Six"}\n]')
+
+    pushed = dn("dataset push tides tides@1.0.0 --split bad=nothing.csv")
+    pushed += dn("dataset push tides tides@1.0.0")
+    read = dn("dataset read tides@1.0.0") + dn("dataset read tides@1.0.0 --split validation")
+    job = dn.json(f"train sft {MODEL} --dataset tides@1.0.0 --eval-split validation --rehearse")
+
+    assert "error: nothing.csv cannot be read" in pushed
+    assert "stored tides as tides@1.0.0: 2 rows, " in pushed
+    assert '{"prompt": "High?", "response": "Noon, today"}\n' in read
+    assert '{"prompt": "Low?", "response": "Six"}\n' in read
+    assert [(d["role"], d["split"]) for d in job["preflight"]["datasets"]] == [
+        ("train", "train"),
+        ("eval", "validation"),
+    ]
+
+
 def test_what_is_refused_before_anything_runs(dn: Dn, dataset: str) -> None:
     said = dn("train sft --model meta-llama/Llama-3.1-8B --dataset harbour@1.0.0")
     said += dn(f"train sft {MODEL} --dataset nothing@1")
@@ -259,8 +280,8 @@ error: Version `1.0.0` of `harbour` exists with other rows, and a version never 
     assert dn("dataset get harbour") == snapshot("""\
 exit: 0
 --- stdout
-DATASET        ROWS  BYTES  CREATED
-harbour@1.0.0     3     84  <time>
+DATASET        FORMAT  SPLITS  ROWS  BYTES  CREATED
+harbour@1.0.0  jsonl   train      3     84  <time>
 --- stderr
 """)
 
