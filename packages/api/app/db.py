@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event
+from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator, event, func, select
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
@@ -43,6 +43,19 @@ class Moment(TypeDecorator[datetime]):
 def now() -> datetime:
     """Return the present moment in UTC."""
     return datetime.now(UTC)
+
+
+async def clock(session: AsyncSession) -> datetime:
+    """Return the database's own present moment, whatever the time on the machine that asks.
+
+    What several machines compare, such as the end of a lease, is measured by this one clock. That
+    of SQLite is this machine's, for its file is on one machine.
+    """
+    if session.get_bind().dialect.name != "postgresql":
+        return now()
+    # Not `now()`, which stands still from the beginning of the transaction.
+    moment: datetime = (await session.execute(select(func.clock_timestamp()))).scalar_one()
+    return moment.astimezone(UTC)
 
 
 class Database:

@@ -108,7 +108,7 @@ async def test_a_job_that_waits_for_its_next_attempt_lets_younger_ones_pass(
     database: Database,
 ) -> None:
     places = await workspaces(database, "a")
-    await enqueue(database, places["a"], available_at=now() + timedelta(hours=1))
+    await enqueue(database, places["a"], available_at=now() + timedelta(minutes=5))
     [younger] = await enqueue(database, places["a"])
 
     taken = await take(database)

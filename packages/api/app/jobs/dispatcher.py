@@ -10,6 +10,7 @@ import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from app import logs
@@ -62,6 +63,8 @@ class Dispatcher:
         self._runner = runner
         self._host = host
         self._watched: dict[str, Watched] = {}
+        # The ends of others' leases, and since when (`time.monotonic()`) they have not moved.
+        self._seen: dict[str, tuple[datetime, float]] = {}
 
     async def run(self, stop: asyncio.Event, abandon: asyncio.Event) -> None:
         """Take and watch jobs until `stop` is set, then let go of them.
@@ -101,15 +104,35 @@ class Dispatcher:
             each.lost = each.news is None
 
     async def _adopt(self) -> None:
-        while True:
+        """Take over what others have let go of; it is only read while there is nothing."""
+        async with self._database.reading() as session:
+            leases = await queue.others(session, list(self._watched))
+        silent = self._silent(leases)
+        while leases:
             async with self._database.writing() as session:
-                job = await queue.adopt(session, self._host, self._settings.lease_seconds)
+                job = await queue.adopt(
+                    session,
+                    self._host,
+                    self._settings.lease_seconds,
+                    list(self._watched),
+                    silent,
+                )
             if job is None:
                 return
             log.info(
                 "taking over job %s, attempt %d", job.id, job.attempt, extra={"job_id": job.id}
             )
             self._watch(job, None)
+
+    def _silent(self, leases: dict[str, datetime]) -> dict[str, datetime]:
+        """Return those that were not renewed for as long as a lease lasts, watched from here."""
+        at = time.monotonic()
+        self._seen = {
+            token: seen if (seen := self._seen.get(token)) and seen[0] == until else (until, at)
+            for token, until in leases.items()
+        }
+        long_since = at - self._settings.lease_seconds
+        return {token: until for token, (until, since) in self._seen.items() if since < long_since}
 
     async def _claim(self) -> None:
         while len(self._watched) < self._settings.jobs_at_once:

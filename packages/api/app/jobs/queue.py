@@ -4,20 +4,29 @@ A claim gives a job a lease; every later write of the dispatcher names it. Whoev
 lease any more writes nothing. Two facts make this safe across processes and machines: a lease is
 only ever taken from a job that has none or whose lease has run out, and both happens inside one
 transaction with the row locked.
+
+No two machines need agree about the time, and a clock may jump. Moments are the database's. From
+another machine a lease is taken only when its holder was seen not to renew it for as long as it
+lasts, counted by the watcher's own `time.monotonic()`; a dispatcher of the same machine, to which
+the sandbox is not lost, need not wait for that when the lease has run out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from types import MappingProxyType
 
-from sqlalchemy import Select, func, literal_column, select, text, update
+from sqlalchemy import Select, and_, false, func, literal_column, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.tables import Workspace
-from app.db import now
+from app.db import clock, now
 from app.ids import new_id
 from app.jobs.records import end, forget_unfinished, move, record, revoke_keys, set_phase
-from app.jobs.tables import ENDED, Job, Status, Turn
+from app.jobs.tables import ENDED, LONG_AGO, Job, Status, Turn
+
+LONGEST_PAUSE = timedelta(minutes=10)
+"""No attempt waits for longer; one that seems to was queued before the clock was set back."""
 
 # Claims on PostgreSQL take turns, which makes the limit of a workspace exact.
 _TURN = 0x646E5F63
@@ -58,7 +67,8 @@ async def claim(
         leased = select(func.count()).select_from(Job).where(Job.lease.is_not(None))
         if (await session.scalar(leased) or 0) >= in_all:
             return None
-    job_id = await session.scalar(_next(per_workspace))
+    at = await clock(session)
+    job_id = await session.scalar(_next(per_workspace, at))
     if job_id is None:
         return None
     job: Job | None = await session.scalar(
@@ -76,7 +86,7 @@ async def claim(
     job.attempt += 1
     job.applied_seq = 0
     job.started_at = job.started_at or now()
-    _take(job, host, seconds)
+    _take(job, host, at + timedelta(seconds=seconds))
     record(session, job, "status", data={"status": Status.RUNNING.value, "attempt": job.attempt})
     set_phase(session, job, "starting")
     # An earlier attempt that lives on somewhere must not write any more.
@@ -84,8 +94,9 @@ async def claim(
     return job
 
 
-def _next(per_workspace: int) -> Select[tuple[str]]:
+def _next(per_workspace: int, at: datetime) -> Select[tuple[str]]:
     """Return the question for the next job; what it costs depends on the number of workspaces."""
+    is_due = or_(Job.available_at <= at, Job.available_at > at + LONGEST_PAUSE)
     busy = (
         select(Job.workspace_id, func.count().label("running"))
         .where(Job.lease.is_not(None))
@@ -95,7 +106,7 @@ def _next(per_workspace: int) -> Select[tuple[str]]:
     oldest = (
         select(Job.id)
         # Spelt out, because neither database takes a partial index for a parameter.
-        .where(Job.status == literal_column("'queued'"), Job.available_at <= now())
+        .where(Job.status == literal_column("'queued'"), is_due)
         .where(Job.workspace_id == Workspace.id)
         .order_by(Job.id)
         .limit(1)
@@ -119,27 +130,52 @@ def _next(per_workspace: int) -> Select[tuple[str]]:
     )
 
 
-def _take(job: Job, host: str, seconds: float) -> None:
+def _take(job: Job, host: str, until: datetime) -> None:
     job.lease = new_id()
-    job.lease_until = now() + timedelta(seconds=seconds)
+    job.lease_until = until
     job.host = host
 
 
-async def adopt(session: AsyncSession, host: str, seconds: float) -> Job | None:
-    """Take over a job whose lease has run out: its dispatcher is dead or cut off.
+async def others(session: AsyncSession, own: Collection[str]) -> dict[str, datetime]:
+    """Return the leases that others hold, with the end of each, which moves at each renewal."""
+    found = await session.execute(
+        select(Job.lease, Job.lease_until).where(Job.lease.is_not(None), Job.lease.not_in(own))
+    )
+    return {token: until for token, until in found if token is not None and until is not None}
+
+
+async def adopt(
+    session: AsyncSession,
+    host: str,
+    seconds: float,
+    own: Collection[str] = (),
+    silent: Mapping[str, datetime] = MappingProxyType({}),
+) -> Job | None:
+    """Take over a job whose lease nobody renews: its dispatcher is dead or cut off.
 
     The attempt stays the same, for its sandbox may live. If it lives on another machine, it is
     out of reach, and the next attempt's claim takes its key away.
+
+    Args:
+        session: the transaction.
+        host: whose sandboxes the taker reaches.
+        seconds: how long its lease lasts.
+        own: the leases that the taker holds.
+        silent: the leases of others that were not renewed for as long as one lasts, with the end
+            that each had all that time.
     """
+    at = await clock(session)
+    unmoved = [and_(Job.lease == token, Job.lease_until == end) for token, end in silent.items()]
     job: Job | None = await session.scalar(
         select(Job)
-        .where(Job.lease.is_not(None), Job.lease_until < now())
+        .where(Job.lease.is_not(None), Job.lease.not_in(own))
+        .where(or_(and_(Job.host == host, Job.lease_until < at), or_(false(), *unmoved)))
         .order_by(Job.lease_until)
         .limit(1)
         .with_for_update(skip_locked=True)
     )
     if job is not None:
-        _take(job, host, seconds)
+        _take(job, host, at + timedelta(seconds=seconds))
     return job
 
 
@@ -153,10 +189,11 @@ class News:
 
 async def renew(session: AsyncSession, leases: Sequence[Lease], seconds: float) -> dict[str, News]:
     """Prolong leases, and return the news by lease; one that is missing there is lost."""
+    until = await clock(session) + timedelta(seconds=seconds)
     found = await session.execute(
         update(Job)
         .where(Job.lease.in_([lease.token for lease in leases]))
-        .values(lease_until=now() + timedelta(seconds=seconds), updated_at=Job.updated_at)
+        .values(lease_until=until, updated_at=Job.updated_at)
         .returning(Job.lease, Job.status, Job.cancel_requested_at)
         .execution_options(synchronize_session=False)
     )
@@ -187,9 +224,9 @@ def release(job: Job) -> None:
 
 
 async def expire(session: AsyncSession, lease: Lease) -> None:
-    """Leave a living sandbox to whoever comes next, at once instead of after the lease."""
+    """Leave a living sandbox to the next dispatcher here, at once instead of after the lease."""
     job = await held(session, lease)
-    job.lease_until = now() - timedelta(seconds=1)
+    job.lease_until = LONG_AGO
 
 
 async def requeue(
@@ -198,7 +235,8 @@ async def requeue(
     """Put a locked job back into the queue for its next attempt."""
     job.faults += fault
     await move(session, job, Status.QUEUED)
-    job.available_at = now() + timedelta(seconds=wait)
+    pause = min(timedelta(seconds=wait), LONGEST_PAUSE)
+    job.available_at = await clock(session) + pause if wait else LONG_AGO
     release(job)
     record(
         session,

@@ -16,7 +16,7 @@ Nothing leaves `completed`, `failed` or `cancelled`. Who works on a running job 
 its heir. Writes of the sandbox name its attempt, through its token.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -46,6 +46,9 @@ class Status(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
+
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+"""Before every other moment, by any clock."""
 
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
@@ -125,7 +128,8 @@ class Job(Table):
     cancel_requested_at: Mapped[datetime | None] = mapped_column(Moment)
 
     # Who works on it, and since how many faults that were not its own.
-    available_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    # By the database's clock; a new job need not wait, whatever the time is anywhere.
+    available_at: Mapped[datetime] = mapped_column(Moment, default=LONG_AGO)
     faults: Mapped[int] = mapped_column(Integer, default=0)
     lease: Mapped[str | None] = mapped_column(String(36))
     lease_until: Mapped[datetime | None] = mapped_column(Moment)
