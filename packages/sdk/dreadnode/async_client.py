@@ -14,20 +14,27 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from dreadnode import calls
 from dreadnode._httpx import httpx
 from dreadnode.calls import Call
-from dreadnode.client import OnUpdate
-from dreadnode.config import Connection, Scope, resolve, server_url
+from dreadnode.calls.jobs import get_training_job
+from dreadnode.config import Scope
 from dreadnode.errors import ConnectionFailed, DreadnodeError, ServerError, refusal
-from dreadnode.retries import RECONNECT, Retries, Silence, Wait
+from dreadnode.methods import Methods
+from dreadnode.retries import (
+    RECONNECT,
+    OnUpdate,
+    Plan,
+    Retries,
+    Wait,
+    persistently,
+    until_ended,
+)
 from dreadnode.transport import (
     CHUNK,
     TIMEOUT,
     Listener,
     async_chunks,
     fresh,
-    http_options,
     opened,
     read,
     request,
@@ -41,19 +48,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _awaiting(
-    describe: Callable[Concatenate[Scope, P], Call[T]],
-) -> Callable[Concatenate[AsyncApiClient, P], Coroutine[Any, Any, T]]:
-    """Turn the description of a call into a method that makes it and is awaited."""
-
-    @functools.wraps(describe)
-    async def method(self: AsyncApiClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.send(describe(self.scope, *args, **kwargs))
-
-    return method
-
-
-class AsyncApiClient:
+class AsyncApiClient(Methods):
     """A client that is awaited; else as `ApiClient`."""
 
     def __init__(
@@ -68,86 +63,43 @@ class AsyncApiClient:
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
-        self.server = server_url(server)
-        self.scope = Scope(organization, workspace)
-        self._retries = retries or Retries()
+        super().__init__(
+            server,
+            api_key,
+            organization=organization,
+            workspace=workspace,
+            timeout=timeout,
+            retries=retries,
+        )
         self._sleep = sleep or asyncio.sleep
-        self._http = httpx.AsyncClient(
-            **http_options(self.server, api_key, timeout), transport=transport
-        )
+        self._http = httpx.AsyncClient(**self._http_options, transport=transport)
 
-    @classmethod
-    def from_config(cls, **flags: Any) -> Self:
-        """Make a client from flags, environment and profile: see `dreadnode.config.resolve`."""
-        return cls.to(resolve(**flags))
+    @staticmethod
+    def make_method(
+        describe: Callable[Concatenate[Scope, P], Call[T]],
+    ) -> Callable[Concatenate[AsyncApiClient, P], Coroutine[Any, Any, T]]:
+        """Return the function that makes the described call and is awaited."""
 
-    @classmethod
-    def to(cls, connection: Connection, **options: Any) -> Self:
-        """Make a client for CONNECTION; OPTIONS are those of the constructor."""
-        return cls(
-            connection.server,
-            connection.api_key,
-            organization=connection.scope.organization,
-            workspace=connection.scope.workspace,
-            **options,
-        )
+        @functools.wraps(describe)
+        async def method(self: AsyncApiClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            return await self.send(describe(self.scope, *args, **kwargs))
 
-    get_user = _awaiting(calls.get_user)
-    list_organizations = _awaiting(calls.list_organizations)
-    list_workspaces = _awaiting(calls.list_workspaces)
-    create_workspace = _awaiting(calls.create_workspace)
-    list_members = _awaiting(calls.list_members)
-    add_member = _awaiting(calls.add_member)
-    set_role = _awaiting(calls.set_role)
-    remove_member = _awaiting(calls.remove_member)
-    create_token = _awaiting(calls.create_token)
-    list_tokens = _awaiting(calls.list_tokens)
-    revoke_token = _awaiting(calls.revoke_token)
-    get_training_catalog = _awaiting(calls.get_training_catalog)
-    get_catalog_model = _awaiting(calls.get_catalog_model)
-    push_dataset = _awaiting(calls.push_dataset)
-    list_datasets = _awaiting(calls.list_datasets)
-    get_dataset = _awaiting(calls.get_dataset)
-    get_dataset_version = _awaiting(calls.get_dataset_version)
-    dataset_content = _awaiting(calls.dataset_content)
-    push_capability = _awaiting(calls.push_capability)
-    list_capabilities = _awaiting(calls.list_capabilities)
-    get_capability = _awaiting(calls.get_capability)
-    get_capability_version = _awaiting(calls.get_capability_version)
-    create_training_job = _awaiting(calls.create_training_job)
-    list_training_jobs = _awaiting(calls.list_training_jobs)
-    get_training_job = _awaiting(calls.get_training_job)
-    cancel_training_job = _awaiting(calls.cancel_training_job)
-    retry_training_job = _awaiting(calls.retry_training_job)
-    list_training_job_logs = _awaiting(calls.list_training_job_logs)
-    get_training_job_artifacts = _awaiting(calls.get_training_job_artifacts)
-    list_training_job_files = _awaiting(calls.list_training_job_files)
-    training_job_file = _awaiting(calls.training_job_file)
-    list_training_job_checkpoints = _awaiting(calls.list_training_job_checkpoints)
-    chat_with_training_job = _awaiting(calls.chat_with_training_job)
-    create_webhook = _awaiting(calls.create_webhook)
-    list_webhooks = _awaiting(calls.list_webhooks)
-    delete_webhook = _awaiting(calls.delete_webhook)
-    list_webhook_deliveries = _awaiting(calls.list_webhook_deliveries)
+        return method
 
     async def send(self, call: Call[T]) -> T:
         """Make CALL, again if it failed in passing, and return what it gives."""
-
-        async def once() -> T:
-            return read(call, await self._exchange(call))
-
-        return await self._persist(call, once)
+        return await self._carry_out(persistently(call, self._retries), self._exchange)
 
     async def save(self, call: Call[bytes], to: Path, *, sha256: str | None = None) -> None:
         """Make CALL and write what it gives to the file TO, which appears only once it is whole."""
 
-        async def once() -> None:
+        async def once(call: Call[bytes]) -> None:
             with fresh(to, sha256) as write:
                 async with self._open(call) as response:
                     async for chunk in response.aiter_bytes(CHUNK):
                         write(chunk)
 
-        await self._persist(call, once)
+        await self._carry_out(persistently(call, self._retries), once)
 
     async def wait_for_training_job(
         self,
@@ -159,38 +111,25 @@ class AsyncApiClient:
         on_update: OnUpdate | None = None,
     ) -> TrainingJob:
         """Wait until a job has completed: see `ApiClient.wait_for_training_job`."""
+        look = get_training_job(self.scope, job_id)
         wait = Wait(timeout=timeout, patience=patience)
-        while True:
-            job = None
-            try:
-                job = await self.get_training_job(job_id)
-            except (ConnectionFailed, ServerError) as failure:
-                wait.missed(failure)
-            if on_update:
-                on_update(job)
-            if job and wait.seen(job):
-                return job
-            await self._sleep(interval)
+        return await self._carry_out(until_ended(look, wait, interval, on_update), self.send)
 
     async def watch_training_job(
         self, job_id: str, *, after: int = 0, patience: float = 300.0
     ) -> AsyncIterator[JobEvent]:
         """Yield what happens to a job: see `ApiClient.watch_training_job`."""
-        silence = Silence(patience)
+        listener = Listener(self.scope, job_id, after, patience)
         while True:
-            call = calls.training_job_events(self.scope, job_id, after=after)
             try:
-                async with self._open(call) as response:
+                async with self._open(listener.call()) as response:
                     if response.status_code == httpx.codes.NO_CONTENT:
                         return
-                    listener = Listener(call, response)
                     async for line in response.aiter_lines():
-                        silence.broken()
-                        if told := listener.read(line):
-                            after = told.id
+                        if told := listener.read(line, response):
                             yield told
             except (ConnectionFailed, ServerError) as failure:
-                silence.goes_on(failure)
+                listener.missed(failure)
             await self._sleep(RECONNECT)
 
     @asynccontextmanager
@@ -206,27 +145,32 @@ class AsyncApiClient:
             finally:
                 await response.aclose()
 
-    async def _persist(self, call: Call[Any], once: Callable[[], Awaitable[T]]) -> T:
-        attempt = 0
-        while True:
-            try:
-                return await once()
-            except DreadnodeError as failure:
-                delay = self._retries.delay(call, attempt, failure)
-                if delay is None:
-                    raise
-            await self._sleep(delay)
-            attempt += 1
-
-    async def _exchange(self, call: Call[Any]) -> httpx.Response:
+    async def _exchange(self, call: Call[T]) -> T:
         with translated(self._http, call):
             if call.form is not None:
-                body = call.form.async_chunks()
-                return await self._http.send(request(self._http, call, body))
-            if call.file is None:
-                return await self._http.send(request(self._http, call, call.body))
-            with opened(call.file) as file:
-                return await self._http.send(request(self._http, call, async_chunks(file)))
+                parts = call.form.async_chunks()
+                response = await self._http.send(request(self._http, call, parts))
+            elif call.file is None:
+                response = await self._http.send(request(self._http, call, call.body))
+            else:
+                with opened(call.file) as file:
+                    response = await self._http.send(request(self._http, call, async_chunks(file)))
+        return read(call, response)
+
+    async def _carry_out(self, plan: Plan[T], make: Callable[[Call[Any]], Awaitable[Any]]) -> T:
+        """Do what PLAN asks for, each call by MAKE, and return what it comes to."""
+        try:
+            step = next(plan)
+            while True:
+                try:
+                    told = await (make(step) if isinstance(step, Call) else self._sleep(step))
+                except DreadnodeError as failure:
+                    step = plan.throw(failure)
+                else:
+                    step = plan.send(told)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -4,8 +4,8 @@
     job = client.create_training_job(SftRequest(model="Qwen/Qwen3-8B", config=config))
     job = client.wait_for_training_job(job.id)
 
-Both have the methods that `dreadnode.calls` describes, without the scope, which is theirs. They
-differ only in how they send. The network comes in as `transport=`, so that a test needs none.
+Both have the methods of `dreadnode.methods`, and differ only in how they send. The network comes in
+as `transport=`, so that a test needs none.
 """
 
 from __future__ import annotations
@@ -17,19 +17,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
-from dreadnode import calls
 from dreadnode._httpx import httpx
 from dreadnode.calls import Call
-from dreadnode.config import Connection, Scope, resolve, server_url
+from dreadnode.calls.jobs import get_training_job
+from dreadnode.config import Scope
 from dreadnode.errors import ConnectionFailed, DreadnodeError, ServerError, refusal
-from dreadnode.retries import RECONNECT, Retries, Silence, Wait
+from dreadnode.methods import Methods
+from dreadnode.retries import (
+    RECONNECT,
+    OnUpdate,
+    Plan,
+    Retries,
+    Wait,
+    persistently,
+    until_ended,
+)
 from dreadnode.transport import (
     CHUNK,
     TIMEOUT,
     Listener,
     chunks,
     fresh,
-    http_options,
     opened,
     read,
     request,
@@ -42,22 +50,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-OnUpdate = Callable[["TrainingJob | None"], None]
 
-
-def _blocking(
-    describe: Callable[Concatenate[Scope, P], Call[T]],
-) -> Callable[Concatenate[ApiClient, P], T]:
-    """Turn the description of a call into a method that makes it."""
-
-    @functools.wraps(describe)
-    def method(self: ApiClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.send(describe(self.scope, *args, **kwargs))
-
-    return method
-
-
-class ApiClient:
+class ApiClient(Methods):
     """A client that blocks until the answer is there.
 
     Args:
@@ -83,67 +77,28 @@ class ApiClient:
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
-        self.server = server_url(server)
-        self.scope = Scope(organization, workspace)
-        self._retries = retries or Retries()
+        super().__init__(
+            server,
+            api_key,
+            organization=organization,
+            workspace=workspace,
+            timeout=timeout,
+            retries=retries,
+        )
         self._sleep = sleep or time.sleep
-        self._http = httpx.Client(
-            **http_options(self.server, api_key, timeout), transport=transport
-        )
+        self._http = httpx.Client(**self._http_options, transport=transport)
 
-    @classmethod
-    def from_config(cls, **flags: Any) -> Self:
-        """Make a client from flags, environment and profile: see `dreadnode.config.resolve`."""
-        return cls.to(resolve(**flags))
+    @staticmethod
+    def make_method(
+        describe: Callable[Concatenate[Scope, P], Call[T]],
+    ) -> Callable[Concatenate[ApiClient, P], T]:
+        """Return the function that blocks until the answer to the described call is there."""
 
-    @classmethod
-    def to(cls, connection: Connection, **options: Any) -> Self:
-        """Make a client for CONNECTION; OPTIONS are those of the constructor."""
-        return cls(
-            connection.server,
-            connection.api_key,
-            organization=connection.scope.organization,
-            workspace=connection.scope.workspace,
-            **options,
-        )
+        @functools.wraps(describe)
+        def method(self: ApiClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+            return self.send(describe(self.scope, *args, **kwargs))
 
-    get_user = _blocking(calls.get_user)
-    list_organizations = _blocking(calls.list_organizations)
-    list_workspaces = _blocking(calls.list_workspaces)
-    create_workspace = _blocking(calls.create_workspace)
-    list_members = _blocking(calls.list_members)
-    add_member = _blocking(calls.add_member)
-    set_role = _blocking(calls.set_role)
-    remove_member = _blocking(calls.remove_member)
-    create_token = _blocking(calls.create_token)
-    list_tokens = _blocking(calls.list_tokens)
-    revoke_token = _blocking(calls.revoke_token)
-    get_training_catalog = _blocking(calls.get_training_catalog)
-    get_catalog_model = _blocking(calls.get_catalog_model)
-    push_dataset = _blocking(calls.push_dataset)
-    list_datasets = _blocking(calls.list_datasets)
-    get_dataset = _blocking(calls.get_dataset)
-    get_dataset_version = _blocking(calls.get_dataset_version)
-    dataset_content = _blocking(calls.dataset_content)
-    push_capability = _blocking(calls.push_capability)
-    list_capabilities = _blocking(calls.list_capabilities)
-    get_capability = _blocking(calls.get_capability)
-    get_capability_version = _blocking(calls.get_capability_version)
-    create_training_job = _blocking(calls.create_training_job)
-    list_training_jobs = _blocking(calls.list_training_jobs)
-    get_training_job = _blocking(calls.get_training_job)
-    cancel_training_job = _blocking(calls.cancel_training_job)
-    retry_training_job = _blocking(calls.retry_training_job)
-    list_training_job_logs = _blocking(calls.list_training_job_logs)
-    get_training_job_artifacts = _blocking(calls.get_training_job_artifacts)
-    list_training_job_files = _blocking(calls.list_training_job_files)
-    training_job_file = _blocking(calls.training_job_file)
-    list_training_job_checkpoints = _blocking(calls.list_training_job_checkpoints)
-    chat_with_training_job = _blocking(calls.chat_with_training_job)
-    create_webhook = _blocking(calls.create_webhook)
-    list_webhooks = _blocking(calls.list_webhooks)
-    delete_webhook = _blocking(calls.delete_webhook)
-    list_webhook_deliveries = _blocking(calls.list_webhook_deliveries)
+        return method
 
     def send(self, call: Call[T]) -> T:
         """Make CALL, again if it failed in passing, and return what it gives.
@@ -151,7 +106,7 @@ class ApiClient:
         Raises:
             DreadnodeError: See `dreadnode.errors`.
         """
-        return self._persist(call, lambda: read(call, self._exchange(call)))
+        return self._carry_out(persistently(call, self._retries), self._exchange)
 
     def stream(self, call: Call[bytes]) -> Iterator[bytes]:
         """Make CALL once and yield what it gives piece by piece, without keeping it in memory."""
@@ -165,12 +120,12 @@ class ApiClient:
             ProtocolError: What came does not have the digest SHA256.
         """
 
-        def once() -> None:
+        def once(call: Call[bytes]) -> None:
             with fresh(to, sha256) as write, self._open(call) as response:
                 for chunk in response.iter_bytes(CHUNK):
                     write(chunk)
 
-        self._persist(call, once)
+        self._carry_out(persistently(call, self._retries), once)
 
     def wait_for_training_job(
         self,
@@ -194,18 +149,9 @@ class ApiClient:
             JobEnded: It failed or was cancelled.
             WaitTimedOut: It goes on, and the time is up.
         """
+        look = get_training_job(self.scope, job_id)
         wait = Wait(timeout=timeout, patience=patience)
-        while True:
-            job = None
-            try:
-                job = self.get_training_job(job_id)
-            except (ConnectionFailed, ServerError) as failure:
-                wait.missed(failure)
-            if on_update:
-                on_update(job)
-            if job and wait.seen(job):
-                return job
-            self._sleep(interval)
+        return self._carry_out(until_ended(look, wait, interval, on_update), self.send)
 
     def watch_training_job(
         self, job_id: str, *, after: int = 0, patience: float = 300.0
@@ -217,21 +163,17 @@ class ApiClient:
             after: Only what comes behind the event with this id.
             patience: How many seconds the server may be silent.
         """
-        silence = Silence(patience)
+        listener = Listener(self.scope, job_id, after, patience)
         while True:
-            call = calls.training_job_events(self.scope, job_id, after=after)
             try:
-                with self._open(call) as response:
+                with self._open(listener.call()) as response:
                     if response.status_code == httpx.codes.NO_CONTENT:
                         return
-                    listener = Listener(call, response)
                     for line in response.iter_lines():
-                        silence.broken()
-                        if told := listener.read(line):
-                            after = told.id
+                        if told := listener.read(line, response):
                             yield told
             except (ConnectionFailed, ServerError) as failure:
-                silence.goes_on(failure)
+                listener.missed(failure)
             self._sleep(RECONNECT)
 
     @contextmanager
@@ -247,26 +189,31 @@ class ApiClient:
             finally:
                 response.close()
 
-    def _persist(self, call: Call[Any], once: Callable[[], T]) -> T:
-        attempt = 0
-        while True:
-            try:
-                return once()
-            except DreadnodeError as failure:
-                delay = self._retries.delay(call, attempt, failure)
-                if delay is None:
-                    raise
-            self._sleep(delay)
-            attempt += 1
-
-    def _exchange(self, call: Call[Any]) -> httpx.Response:
+    def _exchange(self, call: Call[T]) -> T:
         with translated(self._http, call):
             if call.form is not None:
-                return self._http.send(request(self._http, call, call.form.chunks()))
-            if call.file is None:
-                return self._http.send(request(self._http, call, call.body))
-            with opened(call.file) as file:
-                return self._http.send(request(self._http, call, chunks(file)))
+                response = self._http.send(request(self._http, call, call.form.chunks()))
+            elif call.file is None:
+                response = self._http.send(request(self._http, call, call.body))
+            else:
+                with opened(call.file) as file:
+                    response = self._http.send(request(self._http, call, chunks(file)))
+        return read(call, response)
+
+    def _carry_out(self, plan: Plan[T], make: Callable[[Call[Any]], Any]) -> T:
+        """Do what PLAN asks for, each call by MAKE, and return what it comes to."""
+        try:
+            step = next(plan)
+            while True:
+                try:
+                    told = make(step) if isinstance(step, Call) else self._sleep(step)
+                except DreadnodeError as failure:
+                    step = plan.throw(failure)
+                else:
+                    step = plan.send(told)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
     def close(self) -> None:
         """Close the connections."""

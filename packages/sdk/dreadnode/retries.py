@@ -1,12 +1,17 @@
-"""When a call is made again, and how long a job is waited for: decisions, without a network."""
+"""When a call is made again, and how long a job is waited for: decisions, without a network.
+
+A plan asks for one thing after the other and is told what came of it: that a call be made, whose
+answer is sent into it or whose failure is thrown into it, or that so many seconds pass. A client
+carries it out, blocking or awaiting; what it comes to is what it returns.
+"""
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dreadnode.calls import Call
 from dreadnode.errors import (
@@ -20,6 +25,10 @@ from dreadnode.errors import (
 
 if TYPE_CHECKING:
     from dreadnode.training.jobs import TrainingJob
+
+T = TypeVar("T")
+Plan = Generator[Call[Any] | float, Any, T]
+OnUpdate = Callable[["TrainingJob | None"], None]
 
 _NOT_DONE = frozenset({429, 503})
 """Answers that promise that nothing was done, so that any call may be made again."""
@@ -122,3 +131,36 @@ class Wait:
 
     def _is_over(self) -> bool:
         return self._timeout is not None and self._clock() - self._started >= self._timeout
+
+
+def persistently(call: Call[T], retries: Retries) -> Plan[T]:
+    """Plan to make CALL, again as long as it fails in passing, and to return what it gives."""
+    attempt = 0
+    while True:
+        try:
+            given: T = yield call
+        except DreadnodeError as failure:
+            delay = retries.delay(call, attempt, failure)
+            if delay is None:
+                raise
+        else:
+            return given
+        yield delay
+        attempt += 1
+
+
+def until_ended(
+    look: Call[TrainingJob], wait: Wait, interval: float, on_update: OnUpdate | None
+) -> Plan[TrainingJob]:
+    """Plan to LOOK at a job every so many seconds until it has completed, and to return it."""
+    while True:
+        job: TrainingJob | None = None
+        try:
+            job = yield look
+        except (ConnectionFailed, ServerError) as failure:
+            wait.missed(failure)
+        if on_update:
+            on_update(job)
+        if job and wait.seen(job):
+            return job
+        yield interval

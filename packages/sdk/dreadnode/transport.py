@@ -15,15 +15,18 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from dreadnode import __version__
 from dreadnode._httpx import httpx
 from dreadnode.calls import Call
-from dreadnode.config import is_loopback
+from dreadnode.calls.jobs import training_job_events
+from dreadnode.config import Scope, is_loopback
 from dreadnode.errors import (
     ConfigError,
     ConnectionFailed,
     ProtocolError,
+    ServerError,
     TimedOut,
     UnusableFile,
     refusal,
 )
+from dreadnode.retries import Silence
 from dreadnode.sse import Reader
 
 if TYPE_CHECKING:
@@ -94,22 +97,44 @@ def read(call: Call[T], response: httpx.Response) -> T:
 
 
 class Listener:
-    """Reads the events of a job out of the lines of a stream."""
+    """Reads the events of a job out of the lines of one connection after the other.
 
-    def __init__(self, call: Call[Any], response: httpx.Response) -> None:
-        self._call = call
-        self._response = response
+    Args:
+        scope: Where the job is.
+        job_id: The job.
+        after: Only what comes behind the event with this id.
+        patience: How many seconds the server may be silent.
+    """
+
+    def __init__(self, scope: Scope, job_id: str, after: int, patience: float) -> None:
+        self._scope = scope
+        self._job_id = job_id
+        self._after = after
+        self._silence = Silence(patience)
         self._reader = Reader()
 
-    def read(self, line: str) -> JobEvent | None:
-        """Take the next line; return an event if it ends one."""
+    def call(self) -> Call[bytes]:
+        """Describe the call for what has not been told yet."""
+        self._reader = Reader()
+        self._call = training_job_events(self._scope, self._job_id, after=self._after)
+        return self._call
+
+    def read(self, line: str, response: httpx.Response) -> JobEvent | None:
+        """Take the next line of RESPONSE; return an event if it ends one."""
+        self._silence.broken()
         message = self._reader.read(line)
         if message is None:
             return None
         from dreadnode.training.jobs import JobEvent
 
-        with _understood(self._call, self._response):
-            return JobEvent.model_validate({**json.loads(message.data), "id": message.id})
+        with _understood(self._call, response):
+            told = JobEvent.model_validate({**json.loads(message.data), "id": message.id})
+        self._after = told.id
+        return told
+
+    def missed(self, failure: ConnectionFailed | ServerError) -> None:
+        """Take note of a connection that broke; raise FAILURE when none has held for too long."""
+        self._silence.goes_on(failure)
 
 
 @contextmanager

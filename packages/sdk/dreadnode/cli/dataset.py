@@ -110,7 +110,7 @@ def read_rows(
     common: Common = DEFAULT,
 ) -> None:
     """Show the rows of a dataset as jobs read them: JSONL, whatever was pushed."""
-    from dreadnode.calls import dataset_content
+    from dreadnode.calls.datasets import dataset_content
     from dreadnode.jsonl import parse_ref
 
     if rows is not None and rows < 1:

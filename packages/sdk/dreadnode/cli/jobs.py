@@ -116,7 +116,7 @@ def download(
 
     A file that is already there whole is left as it is; one that differs is never overwritten.
     """
-    from dreadnode.calls import training_job_file
+    from dreadnode.calls.jobs import training_job_file
 
     folder = to or Path(f"adapter-{job}")
     with common.client() as client:
