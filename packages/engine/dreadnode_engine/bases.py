@@ -38,7 +38,7 @@ class LoadedBase:
         )
         model = model.to(device.name).eval().requires_grad_(False)
         if device.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False})
         self.tokenizer = AutoTokenizer.from_pretrained(served.path, local_files_only=True)
         self.device = torch.device(device.name)
         self.config = model.config

@@ -215,6 +215,44 @@ def test_several_targets_per_token_are_weighed_together(
         np.testing.assert_allclose(losses, -expected * datum.inputs["weights"], atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
+def test_gradient_checkpointing_computes_layers_twice_and_the_same_gradients(
+    bases: dict[str, LoadedBase], models_dir: Path, kind: str
+) -> None:
+    saving = LoadedBase(inspect_model(kind, models_dir / kind), Device(gradient_checkpointing=True))
+    states = [new_state(bases[kind]), new_state(saving)]
+    passes = [0, 0]
+    for i, state in enumerate(states):
+        attention = state.network.causal_lm.get_decoder().layers[0].self_attn  # type: ignore[operator]
+        attention.register_forward_hook(lambda *_, i=i: passes.__setitem__(i, passes[i] + 1))
+
+    outputs = [compute(state, "cross_entropy", supervised_data(), budget=1000) for state in states]
+
+    assert passes == [1, 2]
+    assert outputs[0].metrics == outputs[1].metrics
+    for name, parameter in states[0].parameters.items():
+        torch.testing.assert_close(parameter.grad, states[1].parameters[name].grad, msg=name)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
+@pytest.mark.parametrize("part", ["train_mlp", "train_attn", "train_unembed"])
+def test_only_the_chosen_part_is_trained(
+    bases: dict[str, LoadedBase], kind: str, part: str
+) -> None:
+    flags = {name: name == part for name in ("train_mlp", "train_attn", "train_unembed")}
+    state = new_state(bases[kind], LoraShape(4, **flags))
+    before = {name: p.detach().clone() for name, p in state.parameters.items()}
+
+    compute(state, "cross_entropy", supervised_data())
+    state.optim_step(AdamParams(learning_rate=1e-2))
+
+    belongs = {"train_mlp": ".mlp.", "train_attn": ".self_attn.", "train_unembed": ".lm_head."}
+    assert state.parameters
+    for name, parameter in state.parameters.items():
+        assert belongs[part] in name
+        assert not torch.equal(before[name], parameter.detach()), name
+
+
 def test_gradients_add_up_until_a_step(bases: dict[str, LoadedBase]) -> None:
     apart, together = new_state(bases["llama"]), new_state(bases["llama"])
     first, second = supervised_data(1), supervised_data(2)
