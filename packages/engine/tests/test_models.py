@@ -131,6 +131,54 @@ def test_the_stand_in_is_converted_once_and_says_what_it_is(tmp_path: Path) -> N
     ]
 
 
+def dn(*arguments: str, data_home: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [Path(sys.executable).with_name("dn"), "engine", "models", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env=os.environ | {"XDG_DATA_HOME": str(data_home)},
+    )
+
+
+def test_dn_engine_models_tells_which_catalog_entries_become_trainable(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    named = [
+        *("--model", f"Qwen/Qwen3-8B={models_dir / 'qwen3'}"),
+        *("--model", f"my/own={models_dir / 'llama'}"),
+        *("--no-stand-in", "--no-hf-cache"),
+    ]
+
+    shown = dn(*named, data_home=tmp_path)
+    as_json = dn(*named, "--json", data_home=tmp_path)
+    nothing = dn("--no-stand-in", "--no-hf-cache", data_home=tmp_path)
+
+    assert shown.returncode == 0, shown.stderr
+    heading, qwen, own = shown.stdout.splitlines()
+    assert heading.split() == ["MODEL", "GIB", "CONTEXT", "ARCHITECTURE", "TRAINS"]
+    assert qwen.split()[:4] == ["Qwen/Qwen3-8B", "0.00", "128", "Qwen3"]
+    assert qwen.endswith("sft, importance_sampling, ppo")
+    assert own.endswith("not in the catalog")
+    assert "dn train sft --model Qwen/Qwen3-8B" in shown.stderr
+    models = {model["model_name"]: model for model in json.loads(as_json.stdout)["models"]}
+    assert models["Qwen/Qwen3-8B"]["catalog"] == "Qwen/Qwen3-8B"
+    assert models["my/own"]["catalog"] is None
+    size = (models_dir / "llama" / "model.safetensors").stat().st_size
+    assert models["my/own"]["bytes"] == size
+    assert (nothing.stdout, nothing.returncode) == ("", 0)
+    assert "no models" in nothing.stderr
+
+
+def test_dn_engine_models_refuses_what_cannot_be_served_as_the_engine_does(tmp_path: Path) -> None:
+    answer = dn("--model", "x=/nowhere", "--no-stand-in", data_home=tmp_path)
+
+    assert answer.returncode == 1
+    assert answer.stdout == ""
+    assert "has no readable `config.json`" in answer.stderr
+
+
 def test_what_keeps_the_engine_from_starting_is_one_sentence(
     models_dir: Path, tmp_path: Path
 ) -> None:

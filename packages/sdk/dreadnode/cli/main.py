@@ -47,7 +47,7 @@ for _name, _target in (
 ):
     app.command(f"dreadnode.cli.{_target}", name=_name)
 # What follows `dn engine` is the engine's own, its --help included.
-app.command("dreadnode.cli.serve:engine", name="engine", help_flags=[], version_flags=[])
+app.command("dreadnode.cli.engine:engine", name="engine", help_flags=[], version_flags=[])
 
 
 def run(arguments: list[str], *, transport: httpx.BaseTransport | None = None) -> int:

@@ -1,4 +1,4 @@
-"""`dn serve` and `dn engine`."""
+"""`dn serve`."""
 
 from __future__ import annotations
 
@@ -67,24 +67,15 @@ def serve(
     run(options, say=say, tell=_tell)
 
 
-def engine(
-    *arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
-) -> None:
-    """Run the engine alone; `dn engine serve --help` shows what it takes."""
-    command = [sys.executable, "-m", "dreadnode_engine", *arguments]
-    sys.stdout.flush()
-    os.execv(sys.executable, command)  # noqa: S606 - our own program
-
-
 def _checked(model: str) -> str:
     """Return ID=PATH with the whole path, or say what is wrong with it."""
     name, _, path = model.partition("=")
     if not name or not path:
         raise InputError(f"`--model {model}` is not ID=PATH, for instance Qwen/Qwen3-8B=/models/8b")
-    folder = Path(path).expanduser().absolute()
-    if not folder.is_dir():
-        raise InputError(f"`--model {model}`: there is no folder {folder}")
-    return f"{name}={folder}"
+    place = Path(path).expanduser().absolute()
+    if not place.is_dir() and not (place.suffix == ".gguf" and place.is_file()):
+        raise InputError(f"`--model {model}`: there is no folder or GGUF file {place}")
+    return f"{name}={place}"
 
 
 def default_data_dir() -> Path:
