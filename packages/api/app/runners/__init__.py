@@ -11,7 +11,7 @@ from pkgutil import iter_modules
 from app.runners.sandbox import Runner
 from app.settings import Settings, SettingsError
 
-_PARTS = {"sandbox", "warden", "ray_entry"}
+_PARTS = {"confined", "sandbox", "warden", "ray_entry"}
 
 
 def names() -> list[str]:
