@@ -24,6 +24,7 @@ from app.errors import ApiError
 from app.jobs.dispatcher import Dispatcher, host_id
 from app.maintenance.background import beside
 from app.settings import Settings, SettingsError
+from app.training import tracking
 
 log = logging.getLogger("app")
 
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         settings = Settings.from_environment()
+        tracking.check(settings)
         logs.configure(settings.log_format, settings.secrets)
         if given.command == "init":
             return asyncio.run(_init(settings))

@@ -11,6 +11,13 @@ from sqlalchemy import make_url
 
 GIB = 1024**3
 MIB = 1024**2
+TRACKER_NAMES = (
+    *("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+    *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_SERVER_CERT_PATH"),
+    *("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE", "WANDB_DIR"),
+)
+
+SECRET_TRACKER_NAMES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "WANDB_API_KEY")
 
 
 class SettingsError(Exception):
@@ -54,6 +61,12 @@ class Settings:
     chat_timeout: float = 180.0
     # Whether sandboxes and checks run Python that comes with a job, such as a reward function.
     allow_custom_code: bool = False
+
+    # With what a job is followed that says nothing of it, and where TensorBoard's files go.
+    track: tuple[str, ...] = ()
+    tensorboard_dir: str = ""
+    # What the libraries of the other trackers read, under their own names; it holds their keys.
+    tracker_environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     # The module of `app.runners` that starts sandboxes.
     runner: str = "subprocess"
@@ -161,7 +174,10 @@ class Settings:
     def secrets(self) -> tuple[str, ...]:
         """What no log may show."""
         password = make_url(self.database_url).password
-        return tuple(each for each in (self.engine_key, self.tinker_api_key, password) if each)
+        given = self.tracker_environment
+        of_trackers = [given[name] for name in SECRET_TRACKER_NAMES if name in given]
+        keys = (self.engine_key, self.tinker_api_key, password, *of_trackers)
+        return tuple(each for each in keys if each)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] | None = None) -> "Settings":
@@ -176,6 +192,9 @@ class Settings:
             "tinker_api_key": environ.get("TINKER_API_KEY", ""),
             "hf_home": environ.get("HF_HOME", ""),
             "hf_hub_offline": environ.get("HF_HUB_OFFLINE", ""),
+            "tracker_environment": {
+                name: environ[name] for name in TRACKER_NAMES if name in environ
+            },
         }
         for each in fields(cls):
             text = environ.get(f"DREADNODE_{each.name.upper()}")

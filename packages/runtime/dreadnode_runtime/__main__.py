@@ -115,4 +115,8 @@ def _terminate(stop: Stop) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A job that has ended is not held up by what a tracker's library still wants to do at exit.
+    os._exit(code)

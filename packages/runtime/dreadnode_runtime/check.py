@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dreadnode_runtime.config import SftConfig, read_config
+from dreadnode_runtime.config import SftConfig, check_trackers, read_config
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.prepare import Counts, prepare
 from dreadnode_runtime.rendering import Rendering, load_rendering
@@ -32,6 +32,8 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
     place = ["config"]
     try:
         config = read_config(SftConfig, question["config"])
+        place = ["config", "track"]
+        check_trackers(config)
         place = ["model"]
         rendering = load_rendering(
             question["model"], rehearsal=question["rehearsal"], tokenizer=question["tokenizer"]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.trackers import PACKAGES, TITLES, Name, missing
 from dreadnode_runtime.trainer import Optimizer
 
 Positive = Annotated[int, Field(gt=0)]
@@ -43,6 +44,8 @@ class TrainingConfig(BaseModel):
         shuffle: Whether each epoch has an order of its own, or always that of the file.
         strict: Whether one unusable row refuses the job.
         seed: Of the adapter's first weights, of the order of the rows, and of sampling.
+        track: Where else the run can be followed.
+        track_project: Under which project, experiment or folder.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -66,6 +69,8 @@ class TrainingConfig(BaseModel):
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     adam_eps: Annotated[float, Field(gt=0)] = 1e-8
+    track: tuple[Name, ...] = ()
+    track_project: str | None = None
 
     @model_validator(mode="after")
     def _an_interval_needs_data(self) -> Self:
@@ -147,6 +152,20 @@ class SftConfig(TrainingConfig):
 
 
 Config = TypeVar("Config", bound=TrainingConfig)
+
+
+def check_trackers(config: TrainingConfig) -> None:
+    """Return if every tracker that CONFIG names can be used here.
+
+    Raises:
+        JobFailed: A library is not installed.
+    """
+    if (name := missing(config.track)) is not None:
+        raise JobFailed(
+            f"{TITLES[name]} cannot follow runs here: its admin installs the package "
+            f"`{PACKAGES[name]}` where jobs run; leave `{name}` out of `track`",
+            code="config",
+        )
 
 
 def read_config(kind: type[Config], given: dict[str, Any]) -> Config:

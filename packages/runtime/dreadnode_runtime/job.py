@@ -10,6 +10,7 @@ from dreadnode_runtime.service import Service
 from dreadnode_runtime.sft_job import run_sft
 from dreadnode_runtime.tinker_policy import TinkerPolicy
 from dreadnode_runtime.tinker_trainer import tinker_trainer
+from dreadnode_runtime.tracking import followed
 from dreadnode_runtime.work import Job, OpenTrainer, Work
 
 LOOPS = {"sft": run_sft, "rl": run_rl}
@@ -34,4 +35,5 @@ async def run_job(
     if loop is None:
         raise JobFailed(f"There is no loop for {job.trainer_type} here", code="config")
     reporter.phase("starting")
-    await loop(Work(job, service, reporter, stop, folder, open_trainer))
+    async with followed(job, reporter, stop):
+        await loop(Work(job, service, reporter, stop, folder, open_trainer))

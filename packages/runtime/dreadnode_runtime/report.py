@@ -1,6 +1,7 @@
 """What a job tells while it runs: in order, each event once, and without holding up training."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from dreadnode_runtime.errors import RuntimeFault
@@ -36,9 +37,13 @@ class Reporter:
 
     A loop says what happened and goes on; while the API is away, events wait here. The answer to
     each event is the job, from which the reporter learns that somebody cancelled it.
+
+    Attributes:
+        listeners: What else hears each event, at once.
     """
 
     def __init__(self, service: Service, attempt: int, stop: Stop) -> None:
+        self.listeners: list[Callable[[Event], None]] = []
         self._service = service
         self._attempt = attempt
         self._stop = stop
@@ -83,6 +88,8 @@ class Reporter:
         if error is not None:
             event["error"] = redacted(error)
         self._waiting.put_nowait(event)
+        for listener in self.listeners:
+            listener(event)
 
     def phase(self, phase: str, reason: str | None = None) -> None:
         """Say what the job is doing now."""

@@ -8,7 +8,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from dreadnode_runtime.config import read_config
+from dreadnode_runtime.config import check_trackers, read_config
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.prompts import Prompt
 from dreadnode_runtime.rendering import load_rendering
@@ -41,6 +41,8 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
     place = ["config"]
     try:
         config = read_config(RlConfig, question["config"])
+        place = ["config", "track"]
+        check_trackers(config)
         place = ["model"]
         rendering = load_rendering(
             question["model"], rehearsal=question["rehearsal"], tokenizer=question["tokenizer"]

@@ -19,6 +19,10 @@ from dreadnode_runtime.errors import JobFailed, NoLongerOurs, TryAgain, plain
 
 PATIENCE = 15 * 60.0
 """Seconds for which the API may be away before a job gives up."""
+SECRETS = (
+    *("DREADNODE_API_KEY", "TINKER_API_KEY", "WANDB_API_KEY"),
+    *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+)
 _LONGEST_PAUSE = 30.0
 T = TypeVar("T")
 
@@ -210,7 +214,7 @@ async def _chunks(file: Path, size: int = 1 << 20) -> AsyncIterator[bytes]:
 
 def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return TEXT without any of the sandbox's keys."""
-    for name in ("DREADNODE_API_KEY", "TINKER_API_KEY"):
+    for name in SECRETS:
         if secret := environment.get(name):
             text = text.replace(secret, "***")
     return text

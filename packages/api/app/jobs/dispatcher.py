@@ -26,6 +26,7 @@ from app.jobs.records import set_phase
 from app.jobs.tables import ENDED, Job
 from app.runners.sandbox import Exited, Limits, Lost, Runner, RunnerAway, Running, Sandbox
 from app.settings import Settings
+from app.training import tracking
 from app.training.preflight import clean_environment
 
 log = logging.getLogger(__name__)
@@ -280,6 +281,7 @@ def sandbox_of(settings: Settings, job: Job, org: str, workspace: str, key: str)
     """
     environment = {
         **clean_environment(settings, Path("/")),
+        **tracking.environment(job.config, settings),
         "DREADNODE_SERVER": settings.public_url,
         "DREADNODE_API_KEY": key,
         "DREADNODE_ORGANIZATION": org,

@@ -178,7 +178,9 @@ def resolved(
 
 def sft_values(config: SftConfig, context: int) -> dict[str, Any]:
     """Return `config` with every default filled in, for a model that takes `context` tokens."""
-    given = config.model_dump(exclude={"lora_alpha"}, exclude_none=True, mode="json")
+    given = config.model_dump(
+        exclude={"lora_alpha", "track", "track_project"}, exclude_none=True, mode="json"
+    )
     values = {
         **SFT_DEFAULTS,
         "max_sequence_length": min(DEFAULT_SEQUENCE_LENGTH, context),

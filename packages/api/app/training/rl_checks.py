@@ -41,7 +41,9 @@ def rl_values(config: RlConfig, context: int) -> dict[str, Any]:
     """
     given = {
         name: value
-        for name, value in config.model_dump(exclude_none=True, mode="json").items()
+        for name, value in config.model_dump(
+            exclude={"track", "track_project"}, exclude_none=True, mode="json"
+        ).items()
         if value != []
     }
     prompts = given.get("num_rollouts", max(PROMPTS, given.get("batch_size", 0)))

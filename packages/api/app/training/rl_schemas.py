@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from app.schemas import Request
 from app.training.refs import Ref, SplitName, evaluated
+from app.training.tracking import Project, Tracker
 
 StopText = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -95,6 +96,10 @@ class RlConfig(Request):
     adam_beta1: float | None = Field(None, ge=0, lt=1)
     adam_beta2: float | None = Field(None, ge=0, lt=1)
     adam_eps: float | None = Field(None, gt=0, le=1)
+    track: list[Tracker] | None = Field(
+        None, max_length=3, description="Where to follow the run; the server decides if left out"
+    )
+    track_project: Project | None = Field(None, description="Under which project, or experiment")
 
     task_ref: Any = Field(None, description="Not offered here")
     world_manifest_id: Any = Field(None, description="Not offered here")

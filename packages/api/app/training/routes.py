@@ -8,6 +8,7 @@ from sqlalchemy import select
 from app.deps import (
     InDatabase,
     InEngine,
+    InSettings,
     InStore,
     Member,
     Reader,
@@ -51,6 +52,7 @@ async def create_training_job(
     engine: InEngine,
     store: InStore,
     preflight: InPreflight,
+    settings: InSettings,
     idempotency_key: IdempotencyKey = None,
 ) -> TrainingJob:
     """Check a job from its model to its data, and queue it if nothing speaks against it."""
@@ -62,6 +64,7 @@ async def create_training_job(
         engine=engine,
         store=store,
         preflight=preflight,
+        settings=settings,
     )
     response.status_code = 201 if new else 200
     async with database.reading() as session:

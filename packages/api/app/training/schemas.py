@@ -8,6 +8,7 @@ from app.jobs.tables import Status
 from app.schemas import Moment, Plain, Request, Response, unmarked
 from app.training.refs import Ref, SplitName, evaluated
 from app.training.rl_schemas import RlConfig
+from app.training.tracking import Project, Tracker
 
 Backend = Literal["tinker", "ray"]
 TrainerType = Literal["sft", "rl"]
@@ -87,6 +88,10 @@ class SftConfig(Request):
     adam_beta1: float | None = Field(None, ge=0, lt=1)
     adam_beta2: float | None = Field(None, ge=0, lt=1)
     adam_eps: float | None = Field(None, gt=0, le=1)
+    track: list[Tracker] | None = Field(
+        None, max_length=3, description="Where to follow the run; the server decides if left out"
+    )
+    track_project: Project | None = Field(None, description="Under which project, or experiment")
 
     @model_validator(mode="before")
     @classmethod

@@ -17,12 +17,14 @@ from app.errors import Conflict, Invalid, NotFound
 from app.ids import new_id
 from app.jobs.records import end, lock, move, record, set_phase
 from app.jobs.tables import ENDED, Job, Points, Status, Tally
+from app.settings import Settings
 from app.store import BlobStore
 from app.training.checks import known_model, resolved, served, still_served, supported
 from app.training.data import named
 from app.training.engine import Engine
 from app.training.preflight import Preflight
 from app.training.schemas import JobRequest, RlJobRequest, SftJobRequest
+from app.training.tracking import tracked
 
 QUEUED_REASON = "in the queue"
 # What of a job's artifacts a repetition of it can go on from.
@@ -38,6 +40,7 @@ async def create_job(
     engine: Engine,
     store: BlobStore,
     preflight: Preflight,
+    settings: Settings,
 ) -> tuple[Job, bool]:
     """Return a new queued job, or that of the same idempotency key, and whether it is new.
 
@@ -57,6 +60,7 @@ async def create_job(
         capability = await _capability(session, place, request)
         data = await named(session, place.org_id, request, store)
     config = {**resolved(request, model, trained), **data.splits}
+    config |= tracked(request.config.track, request.config.track_project, settings)
     if capability is not None:
         config["system_prompt"] = capability.prompt
     report = await preflight.check(

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from dreadnode.cli.settings import EVALUATION, OPTIMIZER, TRAINING
+from dreadnode.cli.settings import EVALUATION, FOLLOWING, OPTIMIZER, TRAINING
 from dreadnode.errors import InputError
 
 ROLLOUTS = Group("Rollouts", sort_key=10)
@@ -73,7 +73,7 @@ class RlSettings:
     temperature: Annotated[float | None, Parameter(group=ROLLOUTS)] = None
     """Of sampling; 1 is the model's own distribution."""
 
-    stop: Annotated[tuple[str, ...], Parameter(group=ROLLOUTS)] = ()
+    stop: Annotated[tuple[str, ...] | None, Parameter(group=ROLLOUTS)] = None
     """A text that ends an answer; may be given again."""
 
     learning_rate: Annotated[float | None, Parameter(group=OPTIMIZER)] = None
@@ -117,6 +117,15 @@ class RlSettings:
     eval_max_rollouts: Annotated[int | None, Parameter(group=EVALUATION)] = None
     """Prompts of an evaluation, from the first; all if left out."""
 
+    track: Annotated[
+        tuple[Literal["tensorboard", "mlflow", "wandb"], ...] | None,
+        Parameter(group=FOLLOWING, negative="--no-track"),
+    ] = None
+    """Follow the run there too, where the server is set up for it; may be given again."""
+
+    track_project: Annotated[str | None, Parameter(group=FOLLOWING)] = None
+    """Under which project, experiment or folder the run is followed."""
+
     def given(self) -> dict[str, Any]:
         """Return what was given; the server knows the ranges.
 
@@ -124,7 +133,7 @@ class RlSettings:
             InputError: A number can mean nothing.
         """
         given = {each.name: getattr(self, each.name) for each in fields(self)}
-        given = {name: value for name, value in given.items() if value not in (None, ())}
+        given = {name: value for name, value in given.items() if value is not None}
         for name, value in given.items():
             if isinstance(value, (int, float)) and not 0 <= value < math.inf:
                 flag = f"--{name.replace('_', '-')}"

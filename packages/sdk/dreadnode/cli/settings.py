@@ -13,6 +13,7 @@ from dreadnode.errors import InputError
 TRAINING = Group("Training", sort_key=10)
 OPTIMIZER = Group("Optimizer", sort_key=11)
 EVALUATION = Group("Evaluation", sort_key=12)
+FOLLOWING = Group("Following", sort_key=13)
 
 _MAY_BE_ZERO = frozenset(
     {
@@ -105,6 +106,15 @@ class Settings:
     early_stopping_min_delta: Annotated[float | None, Parameter(group=EVALUATION)] = None
     """By how much a loss must be lower to be better."""
 
+    track: Annotated[
+        tuple[Literal["tensorboard", "mlflow", "wandb"], ...] | None,
+        Parameter(group=FOLLOWING, negative="--no-track"),
+    ] = None
+    """Follow the run there too, where the server is set up for it; may be given again."""
+
+    track_project: Annotated[str | None, Parameter(group=FOLLOWING)] = None
+    """Under which project, experiment or folder the run is followed."""
+
     def given(self) -> dict[str, Any]:
         """Return what was given; the server knows the ranges, and what can mean nothing is refused.
 
@@ -114,7 +124,7 @@ class Settings:
         given = {each.name: getattr(self, each.name) for each in fields(self)}
         given = {name: value for name, value in given.items() if value is not None}
         for name, value in given.items():
-            if isinstance(value, (bool, str)):
+            if isinstance(value, (bool, str, tuple)):
                 continue
             flag = f"--{name.replace('_', '-')}"
             if name in _MAY_BE_ZERO:

@@ -46,6 +46,8 @@ class SftConfig(Request):
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
     adam_eps: Annotated[float, Field(gt=0)] | None = None
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] | None = None
+    track_project: str | None = None
     eval_interval: Positive | None = None
     early_stopping_patience: Positive | None = None
     early_stopping_min_delta: NotNegativeFloat | None = None

@@ -69,6 +69,8 @@ class RlConfig(Request):
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
     adam_eps: Annotated[float, Field(gt=0)] | None = None
+    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] | None = None
+    track_project: str | None = None
 
 
 class RlRequest(Request):

@@ -1,0 +1,220 @@
+"""Following runs elsewhere: with the real libraries, writing to files, and with broken ones."""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dreadnode_runtime.config import SftConfig, check_trackers
+from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.report import Stop
+from dreadnode_runtime.trackers import Run
+from dreadnode_runtime.tracking import figures_of, followed
+from dreadnode_runtime.work import Job
+
+
+class Told:
+    """A reporter that keeps what it is told, as far as trackers know it."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Any] = []
+        self.warnings: list[str] = []
+
+    def tell(self, kind: str, data: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
+        for listener in self.listeners:
+            listener({"event_type": kind, "data": data, "metrics": metrics or {}})
+
+    def log(self, message: str, *, level: str = "info") -> None:
+        assert level == "warning"
+        self.warnings.append(message)
+
+
+def job(*track: str) -> Job:
+    return Job(
+        id="job-1",
+        name="talk",
+        trainer_type="sft",
+        model="Qwen/Qwen3-8B",
+        trained_model="stand-in/tiny",
+        rehearsal=True,
+        config={"lora_rank": 4, "track": list(track), "track_project": "support"},
+        metrics={},
+        artifacts={},
+    )
+
+
+async def train(told: Any, *track: str, start: int = 0, steps: int = 3, **how: Any) -> None:
+    """Tell what a short training tells, with an evaluation at its end."""
+    async with asyncio.timeout(100), followed(job(*track), told, Stop(), **how):
+        told.tell("phase", {"phase": "starting"})
+        told.tell("training_start", {"start": start})
+        for step in range(start + 1, start + steps + 1):
+            metrics = {"steps": [step], "train/loss": [1 / step], "train/num_tokens": [10]}
+            told.tell("step_complete", {"step": step}, metrics)
+        told.tell("eval_complete", {"step": start + steps}, {"eval/loss": 0.5})
+
+
+def curve(folder: Path, name: str) -> list[tuple[int, float]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    read = EventAccumulator(str(folder)).Reload()
+    return [(point.step, round(point.value, 4)) for point in read.Scalars(name)]
+
+
+async def test_tensorboard_has_the_curves_and_an_attempt_that_goes_on_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DREADNODE_TENSORBOARD_DIR", str(tmp_path))
+    told = Told()
+
+    await train(told, "tensorboard")
+    await train(told, "tensorboard", start=2, steps=2)
+
+    folder = tmp_path / "support" / "job-1"
+    assert curve(folder, "train/loss") == [(1, 1.0), (2, 0.5), (3, 0.3333), (4, 0.25)]
+    assert curve(folder, "eval/loss")[-1] == (4, 0.5)
+    assert told.warnings == []
+
+
+async def test_mlflow_has_one_run_for_all_attempts_with_settings_and_curves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    told = Told()
+
+    await train(told, "mlflow")
+    await train(told, "mlflow", start=3, steps=1)
+
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("support")
+    (run,) = client.search_runs([experiment.experiment_id])
+    losses = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(point.step, round(point.value, 4)) for point in losses] == [
+        (1, 1.0), (2, 0.5), (3, 0.3333), (4, 0.25),
+    ]  # fmt: skip
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "REHEARSAL: talk")
+    assert run.data.params["lora_rank"] == "4"
+    assert run.data.params["trained_model"] == "stand-in/tiny"
+    assert told.warnings == []
+
+
+async def test_weights_and_biases_writes_a_run_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    told = Told()
+
+    await train(told, "wandb")
+
+    (written,) = await asyncio.to_thread(
+        lambda: list(tmp_path.glob("wandb/offline-run-*/run-job-1.wandb"))
+    )
+    assert b"train/loss" in written.read_bytes()
+    assert told.warnings == []
+
+
+class Broken:
+    """A tracker that does what the test says at its first figures."""
+
+    def __init__(self, fail: Any) -> None:
+        self._fail = fail
+
+    def log(self, step: int, figures: Mapping[str, float]) -> None:
+        self._fail()
+
+    def close(self, end: str) -> None: ...
+
+
+async def test_a_tracker_that_fails_is_warned_of_once_and_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "secret-of-the-tracker")
+
+    def fail() -> None:
+        raise ConnectionError("401 for the key secret-of-the-tracker")
+
+    told = Told()
+
+    await train(told, "wandb", open_=lambda name, run: Broken(fail))
+
+    (warning,) = told.warnings
+    assert warning == (
+        "Weights & Biases does not follow this run any more: 401 for the key ***; "
+        "the figures are all in the job's own record"
+    )
+
+
+async def test_a_tracker_that_cannot_begin_is_warned_of_once(tmp_path: Path) -> None:
+    def refuse(name: str, run: Run) -> Any:
+        raise OSError(f"no such server for {run.project}")
+
+    told = Told()
+
+    await train(told, "mlflow", open_=refuse)
+
+    assert told.warnings[0].startswith("MLflow does not follow this run any more: no such server")
+    assert len(told.warnings) == 1
+
+
+async def test_a_tracker_that_hangs_does_not_hold_up_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dreadnode_runtime.tracking.PATIENCE", 0.2)
+    forever = threading.Event()
+    told = Told()
+
+    await train(told, "tensorboard", open_=lambda name, run: Broken(forever.wait))
+
+    (warning,) = told.warnings
+    assert "it did not take the last figures within 0 s" in warning
+    forever.set()
+
+
+async def end_with(raised: BaseException, open_: Any) -> None:
+    told: Any = Told()
+    async with followed(job("wandb"), told, Stop(), open_):
+        told.tell("training_start", {"start": 0})
+        raise raised
+
+
+async def test_a_tracker_learns_how_the_run_ended() -> None:
+    ends: list[str] = []
+
+    class Listener(Broken):
+        def close(self, end: str) -> None:
+            ends.append(end)
+
+    def open_(name: str, run: Run) -> Any:
+        return Listener(lambda: None)
+
+    await train(Told(), "wandb", open_=open_)
+    for raised in (JobFailed("It diverged", code="diverged"), asyncio.CancelledError()):
+        with pytest.raises(type(raised)):
+            await end_with(raised, open_)
+
+    assert ends == ["completed", "failed", "interrupted"]
+
+
+def test_only_finite_numbers_reach_a_tracker_and_axes_do_not() -> None:
+    told = {
+        "steps": [3], "train/loss": [0.5], "eval/loss": float("nan"), "train/kl": [None], "x": "y",
+    }  # fmt: skip
+
+    assert figures_of(told) == {"train/loss": 0.5}
+
+
+def test_a_library_that_is_not_installed_is_said_before_the_job_exists(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else name)
+    config = SftConfig.model_validate(
+        {"dataset_ref": {"name": "a", "version": "1"}, "track": ["tensorboard", "wandb"]}
+    )
+
+    with pytest.raises(JobFailed, match="installs the package `wandb` where jobs run"):
+        check_trackers(config)
