@@ -107,6 +107,9 @@ def _say(stream: TextIO, line: str) -> None:
 
 
 async def _serve(options: argparse.Namespace) -> int:
+    models = _found(options)
+    keyring = Keyring(master_key(options.data_dir))
+    listening = _listen(options.host, options.port)
     # What computes is imported late: a wrong argument should not take seconds to be refused.
     import torch
 
@@ -120,12 +123,10 @@ async def _serve(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     dtype = options.dtype or ("bfloat16" if options.device == "cuda" else "float32")
     device = Device(options.device, getattr(torch, dtype), options.gradient_checkpointing)
-    models = _found(options)
-    listening = _listen(options.host, options.port)
     memory = int(options.memory_gib * 2**30) if options.memory_gib else None
     times = {name: getattr(options, name) for name in _TIMES}
     settings = Settings(options.data_dir, device, memory, **times)
-    app = create_app(settings, models, Keyring(master_key(options.data_dir)))
+    app = create_app(settings, models, keyring)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on"
     )
