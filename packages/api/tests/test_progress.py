@@ -101,6 +101,17 @@ async def test_an_event_that_comes_too_early_is_refused(api: Any, told: Any) -> 
     assert (await told("step_complete", **step(2, seq=2))).status_code == 200
 
 
+async def test_an_oversized_event_is_refused_and_the_next_one_takes_its_place(
+    api: Any, told: Any
+) -> None:
+    bound = 16 * api.settings.max_json_bytes
+    refused = await told("log", seq=1, message="much", data={"text": "x" * bound})
+
+    assert (refused.status_code, refused.json()["type"]) == (400, "invalid_error")
+    assert f"{bound:,} bytes" in refused.json()["detail"]
+    assert (await told("step_complete", **step(1, seq=1))).status_code == 200
+
+
 async def test_after_the_end_nothing_changes_and_the_last_word_may_be_repeated(
     api: Any, told: Any
 ) -> None:

@@ -46,18 +46,22 @@ class SubprocessRunner:
         """Start `sandbox`, unless it was started already.
 
         Raises:
-            OSError: it cannot be started here.
+            OSError: it cannot be started here, as when the disk is full.
             TimeoutError: its warden does not come up.
         """
         folder = self._of(sandbox.job_id, sandbox.attempt)
         if (folder / "warden.json").exists():
             return
-        await to_thread.run_sync(self._launch, folder, sandbox)
+        child = await to_thread.run_sync(self._launch, folder, sandbox)
         async with asyncio.timeout(START_SECONDS):
-            while not (folder / "warden.json").exists():  # noqa: ASYNC110  (a file tells it)
+            while not (folder / "warden.json").exists():
+                # In this order: one that has ended may have written it just before.
+                ended = child.poll()
+                if ended is not None and not (folder / "warden.json").exists():
+                    raise OSError(f"its warden ended with code {ended}; see {folder}/warden.log")
                 await asyncio.sleep(0.01)
 
-    def _launch(self, folder: Path, sandbox: Sandbox) -> None:
+    def _launch(self, folder: Path, sandbox: Sandbox) -> "subprocess.Popen[bytes]":
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / "attended").touch()
         home = str(folder / "work")
@@ -83,6 +87,7 @@ class SubprocessRunner:
             # Through a pipe: the keys must not stand in a file or a list of arguments.
             with child.stdin as pipe:
                 pipe.write(json.dumps(order).encode())
+        return child
 
     async def state(self, job_id: str, attempt: int) -> State:
         """Look at a sandbox, started by this process or by an earlier one."""

@@ -149,9 +149,13 @@ class Warden:
         self._watch(began)
         self._end_all()
         self._drain()
+        full = _bytes_under(self.work) >= self.limits["disk_bytes"]
         code = self.process.returncode
         if self.reason is None and code == -signal.SIGXCPU:
             self.reason = "cpu_time"
+        if self.reason is None and code and full:
+            # The system refused a write before we looked, and the sandbox died of that.
+            self.reason = "disk"
         write_whole(
             self.folder / "exit.json",
             {
