@@ -29,12 +29,10 @@ class SecurityHeaders:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = list(message.get("headers", ()))
+                headers = message.get("headers", ())
                 held = {name for name, _ in headers}
-                message["headers"] = [
-                    *headers,
-                    *(each for each in self._headers if each[0] not in held),
-                ]
+                added = [each for each in self._headers if each[0] not in held]
+                message["headers"] = [*headers, *added]
             await send(message)
 
         await self.app(scope, receive, guarded)

@@ -26,6 +26,9 @@ _SECRETS = (
     r"|(?P<header>\b(?:[Bb]earer|[Bb]asic) +)[\w.~+/=-]{16,}"
     r"|(?P<address>://[^\s:/@\"]*:)[^\s/@\"]+(?=@)"  # the password in a database's address
 )
+# Each match of the pattern holds one of these. Most lines hold none, and to see that costs a
+# tenth of searching them for the pattern.
+_MARKS = ("dn_", "dnj_", "tml-", "whsec_", "earer ", "asic ", "://")
 
 
 class Redactor:
@@ -39,9 +42,12 @@ class Redactor:
         known = {form for each in secrets if len(each) >= 6 for form in (each, _in_json(each))}
         literal = [re.escape(each) for each in sorted(known, key=len, reverse=True)]
         self._pattern = re.compile("|".join([*literal, _SECRETS]))
+        self._marks = (*known, *_MARKS)
 
     def __call__(self, text: str) -> str:
         """Return `text` without what nobody may read."""
+        if not any(mark in text for mark in self._marks):
+            return text
         return self._pattern.sub(_hide, text)
 
 
