@@ -20,7 +20,7 @@ Anything else that is raised is our bug: a 500 with a reference that stands in t
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 # What the platform documents, of which this service uses a part. A status or a type beyond these
 # would be news to a client, so an answer with one has a model of its own.
@@ -74,6 +74,16 @@ class ValidationErrorItem(BaseModel):
 
 class APIErrorPayload(BaseModel):
     """Canonical API error envelope returned by the API."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "code": 401,
+                "detail": "Authentication failed",
+                "type": "authentication_error",
+            }
+        }
+    )
 
     code: Code = Field(description="HTTP status code")
     type: ErrorType = Field(description="Stable machine-readable error type")

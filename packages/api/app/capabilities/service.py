@@ -15,7 +15,7 @@ from app.capabilities.tables import CapabilityVersion, RegistryBlob
 from app.db import now
 from app.errors import Conflict, Invalid, Malformed, NotFound
 
-NO_VERSIONS = ("latest", "versions")
+NO_VERSIONS = ("latest", "versions", "visibility")
 """Words that would be mistaken for something else where a version stands."""
 NONE = ("none", "0.0.0")
 """What an old client names when its job has no capability."""

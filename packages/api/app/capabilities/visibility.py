@@ -1,6 +1,6 @@
 """The switch by which clients of version 2 show things to other organizations: it stays off."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Path
 
@@ -9,26 +9,32 @@ from app.capabilities.schemas import Visibility, VisibilityRequest
 from app.datasets import service as datasets
 from app.datasets.schemas import NAME
 from app.deps import OrgMember, ReadSession
-from app.errors import ERRORS, Invalid, NotFound
+from app.errors import ERRORS, Invalid
 
-router = APIRouter(prefix="/org/{org}", responses=ERRORS, tags=["Capabilities"])
+router = APIRouter(prefix="/org/{org}", responses=ERRORS)
+
+Name = Annotated[str, Path(pattern=NAME)]
 
 
-@router.patch("/{kind}/{name}/visibility")
-async def set_visibility(
-    caller: OrgMember,
-    kind: Literal["capabilities", "datasets", "models"],
-    name: Annotated[str, Path(pattern=NAME)],
-    request: VisibilityRequest,
-    session: ReadSession,
+@router.patch("/capabilities/{name}/visibility", tags=["Capabilities"])
+async def set_capability_visibility(
+    caller: OrgMember, name: Name, request: VisibilityRequest, session: ReadSession
 ) -> Visibility:
-    """Keep something to its organization, which it is kept to anyway; refuse to publish it."""
-    if kind == "models":
-        raise NotFound("This server keeps no models of its own; see `dn train catalog`")
-    if kind == "capabilities":
-        await service.list_versions(session, caller.org_id, name)
-    else:
-        await datasets.list_versions(session, caller.org_id, name)
+    """Keep a capability to its organization, which it is kept to anyway; never publish it."""
+    await service.list_versions(session, caller.org_id, name)
+    return _private(name, request)
+
+
+@router.patch("/datasets/{name}/visibility", tags=["Datasets"])
+async def set_dataset_visibility(
+    caller: OrgMember, name: Name, request: VisibilityRequest, session: ReadSession
+) -> Visibility:
+    """Keep a dataset to its organization, which it is kept to anyway; never publish it."""
+    await datasets.list_versions(session, caller.org_id, name)
+    return _private(name, request)
+
+
+def _private(name: str, request: VisibilityRequest) -> Visibility:
     if request.is_public:
         raise Invalid(
             f"Nothing leaves its organization on this server, so `{name}` cannot be made public; "

@@ -149,7 +149,12 @@ class PreparedResponse(Response):
         await _send(self._answer, scope, send)
 
 
-@router.get("", response_model=TrainingCatalogResponse, responses=_NOT_MODIFIED)
+@router.get(
+    "",
+    response_model=TrainingCatalogResponse,
+    responses=_NOT_MODIFIED,
+    summary="Browse supported training base models",
+)
 async def list_training_models(
     request: Request,
     caller: UserCaller,
@@ -158,7 +163,8 @@ async def list_training_models(
 ) -> Response:
     """List base models accepted by hosted Tinker training jobs.
 
-    This is the source of truth for what you can pass as `--model` on `dn train sft`.
+    This is the source of truth for what you can pass as `--model` on `dn train sft` and
+    `dn train rl`.
     """
     try:
         expand = expansions(query.expand)
