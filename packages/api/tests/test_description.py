@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,9 @@ STATUSES = {
     404: "Not found", 409: "Already exists", 422: "Validation error", 426: "Upgrade required",
     429: "Rate limited", 500: "Internal server error", 502: "Bad gateway", 504: "Gateway timeout",
 }  # fmt: skip
-TYPES = """
+TYPES = re.findall(
+    r"\w+",
+    """
     already_exists_error app_error authentication_error conflict_error aws_error
     configuration_error database_error dynamodb_error e2b_error e2b_rate_limit_error
     expired_signature_error expired_token_error forbidden_error group_error invalid_error
@@ -29,7 +32,8 @@ TYPES = """
     org_sandbox_capacity_exceeded_error bad_gateway_error gateway_timeout_error s3_error
     server_error task_error stripe_error token_error upgrade_required_error
     usage_limit_exceeded_error user_verification_error validation_error
-""".split()
+""",
+)
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 OWN_KEY = (
     "revoke_token_api_v1_org__org__tokens__token_id__delete",
