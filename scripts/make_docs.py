@@ -1,4 +1,7 @@
-"""Write docs/cli.md and docs/openapi.json from the code; ``--check`` says if they are stale."""
+"""Write docs/cli.md, docs/openapi.json and the schema of job files from the code.
+
+``--check`` says if they are stale.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ from app.main import create_app
 from app.settings import Settings
 from cyclopts import App
 from dreadnode.cli.main import app
+from job_schema import job_schema
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 88
+JOB_SCHEMA = "packages/sdk/dreadnode/training/job_schema.json"
 INTRODUCTION = """\
 # The `dn` command
 
@@ -63,7 +68,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if stale")
     check = parser.parse_args(arguments).check
     stale = 0
-    for name, text in {"docs/cli.md": cli(), "docs/openapi.json": openapi()}.items():
+    pages = {"docs/cli.md": cli(), "docs/openapi.json": openapi(), JOB_SCHEMA: job_schema()}
+    for name, text in pages.items():
         page = ROOT / name
         if page.exists() and page.read_text(encoding="utf-8") == text:
             continue

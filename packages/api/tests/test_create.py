@@ -171,6 +171,7 @@ async def test_a_sound_job_is_queued_with_every_default_resolved(api: Any) -> No
     }  # fmt: skip
     assert job["config"] == {
         "dataset_ref": {"name": "rows", "version": "1.0.0"},
+        "split": "train",
         "trajectory_dataset_refs": [],
         "max_sequence_length": 2048,
         "batch_size": 16,

@@ -139,6 +139,7 @@ async def test_every_default_is_resolved_and_echoed(api: Any) -> None:
     assert job["config"] == {
         "algorithm": "importance_sampling",
         "prompt_dataset_ref": PROMPTS,
+        "prompt_split": "train",
         "execution_mode": "sync",
         "reward_recipe": {"name": "row_reward_v1", "params": {}},
         "num_rollouts": 8,

@@ -13,9 +13,9 @@ from app.training.schemas import (
     JobRequest,
     RayJobRequest,
     RlJobRequest,
-    SftConfig,
     SftJobRequest,
 )
+from app.training.sft_schemas import SftConfig
 
 SFT_DEFAULTS: dict[str, Any] = {
     "lora_rank": 16,

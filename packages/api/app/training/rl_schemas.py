@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from app.schemas import Request
+from app.training.config_schemas import TrainConfig
 from app.training.refs import Ref, SplitName, evaluated
-from app.training.tracking import Project, Tracker
 
 StopText = Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -31,7 +31,7 @@ class Recipe(Request):
     params: dict[str, Any] = Field(default_factory=dict)
 
 
-class RlConfig(Request):
+class RlConfig(TrainConfig):
     """The settings of reinforcement learning; what is left out has a default, echoed in the job.
 
     A step rolls out `num_rollouts` prompts, `group_size` answers to each, and learns from them in
@@ -40,66 +40,85 @@ class RlConfig(Request):
     """
 
     algorithm: str = Field(max_length=50, description="importance_sampling or ppo")
-    execution_mode: Literal["sync", "one_step_off_async", "fully_async"] = "sync"
+    execution_mode: Literal["sync", "one_step_off_async", "fully_async"] = Field(
+        "sync", description="Whether sampling waits for training: `sync` does"
+    )
     prompt_dataset_ref: Ref | None = Field(None, description="What is asked")
     prompt_split: SplitName | None = Field(
-        None, description="Of the prompts; the only one, or `train`, if left out"
+        None,
+        description="Of the prompts; the only one, or `train`, if left out",
+        examples=["train"],
     )
     trajectory_dataset_refs: list[Ref] = Field(
         default=[], max_length=16, description="Each turn of the assistant is a prompt"
     )
-    eval_dataset_ref: Ref | None = Field(
-        None, description="What is evaluated on; with `eval_split` alone, the prompts' own dataset"
+    reward_recipe: Recipe | None = Field(
+        None, description="What an answer is worth: a recipe, or a function of your own"
     )
-    eval_split: SplitName | None = Field(
-        None, description="Of the data to evaluate on; the only one, or `validation`, if left out"
-    )
-    reward_recipe: Recipe | None = None
     environment: Recipe | None = Field(None, description="Tools to call over several turns")
-    system_prompt: str | None = Field(None, min_length=1, max_length=100_000)
-    steps: int | None = Field(None, ge=1, le=10_000_000)
-    epochs: int | None = Field(None, ge=1, le=10_000)
-    num_rollouts: int | None = Field(None, ge=1, le=65_536, description="Prompts of one step")
+    num_rollouts: int | None = Field(
+        None, ge=1, le=65_536, description="Prompts of one step, 8 if left out", examples=[8]
+    )
     group_size: int | None = Field(None, ge=2, le=1024, description="Answers to each prompt")
     batch_size: int | None = Field(
-        None, ge=1, le=65_536, description="Prompts of one optimizer update"
+        None,
+        ge=1,
+        le=65_536,
+        description="Prompts of one optimizer update, at most 8 if left out",
+        examples=[8],
     )
-    max_new_tokens: int | None = Field(None, ge=1, description="Tokens of one answer")
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens of one answer, at most; 512 where they fit, if left out",
+        examples=[512],
+    )
     max_sequence_length: int | None = Field(
-        None, ge=2, description="Tokens of prompt and answers together"
+        None,
+        ge=2,
+        description="Tokens of prompt and answers together; what the model takes, if left out",
+        examples=[4096],
     )
-    max_turns: int | None = Field(None, ge=1, le=1000)
-    temperature: float | None = Field(None, ge=0, le=10)
-    stop: list[StopText] = Field(default=[], max_length=16)
-    lora_rank: int | None = Field(None, ge=1, le=1024)
-    lora_alpha: int | None = None
-    learning_rate: float | None = Field(None, gt=0, le=1)
-    learning_rate_schedule: Literal["constant", "linear", "cosine"] | None = None
-    warmup_steps: int | None = Field(None, ge=0, le=10_000_000)
-    weight_decay: float | None = Field(None, ge=0, le=1)
-    grad_clip_norm: float | None = Field(None, ge=0, description="0 is no limit")
+    max_turns: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Answers of one rollout; more than 1, and 8 if left out, in an `environment`",
+    )
+    temperature: float | None = Field(
+        None, ge=0, le=10, description="Of sampling; 1 is the model's own distribution"
+    )
+    stop: list[StopText] = Field(default=[], max_length=16, description="Texts that end an answer")
     scale_advantages: bool | None = Field(
         None, description="Divide by the group's standard deviation"
     )
-    clip_low_threshold: float | None = Field(None, ge=0, le=1)
-    clip_high_threshold: float | None = Field(None, ge=1, le=1000)
-    weight_sync_interval: int | None = Field(None, ge=1, le=1000)
-    max_steps_off_policy: int | None = Field(None, ge=1, le=1000)
-    checkpoint_interval: int | None = Field(None, ge=1, le=10_000_000)
-    eval_interval: int | None = Field(None, ge=1, le=10_000_000)
+    clip_low_threshold: float | None = Field(
+        None, ge=0, le=1, description="The lowest ratio that counts; of `ppo` only", examples=[0.8]
+    )
+    clip_high_threshold: float | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="The highest ratio that counts; of `ppo` only",
+        examples=[1.2],
+    )
+    weight_sync_interval: int | None = Field(
+        None, ge=1, le=1000, description="Steps after which the sampler gets new weights"
+    )
+    max_steps_off_policy: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="How many steps the weights that draw an answer may be behind; needed by the "
+        "asynchronous modes, and of no other",
+        examples=[1],
+    )
     eval_max_rollouts: int | None = Field(
-        None, ge=1, description="Prompts of an evaluation, from the first; all if left out"
+        None,
+        ge=1,
+        description="Prompts of an evaluation, from the first; all if left out",
+        examples=[64],
     )
-    shuffle: bool | None = None
-    strict: bool | None = Field(None, description="Refuse the job for one unusable row")
-    seed: int | None = Field(None, ge=0, lt=2**31)
-    adam_beta1: float | None = Field(None, ge=0, lt=1)
-    adam_beta2: float | None = Field(None, ge=0, lt=1)
-    adam_eps: float | None = Field(None, gt=0, le=1)
-    track: list[Tracker] | None = Field(
-        None, max_length=3, description="Where to follow the run; the server decides if left out"
-    )
-    track_project: Project | None = Field(None, description="Under which project, or experiment")
 
     task_ref: Any = Field(None, description="Not offered here")
     world_manifest_id: Any = Field(None, description="Not offered here")
@@ -119,10 +138,7 @@ class RlConfig(Request):
         for field, instead in _NOT_HERE.items():
             if getattr(self, field) is not None:
                 raise ValueError(f"leave `{field}` out: {instead}")
-        if self.lora_alpha is not None:
-            raise ValueError(
-                "leave `lora_alpha` out: Tinker fixes it, so that a value would have no effect"
-            )
+        self.refuse_alpha()
         if self.prompt_dataset_ref is None and not self.trajectory_dataset_refs:
             raise ValueError(
                 "name what to ask in `prompt_dataset_ref`, or trajectories to learn from in "

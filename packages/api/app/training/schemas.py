@@ -6,9 +6,9 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from app.jobs.tables import Status
 from app.schemas import Moment, Plain, Request, Response, unmarked
-from app.training.refs import Ref, SplitName, evaluated
+from app.training.refs import Ref
 from app.training.rl_schemas import RlConfig
-from app.training.tracking import Project, Tracker
+from app.training.sft_schemas import SftConfig
 
 Backend = Literal["tinker", "ray"]
 TrainerType = Literal["sft", "rl"]
@@ -38,96 +38,23 @@ Phase = Literal[
 Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(unmarked)]
 
 
-_NEEDS = {
-    "eval_interval": "eval_dataset_ref",
-    "early_stopping_patience": "eval_interval",
-    "early_stopping_min_delta": "early_stopping_patience",
-}
-
-
-class SftConfig(Request):
-    """The settings of supervised fine-tuning; what is left out has a default, echoed in the job.
-
-    Bounds that depend on the model (`lora_rank`, `max_sequence_length`) are checked against it.
-    """
-
-    dataset_ref: Ref | None = Field(None, description="What is trained on")
-    split: SplitName | None = Field(
-        None, description="Of the dataset; the only one, or `train`, if left out"
-    )
-    trajectory_dataset_refs: list[Ref] = Field(default=[], max_length=16)
-    eval_dataset_ref: Ref | None = Field(
-        None, description="What is evaluated on; with `eval_split` alone, the dataset itself"
-    )
-    eval_split: SplitName | None = Field(
-        None, description="Of the data to evaluate on; the only one, or `validation`, if left out"
-    )
-    system_prompt: str | None = Field(None, min_length=1, max_length=100_000)
-    max_sequence_length: int | None = Field(None, ge=2)
-    batch_size: int | None = Field(None, ge=1, le=4096)
-    gradient_accumulation_steps: int | None = Field(None, ge=1, le=1024)
-    steps: int | None = Field(None, ge=1, le=10_000_000)
-    epochs: int | None = Field(None, ge=1, le=10_000)
-    lora_rank: int | None = Field(None, ge=1, le=1024)
-    lora_alpha: int | None = None
-    learning_rate: float | None = Field(None, gt=0, le=1)
-    learning_rate_schedule: Literal["constant", "linear", "cosine"] | None = None
-    warmup_steps: int | None = Field(None, ge=0, le=10_000_000)
-    weight_decay: float | None = Field(None, ge=0, le=1)
-    grad_clip_norm: float | None = Field(None, ge=0, description="0 is no limit")
-    checkpoint_interval: int | None = Field(None, ge=1, le=10_000_000)
-    eval_interval: int | None = Field(None, ge=1, le=10_000_000)
-    early_stopping_patience: int | None = Field(None, ge=1, le=10_000)
-    early_stopping_min_delta: float | None = Field(None, ge=0)
-    train_on: (
-        Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"] | None
-    ) = None
-    shuffle: bool | None = None
-    strict: bool | None = Field(None, description="Refuse the job for one unusable row")
-    seed: int | None = Field(None, ge=0, lt=2**31)
-    adam_beta1: float | None = Field(None, ge=0, lt=1)
-    adam_beta2: float | None = Field(None, ge=0, lt=1)
-    adam_eps: float | None = Field(None, gt=0, le=1)
-    track: list[Tracker] | None = Field(
-        None, max_length=3, description="Where to follow the run; the server decides if left out"
-    )
-    track_project: Project | None = Field(None, description="Under which project, or experiment")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _evaluated(cls, value: Any) -> Any:
-        return evaluated(value, "dataset_ref")
-
-    @model_validator(mode="after")
-    def _sensible(self) -> "SftConfig":
-        if self.lora_alpha is not None:
-            raise ValueError(
-                "leave `lora_alpha` out: Tinker fixes it, so that a value would have no effect"
-            )
-        if self.trajectory_dataset_refs:
-            raise ValueError(
-                "trajectories are trained on through `dataset_ref`: push them as a dataset, "
-                "one trajectory a row, and leave `trajectory_dataset_refs` out"
-            )
-        if self.dataset_ref is None:
-            raise ValueError("name the dataset to train on in `dataset_ref`")
-        for setting, needed in _NEEDS.items():
-            if getattr(self, setting) is not None and getattr(self, needed) is None:
-                raise ValueError(f"`{setting}` has no effect without `{needed}`; give both")
-        return self
-
-
 class _JobRequest(Request):
     """What every wish for a job holds."""
 
     model: str | None = Field(None, max_length=200, description="The catalog's `tinker_id`")
     base_model: str | None = Field(None, max_length=200, description="The same field as `model`")
     backend: Backend = "tinker"
-    capability_ref: Ref | None = Field(None, description="Optional; a versioned system prompt")
-    name: Label | None = None
-    tags: list[Label] = Field(default=[], max_length=50)
-    project_ref: Label | None = None
-    run_ref: Label | None = None
+    capability_ref: Ref | None = Field(
+        None, description="A versioned system prompt, in place of `system_prompt`"
+    )
+    name: Label | None = Field(None, description="A name for people", examples=["first try"])
+    tags: list[Label] = Field(default=[], max_length=50, description="Words to find it by")
+    project_ref: Label | None = Field(
+        None, description="The project that it belongs to", examples=["harbour"]
+    )
+    run_ref: Label | None = Field(
+        None, description="What it is called elsewhere", examples=["harbour-7"]
+    )
     rehearse: bool = Field(False, description="Train the engine's small stand-in instead")
 
     @model_validator(mode="after")

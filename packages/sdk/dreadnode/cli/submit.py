@@ -16,6 +16,7 @@ from dreadnode.cli.settings import NONE, Settings
 
 if TYPE_CHECKING:
     from dreadnode.client import ApiClient
+    from dreadnode.training.jobs import TrainingJob
     from dreadnode.wire import CapabilityRef, DatasetRef
 
 
@@ -81,12 +82,17 @@ def sft(
                 rehearse=rehearse,
             )
         )
-        if wait:
-            from dreadnode.cli.progress import follow
+        submitted(client, job, common, wait=wait)
 
-            say(f"submitted job {job.id}: {views.data(job.preflight) or 'queued'}")
-            follow(client, job.id, common)
-            return
+
+def submitted(client: ApiClient, job: TrainingJob, common: Common, *, wait: bool) -> None:
+    """Show a job that has just been accepted, or wait until it has ended."""
+    if wait:
+        from dreadnode.cli.progress import follow
+
+        say(f"submitted job {job.id}: {views.data(job.preflight) or 'queued'}")
+        follow(client, job.id, common)
+        return
     common.out.record(job, views.JOB)
     hint(f"`dn train wait {job.id}` follows it")
 

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from dreadnode.cli import views
 from dreadnode.cli.completion import model_ids
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import hint, say
 from dreadnode.cli.rl_settings import NONE, RlSettings
-from dreadnode.cli.submit import capability_ref, dataset_ref
+from dreadnode.cli.submit import capability_ref, dataset_ref, submitted
 from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
@@ -107,14 +105,7 @@ def rl(
                 rehearse=rehearse,
             )
         )
-        if wait:
-            from dreadnode.cli.progress import follow
-
-            say(f"submitted job {job.id}: {views.data(job.preflight) or 'queued'}")
-            follow(client, job.id, common)
-            return
-    common.out.record(job, views.JOB)
-    hint(f"`dn train wait {job.id}` follows it")
+        submitted(client, job, common, wait=wait)
 
 
 def _reward(recipe: str | None, params: str | None) -> Recipe | None:

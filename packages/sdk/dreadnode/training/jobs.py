@@ -145,6 +145,8 @@ class TrainingJob(Response):
     metrics: dict[str, Any] = Field(default_factory=dict)
     artifacts: dict[str, Any] = Field(default_factory=dict)
     tags: list[str] = Field(default_factory=list)
+    project_ref: str | None = None
+    run_ref: str | None = None
     error: str | None = None
     error_code: str | None = None
     created_by: str | None = None

@@ -81,6 +81,32 @@ def test_a_folder_of_splits_becomes_what_jobs_read(dn: Dn) -> None:
     ]
 
 
+def test_a_job_file_is_submitted_at_once_and_its_job_repeated_with_a_change(dn: Dn) -> None:
+    dn("train init sft")
+
+    refused = dn("train submit job.toml --set config.learning_rate=7 --rehearse")
+    job = dn.json("train submit job.toml --set config.steps=1 --rehearse")
+    code, out, err = dn.run(
+        f"train clone {job['id']} --set config.seed=7 --unset config.steps --json"
+    )
+
+    assert refused == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+stored rows.jsonl as rows@9f28a96cac3c: 4 rows, 321 bytes
+error: `config.learning_rate`: input should be less than or equal to 1
+""")
+    assert code == 0, err
+    again = json.loads(out)
+    assert "config.steps: 1 -> not set" in err
+    assert "config.seed: 0 -> 7" in err
+    assert "config.epochs: not set -> 1" in err
+    expected = {**job["config"], "seed": 7, "epochs": 1}
+    assert again["config"] == {k: v for k, v in expected.items() if k != "steps"}
+    assert (again["rehearsal"], again["id"] != job["id"]) == (True, True)
+
+
 def test_what_is_refused_before_anything_runs(dn: Dn, dataset: str) -> None:
     said = dn("train sft --model meta-llama/Llama-3.1-8B --dataset harbour@1.0.0")
     said += dn(f"train sft {MODEL} --dataset nothing@1")

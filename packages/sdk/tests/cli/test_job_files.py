@@ -1,0 +1,316 @@
+"""`dn train init | submit | clone`, by what they say and send."""
+
+# ruff: noqa: E501 - a transcript is as wide as it is
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dreadnode.jobtemplate import settings
+from dreadnode.training.jobs import SftConfig, SftRequest
+from dreadnode.training.rl import RlConfig, RlRequest
+from inline_snapshot import snapshot
+
+Dn = Callable[[str], str]
+JOB = """
+trainer_type = "sft"
+model = "Qwen/Qwen3-8B"
+name = "first try"
+tags = ["a", "b"]
+
+[config]
+dataset_ref = "support@1.0.0"
+learning_rate = 2
+steps = 20
+"""
+
+
+def sent(api: Any) -> dict[str, Any]:
+    """Return the body of the last create."""
+    posts = [each for each in api.requests if each.method == "POST"]
+    body: dict[str, Any] = json.loads(posts[-1].content)
+    return body
+
+
+def errors(said: str) -> str:
+    return said.partition("--- stderr\n")[2]
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_type", "config"),
+    [("sft", SftRequest, SftConfig), ("rl", RlRequest, RlConfig)],
+)
+def test_a_job_file_has_every_setting(kind: Any, request_type: Any, config: Any) -> None:
+    described = {part: {each["name"] for each in found} for part, found in settings(kind).items()}
+    # Supervised jobs name trajectories as their dataset.
+    refused = {"trajectory_dataset_refs"} if kind == "sft" else set()
+
+    assert described["job"] == set(request_type.model_fields) - {
+        "backend",
+        "trainer_type",
+        "config",
+    }
+    assert described["config"] == set(config.model_fields) - refused
+
+
+def test_a_new_job_file_can_be_submitted_at_once(dn: Dn, api: Any) -> None:
+    written = dn("train init sft")
+    said = dn("train submit job.toml --rehearse")
+
+    assert written == snapshot("""\
+exit: 0
+--- stdout
+--- stderr
+wrote job.toml
+wrote rows.jsonl: 4 rows that show the shape; put yours there
+hint: `dn train submit job.toml --rehearse` tries it out
+""")
+    assert said.startswith("exit: 0")
+    ((name, version),) = api.datasets
+    assert sent(api) == {
+        "model": "Qwen/Qwen3-8B",
+        "config": {"dataset_ref": {"name": name, "version": version}},
+        "backend": "tinker",
+        "trainer_type": "sft",
+        "tags": [],
+        "rehearse": True,
+    }
+
+
+def test_a_new_file_for_reinforcement_learning_too(dn: Dn, api: Any) -> None:
+    dn("train init rl nested.toml --model Qwen/Qwen3-8B-Base")
+    dn("train submit nested.toml")
+
+    body = sent(api)
+    assert (body["model"], body["trainer_type"]) == ("Qwen/Qwen3-8B-Base", "rl")
+    assert body["config"]["algorithm"] == "importance_sampling"
+    assert body["config"]["reward_recipe"] == {"name": "gsm8k_v1", "params": {}}
+    assert body["config"]["prompt_dataset_ref"]["name"] == "prompts"
+
+
+def test_nothing_is_overwritten(dn: Dn) -> None:
+    Path("job.toml").write_text("mine")
+    Path("rows.jsonl").write_text("mine")
+
+    refused = dn("train init sft")
+    beside = dn("train init sft other.toml")
+
+    assert errors(refused) == "error: job.toml is there already; name another file\n"
+    assert beside.startswith("exit: 0")
+    assert (Path("job.toml").read_text(), Path("rows.jsonl").read_text()) == ("mine", "mine")
+
+
+def test_with_a_dataset_of_its_own_a_file_comes_without_an_example(dn: Dn, api: Any) -> None:
+    dn("train init sft --dataset support@1.0.0")
+    dn("train submit job.toml")
+
+    assert [path.name for path in Path.cwd().iterdir()] == ["job.toml"]
+    assert sent(api)["config"]["dataset_ref"] == {"name": "support", "version": "1.0.0"}
+
+
+def test_flags_come_before_what_the_file_says(dn: Dn, api: Any) -> None:
+    Path("job.toml").write_text(JOB)
+
+    said = dn(
+        "train submit job.toml --set config.learning_rate=2e-4 --set config.shuffle=false "
+        "--set 'name=second try' --set tags=[] --unset config.steps --set config.epochs=3 --json"
+    )
+
+    body = sent(api)
+    assert said.startswith("exit: 0")
+    assert (body["name"], body["tags"], body["rehearse"]) == ("second try", [], False)
+    assert body["config"] == {
+        "dataset_ref": {"name": "support", "version": "1.0.0"},
+        "learning_rate": 2e-4,
+        "shuffle": False,
+        "epochs": 3,
+    }
+
+
+def test_paths_count_from_the_files_own_folder_and_are_stored_once(dn: Dn, api: Any) -> None:
+    folder = Path("jobs")
+    (folder / "data").mkdir(parents=True)
+    for split in ("train", "validation"):
+        (folder / f"data/{split}.jsonl").write_text('{"prompt": "a"}\n')
+    (folder / "reward.py").write_text("def reward(x):\n    return 1.0\n")
+    (folder / "job.toml").write_text(
+        'trainer_type = "rl"\nmodel = "Qwen/Qwen3-8B"\ncapability_ref = "concise@1.0.0"\n'
+        '[config]\nalgorithm = "ppo"\nprompt_dataset_ref = "data"\neval_dataset_ref = "./data"\n'
+        'trajectory_dataset_refs = ["old@1", "data/train.jsonl"]\nenvironment = "reward.py"\n'
+        'reward_recipe = { name = "reward.py", params = { seconds = 2 } }\n'
+    )
+
+    dn("train submit jobs/job.toml")
+
+    body = sent(api)
+    config = body["config"]
+    assert [each.method for each in api.requests] == ["PUT", "PUT", "POST"]
+    assert body["capability_ref"] == {"name": "concise", "version": "1.0.0"}
+    assert config["prompt_dataset_ref"] == config["eval_dataset_ref"]
+    assert config["prompt_dataset_ref"]["name"] == "data"
+    assert [ref["name"] for ref in config["trajectory_dataset_refs"]] == ["old", "train"]
+    source = Path("jobs/reward.py").read_text()
+    assert config["environment"] == {"name": "python_v1", "params": {"source": source}}
+    assert config["reward_recipe"]["params"] == {"seconds": 2, "source": source}
+
+
+def test_what_is_wrong_is_named_by_its_path_and_nothing_is_sent(dn: Dn, api: Any) -> None:
+    Path("job.toml").write_text(
+        JOB.replace("steps = 20", 'steps = "20"\nbatch_size = 1.5\nlerning_rate = 1')
+        .replace('name = "first try"', "name = 7\nlearning_rate = 1\nrehears = 3")
+        .replace('tags = ["a", "b"]', 'tags = ["a", 2]')
+        + "seed = -1\nshuffle = 1\ntrain_on = 'all'\nstop = []\n"
+    )
+
+    said = dn("train submit job.toml")
+
+    assert api.requests == []
+    assert errors(said) == snapshot("""\
+error: job.toml: `config.train_on` must be one of 'all_assistant_messages', 'last_assistant_message' or 'last_assistant_turn', and is "all"
+job.toml: `config.shuffle` must be true or false, and is 1
+job.toml: `config.seed` must be 0 or above, and is -1
+job.toml: `config.steps` must be a whole number, and is "20"
+job.toml: `config.batch_size` must be a whole number, and is 1.5
+job.toml: `config.lerning_rate` is no setting of this job; did you mean `config.learning_rate`?
+job.toml: `config.stop` is no setting of this job
+job.toml: `name` must be text, and is 7
+job.toml: `tags[1]` must be text, and is 2
+job.toml: `learning_rate` is no setting of this job; did you mean `config.learning_rate`?
+job.toml: `rehears` is no setting of this job; did you mean `rehearse`?
+""")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("a = ", "job.toml is not TOML: Invalid value (at end of document)"),
+        (
+            "a = 1\na b",
+            "job.toml is not TOML: Expected '=' after a key in a key/value pair (at line 2, column 3)",
+        ),
+        ("", 'job.toml: `trainer_type` must be "sft" or "rl"'),
+        ("trainer_type = ['rl']", 'job.toml: `trainer_type` must be "sft" or "rl"'),
+        ('trainer_type = "sft"\nmodel = "m"', "job.toml: `config` is missing"),
+        (
+            'trainer_type = "sft"\nmodel = "m"\nconfig = 3',
+            "job.toml: `config` must be a table, and is 3",
+        ),
+        (
+            JOB.replace("support@1.0.0", "support.jsonl"),
+            "job.toml: `config.dataset_ref`: there is no file support.jsonl",
+        ),
+        (
+            JOB.replace("support@1.0.0", "support"),
+            "job.toml: `config.dataset_ref`: `support` names no version; write NAME@VERSION, or the path of a file (`dn dataset get support` lists the versions)",
+        ),
+        (
+            JOB.replace('"support@1.0.0"', '{ name = "support" }'),
+            "job.toml: `config.dataset_ref.version` is missing",
+        ),
+        (
+            JOB.replace("= 2\n", "= inf\n"),
+            "job.toml: `config.learning_rate` must be a finite number, and is inf",
+        ),
+        (
+            JOB.replace('"b"]', "2026-11-22]"),
+            "job.toml: `tags[1]` is a date or a time, which no setting takes; put it into quotes",
+        ),
+        ('trainer_type = "rl"\nmodel = "m"\n[config]', "job.toml: `config.algorithm` is missing"),
+    ],
+)
+def test_a_file_that_is_no_job_is_refused_in_a_sentence(
+    dn: Dn, api: Any, text: str, sentence: str
+) -> None:
+    Path("job.toml").write_text(text)
+
+    assert errors(dn("train submit job.toml")) == f"error: {sentence}\n"
+    assert api.requests == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            "--set config.steps",
+            "`--set config.steps`: write PATH=VALUE, as in `config.learning_rate=2e-4`",
+        ),
+        ("--set name.x=1", "`--set name.x`: `name` is a value and has no settings below it"),
+        ("--unset config.seed", "`--unset config.seed`: the job does not set `config.seed`"),
+        (
+            "--set config.sead=1",
+            "job.toml: `config.sead` is no setting of this job; did you mean `config.seed`?",
+        ),
+        ("--set seed=1", "job.toml: `seed` is no setting of this job; did you mean `config.seed`?"),
+    ],
+)
+def test_a_change_that_leads_nowhere_is_refused(
+    dn: Dn, api: Any, flags: str, sentence: str
+) -> None:
+    Path("job.toml").write_text(JOB)
+
+    assert errors(dn(f"train submit job.toml {flags}")) == f"error: {sentence}\n"
+    assert api.requests == []
+
+
+def test_a_clone_is_the_same_job_again_with_changes_that_it_shows(
+    dn: Dn, api: Any, make_job: Callable[..., dict[str, Any]]
+) -> None:
+    config = {
+        "dataset_ref": {"name": "support", "version": "1.0.0"},
+        "split": "train",
+        "trajectory_dataset_refs": [],
+        "system_prompt": "Be brief.",
+        "learning_rate": 1e-4,
+        "epochs": 1,
+        "strict": False,
+    }
+    capability = {"name": "concise", "version": "2.0.0", "artifact_id": None}
+    api.jobs = [
+        make_job(config=config, capability=capability, name="n", tags=["t"], rehearsal=True)
+    ]
+
+    said = dn(
+        "train clone job-1 --no-rehearse --set config.learning_rate=2e-4 --unset config.epochs "
+        "--set config.dataset_ref=support@1.1.0"
+    )
+
+    assert sent(api) == {
+        "trainer_type": "sft",
+        "backend": "tinker",
+        "model": "Qwen/Qwen3-8B",
+        "rehearse": False,
+        "tags": ["t"],
+        "name": "n",
+        "capability_ref": {"name": "concise", "version": "2.0.0"},
+        "config": {
+            "dataset_ref": {"name": "support", "version": "1.1.0"},
+            "split": "train",
+            "trajectory_dataset_refs": [],
+            "learning_rate": 2e-4,
+            "strict": False,
+        },
+    }
+    assert errors(said) == snapshot("""\
+config.dataset_ref: support@1.0.0 -> support@1.1.0
+config.learning_rate: 0.0001 -> 0.0002
+config.epochs: 1 -> not set
+hint: `dn train wait job-1` follows it
+""")
+
+
+def test_a_clone_with_nothing_changed_says_so(dn: Dn) -> None:
+    assert "nothing is different\n" in errors(dn("train clone job-1"))
+
+
+def test_a_clone_refuses_a_change_by_its_path(dn: Dn, api: Any) -> None:
+    said = dn("train clone job-1 --set config.lora_rnk=4")
+
+    assert errors(said) == (
+        "error: job job-1: `config.lora_rnk` is no setting of this job; "
+        "did you mean `config.lora_rank`?\n"
+    )
+    assert not [each for each in api.requests if each.method == "POST"]
