@@ -1,8 +1,10 @@
 """The README.md that goes with an adapter: where it comes from, so that it is not mistaken."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dreadnode_runtime.cost import list_cost
 from dreadnode_runtime.prepare import Counts
 from dreadnode_runtime.service import Dataset
 
@@ -16,6 +18,8 @@ class Card:
         trained_model: What was really trained; in a rehearsal, the stand-in.
         rehearsal: Whether these two differ on purpose.
         renderer: Name of the chat format that it was trained in.
+        datasets: What it was trained on.
+        eval_dataset: What it was evaluated on.
         config: The job's settings, defaults included.
         metrics: The job's final metrics.
         step: Whose weights these are, when not the last one's.
@@ -28,7 +32,8 @@ class Card:
     trained_model: str
     rehearsal: bool
     renderer: str
-    dataset: Dataset
+    datasets: Sequence[Dataset]
+    eval_dataset: Dataset | None
     counts: Counts
     config: dict[str, Any]
     metrics: dict[str, Any]
@@ -51,12 +56,13 @@ class Card:
             f"A LoRA adapter (PEFT) of `{self.trained_model}`, made by job `{self.job_id}`.",
             "",
             *_table("Training", self._training()),
+            *_table("Results", self._results()),
             *_table("Configuration", self.config),
         ]
         return "\n".join(parts) + "\n"
 
     def _title(self) -> str:
-        title = self.name or f"{self.model} on {self.dataset.name}"
+        title = self.name or f"{self.model} on {self.datasets[0].name}"
         return f"REHEARSAL: {title}" if self.rehearsal else title
 
     def _warning(self) -> list[str]:
@@ -70,26 +76,56 @@ class Card:
         ]
 
     def _training(self) -> dict[str, Any]:
-        losses = [loss for loss in self.metrics.get("train/loss", []) if loss is not None]
+        cost = None if self.rehearsal else list_cost(self.model, self.metrics)
         return {
             "Model of the job": self.model,
             "Trained model": self.trained_model,
-            "Data": self._data(),
+            **{_numbered("Data", n): _data(each) for n, each in enumerate(self.datasets)},
+            "Evaluation data": None if self.eval_dataset is None else _data(self.eval_dataset),
             "Rows": f"{self.counts.usable} of {self.counts.rows}, {self.counts.truncated} cut off",
-            "Tokens processed": self.metrics.get("train/num_tokens_processed"),
             "Format": self.renderer,
             "Optimizer steps": self.metrics.get("train/steps"),
             "Weights of": None if self.step is None else f"step {self.step}, the best evaluation",
-            "Loss": f"{losses[0]:.4f} at first, {losses[-1]:.4f} at last" if losses else None,
+            "Tokens processed": self.metrics.get("train/num_tokens_processed"),
+            "Rollouts": self.metrics.get("train/num_rollouts"),
+            "Cost of the steps at hosted Tinker's list prices": None
+            if cost is None
+            else cost.text(),
         }
 
-    def _data(self) -> str:
-        split = f", split {self.dataset.split}" if self.dataset.split else ""
-        return f"{self.dataset.name}{split}, sha256 {self.dataset.sha256}"
+    def _results(self) -> dict[str, Any]:
+        """Return each series' first, last and best value, where there is one."""
+        series = {
+            "Loss": ("train/loss", min),
+            "Loss on the evaluation data": ("eval/loss_history", min),
+            "Reward": ("train/reward", max),
+            "Reward on the evaluation data": ("eval/reward_history", max),
+            "KL of sampler and trainer": ("train/kl_sampler_trainer", min),
+            "Entropy": ("train/entropy", max),
+        }
+        said = {}
+        for title, (name, best) in series.items():
+            values = [value for value in self.metrics.get(name) or [] if value is not None]
+            if values:
+                said[title] = f"{values[0]:.4f} at first, {values[-1]:.4f} at last"
+                if name.startswith("eval/"):
+                    said[title] += f", {best(values):.4f} at best"
+        return said
+
+
+def _data(dataset: Dataset) -> str:
+    split = "" if dataset.split is None else f", split {dataset.split}"
+    return f"{dataset.name}{split}, sha256 {dataset.sha256}"
+
+
+def _numbered(title: str, index: int) -> str:
+    return title if index == 0 else f"{title} {index + 1}"
 
 
 def _table(heading: str, values: dict[str, Any]) -> list[str]:
     said = {key: value for key, value in values.items() if value not in (None, [], {})}
+    if not said:
+        return []
     rows = [f"| {key} | {_cell(value)} |" for key, value in said.items()]
     return [f"## {heading}", "", "| | |", "| --- | --- |", *rows, ""]
 

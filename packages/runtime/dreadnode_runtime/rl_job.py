@@ -138,7 +138,8 @@ async def run_rl(work: Work) -> None:
             metrics=history.final_metrics(),
             at_end=history.at(outcome.step),
             artifacts=_artifacts(config, eval_dataset),
-            dataset=datasets[0],
+            datasets=datasets,
+            eval_dataset=eval_dataset,
             counts=counts,
         )
 

@@ -76,7 +76,8 @@ async def run_sft(work: Work) -> None:
             ),
             at_end=history.at(outcome.step),
             artifacts=artifacts,
-            dataset=dataset,
+            datasets=[dataset],
+            eval_dataset=eval_dataset,
             counts=counts,
         )
 

@@ -1,7 +1,7 @@
 """What every kind of job has in common: its record, its beginning, and its end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from dreadnode_runtime.card import Card
 from dreadnode_runtime.config import TrainingConfig
+from dreadnode_runtime.cost import list_cost
 from dreadnode_runtime.prepare import Counts
 from dreadnode_runtime.rendering import Rendering, load_rendering
 from dreadnode_runtime.report import Reporter, Stop
@@ -206,7 +207,8 @@ class Work:
         metrics: dict[str, Any],
         at_end: Mapping[str, float],
         artifacts: dict[str, Any],
-        dataset: Dataset,
+        datasets: Sequence[Dataset],
+        eval_dataset: Dataset | None,
         counts: Counts,
     ) -> None:
         """Save what was trained, store it with the job, and tell the end; or say how it was ended.
@@ -220,6 +222,9 @@ class Work:
         made = {**artifacts, "checkpoints": outcome.checkpoints}
         if outcome.checkpoints:
             made["latest_checkpoint"] = outcome.checkpoints[-1]
+        cost = None if job.rehearsal else list_cost(job.model, metrics)
+        if cost is not None and cost.dollars is not None:
+            metrics = {**metrics, "cost/list_usd": round(cost.dollars, 6)}
         data: dict[str, Any] = {"step": outcome.step}
         message = f"Trained {outcome.step} steps" + (", early" if outcome.stopped_early else "")
         if stop.cancelled:
@@ -239,7 +244,8 @@ class Work:
                 trained_model=job.trained_model,
                 rehearsal=job.rehearsal,
                 renderer=rendering.name,
-                dataset=dataset,
+                datasets=datasets,
+                eval_dataset=eval_dataset,
                 counts=counts,
                 config=job.config,
                 metrics=metrics,

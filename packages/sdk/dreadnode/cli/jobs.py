@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Job = Annotated[str, Parameter(help="The job's id.")]
 Level = Literal["debug", "info", "warning", "error"]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
-ADAPTER = PurePosixPath("adapter")
+ADAPTER, BEST = PurePosixPath("adapter"), PurePosixPath("best")
 
 
 def list_jobs(
@@ -108,8 +108,11 @@ def download(
     /,
     *,
     to: Annotated[
-        Path | None, Parameter(help="The folder; `adapter-JOB` here if not given.")
+        Path | None, Parameter(help="The folder; `adapter-JOB` or `best-JOB` here if not given.")
     ] = None,
+    best: Annotated[
+        bool, Parameter(help="The weights of the best evaluation, if those are not the last ones.")
+    ] = False,
     common: Common = DEFAULT,
 ) -> None:
     """Fetch a job's adapter, as PEFT loads it, into a folder.
@@ -118,15 +121,19 @@ def download(
     """
     from dreadnode.calls.jobs import training_job_file
 
-    folder = to or Path(f"adapter-{job}")
+    folder = to or Path(f"{'best' if best else 'adapter'}-{job}")
     with common.client() as client:
-        files = [file for file in client.list_training_job_files(job).items if _of_adapter(file)]
+        found = client.list_training_job_files(job).items
+        kept = BEST if best and any(_is_in(BEST, file) for file in found) else ADAPTER
+        files = [file for file in found if _is_in(kept, file)]
+        if files and best:
+            say(f"the best weights are {'another adapter' if kept == BEST else 'the last ones'}")
         if not files:
             raise ConfigError(
                 f"job {job} has no adapter yet; `dn train wait {job}` waits until it has ended"
             )
         for file in files:
-            target = folder / PurePosixPath(file.path).relative_to(ADAPTER)
+            target = folder / PurePosixPath(file.path).relative_to(kept)
             if _already_there(target, file):
                 continue
             client.save(training_job_file(client.scope, job, file.path), target, sha256=file.sha256)
@@ -137,11 +144,11 @@ def download(
         common.out.text(str(folder))
 
 
-def _of_adapter(file: JobFile) -> bool:
+def _is_in(folder: PurePosixPath, file: JobFile) -> bool:
     path = PurePosixPath(file.path)
     if path.is_absolute() or ".." in path.parts:
         raise ProtocolError(f"the server names a file outside of its folder: {show(file.path)}")
-    return path.is_relative_to(ADAPTER) and path != ADAPTER
+    return path.is_relative_to(folder) and path != folder
 
 
 def _already_there(target: Path, file: JobFile) -> bool:

@@ -296,6 +296,24 @@ error: mine/adapter_config.json is there already, with other content; name anoth
     assert Path("mine/adapter_config.json").read_text() == "my own"
 
 
+def test_the_best_weights_are_fetched_where_they_are_not_the_last(dn: Dn, api: Any) -> None:
+    api.files = {"adapter/adapter_config.json": b"last"}
+    same = dn("train download job-1 --best --to same")
+    api.files["best/adapter_config.json"] = b"best"
+
+    assert dn("train download job-1 --best") == snapshot("""\
+exit: 0
+--- stdout
+best-job-1
+--- stderr
+the best weights are another adapter
+best-job-1/adapter_config.json  4 bytes
+""")
+    assert Path("best-job-1/adapter_config.json").read_bytes() == b"best"
+    assert "the best weights are the last ones" in same
+    assert Path("same/adapter_config.json").read_bytes() == b"last"
+
+
 def test_a_damaged_download_is_not_kept(dn: Dn, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     api.files = {"adapter/adapter_model.safetensors": b"weights"}
     answer = api._job

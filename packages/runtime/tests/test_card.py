@@ -1,0 +1,102 @@
+"""What goes with an adapter: its card, and what the training came to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dreadnode.training import TINKER_MODELS
+from dreadnode_runtime.card import Card
+from dreadnode_runtime.cost import Cost, list_cost
+from dreadnode_runtime.prepare import Counts
+from dreadnode_runtime.service import Dataset
+
+MODEL = next(m for m in TINKER_MODELS if m.tinker_id == "Qwen/Qwen3-8B")
+
+
+def card(**changes: Any) -> str:
+    values: dict[str, Any] = {
+        "job_id": "job-1",
+        "name": None,
+        "trainer_type": "rl",
+        "model": MODEL.tinker_id,
+        "trained_model": MODEL.tinker_id,
+        "rehearsal": False,
+        "renderer": "qwen3",
+        "datasets": [Dataset("sums@1.0.0", Path(), "aa"), Dataset("talks@2.0.0", Path(), "bb")],
+        "eval_dataset": Dataset("exam@1.0.0", Path(), "cc", "validation"),
+        "counts": Counts(rows=10, usable=9),
+        "config": {"lora_rank": 4},
+        "metrics": {
+            "train/steps": 3,
+            "train/num_rollouts": 96,
+            "train/reward": [0.1, 0.5, 0.4],
+            "train/kl_sampler_trainer": [0.001, None, 0.002],
+            "eval/reward_history": [0.2, 0.6, 0.3],
+            "tokens/prompt": 1_000_000,
+            "tokens/sampled": 2_000_000,
+            "tokens/trained": 3_000_000,
+        },
+    }
+    return Card(**{**values, **changes}).text()
+
+
+def test_a_card_names_every_dataset_by_digest_and_the_results_with_the_best() -> None:
+    text = card()
+
+    for line in (
+        "| Data | sums@1.0.0, sha256 aa |",
+        "| Data 2 | talks@2.0.0, sha256 bb |",
+        "| Evaluation data | exam@1.0.0, split validation, sha256 cc |",
+        "| Rollouts | 96 |",
+        "| Reward | 0.1000 at first, 0.4000 at last |",
+        "| Reward on the evaluation data | 0.2000 at first, 0.3000 at last, 0.6000 at best |",
+        "| KL of sampler and trainer | 0.0010 at first, 0.0020 at last |",
+    ):
+        assert line in text.splitlines()
+
+
+def test_a_card_says_what_the_steps_come_to_token_kind_by_token_kind() -> None:
+    pricing = MODEL.pricing
+    assert pricing is not None
+    assert pricing.prefill
+    assert pricing.sample
+    assert pricing.train
+
+    text = card()
+
+    dollars = pricing.prefill + 2 * pricing.sample + 3 * pricing.train
+    assert (
+        f"| Cost of the steps at hosted Tinker's list prices | ${dollars:.4f} "
+        f"(1,000,000 prefill at ${pricing.prefill:g} a million, "
+        f"2,000,000 sample at ${pricing.sample:g} a million, "
+        f"3,000,000 train at ${pricing.train:g} a million; rates of {MODEL.pricing_as_of}) |"
+    ) in text
+
+
+def test_a_rehearsals_card_has_no_cost() -> None:
+    assert "Cost" not in card(rehearsal=True, trained_model="stand-in/tiny")
+
+
+def test_a_sum_over_an_unknown_rate_is_unknown() -> None:
+    cost = Cost({"prefill": 10, "train": 20}, {"prefill": 1.0, "train": None})
+
+    assert cost.dollars is None
+    assert cost.text() == "unknown (10 prefill at $1 a million, 20 train at an unknown rate)"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "tokens"),
+    [
+        ({"train/num_tokens_processed": 7}, {"train": 7}),
+        ({"tokens/prompt": 1, "tokens/sampled": 2, "tokens/trained": 3},
+         {"prefill": 1, "sample": 2, "train": 3}),
+    ],
+)  # fmt: skip
+def test_both_kinds_of_training_are_counted(
+    metrics: dict[str, int], tokens: dict[str, int]
+) -> None:
+    cost = list_cost(MODEL.tinker_id, metrics)
+
+    assert cost is not None
+    assert cost.tokens == tokens
+    assert list_cost(MODEL.tinker_id, {}) is None
