@@ -2,72 +2,55 @@
 
 Both go through the official SDK against the same process: rows to tokens, every step, a checkpoint
 each ten steps, and the last save. Ours also exports the adapter and fetches its files. They take
-turns; the best of each counts, and only their ratio means anything.
-
-tinker-cookbook's loop needs packages that this project does not:
-`pip install --no-deps chz blobfile termcolor cloudpickle pycryptodomex lxml datasets pyarrow pandas
-dill multiprocess xxhash python-dateutil six pytz`.
+turns; the best of each counts, and only their ratio means anything. Then again with a client that
+has something to do in every step, such as telling others of it, in which it waits for nobody.
+`BENCH_SFT_ROWS` and `BENCH_SFT_ROUNDS` set how long it takes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import logging
 import os
-import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-MODEL = "Qwen/Qwen3-8B"
-KEY = "tml-key-of-the-benchmark"
-ROWS, BATCH, EPOCHS, ROUNDS = 192, 8, 2, 3
+from engine_beside import MODEL, Silence, engine
+
+ROWS = int(os.environ.get("BENCH_SFT_ROWS", "128"))
+ROUNDS = int(os.environ.get("BENCH_SFT_ROUNDS", "2"))
+BATCH, EPOCHS = 8, 2
 STEPS = EPOCHS * ROWS // BATCH
+WORK = 0.1
+"""Seconds that a busy client does something else in each step."""
+
+
+@dataclass(frozen=True)
+class Took:
+    """Seconds of a run: in all, of the client's processor, and of its other work."""
+
+    wall: float
+    busy: float
+    work: float
+
+    @property
+    def idle(self) -> float:
+        """Milliseconds a step in which the client waited for the engine."""
+        return 1000 * (self.wall - self.busy - self.work) / STEPS
 
 
 def main() -> int:
     """Print how long each loop takes, and their ratio."""
-    for module in ("chz", "blobfile", "datasets"):
-        if importlib.util.find_spec(module) is None:
-            print(f"skipped: tinker-cookbook's loop needs `{module}` (see the top of this file)")
-            return 0
     logging.disable(logging.WARNING)
-    sys.path.insert(0, str(ROOT))
-    from conftest import write_tiny_model
-
-    with tempfile.TemporaryDirectory() as work:
-        folder = Path(work)
-        model = write_tiny_model(folder / "model", "qwen3")
-        rows = folder / "rows.jsonl"
+    with tempfile.TemporaryDirectory() as work, engine(Path(work)) as model:
+        rows = Path(work) / "rows.jsonl"
         rows.write_text("".join(json.dumps(row) + "\n" for row in conversations()))
-        with subprocess.Popen(
-            [
-                *(sys.executable, "-m", "dreadnode_engine", "serve", "--no-stand-in"),
-                *("--no-hf-cache", "--data-dir", folder / "engine", "--threads", "1"),
-                *("--model", f"{MODEL}={model}"),
-            ],
-            env={**os.environ, "DREADNODE_ENGINE_KEY": KEY},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as engine:
-            try:
-                assert engine.stdout is not None
-                url = engine.stdout.readline().rpartition(" ")[2].strip()
-                os.environ |= {
-                    "TINKER_BASE_URL": url,
-                    "TINKER_API_KEY": KEY,
-                    "TINKER_TELEMETRY": "0",
-                }
-                compare(folder, model, rows)
-            finally:
-                engine.kill()
+        compare(Path(work), model, rows)
     return 0
 
 
@@ -85,32 +68,38 @@ def conversations() -> list[dict[str, Any]]:
 
 
 def compare(folder: Path, model: Path, rows: Path) -> None:
-    """Let both take turns, the first of which is not counted."""
+    """Let both take turns, with an idle and with a busy client, the first turn not counted."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    wall: dict[str, list[float]] = {"cookbook": [], "ours": []}
-    busy: dict[str, list[float]] = {"cookbook": [], "ours": []}
-    for turn in range(ROUNDS + 1):
-        talks = [json.loads(line)["messages"] for line in rows.read_text().splitlines()]
-        for name in wall:
-            to = folder / f"{name}-{turn}"
-            run = ours(to, model, rows) if name == "ours" else cookbook(to, talks, tokenizer)
-            began, began_cpu = time.perf_counter(), time.process_time()
-            asyncio.run(run)
-            if turn:
-                wall[name].append(time.perf_counter() - began)
-                busy[name].append(time.process_time() - began_cpu)
-    for name in wall:
-        print(
-            f"{name:>9}: {min(wall[name]):6.2f} s for {STEPS} steps, "
-            f"{1000 * min(busy[name]) / STEPS:5.1f} ms of the client's processor a step"
-        )
-    print(f"ours takes {min(wall['ours']) / min(wall['cookbook']):.2f} of the cookbook's time")
+    talks = [json.loads(line)["messages"] for line in rows.read_text().splitlines()]
+    loops = {
+        "cookbook": lambda to, work: cookbook(to, talks, tokenizer, work),
+        "ours": lambda to, work: ours(to, model, rows, work),
+    }
+    for work in (0.0, WORK):
+        took: dict[str, list[Took]] = {name: [] for name in loops}
+        for turn in range(ROUNDS + (work == 0)):
+            for name, loop in loops.items():
+                began, began_cpu = time.perf_counter(), time.process_time()
+                asyncio.run(loop(folder / f"{name}-{work}-{turn}", work))
+                wall = time.perf_counter() - began
+                took[name].append(Took(wall, time.process_time() - began_cpu, work * STEPS))
+        counted = {name: each[work == 0 :] for name, each in took.items()}
+        best = {name: min(each, key=lambda t: t.wall) for name, each in counted.items()}
+        busy = f"a client with {1000 * work:.0f} ms of other work a step" if work else "the loops"
+        print(f"{busy}, {STEPS} steps:")
+        for name, each in best.items():
+            print(
+                f"{name:>9}: {each.wall:6.2f} s, {1000 * each.busy / STEPS:5.1f} ms of the "
+                f"client's processor and {each.idle:5.1f} ms of waiting a step"
+            )
+        ratio = best["ours"].wall / best["cookbook"].wall
+        print(f"ours takes {ratio:.2f} of the cookbook's time")
 
 
-async def ours(folder: Path, model: Path, rows: Path) -> None:
-    """Train with this project's loop."""
+async def ours(folder: Path, model: Path, rows: Path, work: float) -> None:
+    """Train with this project's loop, whose client does its WORK when it tells of a step."""
     from dreadnode_runtime.config import SftConfig
     from dreadnode_runtime.history import History
     from dreadnode_runtime.prepare import prepare
@@ -141,13 +130,13 @@ async def ours(folder: Path, model: Path, rows: Path) -> None:
             keep=examples.append,
         )
         plan = Plan(config, examples, config.total_steps(len(examples)))
-        silence: Any = _Silence()
-        await train(plan, trainer, silence, Stop(), History(), Outcome())
+        teller: Any = Busy(work)
+        await train(plan, trainer, teller, Stop(), History(), Outcome())
         await trainer.export("final", folder)
 
 
-async def cookbook(folder: Path, talks: list[Any], tokenizer: Any) -> None:
-    """Train with tinker-cookbook's supervised loop."""
+async def cookbook(folder: Path, talks: list[Any], tokenizer: Any, work: float) -> None:
+    """Train with tinker-cookbook's supervised loop, whose client does its WORK with each batch."""
     import chz
     from tinker_cookbook import renderers
     from tinker_cookbook.supervised import train as supervised
@@ -161,6 +150,7 @@ async def cookbook(folder: Path, talks: list[Any], tokenizer: Any) -> None:
 
     class Rows(SupervisedDataset):  # type: ignore[misc]
         def get_batch(self, index: int) -> list[Any]:
+            time.sleep(work)
             batch = talks[index * BATCH : (index + 1) * BATCH]
             return [conversation_to_datum(talk, renderer, 2048, what) for talk in batch]
 
@@ -192,10 +182,16 @@ async def cookbook(folder: Path, talks: list[Any], tokenizer: Any) -> None:
     )
 
 
-class _Silence:
-    def tell(self, *_: Any, **__: Any) -> None: ...
+class Busy(Silence):
+    """Does some other work when a step is told."""
 
-    def phase(self, *_: Any) -> None: ...
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def tell(self, event_type: str, **_: Any) -> None:
+        """Hear an event."""
+        if event_type == "step_complete":
+            time.sleep(self._seconds)
 
 
 if __name__ == "__main__":
