@@ -1,25 +1,33 @@
-"""The engine beside plain transformers and PEFT, in one process and one run.
+"""The engine beside plain transformers and PEFT, in one run on one machine.
 
-Training: tokens per second of forward, backward and optimizer step on the same batch. Sampling:
-generated tokens per second beside `generate`, for one request and for sixteen. Every figure is a
-ratio of two measurements that alternate, so that other load falls on both alike.
+Training: tokens per second of forward, backward and optimizer step on the same batch, for one run
+and for several. Sampling: generated tokens per second beside `generate`, for one request, for
+sixteen, and for sixteen over four adapters. Every figure is a ratio of two measurements that
+alternate, so that other load falls on both alike; each comparison ends when its seconds are over.
+Time to ready and memory: the first step through a new engine, beside a new process that takes the
+same step by hand.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tinker
 import torch
 import transformers
+from dreadnode_engine import memory
 from dreadnode_engine.adapters import LoraShape
 from dreadnode_engine.bases import Device, LoadedBase
 from dreadnode_engine.decoding import Batch, Ticket
@@ -28,11 +36,13 @@ from dreadnode_engine.runs import TrainingState
 from dreadnode_engine.sampling import Plan, Stopper
 from dreadnode_engine.training import Limits, check
 from dreadnode_engine.wire import Datum, ForwardBackward
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from tinker.proto import response_conv
-from tinker.types import AdamParams
+from tinker.types import AdamParams, ModelInput
+from tinker.types import Datum as SentDatum
 
 RANK = 16
+ENGINE_KEY = "tml-key-of-the-benchmark"
 TARGETS = [
     *("q_proj", "k_proj", "v_proj", "o_proj"),
     *("gate_proj", "up_proj", "down_proj", "lm_head"),
@@ -62,18 +72,28 @@ def tiny_model(folder: Path) -> ServedModel:
 
 
 def compare(
-    ours: Callable[[], int], theirs: Callable[[], int], rounds: int
+    ours: Callable[[], int], theirs: Callable[[], int], seconds: float
 ) -> tuple[float, float, float]:
-    """Alternate the two; return tokens per second of each, and the median of their ratios."""
+    """Alternate the two for SECONDS; return tokens per second of each, and the median ratio."""
     rates: tuple[list[float], list[float]] = ([], [])
-    for turn in range(rounds + 1):
+    finish = time.perf_counter() + seconds
+    warm = False
+    while not rates[1] or time.perf_counter() < finish:
         for run, kept in zip((ours, theirs), rates, strict=True):
             started = time.perf_counter()
             tokens = run()
-            if turn:  # the first round warms up
+            _finish_queued()
+            if warm:
                 kept.append(tokens / (time.perf_counter() - started))
+        warm = True
     ratio = statistics.median(a / b for a, b in zip(*rates, strict=True))
     return statistics.median(rates[0]), statistics.median(rates[1]), ratio
+
+
+def _finish_queued() -> None:
+    """Wait for what a GPU has still to do, which Python does not wait for."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def supervised(served: ServedModel, sequences: int, longest: int) -> list[Datum]:
@@ -144,61 +164,187 @@ def prompts(served: ServedModel, count: int) -> list[np.ndarray[Any, Any]]:
     return [random.integers(3, served.vocabulary, n) for n in random.integers(16, 96, count)]
 
 
+def generate(model: Any, text: np.ndarray[Any, Any], new: int) -> int:
+    """Sample NEW tokens after TEXT as people do by hand."""
+    ids = torch.from_numpy(text)[None].to(model.device)
+    with torch.no_grad():
+        model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new,
+            min_new_tokens=new,
+            do_sample=True,
+            top_k=0,
+        )
+    return new
+
+
 def plain_sampling(base: LoadedBase, texts: list[np.ndarray[Any, Any]], new: int) -> int:
     """`generate` for one prompt after the other, as requests come."""
-    model = base.plain.causal_lm
-    for text in texts:
-        ids = torch.from_numpy(text)[None].to(base.device)
-        model.generate(ids, max_new_tokens=new, min_new_tokens=new, do_sample=True, top_k=0)  # type: ignore[operator]
-    return new * len(texts)
+    return sum(generate(base.plain.causal_lm, text, new) for text in texts)
 
 
-def engine_sampling(base: LoadedBase, texts: list[np.ndarray[Any, Any]], new: int) -> int:
-    """The same prompts as so many requests that arrive together."""
+def plain_adapters(base: LoadedBase, folders: list[Path]) -> Callable[[Any, int], int]:
+    """PEFT with every adapter loaded, switched to the one that each request asks for."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        base.served.path, dtype=base.plain.causal_lm.dtype
+    ).to(base.device)
+    whole = PeftModel.from_pretrained(model, folders[0], adapter_name="0").eval()
+    for i, folder in enumerate(folders[1:], start=1):
+        whole.load_adapter(folder, adapter_name=str(i))
+
+    def sample(texts: list[np.ndarray[Any, Any]], new: int) -> int:
+        total = 0
+        for i, text in enumerate(texts):
+            whole.set_adapter(str(i % len(folders)))
+            total += generate(whole, text, new)
+        return total
+
+    return sample
+
+
+def engine_sampling(
+    base: LoadedBase,
+    texts: list[np.ndarray[Any, Any]],
+    new: int,
+    folders: Sequence[Path | None] = (None,),
+) -> int:
+    """The same prompts as so many requests that arrive together, over FOLDERS in turn."""
     batch = Batch(base, base.mixed, rows=64, positions=65536)
     answers: list[bytes] = []
     for i, text in enumerate(texts):
         plan = Plan(text, 1, new, i, 1.0, 0, 1.0, (), 0, 0, 0, None, 0)
-        batch.add(Ticket(plan, Stopper(plan, base), answers.append, print))
+        folder = folders[i % len(folders)]
+        stopper = Stopper(plan, base)
+        batch.add(Ticket(plan, stopper, answers.append, sys.exit, lambda at=folder: at))
     while batch.busy:
         batch.advance()
     decoded = [response_conv.deserialize_sample_response(answer) for answer in answers]
     return sum(len(answer.sequences[0].tokens) for answer in decoded)
 
 
-def measure(served: ServedModel, device: Device, rounds: int, *, small: bool) -> None:
-    """Print every ratio for one model."""
-    started = time.perf_counter()
+def adapter_by_adapter(
+    base: LoadedBase, texts: list[np.ndarray[Any, Any]], new: int, folders: list[Path]
+) -> int:
+    """The same, but the requests of each adapter in a batch of their own."""
+    count = len(folders)
+    return sum(
+        engine_sampling(base, texts[i::count], new, [folder]) for i, folder in enumerate(folders)
+    )
+
+
+def save_adapters(base: LoadedBase, folder: Path, count: int) -> list[Path]:
+    """Save COUNT adapters that do something."""
+    wrapper, _ = base.wrapped(LoraShape(RANK, train_mlp=True, train_attn=True, train_unembed=True))
+    folders = []
+    for i in range(count):
+        tensors = {name: torch.randn(size) * 0.01 for name, size in wrapper.shapes.items()}
+        folders.append(folder / f"{base.served.id.replace('/', '-')}-{base.device}-{i}")
+        folders[-1].mkdir()
+        wrapper.save(tensors, folders[-1], base.served.id)
+    return folders
+
+
+def show(what: str, figures: tuple[float, float, float]) -> None:
+    """Print one comparison."""
+    ours, theirs, ratio = figures
+    print(f"  {what:<34} {ours:9.0f} tokens/s, beside {theirs:9.0f}: {ratio:5.2f}x", flush=True)
+
+
+def measure(served: ServedModel, device: Device, seconds: float, folder: Path) -> None:
+    """Print every ratio for one model; each comparison takes about SECONDS."""
     base = LoadedBase(served, device)
-    loaded = time.perf_counter() - started
-    print(f"{served.id}: loaded in {loaded:.1f} s")
-    data = supervised(served, 8, 64 if small else 256)
+    size = memory.parameters(served.path) / 1e6
+    print(f"{served.id}, {size:.0f} million weights, on {device.name} in {device.dtype}")
+    # On a CPU a batch of the stand-in must not take longer than its seconds.
+    large = size > 50 and device.name == "cpu"
+    data = supervised(served, 4 if large else 8, 128 if large else 256)
     plain = plain_training(base, data)
-    for runs in (1, 4):
-        ours, theirs, ratio = compare(engine_training(base, data, runs), plain, rounds)
-        rates = f"{ours:9.0f} tokens/s, plain {theirs:9.0f}: {ratio:5.2f}x"
-        print(f"  train, {runs} run(s):   {rates}", flush=True)
-    new = 16 if small else 64
-    for count in (1, 16):
-        texts = prompts(served, count)
-        ours, theirs, ratio = compare(
-            lambda texts=texts: engine_sampling(base, texts, new),
-            lambda texts=texts: plain_sampling(base, texts, new),
-            rounds,
+    for runs in (1, 2 if large else 4):
+        show(f"train, {runs} at once", compare(engine_training(base, data, runs), plain, seconds))
+    new, texts = 16 if large else 32, prompts(served, 16)
+    for count, beside in ((1, 1), (16, 2 if large else 4)):
+        figures = compare(
+            lambda count=count: engine_sampling(base, texts[:count], new),
+            lambda beside=beside: plain_sampling(base, texts[:beside], new),
+            seconds,
         )
-        rates = f"{ours:9.0f} tokens/s, plain {theirs:9.0f}: {ratio:5.2f}x"
-        print(f"  sample, {count:2d} at once: {rates}", flush=True)
+        show(f"sample, {count} at once", figures)
+    folders = save_adapters(base, folder, 4)
+    by_peft = plain_adapters(base, folders)
+    mixed = lambda: engine_sampling(base, texts, new, folders)  # noqa: E731
+    figures = compare(mixed, lambda: by_peft(texts[: 2 if large else 4], new), seconds)
+    show("sample, 16 at once, 4 adapters", figures)
+    figures = compare(mixed, lambda: adapter_by_adapter(base, texts, new, folders), seconds)
+    show("the same, beside one by one", figures)
+
+
+FIRST_STEP = """
+import resource, sys, torch, transformers, peft
+torch.set_num_threads(int(sys.argv[3]))
+device, dtype = sys.argv[2], torch.bfloat16 if sys.argv[2] == "cuda" else torch.float32
+model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=dtype).to(device)
+targets = sys.argv[4].split(",")
+model = peft.get_peft_model(model, peft.LoraConfig(r=16, target_modules=targets))
+ids = torch.arange(64, device=device)[None]
+model(input_ids=ids, labels=ids).loss.backward()
+torch.optim.AdamW([p for p in model.parameters() if p.requires_grad]).step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def first_step(served: ServedModel, device: Device, threads: int, folder: Path) -> None:
+    """Print how long a new engine takes to its first step, and its memory, beside a new script."""
+    started = time.perf_counter()
+    arguments = [str(served.path), device.name, str(threads), ",".join(TARGETS)]
+    script = [sys.executable, "-c", FIRST_STEP, *arguments]
+    answer = subprocess.run(script, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True)
+    plain, plain_peak = time.perf_counter() - started, int(answer.stdout) / 2**20
+    started = time.perf_counter()
+    command = [sys.executable, "-m", "dreadnode_engine", "serve", "--data-dir", str(folder)]
+    command += ["--model", f"bench={served.path}", "--no-stand-in", "--no-hf-cache"]
+    command += ["--device", device.name, "--threads", str(threads)]
+    engine = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"DREADNODE_ENGINE_KEY": ENGINE_KEY},
+    )
+    assert engine.stdout is not None
+    url = engine.stdout.readline().split()[-1]
+    ready = time.perf_counter() - started
+    service = tinker.ServiceClient(base_url=url, api_key=ENGINE_KEY)
+    run = service.create_lora_training_client("bench", rank=RANK).result()
+    datum = SentDatum(
+        model_input=ModelInput.from_ints(list(range(64))),
+        loss_fn_inputs={"target_tokens": np.arange(64)},
+    )
+    run.forward_backward([datum], "cross_entropy")
+    run.optim_step(AdamParams(learning_rate=1e-4)).result()
+    ours = time.perf_counter() - started
+    status = Path(f"/proc/{engine.pid}/status")
+    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    service.close("success").result()
+    engine.terminate()
+    engine.wait(30)
+    print(f"  ready in {ready:.1f} s; first step after {ours:.1f} s, by hand after {plain:.1f} s")
+    print(
+        f"  peak memory {int(peak.split()[1]) / 2**20:.2f} GiB, by hand {plain_peak:.2f} GiB",
+        flush=True,
+    )
 
 
 def main() -> None:
     """Measure on a tiny model and on the stand-in, on the GPU too if there is one."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=6.0, help="for each comparison")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--small", action="store_true", help="shorter, for a busy machine")
     parser.add_argument("--tiny-only", action="store_true", help="leave the stand-in out")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TINKER_TELEMETRY": "0"}
     warnings.filterwarnings("ignore")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -207,14 +353,15 @@ def main() -> None:
         devices.append(Device("cuda", torch.bfloat16))
     cache = Path(tempfile.gettempdir()) / "dreadnode-bench"
     with tempfile.TemporaryDirectory() as folder:
-        models = [tiny_model(Path(folder))]
+        models = [tiny_model(Path(folder) / "tiny")]
         if not options.tiny_only:
             found = discover(cache, [], stand_in=True, cache=False)
             models += [found[STAND_IN_ID]] if STAND_IN_ID in found else []
         for device in devices:
-            print(f"on {device.name}, {device.dtype}")
-            for served in models:
-                measure(served, device, options.rounds, small=options.small)
+            for i, served in enumerate(models):
+                measure(served, device, options.seconds, Path(folder))
+                data_dir = Path(folder) / f"engine-{device.name}-{i}"
+                first_step(served, device, options.threads, data_dir)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of this process, both sides together: {peak:.1f} GiB")
 

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +22,7 @@ from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.kvcache import SlotCache
 from dreadnode_engine.mixed import MixedNetwork
 from dreadnode_engine.prompts import PromptScores, score_prompt, topk_message
-from dreadnode_engine.sampling import Drawer, Plan, Stopper, top_logprobs
+from dreadnode_engine.sampling import Drawer, Plan, Stopper, draw_rows, top_logprobs
 
 PREFILL_TOKENS = 2048
 """Padded prompt tokens that are computed at once."""
@@ -187,13 +186,14 @@ class Batch:
                 with self._network.only(row):
                     states = hidden[row, : lengths[row]]
                     ticket.scores = score_prompt(self._network, states, plan)
-            for _ in range(copies):
-                sequence = Sample(ticket, Drawer(plan, len(ticket.sequences)))
-                ticket.sequences.append(sequence)
-                self._append(sequence, last[row], _top(plan, last[row : row + 1]))
-                if not self._finished(sequence):
-                    self._cache.admit(cache, row, lengths[row], 1)
-                    self._live.append(sequence)
+            number = len(ticket.sequences)
+            new = [Sample(ticket, Drawer(plan, number + i)) for i in range(copies)]
+            ticket.sequences += new
+            self._append(new, last[row].expand(copies, -1))
+            going = [sequence for sequence in new if not self._finished(sequence)]
+            if going:
+                self._cache.admit(cache, row, lengths[row], len(going))
+                self._live += going
 
     def _decode(self) -> None:
         self._network.route(self._folders())
@@ -207,9 +207,7 @@ class Batch:
             use_cache=True,
         )
         logprobs = torch.log_softmax(self._network.logits(hidden[:, -1]), dim=-1)
-        for row, sequence in enumerate(self._live):
-            top = _top(sequence.owner.plan, logprobs[row : row + 1])
-            self._append(sequence, logprobs[row], top)
+        self._append(self._live, logprobs)
         self._leave([row for row, sample in enumerate(self._live) if self._finished(sample)])
 
     def _leave(self, rows: Sequence[int]) -> None:
@@ -222,12 +220,14 @@ class Batch:
         if not self._live:
             self._network.release()
 
-    def _append(self, sequence: Sample, logprobs: Tensor, top: Any) -> None:
-        token = sequence.drawer.draw(logprobs)
-        sequence.tokens.append(token)
-        sequence.logprobs.append(float(logprobs[token]))
-        if top is not None:
-            sequence.top.append(top)
+    def _append(self, sequences: Sequence[Sample], logprobs: Tensor) -> None:
+        """Draw the next token of each of SEQUENCES from its row of LOGPROBS."""
+        tokens, scores = draw_rows([sequence.drawer for sequence in sequences], logprobs)
+        for row, sequence in enumerate(sequences):
+            sequence.tokens.append(tokens[row])
+            sequence.logprobs.append(scores[row])
+            if k := sequence.owner.plan.topk_sample:
+                sequence.top.append(top_logprobs(logprobs[row : row + 1], k))
 
     def _finished(self, sequence: Sample) -> bool:
         """Whether SEQUENCE has ended; the request is answered with the last of its samples."""
@@ -243,10 +243,6 @@ class Batch:
 
 def _length(plan: Plan) -> int:
     return len(plan.prompt) + plan.max_tokens
-
-
-def _top(plan: Plan, logprobs: Tensor) -> Any:
-    return top_logprobs(logprobs, plan.topk_sample) if plan.topk_sample else None
 
 
 def _encode(ticket: Ticket) -> bytes:

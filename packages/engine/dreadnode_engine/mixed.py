@@ -216,9 +216,9 @@ class MixedNetwork(Network):
     def route(self, rows: Sequence[Path | None], beside: Sequence[Path | None] = ()) -> None:
         """Compute row i of what follows with ROWS[i]; those BESIDE are needed again soon."""
         wanted = {folder for folder in rows if folder is not None}
-        stacked = sum(adapter.rank for adapter in self._stacked.values())
+        stacked = sum(one.rank for one in self._stacked.values())
         needed = {folder: self.fetch(folder) for folder in sorted(wanted)}
-        spare = 2 * sum(adapter.rank for adapter in needed.values()) <= stacked
+        spare = stacked > 0 and 2 * sum(one.rank for one in needed.values()) <= stacked
         if not wanted <= self._stacked.keys() or (spare and not beside):
             also = {one for one in beside if one is not None} - wanted
             self._restack(needed | {folder: self.fetch(folder) for folder in sorted(also)})

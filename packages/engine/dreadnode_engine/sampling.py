@@ -202,28 +202,29 @@ def _targets(request: SampleRequest, length: int, model: ServedModel) -> Targets
 
 
 class Drawer:
-    """Draws the tokens of one sample: the same ones for the same seed, sample and logits."""
+    """Draws the tokens of one sample: the same ones for the same seed, sample and logits.
+
+    `whole` says whether any token of the vocabulary may be drawn, at some temperature.
+    """
 
     def __init__(self, plan: Plan, sample: int) -> None:
         self.plan = plan
+        self.whole = plan.temperature > 0 and not plan.top_k and plan.top_p == 1
         # A counter-based generator: its stream is decided by the key, not by who drew before.
         self._random = np.random.Generator(np.random.Philox(key=[plan.seed, sample]))
-
-    def draw(self, logprobs: Tensor) -> int:
-        """Draw one token from LOGPROBS (vocabulary,), the model's own log-probabilities."""
-        return int(self.draws(logprobs, 1)[0])
 
     def draws(self, logprobs: Tensor, count: int) -> Tensor:
         """Draw COUNT tokens from LOGPROBS, independently and with replacement."""
         if self.plan.temperature == 0:
             return logprobs.argmax().expand(count)
-        uniform = torch.from_numpy(self._random.random(count)).to(logprobs.device)
+        uniform = torch.from_numpy(self.uniform(count)).to(logprobs.device)
         weights, ids = self._filtered(logprobs)
-        sums = weights.double().cumsum(0)
-        places = torch.searchsorted(sums, uniform * sums[-1], right=True)
-        # Rounding can carry the last uniform past the end: then the last possible token it is.
-        places = places.clamp(max=int(torch.nonzero(weights)[-1]))
+        places = _places(weights, uniform)
         return places if ids is None else ids[places]
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        """Return the next COUNT numbers between 0 and 1 of this sample."""
+        return self._random.random(count)
 
     def _filtered(self, logprobs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return unnormalized weights, and the token ids they are of if not all in order."""
@@ -237,6 +238,34 @@ class Drawer:
             before = weights.cumsum(0) - weights
             weights = torch.where(before < self.plan.top_p * weights.sum(), weights, 0.0)
         return weights, ids
+
+
+def draw_rows(drawers: Sequence[Drawer], logprobs: Tensor) -> tuple[list[int], list[float]]:
+    """Draw a token for each row of LOGPROBS (rows, vocabulary); return them and their scores."""
+    tokens = torch.zeros(len(drawers), dtype=torch.int64, device=logprobs.device)
+    whole = [row for row, drawer in enumerate(drawers) if drawer.whole]
+    # All rows at once, because on a GPU each small step costs as much as a large one.
+    for part in (whole[start : start + 16] for start in range(0, len(whole), 16)):
+        picked = [drawers[row] for row in part]
+        uniform = torch.from_numpy(np.stack([drawer.uniform(1) for drawer in picked]))
+        temperatures = torch.tensor([[drawer.plan.temperature] for drawer in picked])
+        scaled = logprobs[part] / temperatures.to(logprobs.device)
+        weights = torch.exp(scaled - scaled.max(-1, keepdim=True).values)
+        tokens[part] = _places(weights, uniform.to(logprobs.device))[:, 0]
+    for row, drawer in enumerate(drawers):
+        if not drawer.whole:
+            tokens[row] = drawer.draws(logprobs[row], 1)[0]
+    scores = logprobs.gather(-1, tokens[:, None])[:, 0]
+    return tokens.tolist(), scores.tolist()
+
+
+def _places(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Return where each of UNIFORM (..., draws) falls among WEIGHTS (..., places)."""
+    sums = weights.double().cumsum(-1)
+    total = sums[..., -1:].contiguous()
+    places = torch.searchsorted(sums, uniform * total, right=True)
+    # Rounding can carry a number up to the end: then the last place of any weight it is.
+    return torch.minimum(places, torch.searchsorted(sums, total))
 
 
 class Stopper:
