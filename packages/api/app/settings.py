@@ -121,6 +121,9 @@ class Settings:
     checkpoints_kept: int = 0
     checkpoint_days: float = 0.0
 
+    # What copies a PostgreSQL database; it must not be older than the server.
+    pg_dump: str = "pg_dump"
+
     max_json_bytes: int = 1 * MIB
     max_dataset_bytes: int = 2 * GIB
     max_file_bytes: int = 8 * GIB

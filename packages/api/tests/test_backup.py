@@ -117,16 +117,46 @@ async def test_a_server_restored_from_a_copy_goes_on(service: Any, tmp_path: Pat
     await restored.dispose()
 
 
-def test_with_postgresql_the_copy_says_what_it_does_not_hold(
-    at_home: Callable[[str], Settings], tmp_path: Path
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+async def test_with_postgresql_the_copy_holds_its_dump_from_which_the_jobs_come_back(
+    api: Any, postgres_server: Any, tmp_path: Path
 ) -> None:
-    settings = replace(at_home("data"), database_url="postgresql://localhost/dreadnode")
+    await api.push()
+    job = await api.job()
+    settings = replace(api.settings, pg_dump=str(postgres_server.bin_path / "pg_dump"))
+
+    made = await asyncio.to_thread(back_up, settings, tmp_path / "copy")
+
+    assert (made.databases, made.note) == (["dreadnode.pgdump"], None)
+    assert stat.S_IMODE((tmp_path / "copy" / "dreadnode.pgdump").stat().st_mode) == 0o600
+    listed = await asyncio.to_thread(
+        subprocess.run,
+        [postgres_server.bin_path / "pg_restore", "--data-only", "--table=jobs", "--file=-",
+         tmp_path / "copy" / "dreadnode.pgdump"],
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    assert job["id"] in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("/nowhere/pg_dump", "is not installed here"),
+        ("/bin/false", "failed (it ended with code 1)"),
+    ],
+)
+def test_with_postgresql_and_no_dump_the_copy_says_what_it_does_not_hold(
+    at_home: Callable[[str], Settings], tmp_path: Path, program: str, why: str
+) -> None:
+    url = "postgresql://someone:secret@localhost/dreadnode"
+    settings = replace(at_home("data"), database_url=url, pg_dump=program)
 
     made = back_up(settings, tmp_path / "copy")
 
     assert made.databases == []
     assert made.note is not None
-    assert "`pg_dump`" in made.note
+    assert f"`{program}` {why}" in made.note
+    assert "secret" not in made.note
 
 
 @pytest.mark.parametrize(

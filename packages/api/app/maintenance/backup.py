@@ -2,13 +2,15 @@
 
 Blobs and checkpoints are written once and never changed, and a database names only what is already
 written. So they are copied first, then each SQLite database in one consistent piece, through its
-own backup interface, and then what has come since: whatever the copied database names is there.
+own backup interface, or a PostgreSQL database through `pg_dump`, and then what has come since:
+whatever the copied database names is there.
 """
 
 import json
 import os
 import shutil
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -23,9 +25,10 @@ from app.settings import Settings, SettingsError
 DATABASE = "dreadnode.db"
 # Logs, the work of sandboxes, locks, and what is made again from elsewhere.
 LEFT_OUT = {"logs", "jobs", "models", "serve.lock", "host.id"}
-POSTGRESQL = (
-    "The database is a PostgreSQL server and is not part of this copy: save it with `pg_dump` "
-    "after this command, so that all files it names are here"
+DUMP = "dreadnode.pgdump"
+NOT_DUMPED = (
+    "The PostgreSQL database is not part of this copy, since {why}; save it with `pg_dump` after "
+    "this command, so that all files it names are here"
 )
 
 
@@ -67,8 +70,12 @@ def back_up(settings: Settings, target: Path) -> Backup:
         partial.mkdir(parents=True, mode=0o700)
         vanished = _copy_files(source, partial)
         databases = _copy_databases(settings, source, partial)
+        note = None
+        if not settings.database_url.startswith("sqlite"):
+            note = _dump(settings, partial / DUMP)
+            databases += [DUMP] if note is None else []
         vanished += _copy_files(source, partial)
-        made = _describe(settings, target, partial, databases, sorted(set(vanished)))
+        made = _describe(target, partial, databases, sorted(set(vanished)), note)
         (partial / "backup.json").write_text(json.dumps(asdict(made), indent=2) + "\n")
         _sync(partial)
         partial.rename(target)
@@ -142,8 +149,34 @@ def _copy_database(source: Path, target: Path) -> None:
     target.chmod(0o600)
 
 
+def _dump(settings: Settings, target: Path) -> str | None:
+    """Have `pg_dump` write the PostgreSQL database, or return why it is not there."""
+    url = make_url(settings.database_url)
+    # Not on the command line, which everybody on this machine can read.
+    secret = {"PGPASSWORD": url.password} if isinstance(url.password, str) else {}
+    address = url.set(drivername="postgresql").set(password=None)
+    command = [settings.pg_dump, "--format=custom", "--no-owner", f"--file={target}"]
+    try:
+        done = subprocess.run(
+            [*command, f"--dbname={address.render_as_string(hide_password=False)}"],
+            env={**os.environ, **secret},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return NOT_DUMPED.format(why=f"`{settings.pg_dump}` is not installed here")
+    if done.returncode == 0:
+        target.chmod(0o600)
+        return None
+    target.unlink(missing_ok=True)
+    said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+    return NOT_DUMPED.format(why=f"`{settings.pg_dump}` failed ({said[-1][:200]})")
+
+
 def _describe(
-    settings: Settings, target: Path, partial: Path, databases: list[str], vanished: list[str]
+    target: Path, partial: Path, databases: list[str], vanished: list[str], note: str | None
 ) -> Backup:
     sizes = [path.stat().st_size for path in _below(partial)]
     return Backup(
@@ -154,7 +187,7 @@ def _describe(
         bytes=sum(sizes),
         databases=databases,
         vanished=vanished,
-        note=None if settings.database_url.startswith("sqlite") else POSTGRESQL,
+        note=note,
     )
 
 

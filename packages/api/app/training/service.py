@@ -201,13 +201,20 @@ async def list_jobs(
     where = [Job.workspace_id == workspace_id]
     where += [getattr(Job, name) == value for name, value in filters.items() if value is not None]
     total = await _count(session, workspace_id, filters)
-    found = await session.execute(
-        select(Job, User)
-        .outerjoin(User, User.id == Job.created_by)
+    # The pages before this one are passed over in the index alone, without reading their jobs.
+    ids = (
+        select(Job.id)
         .where(*where)
         .order_by(Job.id.desc())
         .offset((page - 1) * page_size)
         .limit(page_size)
+        .subquery()
+    )
+    found = await session.execute(
+        select(Job, User)
+        .join(ids, ids.c.id == Job.id)
+        .outerjoin(User, User.id == Job.created_by)
+        .order_by(Job.id.desc())
     )
     return [(job, user) for job, user in found], total or 0
 

@@ -34,7 +34,7 @@ def backup(
     """Copy everything that a server keeps into a folder, while it runs.
 
     That is its databases, datasets, the files of jobs, checkpoints and keys; logs, and models that
-    are converted again at need, are left out. A PostgreSQL database is saved with its own tools.
+    are converted again at need, are left out. A PostgreSQL database is saved by `pg_dump`.
     """
     source = (data_dir or default_data_dir()).expanduser().absolute()
     environment = {**os.environ, "DREADNODE_DATA_DIR": str(source)}
