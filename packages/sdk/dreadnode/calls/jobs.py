@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -90,6 +91,7 @@ def list_training_job_logs(
     *,
     after: int | None = None,
     level: str | None = None,
+    since: datetime | None = None,
     tail: int | None = None,
     query: str | None = None,
 ) -> Call[LogEntries]:
@@ -100,10 +102,12 @@ def list_training_job_logs(
         job_id: The job.
         after: Only lines behind the one with this cursor.
         level: The least level.
+        since: Only lines from then on; a time without a zone is this machine's.
         tail: Only so many lines, the last ones.
         query: Only lines that hold these words.
     """
-    params = given(after=after, level=level, tail=tail, query=query)
+    start = None if since is None else since.astimezone(UTC).isoformat()
+    params = given(after=after, level=level, since=start, tail=tail, query=query)
     return get(f"{_job(scope, job_id)}/logs", one("training.jobs", "LogEntries"), params)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -63,6 +64,9 @@ def logs(
     *,
     follow: Annotated[bool, Parameter(help="Go on until the job has ended.")] = False,
     level: Annotated[Level, Parameter(help="The least level.")] = "debug",
+    since: Annotated[
+        datetime | None, Parameter(help="Only lines from then on, as 2026-11-22T08:30:00.")
+    ] = None,
     tail: Annotated[int | None, Parameter(help="Only so many lines, the last ones.")] = None,
     query: Annotated[str | None, Parameter(help="Only lines that hold these words.")] = None,
     common: Common = DEFAULT,
@@ -75,7 +79,8 @@ def logs(
     if tail is not None and tail < 1:
         raise InputError(f"`--tail` must be above 0, and is {tail}")
     with common.client() as client:
-        entries = client.list_training_job_logs(job, level=level, tail=tail, query=query).items
+        found = client.list_training_job_logs(job, level=level, since=since, tail=tail, query=query)
+        entries = found.items
         if common.json and not follow:
             common.out.json([entry.model_dump(mode="json") for entry in entries])
             return

@@ -208,6 +208,11 @@ exit: 0
 --- stdout
 --- stderr
 """)
+    first, last = dn.json(f"train logs {job}")
+    assert [
+        dn.json(f"train logs {job} --since {moment}")
+        for moment in (last["timestamp"], "2020-01-01T00:00:00", "2120-01-01")
+    ] == [[last], [first, last], []]
     assert dn(f"train logs {job} --tail 1 --query nothing") == snapshot("""\
 exit: 0
 --- stdout
