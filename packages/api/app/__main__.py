@@ -116,6 +116,7 @@ async def _serve(settings: Settings, host: str, port: int) -> int:
     import uvicorn
 
     from app.main import create_app
+    from app.protocol import MAX_HEAD_BYTES, Protocol
 
     app = create_app(settings)
     await migrations.check(app.state.database)
@@ -126,7 +127,11 @@ async def _serve(settings: Settings, host: str, port: int) -> int:
     # asyncio sets this only on sockets that name their protocol, which this one does not; without
     # it each answer waits some 40 ms for the client to acknowledge its head.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if not settings.public_url.startswith("https:") and host not in ("127.0.0.1", "::1"):
+    if not settings.public_url.startswith("https:") and host not in (
+        "127.0.0.1",
+        "::1",
+        "localhost",
+    ):
         log.warning("listening on %s without TLS; put a proxy with TLS in front of it", host)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -135,7 +140,8 @@ async def _serve(settings: Settings, host: str, port: int) -> int:
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=10,
-            h11_max_incomplete_event_size=64 * 1024,
+            http=Protocol,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         )
     )
 

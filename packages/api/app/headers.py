@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # A page that needs more has a policy of its own, which stays. There is no header that lets
 # another origin read answers, so browsers keep other sites' scripts out.
-_ALWAYS = (
+ALWAYS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -19,7 +19,7 @@ class SecurityHeaders:
 
     def __init__(self, app: ASGIApp, *, tls: bool) -> None:
         self.app = app
-        self._headers = (*_ALWAYS, _TLS) if tls else _ALWAYS
+        self._headers = (*ALWAYS, _TLS) if tls else ALWAYS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
