@@ -102,6 +102,8 @@ async def test_an_end_without_a_word_fails_the_job_and_quotes_its_output_without
     done = await service.ended(job["id"])
 
     assert (done["status"], done["error_code"]) == ("failed", error_code)
+    assert "attempt 1, key ***" in "\n".join(done["error_log"])
+    assert done["error_log"][-1] == done["error"]
     log = "\n".join(await service.log(job["id"]))
     assert "attempt 1, key ***" in log
     assert "dnj_" not in log

@@ -96,10 +96,11 @@ async def list_training_jobs(
 
 @router.get("/{job_id}")
 async def get_training_job(place: JobReader, session: ReadSession) -> TrainingJob:
-    """Return a job with its series."""
+    """Return a job with its series, and the last lines of its log if it has failed."""
     job = await service.get_job(session, place.workspace_id, place.job_id)
     points = await service.points(session, job.id)
-    return job_view(job, await service.creator(session, job), points)
+    last = await service.last_lines(session, job) if job.status == Status.FAILED else []
+    return job_view(job, await service.creator(session, job), points, last)
 
 
 @router.post("/{job_id}/cancel")

@@ -186,6 +186,10 @@ class TrainingJob(Response):
     artifacts: dict[str, Any]
     error: Plain | None
     error_code: str | None
+    error_log: list[Plain] = Field(
+        default_factory=list,
+        description="The last lines of the log of a failed job; empty in lists",
+    )
     attempt: int = Field(description="0 before the first start")
     retry_of: str | None
     created_by: str | None

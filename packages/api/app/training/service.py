@@ -16,7 +16,7 @@ from app.deps import Place
 from app.errors import Conflict, Invalid, NotFound
 from app.ids import new_id
 from app.jobs.records import end, lock, move, record, set_phase
-from app.jobs.tables import ENDED, Job, Points, Status, Tally
+from app.jobs.tables import ENDED, Event, Job, Points, Status, Tally
 from app.settings import Settings
 from app.store import BlobStore
 from app.training.checks import known_model, resolved, served, still_served, supported
@@ -27,6 +27,7 @@ from app.training.schemas import JobRequest, RlJobRequest, SftJobRequest
 from app.training.tracking import tracked
 
 QUEUED_REASON = "in the queue"
+LAST_LINES = 10
 # What of a job's artifacts a repetition of it can go on from.
 CHECKPOINTS = ("latest_checkpoint", "checkpoints", "best_checkpoint")
 
@@ -188,6 +189,17 @@ async def points(session: AsyncSession, job_id: str) -> Sequence[Points]:
         select(Points).where(Points.job_id == job_id).order_by(Points.number)
     )
     return found.all()
+
+
+async def last_lines(session: AsyncSession, job: Job) -> list[str]:
+    """Return the last lines of a job's log, oldest first."""
+    found = await session.scalars(
+        select(Event.message)
+        .where(Event.job_id == job.id, Event.message.is_not(None))
+        .order_by(Event.number.desc())
+        .limit(LAST_LINES)
+    )
+    return [message for message in reversed(found.all()) if message is not None]
 
 
 async def list_jobs(

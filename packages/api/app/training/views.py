@@ -8,8 +8,10 @@ from app.jobs.tables import Event, Job, Points
 from app.training.schemas import Capability, CreatedBy, LogEntry, Progress, TrainingJob
 
 
-def job_view(job: Job, creator: User | None, points: Sequence[Points] = ()) -> TrainingJob:
-    """Return what a client is shown of `job`; `points` are its series."""
+def job_view(
+    job: Job, creator: User | None, points: Sequence[Points] = (), last: Sequence[str] = ()
+) -> TrainingJob:
+    """Return what a client is shown of `job`; `points` are its series, `last` its last lines."""
     config = job.config
     return TrainingJob.model_validate(
         {
@@ -23,6 +25,7 @@ def job_view(job: Job, creator: User | None, points: Sequence[Points] = ()) -> T
             "trajectory_dataset_refs": config.get("trajectory_dataset_refs") or [],
             "progress": None if job.progress is None else Progress(**job.progress),
             "metrics": {**job.scalars, **series(points)},
+            "error_log": list(last),
             "created_by_email": creator.email if creator else None,
             "created_by_user": creator and _creator(creator),
         }

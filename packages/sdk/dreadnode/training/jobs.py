@@ -121,7 +121,8 @@ class TrainingJob(Response):
         trained_model: What the engine really trains; in a rehearsal, the stand-in.
         attempt: How often it was started; 0 before the first time.
         retry_of: The job that this one repeats.
-        error: Why it failed, in a sentence; `error_code` says it in a word for programs.
+        error: Why it failed, in a sentence; `error_code` says it in a word for programs, and
+            `error_log` holds the last lines of its log.
         config: The submitted configuration with every default filled in.
     """
 
@@ -149,6 +150,7 @@ class TrainingJob(Response):
     run_ref: str | None = None
     error: str | None = None
     error_code: str | None = None
+    error_log: list[str] = Field(default_factory=list)
     created_by: str | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
