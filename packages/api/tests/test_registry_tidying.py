@@ -184,6 +184,17 @@ async def test_a_push_that_finds_its_blobs_here_keeps_them_until_it_names_them(
     assert named.status_code == 201, named.text
 
 
+async def test_a_blob_that_is_sent_again_begins_its_time_anew(registry: Registry) -> None:
+    await registry.send(b"again")
+    await registry.age()
+    await asyncio.gather(*(registry.send(b"again") for _ in range(3)))
+    await asyncio.gather(*(registry.send(b"at once") for _ in range(3)))
+
+    assert await registry.tidy() == 0
+    assert await registry.has(b"again")
+    assert await registry.has(b"at once")
+
+
 @one_database
 async def test_a_push_that_was_interrupted_for_days_is_told_to_send_again(
     registry: Registry,

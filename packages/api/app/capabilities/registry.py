@@ -19,7 +19,7 @@ from app.auth.callers import Caller
 from app.capabilities import service
 from app.capabilities.bundle import EntryPrompt, entry_prompt
 from app.capabilities.schemas import Descriptor, ImageManifest
-from app.capabilities.tables import CapabilityVersion, RegistryBlob
+from app.capabilities.tables import CapabilityVersion
 from app.datasets.schemas import NAME, VERSION
 from app.deps import (
     InDatabase,
@@ -88,9 +88,7 @@ async def put_blob(
                 "send them again"
             )
         async with database.writing() as session:
-            await session.merge(
-                RegistryBlob(org_id=caller.org_id, sha256=sha256, bytes=incoming.bytes)
-            )
+            await service.add_blob(session, caller.org_id, sha256, incoming.bytes)
             incoming.keep()
     headers = {"Location": f"/api/v1/{caller.org_key}/blobs/{digest}"}
     return Response(status_code=201, headers=headers | {"Docker-Content-Digest": digest})
@@ -175,7 +173,7 @@ def _layer(manifest: ImageManifest) -> Descriptor:
 
 async def _use(session: AsyncSession, caller: Caller, store: BlobStore, *named: Descriptor) -> None:
     """Mark the blobs that a manifest names as used, if all of them were sent."""
-    for each in named:
+    for each in sorted(named, key=lambda blob: blob.sha256):  # In one order, whoever pushes.
         await service.use_sent(session, caller.org_id, each.sha256, each.size)
         if not store.path(each.sha256).is_file():
             raise Malformed(f"The blob `{each.digest}` is not there any more; send it again")

@@ -225,6 +225,19 @@ async def use_blob(session: AsyncSession, org_id: str, sha256: str) -> RegistryB
     return await session.get_one(RegistryBlob, (org_id, sha256))
 
 
+async def add_blob(session: AsyncSession, org_id: str, sha256: str, size: int) -> None:
+    """Write down that an organization has sent a blob, for the first time or again."""
+    try:
+        await use_blob(session, org_id, sha256)
+    except NotFound:
+        try:
+            async with session.begin_nested():
+                session.add(RegistryBlob(org_id=org_id, sha256=sha256, bytes=size))
+        except IntegrityError:
+            # Another push of the same bytes was faster.
+            await use_blob(session, org_id, sha256)
+
+
 async def use_sent(session: AsyncSession, org_id: str, sha256: str, size: int) -> None:
     """Mark a blob that a manifest names as used just now.
 

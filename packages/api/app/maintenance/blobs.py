@@ -3,16 +3,16 @@
 A push of a capability sends its blobs before the manifest that names them, and a client that finds
 a blob here does not send it again. So a blob is only let go when it was neither sent nor looked for
 nor named for as long as the settings say, which is longer than any push takes; and the manifest's
-transaction writes to the rows of its blobs, so that of a push and a tidying at the same moment one
-waits for the other. The file goes within the transaction that takes the row: a process that ends
-between the two leaves a row without a file, which counts as not sent.
+transaction writes to the rows of its blobs, so that a push and a tidying at the same moment see of
+each other all or nothing. The file goes within the transaction that takes the row: a process that
+ends between the two leaves a row without a file, which counts as not sent.
 """
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from anyio import to_thread
-from sqlalchemy import and_, delete, exists, or_, select, union
+from sqlalchemy import and_, exists, or_, select, union
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.capabilities.tables import CapabilityVersion, RegistryBlob
@@ -66,12 +66,19 @@ async def _unnamed(session: AsyncSession, before: datetime) -> set[str]:
         ),
     )
     named = exists().where(CapabilityVersion.org_id == RegistryBlob.org_id, _LIVES, names_it)
-    deleted = await session.scalars(
-        delete(RegistryBlob)
+    old = await session.scalars(
+        select(RegistryBlob)
         .where(RegistryBlob.used_at < before, ~named)
-        .returning(RegistryBlob.sha256)
+        # Whoever holds a row is about to name it. To wait for one row while holding another is
+        # how a push and a tidying would wait for each other.
+        .with_for_update(skip_locked=True)
     )
-    return set(deleted)
+    digests = set()
+    for each in old:
+        digests.add(each.sha256)
+        await session.delete(each)
+    await session.flush()
+    return digests
 
 
 async def _manifests(session: AsyncSession, before: datetime) -> set[str]:

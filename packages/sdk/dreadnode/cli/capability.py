@@ -1,4 +1,4 @@
-"""`dn capability push | list | get`."""
+"""`dn capability push | list | get | download | delete`."""
 
 from __future__ import annotations
 
@@ -108,3 +108,48 @@ def get(
         else:
             found = client.get_capability(capability)
     common.out.record(found, CAPABILITY)
+
+
+@app.command
+def download(
+    capability: Annotated[str, Parameter(help="NAME@VERSION.")],
+    /,
+    *,
+    to: Annotated[
+        Path | None, Parameter(help="The file; `NAME-VERSION.tar.gz` here if not given.")
+    ] = None,
+    common: Common = DEFAULT,
+) -> None:
+    """Fetch the files of a capability as a gzipped tar; an existing file is not overwritten."""
+    from dreadnode import capabilities
+    from dreadnode.calls.capabilities import capability_archive
+    from dreadnode.errors import UnusableFile
+
+    name, version = capabilities.parse_ref(capability)
+    target = to or Path(f"{name}-{version}.tar.gz")
+    if target.exists():
+        raise UnusableFile(f"{target} exists already; name another file with `--to`")
+    with common.client() as client:
+        client.save(capability_archive(client.scope, name, version), target)
+    if common.json:
+        common.out.json({"file": str(target), "bytes": target.stat().st_size})
+    else:
+        common.out.text(str(target))
+
+
+@app.command
+def delete(
+    capability: Annotated[str, Parameter(help="NAME@VERSION.")],
+    /,
+    *,
+    common: Common = DEFAULT,
+) -> None:
+    """Delete a version of a capability; jobs that were given its prompt keep it.
+
+    Its name stays taken: only the same content can be pushed as this version again.
+    """
+    from dreadnode import capabilities
+
+    with common.client() as client:
+        deleted = client.delete_capability(*capabilities.parse_ref(capability))
+    common.out.record(deleted, CAPABILITIES)

@@ -1,4 +1,4 @@
-"""`dn capability push | list | get`, by their transcripts."""
+"""`dn capability push | list | get | download | delete`, by their transcripts."""
 
 from __future__ import annotations
 
@@ -53,6 +53,8 @@ def dn(
         if request.url.path.endswith("/capabilities"):
             page = {"capabilities": [STORED], "total": 1, "page": 1, "limit": 20}
             return httpx.Response(200, json=page)
+        if request.url.path.endswith("/archive"):
+            return httpx.Response(200, content=b"a gzipped tar")
         return httpx.Response(200, json=STORED)
 
     def call(line: str) -> str:
@@ -170,3 +172,24 @@ def test_a_job_names_its_capability(dn: Dn, sent: list[httpx.Request]) -> None:
 def test_front_matter_is_no_part_of_a_prompt() -> None:
     assert without_front_matter("---\na: 1\n---\nbody --- more") == "body --- more"
     assert without_front_matter("---\nnever closed") == "---\nnever closed"
+
+
+def test_a_capability_is_fetched_into_a_file_that_was_not_there(dn: Dn) -> None:
+    fetched = dn("capability download harbour@1.0.0")
+    again = dn("capability download harbour@1.0.0")
+
+    assert fetched.startswith("exit: 0\n--- stdout\nharbour-1.0.0.tar.gz\n")
+    assert Path("harbour-1.0.0.tar.gz").read_bytes() == b"a gzipped tar"
+    assert "exit: 1" in again
+    assert "exists already" in again
+
+
+def test_one_version_of_a_capability_is_deleted(dn: Dn, sent: list[httpx.Request]) -> None:
+    deleted = dn("capability delete harbour@1.0.0")
+    unversioned = dn("capability delete harbour")
+
+    assert "harbour@1.0.0" in deleted
+    assert [(each.method, each.url.path) for each in sent] == [
+        ("DELETE", "/api/v1/org/main/capabilities/harbour/1.0.0")
+    ]
+    assert unversioned.startswith("exit: 2")
