@@ -103,9 +103,24 @@ class Request:
         return self.body
 
 
+def _unchanging(kind: str, body: bytes) -> bytes:
+    """Return what of BODY is the same when the request comes again because its answer was lost.
+
+    For each attempt at a save for one sampler, the SDK counts that sampler anew.
+    """
+    if kind != "save_weights_for_sampler":
+        return body
+    try:
+        fields = json.loads(body)
+        fields.pop("sampling_session_seq_id", None)
+        return json.dumps(fields, sort_keys=True).encode()
+    except (ValueError, AttributeError):
+        return body  # It is refused elsewhere.
+
+
 def new_request(lane: str, seq: int, kind: str, owner: str, body: bytes) -> Request:
     """Return a request as it is when it has just been accepted."""
-    digest = hashlib.sha256(kind.encode() + b"\0" + body).digest()
+    digest = hashlib.sha256(kind.encode() + b"\0" + _unchanging(kind, body)).digest()
     return Request(
         id=f"{lane}:{seq}",
         lane=lane,

@@ -26,6 +26,8 @@ WEIGHTS = "adapter_model.safetensors"
 SIZE_SECONDS = 10.0
 PATIENCE = 15 * 60.0
 """Seconds for which the engine may be away before a job gives up."""
+CLOSING = 10.0
+"""Seconds that saying goodbye to the engine may take."""
 ADAPTER_FILES = ("adapter_config.json", WEIGHTS)
 T = TypeVar("T")
 
@@ -227,7 +229,7 @@ async def session(metadata: dict[str, str]) -> AsyncIterator[tinker.ServiceClien
     finally:
         # The work is saved by now; an engine that is away must not keep the process alive.
         with suppress(TimeoutError, tinker.TinkerError, httpx.HTTPError, OSError):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(CLOSING):
                 await service.close(status)
 
 

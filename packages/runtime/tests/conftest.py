@@ -288,6 +288,21 @@ class Engine:
         return int(self.url.rpartition(":")[2])
 
 
+@pytest.fixture
+def make_engine(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[[], Engine]]:
+    """Start an engine of a test's own, that it may kill."""
+    started: list[Engine] = []
+
+    def make() -> Engine:
+        started.append(Engine(tmp_path / "engine", tiny_model))
+        started[-1].start()
+        return started[-1]
+
+    yield make
+    for each in started:
+        each.kill()
+
+
 @pytest.fixture(scope="session")
 def engine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Engine]:
     engine = Engine(tmp_path_factory.mktemp("engine"), tiny_model)

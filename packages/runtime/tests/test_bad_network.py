@@ -5,12 +5,26 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from dreadnode_runtime.config import read_config
+from dreadnode_runtime.data import Conversation
+from dreadnode_runtime.errors import TryAgain
+from dreadnode_runtime.prompts import Prompt
+from dreadnode_runtime.rendering import load_rendering
+from dreadnode_runtime.report import Stop
+from dreadnode_runtime.rewards import Answer, Recipe, Score
+from dreadnode_runtime.rl import RlPlan, train
+from dreadnode_runtime.rl_config import RlConfig
+from dreadnode_runtime.rl_history import RlHistory
+from dreadnode_runtime.rollouts import Rollouts, sampling
+from dreadnode_runtime.tinker_policy import TinkerPolicy
 from dreadnode_runtime.tinker_trainer import tinker_trainer
 from dreadnode_runtime.trainer import Optimizer
+from dreadnode_runtime.work import Outcome
 
 FAULTS = ("429", "drop", "500", "lose", "503", "slow", "408", "lose", "502", "drop")
 EVERY = 4
@@ -68,7 +82,9 @@ class Proxy:
         )
         if fault == "lose":
             return False
-        await send(writer, answer.status_code, answer.headers["content-type"], answer.content)
+        await send(
+            writer, answer.status_code, answer.headers.get("content-type", ""), answer.content
+        )
         return True
 
     def _next_fault(self) -> str:
@@ -122,3 +138,100 @@ async def test_a_run_over_a_bad_network_ends_the_same(
 
     assert found == expected
     assert set(proxy.met) == set(faults)
+
+
+class LowerCase(Recipe):
+    name = "lower_case"
+
+    async def score(self, answer: Answer) -> Score:
+        return Score(sum(c.islower() for c in answer.text) / max(len(answer.text), 1))
+
+
+class Quiet:
+    def tell(self, *_: Any, **__: Any) -> None: ...
+    def phase(self, *_: Any) -> None: ...
+    def log(self, *_: Any, **__: Any) -> None: ...
+
+
+@pytest.fixture
+def rewards(engine: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Draw and learn for some steps at an address, and return what was earned and measured."""
+    monkeypatch.setenv("TINKER_API_KEY", engine.KEY)
+    settings = read_config(
+        RlConfig,
+        {
+            "algorithm": "ppo",
+            "prompt_dataset_ref": {"name": "say", "version": "1"},
+            "reward_recipe": {"name": "lower_case"},
+            "max_new_tokens": 8,
+            "num_rollouts": 2,
+            "batch_size": 1,
+            "group_size": 4,
+            "steps": 3,
+            "learning_rate": 1e-2,
+        },
+    )
+    rendering = load_rendering("Qwen/Qwen3-8B", rehearsal=True, tokenizer=str(tiny_model))
+    said = [Conversation([{"role": "user", "content": f"say {n}"}]) for n in range(4)]
+    prompts = [Prompt(each, row, tokens=rendering.prompt(each)) for row, each in enumerate(said, 1)]
+
+    async def learn(url: str) -> dict[str, list[float]]:
+        monkeypatch.setenv("TINKER_BASE_URL", url)
+        history, quiet = RlHistory(), Quiet()
+        async with tinker_trainer(
+            base_model="Qwen/Qwen3-8B",
+            rank=4,
+            seed=3,
+            optimizer=Optimizer(),
+            resume=None,
+            metadata={},
+            kind=TinkerPolicy,
+        ) as policy:
+            rollouts = Rollouts(rendering, LowerCase(), sampling(rendering, settings), 128)
+            plan = RlPlan(settings, prompts, settings.total_steps(len(prompts)))
+            await train(plan, policy, rollouts, quiet, Stop(), history, Outcome())  # type: ignore[arg-type]
+        metrics = history.final_metrics()
+        names = ("train/reward", "train/entropy", "train/kl_sampler_trainer", "tokens/sampled")
+        return {name: metrics[name] for name in names}
+
+    return learn
+
+
+async def test_reinforcement_over_a_bad_network_ends_the_same(rewards: Any, engine: Any) -> None:
+    expected = await rewards(engine.url)
+    faults = ("lose", "500", "drop", "429", "slow")
+    proxy = Proxy(engine.url, faults, EVERY)
+    async with proxy.running() as url:
+        found = await rewards(url)
+
+    for name, series in expected.items():
+        # Which requests share a batch is another matter of time, and moves the last digits.
+        assert found[name] == pytest.approx(series, rel=1e-3, abs=1e-5), name
+    assert set(proxy.met) == set(faults)
+
+
+async def test_an_engine_that_is_gone_for_good_is_waited_for_in_bounds_and_is_nobodys_fault(
+    make_engine: Any, example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine()
+    monkeypatch.setenv("TINKER_API_KEY", engine.KEY)
+    monkeypatch.setenv("TINKER_BASE_URL", engine.url)
+    monkeypatch.setattr("dreadnode_runtime.patience.while_there.__defaults__", (0.1,))
+    monkeypatch.setattr("dreadnode_runtime.tinker_trainer.CLOSING", 0.5)
+    batch = [[example(row, length=12 + row) for row in range(1, 5)]]
+
+    async with tinker_trainer(
+        base_model="Qwen/Qwen3-8B",
+        rank=4,
+        seed=3,
+        optimizer=Optimizer(),
+        resume=None,
+        metadata={},
+    ) as trainer:
+        trainer._patience = 1.0
+        await trainer.submit(batch, 1e-2)
+        engine.kill()
+
+        async with asyncio.timeout(60):
+            with pytest.raises(TryAgain, match="The engine was away for 1 s"):
+                await trainer.submit(batch, 1e-2)
