@@ -13,7 +13,6 @@ import sqlite3
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from tinker.types import (
     CreateModelRequest,
@@ -37,7 +36,10 @@ from dreadnode_engine.records import (
     Run,
     Sampler,
     Session,
+    dump,
     new_request,
+    new_run,
+    new_sampler,
 )
 from dreadnode_engine.residency import Residency
 from dreadnode_engine.sample_lane import SampleLane
@@ -111,7 +113,7 @@ class Engine(Context):
             created=now,
             seen=now,
             idempotency_key=idempotency_key,
-            user_metadata=_dump(fields.user_metadata),
+            user_metadata=dump(fields.user_metadata),
             display_name=fields.display_name,
         )
         await self.journal.do(lambda db: records.insert(db, session))
@@ -155,23 +157,18 @@ class Engine(Context):
         if not 1 <= rank <= MAX_RANK:
             raise Refused(f"A LoRA rank of {rank} is not served; choose 1 to {MAX_RANK}")
         if lora and not (lora.train_mlp or lora.train_attn or lora.train_unembed):
-            raise Refused(
-                "Nothing is left to train; turn on train_mlp, train_attn or train_unembed"
-            )
+            raise Refused("Nothing is left to train; turn on train_mlp, _attn or _unembed")
         seed = lora.seed if lora and lora.seed is not None else secrets.randbits(31)
-        run = Run(
-            id=f"{session.id}:train:{fields.model_seq_id}",
-            session=session.id,
-            owner=session.owner,
-            base_model=served.id,
-            created=time.time(),
-            used=time.time(),
+        run = new_run(
+            session,
+            fields.model_seq_id,
+            served.id,
+            fields.user_metadata,
             rank=rank,
             seed=seed % 2**63,
             train_mlp=lora.train_mlp if lora else True,
             train_attn=lora.train_attn if lora else True,
             train_unembed=lora.train_unembed if lora else True,
-            user_metadata=_dump(fields.user_metadata),
         )
         await asyncio.to_thread(self.residency.admit, served, shape_of(run))
         return await self._start_run(run, "create_model", body)
@@ -179,11 +176,9 @@ class Engine(Context):
     async def load_weights(self, who: Principal, body: bytes) -> Request:
         """Make a run from a checkpoint, or load one into a run that exists."""
         fields = parse_body(LoadWeightsRequest, body)
-        found = await self.checkpoint(who, fields.path)
-        if found.kind != "training" and fields.optimizer:
-            raise Refused(f"The checkpoint {found.path} holds no optimizer; load it without")
         if fields.model_id is not None:
-            return await self.submit(who, fields.model_id, fields.seq_id, "load_weights", body)
+            return await self._load_into(who, fields.model_id, fields, body)
+        found = await self._loadable(who, fields)
         if fields.session_id is None or fields.model_seq_id is None:
             raise Refused("Name a session_id and a model_seq_id, or a model_id and a seq_id")
         session = self.session(who, fields.session_id)
@@ -193,21 +188,38 @@ class Engine(Context):
             raise Refused(f"The checkpoint {found.path} is of {found.base_model}")
         served = self.served(found.base_model)
         await asyncio.to_thread(self.residency.admit, served, shape_of(found))
-        run = Run(
-            id=f"{session.id}:train:{fields.model_seq_id}",
-            session=session.id,
-            owner=session.owner,
-            base_model=found.base_model,
-            created=time.time(),
-            used=time.time(),
+        run = new_run(
+            session,
+            fields.model_seq_id,
+            found.base_model,
+            fields.user_metadata,
             rank=found.rank,
             seed=0,
             train_mlp=found.train_mlp,
             train_attn=found.train_attn,
             train_unembed=found.train_unembed,
-            user_metadata=_dump(fields.user_metadata),
         )
         return await self._start_run(run, "load_weights", body)
+
+    async def _loadable(self, who: Principal, fields: LoadWeightsRequest) -> Checkpoint:
+        found = await self.checkpoint(who, fields.path)
+        if found.kind != "training" and fields.optimizer:
+            raise Refused(f"The checkpoint {found.path} holds no optimizer; load it without")
+        return found
+
+    async def _load_into(
+        self, who: Principal, run_id: str, fields: LoadWeightsRequest, body: bytes
+    ) -> Request:
+        base_model = self.run(who, run_id).run.base_model
+        try:
+            found = await self._loadable(who, fields)
+            if found.base_model != base_model:
+                raise Refused(f"The checkpoint {found.path} is of {found.base_model}")  # noqa: TRY301
+        except Refused as refusal:
+            # The client has used its number up, and what it numbers next must not wait for it.
+            sentence = json.dumps({"detail": str(refusal)}).encode()
+            return await self.submit(who, run_id, fields.seq_id, "refused", sentence)
+        return await self.submit(who, run_id, fields.seq_id, "load_weights", body)
 
     async def submit(
         self, who: Principal, run_id: str, seq: int | None, kind: str, body: bytes
@@ -257,16 +269,8 @@ class Engine(Context):
             raise Refused("Name a `base_model` or a `model_path` to sample from")
         served = self.served(base_model)
         await asyncio.to_thread(self.residency.admit, served, shape, sampling=True)
-        sampler = Sampler(
-            id=f"{session.id}:sample:{fields.sampling_session_seq_id}",
-            session=session.id,
-            owner=session.owner,
-            base_model=served.id,
-            created=time.time(),
-            used=time.time(),
-            model_path=fields.model_path,
-            weights=weights,
-        )
+        number = fields.sampling_session_seq_id
+        sampler = new_sampler(session, number, served.id, fields.model_path, weights)
         if (known := self.samplers.get(sampler.id)) is not None:
             if (known.base_model, known.model_path) != (sampler.base_model, sampler.model_path):
                 raise Refused(f"The sampling session {sampler.id} was opened on something else")
@@ -393,7 +397,3 @@ class Engine(Context):
             self.sample_lanes[name] = SampleLane(self, name)
             self.worker.add(self.sample_lanes[name])
         return self.sample_lanes[name]
-
-
-def _dump(metadata: dict[str, Any] | None) -> str | None:
-    return json.dumps(metadata) if metadata else None

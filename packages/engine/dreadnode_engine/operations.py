@@ -193,6 +193,12 @@ def save_weights_external(
     )
 
 
+def refused(context: Context, run: Run, state: TrainingState, request: Request) -> Work:
+    """Fail in its turn what could have been refused at once, so that the next has its turn."""
+    yield
+    raise OperationFailed(json.loads(request.payload)["detail"])
+
+
 def _save(
     context: Context,
     run: Run,
@@ -267,6 +273,7 @@ OPERATIONS: Mapping[str, Callable[[Context, Run, TrainingState, Request], Work]]
     "save_weights": save_weights,
     "save_weights_for_sampler": save_weights_for_sampler,
     "save_weights_external": save_weights_external,
+    "refused": refused,
 }
 """The operations on a run that is in memory."""
 

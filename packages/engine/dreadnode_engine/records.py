@@ -58,6 +58,28 @@ class Run:
     unloaded: bool = False
 
 
+def new_run(
+    session: Session, number: int, base_model: str, metadata: dict[str, Any] | None, **shape: Any
+) -> Run:
+    """Return run NUMBER of SESSION as it is before its first operation; SHAPE is its adapter's."""
+    now = time.time()
+    return Run(
+        id=f"{session.id}:train:{number}",
+        session=session.id,
+        owner=session.owner,
+        base_model=base_model,
+        created=now,
+        used=now,
+        user_metadata=dump(metadata),
+        **shape,
+    )
+
+
+def dump(metadata: dict[str, Any] | None) -> str | None:
+    """Return METADATA as it is stored, None for nothing."""
+    return json.dumps(metadata) if metadata else None
+
+
 @dataclass
 class Sampler:
     """One sampling session: a base model, with the adapter in the folder `weights` if any.
@@ -75,6 +97,23 @@ class Sampler:
     weights: str | None = None
     run: str | None = None
     inflight: bool = False
+
+
+def new_sampler(
+    session: Session, number: int, base_model: str, model_path: str | None, weights: str | None
+) -> Sampler:
+    """Return sampler NUMBER of SESSION as it is when it has just been opened."""
+    now = time.time()
+    return Sampler(
+        id=f"{session.id}:sample:{number}",
+        session=session.id,
+        owner=session.owner,
+        base_model=base_model,
+        created=now,
+        used=now,
+        model_path=model_path,
+        weights=weights,
+    )
 
 
 @dataclass

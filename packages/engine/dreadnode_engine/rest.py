@@ -120,6 +120,16 @@ async def _checkpoints(engine: Engine, who: Principal, request: HttpRequest) -> 
     return JSONResponse({"checkpoints": page, "cursor": _cursor(limit, offset, len(saved))})
 
 
+async def _storage(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    if request.query_params.get("project_id"):
+        raise Refused("This engine has no projects; leave `project_id` out")
+    saved = await _saved(engine, who)
+    size = sum(checkpoint.bytes for checkpoint in saved)
+    # What a gigabyte costs here nobody told the engine, so it names no cost.
+    used = {"checkpoint_count": len(saved), "size_bytes": size, "size_gigabytes": size / 1e9}
+    return JSONResponse({"data": [used]})
+
+
 async def _weights_info(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     found = await engine.checkpoint(who, text_in(await fields_of(request), "tinker_path"))
     return JSONResponse(
@@ -259,6 +269,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("DELETE", _ONE + "/publish"): _publish(False),
     ("DELETE", _ONE): _delete,
     ("GET", "/checkpoints"): _checkpoints,
+    ("GET", "/billing/usage/checkpoints/current"): _storage,
     ("POST", "/weights_info"): _weights_info,
     ("GET", "/sessions"): _sessions,
     ("GET", "/sessions/{session}"): _session,

@@ -1,7 +1,10 @@
 """Bad input: a 4xx or a failed promise with a sentence, never a 5xx, never a poisoned run."""
 
+import hashlib
+import hmac
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -154,20 +157,31 @@ def supervised(tokens: list[int], targets: list[int]) -> types.Datum:
     )
 
 
-@pytest.mark.parametrize(
-    ("loss_fn", "datum", "sentence"),
-    [
-        ("cross_entropy", supervised([5] * 129, [5] * 129), "has 129 tokens"),
-        ("cross_entropy", supervised([96], [5]), "token id 96"),
-        ("cross_entropy", supervised([5], [-7]), "token id -7"),
-        ("cross_entropy", supervised([5, 6], [5]), "must be 2 integers"),
-        ("cross_entropy", supervised([], []), "is empty"),
-        ("ppo", policy(advantages=np.full(4, math.nan, np.float32)), "not finite"),
-        ("ppo", policy(advantages=np.ones(3, np.float32)), "has shape 3"),
-        ("importance_sampling", supervised([5], [6]), "`logprobs` of datum 1 is missing"),
-        ("gspo", policy(), "gspo"),
-    ],
-)
+BAD_DATA: dict[str, tuple[str, types.Datum, str]] = {
+    "a-sequence-longer-than-the-context": (
+        *("cross_entropy", supervised([5] * 129, [5] * 129), "has 129 tokens"),
+    ),
+    "a-token-id-out-of-range": ("cross_entropy", supervised([96], [5]), "token id 96"),
+    "a-target-out-of-range": ("cross_entropy", supervised([5], [-7]), "token id -7"),
+    "fewer-targets-than-tokens": ("cross_entropy", supervised([5, 6], [5]), "must be 2 integers"),
+    "no-tokens": ("cross_entropy", supervised([], []), "is empty"),
+    "advantages-that-are-not-numbers": (
+        *("ppo", policy(advantages=np.full(4, math.nan, np.float32)), "not finite"),
+    ),
+    "infinite-logprobs": ("ppo", policy(logprobs=np.full(4, math.inf, np.float32)), "not finite"),
+    "fewer-advantages-than-targets": (
+        *("ppo", policy(advantages=np.ones(3, np.float32)), "has shape 3"),
+    ),
+    "no-logprobs": (
+        "importance_sampling",
+        supervised([5], [6]),
+        "`logprobs` of datum 1 is missing",
+    ),
+    "a-loss-that-is-not-served": ("gspo", policy(), "gspo"),
+}
+
+
+@pytest.mark.parametrize(("loss_fn", "datum", "sentence"), BAD_DATA.values(), ids=BAD_DATA)
 def test_a_bad_datum_is_a_failed_promise_and_the_run_goes_on_as_if_it_had_not_come(
     training: tinker.TrainingClient, loss_fn: str, datum: types.Datum, sentence: str
 ) -> None:
@@ -250,17 +264,68 @@ def test_weights_without_an_optimizer_cannot_be_resumed_with_one(
         service.create_training_client_from_state_with_optimizer(path).result()
 
 
+BAD_PROMPTS: dict[str, tuple[list[int], types.SamplingParams, str]] = {
+    "a-prompt-longer-than-the-context": ([5] * 129, types.SamplingParams(max_tokens=1), "not fit"),
+    "no-room-for-the-answer": ([5] * 120, types.SamplingParams(max_tokens=50), "do not fit"),
+    "a-token-id-out-of-range": ([500], types.SamplingParams(max_tokens=1), "token id 500"),
+    "a-negative-temperature": (
+        *([5], types.SamplingParams(max_tokens=1, temperature=-1.0), "temperature"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("tokens", "params", "sentence"), BAD_PROMPTS.values(), ids=BAD_PROMPTS)
 def test_a_sampling_request_that_cannot_be_served_is_refused_at_once(
-    service: tinker.ServiceClient,
+    service: tinker.ServiceClient, tokens: list[int], params: types.SamplingParams, sentence: str
 ) -> None:
     sampler = service.create_sampling_client(base_model="tiny/llama").result()
-    for tokens, params, sentence in (
-        ([5] * 120, types.SamplingParams(max_tokens=50), "do not fit"),
-        ([500], types.SamplingParams(max_tokens=1), "token id 500"),
-        ([5], types.SamplingParams(max_tokens=1, temperature=-1.0), "temperature"),
+
+    with pytest.raises(tinker.BadRequestError, match=sentence):
+        sampler.sample(types.ModelInput.from_ints(tokens), 1, params).result()
+
+
+def test_a_checkpoint_path_of_somebody_else_is_told_as_one_that_is_not_there(
+    engine: Any, training: tinker.TrainingClient
+) -> None:
+    path = training.save_state("not-yours").result().path
+    subject = f"somebody.{int(time.time()) + 600}"
+    signature = hmac.new(KEY.encode(), subject.encode(), hashlib.sha256).hexdigest()
+    key = f"tml-run.{subject}.{signature}"
+    stranger = tinker.ServiceClient(base_url=engine.url, api_key=key)
+    own = stranger.create_lora_training_client("tiny/llama", rank=2).result()
+    before = own.forward([good()], "cross_entropy").result().metrics
+
+    for call in (
+        lambda: stranger.create_training_client_from_state(path).result(),
+        lambda: stranger.create_sampling_client(model_path=path).result(),
     ):
-        with pytest.raises(tinker.BadRequestError, match=sentence):
-            sampler.sample(types.ModelInput.from_ints(tokens), 1, params).result()
+        with pytest.raises(tinker.NotFoundError, match="There is no checkpoint"):
+            call()
+    for path_of in (path, "tinker://nobody:train:0/weights/x"):
+        with pytest.raises(tinker.RequestFailedError, match="There is no checkpoint"):
+            own.load_state(path_of).result()
+
+    # The operations that come next do not wait for those.
+    assert own.forward([good()], "cross_entropy").result().metrics == before
+
+
+def test_a_sequence_number_left_out_is_waited_for_and_one_repeated_is_done_once(
+    http: httpx.Client,
+) -> None:
+    run = _run(http)
+
+    late = http.post("save_weights", json={"model_id": run, "seq_id": 2, "path": "b"})
+    first = [
+        http.post("save_weights", json={"model_id": run, "seq_id": 1, "path": "a"})
+        for _ in range(2)
+    ]
+    other = http.post("save_weights", json={"model_id": run, "seq_id": 1, "path": "c"})
+
+    assert late.status_code == 200
+    assert first[0].json() == first[1].json()
+    assert (other.status_code, _result(http, run, 2).json()["path"][-1]) == (400, "b")
+    listed = http.get(f"training_runs/{run}/checkpoints").json()["checkpoints"]
+    assert [checkpoint["checkpoint_id"] for checkpoint in listed] == ["weights/b", "weights/a"]
 
 
 def _run(http: httpx.Client) -> str:
