@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import inspect
 import pkgutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from dreadnode.errors import (
 )
 from dreadnode.retries import Retries, Wait
 from dreadnode.training.jobs import SftConfig, SftRequest, TrainingJob
+from dreadnode.transport import TIMEOUT
 from dreadnode.wire import DatasetRef
 
 REQUEST = SftRequest(
@@ -162,6 +164,23 @@ async def test_an_end_comes_to_trying(client: Both, api: Any, slept: list[float]
         await client.get_user()
 
     assert len(slept) == 3
+
+
+@pytest.mark.parametrize("blocks", [True, False])
+async def test_a_server_that_accepts_and_stays_silent_is_given_up(blocks: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # The system accepts; nobody answers.
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        options: Any = {"timeout": httpx.Timeout(0.1), "retries": Retries(limit=0)}
+        blocking, awaiting = ApiClient(address, **options), AsyncApiClient(address, **options)
+        asked = asyncio.to_thread(blocking.get_user) if blocks else awaiting.get_user()
+
+        with pytest.raises(TimedOut, match="did not answer in time"):
+            await asked
+
+
+def test_a_call_waits_five_seconds_to_connect_and_thirty_to_be_answered() -> None:
+    assert httpx.Timeout(30.0, connect=5.0) == TIMEOUT
+    assert ApiClient("http://server.test")._http.timeout == TIMEOUT
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
