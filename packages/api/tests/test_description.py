@@ -177,6 +177,33 @@ def test_every_operation_tells_its_failures_and_has_a_name_of_its_own(
             assert operation["security"], path
 
 
+def bounded(shape: dict[str, Any]) -> bool:
+    """Return whether values of this shape have a largest one, or a longest."""
+    if "anyOf" in shape:
+        return all(bounded(each) for each in shape["anyOf"])
+    if shape.get("type") in ("integer", "number"):
+        return "maximum" in shape
+    if shape.get("type") == "string" and not {"maxLength", "enum", "format"} & shape.keys():
+        return not re.search("[*+]|^$", re.sub(r"\[[^]]*\]", "", shape.get("pattern", "")))
+    return True
+
+
+def test_every_parameter_is_bounded_and_with_it_what_a_query_costs(
+    description: dict[str, Any],
+) -> None:
+    parameters = [
+        (path, each["name"], each["schema"])
+        for path, methods in description["paths"].items()
+        if path != "/api/v1/training/catalog"  # It lies in memory, and has a few dozen entries.
+        for operation in methods.values()
+        for each in operation.get("parameters", [])
+        if each["name"] != "expand"
+    ]
+
+    assert len(parameters) > 100
+    assert [each for each in parameters if not bounded(each[2])] == []
+
+
 def test_what_is_made_links_to_what_can_be_done_with_it(description: dict[str, Any]) -> None:
     made = description["paths"]["/api/v1/org/{org}/ws/{ws}/training/jobs"]["post"]
     links = {
