@@ -85,6 +85,19 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
             yield row, value
 
 
+def encodable(row: Row) -> Row:
+    """Return ROW if all text in it is Unicode that can be written as UTF-8, and so be tokenized.
+
+    Raises:
+        Unusable: A text in it holds half of a character, which JSON can write as an escape.
+    """
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Unusable("text with half a character in it, a lone surrogate") from None
+    return row
+
+
 def conversation(row: Row) -> Conversation:
     """Return what ROW says, whichever of the usual shapes it has.
 
@@ -235,11 +248,14 @@ def tool_specs(tools: Any) -> list[dict[str, Any]]:
         body = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(body, Mapping) or not isinstance(body.get("name"), str):
             raise Unusable("a tool has no name")
+        parameters = body.get("parameters") or {}
+        if not isinstance(parameters, Mapping):
+            raise Unusable("a tool's parameters are not an object")
         specs.append(
             {
                 "name": body["name"],
                 "description": str(body.get("description") or ""),
-                "parameters": dict(body.get("parameters") or {}),
+                "parameters": dict(parameters),
             }
         )
     return specs
@@ -267,6 +283,8 @@ def _trajectory_step(step: Any) -> Iterator[Message]:
     if not isinstance(step, Mapping):
         raise Unusable("a step is not an object")
     calls = step.get("tool_calls") or None
+    if calls is not None and not isinstance(calls, list):
+        raise Unusable("a step's tool calls are not a list")
     yield {
         "role": step.get("source"),
         "content": step.get("message") if step.get("message") is not None else "",
@@ -276,6 +294,8 @@ def _trajectory_step(step: Any) -> Iterator[Message]:
     observation = step.get("observation")
     results = observation.get("results") if isinstance(observation, Mapping) else None
     names = {_tool_call(call)["id"]: _tool_call(call)["name"] for call in calls or []}
+    if results is not None and not isinstance(results, list):
+        raise Unusable("an observation's results are not a list")
     for result in results or []:
         if not isinstance(result, Mapping):
             raise Unusable("an observation is not an object")
@@ -284,18 +304,13 @@ def _trajectory_step(step: Any) -> Iterator[Message]:
             "role": "tool",
             "content": result.get("content") if result.get("content") is not None else "",
             "tool_call_id": source,
-            "name": names.get(source),
+            "name": names.get(source) if isinstance(source, str) else None,
         }
 
 
 def _prompt_and_answer(row: Row) -> Conversation:
     answer = next((row[key] for key in ANSWER_KEYS if row.get(key) is not None), None)
-    instruction = row.get("instruction")
-    if isinstance(instruction, str) and instruction:
-        context = row.get("input")
-        prompt: Any = f"{instruction}\n\n{scalar_text(context)}" if context else instruction
-    else:
-        prompt = next((row[key] for key in PROMPT_KEYS if row.get(key) is not None), None)
+    prompt = asked_of(row)
     if prompt is None and answer is None:
         raise Unusable("no messages, and no prompt with an answer")
     if prompt is None or prompt == "":
@@ -313,6 +328,15 @@ def _prompt_and_answer(row: Row) -> Conversation:
         else [{"role": "assistant", "content": scalar_text(answer)}]
     )
     return _chat([*asked, *replied], row)
+
+
+def asked_of(row: Row) -> Any:
+    """Return what ROW asks outside of a chat: its instruction with its input, or its prompt."""
+    instruction = row.get("instruction")
+    if isinstance(instruction, str) and instruction:
+        context = row.get("input")
+        return instruction if context in (None, "") else f"{instruction}\n\n{scalar_text(context)}"
+    return next((row[key] for key in PROMPT_KEYS if row.get(key) is not None), None)
 
 
 def scalar_text(value: Any) -> str:

@@ -4,7 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dreadnode_runtime.data import Unusable, conversation, read_rows, with_system_prompt
+from dreadnode_runtime.data import (
+    Unusable,
+    conversation,
+    encodable,
+    read_rows,
+    with_system_prompt,
+)
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.rendering import Example, Rendering
 
@@ -82,7 +88,7 @@ def prepare(
         for row, value in read_rows(path):
             counts.rows += 1
             try:
-                said = with_system_prompt(conversation(value), system_prompt)
+                said = with_system_prompt(conversation(encodable(value)), system_prompt)
                 examples, cut = rendering.examples(
                     said, row=row, max_length=max_length, train_on=train_on
                 )

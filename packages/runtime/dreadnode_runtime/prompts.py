@@ -13,12 +13,13 @@ from typing import Any
 
 from dreadnode_runtime.data import (
     ANSWER_KEYS,
-    PROMPT_KEYS,
     Conversation,
     Row,
     Unusable,
+    asked_of,
     content_text,
     conversation,
+    encodable,
     read_rows,
     scalar_text,
     with_system_prompt,
@@ -160,6 +161,7 @@ def prepare_prompts(
         for number, row in read_rows(path):
             counts.rows += 1
             try:
+                encodable(row)
                 found = turns(number, row) if trajectories else (prompt(number, row),)
                 for ready in [asking.ready(each, dataset) for each in found]:
                     prompts.append(ready)
@@ -195,12 +197,7 @@ def _asked(row: Row) -> tuple[Conversation, str | None]:
         if not said.messages:
             raise Unusable("no prompt")
         return said, last
-    instruction = row.get("instruction")
-    if isinstance(instruction, str) and instruction:
-        context = row.get("input")
-        asked: Any = f"{instruction}\n\n{scalar_text(context)}" if context else instruction
-    else:
-        asked = next((row[key] for key in PROMPT_KEYS if row.get(key) is not None), None)
+    asked = asked_of(row)
     if asked is None or asked == "":
         raise Unusable("no prompt")
     messages = (

@@ -34,10 +34,30 @@ def test_every_usual_shape_says_the_same(row: dict[str, Any]) -> None:
     assert conversation(row).messages == [ASKED, REPLIED]
 
 
+def test_a_row_of_a_table_has_nulls_where_others_have_something() -> None:
+    nulls = dict.fromkeys(("tool_calls", "tool_call_id", "name", "weight", "reasoning_content"))
+    part = {"type": "text", "text": "4", "image_url": None}
+    row = {
+        "messages": [{**nulls, **ASKED}, {**nulls, "role": "assistant", "content": [part]}],
+        **dict.fromkeys(("tools", "system", "conversations", "steps", "prompt", "response")),
+    }
+
+    assert conversation(row).messages == [ASKED, REPLIED]
+    assert conversation({**row, "messages": None, "prompt": "2+2?", "answer": "4"}) == (
+        conversation({"prompt": "2+2?", "answer": "4"})
+    )
+
+
 def test_an_instruction_comes_before_its_input() -> None:
     said = conversation({"instruction": "Add.", "input": "2 and 2", "output": "4"})
 
     assert said.messages[0]["content"] == "Add.\n\n2 and 2"
+
+
+def test_an_input_of_zero_is_an_input() -> None:
+    said = conversation({"instruction": "Double it.", "input": 0, "output": 0})
+
+    assert [each["content"] for each in said.messages] == ["Double it.\n\n0", "0"]
 
 
 @pytest.mark.parametrize(("answer", "text"), [(0, "0"), (False, "false"), (0.5, "0.5")])
@@ -168,7 +188,16 @@ def test_a_row_may_mark_what_is_trained() -> None:
         ),
         ({"messages": [{**REPLIED, "weight": 0.5}]}, "a message's weight is neither 0 nor 1"),
         ({"messages": [ASKED, REPLIED], "tools": "["}, "its tools are not JSON"),
+        (
+            {"messages": [ASKED, REPLIED], "tools": [{"name": "add", "parameters": "a"}]},
+            "a tool's parameters are not an object",
+        ),
         ({"steps": [{"source": "moon", "message": "x"}]}, "a message has an unknown role"),
+        ({"steps": [{"source": "agent", "tool_calls": 3}]}, "a step's tool calls are not a list"),
+        (
+            {"steps": [{"source": "agent", "observation": {"results": "x"}}]},
+            "an observation's results are not a list",
+        ),
     ],
 )
 def test_what_cannot_be_trained_on_says_why(row: dict[str, Any], reason: str) -> None:

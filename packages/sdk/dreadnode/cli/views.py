@@ -83,6 +83,14 @@ def dataset(job: TrainingJob) -> str:
     )
 
 
+def eval_dataset(job: TrainingJob) -> str:
+    """Return the name, version and split of what a job is evaluated on."""
+    ref, split = job.config.get("eval_dataset_ref"), job.config.get("eval_split")
+    if not ref or not {"name", "version"} <= {*ref}:
+        return ""
+    return f"{ref['name']}@{ref['version']}" + (f" ({split})" if split else "")
+
+
 def splits(dataset: Dataset) -> str:
     """Return the splits of a dataset, with the rows of each where there are several."""
     if len(dataset.splits) == 1:
@@ -115,7 +123,7 @@ def settings(job: TrainingJob) -> str:
         name: value
         for name, value in job.config.items()
         if isinstance(value, (int, float, str)) and not isinstance(value, bool)
-        if name not in ("system_prompt", "split", "prompt_split")
+        if name not in ("system_prompt", "split", "prompt_split", "eval_split")
     }
     return ", ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
@@ -142,6 +150,7 @@ JOB: tuple[Column, ...] = (
     ("code", lambda job: job.error_code),
     ("model", model),
     ("dataset", dataset),
+    ("eval data", eval_dataset),
     ("capability", capability),
     ("data", lambda job: data(job.preflight)),
     ("settings", settings),
