@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -314,6 +315,27 @@ exit: 0
 DATASET        FORMAT  SPLITS  ROWS  BYTES  CREATED
 harbour@1.0.0  jsonl   train      3     84  <time>
 --- stderr
+""")
+
+
+def test_a_capability_is_fetched_whole_and_deleted_for_good(dn: Dn) -> None:
+    Path("desk.md").write_text("You begin with Ahoy.")
+    said = dn("capability push desk.md desk@1.0.0")
+    said += dn("capability download desk@1.0.0")
+    with tarfile.open("desk-1.0.0.tar.gz") as tar:
+        names = tar.getnames()
+    said += dn("capability delete desk@1.0.0")
+    Path("desk.md").write_text("You end with Ahoy.")
+
+    again = dn("capability push desk.md desk@1.0.0")
+
+    assert said.count("exit: 0") == 3
+    assert names == ["capability.yaml", "agents/desk.md"]
+    assert again == snapshot("""\
+exit: 1
+--- stdout
+--- stderr
+error: Version `1.0.0` of the capability `desk` existed with other content, and a version never changes; push under a new version
 """)
 
 
