@@ -1,4 +1,7 @@
-"""The Ray runner, against a real cluster of one processor that these tests start and stop."""
+"""The Ray runner, against a real cluster of one processor that asks for a token.
+
+These tests start it and stop it.
+"""
 
 import asyncio
 import os
@@ -18,6 +21,10 @@ from app.runners import ray_entry
 from app.runners.sandbox import Exited, Limits, Lost, RunnerAway, Running, Sandbox, State
 from app.settings import Settings, SettingsError
 
+# What Ray's own client and its cluster read, once, when they are imported; the runner knows
+# nothing of it.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-the-tests-of-the-ray-runner"}
+os.environ.update(TOKEN)
 pytest.importorskip("ray", reason="the extra `dreadnode-api[ray]` is not installed")
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(240)]
 
@@ -55,6 +62,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RAY_worker_maximum_startup_concurrency": "1",
+        **TOKEN,
     }
     log = tmp_path_factory.mktemp("ray") / "ray.log"
     with log.open("wb") as file:
@@ -73,9 +81,13 @@ def _wait_for_dashboard(port: int, head: subprocess.Popen[bytes], log: Path) -> 
     import urllib.request
 
     until = time.monotonic() + 120
+    asking = urllib.request.Request(
+        f"http://127.0.0.1:{port}/api/version",
+        headers={"Authorization": f"Bearer {TOKEN['RAY_AUTH_TOKEN']}"},
+    )
     while True:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=2):
+            with urllib.request.urlopen(asking, timeout=2):
                 return
         except OSError:
             assert head.poll() is None, log.read_text()
@@ -222,6 +234,7 @@ async def test_a_job_goes_from_the_queue_through_the_cluster_to_its_end(
         "DREADNODE_RUNNER": "ray",
         "DREADNODE_RAY_ADDRESS": cluster,
         "DREADNODE_RAY_PYTHON": sys.executable,
+        **TOKEN,
     }
     service.start("serve", "dispatch")
     await service.api.push()
@@ -231,6 +244,32 @@ async def test_a_job_goes_from_the_queue_through_the_cluster_to_its_end(
 
     assert (done["status"], done["attempt"]) == ("completed", 1)
     assert done["artifacts"] == {"adapter": "adapter/"}
+
+
+@pytest.mark.parametrize("environ", [{}, {**TOKEN, "RAY_AUTH_TOKEN": "another"}])
+async def test_a_cluster_that_refuses_the_token_is_asked_again_and_no_sandbox_is_lost(
+    cluster: str, tmp_path: Path, environ: dict[str, str]
+) -> None:
+    # Ray's client reads its token once in a process.
+    program = (
+        "import asyncio, pathlib, sys\n"
+        "from app import runners\n"
+        "from app.settings import Settings\n"
+        "settings = Settings(data_dir=pathlib.Path(sys.argv[1]), runner='ray',"
+        " ray_address=sys.argv[2])\n"
+        "asyncio.run(runners.create(settings).state('job', 1))\n"
+    )
+    asking = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, str(tmp_path), cluster),
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), **environ},
+        stderr=subprocess.PIPE,
+    )
+
+    _, said = await asking.communicate()
+
+    assert asking.returncode == 1
+    last = said.decode().strip().splitlines()
+    assert any("RunnerAway" in line or "_Refused" in line for line in last), said.decode()
 
 
 async def test_what_was_never_submitted_is_lost(runner: Any) -> None:
