@@ -304,7 +304,7 @@ def _must_be_numbers(
     bad = sorted({s.row for s, found in learnt if not np.isfinite(found[s.drawn[1:]]).all()})
     if bad:
         raise JobFailed(
-            f"The model's probabilities in step {step} are not numbers, first on row {bad[0]}: "
-            f"lower the learning rate; {outcome.kept()}",
+            f"The loss of step {step} is not a number, first on row {bad[0]}: lower the learning "
+            f"rate; {outcome.kept()}",
             code="diverged",
         )

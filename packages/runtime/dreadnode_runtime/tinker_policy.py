@@ -12,7 +12,7 @@ from tinker import types
 
 from dreadnode_runtime.errors import TryAgain
 from dreadnode_runtime.policy import Floats, Loss, Sampled, Sampler, Sampling, Sequenced
-from dreadnode_runtime.tinker_trainer import TinkerTrainer, copied, session, translated
+from dreadnode_runtime.tinker_trainer import NOT_FINITE, TinkerTrainer, copied, session, translated
 
 T = TypeVar("T")
 Watch = Callable[[Coroutine[Any, Any, T]], Coroutine[Any, Any, T]]
@@ -60,7 +60,13 @@ class TinkerPolicy(TinkerTrainer):
         update = self._client.optim_step(self._adam(learning_rate))
 
         async def result() -> list[Floats]:
-            output = await pass_
+            try:
+                output = await pass_
+            except tinker.RequestFailedError as error:
+                if NOT_FINITE not in error.message:
+                    raise
+                # Other engines answer NaN in its place, and the loop knows what to say of that.
+                return [np.full(len(each.tokens) - 1, np.nan, np.float32) for each in batch]
             await update
             return [found["logprobs"].to_numpy() for found in output.loss_fn_outputs]
 

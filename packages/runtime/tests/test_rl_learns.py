@@ -138,6 +138,23 @@ async def test_sampler_and_trainer_agree_on_the_probability_of_every_drawn_token
         np.testing.assert_allclose(logprobs[here], sequence.logprobs[1:][here], atol=1e-4)
 
 
+async def test_a_loss_that_the_engine_refuses_for_being_no_number_is_none_for_every_token(
+    opened: Any,
+) -> None:
+    prompt = [260, 5, 6, 7, 8]
+    async with opened() as policy:
+        sampler = await policy.sampler()
+        drawn = await sampler.sample(prompt, 2, Sampling(8, 1.0, [261]), seed=1)
+        batch = [learnable(prompt, each) for each in drawn]
+        for each in batch:
+            each.logprobs[each.drawn] = -1e4  # So that the ratio overflows.
+
+        found = await policy.learn(batch, Loss("importance_sampling"), 1e-3)
+
+    assert [len(each) for each in found] == [len(each.tokens) - 1 for each in batch]
+    assert all(np.isnan(each).all() for each in found)
+
+
 async def test_the_same_seed_draws_the_same_answers(opened: Any) -> None:
     async with opened() as policy:
         sampler = await policy.sampler()

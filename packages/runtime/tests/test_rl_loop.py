@@ -346,7 +346,7 @@ async def test_weights_that_are_no_numbers_end_the_job_and_keep_the_checkpoint_b
     with pytest.raises(JobFailed) as failed:
         await run(config(checkpoint_interval=2))
 
-    assert "The model's probabilities in step 4 are not numbers" in str(failed.value)
+    assert "The loss of step 4 is not a number, first on row" in str(failed.value)
     assert "the checkpoint of step 2 is kept" in str(failed.value)
     assert failed.value.code == "diverged"
 
