@@ -253,6 +253,8 @@ def test_every_text_for_people_is_made_plain_before_it_leaves(settings: Any) -> 
         for kind in _kinds(Response)
         for name, field in kind.model_fields.items()
         if name in spoken and "plain" not in f"{field.annotation} {field.metadata}"
+        # What has fields of its own is looked at there.
+        if not (isinstance(field.annotation, type) and issubclass(field.annotation, Response))
     ]
 
     assert bare == []

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import email
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dreadnode import AsyncApiClient
+from dreadnode.datafiles import collect
 from dreadnode.errors import UnusableFile
 from dreadnode.forms import CHUNK, Form
 
@@ -33,3 +36,20 @@ def test_a_file_that_is_gone_is_one_sentence(tmp_path: Path) -> None:
         _ = form.length
     with pytest.raises(UnusableFile, match="gone cannot be read: No such file"):
         list(form.chunks())
+
+
+async def test_an_awaited_client_sends_every_split_too(tmp_path: Path, api: Any) -> None:
+    (tmp_path / "train.jsonl").write_text('{"prompt": "a"}\n')
+    (tmp_path / "test.csv").write_text("prompt\nb\n")
+    client = AsyncApiClient(
+        "http://server.test", "dn_test", organization="main", transport=api.transport
+    )
+
+    async with client:
+        stored = await client.push_dataset("rows", "1", collect(tmp_path))
+
+    assert [(split.name, split.format) for split in stored.splits] == [
+        ("test", "csv"),
+        ("train", "jsonl"),
+    ]
+    assert api.splits["rows", "1"]["test"] == ("test.csv", b"prompt\nb\n")
