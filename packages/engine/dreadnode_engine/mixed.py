@@ -8,6 +8,7 @@ alone, through PEFT (`adapters.py`).
 """
 
 import copy
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from dreadnode_engine.adapters import ADAPTED, factors_of, read_adapter
 from dreadnode_engine.errors import OperationFailed
@@ -25,8 +27,13 @@ MAX_RANKS = 1024
 IDLE_ADAPTERS = 4
 """How many adapters that no sample uses now stay in memory for the next request."""
 
+_NUMBERS = itertools.count(1)
 Factors = tuple[Tensor, Tensor]
 """`a` (ranks, in) and `b` (ranks, out) of one layer, or both with the experts in front."""
+
+
+Layout = tuple[tuple[int, int], ...]
+"""The adapters that lie side by side on one layer: the number of each, and its ranks."""
 
 
 class Adapter:
@@ -36,7 +43,7 @@ class Adapter:
         self, folder: Path, sizes: Mapping[str, tuple[int, ...]], device: torch.device
     ) -> None:
         tensors, self.rank, scale = read_adapter(folder)
-        self.folder = folder
+        self.number = next(_NUMBERS)
         self.factors: dict[str, Factors] = {}
         for name, a, b in factors_of(tensors, sizes, scale):
             # Zero times infinity would reach the rows of others.
@@ -51,53 +58,68 @@ class Adapter:
 
 
 class Rows:
-    """Which adapter each row of the batch at hand asks for."""
+    """Which adapter each row of the batch at hand asks for, by its number; 0 is none."""
 
     def __init__(self) -> None:
-        self.wanted: list[Path | None] = []
-        self._others: dict[tuple[tuple[Path, int], ...], Tensor] = {}
+        self.wanted: list[int] = []
+        self._others: dict[Layout, Tensor | None] = {}
 
-    def set(self, wanted: Sequence[Path | None]) -> None:
-        """Let row i want the adapter in WANTED[i], None for the base model."""
-        self.wanted = list(wanted)
-        self._others = {}
+    def set(self, wanted: list[int]) -> None:
+        """Let row i want the adapter WANTED[i]."""
+        if wanted != self.wanted:
+            self.wanted = wanted
+            self._others = {}
 
-    def others(self, layout: tuple[tuple[Path, int], ...], device: torch.device) -> Tensor:
-        """Return which ranks of LAYOUT are not the row's own, (rows, ranks)."""
+    def others(self, layout: Layout, device: torch.device) -> Tensor | None:
+        """Return which ranks of LAYOUT are not the row's own; None when no row has any there."""
         if layout not in self._others:
-            owners = [folder for folder, ranks in layout for _ in range(ranks)]
-            table = [[owner != wanted for owner in owners] for wanted in self.wanted]
-            self._others[layout] = torch.tensor(table, device=device)
+            self._others[layout] = self._find(layout, device)
         return self._others[layout]
+
+    def _find(self, layout: Layout, device: torch.device) -> Tensor | None:
+        numbers = [number for number, _ in layout]
+        if not set(numbers) & set(self.wanted):
+            return None
+        ranks = torch.tensor([ranks for _, ranks in layout])
+        owners = torch.tensor(numbers).repeat_interleave(ranks)
+        return (torch.tensor(self.wanted)[:, None] != owners).to(device)
 
 
 class Stack:
     """The factors of all adapters in use on one layer, and who owns which ranks of them."""
 
-    def __init__(self, rows: Rows, name: str, size: tuple[int, ...]) -> None:
+    def __init__(
+        self, rows: Rows, name: str, size: tuple[int, ...], layer: nn.Linear | None
+    ) -> None:
         self.name = name
         self.size = size
         self._rows = rows
-        self._layout: tuple[tuple[Path, int], ...] = ()
+        self._layer = layer
+        self._hook: RemovableHandle | None = None
+        self._layout: Layout = ()
         self.a = self.b = torch.empty(0)
 
     def fill(self, adapters: Sequence[Adapter]) -> None:
         """Lay the factors of ADAPTERS side by side; one alone is not copied."""
         mine = [
-            (one.folder, *one.factors[self.name]) for one in adapters if self.name in one.factors
+            (one.number, *one.factors[self.name]) for one in adapters if self.name in one.factors
         ]
-        self._layout = tuple((folder, a.shape[-2]) for folder, a, _ in mine)
+        self._layout = tuple((number, a.shape[-2]) for number, a, _ in mine)
         if mine:
             parts = list(zip(*mine, strict=True))[1:]
             self.a, self.b = (p[0] if len(p) == 1 else torch.cat(p, dim=-2) for p in parts)
         else:
             self.a = self.b = torch.empty(0)
+        # A layer with nothing to add is called without a detour.
+        if self._hook is not None and not mine:
+            self._hook.remove()
+            self._hook = None
+        elif self._hook is None and mine and self._layer is not None:
+            self._hook = self._layer.register_forward_hook(self)
 
     def others(self) -> Tensor | None:
         """Return which ranks each row must not use; None when no row uses any here."""
-        if not any(folder in self._rows.wanted for folder, _ in self._layout):
-            return None
-        return self._rows.others(self._layout, self.a.device)
+        return self._rows.others(self._layout, self.a.device) if self._layout else None
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Add each row's own update to what the layer MODULE made of it (a forward hook)."""
@@ -163,7 +185,7 @@ class MixedNetwork(Network):
         for name, module in list(skeleton.named_modules()):
             leaf = name.rpartition(".")[2]
             if isinstance(module, nn.Linear) and leaf in ADAPTED:
-                module.register_forward_hook(self._stack(name, module.weight))
+                self._stack(name, module.weight, module)
             elif leaf == "experts" and isinstance(getattr(module, "gate_up_proj", None), Tensor):
                 self._mix_experts(skeleton, name, module)
         super().__init__(skeleton)
@@ -171,8 +193,8 @@ class MixedNetwork(Network):
         self._adapters: dict[Path, Adapter] = {}
         self._stacked: dict[Path, Adapter] = {}
 
-    def _stack(self, name: str, weight: Tensor) -> Stack:
-        self._stacks[name] = Stack(self._rows, name, tuple(weight.shape))
+    def _stack(self, name: str, weight: Tensor, layer: nn.Linear | None = None) -> Stack:
+        self._stacks[name] = Stack(self._rows, name, tuple(weight.shape), layer)
         return self._stacks[name]
 
     def _mix_experts(self, skeleton: nn.Module, name: str, experts: nn.Module) -> None:
@@ -222,7 +244,7 @@ class MixedNetwork(Network):
         if not wanted <= self._stacked.keys() or (spare and not beside):
             also = {one for one in beside if one is not None} - wanted
             self._restack(needed | {folder: self.fetch(folder) for folder in sorted(also)})
-        self._rows.set(rows)
+        self._rows.set([0 if folder is None else needed[folder].number for folder in rows])
 
     @contextmanager
     def only(self, row: int) -> Iterator[None]:
