@@ -161,11 +161,13 @@ async def test_nothing_is_made_public_and_what_is_private_stays_so(
 
     private = await api("PATCH", path, key="member", json={"is_public": False})
     public = await api("PATCH", path, key="member", json={"is_public": True})
+    number = await api("PATCH", path, key="member", json={"is_public": 0})
     unknown = await api("PATCH", path.replace(name, "nowhere"), json={"is_public": False})
 
     assert (private.status_code, private.json()) == (200, {"name": name, "is_public": False})
     assert public.status_code == 422
-    assert "Nothing leaves its organization" in public.json()["detail"]
+    assert "nothing leaves its organization" in public.json()["detail"]
+    assert number.status_code == 422
     assert unknown.status_code == 404
 
 

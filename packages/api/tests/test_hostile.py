@@ -52,7 +52,7 @@ SOUND: dict[str, dict[str, Any]] = {
     },
     f"POST {JOB}/chat": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
     "POST /api/v1/org/{org}/ws/{ws}/webhooks": {"url": "http://127.0.0.1:9/", "statuses": []},
-    "PATCH /api/v1/org/{org}/capabilities/{name}/visibility": {"is_public": True},
+    "PATCH /api/v1/org/{org}/capabilities/{name}/visibility": {"is_public": False},
 }  # fmt: skip
 STRANGE = [
     None, True, -1, 2**63, 10**400, 1e308, float("nan"), float("inf"), "", "\0", "\ud800", "[/x]",

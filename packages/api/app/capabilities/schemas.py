@@ -1,8 +1,8 @@
 """What the routes of capabilities take and give."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from app.schemas import Moment, Plain, Request, Response, Storable
 
@@ -59,10 +59,21 @@ class CapabilityBundle(Response):
     expires_at: Moment
 
 
-class VisibilityRequest(Request):
-    """Whether other organizations may see something."""
+def _kept_private(wish: Any) -> Any:
+    if wish is True:
+        raise ValueError(
+            "nothing leaves its organization on this server, and so nothing can be made public; "
+            "make those who need it members, with the role `reader`"
+        )
+    if wish is not False:  # As a literal 0 would do, too.
+        raise ValueError("give `false`")
+    return wish
 
-    is_public: bool
+
+class VisibilityRequest(Request):
+    """Whether other organizations may see something: they may not."""
+
+    is_public: Annotated[Literal[False], BeforeValidator(_kept_private)]
 
 
 class Visibility(Response):

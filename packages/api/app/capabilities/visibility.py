@@ -9,7 +9,7 @@ from app.capabilities.schemas import Visibility, VisibilityRequest
 from app.datasets import service as datasets
 from app.datasets.schemas import NAME
 from app.deps import OrgMember, ReadSession
-from app.errors import ERRORS, Invalid
+from app.errors import ERRORS
 
 router = APIRouter(prefix="/org/{org}", responses=ERRORS)
 
@@ -22,7 +22,7 @@ async def set_capability_visibility(
 ) -> Visibility:
     """Keep a capability to its organization, which it is kept to anyway; never publish it."""
     await service.list_versions(session, caller.org_id, name)
-    return _private(name, request)
+    return Visibility(name=name, is_public=request.is_public)
 
 
 @router.patch("/datasets/{name}/visibility", tags=["Datasets"])
@@ -31,14 +31,4 @@ async def set_dataset_visibility(
 ) -> Visibility:
     """Keep a dataset to its organization, which it is kept to anyway; never publish it."""
     await datasets.list_versions(session, caller.org_id, name)
-    return _private(name, request)
-
-
-def _private(name: str, request: VisibilityRequest) -> Visibility:
-    if request.is_public:
-        raise Invalid(
-            f"Nothing leaves its organization on this server, so `{name}` cannot be made public; "
-            "make those who need it members, with the role `reader`",
-            "is_public",
-        )
-    return Visibility(name=name, is_public=False)
+    return Visibility(name=name, is_public=request.is_public)
