@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 API: TypeAdapter[Any] = TypeAdapter(JobRequest)
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 # What some settings have no effect without, as the file itself says of them.
 NEEDS: dict[tuple[str, str], list[str]] = {
     ("sft", "eval_interval"): ['eval_split = "validation"'],
@@ -52,6 +53,11 @@ def test_a_new_job_file_is_accepted_by_the_api(kind: Any, folder: Path) -> None:
     model = get_training_model(MODEL)
     assert model is not None
     assert model.status == "active"
+
+
+@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.toml")), ids=lambda path: path.name)
+def test_the_examples_are_accepted_by_the_api(example: Path) -> None:
+    assert accepted(example.read_text(encoding="utf-8"), EXAMPLES).model == MODEL
 
 
 @pytest.mark.parametrize(
