@@ -76,7 +76,8 @@ def chat() -> int:
         if wish == "hang":
             subprocess.Popen(SLEEP)
             time.sleep(600)
-        if wish == "crash":
+        if "crash" in (wish, text):
+            time.sleep(0.3)
             sys.exit("the chat broke")
         if wish == "slow":
             time.sleep(1)

@@ -238,3 +238,14 @@ async def test_an_engine_that_is_away_is_a_502_and_a_broken_partner_a_500(api: A
         (502, "The engine was away")
     ]
     assert crashed.status_code == 500
+
+
+async def test_who_waits_for_a_partner_that_anothers_question_ends_gets_a_new_one(
+    api: Any,
+) -> None:
+    job = await trained(api)
+
+    crashed, answered = await asyncio.gather(chat(api, job, "crash"), chat(api, job, "Hello"))
+
+    assert (crashed.status_code, answered.status_code) == (500, 200)
+    assert answered.json()["message"]["content"] == "Hello"

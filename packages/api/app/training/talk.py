@@ -32,6 +32,10 @@ class Broken(Exception):
     """The process ended, or answered what cannot be read, which is our bug and a 500."""
 
 
+class Ended(Exception):
+    """The process had ended before it was asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Partner:
     """Whose weights are talked with.
@@ -72,10 +76,11 @@ class Talk:
 
         Raises:
             Broken: There is no answer.
+            Ended: It was not asked.
         """
         async with self._turn:
             if self.dead:
-                raise Broken("it has ended")
+                raise Ended
             try:
                 if self._process is None:
                     opened = await self._open()

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.errors import GatewayTimeout, TooManyRequests
 from app.settings import Settings
-from app.training.talk import KEY_SECONDS, Broken, Partner, Talk
+from app.training.talk import KEY_SECONDS, Broken, Ended, Partner, Talk
 
 RETRY_SECONDS = 5
 
@@ -30,17 +30,24 @@ class Talks:
             GatewayTimeout: There was no answer in time.
             Broken: The process failed.
         """
-        where = str(partner.opening["checkpoint"])
-        talk = self._of(where, partner)
-        talk.users += 1
         try:
             async with asyncio.timeout(self._settings.chat_timeout):
-                return await talk.ask(question)
+                while True:
+                    # A process that another's question ended is no answer to this one.
+                    with contextlib.suppress(Ended):
+                        return await self._ask(partner, question)
         except TimeoutError:
             raise GatewayTimeout(
                 f"The model did not answer within {self._settings.chat_timeout:.0f} s; ask for "
                 "fewer tokens, or try again when the engine has less to do"
             ) from None
+
+    async def _ask(self, partner: Partner, question: Mapping[str, Any]) -> dict[str, Any]:
+        where = str(partner.opening["checkpoint"])
+        talk = self._of(where, partner)
+        talk.users += 1
+        try:
+            return await talk.ask(question)
         finally:
             talk.users -= 1
             self._rest(where, talk)
