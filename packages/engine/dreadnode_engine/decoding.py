@@ -119,7 +119,8 @@ class Batch:
         """Take what fits, one request of each client in turn: tickets, and samples of each."""
         group: list[tuple[Ticket, int]] = []
         rows = self._rows - len(self._live)
-        used = sum(_length(sequence.owner.plan) for sequence in self._live)
+        taken = len(self._live)
+        longest = max((_length(sequence.owner.plan) for sequence in self._live), default=0)
         widest = 0
         while self._waiting and rows > 0:
             ticket = next(iter(self._waiting.values()))[0]
@@ -127,7 +128,9 @@ class Batch:
             if group and width * (len(group) + 1) > PREFILL_TOKENS:
                 break
             left = ticket.plan.samples - len(ticket.sequences)
-            room = (self._positions - used) // _length(ticket.plan)
+            # In the cache every row is as long as the longest.
+            span = max(longest, _length(ticket.plan))
+            room = self._positions // span - taken
             # A request too long for the budget runs alone rather than never.
             fit = min(left, rows, max(room, 0 if self._live or group else 1))
             try:
@@ -138,7 +141,7 @@ class Batch:
                 ticket.failed(str(problem))
                 continue
             group.append((ticket, fit))
-            widest, rows, used = width, rows - fit, used + fit * _length(ticket.plan)
+            widest, longest, rows, taken = width, span, rows - fit, taken + fit
             self._next_client(done=fit == left)
             if fit < left:
                 break

@@ -94,10 +94,18 @@ class Residency:
         size = sum(file.stat().st_size for file in folder.glob(WEIGHTS_FILE))
         self._make_room(2 * size, keep=model_id)
 
+    def room_for_cache(self, model_id: str) -> tuple[int, int]:
+        """Return how many tokens a key-value cache may hold now, and its bytes beyond a context."""
+        served, settings = self.base(model_id).served, self._engine.settings
+        one = memory.cache_bytes(served, settings.device.dtype, 1)
+        more = min(settings.sampling_positions - served.context, (self.budget - self.used()) // one)
+        return served.context + max(0, more), one * max(0, more)
+
     def used(self) -> int:
         """Return what is in memory now, with what computing on it may add."""
         total = sum(self._base(base.served) + base.adapter_bytes for base in self.bases.values())
         total += max((self._working(base.served) for base in self.bases.values()), default=0)
+        total += sum(lane.cache_bytes for lane in list(self._engine.sample_lanes.values()))
         for lane in list(self._engine.runs.values()):
             if lane.state is not None:
                 total += memory.run_bytes(lane.state.base.served, lane.state.shape)

@@ -17,13 +17,17 @@ log = logging.getLogger(__name__)
 
 
 class SampleLane:
-    """The samples drawn from one base model and the adapters on it, decoded together."""
+    """The samples drawn from one base model and the adapters on it, decoded together.
+
+    `cache_bytes` is what its cache may take beyond one context, which is always set aside.
+    """
 
     def __init__(self, context: Context, base_model: str) -> None:
         self.context = context
         self.base_model = base_model
         self.used = 0.0
         self.last = time.time()
+        self.cache_bytes = 0
         self._incoming: list[Request] = []
         self._dropped: list[str] = []
         self._open: dict[str, tuple[Request, Ticket]] = {}
@@ -70,28 +74,32 @@ class SampleLane:
                 self._admit(self._batch, self._incoming[0])
                 self._incoming.pop(0)
             self._batch.advance()
+            if not self._batch.busy:
+                # The next one is opened for the memory that there is by then.
+                self.let_go()
         except Exception as problem:
             log.exception("sampling from %s stopped", self.base_model)
             for request in self.open_requests():
                 self._fail(request, sentence_of(problem))
-            self._batch, self._incoming = None, []
+            self._batch, self._incoming, self.cache_bytes = None, [], 0
             if (base := self.context.residency.bases.get(self.base_model)) is not None:
                 base.mixed.release()
 
     def let_go(self) -> None:
         """Free the memory of a lane that is idle; the next request brings the weights back."""
         if self.idle:
-            self._batch = None
+            self._batch, self.cache_bytes = None, 0
 
     def _open_batch(self) -> Batch:
         base = self.context.residency.base(self.base_model)
-        settings = self.context.settings
+        residency = self.context.residency
+        positions, self.cache_bytes = residency.room_for_cache(self.base_model)
         return Batch(
             base,
             base.mixed,
-            rows=settings.sampling_rows,
-            positions=settings.sampling_positions,
-            make_room=partial(self.context.residency.room_for_adapter, self.base_model),
+            rows=self.context.settings.sampling_rows,
+            positions=positions,
+            make_room=partial(residency.room_for_adapter, self.base_model),
         )
 
     def _admit(self, batch: Batch, request: Request) -> None:

@@ -257,6 +257,22 @@ def test_clients_take_turns_however_much_one_of_them_asks_for(llama: LoadedBase)
     assert order[-1] == "wide"
 
 
+def test_the_cache_never_holds_more_positions_than_it_may(llama: LoadedBase) -> None:
+    random = np.random.default_rng(0)
+    lengths = [(int(a), int(b)) for a, b in random.integers(1, 60, (24, 2))]
+    batch = Batch(llama, llama.mixed, rows=64, positions=300)
+    for i, (prompt, new) in enumerate(lengths):
+        one = replace(PLAN, prompt=random.integers(3, 90, prompt), max_tokens=new)
+        batch.add(Ticket(one, Stopper(one, llama), lambda _: None, pytest.fail, client=str(i)))
+    most = 0
+    while batch.busy:
+        batch.advance()
+        spans = [len(s.owner.plan.prompt) + s.owner.plan.max_tokens for s in batch._live]
+        most = max(most, len(spans) * max(spans, default=0))
+
+    assert 200 < most <= 300
+
+
 def test_a_dropped_request_frees_its_rows_and_the_others_go_on(llama: LoadedBase) -> None:
     plans = [replace(PLAN, seed=i, samples=3) for i in range(3)]
     (expected,) = decode(llama, [(plans[2], None)])
