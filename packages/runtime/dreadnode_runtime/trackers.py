@@ -141,6 +141,7 @@ class WeightsAndBiases:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
+        self._teardown: Callable[[], None] = wandb.teardown
         self._run: Any = wandb.init(
             id=run.job_id,
             name=run.name,
@@ -170,3 +171,5 @@ class WeightsAndBiases:
     def close(self, end: End) -> None:
         """Send what is left, and say how the run ended."""
         self._run.finish(exit_code=0 if end == "completed" else 1)
+        # Its own process still writes then, and would be ended with the sandbox.
+        self._teardown()

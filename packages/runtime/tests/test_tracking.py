@@ -15,6 +15,12 @@ from dreadnode_runtime.tracking import figures_of, followed
 from dreadnode_runtime.work import Job
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a library take its time to load, though the run is over in no time."""
+    monkeypatch.setattr("dreadnode_runtime.tracking.PATIENCE", 90.0)
+
+
 class Told:
     """A reporter that keeps what it is told, as far as trackers know it."""
 
@@ -64,7 +70,7 @@ def curve(folder: Path, name: str) -> list[tuple[int, float]]:
 
 
 async def test_tensorboard_has_the_curves_and_an_attempt_that_goes_on_doubles_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    patient: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DREADNODE_TENSORBOARD_DIR", str(tmp_path))
     told = Told()
@@ -79,11 +85,13 @@ async def test_tensorboard_has_the_curves_and_an_attempt_that_goes_on_doubles_no
 
 
 async def test_mlflow_has_one_run_for_all_attempts_with_settings_and_curves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    patient: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mlflow import MlflowClient
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    # A folder takes no migrations, of which a new database has forty.
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
     told = Told()
 
     await train(told, "mlflow")
@@ -103,7 +111,7 @@ async def test_mlflow_has_one_run_for_all_attempts_with_settings_and_curves(
 
 
 async def test_weights_and_biases_writes_a_run_without_a_network(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    patient: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
