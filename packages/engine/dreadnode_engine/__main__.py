@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import json
-import logging
 import os
 import signal
 import socket
@@ -16,6 +15,7 @@ from typing import TextIO
 
 import uvicorn
 
+from dreadnode_engine import logs
 from dreadnode_engine.errors import OperationFailed, Refused
 from dreadnode_engine.keys import Keyring, master_key
 from dreadnode_engine.models import ServedModel, discover
@@ -35,10 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ARGUMENTS name, and return the exit code."""
     options = _parser().parse_args(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     try:
+        logs.configure()
         if options.command == "models":
             return _models(options)
         return asyncio.run(_serve(options))
