@@ -37,8 +37,11 @@ def save_tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
-def make_model(folder: Path, kind: str = "llama") -> Path:
-    """Save a random model of KIND (llama, qwen3, qwen3_moe) with its tokenizer into FOLDER."""
+def make_model(folder: Path, kind: str, context: int) -> Path:
+    """Save a random model of KIND (llama, qwen3, qwen3_moe) with its tokenizer into FOLDER.
+
+    CONTEXT is its longest sequence in tokens.
+    """
     import transformers
 
     sizes: dict[str, Any] = {
@@ -49,7 +52,7 @@ def make_model(folder: Path, kind: str = "llama") -> Path:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 8,
-        "max_position_embeddings": 128,
+        "max_position_embeddings": context,
         "eos_token_id": 2,
         "bos_token_id": 1,
         "pad_token_id": 0,
@@ -67,12 +70,22 @@ def make_model(folder: Path, kind: str = "llama") -> Path:
 
 
 @pytest.fixture(scope="session")
-def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with one tiny model of each kind."""
-    folder = tmp_path_factory.mktemp("models")
-    for kind in ("llama", "qwen3", "qwen3_moe"):
-        make_model(folder / kind, kind)
-    return folder
+def make_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Path]:
+    """Make a directory with one tiny model of each kind, for so many tokens of context."""
+
+    def make(context: int) -> Path:
+        folder = tmp_path_factory.mktemp("models")
+        for kind in ("llama", "qwen3", "qwen3_moe"):
+            make_model(folder / kind, kind, context)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def models_dir(make_models_dir: Callable[[int], Path]) -> Path:
+    """A directory with one tiny model of each kind; a module may bring other ones."""
+    return make_models_dir(128)
 
 
 class EngineProcess:

@@ -17,17 +17,25 @@ from tinker import types
 KEY = "tml-master-key-of-the-tests"
 ENGINE_ARGUMENTS = ("--ask-seconds", "2", "--tidy-seconds", "0.1")
 PROMPT = types.ModelInput.from_ints([5, 6, 7])
-LONG = types.SamplingParams(max_tokens=100, stop=[])
-SAMPLES = 1024
-"""So many samples of 100 tokens keep the engine busy for much longer than these tests wait."""
+CONTEXT = 4096
+SHORT = types.SamplingParams(max_tokens=100, stop=[])
+LONG = types.SamplingParams(max_tokens=4000, stop=[])
+SAMPLES = 256
+"""So many LONG samples keep any engine busy for much longer than these tests wait."""
 CLIENT = f"""
 import tinker
 from tinker import types
 client = tinker.ServiceClient().create_sampling_client(base_model="tiny/llama").result()
-prompt, params = types.ModelInput.from_ints([5, 6]), types.SamplingParams(max_tokens=100, stop=[])
+prompt, params = types.ModelInput.from_ints([5, 6]), types.SamplingParams(max_tokens=4000, stop=[])
 futures = [client.sample(prompt, {SAMPLES}, params) for _ in range(8)]
 futures[-1].result()
 """
+
+
+@pytest.fixture(scope="module")
+def models_dir(make_models_dir: Callable[[int], Path]) -> Path:
+    """The tiny models of the other tests, with the context that LONG samples need."""
+    return make_models_dir(CONTEXT)
 
 
 def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
@@ -76,7 +84,7 @@ def test_the_samples_of_a_killed_client_are_given_up_and_others_go_on(
     assert cpu_seconds(engine) - used < 0.4
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
     sampler = service.create_sampling_client(base_model="tiny/llama").result()
-    assert len(sampler.sample(PROMPT, 1, LONG).result().sequences[0].tokens) == 100
+    assert len(sampler.sample(PROMPT, 1, SHORT).result().sequences[0].tokens) == 100
 
 
 @pytest.fixture
@@ -100,7 +108,7 @@ def ask(http: httpx.Client, samples: int = 1, seq: int = 1) -> tuple[str, dict[s
         "seq_id": seq,
         "num_samples": samples,
         "prompt": {"chunks": [{"type": "encoded_text", "tokens": [5, 6]}]},
-        "sampling_params": {"max_tokens": 100, "stop": []},
+        "sampling_params": {"max_tokens": 4000, "stop": []},
     }
     return http.post("asample", json=body).json()["request_id"], body
 
@@ -111,7 +119,7 @@ def test_a_cancelled_sample_is_gone_and_can_be_asked_for_again(http: httpx.Clien
     assert http.post("cancel_future", json={"request_id": request}).status_code == 204
     gone = http.post("retrieve_future", json={"request_id": request})
     assert http.post("cancel_future", json={"request_id": request}).status_code == 204
-    small = body | {"num_samples": 1}
+    small = body | {"num_samples": 1, "sampling_params": {"max_tokens": 100, "stop": []}}
     # The same number again, whatever it asks for now: the first request counts for nothing.
     again = http.post("asample", json=small).json()
     answer = http.post("retrieve_future", json={"request_id": again["request_id"]})
@@ -178,10 +186,10 @@ def test_the_sdk_sends_a_sample_again_that_was_given_up_under_it(
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
     sampler = service.create_sampling_client(base_model="tiny/llama").result()
     db = sqlite3.connect(engine.data_dir / "engine.sqlite3")
-    future = sampler.sample(PROMPT, 200, LONG)
+    future = sampler.sample(PROMPT, 4, LONG)
     until(lambda: states() == {"queued": 1})
     (request,) = db.execute("SELECT id FROM requests WHERE state = 'queued'").fetchone()
 
     http.post("cancel_future", json={"request_id": request})
 
-    assert len(future.result().sequences) == 200
+    assert len(future.result().sequences) == 4
