@@ -1,4 +1,4 @@
-"""Joins a job with its loop: `python -m dreadnode_runtime --job-id ID`, `… check`, or `… chat`.
+"""Joins a job with its loop: `python -m dreadnode_runtime --job-id ID`, or `… check|chat|export`.
 
 Exit codes of a job: 0, it ended and that was told; 1, it failed by its own fault and that was told;
 75, something else stopped it, and another attempt may go further.
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
+from dreadnode_runtime import check, export
 from dreadnode_runtime.chat import serve, stdin_lines
-from dreadnode_runtime.check import answer
 from dreadnode_runtime.errors import JobFailed, NoLongerOurs, RuntimeFault, TryAgain
 from dreadnode_runtime.job import run_job
 from dreadnode_runtime.report import Reporter, Stop
@@ -39,8 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what.add_argument(
         "command",
         nargs="?",
-        choices=["check", "chat"],
-        help="check the job described on stdin, or talk with the weights named there",
+        choices=["check", "chat", "export"],
+        help="check the job described on stdin, or talk with the weights named there, or export "
+        "them into this folder",
     )
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -50,10 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         answers = sys.stdout
         # Libraries print to stdout when they please; the answers must stand alone there.
         with contextlib.redirect_stdout(sys.stderr):
+            tell = partial(print, file=answers, flush=True)
             if asked.command == "check":
-                print(answer(sys.stdin.read()), file=answers)
+                tell(check.answer(sys.stdin.read()))
+            elif asked.command == "export":
+                tell(asyncio.run(export.answer(sys.stdin.read(), Path.cwd())))
             else:
-                tell = partial(print, file=answers, flush=True)
                 asyncio.run(serve(stdin_lines(), tell))
         return OK
     try:

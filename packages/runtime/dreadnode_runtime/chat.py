@@ -18,14 +18,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from tinker_cookbook.renderers import Message
 
+from dreadnode_runtime.answers import Answer, answer_of, refusal
 from dreadnode_runtime.data import Unusable, conversation, with_system_prompt
-from dreadnode_runtime.errors import JobFailed, RuntimeFault, plain
+from dreadnode_runtime.errors import RuntimeFault
 from dreadnode_runtime.policy import Sampler, Sampling
 from dreadnode_runtime.rendering import Rendering, load_rendering, plain_message, text_of
-from dreadnode_runtime.service import redacted
 from dreadnode_runtime.tinker_policy import open_sampler
 
-Answer = dict[str, Any]
 OpenSampler = Callable[[str], AbstractAsyncContextManager[Sampler]]
 
 
@@ -89,7 +88,7 @@ class Talk:
         try:
             (drawn,) = await self._sampler.sample(prompt, 1, self._how(question), question.seed)
         except RuntimeFault as fault:
-            return _fault(fault)
+            return answer_of(fault)
         return {
             "ok": True,
             "message": _shown(self._rendering.answer(drawn.tokens.tolist())),
@@ -119,23 +118,13 @@ async def serve(lines: AsyncIterator[str], tell: Callable[[str], None]) -> None:
             async for line in lines:
                 tell(json.dumps(await talk.answer(Question.model_validate_json(line))))
     except RuntimeFault as fault:
-        tell(json.dumps(_fault(fault)))
+        tell(json.dumps(answer_of(fault)))
 
 
 async def stdin_lines() -> AsyncIterator[str]:
     """Yield the lines of stdin, each as soon as it is there."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         yield line
-
-
-def refusal(error: str, fault: str = "request") -> Answer:
-    """Return an answer that says why there is none."""
-    return {"ok": False, "fault": fault, "error": error}
-
-
-def _fault(fault: RuntimeFault) -> Answer:
-    whose = "request" if isinstance(fault, JobFailed) else "engine"
-    return refusal(redacted(plain(fault)), whose)
 
 
 def _shown(message: Message) -> dict[str, Any]:

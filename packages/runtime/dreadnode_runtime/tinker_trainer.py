@@ -11,9 +11,9 @@ from typing import Any, Final, Literal, TypeVar
 import httpx
 import numpy as np
 import tinker
-from safetensors import safe_open
 from tinker import types
 
+from dreadnode_runtime.adapter import fetch
 from dreadnode_runtime.errors import JobFailed, RuntimeFault, TryAgain, plain
 from dreadnode_runtime.patience import while_there
 from dreadnode_runtime.rendering import Example
@@ -28,7 +28,6 @@ PATIENCE = 15 * 60.0
 """Seconds for which the engine may be away before a job gives up."""
 CLOSING = 10.0
 """Seconds that saying goodbye to the engine may take."""
-ADAPTER_FILES = ("adapter_config.json", WEIGHTS)
 T = TypeVar("T")
 
 
@@ -62,7 +61,7 @@ class TinkerTrainer:
         The SDK asks for a result until it gets one, which bridges a restart, and would also wait
         for ever.
         """
-        return await translated(while_there(work, _engine_answers, self._patience))
+        return await translated(while_there(work, engine_answers, self._patience))
 
     def submit(
         self, batches: Sequence[Sequence[Example]], learning_rate: float
@@ -165,20 +164,7 @@ class TinkerTrainer:
             return Saved(state, sizes.get(state)), Saved(sampled, sizes.get(sampled)), dict(urls)
 
         state, sampler, urls = await self._watched(result())
-        if missing := [file for file in ADAPTER_FILES if file not in urls]:
-            raise JobFailed(
-                f"The engine's export of the adapter lacks `{missing[0]}`", code="engine_refused"
-            )
-        folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
-        async with httpx.AsyncClient(timeout=60, follow_redirects=True) as http:
-            for file in ADAPTER_FILES:
-                await translated(_download(http, urls[file], folder / file))
-        if not await asyncio.to_thread(_finite, folder / WEIGHTS):
-            raise JobFailed(
-                f"The weights of `{name}` are not numbers: lower the learning rate, and go on from "
-                "an earlier checkpoint",
-                code="diverged",
-            )
+        await translated(fetch(urls, folder, name))
         return Export(state=state, sampler=sampler, adapter=folder)
 
 
@@ -272,21 +258,7 @@ def _losses(batch: Sequence[Example], output: types.ForwardBackwardOutput) -> li
     ]
 
 
-def _finite(weights: Path) -> bool:
-    with safe_open(weights, framework="pt") as tensors:
-        names = tensors.keys()
-        return all(bool(tensors.get_tensor(name).isfinite().all()) for name in names)
-
-
-async def _download(http: httpx.AsyncClient, url: str, to: Path) -> None:
-    async with http.stream("GET", url) as response:
-        response.raise_for_status()
-        with to.open("wb") as file:
-            async for chunk in response.aiter_bytes():
-                file.write(chunk)
-
-
-async def _engine_answers() -> bool:
+async def engine_answers() -> bool:
     """Whether anything speaks HTTP where the engine should be."""
     try:
         async with httpx.AsyncClient(timeout=10) as http:

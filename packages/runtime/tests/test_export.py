@@ -1,0 +1,126 @@
+"""Exporting a checkpoint: the real engine, the real SDK, and PEFT that loads what comes of it."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinker
+import torch
+from dreadnode_runtime import export as exporting
+from dreadnode_runtime.export import Wish, export
+from dreadnode_runtime.tinker_trainer import tinker_trainer
+from dreadnode_runtime.trainer import Optimizer
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+MODEL = "Qwen/Qwen3-8B"
+WEIGHTS = "adapter_model.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def connected(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINKER_BASE_URL", engine.url)
+    monkeypatch.setenv("TINKER_API_KEY", engine.KEY)
+    monkeypatch.setenv("TINKER_TELEMETRY", "0")
+
+
+@pytest.fixture
+async def trained(connected: None, example: Any, tmp_path: Path) -> tuple[str, Path]:
+    """The checkpoint of a step, and what the trainer itself exports at that moment."""
+    async with tinker_trainer(
+        base_model=MODEL, rank=4, seed=3, optimizer=Optimizer(), resume=None, metadata={}
+    ) as trainer:
+        await trainer.submit([[example(1)]], 1e-2)
+        path = (await trainer.save("step-000001")).path
+        there = await trainer.export("then", tmp_path / "then")
+        await trainer.submit([[example(1)]], 1e-2)
+        await trainer.save("step-000002")
+    return path, there.adapter
+
+
+async def test_an_earlier_checkpoint_becomes_the_adapter_that_it_was_and_peft_loads_it(
+    trained: tuple[str, Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    path, then = trained
+
+    answer = await export(Wish(checkpoint=path, name="step-000001"), tmp_path / "out")
+
+    assert answer == {"ok": True, "files": ["adapter_config.json", WEIGHTS]}
+    found, expected = load_file(tmp_path / "out" / WEIGHTS), load_file(then / WEIGHTS)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    tokens = torch.arange(8)[None]
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    plain = base(tokens).logits
+    assert not torch.equal(PeftModel.from_pretrained(base, tmp_path / "out")(tokens).logits, plain)
+
+
+async def test_nothing_of_an_export_stays_on_the_engine(
+    trained: tuple[str, Path], tmp_path: Path
+) -> None:
+    before = await checkpoints()
+
+    await export(Wish(checkpoint=trained[0], name="step-000001"), tmp_path / "out")
+
+    assert await checkpoints() == before
+
+
+async def checkpoints() -> list[str]:
+    found = await tinker.RestClient().list_user_checkpoints(limit=1000)
+    return sorted(each.tinker_path for each in found.checkpoints)
+
+
+async def test_a_checkpoint_that_the_engine_does_not_have_is_the_requests_fault(
+    tmp_path: Path,
+) -> None:
+    wish = Wish(checkpoint="tinker://gone:train:0/weights/step-000001", name="step-000001")
+
+    refused = await export(wish, tmp_path / "out")
+
+    assert (refused["ok"], refused["fault"]) == (False, "request")
+    assert refused["error"].startswith("The engine refused the work")
+    assert not (tmp_path / "out").exists()
+
+
+async def test_an_engine_that_goes_away_meanwhile_is_the_engines_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: Any) -> None:
+        raise ConnectionError("nobody is there")
+
+    monkeypatch.setattr(exporting, "_fetched", away)
+    wish = Wish(checkpoint="tinker://gone:train:0/weights/step-000001", name="step-000001")
+
+    refused = await export(wish, tmp_path / "out")
+
+    assert refused == {
+        "ok": False,
+        "fault": "engine",
+        "error": "The engine could not do the work: nobody is there",
+    }
+
+
+async def test_the_process_answers_once_and_writes_where_it_stands(
+    trained: tuple[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+
+    ended = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "dreadnode_runtime", "export"],
+        input=json.dumps({"checkpoint": trained[0], "name": "step-000001"}),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        cwd=folder,
+    )
+
+    assert json.loads(ended.stdout)["ok"] is True
+    assert sorted(each.name for each in folder.iterdir()) == ["adapter_config.json", WEIGHTS]
