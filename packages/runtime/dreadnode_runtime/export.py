@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from dreadnode_runtime import adapter
 from dreadnode_runtime.answers import Answer, answer_of
-from dreadnode_runtime.errors import RuntimeFault
+from dreadnode_runtime.errors import RuntimeFault, TryAgain
 from dreadnode_runtime.patience import while_there
 from dreadnode_runtime.tinker_trainer import copied, engine_answers, session, translated
 
@@ -50,6 +50,9 @@ class Wish(BaseModel):
 async def export(wish: Wish, folder: Path) -> Answer:
     """Write the adapter that WISH names into FOLDER, and say which files it has."""
     try:
+        # To begin a session, the SDK waits for as long as it takes.
+        if not await engine_answers():
+            raise TryAgain("The engine does not answer; try again when it does")
         async with session({}) as service:
             work = _fetched(service, wish, folder)
             await translated(while_there(work, engine_answers, PATIENCE))
