@@ -9,8 +9,8 @@ number of steps done when they were copied; step `n` (from 1) learns with weight
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from dreadnode_runtime.order import Order
 from dreadnode_runtime.policy import Floats, Policy, Sampler, Sequenced
 from dreadnode_runtime.prompts import Prompt
 from dreadnode_runtime.report import Reporter, Stop
+from dreadnode_runtime.rewards import Score
 from dreadnode_runtime.rl_config import RlConfig
 from dreadnode_runtime.rl_history import (
     Figures,
@@ -49,14 +50,14 @@ class RlPlan:
     eval_prompts: Sequence[Prompt] = ()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Submitted:
     """A step whose updates the engine has, but whose results were not awaited."""
 
     step: int
     figures: Figures
     updates: "Sequence[tuple[list[Sequenced], asyncio.Future[list[Floats]]]]"
-    saving: "asyncio.Future[Saved] | None" = field(default=None)
+    saving: "asyncio.Future[Saved] | None"
 
 
 async def train(
@@ -77,14 +78,51 @@ async def train(
         JobFailed: The weights are no numbers any more, or a person's code went wrong.
     """
     config = plan.config
-    first = outcome.step
+    loop = _Loop(plan, policy, rollouts, reporter, history, outcome)
+    feed = _feed(plan, rollouts, first=outcome.step)
+    stop.training = True
+    reporter.phase("training")
+    sampler, version = None, -1
+    try:
+        for step in range(outcome.step + 1, plan.steps + 1):
+            if stop.requested:
+                break
+            if sampler is None or step - 1 - version >= config.weight_sync_interval:
+                sampler, version = await policy.sampler(), step - 1
+                history.synced(version)
+            feed.fill(sampler, version)
+            history.most_pending, history.started = feed.most_pending, feed.started
+            await loop.settle()
+            if loop.evaluation_due:
+                await loop.evaluate()
+            pending = feed.pending
+            aged = await feed.take(step - 1, stop)
+            if not aged:
+                break
+            loop.submit(step, aged, pending)
+        await loop.settle()
+        await loop.tell_unproven()
+    finally:
+        feed.close()
+        await loop.close()
+    if stop.requested:
+        if outcome.step > outcome.saved_at:
+            reporter.phase("saving")
+            await loop.save_now()
+    elif plan.eval_prompts:
+        await loop.evaluate()
+
+
+def _feed(plan: RlPlan, rollouts: Rollouts, first: int) -> Feed[Sampler, Group]:
+    """Return the feed of groups for the steps after FIRST."""
+    config = plan.config
     order = Order(len(plan.prompts), 1, config.seed, shuffle=config.shuffle)
 
     async def draw(index: int, sampler: Sampler) -> Group:
         prompt = plan.prompts[order.batch(index)[0]]
         return await rollouts.group(prompt, sampler, config.group_size, str(index))
 
-    feed: Feed[Sampler, Group] = Feed(
+    return Feed(
         draw,
         per_step=config.num_rollouts,
         lead=config.lead,
@@ -93,97 +131,175 @@ async def train(
         first=first * config.num_rollouts,
         total=plan.steps * config.num_rollouts,
     )
-    begun = time.monotonic()
-    in_flight: _Submitted | None = None
-    unproven: tuple[int, asyncio.Future[Saved]] | None = None
 
-    async def settle() -> None:
+
+class _Loop:
+    """What the loop has under way on the engine, and what it tells of it."""
+
+    def __init__(
+        self,
+        plan: RlPlan,
+        policy: Policy,
+        rollouts: Rollouts,
+        reporter: Reporter,
+        history: RlHistory,
+        outcome: Outcome,
+    ) -> None:
+        self._plan = plan
+        self._policy = policy
+        self._rollouts = rollouts
+        self._reporter = reporter
+        self._history = history
+        self._outcome = outcome
+        self._in_flight: _Submitted | None = None
+        # A checkpoint behind a step that was told, which the next one proves.
+        self._unproven: tuple[int, asyncio.Future[Saved]] | None = None
+        self._first = outcome.step
+        self._begun = time.monotonic()
+
+    def submit(self, step: int, aged: Sequence[tuple[int, Group]], pending: int) -> None:
+        """Hand the engine a step on groups with their ages, and the checkpoint due behind it.
+
+        PENDING groups are under way meanwhile.
+        """
+        config, history = self._plan.config, self._history
+        groups = [group for _, group in aged]
+        rate = config.rate(step, self._plan.steps)
+        figures = rollout_figures(aged) | {
+            "train/model_version": step - 1,
+            "train/weight_sync_count": history.weight_syncs,
+            "train/generation_step": history.started,
+            "train/pending_generation_groups": pending,
+            "train/learning_rate": rate,
+        }
+        _warn(step, groups, history, self._reporter)
+        updates = [
+            (batch, asyncio.ensure_future(self._policy.learn(batch, config.loss, rate)))
+            for batch in _updates(groups, config)
+        ]
+        saving = None
+        if step % config.checkpoint_interval == 0 and step < self._plan.steps:
+            saving = asyncio.ensure_future(self._policy.save(tell_writing(step, self._reporter)))
+        self._in_flight = _Submitted(step, figures, updates, saving)
+
+    async def settle(self) -> None:
         """Await the step that is in flight, and tell it."""
-        nonlocal in_flight, unproven
-        if in_flight is None:
+        if self._in_flight is None:
             return
-        done, in_flight = in_flight, None
+        done, self._in_flight = self._in_flight, None
         learnt = [
             (sequence, found)
             for batch, result in done.updates
             for sequence, found in zip(batch, await result, strict=True)
         ]
-        _must_be_numbers(done.step, learnt, outcome)
-        if unproven is not None:
-            await _tell_saved(*unproven, history, outcome, reporter)
-        unproven = None if done.saving is None else (done.step, done.saving)
-        clip = config.clip if config.algorithm == "ppo" else None
-        figures = history.add({**done.figures, **learning_figures(learnt, clip)})
-        outcome.step = done.step
-        pace = (time.monotonic() - begun) / (done.step - first)
-        _tell_step(done.step, plan, figures, history, pace, reporter)
+        _must_be_numbers(done.step, learnt, self._outcome)
+        await self.tell_unproven()
+        self._unproven = None if done.saving is None else (done.step, done.saving)
+        clip = self._plan.config.clip if self._plan.config.algorithm == "ppo" else None
+        figures = self._history.add({**done.figures, **learning_figures(learnt, clip)})
+        self._outcome.step = done.step
+        self._tell_step(done.step, figures)
 
-    stop.training = True
-    reporter.phase("training")
-    sampler, version = None, -1
-    try:
-        for step in range(first + 1, plan.steps + 1):
-            if stop.requested:
-                break
-            if sampler is None or step - 1 - version >= config.weight_sync_interval:
-                sampler, version = await policy.sampler(), step - 1
-                history.weight_syncs += 1
-                history.synced_version = version
-            feed.fill(sampler, version)
-            history.most_pending, history.started = feed.most_pending, feed.started
-            await settle()
-            if _evaluation_due(plan, step - 1, first):
-                # Drawing from the weights proves them, as the next step would.
-                under_way = None if unproven is None else unproven[1]
-                unproven = None
-                await _evaluate(plan, policy, rollouts, reporter, history, outcome, under_way)
-            pending = feed.pending
-            aged = await feed.take(step - 1, stop)
-            if not aged:
-                break
-            rate = config.rate(step, plan.steps)
-            figures = rollout_figures(aged) | {
-                "train/model_version": step - 1,
-                "train/weight_sync_count": history.weight_syncs,
-                "train/generation_step": feed.started,
-                "train/pending_generation_groups": pending,
-                "train/learning_rate": rate,
-            }
-            _warn(step, [group for _, group in aged], history, reporter)
-            updates = []
-            for batch in _updates([group for _, group in aged], config):
-                learning = asyncio.ensure_future(policy.learn(batch, config.loss, rate))
-                updates.append((batch, learning))
-            in_flight = _Submitted(step, figures, updates)
-            if step % config.checkpoint_interval == 0 and step < plan.steps:
-                saving = policy.save(tell_writing(step, reporter))
-                in_flight.saving = asyncio.ensure_future(saving)
-        await settle()
-        if unproven is not None:
-            await _tell_saved(*unproven, history, outcome, reporter)
-    finally:
-        feed.close()
-        for _, result in in_flight.updates if in_flight is not None else ():
+    async def tell_unproven(self) -> None:
+        """Tell the checkpoint that is proven now."""
+        if self._unproven is not None:
+            (step, saving), self._unproven = self._unproven, None
+            self._tell_checkpoint(step, await saving)
+
+    async def save_now(self, *, best: bool = False) -> None:
+        """Save the weights of this moment, and tell it."""
+        step = self._outcome.step
+        self._tell_checkpoint(
+            step, await self._policy.save(tell_writing(step, self._reporter)), best=best
+        )
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether the weights of this moment are to be evaluated before the next step."""
+        done, interval = self._outcome.step, self._plan.config.eval_interval
+        if not self._plan.eval_prompts or (done == self._first and done):
+            return False
+        return done == 0 if interval is None else done % interval == 0
+
+    async def evaluate(self) -> None:
+        """Ask the evaluation's prompts once each, with the weights of this moment, and tell.
+
+        Weights of a better evaluation than any before are saved, unless training begins or ends
+        here. Drawing from the weights proves them, as the next step would.
+        """
+        outcome = self._outcome
+        self._reporter.phase("evaluating")
+        sampler = await self._policy.sampler()
+        groups = await asyncio.gather(
+            *(
+                self._rollouts.group(prompt, sampler, 1, f"eval/{number}")
+                for number, prompt in enumerate(self._plan.eval_prompts)
+            )
+        )
+        better = self._tell_evaluation([group.rollouts[0].score for group in groups])
+        if outcome.step == self._plan.steps:
+            outcome.best = None if better else outcome.best
+            return
+        if self._unproven is not None:
+            (step, saving), self._unproven = self._unproven, None
+            self._tell_checkpoint(step, await saving, best=better)
+        elif better and outcome.step:
+            await self.save_now(best=better)
+        self._reporter.phase("training")
+
+    async def close(self) -> None:
+        """Give up what is still under way."""
+        left: list[asyncio.Future[Any]] = []
+        if self._in_flight is not None:
+            left += [result for _, result in self._in_flight.updates]
+            left += [self._in_flight.saving] if self._in_flight.saving is not None else []
+        if self._unproven is not None:
+            left.append(self._unproven[1])
+        for result in left:
             result.cancel()
-    if stop.requested:
-        if outcome.step > outcome.saved_at:
-            reporter.phase("saving")
-            saving = policy.save(tell_writing(outcome.step, reporter))
-            await _tell_saved(outcome.step, saving, history, outcome, reporter)
-    elif plan.eval_prompts:
-        await _evaluate(plan, policy, rollouts, reporter, history, outcome)
+        await asyncio.gather(*left, return_exceptions=True)
 
+    def _tell_step(self, step: int, figures: Figures) -> None:
+        history, steps = self._history, self._plan.steps
+        tokens = history.total("train/sampled_tokens") + history.total("train/trained_tokens")
+        pace = (time.monotonic() - self._begun) / (step - self._first)
+        metrics: dict[str, Any] = {"steps": [step], **{name: [v] for name, v in figures.items()}}
+        self._reporter.tell(
+            "step_complete",
+            metrics=metrics,
+            data={
+                "step": step,
+                "steps": steps,
+                "tokens_total": int(tokens),
+                "seconds_left": round(pace * (steps - step), 1),
+            },
+        )
 
-async def _tell_saved(
-    step: int,
-    saving: Awaitable[Saved],
-    history: RlHistory,
-    outcome: Outcome,
-    reporter: Reporter,
-    *,
-    best: bool = False,
-) -> None:
-    outcome.tell_checkpoint(step, await saving, history.at(step), reporter, best=best)
+    def _tell_checkpoint(self, step: int, saved: Saved, *, best: bool = False) -> None:
+        at_step = self._history.at(step)
+        self._outcome.tell_checkpoint(step, saved, at_step, self._reporter, best=best)
+
+    def _tell_evaluation(self, scores: Sequence[Score]) -> bool:
+        """Tell what the evaluation's answers earned; return whether it is better than before."""
+        step = self._outcome.step
+        rewards = [score.value for score in scores]
+        reward = sum(rewards) / len(rewards)
+        better = self._history.evaluated(step, reward)
+        self._reporter.tell(
+            "eval_complete",
+            message=f"Reward on the evaluation data after step {step}: {reward:.4f}",
+            metrics={
+                "eval/steps": [step],
+                "eval/reward": [reward],
+                "eval/reward_max": [max(rewards)],
+                "eval/reward_min": [min(rewards)],
+                "eval/reward_history": [reward],
+                "eval/extraction_failed_rate": [sum(s.unread for s in scores) / len(scores)],
+                "eval/num_examples": len(scores),
+            },
+            data={"step": step, "best": better},
+        )
+        return better
 
 
 def _updates(groups: Sequence[Group], config: RlConfig) -> list[list[Sequenced]]:
@@ -198,79 +314,6 @@ def _updates(groups: Sequence[Group], config: RlConfig) -> list[list[Sequenced]]
         for at in range(0, len(groups), size)
     ]
     return [batch for batch in batches if batch]
-
-
-def _evaluation_due(plan: RlPlan, done: int, first: int) -> bool:
-    if not plan.eval_prompts or (done == first and first):
-        return False
-    interval = plan.config.eval_interval
-    return done == 0 if interval is None else done % interval == 0
-
-
-async def _evaluate(
-    plan: RlPlan,
-    policy: Policy,
-    rollouts: Rollouts,
-    reporter: Reporter,
-    history: RlHistory,
-    outcome: Outcome,
-    saving: "asyncio.Future[Saved] | None" = None,
-) -> None:
-    """Ask the evaluation's prompts once each, with the weights of this moment, and tell.
-
-    Weights of a better evaluation than any before are saved, unless training begins or ends here,
-    or they are SAVING already.
-    """
-    reporter.phase("evaluating")
-    sampler = await policy.sampler()
-    groups = await asyncio.gather(
-        *(
-            rollouts.group(prompt, sampler, 1, f"eval/{number}")
-            for number, prompt in enumerate(plan.eval_prompts)
-        )
-    )
-    scores = [group.rollouts[0].score for group in groups]
-    rewards = [score.value for score in scores]
-    reward = sum(rewards) / len(rewards)
-    better = history.evaluated(outcome.step, reward)
-    reporter.tell(
-        "eval_complete",
-        message=f"Reward on the evaluation data after step {outcome.step}: {reward:.4f}",
-        metrics={
-            "eval/steps": [outcome.step],
-            "eval/reward": [reward],
-            "eval/reward_max": [max(rewards)],
-            "eval/reward_min": [min(rewards)],
-            "eval/reward_history": [reward],
-            "eval/extraction_failed_rate": [sum(s.unread for s in scores) / len(scores)],
-            "eval/num_examples": len(scores),
-        },
-        data={"step": outcome.step, "best": better},
-    )
-    if outcome.step == plan.steps:
-        outcome.best = None if better else outcome.best
-        return
-    if saving is not None or (better and outcome.step):
-        under_way = saving or policy.save(tell_writing(outcome.step, reporter))
-        await _tell_saved(outcome.step, under_way, history, outcome, reporter, best=better)
-    reporter.phase("training")
-
-
-def _tell_step(
-    step: int, plan: RlPlan, figures: Figures, history: RlHistory, pace: float, reporter: Reporter
-) -> None:
-    tokens = history.total("train/sampled_tokens") + history.total("train/trained_tokens")
-    metrics: dict[str, Any] = {"steps": [step], **{name: [v] for name, v in figures.items()}}
-    reporter.tell(
-        "step_complete",
-        metrics=metrics,
-        data={
-            "step": step,
-            "steps": plan.steps,
-            "tokens_total": int(tokens),
-            "seconds_left": round(pace * (plan.steps - step), 1),
-        },
-    )
 
 
 def _warn(step: int, groups: Sequence[Group], history: RlHistory, reporter: Reporter) -> None:

@@ -151,6 +151,11 @@ class RlHistory:
         }
         return {name: reward for name, reward in found.items() if reward is not None}
 
+    def synced(self, version: int) -> None:
+        """Note that the sampler got the weights of VERSION."""
+        self.weight_syncs += 1
+        self.synced_version = version
+
     def add(self, figures: Figures) -> Figures:
         """Add the next step, with how quick it was, and return all of its figures."""
         now = time.monotonic()

@@ -79,153 +79,191 @@ async def train(
     """
     config = plan.config
     order = Order(len(plan.rows), config.rows_per_step(), config.seed, shuffle=config.shuffle)
-    outcome, start = so_far, so_far.step
-    queue: deque[_Submitted | _Saving] = deque()
-    unproven: _Saving | None = None
-    begun = time.monotonic()
-
-    async def settle(keep: int) -> None:
-        """Await what was submitted, oldest first, until KEEP steps are still on their way."""
-        while queue and (keep == 0 or sum(isinstance(w, _Submitted) for w in queue) > keep):
-            work = queue.popleft()
-            if isinstance(work, _Saving):
-                saved = await work.result
-                outcome.tell_checkpoint(work.step, saved, history.at(work.step), reporter)
-                continue
-            examples = [example for batch in work.batch for example in batch]
-            loss = _mean_loss(examples, await work.result)
-            if not math.isfinite(loss):
-                raise _diverged(work.step, examples, await work.result, outcome)
-            tokens = sum(len(example.tokens) - 1 for example in examples)
-            history.add(loss, work.learning_rate, work.rows, tokens)
-            outcome.step = work.step
-            pace = (time.monotonic() - begun) / (work.step - start)
-            _tell_step(history, plan.steps, pace, reporter)
-
+    loop = _Loop(plan, trainer, reporter, history, so_far)
     stop.training = True
     reporter.phase("training")
     try:
-        for step in range(start + 1, plan.steps + 1):
-            if stop.requested or outcome.stopped_early:
+        for step in range(so_far.step + 1, plan.steps + 1):
+            if stop.requested or so_far.stopped_early:
                 break
-            picked = order.batch(step - 1)
-            batch = [
-                [e for row in picked[at : at + config.batch_size] for e in plan.rows[row]]
-                for at in range(0, len(picked), config.batch_size)
-            ]
-            rate = config.rate(step, plan.steps)
-            losses = asyncio.ensure_future(trainer.submit(batch, rate))
-            queue.append(_Submitted(step, batch, len(picked), rate, losses))
-            if unproven is not None:
-                queue.append(unproven)
-                unproven = None
+            loop.submit(step, order.batch(step - 1))
             save = step % config.checkpoint_interval == 0 and step < plan.steps
             if config.eval_interval and step % config.eval_interval == 0 and step < plan.steps:
                 # Whether to go on, and whether these weights are the best, hangs on the answer.
-                await settle(keep=0)
-                await _evaluate(plan, trainer, reporter, outcome, history, save=save)
+                await loop.settle(keep=0)
+                await loop.evaluate(save=save)
                 continue
             if save:
-                saving = trainer.save(tell_writing(step, reporter))
-                unproven = _Saving(step, asyncio.ensure_future(saving))
-            await settle(keep=AHEAD)
-        if unproven is not None:
-            queue.append(unproven)
-            unproven = None
-        await settle(keep=0)
+                loop.save_behind(step)
+            await loop.settle(keep=AHEAD)
+        await loop.settle(keep=0)
     finally:
-        left = [work.result for work in (*queue, *([unproven] if unproven else []))]
+        await loop.close()
+    if stop.requested:
+        if so_far.step > so_far.saved_at:
+            reporter.phase("saving")
+            await loop.save_now()
+    elif plan.eval_rows and history.evaluated_at != so_far.step:
+        await loop.evaluate(save=False)
+    return so_far
+
+
+class _Loop:
+    """What the loop has under way on the engine, and what it tells of it."""
+
+    def __init__(
+        self, plan: Plan, trainer: Trainer, reporter: Reporter, history: History, outcome: Outcome
+    ) -> None:
+        self._plan = plan
+        self._trainer = trainer
+        self._reporter = reporter
+        self._history = history
+        self._outcome = outcome
+        # What was submitted and not told, oldest first; a checkpoint stands behind the step that
+        # proves it, and until that is submitted, apart.
+        self._queue: deque[_Submitted | _Saving] = deque()
+        self._unproven: _Saving | None = None
+        self._start = outcome.step
+        self._begun = time.monotonic()
+
+    def submit(self, step: int, picked: Sequence[int]) -> None:
+        """Hand the engine a step on the PICKED rows."""
+        config, rows = self._plan.config, self._plan.rows
+        batch = [
+            [example for row in picked[at : at + config.batch_size] for example in rows[row]]
+            for at in range(0, len(picked), config.batch_size)
+        ]
+        rate = config.rate(step, self._plan.steps)
+        losses = asyncio.ensure_future(self._trainer.submit(batch, rate))
+        self._queue.append(_Submitted(step, batch, len(picked), rate, losses))
+        self._prove()
+
+    def save_behind(self, step: int) -> None:
+        """Let the engine save the weights of STEP, which it was just handed, in their turn."""
+        saving = self._trainer.save(tell_writing(step, self._reporter))
+        self._unproven = _Saving(step, asyncio.ensure_future(saving))
+
+    async def settle(self, keep: int) -> None:
+        """Await and tell what was submitted, oldest first, until KEEP steps are on their way."""
+        if keep == 0:
+            self._prove()
+        while self._queue and (keep == 0 or self._steps_under_way > keep):
+            work = self._queue.popleft()
+            if isinstance(work, _Saving):
+                self._tell_checkpoint(work.step, await work.result)
+            else:
+                self._tell_step(work, await work.result)
+
+    async def save_now(self, *, best: bool = False) -> None:
+        """Save the weights of this moment, and tell it."""
+        step = self._outcome.step
+        saved = await self._trainer.save(tell_writing(step, self._reporter))
+        self._tell_checkpoint(step, saved, best=best)
+
+    async def evaluate(self, *, save: bool) -> None:
+        """Evaluate the weights of this moment, save the best, and judge how to go on.
+
+        They are saved with SAVE in any case, and not at the end, where everything is saved anyway.
+        """
+        outcome, config = self._outcome, self._plan.config
+        self._reporter.phase("evaluating")
+        loss = await self._evaluation_loss()
+        better = self._history.evaluated(outcome.step, loss, config.early_stopping_min_delta)
+        self._tell_evaluation(loss, better=better)
+        if outcome.step == self._plan.steps:
+            if better:
+                outcome.best = None
+            return
+        if better or save:
+            await self.save_now(best=better)
+        patience = config.early_stopping_patience
+        if patience is not None and self._history.evals_without_progress >= patience:
+            outcome.stopped_early = True
+            below = self._history.to_beat - config.early_stopping_min_delta
+            times = "1 evaluation" if patience == 1 else f"{patience} evaluations"
+            message = f"Stopped early: {times} without a loss below {below:.4f}"
+            self._reporter.log(message, step=outcome.step)
+        else:
+            self._reporter.phase("training")
+
+    async def close(self) -> None:
+        """Give up what is still under way."""
+        self._prove()
+        left = [work.result for work in self._queue]
         for result in left:
             result.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-    if stop.requested:
-        if outcome.step > outcome.saved_at:
-            reporter.phase("saving")
-            saved = await trainer.save(tell_writing(outcome.step, reporter))
-            outcome.tell_checkpoint(outcome.step, saved, history.at(outcome.step), reporter)
-    elif plan.eval_rows and history.evaluated_at != outcome.step:
-        await _evaluate(plan, trainer, reporter, outcome, history, save=False)
-    return outcome
 
+    @property
+    def _steps_under_way(self) -> int:
+        return sum(isinstance(work, _Submitted) for work in self._queue)
 
-async def _evaluate(
-    plan: Plan,
-    trainer: Trainer,
-    reporter: Reporter,
-    outcome: Outcome,
-    history: History,
-    *,
-    save: bool,
-) -> None:
-    """Evaluate the weights of this moment, save them if they are the best, and judge how to go on.
+    def _prove(self) -> None:
+        """Let a checkpoint that waited for another step be told in its turn."""
+        if self._unproven is not None:
+            self._queue.append(self._unproven)
+            self._unproven = None
 
-    They are saved with SAVE in any case, and not at the end, where everything is saved anyway.
-    """
-    config = plan.config
-    reporter.phase("evaluating")
-    size = config.batch_size
-    batches = [
-        [e for row in plan.eval_rows[at : at + size] for e in row]
-        for at in range(0, len(plan.eval_rows), size)
-    ]
-    passes = await asyncio.gather(*(trainer.evaluate(batch) for batch in batches))
-    loss = _mean_loss(
-        [example for batch in batches for example in batch],
-        [found for batch in passes for found in batch],
-    )
-    if not math.isfinite(loss):
-        raise JobFailed(
-            f"The evaluation after step {outcome.step} is not a number: lower the learning rate; "
-            f"{outcome.kept()}",
-            code="diverged",
+    async def _evaluation_loss(self) -> float:
+        size, rows = self._plan.config.batch_size, self._plan.eval_rows
+        batches = [
+            [example for row in rows[at : at + size] for example in row]
+            for at in range(0, len(rows), size)
+        ]
+        passes = await asyncio.gather(*(self._trainer.evaluate(batch) for batch in batches))
+        examples = [example for batch in batches for example in batch]
+        loss = _mean_loss(examples, [found for batch in passes for found in batch])
+        if not math.isfinite(loss):
+            raise JobFailed(
+                f"The evaluation after step {self._outcome.step} is not a number: lower the "
+                f"learning rate; {self._outcome.kept()}",
+                code="diverged",
+            )
+        return loss
+
+    def _tell_step(self, work: _Submitted, losses: Sequence[float]) -> None:
+        examples = [example for batch in work.batch for example in batch]
+        loss = _mean_loss(examples, losses)
+        if not math.isfinite(loss):
+            raise _diverged(work.step, examples, losses, self._outcome)
+        history, steps = self._history, self._plan.steps
+        tokens = sum(len(example.tokens) - 1 for example in examples)
+        history.add(loss, work.learning_rate, work.rows, tokens)
+        self._outcome.step = work.step
+        pace = (time.monotonic() - self._begun) / (work.step - self._start)
+        self._reporter.tell(
+            "step_complete",
+            metrics={
+                "steps": [work.step],
+                "train/loss": history.loss[-1:],
+                "train/num_sequences": history.sequences[-1:],
+                "train/num_tokens": history.tokens[-1:],
+            },
+            data={
+                "step": work.step,
+                "steps": steps,
+                "tokens_total": history.tokens_total,
+                "seconds_left": round(pace * (steps - work.step), 1),
+            },
         )
-    better = history.evaluated(outcome.step, loss, config.early_stopping_min_delta)
-    reporter.tell(
-        "eval_complete",
-        message=f"Loss on the evaluation data after step {outcome.step}: {loss:.4f}",
-        metrics={
-            "eval/loss": loss,
-            "eval/num_examples": len(plan.eval_rows),
-            "eval/steps": [outcome.step],
-            "eval/loss_history": [loss],
-        },
-        data={"step": outcome.step, "best": better},
-    )
-    if outcome.step == plan.steps:
-        if better:
-            outcome.best = None
-        return
-    if better or save:
-        saved = await trainer.save(tell_writing(outcome.step, reporter))
-        at_step = history.at(outcome.step)
-        outcome.tell_checkpoint(outcome.step, saved, at_step, reporter, best=better)
-    patience = config.early_stopping_patience
-    if patience is not None and history.evals_without_progress >= patience:
-        outcome.stopped_early = True
-        below = history.to_beat - config.early_stopping_min_delta
-        times = "1 evaluation" if patience == 1 else f"{patience} evaluations"
-        reporter.log(f"Stopped early: {times} without a loss below {below:.4f}", step=outcome.step)
-    else:
-        reporter.phase("training")
 
+    def _tell_checkpoint(self, step: int, saved: Saved, *, best: bool = False) -> None:
+        at_step = self._history.at(step)
+        self._outcome.tell_checkpoint(step, saved, at_step, self._reporter, best=best)
 
-def _tell_step(history: History, steps: int, pace: float, reporter: Reporter) -> None:
-    step = len(history.loss)
-    reporter.tell(
-        "step_complete",
-        metrics={
-            "steps": [step],
-            "train/loss": history.loss[-1:],
-            "train/num_sequences": history.sequences[-1:],
-            "train/num_tokens": history.tokens[-1:],
-        },
-        data={
-            "step": step,
-            "steps": steps,
-            "tokens_total": history.tokens_total,
-            "seconds_left": round(pace * (steps - step), 1),
-        },
-    )
+    def _tell_evaluation(self, loss: float, *, better: bool) -> None:
+        step = self._outcome.step
+        self._reporter.tell(
+            "eval_complete",
+            message=f"Loss on the evaluation data after step {step}: {loss:.4f}",
+            metrics={
+                "eval/loss": loss,
+                "eval/num_examples": len(self._plan.eval_rows),
+                "eval/steps": [step],
+                "eval/loss_history": [loss],
+            },
+            data={"step": step, "best": better},
+        )
 
 
 def _mean_loss(examples: Sequence[Example], losses: Sequence[float]) -> float:
