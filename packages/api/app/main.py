@@ -13,6 +13,7 @@ from app.auth.callers import Authenticator
 from app.capabilities import registry, visibility
 from app.capabilities import routes as capability_routes
 from app.checkpoints import routes as checkpoint_routes
+from app.checkpoints.exports import Exports
 from app.datasets import routes as dataset_routes
 from app.datasets.convert import Converter
 from app.db import Database
@@ -70,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.preflight = Preflight(settings)
     app.state.converter = Converter(settings)
     app.state.talks = Talks(settings)
+    app.state.exports = Exports(settings, database, app.state.store)
     answers.install(app)
     for module in (
         auth_routes,

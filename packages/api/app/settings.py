@@ -59,6 +59,9 @@ class Settings:
     chats_at_once: int = 4
     chat_idle_seconds: float = 300.0
     chat_timeout: float = 180.0
+    # Checkpoints that are exported at once, and how long one may take, its turn included.
+    exports_at_once: int = 1
+    export_timeout: float = 900.0
     # Whether sandboxes and checks run Python that comes with a job, such as a reward function.
     allow_custom_code: bool = False
 
@@ -164,6 +167,7 @@ class Settings:
             "attempts",
             "preflight_at_once",
             "chats_at_once",
+            "exports_at_once",
         ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"`DREADNODE_{name.upper()}` must be at least 1")

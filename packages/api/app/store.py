@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -73,7 +74,10 @@ class BlobStore:
         for partial in self._folder.glob(f"{_INCOMING}*"):
             with suppress(FileNotFoundError):
                 if partial.stat().st_mtime < before:
-                    partial.unlink()
+                    if partial.is_dir():
+                        shutil.rmtree(partial)
+                    else:
+                        partial.unlink()
                     gone += 1
         return gone
 
@@ -111,6 +115,22 @@ class BlobStore:
         finally:
             with suppress(FileNotFoundError):
                 os.unlink(name)  # noqa: PTH108
+
+    @contextmanager
+    def fresh_folder(self) -> Iterator[Path]:
+        """Yield an empty folder on the store's own disk, which vanishes with what is not kept."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=self._folder, prefix=_INCOMING, ignore_cleanup_errors=True
+        ) as name:
+            yield Path(name)
+
+    def written(self, file: Path) -> Incoming:
+        """Return a whole file of a fresh folder, put on the disk, for the decision to keep it."""
+        with file.open("rb") as whole:
+            digest = hashlib.file_digest(whole, "sha256").hexdigest()
+            os.fsync(whole.fileno())
+            return self.incoming(file, digest, whole.tell())
 
     def incoming(self, fresh: Path, sha256: str, size: int) -> Incoming:
         """Return the file `fresh`, whose bytes are on the disk, for the decision to keep it."""

@@ -95,6 +95,30 @@ def chat() -> int:
     return 0
 
 
+def export() -> int:
+    wish = json.load(sys.stdin)
+    name = wish["name"]
+    Path("leftover").write_text("not part of it")
+    if "hang" in name:
+        subprocess.Popen(SLEEP)
+        time.sleep(600)
+    if "crash" in name:
+        sys.exit("the export broke")
+    if "away" in name:
+        say(json.dumps({"ok": False, "fault": "engine", "error": "The engine was away"}))
+        return 0
+    if "nan" in name:
+        say(json.dumps({"ok": False, "fault": "request", "error": "These are not numbers"}))
+        return 0
+    if "slow" in name:
+        time.sleep(0.5)
+    Path("adapter_config.json").write_text(json.dumps(sorted(os.environ)))
+    if "half" not in name:
+        Path("adapter_model.safetensors").write_text(wish["checkpoint"])
+    say(json.dumps({"ok": True, "files": ["adapter_config.json", "adapter_model.safetensors"]}))
+    return 0
+
+
 class Job:
     def __init__(self, job_id: str) -> None:
         self.base = (
@@ -200,5 +224,5 @@ def run(job_id: str) -> int:
 
 
 if __name__ == "__main__":
-    commands = {"check": check, "chat": chat}
+    commands = {"check": check, "chat": chat, "export": export}
     sys.exit(commands[sys.argv[1]]() if sys.argv[1] in commands else run(sys.argv[2]))

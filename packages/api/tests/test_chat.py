@@ -104,12 +104,12 @@ async def test_a_checkpoint_that_is_not_there_is_said_to_be_so(api: Any) -> None
 
     assert early.status_code == 409
     assert early.json()["detail"] == (
-        "The job has no checkpoint to talk with yet; the first one comes after "
-        "`checkpoint_interval` steps, or when the job ends"
+        "The job has no checkpoint yet; the first one comes after `checkpoint_interval` steps, "
+        "or when the job ends"
     )
     assert (unknown.status_code, unknown.json()["detail"]) == (
         422,
-        f"The job has no checkpoint `step-000099`; see `dn train checkpoints {job['id']}`",
+        "The job has no checkpoint `step-000099`; it has `step-000010`",
     )
 
 

@@ -55,6 +55,7 @@ async def test_what_a_sandbox_saved_is_listed_with_its_step_and_the_loss_there(
         "path": "tinker://run-1/weights/000010", "kind": "training", "step": 10, "attempt": 1,
         "state": "ready", "best": False, "final": False, "metrics": {"train/loss": 0.5},
         "bytes": None, "created_at": first["created_at"], "expired_at": None,
+        "adapter": None,
     }  # fmt: skip
     assert (second["step"], second["metrics"], second["bytes"]) == (20, {"eval/loss": 0.25}, 4096)
 

@@ -125,6 +125,7 @@ class Methods:
     list_training_job_files = Method(jobs.list_training_job_files)
     training_job_file = Method(jobs.training_job_file)
     list_training_job_checkpoints = Method(jobs.list_training_job_checkpoints)
+    export_training_job_checkpoint = Method(jobs.export_training_job_checkpoint)
     chat_with_training_job = Method(jobs.chat_with_training_job)
 
     create_webhook = Method(webhooks.create_webhook)

@@ -85,6 +85,28 @@ class FakeApi:
             "usage": {"prompt_tokens": 9, "sampled_tokens": 1},
         }
 
+    def export(self, checkpoint: str) -> dict[str, Any]:
+        """Return the files of a checkpoint's folder, which a test has put there."""
+        name = checkpoint.rpartition("/")[2]
+        folder = f"checkpoints/{name}/"
+        return {
+            "job_id": "job-1",
+            "model": "Qwen/Qwen3-8B",
+            "trained_model": self.jobs[0].get("trained_model", "Qwen/Qwen3-8B"),
+            "rehearsal": self.jobs[0].get("rehearsal", False),
+            "checkpoint": f"tinker://run-1/weights/{name}",
+            "step": 10,
+            "folder": folder,
+            "files": [each for each in self.stored() if each["path"].startswith("checkpoints")],
+        }
+
+    def stored(self) -> list[dict[str, Any]]:
+        """Return the files of the job as the API lists them."""
+        return [
+            {"path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            for path, data in self.files.items()
+        ]
+
     @property
     def transport(self) -> httpx.MockTransport:
         return httpx.MockTransport(self)
@@ -141,11 +163,9 @@ class FakeApi:
         if action == "/artifacts":
             return httpx.Response(200, json={"artifacts": self.artifacts})
         if action == "/files":
-            items = [
-                {"path": path, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-                for path, data in self.files.items()
-            ]
-            return httpx.Response(200, json={"items": items})
+            return httpx.Response(200, json={"items": self.stored()})
+        if action == "/checkpoints/adapter":
+            return httpx.Response(200, json=self.export(json.loads(request.content)["checkpoint"]))
         return httpx.Response(200, content=self.files[action.removeprefix("/files/")])
 
     def _dataset(self, request: httpx.Request, name: str, *rest: str) -> httpx.Response:

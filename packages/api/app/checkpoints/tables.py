@@ -53,6 +53,8 @@ class Checkpoint(Table):
     is_final: Mapped[bool] = mapped_column(default=False)
     metrics: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)
     bytes: Mapped[int | None] = mapped_column(BigInteger)
+    # The folder of the job's files where it lies as an adapter, once somebody has asked for it.
+    adapter: Mapped[str | None] = mapped_column(String(200))
     created_at: Mapped[datetime] = mapped_column(Moment, default=now)
     expired_at: Mapped[datetime | None] = mapped_column(Moment)
     deleted_at: Mapped[datetime | None] = mapped_column(Moment)

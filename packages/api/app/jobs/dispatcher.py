@@ -27,7 +27,7 @@ from app.jobs.tables import ENDED, Job
 from app.runners.sandbox import Exited, Limits, Lost, Runner, RunnerAway, Running, Sandbox
 from app.settings import Settings
 from app.training import tracking
-from app.training.preflight import clean_environment
+from app.training.processes import clean_environment
 
 log = logging.getLogger(__name__)
 

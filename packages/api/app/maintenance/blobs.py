@@ -43,7 +43,7 @@ async def tidy(database: Database, store: BlobStore, days: float) -> dict[str, i
     async with database.writing() as session:
         old = await _unnamed(session, before)
         old |= await _manifests(session, before)
-        free = old - await _named(session, old)
+        free = old - await named(session, old)
         gone = [
             await to_thread.run_sync(store.let_go, sha256, before.timestamp())
             for sha256 in sorted(free)
@@ -96,7 +96,7 @@ async def _manifests(session: AsyncSession, before: datetime) -> set[str]:
     return forgotten
 
 
-async def _named(session: AsyncSession, digests: Iterable[str]) -> set[str]:
+async def named(session: AsyncSession, digests: Iterable[str]) -> set[str]:
     """Return those of DIGESTS that a row names."""
     wanted = sorted(digests)
     if not wanted:

@@ -12,7 +12,7 @@ from anyio import to_thread
 from sqlalchemy import CursorResult, delete, or_, select, update
 
 from app.auth.tables import Token
-from app.checkpoints import retention
+from app.checkpoints import adapters, retention
 from app.db import Database, now
 from app.jobs.tables import ENDED, Event, Job
 from app.maintenance import blobs
@@ -57,6 +57,7 @@ class Tidier:
     async def once(self) -> dict[str, int]:
         """Let go of everything that is old enough, and return how much of what."""
         settings = self._settings
+        store = BlobStore(settings.data_dir / "blobs")
         done = {
             "log lines and events": await self._events(settings.log_days),
             "idempotency keys": await self._idempotency_keys(settings.idempotency_days),
@@ -64,9 +65,10 @@ class Tidier:
             "keys of ended jobs": await self._job_keys(),
             "sandbox folders": await self._folders(settings.sandbox_days),
             "checkpoints": await retention.expire(self._database, settings),
-            **await blobs.tidy(
-                self._database, BlobStore(settings.data_dir / "blobs"), settings.upload_days
+            "adapters of checkpoints": await adapters.let_go(
+                self._database, store, settings.upload_days
             ),
+            **await blobs.tidy(self._database, store, settings.upload_days),
         }
         if self._files is not None:
             try:

@@ -1,16 +1,15 @@
 """Talking with a job's weights, while it trains and after it has ended."""
 
 import secrets
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, Field
 
 from app.checkpoints import records
-from app.checkpoints.tables import Checkpoint, State
+from app.checkpoints.choice import chosen
 from app.deps import InDatabase, InEngine, Member
-from app.errors import ERRORS, ApiError, BadGateway, Conflict, Invalid
+from app.errors import ERRORS, Conflict
 from app.jobs.tables import Job
 from app.schemas import Request as RequestBody
 from app.schemas import Response
@@ -18,6 +17,7 @@ from app.training import service
 from app.training.catalog import get_training_model
 from app.training.deps import JobId
 from app.training.engine import Engine
+from app.training.processes import refused
 from app.training.rl_schemas import StopText
 from app.training.talk import Partner
 from app.training.talks import Talks
@@ -118,7 +118,7 @@ async def chat_with_training_job(
     question = request.model_dump(exclude={"checkpoint"}) | {"seed": seed}
     answer = await partners.ask(partner, question)
     if not answer["ok"]:
-        raise _refused(answer)
+        raise refused(answer)
     return ChatAnswer.model_validate(
         {
             **answer,
@@ -130,40 +130,6 @@ async def chat_with_training_job(
             "step": weights.step,
         }
     )
-
-
-def chosen(job: Job, saved: Sequence[Checkpoint], wanted: str | None) -> Checkpoint:
-    """Return the checkpoint that WANTED names, or the newest; weights to sample from come first.
-
-    Raises:
-        Conflict: there is none yet, or it has expired.
-        Invalid: none is called that.
-    """
-    newest_first = sorted(saved, key=lambda c: (c.number, c.kind == "sampler"), reverse=True)
-    if wanted is not None:
-        newest_first = [c for c in newest_first if _is_called(c, wanted)]
-        if not newest_first:
-            raise Invalid(
-                f"The job has no checkpoint `{wanted}`; see `dn train checkpoints {job.id}`",
-                "checkpoint",
-            )
-    ready = next((c for c in newest_first if c.state == State.READY), None)
-    if ready is not None:
-        return ready
-    if wanted is not None:
-        state = newest_first[0].state
-        why = "has expired" if state == State.EXPIRED else "is still being written"
-        raise Conflict(f"The checkpoint `{wanted}` {why}; see `dn train checkpoints {job.id}`")
-    raise Conflict(
-        "The job has no checkpoint to talk with yet; the first one comes after "
-        "`checkpoint_interval` steps, or when the job ends"
-    )
-
-
-def _is_called(checkpoint: Checkpoint, name: str) -> bool:
-    if name == "best":
-        return checkpoint.is_best or checkpoint.path.endswith("/best")
-    return name in (checkpoint.path, checkpoint.path.rpartition("/")[2])
 
 
 async def _partner(job: Job, checkpoint: str, engine: Engine) -> Partner:
@@ -184,8 +150,3 @@ async def _partner(job: Job, checkpoint: str, engine: Engine) -> Partner:
         "system_prompt": job.config.get("system_prompt"),
     }
     return Partner(job.lineage, opening)
-
-
-def _refused(answer: dict[str, Any]) -> ApiError:
-    sentence = str(answer["error"])
-    return BadGateway(sentence) if answer.get("fault") == "engine" else Invalid(sentence)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from app.errors import Invalid
 from app.runners.confined import Said, ask
 from app.settings import Settings
+from app.training import processes
 
 
 class Report(BaseModel):
@@ -29,21 +30,6 @@ class Report(BaseModel):
 
 class CheckFailed(Exception):
     """The checking process did not do its work, which is our bug and a 500."""
-
-
-def clean_environment(settings: Settings, home: Path) -> dict[str, str]:
-    """Return the environment that any process of the runtime begins with: no key, no token."""
-    given = {
-        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
-        "LANG": os.environ.get("LANG", "C.UTF-8"),
-        "HOME": str(home),
-        "TMPDIR": str(home),
-        "PYTHONUNBUFFERED": "1",
-        "HF_HOME": settings.hf_home,
-        "HF_HUB_OFFLINE": settings.hf_hub_offline,
-        "DREADNODE_ALLOW_CUSTOM_CODE": "1" if settings.allow_custom_code else "",
-    }
-    return {name: value for name, value in given.items() if value}
 
 
 class Preflight:
@@ -73,20 +59,15 @@ class Preflight:
             raise CheckFailed(f"the check answered {said.output[:2000]!r}") from error
 
     async def _run(self, question: bytes) -> Said:
-        limits = {
-            "memory_bytes": self._settings.job_memory_bytes,
-            "cpu_seconds": math.ceil(self._settings.preflight_timeout) * (os.cpu_count() or 1),
-            "open_files": self._settings.job_open_files,
-            "disk_bytes": self._settings.job_disk_bytes,
-        }
+        cpu_seconds = math.ceil(self._settings.preflight_timeout) * (os.cpu_count() or 1)
         with tempfile.TemporaryDirectory(prefix="preflight-") as folder:
             try:
                 return await ask(
                     [*self._settings.runtime_command, "check"],
                     question,
                     folder=Path(folder),
-                    environment=clean_environment(self._settings, Path(folder)),
-                    limits=limits,
+                    environment=processes.clean_environment(self._settings, Path(folder)),
+                    limits=processes.limits(self._settings) | {"cpu_seconds": cpu_seconds},
                     seconds=self._settings.preflight_timeout,
                 )
             except TimeoutError:

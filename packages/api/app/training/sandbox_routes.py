@@ -3,11 +3,12 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
-from sqlalchemy import func, select
+from sqlalchemy import select
 from starlette.responses import FileResponse
 
 from app.deps import InDatabase, InSettings, InStore, ReadSession, WriteSession
-from app.errors import ERRORS, Conflict, Malformed, NotFound
+from app.errors import ERRORS, Conflict, NotFound
+from app.jobs import files
 from app.jobs.records import lock
 from app.jobs.tables import ENDED, JobFile
 from app.training import progress, service
@@ -36,7 +37,6 @@ FilePath = Annotated[
         description="Parts with slashes between them",
     ),
 ]
-MAX_FILES = 1000
 
 FILE_BODY = {
     "requestBody": {
@@ -84,19 +84,7 @@ async def put_file(
         job = await lock(session, place.job_id)
         if job.status in ENDED or job.attempt != place.caller.attempt:
             raise Conflict("This attempt has ended and takes no more files")
-        others, held = (
-            await session.execute(
-                select(func.count(), func.coalesce(func.sum(JobFile.bytes), 0)).where(
-                    JobFile.job_id == job.id, JobFile.path != path
-                )
-            )
-        ).one()
-        if others >= MAX_FILES or held + incoming.bytes > settings.job_disk_bytes:
-            raise Malformed(
-                f"A job may hand in {MAX_FILES} files of {settings.job_disk_bytes:,} bytes together"
-            )
-        row = JobFile(job_id=job.id, path=path, bytes=incoming.bytes, sha256=incoming.sha256)
-        await session.merge(row)
+        await files.add(session, job, path, incoming, settings)
         incoming.keep()
     return JobFileView(path=path, bytes=incoming.bytes, sha256=incoming.sha256)
 

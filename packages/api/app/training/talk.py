@@ -16,14 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app.auth.tokens import run_key
 from app.runners import warden
 from app.settings import Settings
-from app.training.preflight import clean_environment
+from app.training.processes import engine_environment, limits
 
 LONGEST_LINE = 16 * 1024 * 1024
 KEPT_COMPLAINT = 4096
-KEY_SECONDS = 24 * 3600
 POLITE_SECONDS = 5.0
 """How long a process whose stdin has ended may take to give the engine its memory back."""
 
@@ -117,20 +115,15 @@ class Talk:
 
     async def _open(self) -> dict[str, Any]:
         settings, home = self._settings, Path(self._folder.name)
-        limits = {
-            "memory_bytes": settings.job_memory_bytes,
-            "cpu_seconds": settings.job_cpu_seconds,
-            "open_files": settings.job_open_files,
-            "disk_bytes": settings.job_disk_bytes,
-        }
-        confine = [sys.executable, "-I", "-S", warden.__file__, "--confine", json.dumps(limits)]
+        bounds = json.dumps(limits(settings))
+        confine = [sys.executable, "-I", "-S", warden.__file__, "--confine", bounds]
         self._process = process = await asyncio.create_subprocess_exec(
             *confine,
             str(os.getpid()),
             *settings.runtime_command,
             "chat",
             cwd=home,
-            env=environment(settings, self._partner.lineage, home),
+            env=engine_environment(settings, self._partner.lineage, home),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -160,15 +153,3 @@ class Talk:
         """Keep the end of what the process complains of, so that its pipe never fills."""
         while stream is not None and (chunk := await stream.read(65536)):
             self._complaint = (self._complaint + chunk)[-KEPT_COMPLAINT:]
-
-
-def environment(settings: Settings, lineage: str, home: Path) -> dict[str, str]:
-    """Return the environment of a process that may ask the engine about the runs of LINEAGE."""
-    key = run_key(settings.engine_key, lineage, KEY_SECONDS) if settings.engine_key else ""
-    given = {
-        **clean_environment(settings, home),
-        "TINKER_API_KEY": key or settings.tinker_api_key,
-        "TINKER_BASE_URL": settings.engine_url,
-        "TINKER_TELEMETRY": "0",
-    }
-    return {name: value for name, value in given.items() if value}

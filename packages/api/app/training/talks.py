@@ -8,7 +8,8 @@ from typing import Any
 
 from app.errors import GatewayTimeout, TooManyRequests
 from app.settings import Settings
-from app.training.talk import KEY_SECONDS, Broken, Ended, Partner, Talk
+from app.training.processes import KEY_SECONDS
+from app.training.talk import Broken, Ended, Partner, Talk
 
 RETRY_SECONDS = 5
 

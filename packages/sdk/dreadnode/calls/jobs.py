@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from dreadnode.calls.call import Call, body_of, get, given, one, segment, workspace
+from dreadnode.calls.call import Call, body_of, get, given, one, segment, type_of, workspace
 from dreadnode.config import Scope
 
 if TYPE_CHECKING:
     from dreadnode.training.chat import ChatAnswer, ChatRequest
-    from dreadnode.training.checkpoints import CheckpointList
+    from dreadnode.training.checkpoints import CheckpointAdapter, CheckpointList
     from dreadnode.training.jobs import (
         Artifacts,
         JobFiles,
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 CHAT_SECONDS = 600.0
 """Longer than any server lets a model think."""
+
+EXPORT_SECONDS = 3600.0
+"""Longer than a server waits for the engine, unless somebody has set it to wait for hours."""
 
 
 def create_training_job(
@@ -136,6 +139,24 @@ def list_training_job_checkpoints(scope: Scope, /, job_id: str) -> Call[Checkpoi
     """What a job has saved on the engine, oldest first."""
     path = f"{_job(scope, job_id)}/checkpoints"
     return get(path, one("training.checkpoints", "CheckpointList"))
+
+
+def export_training_job_checkpoint(
+    scope: Scope, /, job_id: str, checkpoint: str
+) -> Call[CheckpointAdapter]:
+    """A checkpoint as an adapter among the job's files, by name, by path, or `best`.
+
+    The engine makes it the first time, which may take minutes.
+    """
+    request = type_of("training.checkpoints", "AdapterRequest")(checkpoint=checkpoint)
+    return Call(
+        "POST",
+        f"{_job(scope, job_id)}/checkpoints/adapter",
+        one("training.checkpoints", "CheckpointAdapter"),
+        body=body_of(request),
+        repeatable=True,
+        seconds=EXPORT_SECONDS,
+    )
 
 
 def chat_with_training_job(scope: Scope, /, job_id: str, request: ChatRequest) -> Call[ChatAnswer]:

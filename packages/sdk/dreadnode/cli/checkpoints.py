@@ -40,7 +40,7 @@ CHECKPOINTS: tuple[Column, ...] = (
 def checkpoints(
     job: Annotated[str, Parameter(help="The job's id.")], /, *, common: Common = DEFAULT
 ) -> None:
-    """List a job's checkpoints, oldest first; `dn train download` fetches the adapter."""
+    """List a job's checkpoints, oldest first; `dn train download --checkpoint` fetches one."""
     with common.client() as client:
         found = client.list_training_job_checkpoints(job).items
     common.out.rows(found, CHECKPOINTS, none="no checkpoints yet")

@@ -1,26 +1,20 @@
-"""`dn train list | get | wait | logs | artifacts | download | cancel | retry`."""
+"""`dn train list | get | wait | logs | artifacts | cancel | retry`."""
 
 from __future__ import annotations
 
-import hashlib
 from datetime import datetime
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import hint, say, show
-from dreadnode.errors import ConfigError, InputError, ProtocolError, UnusableFile
-
-if TYPE_CHECKING:
-    from dreadnode.training.jobs import JobFile
+from dreadnode.errors import InputError
 
 Job = Annotated[str, Parameter(help="The job's id.")]
 Level = Literal["debug", "info", "warning", "error"]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
-ADAPTER, BEST = PurePosixPath("adapter"), PurePosixPath("best")
 
 
 def list_jobs(
@@ -39,9 +33,13 @@ def list_jobs(
 
 
 def get(job: Job, /, *, common: Common = DEFAULT) -> None:
-    """Show one job."""
+    """Show one job, and of a failed one the last lines of its log."""
     with common.client() as client:
-        common.out.record(client.get_training_job(job), views.JOB)
+        found = client.get_training_job(job)
+    common.out.record(found, views.JOB)
+    if found.error_log and not common.json:
+        common.out.text("", "The last lines of its log:")
+        common.out.text(*(f"  {show(line)}" for line in found.error_log))
 
 
 def wait(
@@ -106,69 +104,6 @@ def artifacts(job: Job, /, *, common: Common = DEFAULT) -> None:
             common.out.text(f"{name:<{width}}  {show(each)}")
     if not made.artifacts:
         say("nothing yet")
-
-
-def download(
-    job: Job,
-    /,
-    *,
-    to: Annotated[
-        Path | None, Parameter(help="The folder; `adapter-JOB` or `best-JOB` here if not given.")
-    ] = None,
-    best: Annotated[
-        bool, Parameter(help="The weights of the best evaluation, if those are not the last ones.")
-    ] = False,
-    common: Common = DEFAULT,
-) -> None:
-    """Fetch a job's adapter, as PEFT loads it, into a folder.
-
-    A file that is already there whole is left as it is; one that differs is never overwritten.
-    """
-    from dreadnode.calls.jobs import training_job_file
-
-    folder = to or Path(f"{'best' if best else 'adapter'}-{job}")
-    with common.client() as client:
-        found = client.list_training_job_files(job).items
-        kept = BEST if best and any(_is_in(BEST, file) for file in found) else ADAPTER
-        files = [file for file in found if _is_in(kept, file)]
-        if files and best:
-            say(f"the best weights are {'another adapter' if kept == BEST else 'the last ones'}")
-        if not files:
-            raise ConfigError(
-                f"job {job} has no adapter yet; `dn train wait {job}` waits until it has ended"
-            )
-        for file in files:
-            target = folder / PurePosixPath(file.path).relative_to(kept)
-            if _already_there(target, file):
-                continue
-            client.save(training_job_file(client.scope, job, file.path), target, sha256=file.sha256)
-            say(f"{target}  {file.bytes:,} bytes")
-    if common.json:
-        common.out.json({"folder": str(folder), "files": [file.model_dump() for file in files]})
-    else:
-        common.out.text(str(folder))
-
-
-def _is_in(folder: PurePosixPath, file: JobFile) -> bool:
-    path = PurePosixPath(file.path)
-    if path.is_absolute() or ".." in path.parts:
-        raise ProtocolError(f"the server names a file outside of its folder: {show(file.path)}")
-    return path.is_relative_to(folder) and path != folder
-
-
-def _already_there(target: Path, file: JobFile) -> bool:
-    try:
-        with target.open("rb") as there:
-            digest = hashlib.file_digest(there, "sha256").hexdigest()
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise UnusableFile(f"{target} cannot be read: {error.strerror}") from error
-    if digest != file.sha256:
-        raise UnusableFile(
-            f"{target} is there already, with other content; name another folder with `--to`"
-        )
-    return True
 
 
 def cancel(job: Job, /, *, common: Common = DEFAULT) -> None:

@@ -26,7 +26,7 @@ for _name, _target, _group in (
     ("logs", "jobs:logs", FOLLOW),
     ("artifacts", "jobs:artifacts", KEEP),
     ("checkpoints", "checkpoints:checkpoints", KEEP),
-    ("download", "jobs:download", KEEP),
+    ("download", "download:download", KEEP),
     ("chat", "chat:chat", KEEP),
 ):
     app.command(f"dreadnode.cli.{_target}", name=_name, group=_group)

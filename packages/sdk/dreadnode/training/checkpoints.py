@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import Field
 
-from dreadnode.wire import Response
+from dreadnode.training.jobs import JobFile
+from dreadnode.wire import Request, Response
 
 
 class Checkpoint(Response):
@@ -19,6 +20,7 @@ class Checkpoint(Response):
         state: `writing`, `ready` or `expired`.
         step: How many optimizer steps it holds.
         bytes: Its size, as soon as it is known.
+        adapter: The folder of the job's files where it lies as an adapter, once it was exported.
     """
 
     path: str
@@ -32,9 +34,36 @@ class Checkpoint(Response):
     bytes: int | None = None
     created_at: datetime
     expired_at: datetime | None = None
+    adapter: str | None = None
 
 
 class CheckpointList(Response):
     """The checkpoints of a job, oldest first."""
 
     items: list[Checkpoint]
+
+
+class AdapterRequest(Request):
+    """Which checkpoint is wanted as an adapter: its name, its path, or `best`."""
+
+    checkpoint: str
+
+
+class CheckpointAdapter(Response):
+    """A checkpoint as PEFT loads it.
+
+    Attributes:
+        trained_model: In a rehearsal, the stand-in.
+        checkpoint: The path of the checkpoint that was meant.
+        step: Optimizer steps that the weights have behind them.
+        folder: Where the files lie among those of the job.
+    """
+
+    job_id: str
+    model: str
+    trained_model: str
+    rehearsal: bool
+    checkpoint: str
+    step: int | None = None
+    folder: str
+    files: list[JobFile]

@@ -351,7 +351,86 @@ def test_a_job_without_adapter_says_when_there_will_be_one(dn: Dn) -> None:
 exit: 1
 --- stdout
 --- stderr
-error: job job-1 has no adapter yet; `dn train wait job-1` waits until it has ended
+error: job job-1 has no adapter yet; `dn train wait job-1` waits until it has ended, and `--checkpoint NAME` fetches what it has saved so far
+""")
+
+
+def test_a_checkpoint_is_fetched_by_name_beside_the_adapter(dn: Dn, api: Any) -> None:
+    api.files = ADAPTER | {
+        "checkpoints/step-000010/adapter_config.json": b"{}",
+        "checkpoints/step-000010/adapter_model.safetensors": b"earlier",
+    }
+
+    assert dn("train download job-1 --checkpoint step-000010") == snapshot("""\
+exit: 0
+--- stdout
+step-000010-job-1
+--- stderr
+the engine exports it, unless that was done before; this may take some minutes
+Qwen/Qwen3-8B after step 10 (step-000010)
+step-000010-job-1/adapter_config.json  2 bytes
+step-000010-job-1/adapter_model.safetensors  7 bytes
+""")
+    assert Path("step-000010-job-1/adapter_model.safetensors").read_bytes() == b"earlier"
+    again = dn("train download job-1 --checkpoint tinker://run-1/weights/step-000010")
+    assert "bytes" not in again
+    assert api.asked[0] == "POST /org/main/ws/default/training/jobs/job-1/checkpoints/adapter"
+
+
+def test_a_checkpoint_of_a_rehearsal_is_never_taken_for_the_models(
+    dn: Dn, api: Any, make_job: MakeJob
+) -> None:
+    api.jobs = [make_job(rehearsal=True, trained_model="stand-in/tiny")]
+    api.files = {"checkpoints/best/adapter_config.json": b"{}"}
+
+    said = dn("train download job-1 --checkpoint best --to mine --json")
+
+    assert json.loads(stdout(said))["folder"] == "mine"
+    assert "rehearsal: this is the stand-in stand-in/tiny after step 10 (best)" in said
+
+
+def test_a_checkpoints_files_stay_in_its_folder_too(dn: Dn, api: Any) -> None:
+    api.files = {"checkpoints/best/../../../.bashrc": b"evil"}
+    outside = dn("train download job-1 --checkpoint best --to mine")
+    api.files = {"checkpoints/other/adapter_config.json": b"{}"}
+    elsewhere = dn("train download job-1 --checkpoint best --to mine")
+
+    assert "error: the server names a file outside of its folder" in outside
+    assert "error: the server names files outside of their folder" in elsewhere
+    assert not Path("mine").exists()
+
+
+def test_the_best_adapter_and_a_checkpoint_are_two_wishes(dn: Dn, api: Any) -> None:
+    assert dn("train download job-1 --best --checkpoint final") == snapshot("""\
+exit: 2
+--- stdout
+--- stderr
+error: give `--best` or `--checkpoint`, not both
+""")
+    assert api.asked == []
+
+
+def test_a_failed_job_is_shown_with_the_last_lines_of_its_log(
+    dn: Dn, api: Any, make_job: MakeJob
+) -> None:
+    lines = ["step 1", "ZeroDivisionError: \x1b[31mdivision by zero"]
+    api.jobs = [make_job(status="failed", error="The reward raised", error_log=lines)]
+
+    assert dn("train get job-1") == snapshot("""\
+exit: 0
+--- stdout
+id        job-1
+status    failed
+error     The reward raised
+model     Qwen/Qwen3-8B
+dataset   support@1.0.0
+settings  lora_rank 16
+created   2026-11-22 03:00:00
+
+The last lines of its log:
+  step 1
+  ZeroDivisionError:  [31mdivision by zero
+--- stderr
 """)
 
 
