@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tinker
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from .conftest import MODEL, STAND_IN, Server
 
@@ -70,6 +74,59 @@ def test_a_job_ends_with_a_lower_loss_and_an_adapter_that_plain_peft_loads(
     assert losses[-1] < losses[0]
     assert downloaded.code == 0
     assert answer.returncode == 0, answer.stderr
+
+
+def test_an_earlier_checkpoint_is_downloaded_and_is_for_peft_what_it_is_for_the_engine(
+    server: Server, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wish = ("--dataset", dataset, "--steps", "6", "--checkpoint-interval", "2", "--wait")
+    job = str(submit(server, *wish)["id"])
+    known = engine_checkpoints(server, monkeypatch)
+
+    fetched = server.dn(
+        *("train", "download", job, "--checkpoint", "step-000002", "--to", str(tmp_path / "two"))
+    )
+    again = server.dn("train", "download", job, "--checkpoint", "step-000002")
+    server.dn("train", "download", job, "--to", str(tmp_path / "last"))
+    listed = json.loads(server.dn("train", "checkpoints", job, "--json").out)
+
+    assert fetched.code == again.code == 0, fetched.err + again.err
+    assert f"{MODEL} after step 2 (step-000002)" in fetched.err
+    two = next(each for each in listed if each["step"] == 2)
+    assert two["adapter"] == "checkpoints/step-000002/"
+    assert engine_checkpoints(server, monkeypatch) == known
+    tokens = list(range(1, 20))
+    there = engine_logprobs(two["path"], tokens)
+    here, last = (peft_logprobs(server.model, tmp_path / name, tokens) for name in ("two", "last"))
+    assert here == pytest.approx(there, abs=1e-4)
+    assert last != pytest.approx(there, abs=1e-2)
+
+
+def engine_checkpoints(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the paths of all that the server's engine keeps."""
+    monkeypatch.setenv("TINKER_BASE_URL", f"http://127.0.0.1:{server.ports[1]}")
+    monkeypatch.setenv("TINKER_API_KEY", (server.data / "engine.key").read_text().strip())
+    monkeypatch.setenv("TINKER_TELEMETRY", "0")
+    found = tinker.RestClient().list_user_checkpoints(limit=1000).result()
+    return sorted(each.tinker_path for each in found.checkpoints)
+
+
+def engine_logprobs(path: str, tokens: list[int]) -> list[float]:
+    """Return how likely the engine, sampling from the checkpoint PATH, finds each of TOKENS."""
+    trained = tinker.ServiceClient().create_training_client_from_state(path).result()
+    sampler = trained.save_weights_and_get_sampling_client().result()
+    prompt = tinker.types.ModelInput.from_ints(tokens)
+    return [each for each in sampler.compute_logprobs(prompt).result() if each is not None]
+
+
+def peft_logprobs(model: Path, adapter: Path, tokens: list[int]) -> list[float]:
+    """Return how likely the base MODEL with ADAPTER, by PEFT alone, finds each of TOKENS."""
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    with torch.inference_mode():
+        logits = PeftModel.from_pretrained(base, adapter).eval()(torch.tensor([tokens])).logits[0]
+    logprobs = logits[:-1].log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])
+    found: list[float] = logprobs[:, 0].tolist()
+    return found
 
 
 def test_what_a_job_said_and_made_can_be_read_afterwards(server: Server, dataset: str) -> None:
