@@ -5,6 +5,7 @@ are added to the cache. A row leaves when its sample ends, whatever the others d
 computes a row is the request's affair (`mixed.py`).
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -46,7 +47,7 @@ class Ticket:
 
     Attributes:
         done: called once with the answer, unless the request fails or is dropped.
-        failed: called once with what went wrong, if its weights cannot be had.
+        failed: called once with what went wrong, if its weights cannot be had or used.
         weights: returns the folder of the adapter to draw from, None for the base model; asked
             again before every step, because the weights of a sampler may be replaced.
         client: whose request it is; clients take turns.
@@ -61,6 +62,7 @@ class Ticket:
     sequences: list[Sample] = field(default_factory=list)
     open: int = 0
     scores: PromptScores | None = None
+    broken: bool = False
 
 
 class Batch:
@@ -114,6 +116,9 @@ class Batch:
             self._prefill(group)
         elif self._live:
             self._decode()
+        for ticket in {sample.owner for sample in self._live if sample.owner.broken}:
+            self.drop(ticket)
+            ticket.failed("The logits of these weights are not numbers; training made them so")
 
     def _admissible(self) -> list[tuple[Ticket, int]]:
         """Take what fits, one request of each client in turn: tickets, and samples of each."""
@@ -229,12 +234,15 @@ class Batch:
         for row, sequence in enumerate(sequences):
             sequence.tokens.append(tokens[row])
             sequence.logprobs.append(scores[row])
+            sequence.owner.broken |= math.isnan(scores[row])
             if k := sequence.owner.plan.topk_sample:
                 sequence.top.append(top_logprobs(logprobs[row : row + 1], k))
 
     def _finished(self, sequence: Sample) -> bool:
         """Whether SEQUENCE has ended; the request is answered with the last of its samples."""
         ticket = sequence.owner
+        if ticket.broken:
+            return False  # It is given up as a whole, when the step is over.
         sequence.stopped = ticket.stopper.ends(sequence.tokens)
         if not sequence.stopped and len(sequence.tokens) < ticket.plan.max_tokens:
             return False

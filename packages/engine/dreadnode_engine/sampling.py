@@ -228,8 +228,8 @@ class Drawer:
 
     def _filtered(self, logprobs: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return unnormalized weights, and the token ids they are of if not all in order."""
-        scaled = logprobs / self.plan.temperature
-        weights = torch.exp(scaled - scaled.max())
+        temperature = torch.tensor(self.plan.temperature)
+        weights = _weights(logprobs, temperature.to(logprobs.device))
         if not self.plan.top_k and self.plan.top_p == 1:
             return weights, None
         count = min(self.plan.top_k or len(weights), len(weights))
@@ -241,7 +241,10 @@ class Drawer:
 
 
 def draw_rows(drawers: Sequence[Drawer], logprobs: Tensor) -> tuple[list[int], list[float]]:
-    """Draw a token for each row of LOGPROBS (rows, vocabulary); return them and their scores."""
+    """Draw a token for each row of LOGPROBS (rows, vocabulary); return them and their scores.
+
+    The score of a row whose logits are not numbers is NaN, whatever token it gets.
+    """
     tokens = torch.zeros(len(drawers), dtype=torch.int64, device=logprobs.device)
     whole = [row for row, drawer in enumerate(drawers) if drawer.whole]
     # All rows at once, because on a GPU each small step costs as much as a large one.
@@ -249,8 +252,7 @@ def draw_rows(drawers: Sequence[Drawer], logprobs: Tensor) -> tuple[list[int], l
         picked = [drawers[row] for row in part]
         uniform = torch.from_numpy(np.stack([drawer.uniform(1) for drawer in picked]))
         temperatures = torch.tensor([[drawer.plan.temperature] for drawer in picked])
-        scaled = logprobs[part] / temperatures.to(logprobs.device)
-        weights = torch.exp(scaled - scaled.max(-1, keepdim=True).values)
+        weights = _weights(logprobs[part], temperatures.to(logprobs.device))
         tokens[part] = _places(weights, uniform.to(logprobs.device))[:, 0]
     for row, drawer in enumerate(drawers):
         if not drawer.whole:
@@ -259,13 +261,23 @@ def draw_rows(drawers: Sequence[Drawer], logprobs: Tensor) -> tuple[list[int], l
     return tokens.tolist(), scores.tolist()
 
 
+def _weights(logprobs: Tensor, temperature: Tensor) -> Tensor:
+    """Return what LOGPROBS (..., vocabulary) weigh at a TEMPERATURE above 0; the likeliest is 1."""
+    # From there on down, all but the likeliest weigh nothing, and float32 ends soon after.
+    temperature = temperature.clamp(min=1e-30)
+    # The largest goes first: divided before, all of them could be minus infinity.
+    return torch.exp((logprobs - logprobs.amax(-1, keepdim=True)) / temperature)
+
+
 def _places(weights: Tensor, uniform: Tensor) -> Tensor:
     """Return where each of UNIFORM (..., draws) falls among WEIGHTS (..., places)."""
     sums = weights.double().cumsum(-1)
     total = sums[..., -1:].contiguous()
     places = torch.searchsorted(sums, uniform * total, right=True)
-    # Rounding can carry a number up to the end: then the last place of any weight it is.
-    return torch.minimum(places, torch.searchsorted(sums, total))
+    # Rounding can carry a number up to the end: then the last place of any weight it is. Weights
+    # that are not numbers would carry it beyond, where a GPU stops for good.
+    last = torch.searchsorted(sums, total).clamp(max=sums.shape[-1] - 1)
+    return torch.minimum(places, last)
 
 
 class Stopper:

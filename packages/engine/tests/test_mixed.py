@@ -213,6 +213,22 @@ def test_an_adapter_that_does_not_fit_or_is_not_finite_is_refused(
         llama.mixed.fetch(tmp_path)
 
 
+def test_weights_that_overflow_fail_their_own_request_alone(
+    llama: LoadedBase, tmp_path: Path
+) -> None:
+    wrapper, _ = llama.wrapped(SHAPES[0])
+    huge = {name: torch.full(size, 1e30) for name, size in wrapper.shapes.items()}
+    wrapper.save(huge, tmp_path, "x")
+    greedy, few = replace(PLAN, temperature=0.0), replace(PLAN, top_k=3, samples=5)
+    problems: list[str] = []
+
+    requests = [(PLAN, None), (PLAN, tmp_path), (greedy, tmp_path), (few, tmp_path), (PLAN, None)]
+    answers = decode(llama, requests, failed=problems.append, rows=4)
+
+    assert [answer is None for answer in answers] == [False, True, True, True, False]
+    assert problems == ["The logits of these weights are not numbers; training made them so"] * 3
+
+
 def test_weights_that_are_replaced_under_a_sample_are_used_from_the_next_token_on(
     llama: LoadedBase, tmp_path: Path
 ) -> None:

@@ -148,6 +148,18 @@ def test_draws_follow_the_distribution_at_a_temperature(temperature: float) -> N
     np.testing.assert_allclose(frequencies, expected, atol=0.012)
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-46, 1e-40, 1e-30])
+def test_however_small_a_temperature_it_draws_the_likeliest(
+    llama: LoadedBase, temperature: float
+) -> None:
+    samplings = [{"temperature": 0.0}, {"temperature": temperature}]
+    samplings += [{"temperature": temperature, "top_k": 3}]
+
+    answers = run(llama, [make_plan(llama.served, params=params) for params in samplings])
+
+    assert len({tuple(answer.sequences[0].tokens) for answer in answers}) == 1
+
+
 def test_top_k_keeps_the_likeliest_tokens_and_their_proportions() -> None:
     frequencies = drawn(LOGITS, top_k=3)
 
