@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ import socket
 import stat
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -21,20 +24,27 @@ from dreadnode_engine.keys import Keyring, master_key
 from dreadnode_engine.models import ServedModel, discover
 
 _TIMES = {
-    "snapshot_seconds": 20.0,
-    "gap_seconds": 900.0,
-    "ask_seconds": 120.0,
-    "session_seconds": 900.0,
-    "retention_seconds": 86400.0,
-    "tidy_seconds": 30.0,
+    "snapshot_seconds": (20.0, "computing after which a run is put on disk"),
+    "gap_seconds": (900.0, "how long an operation waits for one numbered before it"),
+    "ask_seconds": (120.0, "how long a sample is drawn that nobody asks for"),
+    "session_seconds": (900.0, "silence after which a client is taken for dead"),
+    "retention_seconds": (86400.0, "how long answers, and what ended sessions leave, are kept"),
+    "tidy_seconds": (30.0, "how often the engine looks what is due"),
 }
-"""The settings in seconds, with what they are when not given; `docs/engine.md` explains them."""
+"""The settings in seconds, with what they are when not given, and what they mean."""
+
+_PATIENCE = 20.0
+"""Seconds for which an engine that is ending may still hold the data directory."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ARGUMENTS name, and return the exit code."""
     options = _parser().parse_args(arguments)
+    # Until it serves there is nothing to end well, and an import may swallow what Python raises.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # A bar that is drawn while weights are read is no line of a log.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         logs.configure()
         if options.command == "models":
@@ -46,33 +56,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m dreadnode_engine", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="dn engine", description="Serve base models to clients of Tinker's protocol."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="answer the Tinker protocol over HTTP")
+    serve = commands.add_parser("serve", help="answer Tinker's protocol over HTTP")
     models = commands.add_parser("models", help="show which base models would be served")
     for command in (serve, models):
-        command.add_argument("--data-dir", type=Path, required=True)
-        command.add_argument("--model", action="append", default=[], metavar="ID=PATH")
-        command.add_argument("--stand-in", action=argparse.BooleanOptionalAction, default=True)
-        command.add_argument("--hf-cache", action=argparse.BooleanOptionalAction, default=True)
-    models.add_argument("--json", action="store_true")
-    serve.add_argument("--host", default="127.0.0.1")
-    serve.add_argument("--port", type=int, default=0)
-    serve.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    serve.add_argument("--dtype", choices=["float32", "bfloat16"], default=None)
-    serve.add_argument("--memory-gib", type=_positive, default=None)
-    serve.add_argument("--threads", type=int, default=None)
-    serve.add_argument("--gradient-checkpointing", action="store_true")
-    for name, seconds in _TIMES.items():
-        serve.add_argument(f"--{name.replace('_', '-')}", type=_positive, default=seconds)
+        _add_where(command)
+    models.add_argument("--json", action="store_true", help="for programs")
+    _add_serving(serve)
     return parser
 
 
+def _add_where(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--data-dir", type=Path, required=True, help="the folder that keeps everything")
+    named = "a base model: a folder with safetensors, or a GGUF file; may be repeated"
+    add("--model", action="append", default=[], metavar="ID=PATH", help=named)
+    flag = argparse.BooleanOptionalAction
+    add("--stand-in", action=flag, default=True, help="serve the small model of rehearsals")
+    add("--hf-cache", action=flag, default=True, help="serve what the Hugging Face cache holds")
+
+
+def _add_serving(serve: argparse.ArgumentParser) -> None:
+    add = serve.add_argument
+    add("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
+    add("--port", type=_port, default=0, help="the port; 0, the default, takes a free one")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="where to compute (%(default)s)")
+    dtype = "of the base weights (float32 on a CPU, bfloat16 on a GPU)"
+    add("--dtype", choices=["float32", "bfloat16"], default=None, help=dtype)
+    memory = "what may be filled of the device's memory (four fifths of what is free at start)"
+    add("--memory-gib", type=_positive, default=None, metavar="GIB", help=memory)
+    threads = "of PyTorch (as many as it chooses); another number gives other last bits"
+    add("--threads", type=_threads, default=None, metavar="N", help=threads)
+    checkpointing = "compute layers twice in training, and keep less in memory"
+    add("--gradient-checkpointing", action="store_true", help=checkpointing)
+    for name, (seconds, words) in _TIMES.items():
+        flag = f"--{name.replace('_', '-')}"
+        add(flag, type=_positive, default=seconds, metavar="S", help=f"{words} (%(default)g)")
+
+
 def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < 1e9:
-        raise ValueError
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1e9:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"`{text}` must be a number above 0")
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 10 and low <= int(text) <= high:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"`{text}` must be a whole number from {low} to {high}")
+
+
+def _port(text: str) -> int:
+    return _whole(text, 0, 65535)
+
+
+def _threads(text: str) -> int:
+    return _whole(text, 1, 1024)
 
 
 def _found(options: argparse.Namespace) -> dict[str, ServedModel]:
@@ -106,6 +149,7 @@ def _say(stream: TextIO, line: str) -> None:
 
 async def _serve(options: argparse.Namespace) -> int:
     models = _found(options)
+    lock = await _lock(options.data_dir)
     keyring = Keyring(master_key(options.data_dir))
     listening = _listen(options.host, options.port)
     # What computes is imported late: a wrong argument should not take seconds to be refused.
@@ -136,7 +180,27 @@ async def _serve(options: argparse.Namespace) -> int:
     ready = asyncio.create_task(_announce(server, listening))
     await server.serve(sockets=[listening])
     ready.cancel()
+    lock.close()
     return 0 if server.started else 1
+
+
+async def _lock(data_dir: Path) -> TextIO:
+    """Hold DATA_DIR until what is returned is closed: two engines would undo each other's work."""
+    lock = (data_dir / "engine.lock").open("a")
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                lock.close()
+                raise Refused(
+                    f"Another engine uses {data_dir}; stop that one, or choose another "
+                    "directory with `--data-dir`"
+                ) from None
+            await asyncio.sleep(0.1)
+        else:
+            return lock
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -44,12 +44,9 @@ from dreadnode_engine.records import (
 from dreadnode_engine.residency import Residency
 from dreadnode_engine.sample_lane import SampleLane
 from dreadnode_engine.sampling import parse, plan, with_seed
-from dreadnode_engine.validation import check_adamw, json_object, parse_body
+from dreadnode_engine.validation import MAX_SEQ, check_adamw, check_number, json_object, parse_body
 
 log = logging.getLogger(__name__)
-
-MAX_SEQ = 2**62
-"""Sequence numbers are below this."""
 
 
 class Engine(Context):
@@ -149,6 +146,7 @@ class Engine(Context):
     async def create_model(self, who: Principal, body: bytes) -> Request:
         """Make a run with a new adapter."""
         fields = parse_body(CreateModelRequest, body)
+        check_number("model_seq_id", fields.model_seq_id)
         session = self.session(who, fields.session_id)
         check_adamw(fields.optimizer_config.type)
         served = self.served(fields.base_model)
@@ -181,6 +179,7 @@ class Engine(Context):
         found = await self._loadable(who, fields)
         if fields.session_id is None or fields.model_seq_id is None:
             raise Refused("Name a session_id and a model_seq_id, or a model_id and a seq_id")
+        check_number("model_seq_id", fields.model_seq_id)
         session = self.session(who, fields.session_id)
         if fields.optimizer_config is not None:
             check_adamw(fields.optimizer_config.type)
@@ -255,6 +254,7 @@ class Engine(Context):
     async def create_sampler(self, who: Principal, body: bytes) -> Sampler:
         """Open a sampling session on a base model or on saved weights."""
         fields = parse_body(CreateSamplingSessionRequest, body)
+        check_number("sampling_session_seq_id", fields.sampling_session_seq_id)
         session = self.session(who, fields.session_id)
         weights = shape = None
         base_model = fields.base_model

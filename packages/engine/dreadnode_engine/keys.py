@@ -65,9 +65,9 @@ class Keyring:
 
     def opens(self, path: str, expires: str, signature: str, now: float) -> bool:
         """Whether SIGNATURE opens the file PATH at the time NOW."""
-        if not expires.isascii() or not expires.isdigit() or int(expires) <= now:
+        if not (expires.isascii() and expires.isdigit()) or float(expires) <= now:
             return False
-        expected = self.sign_path(path, int(expires))
+        expected = self._sign(f"file:{path}:{expires}")
         return hmac.compare_digest(signature.encode(), expected.encode())
 
     def _sign(self, text: str) -> str:

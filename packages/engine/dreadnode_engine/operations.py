@@ -37,7 +37,7 @@ from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.records import Checkpoint, Request, Run, Sampler
 from dreadnode_engine.runs import TrainingState, read_state, write_tensors
 from dreadnode_engine.training import Limits, check
-from dreadnode_engine.validation import parse_body
+from dreadnode_engine.validation import check_number, parse_body
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,8 @@ def save_weights_for_sampler(
         answer = _json(path=str(path), type="save_weights_for_sampler")
         return Outcome(answer, record=lambda db: records.replace(db, saved))
     number = fields.sampling_session_seq_id
+    if number is not None:
+        check_number("sampling_session_seq_id", number)
     # The engine's own numbering stays apart from that of samplers that the client makes.
     sampler_id = f"{run.session}:sample:{number if number is not None else f'r{request.seq}'}"
     folder = context.store.sampler(sampler_id)

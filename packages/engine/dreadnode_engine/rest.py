@@ -35,7 +35,7 @@ def _page(request: HttpRequest, limit: int) -> tuple[int, int]:
     values = []
     for name, default, most in (("limit", limit, 1000), ("offset", 0, 10**9)):
         text = request.query_params.get(name, str(default))
-        if not (text.isascii() and text.isdigit()) or int(text) > most:
+        if not (text.isascii() and text.isdigit() and len(text) < 20) or int(text) > most:
             raise Refused(f"`{name}` must be a whole number from 0 to {most}")
         values.append(int(text))
     return values[0], values[1]

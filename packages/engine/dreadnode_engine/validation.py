@@ -11,6 +11,9 @@ from dreadnode_engine.wire import MAX_BODY
 
 M = TypeVar("M", bound=BaseModel)
 
+MAX_SEQ = 2**62
+"""Sequence numbers are below this."""
+
 
 def parse_body(model: type[M], body: bytes) -> M:
     """Parse the JSON in BODY as MODEL, or raise `Refused`."""
@@ -66,3 +69,9 @@ def check_adamw(optimizer: str) -> None:
     """Refuse an optimizer that this engine does not have."""
     if optimizer != "adamw":
         raise Refused(f"This engine trains with AdamW; it has no optimizer `{optimizer}`")
+
+
+def check_number(name: str, number: int) -> None:
+    """Refuse a client's own NUMBER of a run or sampler that could not stand in its id."""
+    if not 0 <= number < MAX_SEQ:
+        raise Refused(f"The field `{name}` must be a whole number from 0 to {MAX_SEQ - 1}")

@@ -57,10 +57,7 @@ class Logprobs:
 def parse_forward_backward(body: bytes, encoding: str | None) -> pb.ForwardBackwardRequest:
     """Parse the body of a forward_backward request, or raise `Refused`."""
     if encoding == "zstd":
-        try:
-            body = zstandard.ZstdDecompressor().decompress(body, max_output_size=MAX_BODY)
-        except zstandard.ZstdError:
-            raise Refused("The body says it is zstd, and cannot be decompressed") from None
+        body = _decompressed(body)
     elif encoding not in (None, "identity"):
         raise Refused(f"The content encoding `{encoding}` is not served; send zstd or none")
     message = pb.ForwardBackwardRequest()
@@ -71,6 +68,17 @@ def parse_forward_backward(body: bytes, encoding: str | None) -> pb.ForwardBackw
     if not message.model_id:
         raise Refused("The request names no model_id")
     return message
+
+
+def _decompressed(body: bytes) -> bytes:
+    """Decompress BODY, unless it says of itself that it is larger than any body may be."""
+    try:
+        # A size that the frame names would go before the limit: a few bytes can name terabytes.
+        if zstandard.frame_content_size(body) > MAX_BODY:
+            raise Refused(f"The body is larger than {MAX_BODY // 2**20} MiB; send smaller batches")
+        return zstandard.ZstdDecompressor().decompress(body, max_output_size=MAX_BODY)
+    except zstandard.ZstdError:
+        raise Refused("The body says it is zstd, and cannot be decompressed") from None
 
 
 def canonical(message: pb.ForwardBackwardRequest) -> bytes:

@@ -87,6 +87,8 @@ def test_garbage_is_never_answered_with_a_5xx(http: httpx.Client, route: str) ->
         "training_runs?limit=-1",
         "training_runs?limit=many",
         "checkpoints?offset=99999999999999999999",
+        f"training_runs?limit={'9' * 5000}",
+        f"files/a/external_weights/b/adapter_config.json?expires={'9' * 5000}&signature=x",
         "training_runs/nobody",
         "training_runs/nobody/checkpoints",
         "training_runs/a/checkpoints/external_weights/..%2F..%2Fx/external_weights_urls",
@@ -328,10 +330,14 @@ def test_a_sequence_number_left_out_is_waited_for_and_one_repeated_is_done_once(
     assert [checkpoint["checkpoint_id"] for checkpoint in listed] == ["weights/b", "weights/a"]
 
 
+def _session(http: httpx.Client) -> str:
+    answer = http.post("create_session", json={"tags": [], "sdk_version": "x"})
+    return str(answer.json()["session_id"])
+
+
 def _run(http: httpx.Client) -> str:
-    session = http.post("create_session", json={"tags": [], "sdk_version": "x"}).json()
     body = {
-        "session_id": session["session_id"],
+        "session_id": _session(http),
         "model_seq_id": 0,
         "base_model": "tiny/llama",
         "lora_config": {"rank": 2},
@@ -397,6 +403,39 @@ def test_a_compressed_request_is_the_same_request(http: httpx.Client) -> None:
     small = _send(http, zstandard.ZstdCompressor().compress(whole), **{"Content-Encoding": "zstd"})
 
     assert plain.json() == small.json()
+
+
+def test_a_body_that_says_it_would_unpack_to_more_than_any_may_is_refused(
+    http: httpx.Client,
+) -> None:
+    import zstandard
+
+    small = zstandard.ZstdCompressor().compress(b"")
+    frame = bytearray(zstandard.ZstdCompressor().compress(bytes(2**17)))
+    # The two bits of the descriptor that say how wide the size is, and then the size: a terabyte.
+    frame[4:9] = bytes([frame[4] | 0xC0]) + (2**40).to_bytes(8, "little")
+
+    answers = [_send(http, bytes(body), **{"Content-Encoding": "zstd"}) for body in (small, frame)]
+
+    assert [answer.status_code for answer in answers] == [400, 400]
+    assert "larger than 256 MiB" in answers[1].json()["detail"]
+
+
+@pytest.mark.parametrize("number", [-1, 2**63, 10**300])
+def test_a_clients_own_numbers_of_runs_and_samplers_are_bounded(
+    http: httpx.Client, number: int
+) -> None:
+    session = _session(http)
+    named = {"session_id": session, "base_model": "tiny/llama"}
+
+    run = http.post("create_model", json={**named, "model_seq_id": number})
+    sampler = http.post(
+        "create_sampling_session", json={**named, "sampling_session_seq_id": number}
+    )
+
+    assert (run.status_code, sampler.status_code) == (400, 400)
+    assert "model_seq_id" in run.json()["detail"]
+    assert "sampling_session_seq_id" in sampler.json()["detail"]
 
 
 def test_sequence_numbers_out_of_range_are_refused(http: httpx.Client) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import tinker
 import torch
+from dreadnode_engine import __main__ as main
+from dreadnode_engine.errors import Refused
 from tinker import types
 
 KEY = "tml-master-key-of-the-tests"
@@ -262,3 +264,15 @@ def test_an_engine_ends_when_its_lifeline_is_let_go(start_engine: Callable[..., 
     engine.process.stdin.close()
 
     assert engine.process.wait(30) == 0
+
+
+async def test_two_engines_never_work_in_one_data_directory(
+    start_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = start_engine()
+    monkeypatch.setattr(main, "_PATIENCE", 0.0)
+
+    with pytest.raises(Refused, match="Another engine uses"):
+        await main._lock(engine.data_dir)
+    engine.kill()
+    (await main._lock(engine.data_dir)).close()

@@ -204,5 +204,15 @@ def test_what_keeps_the_engine_from_starting_is_one_sentence(
 
 
 def test_wrong_arguments_are_told_by_exit_code_2(tmp_path: Path) -> None:
+    wrong = [
+        ("--session-seconds", "-1"),
+        ("--memory-gib", "nan"),
+        ("--port", "65536"),
+        ("--threads", "0"),
+    ]
+
     assert run("serve").returncode == 2
-    assert run("serve", "--data-dir", str(tmp_path), "--session-seconds", "-1").returncode == 2
+    for flag, value in wrong:
+        answer = run("serve", "--data-dir", str(tmp_path), flag, value)
+        assert answer.returncode == 2
+        assert f"argument {flag}: `{value}` must be a" in answer.stderr
