@@ -17,10 +17,11 @@ from pathlib import Path
 
 from app import lifeline, logs, migrations, runners
 from app.auth.people import create_organization
-from app.auth.schemas import EMAIL, NEW_KEY, USERNAME
+from app.auth.schemas import EMAIL, NEW_KEY, ORGANIZATION_NAME, USERNAME
 from app.auth.service import create_first
 from app.db import Database
 from app.errors import ApiError
+from app.forms import words
 from app.jobs.dispatcher import Dispatcher, host_id
 from app.maintenance.background import beside
 from app.settings import Settings, SettingsError
@@ -88,9 +89,10 @@ async def _organization(settings: Settings, given: argparse.Namespace) -> int:
         (given.key, NEW_KEY),
         (given.username, USERNAME),
         (given.email, EMAIL),
+        (given.name or given.key, ORGANIZATION_NAME),
     ):
-        if not re.match(pattern, value):
-            raise SettingsError(f"`{value}` does not have the form that is needed here")
+        if not re.fullmatch(pattern, value) or value.endswith("\n"):
+            raise SettingsError(f"`{value}` cannot be taken: {words(pattern)}")
     database = Database(settings.database_url)
     try:
         await migrations.check(database)

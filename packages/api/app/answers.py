@@ -20,6 +20,7 @@ from app.errors import (
     plain,
     printable,
 )
+from app.forms import words
 
 log = logging.getLogger(__name__)
 
@@ -68,20 +69,25 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return answer(from_validation(error))
+        return answer(from_validation(error, request.headers.get("content-type", "")))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
         return answer(_from_http(request, error))
 
 
-def from_validation(error: RequestValidationError) -> ApiError:
-    """Return the refusal for a request that does not have the documented shape."""
+def from_validation(error: RequestValidationError, kind: str) -> ApiError:
+    """Return the refusal for a request that does not have the documented shape.
+
+    Args:
+        error: What is wrong.
+        kind: What the body was said to be. One that is not said to be JSON is not read as JSON.
+    """
     found = error.errors()
     if any(item["type"] == "json_invalid" for item in found):
         return Malformed("The body is not valid JSON; send one JSON object encoded as UTF-8")
     items = [
-        {"loc": _location(item["loc"]), "msg": _message(item), "type": item["type"]}
+        {"loc": _location(item["loc"]), "msg": _message(item, kind), "type": item["type"]}
         for item in found
     ]
     said = [f"`{'.'.join(str(p) for p in i['loc'][1:]) or i['loc'][0]}`: {i['msg']}" for i in items]
@@ -101,13 +107,29 @@ def _part(part: str | int) -> str | int:
     return part if isinstance(part, int) else printable(part)[:200]
 
 
-def _message(item: Mapping[str, Any]) -> str:
-    if item["type"] == "extra_forbidden":
+def _message(item: Mapping[str, Any], kind: str) -> str:
+    """Say what is wrong with a field; pydantic's own words where they are plain."""
+    what, context = item["type"], item.get("ctx") or {}
+    if what == "extra_forbidden":
         return "there is no such field; leave it out or mend its name"
-    if item["type"] == "missing":
+    if what == "missing":
         return "this field is required"
+    if what in ("model_attributes_type", "dict_type"):
+        if isinstance(item["input"], bytes):
+            return f"{_said(kind)}; send JSON as `Content-Type: application/json`"
+        return "give a JSON object"
+    if what == "string_pattern_mismatch":
+        return words(context["pattern"])
+    if what == "too_long" and isinstance(item["input"], str):
+        return f"give at most {context['max_length']:,} characters, not {len(item['input']):,}"
+    if what in ("too_short", "string_too_short") and not item["input"]:
+        return "this must not be empty"
     text = str(item["msg"]).removeprefix("Value error, ")
-    return text if item["type"] == "value_error" else text[:1].lower() + text[1:]
+    return text if what == "value_error" else text[:1].lower() + text[1:]
+
+
+def _said(kind: str) -> str:
+    return f"the body is said to be `{kind[:100]}`" if kind else "the body is not said to be JSON"
 
 
 def _allowed(request: Request) -> str:

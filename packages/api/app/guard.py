@@ -143,10 +143,9 @@ class Guard:
             return
         product, least = self._minimum
         match = _CLIENT.match(headers.get("user-agent", ""))
-        if match and match[1] == product and _version(match[2]) < least:
-            needed = ".".join(str(part) for part in least)
+        if match and match[1] == product and _version(match[2]) < _version(least):
             raise UpgradeRequired(
-                f"This server needs `{product}` {needed} or newer, and yours is {match[2]}; "
+                f"This server needs `{product}` {least} or newer, and yours is {match[2]}; "
                 "upgrade it with `pip install --upgrade dreadnode`"
             )
 
@@ -229,10 +228,14 @@ class Buckets:
             )
 
 
-def _minimum(text: str) -> tuple[str, tuple[int, ...]] | None:
+def _minimum(text: str) -> tuple[str, str] | None:
     match = _CLIENT.match(text)
-    return (match[1], _version(match[2])) if match else None
+    return (match[1], match[2]) if match else None
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part[:9]) for part in text.split("."))
+    """Return what versions are compared by; `2.1` and `2.1.0` are one version."""
+    numbers = [int(part[:9]) for part in text.split(".")]
+    while numbers[1:] and numbers[-1] == 0:
+        numbers.pop()
+    return tuple(numbers)

@@ -25,9 +25,12 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 
 
 class Request(BaseModel):
-    """What a client sends. A misspelt field is an error, not a default."""
+    """What a client sends. A misspelt field is an error, and a value of another type is too.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
+    Nothing is converted: as a learning rate `true` would be 1, and as a switch `"no"` is a slip.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

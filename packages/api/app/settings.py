@@ -1,6 +1,7 @@
 """Every setting of the service: read once from the environment, then passed down."""
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import make_url
+
+_CLIENT = re.compile(r"[A-Za-z][\w-]*/[0-9]+(\.[0-9]+)*")
 
 GIB = 1024**3
 MIB = 1024**2
@@ -149,6 +152,11 @@ class Settings:
             raise SettingsError("`DREADNODE_ON_STOP` must be `stop` or `leave`")
         if self.webhook_targets not in ("any", "public"):
             raise SettingsError("`DREADNODE_WEBHOOK_TARGETS` must be `any` or `public`")
+        if self.minimum_client and not _CLIENT.fullmatch(self.minimum_client):
+            raise SettingsError(
+                "`DREADNODE_MINIMUM_CLIENT` must be a name and a version, "
+                f"such as `dreadnode/0.2`, not `{self.minimum_client}`"
+            )
         for name in (
             "jobs_at_once_in_all",
             "log_days",

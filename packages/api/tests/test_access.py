@@ -29,6 +29,17 @@ SANDBOX = {
     ("POST", "/api/v1/org/{org}/ws/{ws}/training/jobs/{job_id}/progress"),
     ("PUT", "/api/v1/org/{org}/ws/{ws}/training/jobs/{job_id}/files/{path}"),
 }
+# Who belongs to the organization, and who else is told of its jobs.
+ADMIN = {
+    ("POST", "/api/v1/org/{org}/ws"),
+    ("POST", "/api/v1/org/{org}/members"),
+    ("PATCH", "/api/v1/org/{org}/members/{user_id}"),
+    ("DELETE", "/api/v1/org/{org}/members/{user_id}"),
+    ("GET", "/api/v1/org/{org}/ws/{ws}/webhooks"),
+    ("POST", "/api/v1/org/{org}/ws/{ws}/webhooks"),
+    ("DELETE", "/api/v1/org/{org}/ws/{ws}/webhooks/{webhook_id}"),
+    ("GET", "/api/v1/org/{org}/ws/{ws}/webhooks/{webhook_id}/deliveries"),
+}
 # The OCI distribution protocol, which the description leaves to its own specification.
 REGISTRY = {
     ("GET", "/api/v1/{org}/blobs/{digest}"),
@@ -139,6 +150,19 @@ async def test_every_route_that_changes_something_needs_a_member(api: Any) -> No
         assert refused.status_code == 403, (method, path, refused.text)
         assert refused.json()["type"] == "forbidden_error"
         assert re.search("needs the role `(member|admin)`", refused.json()["detail"])
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_member_may_do_all_but_what_needs_an_administrator(api: Any) -> None:
+    assert set(OPERATIONS) >= ADMIN
+    for method, path in OPERATIONS:
+        if (method, path) in SANDBOX:
+            continue
+        answer = await ask(api, method, path, "member")
+
+        assert (answer.status_code == 403) == ((method, path) in ADMIN), (method, path, answer.text)
+        if answer.status_code == 403:
+            assert "needs the role `admin`, and this API key has `member`" in answer.text
 
 
 async def test_no_route_refuses_an_administrator_but_those_of_the_sandbox(api: Any) -> None:

@@ -177,6 +177,16 @@ def test_every_operation_tells_its_failures_and_has_a_name_of_its_own(
             assert operation["security"], path
 
 
+def test_the_content_of_a_dataset_has_every_type_that_is_pushed(
+    description: dict[str, Any],
+) -> None:
+    path = "/api/v1/org/{org}/datasets/{name}/{version}"
+    pushed = description["paths"][path]["put"]["requestBody"]["content"]
+    answer = description["paths"][f"{path}/content"]["get"]["responses"]["200"]
+
+    assert answer["content"].keys() == pushed.keys() - {"multipart/form-data"}
+
+
 def bounded(shape: dict[str, Any]) -> bool:
     """Return whether values of this shape have a largest one, or a longest."""
     if "anyOf" in shape:

@@ -1,6 +1,7 @@
 """Every failure, expected or not, is answered in the documented envelope."""
 
 import asyncio
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -8,9 +9,11 @@ import httpx
 import pytest
 from app import errors
 from app.main import create_app
+from app.settings import Settings, SettingsError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 TYPES = {
     400: "invalid_error", 401: "authentication_error", 403: "forbidden_error",
     404: "not_found_error", 405: "invalid_error", 409: "conflict_error", 422: "validation_error",
@@ -90,8 +93,87 @@ async def test_a_body_of_another_shape_is_a_422_with_fields(api: Any, body: byte
     assert refused["errors"]
 
 
-async def test_a_body_without_its_type_is_a_422(api: Any) -> None:
-    check(await api("POST", api.jobs, content=b"{}", headers={"Content-Type": "text/plain"}), 422)
+@one_database
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("application/x-www-form-urlencoded", "said to be `application/x-www-form-urlencoded`"),
+        ("", "not said to be JSON"),
+    ],
+)
+async def test_a_body_that_is_not_said_to_be_json_is_a_422_that_names_the_header(
+    api: Any, kind: str, said: str
+) -> None:
+    for path in (api.jobs, "/org/acme/tokens"):
+        answer = await api("POST", path, content=b"{}", headers={"Content-Type": kind})
+
+        body = check(answer, 422)
+        advice = "send JSON as `Content-Type: application/json`"
+        assert body["detail"] == f"`body`: the body is {said}; {advice}"
+
+
+@one_database
+@pytest.mark.parametrize(
+    ("path", "body", "detail"),
+    [
+        ("/org/acme/tokens", [], "`body`: give a JSON object"),
+        ("/org/acme/tokens", {"name": ""}, "`name`: this must not be empty"),
+        ("/org/acme/tokens", {"name": "x" * 101}, "`name`: give at most 100 characters, not 101"),
+        (
+            "/org/acme/ws",
+            {"key": "Night_Shift"},
+            "`key`: give lower-case letters, digits and hyphens, at most 63, and no hyphen first",
+        ),
+        (
+            "/org/acme/members",
+            {"username": "ada", "email": "ada"},
+            "`email`: give one address, such as `ada@example.com`",
+        ),
+    ],
+)
+async def test_a_refusal_says_what_to_send_in_words_and_not_as_a_pattern(
+    api: Any, path: str, body: Any, detail: str
+) -> None:
+    assert check(await api("POST", path, json=body), 422)["detail"] == detail
+
+
+@one_database
+@pytest.mark.parametrize(
+    "slip",
+    [
+        {"learning_rate": True}, {"learning_rate": "1e-4"}, {"steps": "5"}, {"steps": True},
+        {"track": "tensorboard"}, {"train_on": 1}, {"shuffle": "no"}, {"shuffle": 0},
+    ],
+)  # fmt: skip
+async def test_a_value_of_another_type_is_refused_and_not_converted(
+    api: Any, slip: dict[str, Any]
+) -> None:
+    await api.push()
+    config = {"dataset_ref": {"name": "rows", "version": "1.0.0"}, **slip}
+    wish = {"model": "Qwen/Qwen3-8B", "trainer_type": "sft", "config": config}
+
+    body = check(await api("POST", api.jobs, json=wish), 422)
+
+    assert body["errors"][0]["loc"][:3] == ["body", "config", next(iter(slip))]
+    assert await api.count() == 0
+
+
+@one_database
+async def test_no_refusal_of_a_parameter_shows_a_pattern(api: Any) -> None:
+    paths = api.app.openapi()["paths"]
+    asked = 0
+    for path, methods in paths.items():
+        for name in re.findall(r"\{(\w+)", path):
+            if "get" not in methods or name in ("tinker_id", "path"):
+                continue
+            url = re.sub(r"\{(\w+)\}", lambda m, name=name: "~" if m[1] == name else "a", path)
+            answer = await api("GET", url.removeprefix("/api/v1"))
+
+            if answer.status_code == 422:
+                asked += 1
+                detail = check(answer, 422)["detail"]
+                assert "`: give " in detail, (path, name, detail)
+    assert asked > 20
 
 
 @pytest.mark.parametrize("told", [True, False])
@@ -138,6 +220,33 @@ async def test_a_client_below_the_minimum_is_told_to_upgrade(settings: Any) -> N
 
     assert "2.1.0" in body["detail"]
     assert [answer.status_code for answer in (*newer, other)] == [200] * 4
+
+
+@pytest.mark.parametrize(
+    ("least", "client", "status"),
+    [
+        ("dreadnode/2.0.0", "dreadnode/2", 200),
+        ("dreadnode/2", "dreadnode/2.0.0", 200),
+        ("dreadnode/2.10", "dreadnode/2.9", 426),
+    ],
+)
+async def test_versions_of_clients_are_compared_by_their_numbers(
+    settings: Any, least: str, client: str, status: int
+) -> None:
+    object.__setattr__(settings, "minimum_client", least)
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://api") as asking:
+        answer = await asking.get("/health/live", headers={"User-Agent": client})
+    await app.state.database.dispose()
+
+    assert answer.status_code == status
+
+
+@pytest.mark.parametrize("least", ["0.2", "dreadnode", "dreadnode/", "dreadnode/0.2rc1", "/1"])
+def test_a_minimum_that_would_let_everybody_in_is_refused(tmp_path: Any, least: str) -> None:
+    with pytest.raises(SettingsError, match="DREADNODE_MINIMUM_CLIENT"):
+        Settings(data_dir=tmp_path, minimum_client=least)
 
 
 async def test_one_credential_over_its_rate_waits_and_others_do_not(settings: Any) -> None:

@@ -149,12 +149,13 @@ async def test_whoever_runs_the_server_makes_organizations_beside_it(api: Any) -
     again = await asyncio.to_thread(run, api, "night-shift", *who)
     reserved = await asyncio.to_thread(run, api, "training", *who)
     odd = await asyncio.to_thread(run, api, "Night Shift", *who)
+    marked = await asyncio.to_thread(run, api, "day-shift", *who, "--name", "The [/day] shift")
     key = json.loads(made.stdout)["token"]
 
     assert made.returncode == 0, made.stderr
     assert (await api("GET", "/org/night-shift/ws/default", key=key)).status_code == 200
     assert (await api("GET", "/org/acme", key=key)).status_code == 404
-    for refused in (again, reserved, odd):
+    for refused in (again, reserved, odd, marked):
         assert refused.returncode == 1
         assert refused.stderr.startswith("error: ")
 

@@ -54,8 +54,15 @@ def read(path: Path) -> Draft:
     agents = sorted(each for each in (path / "agents").glob("*") if each.suffix in _SUFFIXES)
     if not agents:
         raise UnusableFile(f"{path} holds no prompt: add one as agents/NAME.md")
-    named = [each for each in agents if each.stem == told.get("entry_agent")]
-    prompt = _prompt((named or agents)[0])
+    entry = told.get("entry_agent", agents[0].stem)
+    named = [each for each in agents if each.stem == entry]
+    if not named:
+        known = ", ".join(f"`{each.stem}`" for each in agents)
+        raise UnusableFile(
+            f"{path / MANIFEST} names the entry agent `{entry}`, which has no file in agents/; "
+            f"there are: {known}"
+        )
+    prompt = _prompt(named[0])
     return Draft(prompt, told.get("name"), told.get("version"), told.get("description"))
 
 

@@ -10,6 +10,8 @@ RoleWord = Literal["reader", "member", "admin"]
 NEW_KEY = r"^[a-z0-9][a-z0-9-]{0,62}$"
 USERNAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 EMAIL = r"^[A-Za-z0-9.!#$%&'*+/=?^_{|}~-]+@[A-Za-z0-9][A-Za-z0-9.-]*$"
+# Clients show it, and read square brackets as markup.
+ORGANIZATION_NAME = r"^[^\[\]\x00-\x1f\x7f]{1,200}$"
 NameText = Annotated[Unmarked, Field(max_length=200)]
 TokenName = Annotated[Unmarked, Field(max_length=100)]
 

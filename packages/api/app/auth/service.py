@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth import tokens
@@ -108,15 +108,8 @@ async def _find_member(session: AsyncSession, org_id: str, username: str) -> Mem
 
 async def list_tokens(session: AsyncSession, caller: Caller) -> Sequence[tuple[Token, str]]:
     """Return keys with their owners' names, newest first: all for an admin, else one's own."""
-    statement = (
-        select(Token, User.username)
-        .join(User, User.id == Token.user_id)
-        .where(Token.org_id == caller.org_id)
-        .order_by(Token.id.desc())
-    )
-    if caller.role != Role.ADMIN:
-        statement = statement.where(Token.user_id == caller.user_id)
-    return [(token, username) for token, username in await session.execute(statement)]
+    found = await session.execute(_seen_by(caller).order_by(Token.id.desc()))
+    return [(token, username) for token, username in found]
 
 
 async def revoke_token(session: AsyncSession, caller: Caller, token_id: str) -> tuple[Token, str]:
@@ -125,8 +118,21 @@ async def revoke_token(session: AsyncSession, caller: Caller, token_id: str) -> 
     Raises:
         NotFound: there is no such key, or it is another's and the caller no administrator.
     """
-    for token, username in await list_tokens(session, caller):
-        if token.id == token_id:
-            token.revoked_at = token.revoked_at or now()
-            return token, username
-    raise NotFound(f"There is no API key with the id `{token_id}` that you may revoke")
+    found = (await session.execute(_seen_by(caller).where(Token.id == token_id))).one_or_none()
+    if found is None:
+        raise NotFound(f"There is no API key with the id `{token_id}` that you may revoke")
+    token, username = found
+    token.revoked_at = token.revoked_at or now()
+    return token, username
+
+
+def _seen_by(caller: Caller) -> Select[Token, str]:
+    """Select the keys that a caller may see, with their owners' names."""
+    statement = (
+        select(Token, User.username)
+        .join(User, User.id == Token.user_id)
+        .where(Token.org_id == caller.org_id)
+    )
+    if caller.role != Role.ADMIN:
+        statement = statement.where(Token.user_id == caller.user_id)
+    return statement

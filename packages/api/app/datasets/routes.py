@@ -136,7 +136,7 @@ async def get_dataset_version(
 @router.get(
     "/{name}/{version}/content",
     response_class=FileResponse,
-    responses={200: {"content": {"application/x-ndjson": {}}, "description": "The rows"}},
+    responses={200: {"content": {each: {} for each in MEDIA_TYPES}, "description": "The rows"}},
 )
 async def get_content(
     org: OrgKey,

@@ -1,5 +1,7 @@
 """What the routes of webhooks take and give."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from app.jobs.tables import Status
@@ -12,7 +14,8 @@ class WebhookRequest(Request):
     url: str = Field(
         min_length=1, max_length=2000, description="`https://…`, or `http://127.0.0.1…`"
     )
-    statuses: list[Status] = Field(
+    # A state is written as text, which a strict model would not make one of.
+    statuses: list[Annotated[Status, Field(strict=False)]] = Field(
         default=[], max_length=5, description="The states to be told of; empty means all"
     )
 

@@ -14,7 +14,11 @@ from dreadnode.cli.views import when
 if TYPE_CHECKING:
     from dreadnode.wire import Capability
 
-app = App(name="capability", help="Store system prompts by name and version, for jobs to use.")
+app = App(
+    name="capability",
+    help="Store system prompts by name and version, for jobs to use.",
+    version_flags=[],
+)
 
 
 def _ref(capability: Capability) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
 
-app = App(name="dataset", help="Store datasets and look at them.")
+app = App(name="dataset", help="Store datasets and look at them.", version_flags=[])
 
 
 @app.command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -37,10 +38,11 @@ def login(
 
     if common.profile:
         raise InputError("`--profile` chooses a saved profile; `--save-as` names the new one")
-    if not common.server:
+    server = common.server or os.environ.get("DREADNODE_SERVER")
+    if not server:
         raise InputError("say which server with `--server`, for instance http://127.0.0.1:8799")
     saved = Profiles.load()
-    url = server_url(common.server)
+    url = server_url(server)
     common = replace(common, server=url, api_key=key or common.api_key or _ask_for_key(url))
     with common.client(scoped=False) as client:
         user = client.get_user()

@@ -12,8 +12,12 @@ from dreadnode.cli.output import Column, say
 
 Role = Literal["reader", "member", "admin"]
 
-app = App(name="member", help="Say who belongs to the organization, and what they may do.")
-workspaces = App(name="workspace", help="Make workspaces and list them.")
+app = App(
+    name="member",
+    help="Say who belongs to the organization, and what they may do.",
+    version_flags=[],
+)
+workspaces = App(name="workspace", help="Make workspaces and list them.", version_flags=[])
 
 MEMBERS: tuple[Column, ...] = (
     ("user", lambda member: member.username),

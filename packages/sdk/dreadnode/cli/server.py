@@ -15,7 +15,7 @@ from dreadnode.cli.output import Output, count, hint, say
 from dreadnode.cli.serve import default_data_dir
 from dreadnode.errors import ServeError
 
-app = App(name="server", help="Look after a server, on its own machine.")
+app = App(name="server", help="Look after a server, on its own machine.", version_flags=[])
 
 
 @app.command

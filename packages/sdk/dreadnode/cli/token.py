@@ -11,7 +11,7 @@ from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, say
 from dreadnode.errors import InputError
 
-app = App(name="token", help="Make keys, list and revoke them.")
+app = App(name="token", help="Make keys, list and revoke them.", version_flags=[])
 
 TOKENS: tuple[Column, ...] = (
     ("id", lambda token: token.id),

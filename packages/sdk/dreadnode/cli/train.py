@@ -9,7 +9,11 @@ SUBMIT = Group("Submit", sort_key=2)
 FOLLOW = Group("Follow", sort_key=3)
 KEEP = Group("Keep", sort_key=4)
 
-app = App(name="train", help="Choose a base model, submit training jobs and follow them.")
+app = App(
+    name="train",
+    help="Choose a base model, submit training jobs and follow them.",
+    version_flags=[],
+)
 for _name, _target, _group in (
     ("catalog", "catalog:catalog", CHOOSE),
     ("sft", "submit:sft", SUBMIT),

@@ -10,7 +10,7 @@ from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, hint, say
 
-app = App(name="webhook", help="Have another service told of jobs.")
+app = App(name="webhook", help="Have another service told of jobs.", version_flags=[])
 
 Webhook = Annotated[str, Parameter(help="The webhook's id: see `dn webhook list`.")]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]

@@ -163,6 +163,29 @@ def test_a_manifest_that_is_none_is_refused(dn: Dn, manifest: str) -> None:
     assert "capability.yaml" in dn("capability push desk")
 
 
+def test_an_entry_agent_without_a_file_is_refused_and_not_replaced(
+    dn: Dn, sent: list[httpx.Request]
+) -> None:
+    folder("name: harbour\nversion: 0.1.0\nentry_agent: c\n", a="first", b="second")
+
+    said = dn("capability push desk")
+
+    assert said.startswith("exit: 1")
+    assert "names the entry agent `c`, which has no file in agents/; there are: `a`, `b`" in said
+    assert sent == []
+
+
+@pytest.mark.parametrize("command", ["capability push prompt.md", "dataset push rows.jsonl"])
+def test_a_version_given_as_a_flag_is_refused_and_not_taken_for_a_question(
+    dn: Dn, sent: list[httpx.Request], command: str
+) -> None:
+    said = dn(f"{command} --version 1.0.0")
+
+    assert said.startswith("exit: 2")
+    assert "Unknown option: --version" in said
+    assert sent == []
+
+
 def test_a_job_names_its_capability(dn: Dn, sent: list[httpx.Request]) -> None:
     dn("train sft --model Qwen/Qwen3-8B --dataset a@1 --capability harbour@1.0.0")
 

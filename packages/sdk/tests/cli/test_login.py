@@ -76,6 +76,16 @@ hint: `dn login` saves a key; `dn whoami` tells which one is used
         assert dn("login --server http://server.test").startswith("exit: 0")
         assert Profiles.load().get("server.test").api_key == "dn_test"
 
+    def test_a_login_takes_the_server_that_the_environment_names(
+        self, dn: Dn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("DREADNODE_SERVER", "http://server.test")
+
+        assert dn("login dn_test --save-as work").startswith("exit: 0")
+
+        work = Profiles.load().get("work")
+        assert (work.url, work.api_key) == ("http://server.test", "dn_test")
+
     def test_a_login_needs_a_server_and_a_key(
         self, dn: Dn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
