@@ -45,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
+        await app.state.exports.close()
         await app.state.talks.close()
         await engine.close()
         await app.state.authenticator.close()

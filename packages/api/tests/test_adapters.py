@@ -314,7 +314,19 @@ async def test_an_export_ends_when_whoever_waits_for_it_hangs_up(api: Any) -> No
 
     await until(lambda: not processes())
     assert left_behind(api) == []
-    assert api.app.state.exports._asked == 0
+
+
+@ON_SQLITE
+async def test_a_server_that_ends_leaves_nothing_of_an_export(api: Any) -> None:
+    job, _ = await running(api, "hang-1")
+    asked = asyncio.create_task(export(api, job, "hang-1"))
+    await until(lambda: len(processes()) == 2)
+
+    await api.app.state.exports.close()
+
+    await asyncio.gather(asked, return_exceptions=True)
+    await until(lambda: not processes())
+    assert left_behind(api) == []
 
 
 @ON_SQLITE

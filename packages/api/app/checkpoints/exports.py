@@ -41,7 +41,7 @@ class Exports:
         self._database = database
         self._store = store
         self._room = asyncio.Semaphore(settings.exports_at_once)
-        self._asked = 0
+        self._under_way: set[asyncio.Task[Any] | None] = set()
         # One export of a checkpoint at a time: whoever waits for it finds what it has made.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -56,12 +56,14 @@ class Exports:
             Malformed: the job's files would be too many, or too large.
             ExportFailed: the process failed.
         """
-        if self._asked >= self._settings.exports_at_once + WAITING:
+        if len(self._under_way) >= self._settings.exports_at_once + WAITING:
             raise TooManyRequests(
-                f"{self._asked} exports are under way or wait for their turn; try again later",
+                f"{len(self._under_way)} exports are under way or wait for their turn; try again "
+                "in a minute",
                 headers={"Retry-After": str(RETRY_SECONDS)},
             )
-        self._asked += 1
+        task = asyncio.current_task()
+        self._under_way.add(task)
         turn = self._turns.setdefault(checkpoint.path, asyncio.Lock())
         try:
             async with asyncio.timeout(self._settings.export_timeout), turn:
@@ -79,7 +81,14 @@ class Exports:
                 "raise `DREADNODE_EXPORT_TIMEOUT` on the server"
             ) from None
         finally:
-            self._asked -= 1
+            self._under_way.discard(task)
+
+    async def close(self) -> None:
+        """End what is under way, and leave nothing of it."""
+        ending = [task for task in self._under_way if task is not None]
+        for task in ending:
+            task.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
 
     async def _make(self, job: Job, checkpoint: Checkpoint) -> Sequence[JobFile]:
         with self._store.fresh_folder() as folder:
