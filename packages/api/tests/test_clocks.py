@@ -23,12 +23,14 @@ class Machine:
     def __init__(self) -> None:
         self.alive: set[tuple[str, int]] = set()
         self.started: list[tuple[str, int]] = []
+        self.looked_at_lately = True
 
     async def start(self, sandbox: Sandbox) -> None:
         self.started.append((sandbox.job_id, sandbox.attempt))
         self.alive.add(self.started[-1])
 
     async def state(self, job_id: str, attempt: int) -> State:
+        self.looked_at_lately = True
         return Running() if (job_id, attempt) in self.alive else Exited(0)
 
     async def attend(self, job_id: str, attempt: int) -> None: ...
@@ -103,6 +105,30 @@ async def test_a_clock_that_is_set_back_an_hour_keeps_no_job_of_a_dead_dispatche
     async with dispatching(api, there, "there"):
         # Nothing of it is here, so it is settled and not left to a lease of an hour.
         await until(api, job, status="failed", error_code="ended_without_report")
+
+
+@pytest.mark.parametrize("is_over", [True, False], ids=["attempt over", "attempt adopted"])
+async def test_who_lost_a_lease_kills_a_sandbox_only_if_its_attempt_is_over(
+    api: Any, job: str, is_over: bool
+) -> None:
+    here = Machine()
+    async with dispatching(api, here, "here"):
+        await until(api, job, status="running")
+        async with asyncio.timeout(10):
+            while here.alive != {(job, 1)}:
+                await asyncio.sleep(0.02)
+
+        async with api.database.writing() as session:
+            held = await session.get_one(Job, job)
+            held.lease, held.host = "of another", "there"
+            held.lease_until = await clock(session) + HOUR
+            held.attempt += is_over
+        async with asyncio.timeout(10):
+            while here.looked_at_lately and (job, 1) in here.alive:
+                here.looked_at_lately = False
+                await asyncio.sleep(4 * api.settings.poll_seconds)
+
+        assert here.alive == (set() if is_over else {(job, 1)})
 
 
 async def test_an_attempt_put_off_before_the_clock_was_set_back_does_not_wait_an_hour(

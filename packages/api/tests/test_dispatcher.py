@@ -219,6 +219,23 @@ async def test_told_to_stop_a_dispatcher_stops_its_sandboxes_and_queues_their_jo
     assert (await service.ended(job["id"]))["attempt"] == 2
 
 
+async def test_told_to_stop_and_leave_a_dispatcher_leaves_its_sandboxes_to_the_next(
+    service: Any,
+) -> None:
+    object.__setattr__(service.api.settings, "on_stop", "leave")
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish("well", seconds=0.1, steps=20))
+    await service.until(job["id"], lambda j: bool(j.get("progress")))
+
+    service.send("dispatch", signal.SIGTERM)
+
+    assert service.processes["dispatch"][-1].returncode == 0
+    assert service.sandboxes()
+    service.start("dispatch")
+    assert (await service.ended(job["id"]))["attempt"] == 1
+
+
 async def test_with_its_lifeline_cut_a_dispatcher_leaves_its_sandboxes_to_the_next(
     service: Any,
 ) -> None:

@@ -1,7 +1,7 @@
 """A runner that cannot be asked: nothing is concluded from silence."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -131,3 +131,35 @@ async def test_a_dispatcher_that_is_told_to_end_does_not_wait_for_ever_for_its_r
     async with dispatching(api, cluster):
         cluster.ends[job["id"], 1] = Exited(1)
         await until(api, job["id"], status="failed", attempt=1)
+
+
+async def test_a_sandbox_that_was_being_started_when_the_dispatcher_was_told_to_end_is_stopped(
+    api: Any, job: dict[str, Any]
+) -> None:
+    cluster = Cluster()
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow_start(sandbox: Sandbox) -> None:
+        begun.set()
+        await go_on.wait()
+        cluster.started.append((sandbox.job_id, sandbox.attempt))
+
+    cluster.start = slow_start  # type: ignore[method-assign]
+    cluster.stop = stop_what_is_there(cluster)  # type: ignore[method-assign]
+    async with dispatching(api, cluster), asyncio.timeout(10):
+        await begun.wait()
+        asyncio.get_running_loop().call_later(0.3, go_on.set)
+
+    assert cluster.ends == {(job["id"], 1): Exited(-15, "stopped")}
+    left = (await api("GET", f"{api.jobs}/{job['id']}")).json()
+    assert (left["status"], left["attempt"]) == ("queued", 1)
+
+
+def stop_what_is_there(cluster: Cluster) -> Callable[[str, int], Awaitable[None]]:
+    """Return a `stop` that, as the real ones, does nothing to what is not started yet."""
+
+    async def stop(job_id: str, attempt: int) -> None:
+        if (job_id, attempt) in cluster.started:
+            cluster.ends[job_id, attempt] = Exited(-15, "stopped")
+
+    return stop

@@ -23,7 +23,7 @@ from app.jobs import queue
 from app.jobs.endings import settle
 from app.jobs.queue import Lease, LeaseLost, News
 from app.jobs.records import set_phase
-from app.jobs.tables import ENDED, Job
+from app.jobs.tables import ENDED, Job, Status
 from app.runners.sandbox import Exited, Limits, Lost, Runner, RunnerAway, Running, Sandbox
 from app.settings import Settings
 from app.training import tracking
@@ -92,8 +92,6 @@ class Dispatcher:
 
     async def _renew(self) -> None:
         watched = list(self._watched.values())
-        for each in watched:
-            await self._runner.attend(each.lease.job_id, each.lease.attempt)
         if not watched:
             return
         async with self._database.writing() as session:
@@ -103,6 +101,10 @@ class Dispatcher:
         for each in watched:
             each.news = news.get(each.lease.token)
             each.lost = each.news is None
+        # After it, so that a folder that cannot be written costs no lease.
+        for each in watched:
+            if not each.lost:
+                await self._runner.attend(each.lease.job_id, each.lease.attempt)
 
     async def _adopt(self) -> None:
         """Take over what others have let go of; it is only read while there is nothing."""
@@ -169,13 +171,32 @@ class Dispatcher:
         try:
             if sandbox is not None:
                 await self._start(watched, sandbox)
+                if watched.told_to_stop:
+                    # While it was being started it could not hear of that.
+                    with contextlib.suppress(RunnerAway):
+                        await self._runner.stop(lease.job_id, lease.attempt)
             await self._wait_for_end(watched)
         except LeaseLost:
             log.warning("job %s was taken over; leaving it alone", lease.job_id)
+            await self._end_superseded(lease)
         except Exception:
             log.exception("job %s stopped; it is taken up again when its lease ends", lease.job_id)
         finally:
             del self._watched[lease.token]
+
+    async def _end_superseded(self, lease: Lease) -> None:
+        """Kill the sandbox of an attempt that is over for everybody, so that none runs beside it.
+
+        Whoever took the lease over may have adopted this very sandbox; then it is theirs.
+        """
+        try:
+            async with self._database.reading() as session:
+                job = await session.get_one(Job, lease.job_id)
+            if job.attempt > lease.attempt or job.status == Status.QUEUED:
+                await self._runner.kill(lease.job_id, lease.attempt)
+        except Exception:
+            # Its key is revoked, so it ends by itself at its next word.
+            log.exception("what is left of job %s here cannot be ended", lease.job_id)
 
     async def _start(self, watched: Watched, sandbox: Sandbox) -> None:
         """Start a sandbox; while the runner is away, only asking again tells what became of it."""

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from app.settings import Settings
 
 START_SECONDS = 30.0
 TAIL_BYTES = 64 * 1024
+# How often to look for processes that others start while they are being killed.
+PASSES = 100
 
 
 def create(settings: Settings) -> "SubprocessRunner":
@@ -107,11 +110,14 @@ class SubprocessRunner:
         sandbox = _read(folder / "sandbox.json")
         if sandbox is not None and _lives(sandbox):
             _signal(-int(sandbox["pid"]), signal.SIGKILL)
+        _end_left(folder)
         return Lost()
 
     async def attend(self, job_id: str, attempt: int) -> None:
         """Say that somebody still looks after a sandbox."""
-        (self._of(job_id, attempt) / "attended").touch()
+        # Without a folder it is not started yet, or was started on another machine.
+        with contextlib.suppress(FileNotFoundError):
+            (self._of(job_id, attempt) / "attended").touch()
 
     async def stop(self, job_id: str, attempt: int) -> None:
         """Ask a sandbox to save and stop; it is killed after its grace period."""
@@ -153,6 +159,32 @@ def _lives(known: dict[str, Any]) -> bool:
     return known.get("identity") is not None and (
         warden.identity(int(known["pid"])) == known["identity"]
     )
+
+
+def _end_left(folder: Path) -> None:
+    """Kill what a sandbox has started and its warden, killed itself, could not end.
+
+    Nothing ties these processes to the sandbox any more but the home that it handed on to them.
+    """
+    home = f"={folder / 'work'}".encode()
+    for _ in range(PASSES):
+        left = [
+            int(path.parent.name)
+            for path in warden.PROC.glob("[0-9]*/environ")
+            if _holds(path, home)
+        ]
+        for pid in left:
+            _signal(pid, signal.SIGKILL)
+        if not left:
+            return
+        time.sleep(0.01)
+
+
+def _holds(environ: Path, value: bytes) -> bool:
+    try:
+        return any(each.endswith(value) for each in environ.read_bytes().split(b"\0"))
+    except OSError:
+        return False  # It has ended, or is somebody else's.
 
 
 def _signal(pid: int, number: int) -> None:

@@ -1,0 +1,84 @@
+"""Sandboxes as processes: what the subprocess runner promises when something of it is killed."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from app.runners import subprocess
+from app.runners.sandbox import Limits, Lost, Sandbox
+
+LIMITS = Limits(
+    memory_bytes=2**31,
+    cpu_seconds=60,
+    wall_seconds=60,
+    open_files=256,
+    processes=64,
+    disk_bytes=2**30,
+    output_bytes=2**20,
+)
+# A sandbox that has started two processes, one of which leads a session of its own.
+FAMILY = """
+import subprocess, sys, time
+from pathlib import Path
+for alone in (False, True):
+    child = [sys.executable, "-c", "import time; time.sleep(600)"]
+    subprocess.Popen(child, start_new_session=alone)
+Path("ready").touch()
+time.sleep(600)
+"""
+
+
+def living(folder: Path) -> list[int]:
+    """Return the processes that work below FOLDER; one that has ended has no folder any more."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cwd().startswith(str(folder)):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+async def test_when_a_warden_is_killed_nothing_of_its_sandbox_is_left_to_be_lost(
+    tmp_path: Path,
+) -> None:
+    runner = subprocess.SubprocessRunner(tmp_path)
+    command = (sys.executable, "-c", FAMILY)
+    await runner.start(Sandbox("job", 1, command, {"PATH": os.environ["PATH"]}, LIMITS, 2.0, 60.0))
+    async with asyncio.timeout(20):
+        while not (tmp_path / "job/1/work/ready").exists():
+            await asyncio.sleep(0.02)
+    assert len(living(tmp_path / "job/1/work")) == 3
+
+    warden = subprocess._read(tmp_path / "job/1/warden.json")
+    assert warden is not None
+    os.kill(int(warden["pid"]), signal.SIGKILL)
+
+    async with asyncio.timeout(20):
+        while not isinstance(await runner.state("job", 1), Lost):
+            await asyncio.sleep(0.02)
+        while living(tmp_path):
+            await asyncio.sleep(0.02)
+
+
+async def test_attending_to_what_is_not_started_yet_is_no_fault(tmp_path: Path) -> None:
+    runner = subprocess.SubprocessRunner(tmp_path)
+
+    await runner.attend("job", 1)
+
+    assert not (tmp_path / "job").exists()
+
+
+async def test_a_folder_that_cannot_be_written_is_told_where_it_is_attended_to(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "job").write_text("a file where a folder should be")
+    runner = subprocess.SubprocessRunner(tmp_path)
+
+    with pytest.raises(OSError, match="job"):
+        await runner.attend("job", 1)
