@@ -1,5 +1,6 @@
 """Every setting of the service: read once from the environment, then passed down."""
 
+import math
 import os
 import re
 import sys
@@ -21,6 +22,23 @@ TRACKER_NAMES = (
 )
 
 SECRET_TRACKER_NAMES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "WANDB_API_KEY")
+
+COUNTED = frozenset(
+    {
+        *("jobs_at_once", "jobs_at_once_per_workspace", "attempts"),
+        *("preflight_at_once", "chats_at_once", "exports_at_once"),
+    }
+)
+# Where nothing means no limit, for ever, or at once.
+MAY_BE_ZERO = frozenset(
+    {
+        *("jobs_at_once_in_all", "rate_limit", "checkpoints_kept", "checkpoint_days"),
+        *("log_days", "sandbox_days", "idempotency_days", "delivery_days", "upload_days"),
+        *("retry_seconds", "webhook_retry_seconds", "webhook_give_up_seconds"),
+        *("cancel_grace_seconds", "stop_grace_seconds"),
+        *("engine_cache_seconds", "chat_idle_seconds", "ray_cpus"),
+    }
+)
 
 
 class SettingsError(Exception):
@@ -157,28 +175,15 @@ class Settings:
                 "`DREADNODE_MINIMUM_CLIENT` must be a name and a version, "
                 f"such as `dreadnode/0.2`, not `{self.minimum_client}`"
             )
-        for name in (
-            "jobs_at_once_in_all",
-            "log_days",
-            "sandbox_days",
-            "idempotency_days",
-            "delivery_days",
-            "upload_days",
-            "checkpoints_kept",
-            "checkpoint_days",
-        ):
-            if getattr(self, name) < 0:
-                raise SettingsError(f"`DREADNODE_{name.upper()}` must not be negative")
-        for name in (
-            "jobs_at_once",
-            "jobs_at_once_per_workspace",
-            "attempts",
-            "preflight_at_once",
-            "chats_at_once",
-            "exports_at_once",
-        ):
-            if getattr(self, name) < 1:
-                raise SettingsError(f"`DREADNODE_{name.upper()}` must be at least 1")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                _check_number(each.name, value)
+        if self.lease_seconds < 3 * self.poll_seconds:
+            # It is renewed between two looks at the queue, and must outlast a slow one.
+            raise SettingsError(
+                "`DREADNODE_LEASE_SECONDS` must be at least three times `DREADNODE_POLL_SECONDS`"
+            )
 
     @property
     def engine_api_key(self) -> str:
@@ -218,6 +223,17 @@ class Settings:
         if "data_dir" not in values:
             raise SettingsError("Set `DREADNODE_DATA_DIR` to the folder that keeps the data")
         return cls(**values)
+
+
+def _check_number(name: str, value: float) -> None:
+    if not math.isfinite(value):
+        raise SettingsError(f"`DREADNODE_{name.upper()}` must be a finite number, not `{value}`")
+    if value < 0:
+        raise SettingsError(f"`DREADNODE_{name.upper()}` must not be negative")
+    if name in COUNTED and value < 1:
+        raise SettingsError(f"`DREADNODE_{name.upper()}` must be at least 1")
+    if value == 0 and name not in MAY_BE_ZERO:
+        raise SettingsError(f"`DREADNODE_{name.upper()}` must be more than 0")
 
 
 def _parse(name: str, text: str, kind: Any) -> Any:
