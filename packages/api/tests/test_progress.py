@@ -300,6 +300,21 @@ async def test_a_retry_names_the_job_it_repeats_and_keeps_its_checkpoints(
     assert (await api("GET", f"{api.jobs}/{job['id']}")).json()["metrics"]["steps"] == [1]
 
 
+async def test_a_retry_that_is_sent_again_with_its_key_gives_back_the_first_one(
+    api: Any, told: Any
+) -> None:
+    await told("training_error", error="no", data={"code": "diverged", "fault": "job"})
+    path, key = f"{api.jobs}/{told.job}/retry", {"Idempotency-Key": "once"}
+
+    answers = await asyncio.gather(*(api("POST", path, headers=key) for _ in range(3)))
+    other = await api("POST", f"{api.jobs}/{answers[0].json()['id']}/retry", headers=key)
+
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 201]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert await api.count() == 2
+    assert (other.status_code, other.json()["type"]) == (409, "conflict_error")
+
+
 async def test_a_job_whose_model_the_engine_lost_cannot_be_repeated(
     api: Any, told: Any, engine: Any
 ) -> None:

@@ -144,9 +144,14 @@ async def test_a_broken_connection_is_tried_again_where_that_is_safe(
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
 
     api.failures = [httpx.ReadError("dropped")]
+    await client.retry_training_job("job-1")
+    first, second = api.requests[2:]
+    assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+
+    api.failures = [httpx.ReadError("dropped")]
     with pytest.raises(ConnectionFailed):
-        await client.retry_training_job("job-1")
-    assert api.asked.count("POST /org/main/ws/default/training/jobs/job-1/retry") == 1
+        await client.cancel_training_job("job-1")
+    assert api.asked.count("POST /org/main/ws/default/training/jobs/job-1/cancel") == 1
 
 
 async def test_a_request_that_never_left_is_always_tried_again(client: Both, api: Any) -> None:

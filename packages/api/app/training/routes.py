@@ -110,12 +110,24 @@ async def cancel_training_job(place: Member, job_id: JobId, session: WriteSessio
     return job_view(job, await service.creator(session, job))
 
 
-@router.post("/{job_id}/retry", status_code=201)
+@router.post(
+    "/{job_id}/retry",
+    status_code=201,
+    responses={200: {"model": TrainingJob, "description": "The job of this idempotency key"}},
+)
 async def retry_training_job(
-    place: Member, job_id: JobId, database: InDatabase, engine: InEngine
+    place: Member,
+    job_id: JobId,
+    response: Response,
+    database: InDatabase,
+    engine: InEngine,
+    idempotency_key: IdempotencyKey = None,
 ) -> TrainingJob:
     """Queue a new job that repeats this one from its newest checkpoint."""
-    job = await service.retry_job(place, job_id, database=database, engine=engine)
+    job, new = await service.retry_job(
+        place, job_id, idempotency_key, database=database, engine=engine
+    )
+    response.status_code = 201 if new else 200
     async with database.reading() as session:
         return job_view(job, await service.creator(session, job))
 

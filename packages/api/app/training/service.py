@@ -262,19 +262,33 @@ async def cancel_job(session: AsyncSession, workspace_id: str, job_id: str) -> J
     return job
 
 
-async def retry_job(place: Place, job_id: str, *, database: Database, engine: Engine) -> Job:
-    """Queue a new job that repeats an ended one and goes on from its newest checkpoint.
+async def retry_job(
+    place: Place, job_id: str, key: str | None, *, database: Database, engine: Engine
+) -> tuple[Job, bool]:
+    """Return a new queued job that repeats an ended one, or that of the same key, and which.
+
+    It goes on from the newest checkpoint of the job that it repeats.
 
     Raises:
-        Conflict: the job has not ended, or is complete.
+        Conflict: the job has not ended, or is complete, or the key was used for something else.
         Invalid: the engine cannot train its model any more.
         NotFound: there is no such job.
     """
+    digest = hashlib.sha256(f"retry {job_id}".encode()).hexdigest()
+    if key is not None and (known := await _same(database, place, key, digest)):
+        return known, False
     async with database.reading() as session:
         old = await _repeatable(session, place, job_id)
     still_served(old.trained_model, await engine.capabilities())
-    async with database.writing() as session:
-        return await _repeat(session, place, await _repeatable(session, place, job_id))
+    try:
+        async with database.writing() as session:
+            old = await _repeatable(session, place, job_id)
+            return await _repeat(session, place, old, key, digest), True
+    except IntegrityError:
+        known = await _same(database, place, key or "", digest)
+        if known is None:
+            raise
+        return known, False
 
 
 async def _repeatable(session: AsyncSession, place: Place, job_id: str) -> Job:
@@ -286,7 +300,9 @@ async def _repeatable(session: AsyncSession, place: Place, job_id: str) -> Job:
     return old
 
 
-async def _repeat(session: AsyncSession, place: Place, old: Job) -> Job:
+async def _repeat(
+    session: AsyncSession, place: Place, old: Job, key: str | None, digest: str
+) -> Job:
     names = (
         "lineage", "org_id", "workspace_id", "name", "backend", "trainer_type", "algorithm",
         "model", "trained_model", "rehearsal", "capability", "project_ref", "run_ref", "tags",
@@ -295,6 +311,8 @@ async def _repeat(session: AsyncSession, place: Place, old: Job) -> Job:
     job = Job(
         id=new_id(),
         retry_of=old.id,
+        idempotency_key=key,
+        request_sha256=digest,
         created_by=place.caller.user_id,
         events=0,
         artifacts={n: old.artifacts[n] for n in ("capability", *CHECKPOINTS) if n in old.artifacts},

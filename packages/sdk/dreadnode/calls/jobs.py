@@ -82,9 +82,20 @@ def cancel_training_job(scope: Scope, /, job_id: str) -> Call[TrainingJob]:
     return Call("POST", f"{_job(scope, job_id)}/cancel", one("training.jobs", "TrainingJob"))
 
 
-def retry_training_job(scope: Scope, /, job_id: str) -> Call[TrainingJob]:
-    """Make a new job that repeats a failed or cancelled one from its newest checkpoint."""
-    return Call("POST", f"{_job(scope, job_id)}/retry", one("training.jobs", "TrainingJob"))
+def retry_training_job(
+    scope: Scope, /, job_id: str, *, idempotency_key: str | None = None
+) -> Call[TrainingJob]:
+    """Make a new job that repeats a failed or cancelled one from its newest checkpoint.
+
+    The key does for it what it does for a new job: sent twice, the call makes one.
+    """
+    return Call(
+        "POST",
+        f"{_job(scope, job_id)}/retry",
+        one("training.jobs", "TrainingJob"),
+        headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
+        repeatable=True,
+    )
 
 
 def list_training_job_logs(
