@@ -72,10 +72,12 @@ async def _run(settings: Settings) -> int:
     async with service(settings) as api, Reporter(api, settings.attempt, stop) as reporter:
         try:
             await run_job(api, reporter, stop, Path.cwd())
-            if not stop.terminated:
+            if not stop.left_to_another:
                 await reporter.flush()
                 return OK
-            reporter.log("Stopped after a checkpoint; the next attempt goes on from there")
+            reporter.log(
+                "Told to stop; the next attempt goes on from the newest checkpoint, if any"
+            )
             fault: RuntimeFault | None = None
         except RuntimeFault as known:
             log.warning("%s", redacted(str(known)))

@@ -31,6 +31,11 @@ class Stop:
         """Whether to end."""
         return self.cancelled or self.terminated or self.broken is not None
 
+    @property
+    def left_to_another(self) -> bool:
+        """Whether another attempt is to go on; one who cancels and then hurries wants none."""
+        return self.terminated and not self.cancelled
+
 
 class Reporter:
     """Numbers events and sends them one after the other, from a task of its own.

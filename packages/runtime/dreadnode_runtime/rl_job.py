@@ -107,6 +107,7 @@ async def run_rl(work: Work) -> None:
         if limits := await recipe.confinement():
             reporter.log(f"The reward's own code runs with {', '.join(limits)}")
         how = asking(config, rendering, recipe, environment)
+        reporter.phase("validating", "rendering the prompts")
         prompts, counts = await asyncio.to_thread(read_prompts, sources, how)
         work.tell_counts(counts, config.max_sequence_length)
         eval_prompts: list[Prompt] = []

@@ -27,6 +27,7 @@ async def run_sft(work: Work) -> None:
             config.eval_dataset_ref, work.folder, config.eval_split
         )
     async with work.trainer(config) as (trainer, rendering, so_far):
+        reporter.phase("validating", "rendering the rows")
         rows, counts = await asyncio.to_thread(_rendered, dataset, rendering, config)
         eval_rows: list[list[Example]] = []
         if eval_dataset is not None:

@@ -57,7 +57,7 @@ class Job:
         """What is trained, in words that cannot be mistaken."""
         if not self.rehearsal:
             return self.model
-        return f"the stand-in {self.trained_model}, not {self.model},"
+        return f"the stand-in {self.trained_model} in place of {self.model}"
 
 
 @dataclass(slots=True)
@@ -217,7 +217,7 @@ class Work:
         A process that is to go, or that nobody hears any more, says nothing final.
         """
         stop, reporter, job = self.stop, self.reporter, self.job
-        if stop.terminated or stop.broken is not None:
+        if stop.left_to_another or stop.broken is not None:
             return
         made = {**artifacts, "checkpoints": outcome.checkpoints}
         if outcome.checkpoints:

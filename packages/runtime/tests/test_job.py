@@ -60,12 +60,12 @@ async def test_a_job_is_told_from_its_start_to_its_end(run: Runs, api: Any) -> N
     await run()
 
     assert types(api) == [
-        *("phase", "training_start", "phase"),
+        *("phase", "phase", "training_start", "phase"),
         *["step_complete"] * 3,
         *("phase", "checkpoint_writing", "training_end"),
     ]
     phases = [event["data"]["phase"] for event in api.told("phase")]
-    assert phases == ["starting", "training", "saving"]
+    assert phases == ["starting", "validating", "training", "saving"]
     assert api.job["artifacts"] == {
         "checkpoints": ["tinker://run:train:0/weights/final"],
         "latest_checkpoint": "tinker://run:train:0/weights/final",
@@ -202,6 +202,20 @@ async def test_a_cancelled_job_ends_with_its_checkpoint_and_no_adapter(run: Runs
     assert end["data"]["cancelled"] is True
     assert end["artifacts"]["latest_checkpoint"].endswith(f"step-{end['data']['step']:06d}")
     assert api.files == {}
+
+
+async def test_a_cancelled_job_that_is_told_to_hurry_still_says_that_it_was_cancelled(
+    run: Runs, api: Any
+) -> None:
+    def cancel(event: dict[str, Any]) -> None:
+        if event["event_type"] == "step_complete":
+            api.job["cancel_requested_at"] = "2026-01-01T00:00:00Z"
+            run.stop.terminated = True
+
+    api.on_event = cancel
+    await run(epochs=50)
+
+    assert [end["data"]["cancelled"] for end in api.told("training_end")] == [True]
 
 
 async def test_a_terminated_job_says_nothing_final(run: Runs, api: Any) -> None:
