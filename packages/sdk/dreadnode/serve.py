@@ -57,6 +57,8 @@ class Options:
         database_url: The database, if not SQLite in the data directory.
         runner: What starts sandboxes, if not what DREADNODE_RUNNER names.
         ray_address: The dashboard of the Ray cluster for the runner `ray`.
+        on_stop: What becomes of running jobs, if not what DREADNODE_ON_STOP says: `stop` saves them
+            and puts them back into the queue, `leave` has the next start adopt them.
     """
 
     data_dir: Path
@@ -67,6 +69,7 @@ class Options:
     database_url: str | None = None
     runner: str | None = None
     ray_address: str | None = None
+    on_stop: str | None = None
 
     @property
     def url(self) -> str:
@@ -122,6 +125,7 @@ def _environment(options: Options, environ: Environment, *, hosted: bool) -> dic
         "DREADNODE_DATABASE_URL": options.database_url,
         "DREADNODE_RUNNER": options.runner,
         "DREADNODE_RAY_ADDRESS": options.ray_address,
+        "DREADNODE_ON_STOP": options.on_stop,
     }
     settings |= {name: value for name, value in chosen.items() if value}
     if hosted:
@@ -164,8 +168,10 @@ async def _run(
     logs = options.data_dir / "logs"
     supervisor = Supervisor([[api] if hosted else [engine, api], [dispatcher]], logs, say=say)
     loop = asyncio.get_running_loop()
+    leaves = environment.get("DREADNODE_ON_STOP") == "leave"
+    jobs = "go on, and the next start adopts them" if leaves else "go back to the queue"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, _stop, supervisor, say)
+        loop.add_signal_handler(number, _stop, supervisor, f"stopping; running jobs {jobs}", say)
     say(f"starting in {options.data_dir}" + ("" if hosted else "; the engine takes a few seconds"))
     if options.host not in (_LOCAL, "localhost", "::1"):
         say(
@@ -178,8 +184,8 @@ async def _run(
     say("stopped")
 
 
-def _stop(supervisor: Supervisor, say: Callable[[str], None]) -> None:
-    say("stopping; running jobs go back to the queue")
+def _stop(supervisor: Supervisor, sentence: str, say: Callable[[str], None]) -> None:
+    say(sentence)
     supervisor.stop()
 
 

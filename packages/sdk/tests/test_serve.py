@@ -236,6 +236,15 @@ def test_a_signal_stops_the_dispatcher_first_and_the_engine_last_and_leaves_noth
     assert server.said.endswith("stopping; running jobs go back to the queue\nstopped\n")
 
 
+def test_a_server_that_leaves_its_jobs_to_the_next_says_so_and_tells_the_dispatcher(
+    server: Server,
+) -> None:
+    server.stop(server.start("--on-stop", "leave"), signal.SIGTERM)
+
+    assert server.told("dispatcher")["environment"]["DREADNODE_ON_STOP"] == "leave"
+    assert "stopping; running jobs go on, and the next start adopts them\n" in server.said
+
+
 def test_ctrl_c_reaches_the_server_alone_and_not_what_it_runs(server: Server) -> None:
     process = server.start()
     os.kill(process.pid, signal.SIGINT)
@@ -409,7 +418,10 @@ def test_a_database_that_cannot_be_prepared_ends_the_start_with_its_words(server
         (["--port", "70000"], "`--port` is a number from 1 to 65535, and is 70000"),
         (["--port", "5", "--engine-port", "5"], "`--port` and `--engine-port` must differ"),
         (["--model", "Qwen/Qwen3-8B"], "`--model Qwen/Qwen3-8B` is not ID=PATH"),
-        (["--model", "a=/nowhere"], "`--model a=/nowhere`: there is no folder /nowhere"),
+        (
+            ["--model", "a=/nowhere"],
+            "`--model a=/nowhere`: there is no folder or GGUF file /nowhere",
+        ),
         (["--ray-address", "http://head:8265"], "`--ray-address` needs `--runner ray`"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -37,6 +37,13 @@ def serve(
     ray_address: Annotated[
         str | None, Parameter(help="The Ray cluster's dashboard, such as http://127.0.0.1:8265.")
     ] = None,
+    on_stop: Annotated[
+        Literal["stop", "leave"] | None,
+        Parameter(
+            help="Running jobs are saved and queued again when this server stops (`stop`, the "
+            "default), or go on until the next start adopts them (`leave`)."
+        ),
+    ] = None,
 ) -> None:
     """Start the API, the dispatcher and the engine on this machine, until Ctrl-C.
 
@@ -63,6 +70,7 @@ def serve(
         database_url=database_url,
         runner=runner,
         ray_address=ray_address,
+        on_stop=on_stop,
     )
     run(options, say=say, tell=_tell)
 
