@@ -100,12 +100,17 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> int:
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
-    fill(unfinished)
     size = 0
-    for file in unfinished.iterdir():
-        size += file.stat().st_size
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
+    try:
+        fill(unfinished)
+        for file in unfinished.iterdir():
+            size += file.stat().st_size
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    except BaseException:
+        # On a full disk, what is left of one save would stand in the way of all others.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     # A folder that is in the way was left by a save that was never acknowledged.
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)

@@ -157,6 +157,7 @@ class Batch:
         folder = ticket.weights()
         if folder is None:
             return True
+        self._network.renew(folder)
         if not self._network.holds(folder):
             self._make_room(folder)
         beside = [other.weights() for other, _ in group]

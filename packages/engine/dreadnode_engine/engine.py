@@ -86,8 +86,7 @@ class Engine(Context):
         """Finish the slice under way, put every run on disk, and close the journal."""
         self.worker.stop()
         for lane in self.runs.values():
-            if lane.state is not None:
-                lane.snapshot()
+            lane.let_go()
         self.journal.close()
 
     # Sessions
@@ -240,7 +239,8 @@ class Engine(Context):
         """End a run: it takes no more operations."""
         lane = self.run(who, run_id)
         lane.run.unloaded = True
-        await self.journal.do(lambda db: records.replace(db, lane.run))
+        await self.journal.do(partial(records.set_unloaded, run=run_id))
+        lane.release()
 
     def run(self, who: Principal, run_id: str) -> RunLane:
         """Return the lane of a run of WHO's."""

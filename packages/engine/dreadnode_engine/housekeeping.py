@@ -44,7 +44,7 @@ async def tidy(engine: Engine, now: float) -> None:
         silent = session.seen < now - settings.session_seconds
         for lane in _lanes_of(engine, session):
             lane.paused = silent and session.finished is None
-            if silent or session.finished is not None:
+            if silent or session.finished is not None or lane.run.unloaded:
                 lane.release()
         over = session.finished or (session.seen + settings.session_seconds)
         if over < now - settings.retention_seconds:

@@ -78,7 +78,11 @@ class RunLane:
         """Put the run on disk and free its memory, unless an operation is half way through."""
         if self._work is not None:
             return False
-        self.snapshot()
+        try:
+            self.snapshot()
+        except Exception:
+            # All of it stands in the journal: it can be computed again, and others need the room.
+            log.exception("the snapshot of %s was not written", self.run.id)
         self.state = None
         return True
 

@@ -15,10 +15,11 @@ from itertools import chain
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from dreadnode_engine.adapters import ADAPTED, factors_of, read_adapter
+from dreadnode_engine.adapters import ADAPTED, WEIGHTS_FILE, factors_of, read_adapter
 from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.network import Network
 
@@ -42,7 +43,13 @@ class Adapter:
     def __init__(
         self, folder: Path, sizes: Mapping[str, tuple[int, ...]], device: torch.device
     ) -> None:
-        tensors, self.rank, scale = read_adapter(folder)
+        self.stamp = _stamp(folder)
+        try:
+            tensors, self.rank, scale = read_adapter(folder)
+        except (OSError, SafetensorError):
+            raise OperationFailed(
+                "The weights of this sampler are no longer kept; save them again"
+            ) from None
         self.number = next(_NUMBERS)
         self.factors: dict[str, Factors] = {}
         for name, a, b in factors_of(tensors, sizes, scale):
@@ -55,6 +62,15 @@ class Adapter:
     def bytes(self) -> int:
         """What it takes in memory."""
         return sum(part.nbytes for pair in self.factors.values() for part in pair)
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """Return what tells the weights in FOLDER from others there; None if there are none."""
+    try:
+        status = (folder / WEIGHTS_FILE).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 class Rows:
@@ -217,17 +233,23 @@ class MixedNetwork(Network):
 
     def fetch(self, folder: Path) -> Adapter:
         """Return the adapter in FOLDER, read now if it is not in memory."""
-        adapter = self._adapters.pop(folder, None)
-        if adapter is None:
-            if not folder.is_dir():
-                raise OperationFailed(
-                    "The weights of this sampler are no longer kept; save them again"
-                )
-            sizes = {name: stack.size for name, stack in self._stacks.items()}
-            adapter = Adapter(folder, sizes, self._device)
+        adapter = self._adapters.pop(folder, None) or self._read(folder)
         # The one used last stands last.
         self._adapters[folder] = adapter
         return adapter
+
+    def renew(self, folder: Path) -> None:
+        """Read the adapter in FOLDER again if it is in memory, and others were saved there since.
+
+        Samples that are being drawn from there go on with the new weights.
+        """
+        held = self._adapters.get(folder)
+        if held is not None and _stamp(folder) not in (None, held.stamp):
+            self._adapters[folder] = self._read(folder)
+
+    def _read(self, folder: Path) -> Adapter:
+        sizes = {name: stack.size for name, stack in self._stacks.items()}
+        return Adapter(folder, sizes, self._device)
 
     def fits(self, using: Sequence[Path | None], folder: Path) -> bool:
         """Whether the adapter in FOLDER may be used beside those that are USING the batch."""
@@ -241,7 +263,8 @@ class MixedNetwork(Network):
         stacked = sum(one.rank for one in self._stacked.values())
         needed = {folder: self.fetch(folder) for folder in sorted(wanted)}
         spare = stacked > 0 and 2 * sum(one.rank for one in needed.values()) <= stacked
-        if not wanted <= self._stacked.keys() or (spare and not beside):
+        known = all(self._stacked.get(folder) is one for folder, one in needed.items())
+        if not known or (spare and not beside):
             also = {one for one in beside if one is not None} - wanted
             self._restack(needed | {folder: self.fetch(folder) for folder in sorted(also)})
         self._rows.set([0 if folder is None else needed[folder].number for folder in rows])

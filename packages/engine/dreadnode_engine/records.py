@@ -320,6 +320,11 @@ def set_snapshot(db: sqlite3.Connection, run: str, seq: int) -> None:
     )
 
 
+def set_unloaded(db: sqlite3.Connection, run: str) -> None:
+    """Record that RUN takes no more operations."""
+    db.execute("UPDATE runs SET unloaded = 1 WHERE id = ?", (run,))
+
+
 def touch(db: sqlite3.Connection, table: str, ids: Iterable[tuple[float, str]]) -> None:
     """Write the time of last use of rows of TABLE (sessions, runs or samplers)."""
     column = "seen" if table == "sessions" else "used"

@@ -149,10 +149,14 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write TENSORS to PATH so that the file is either whole or not there."""
     unfinished = path.with_suffix(".unfinished")
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, unfinished)
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.rename(path)
+    try:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, unfinished)
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def read_state(base: LoadedBase, shape: LoraShape, path: Path) -> TrainingState:

@@ -273,6 +273,31 @@ def test_sampling_from_base_named_and_unnamed_weights(
     assert clients[1].get_tokenizer is not None
 
 
+def test_weights_saved_again_under_a_name_are_the_ones_that_are_sampled(
+    service: tinker.ServiceClient, rest: tinker.RestClient
+) -> None:
+    training = service.create_lora_training_client("tiny/llama", rank=4, seed=1).result()
+    prompt = types.ModelInput.from_ints([5, 6, 7])
+
+    def scores(path: str) -> list[float | None]:
+        sampler = service.create_sampling_client(model_path=path).result()
+        return sampler.compute_logprobs(prompt).result()
+
+    named = training.save_weights_for_sampler("again").result().path
+    state = training.save_state("again").result().path
+    before = [scores(named), scores(state)]
+    training.forward_backward(data(), "cross_entropy").result()
+    training.optim_step(types.AdamParams(learning_rate=0.1)).result()
+    rest.delete_checkpoint_from_tinker_path(named).result()
+    training.save_weights_for_sampler("again").result()
+    training.save_state("again", overwrite=True).result()
+    after = [scores(named), scores(state)]
+
+    fresh = scores(training.save_weights_for_sampler("fresh").result().path)
+    assert before[0] == before[1] != fresh
+    assert after == [fresh, fresh]
+
+
 def test_inflight_samplers_follow_their_run_and_snapshots_do_not(
     service: tinker.ServiceClient,
 ) -> None:

@@ -246,6 +246,41 @@ def test_a_silent_client_loses_memory_and_nothing_else(
     assert losses[0]["loss:sum"] == losses[1]["loss:sum"]
 
 
+def test_a_run_that_cannot_be_put_on_disk_keeps_its_turns_and_is_computed_again(
+    engine: Any, start_engine: Callable[..., Any]
+) -> None:
+    strict = start_engine("--session-seconds", "0.3", "--tidy-seconds", "0.1")
+    Path(strict.data_dir, "snapshots").write_text("a file where the folder should be")
+    losses = []
+    for where, pause in ((engine, 0.0), (strict, 1.0)):
+        service = tinker.ServiceClient(base_url=where.url, api_key=KEY)
+        training = service.create_lora_training_client("tiny/llama", rank=4, seed=9).result()
+        training.forward_backward(batch(0), "cross_entropy").result()
+        time.sleep(pause)
+        training.optim_step(types.AdamParams(learning_rate=1e-2))
+        losses.append(training.forward_backward(batch(1), "cross_entropy").result(30).metrics)
+
+    assert "was not written" in Path(strict.data_dir.parent, "engine.log").read_text()
+    assert losses[0]["loss:sum"] == losses[1]["loss:sum"]
+    assert strict.stop() == 0
+
+
+def test_an_unloaded_run_leaves_memory_and_takes_no_more(start_engine: Callable[..., Any]) -> None:
+    engine = start_engine()
+    service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+    run = service.create_lora_training_client("tiny/llama", rank=4).result().model_id
+
+    _post(engine, "unload_model", {"model_id": run})
+    refused = _post(engine, "optim_step", {"model_id": run, "seq_id": 1})
+
+    assert (refused.status_code, "was unloaded" in refused.text) == (400, True)
+    deadline = time.monotonic() + 20
+    while not (files := list(Path(engine.data_dir, "snapshots").glob("*/0.safetensors"))):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(files) == 1
+
+
 def test_what_ended_long_ago_is_forgotten_and_its_checkpoints_stay(
     start_engine: Callable[..., Any],
 ) -> None:

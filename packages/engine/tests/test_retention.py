@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from dreadnode_engine import records
-from dreadnode_engine.checkpoints import parse_path
+from dreadnode_engine.checkpoints import parse_path, write_folder
 from dreadnode_engine.context import Settings
 from dreadnode_engine.engine import Engine
 from dreadnode_engine.housekeeping import tidy
@@ -153,3 +153,16 @@ async def test_a_session_that_ended_long_ago_takes_all_it_left_with_it(engine: E
 
     assert engine.sessions.keys() == {other}
     assert kept(engine) == [1]
+
+
+def test_a_save_that_fails_half_way_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
+    def half(folder: Path) -> None:
+        (folder / "adapter").write_text("half")
+        raise OSError(28, "No space left on device")
+
+    write_folder(tmp_path / "a", lambda folder: None)
+    with pytest.raises(OSError, match="No space"):
+        write_folder(tmp_path / "a", half)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert list((tmp_path / "a").iterdir()) == []
