@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -100,7 +101,10 @@ class SubprocessRunner:
         self._reap()
         known = _read(folder / "warden.json")
         if known is None:
-            return Lost()
+            if not _barred(folder):
+                return Running()
+            # It may have come up, and even ended, in between.
+            known = _read(folder / "warden.json") or {}
         if _lives(known):
             return Running()
         # It writes `exit.json` before it goes, so look for that only now.
@@ -153,6 +157,26 @@ def _read(path: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, ValueError):
         return None
     return found
+
+
+def _barred(folder: Path) -> bool:
+    """Keep a warden that has not come up from ever doing so; False if it does at this moment.
+
+    Its dispatcher may have been killed, or only slow: without this it could start its sandbox when
+    the next attempt runs already.
+
+    Raises:
+        OSError: that cannot be written down, so nothing is known of the attempt yet.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with (folder / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if not (folder / "warden.json").exists():
+            warden.write_whole(folder / "warden.json", {"pid": 0, "identity": None})
+    return True
 
 
 def _lives(known: dict[str, Any]) -> bool:
