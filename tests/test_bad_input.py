@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import DN, MODEL, Server, free_port
+from .server import DN, MODEL, Server, free_port
 
 
 def assert_refused(said: object, *words: str) -> None:

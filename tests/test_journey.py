@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from .conftest import MODEL, STAND_IN, Server
+from .server import MODEL, STAND_IN, Server
 
 ROWS = [
     {"messages": [{"role": "user", "content": f"{n} + {n}?"}, {"role": "assistant", "content": a}]}
@@ -166,7 +166,7 @@ def test_an_unknown_model_is_refused_in_the_documented_words(server: Server, dat
         "Did you mean one of: meta-llama/Llama-3.1-8B-Instruct, meta-llama/Llama-3.1-8B?\n"
     )
     assert jobs(server) == before
-    assert not [line for line in server.processes() if "--job-id" in line]
+    assert server.processes("--job-id") == []
 
 
 def test_a_model_without_weights_is_refused_with_a_way_out(server: Server, dataset: str) -> None:
@@ -233,23 +233,6 @@ def test_after_a_whole_job_every_log_line_is_an_object_and_no_key_stands_anywher
 
 def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def test_a_job_survives_a_server_that_is_killed(servers: Callable[[], Server]) -> None:
-    server = servers()
-    server.start()
-    rows = write_rows(server.folder / "rows.jsonl")
-    job = str(submit(server, "--dataset", str(rows), "--steps", "150")["id"])
-    wait_for_step(server, job, 5)
-
-    server.kill()
-    server.start()
-    waited = server.dn("train", "wait", job)
-    shown = json.loads(server.dn("train", "get", job, "--json").out)
-
-    assert waited.code == 0, waited
-    assert shown["status"] == "completed"
-    assert shown["metrics"]["train/steps"] == 150
 
 
 def test_a_second_start_finds_everything_and_a_stop_leaves_nothing_running(

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .conftest import MODEL, Said, Server
+from .server import MODEL, Said, Server
 
 PYTHON = os.environ.get("DREADNODE_PUBLISHED_CLIENT", "")
 pytestmark = pytest.mark.skipif(

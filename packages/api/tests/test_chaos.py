@@ -1,7 +1,7 @@
 """Kills at random, a full disk and a database that goes away: each accepted job ends truthfully.
 
-`CHAOS_SEED` picks another order of events, `CHAOS_KILLS` and `CHAOS_JOBS` a longer run. The long
-one, with the real engine and the real runtime, is `benchmarks/bench_chaos.py`.
+`CHAOS_SEED` picks another order of events, `CHAOS_KILLS` and `CHAOS_JOBS` a longer run. With the
+real engine and the real runtime it is `tests/test_chaos_of_a_whole_server.py` that strikes.
 """
 
 import asyncio

@@ -1,0 +1,1 @@
+"""Tests of the whole product: `dn`, and every process behind it."""
