@@ -217,15 +217,16 @@ class Chaos:
         waiting: set[str] = set()
         while not self._over:
             waiting = {i for i in waiting if (await self._job(i))["completed_at"] is None}
-            while len(waiting) < self.plan.at_once + self.plan.waiting and not self._over:
+            if len(waiting) < self.plan.at_once + self.plan.waiting:
                 waiting.add(await self._submit())
+            else:
+                await asyncio.sleep(1)
             for job_id in waiting & set(self.accepted[2::3]) - self.cancelled:
                 if self._chance.random() < 0.3:
                     self.cancelled.add(job_id)
                     self._note(f"cancelling {job_id}")
                     # It may have ended by now, if only because an answer was lost.
                     await self._ask("POST", f"{JOBS}/{job_id}/cancel", but=409)
-            await asyncio.sleep(1)
 
     # What strikes.
 

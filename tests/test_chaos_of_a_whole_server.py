@@ -11,7 +11,7 @@ from .chaos import TROUBLES, Plan, chaos
 # Where the engine dies while it trains it need not die at any other moment too.
 STRIKES = [trouble for trouble in TROUBLES if trouble != "engine"]
 SEED = int(os.environ.get("CHAOS_SEED", "5"))
-PLAN = Plan(SEED, at_once=2, waiting=1, pauses=(0.2, 1.5), away=2.0, within=120.0)
+PLAN = Plan(SEED, at_once=2, waiting=1, pauses=(0.2, 1.5), away=2.0, within=240.0)
 
 
 @pytest.mark.timeout(600)
