@@ -256,7 +256,7 @@ def _problems(error: ValidationError, kind: type[BaseModel], where: str) -> Iter
         elif each["type"] == "missing":
             yield f"{where}: `{path}` is missing"
         else:
-            yield f"{where}: `{path}` must be {_must(each)}, and is {_shown(each['input'])}"
+            yield f"{where}: `{path}` must be {must(each)}, and is {shown(each['input'])}"
 
 
 def _near(place: Sequence[str | int], kind: type[BaseModel]) -> str | None:
@@ -285,7 +285,7 @@ _KINDS = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
-    "finite_number": "a number",
+    "finite_number": "a finite number",
     "string_type": "text",
     "bool_type": "true or false",
     "tuple_type": "a list",
@@ -295,7 +295,8 @@ _KINDS = {
 }
 
 
-def _must(error: ErrorDetails) -> str:
+def must(error: ErrorDetails) -> str:
+    """Return what a setting has to be, out of pydantic's ERROR."""
     context = error.get("ctx", {})
     match error["type"]:
         case "literal_error":
@@ -312,6 +313,7 @@ def _must(error: ErrorDetails) -> str:
             return _KINDS.get(other, error["msg"])
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return VALUE as JSON writes it, cut where it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}…"

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 class Request(BaseModel):
     """What a client sends."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
 
 class Response(BaseModel):

@@ -87,6 +87,12 @@ def test_a_misspelt_setting_is_an_error_and_not_a_default() -> None:
         jobs.SftConfig(learning_rte=1)  # type: ignore[call-arg]
 
 
+def test_a_number_that_is_none_is_refused_and_not_left_out() -> None:
+    for nothing in (float("inf"), float("nan")):
+        with pytest.raises(ValidationError, match="finite"):
+            jobs.SftConfig(learning_rate=nothing)
+
+
 def test_a_tokens_secret_does_not_show_when_it_is_printed() -> None:
     made = wire.NewToken(
         id="1", name="n", role="reader", created_at="2026-11-22T03:00:00Z", token="dn_secret"

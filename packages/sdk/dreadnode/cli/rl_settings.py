@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
-from dreadnode.cli.settings import EVALUATION, FOLLOWING, OPTIMIZER, TRAINING
-from dreadnode.errors import InputError
+from dreadnode.cli.settings import EVALUATION, FOLLOWING, OPTIMIZER, TRAINING, given
 
 ROLLOUTS = Group("Rollouts", sort_key=10)
 
@@ -127,18 +125,14 @@ class RlSettings:
     """Under which project, experiment or folder the run is followed."""
 
     def given(self) -> dict[str, Any]:
-        """Return what was given; the server knows the ranges.
+        """Return what was given; what depends on the model, the server knows.
 
         Raises:
             InputError: A number can mean nothing.
         """
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        given = {name: value for name, value in given.items() if value is not None}
-        for name, value in given.items():
-            if isinstance(value, (int, float)) and not 0 <= value < math.inf:
-                flag = f"--{name.replace('_', '-')}"
-                raise InputError(f"`{flag}` must be a number of 0 or above, and is {value:g}")
-        return given
+        from dreadnode.training.rl import RlConfig
+
+        return given(self, RlConfig)
 
 
 NONE = RlSettings()

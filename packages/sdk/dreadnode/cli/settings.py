@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
 from dreadnode.errors import InputError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+    from pydantic import BaseModel
 
 TRAINING = Group("Training", sort_key=10)
 OPTIMIZER = Group("Optimizer", sort_key=11)
 EVALUATION = Group("Evaluation", sort_key=12)
 FOLLOWING = Group("Following", sort_key=13)
 
-_MAY_BE_ZERO = frozenset(
-    {
-        "seed",
-        "warmup_steps",
-        "weight_decay",
-        "grad_clip_norm",
-        "early_stopping_min_delta",
-        "adam_beta1",
-        "adam_beta2",
-    }
-)
+
+def given(flags: DataclassInstance, kind: type[BaseModel]) -> dict[str, Any]:
+    """Return those of FLAGS that were given, if KIND, which has a field for each, takes them.
+
+    Raises:
+        InputError: It does not; the sentence names the flag.
+    """
+    from pydantic import ValidationError
+
+    from dreadnode.jobfile import must, shown
+
+    values = {each.name: getattr(flags, each.name) for each in fields(flags)}
+    values = {name: value for name, value in values.items() if value is not None}
+    try:
+        kind.model_validate(values)
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            if each["type"] != "missing":  # Those are other flags'.
+                flag = f"--{str(each['loc'][0]).replace('_', '-')}"
+                raise InputError(
+                    f"`{flag}` must be {must(each)}, and is {shown(each['input'])}"
+                ) from None
+    return values
 
 
 @Parameter(name="*", group=TRAINING)
@@ -116,23 +131,14 @@ class Settings:
     """Under which project, experiment or folder the run is followed."""
 
     def given(self) -> dict[str, Any]:
-        """Return what was given; the server knows the ranges, and what can mean nothing is refused.
+        """Return what was given; what depends on the model, the server knows.
 
         Raises:
-            InputError: A number is not above 0, or, where 0 means something, below it.
+            InputError: A number can mean nothing.
         """
-        given = {each.name: getattr(self, each.name) for each in fields(self)}
-        given = {name: value for name, value in given.items() if value is not None}
-        for name, value in given.items():
-            if isinstance(value, (bool, str, tuple)):
-                continue
-            flag = f"--{name.replace('_', '-')}"
-            if name in _MAY_BE_ZERO:
-                if not 0 <= value < math.inf:
-                    raise InputError(f"`{flag}` must be 0 or above, and is {value:g}")
-            elif not 0 < value < math.inf:
-                raise InputError(f"`{flag}` must be above 0, and is {value:g}")
-        return given
+        from dreadnode.training.jobs import SftConfig
+
+        return given(self, SftConfig)
 
 
 NONE = Settings()

@@ -60,7 +60,11 @@ def data(preflight: Preflight | None) -> str:
     if preflight is None:
         return ""
     parts = [f"{preflight.usable:,} of {preflight.rows:,} rows"]
-    parts += [f"{count:,} dropped: {reason}" for reason, count in preflight.dropped.items()]
+    for reason, count in preflight.dropped.items():
+        named = preflight.first_dropped.get(reason, [])
+        more = " …" if len(named) < count else ""
+        rows = f" (row {', '.join(map(str, named))}{more})" if named else ""
+        parts.append(f"{count:,} dropped: {reason}{rows}")
     if preflight.truncated:
         parts.append(f"{preflight.truncated:,} cut at the end to fit")
     if preflight.tokens is not None:

@@ -93,12 +93,17 @@ class ReadData(Response):
 
 
 class Preflight(Response):
-    """What the check of the data found before the job was accepted."""
+    """What the check of the data found before the job was accepted.
+
+    Attributes:
+        dropped: How many rows are left out, by reason; `first_dropped` numbers the first of them.
+    """
 
     datasets: list[ReadData] = Field(default_factory=list)
     rows: int
     usable: int
     dropped: dict[str, int] = Field(default_factory=dict)
+    first_dropped: dict[str, list[int]] = Field(default_factory=dict)
     tokens: int | None = None
     truncated: int = 0
 

@@ -205,6 +205,7 @@ error: `!` cannot be a version: letters, digits and . + - only, at most 64 of th
 def test_numbers_that_can_mean_nothing_are_wrong_arguments(dn: Dn, api: Any) -> None:
     said = dn("train sft --model m --dataset a@1 --batch-size 0")
     said += dn("train sft --model m --dataset a@1 --learning-rate nan")
+    said += dn("train sft --model m --dataset a@1 --adam-beta1 1.5")
     said += dn("train sft --model m --dataset a@1 --steps many")
     said += dn("train sft --dataset a@1")
 
@@ -217,7 +218,11 @@ error: `--batch-size` must be above 0, and is 0
 exit: 2
 --- stdout
 --- stderr
-error: `--learning-rate` must be above 0, and is nan
+error: `--learning-rate` must be a finite number, and is NaN
+exit: 2
+--- stdout
+--- stderr
+error: `--adam-beta1` must be below 1, and is 1.5
 exit: 2
 --- stdout
 --- stderr

@@ -149,7 +149,14 @@ def test_a_file_of_prompts_is_stored_first(dn: Dn, api: Any) -> None:
         ),
         (
             "--prompt-dataset a@1 --steps=-1",
-            "`--steps` must be a number of 0 or above, and is -1",
+            "`--steps` must be above 0, and is -1",
+        ),
+        ("--prompt-dataset a@1 --temperature 0", "`--temperature` must be above 0, and is 0.0"),
+        ("--prompt-dataset a@1 --group-size 1", "`--group-size` must be 2 or above, and is 1"),
+        ("--prompt-dataset a@1 --adam-beta2 1", "`--adam-beta2` must be below 1, and is 1.0"),
+        (
+            "--prompt-dataset a@1 --clip-high-threshold 0.5",
+            "`--clip-high-threshold` must be 1 or above, and is 0.5",
         ),
     ],
 )

@@ -20,7 +20,9 @@ def check() -> None:
     usable = sum("response" in json.loads(line) for line in lines)
     if usable:
         dropped = {"no answer": len(lines) - usable} if usable < len(lines) else {}
+        first = {"no answer": [n for n, line in enumerate(lines, 1) if "response" not in line]}
         counts = {"rows": len(lines), "usable": usable, "dropped": dropped, "truncated": 0}
+        counts["first_dropped"] = first if dropped else {}
         answer = {"ok": True, **counts, "tokens": 10 * usable, "trained_tokens": 5 * usable}
     else:
         error = f"None of the {len(lines)} rows has an answer to train on"

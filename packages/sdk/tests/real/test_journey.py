@@ -154,7 +154,7 @@ def test_a_job_from_submission_to_adapter(dn: Dn, dataset: str) -> None:
     assert "learning_rate 0.0001" in shown["settings"]
     # What is said between depends on how fast the machine is.
     first, *_, last, hint = err.splitlines()
-    assert first == f"submitted job {job}: 2 of 3 rows, 1 dropped: no answer, 20 tokens"
+    assert first == f"submitted job {job}: 2 of 3 rows, 1 dropped: no answer (row 2), 20 tokens"
     assert last == "completed, step 4/4, loss 0.5000"
     assert (
         hint
