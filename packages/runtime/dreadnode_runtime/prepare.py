@@ -56,6 +56,15 @@ class Counts:
             named = [*self.first_dropped.get(reason, []), *other.first_dropped[reason]]
             self.first_dropped[reason] = named[:NAMED]
 
+    def forbidden(self) -> str:
+        """Say that `strict` forbids leaving rows out, naming those of the first reason."""
+        reason, count = next(iter(self.dropped.items()))
+        several = f"; {count} of them" if len(self.dropped) > 1 else ""
+        return (
+            f"`strict` forbids leaving rows out, and {sum(self.dropped.values())} of {self.rows} "
+            f"cannot be used{several}: {reason} ({_rows(self.first_dropped[reason], count)})"
+        )
+
     def warnings(self) -> list[str]:
         """Return one sentence for each reason why rows were left out."""
         return [
@@ -105,7 +114,7 @@ def prepare(
     if not counts.rows:
         raise JobFailed("The dataset has no rows", code="data")
     if strict and counts.dropped:
-        raise JobFailed(f"{counts.warnings()[0]}, which `strict` forbids", code="data")
+        raise JobFailed(counts.forbidden(), code="data")
     if not counts.usable:
         reason, count = max(counts.dropped.items(), key=lambda item: item[1])
         raise JobFailed(

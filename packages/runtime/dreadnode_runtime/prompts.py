@@ -179,7 +179,7 @@ def _refuse(counts: Counts, *, strict: bool, left: int) -> None:
     if not counts.rows:
         raise JobFailed("The dataset has no rows", code="data")
     if strict and counts.dropped:
-        raise JobFailed(f"{counts.warnings()[0]}, which `strict` forbids", code="data")
+        raise JobFailed(counts.forbidden(), code="data")
     if not left:
         reason = max(counts.dropped, key=lambda reason: counts.dropped[reason])
         first = next(line for line in counts.warnings() if f": {reason} (" in line)

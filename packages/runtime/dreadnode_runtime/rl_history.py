@@ -23,6 +23,7 @@ from dreadnode_runtime.rollouts import Group
 
 Figures = dict[str, float | int | None]
 RENAMED = {
+    "train/num_rollouts": "train/num_rollouts_per_step",
     "train/reward_max": "train/reward_max_per_step",
     "train/reward_min": "train/reward_min_per_step",
 }
@@ -96,7 +97,8 @@ class RlHistory:
     Attributes:
         steps: Figures by step, from 1, without gaps.
         evals: Step and reward of each evaluation.
-        best_reward: Of the best evaluation.
+        best_step: The step of the best evaluation; None before the first.
+        best_reward: What that found.
         weight_syncs: How often the sampler got new weights.
         synced_version: The version of its weights.
         most_pending: Most groups of rollouts under way at once.
@@ -105,6 +107,7 @@ class RlHistory:
 
     steps: list[Figures] = field(default_factory=list)
     evals: list[tuple[int, float]] = field(default_factory=list)
+    best_step: int | None = None
     best_reward: float = float("-inf")
     weight_syncs: int = 0
     synced_version: int = 0
@@ -171,9 +174,10 @@ class RlHistory:
     def evaluated(self, step: int, reward: float) -> bool:
         """Add an evaluation, and return whether it is better than all before it."""
         self.evals.append((step, reward))
-        better = reward > self.best_reward
-        self.best_reward = max(reward, self.best_reward)
-        return better
+        if reward <= self.best_reward:
+            return False
+        self.best_step, self.best_reward = step, reward
+        return True
 
     def total(self, name: str) -> float:
         """Return the sum of a figure over all steps."""

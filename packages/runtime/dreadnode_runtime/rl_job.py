@@ -19,7 +19,7 @@ from dreadnode_runtime.rl_config import RlConfig
 from dreadnode_runtime.rl_history import RlHistory
 from dreadnode_runtime.rollouts import Rollouts, sampling
 from dreadnode_runtime.service import Dataset
-from dreadnode_runtime.work import Work
+from dreadnode_runtime.work import Work, counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +138,7 @@ async def run_rl(work: Work) -> None:
             steps=plan.steps,
             metrics=history.final_metrics(),
             at_end=history.at(outcome.step),
+            best_step=history.best_step,
             artifacts=_artifacts(config, eval_dataset),
             datasets=datasets,
             eval_dataset=eval_dataset,
@@ -176,9 +177,9 @@ def _tell_start(work: Work, plan: RlPlan, rendering: Rendering, counts: Counts, 
         "training_start",
         message=(
             f"Training {work.job.subject}{resumed} by {config.algorithm}, {config.execution_mode}: "
-            f"{plan.steps} steps of {config.num_rollouts} prompts with {config.group_size} answers "
-            f"each, out of {len(plan.prompts)} prompts in {counts.usable} of {counts.rows} rows, "
-            f"written by {rendering.name}"
+            f"{counted(plan.steps, 'step')} of {counted(config.num_rollouts, 'prompt')} with "
+            f"{config.group_size} answers each, out of {counted(len(plan.prompts), 'prompt')} in "
+            f"{counts.usable} of {counts.rows} rows, written by {rendering.name}"
         ),
         data={
             "trainer_type": "rl",

@@ -80,6 +80,8 @@ async def train(
     config = plan.config
     order = Order(len(plan.rows), config.rows_per_step(), config.seed, shuffle=config.shuffle)
     loop = _Loop(plan, trainer, reporter, history, so_far)
+    # An attempt that had stopped early may have been ended before it said so.
+    so_far.stopped_early = _patience_is_over(config, history)
     stop.training = True
     reporter.phase("training")
     try:
@@ -177,7 +179,7 @@ class _Loop:
         if better or save:
             await self.save_now(best=better)
         patience = config.early_stopping_patience
-        if patience is not None and self._history.evals_without_progress >= patience:
+        if patience is not None and _patience_is_over(config, self._history):
             outcome.stopped_early = True
             below = self._history.to_beat - config.early_stopping_min_delta
             times = "1 evaluation" if patience == 1 else f"{patience} evaluations"
@@ -264,6 +266,11 @@ class _Loop:
             },
             data={"step": step, "best": better},
         )
+
+
+def _patience_is_over(config: SftConfig, history: History) -> bool:
+    patience = config.early_stopping_patience
+    return patience is not None and history.evals_without_progress >= patience
 
 
 def _mean_loss(examples: Sequence[Example], losses: Sequence[float]) -> float:

@@ -9,7 +9,7 @@ from dreadnode_runtime.prepare import Counts, prepare
 from dreadnode_runtime.rendering import Example, Rendering
 from dreadnode_runtime.service import Dataset
 from dreadnode_runtime.sft import Plan, train
-from dreadnode_runtime.work import Work
+from dreadnode_runtime.work import Work, counted
 
 
 async def run_sft(work: Work) -> None:
@@ -46,9 +46,9 @@ async def run_sft(work: Work) -> None:
         reporter.tell(
             "training_start",
             message=(
-                f"Training {job.subject}{resumed}: {plan.steps} steps on {counts.usable} of "
-                f"{counts.rows} rows, {counts.tokens} tokens of which {counts.trained_tokens} "
-                f"carry loss, written by {rendering.name}"
+                f"Training {job.subject}{resumed}: {counted(plan.steps, 'step')} on "
+                f"{counts.usable} of {counts.rows} rows, {counts.tokens} tokens of which "
+                f"{counts.trained_tokens} carry loss, written by {rendering.name}"
             ),
             data={
                 "trainer_type": "sft",
@@ -76,6 +76,7 @@ async def run_sft(work: Work) -> None:
                 eval_rows=len(eval_rows),
             ),
             at_end=history.at(outcome.step),
+            best_step=history.best_step,
             artifacts=artifacts,
             datasets=[dataset],
             eval_dataset=eval_dataset,

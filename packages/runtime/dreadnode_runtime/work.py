@@ -126,6 +126,11 @@ def tell_writing(step: int, reporter: Reporter, name: str | None = None) -> str:
     return name
 
 
+def counted(number: int, thing: str) -> str:
+    """Return NUMBER and THING, in the plural where it belongs."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 def checkpoint_name(step: int) -> str:
     """Return the name of the checkpoint after STEP steps."""
     return f"step-{step:06d}"
@@ -206,6 +211,7 @@ class Work:
         steps: int,
         metrics: dict[str, Any],
         at_end: Mapping[str, float],
+        best_step: int | None,
         artifacts: dict[str, Any],
         datasets: Sequence[Dataset],
         eval_dataset: Dataset | None,
@@ -213,7 +219,8 @@ class Work:
     ) -> None:
         """Save what was trained, store it with the job, and tell the end; or say how it was ended.
 
-        METRICS are those of the job, AT_END those of its last step.
+        METRICS are those of the job, AT_END those of its last step; BEST_STEP is that of the best
+        evaluation, if there was one.
         A process that is to go, or that nobody hears any more, says nothing final.
         """
         stop, reporter, job = self.stop, self.reporter, self.job
@@ -226,7 +233,8 @@ class Work:
         if cost is not None and cost.dollars is not None:
             metrics = {**metrics, "cost/list_usd": round(cost.dollars, 6)}
         data: dict[str, Any] = {"step": outcome.step}
-        message = f"Trained {outcome.step} steps" + (", early" if outcome.stopped_early else "")
+        message = f"Trained {counted(outcome.step, 'step')}"
+        message += ", and stopped early" if outcome.stopped_early else ""
         if stop.cancelled:
             message = f"Cancelled after step {outcome.step} of {steps}"
             data["cancelled"] = True
@@ -251,7 +259,9 @@ class Work:
                 metrics=metrics,
             )
             await self._store(export, card)
-            if outcome.best is not None:
+            if best_step == outcome.step:
+                made["best_checkpoint"] = export.state.path
+            elif outcome.best is not None:
                 best = await trainer.export("best", self.folder / BEST, outcome.best)
                 await self._store(best, replace(card, step=step_of_checkpoint(outcome.best)))
                 made |= {"best_checkpoint": outcome.best, "best_adapter": f"{BEST}/"}

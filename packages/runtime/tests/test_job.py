@@ -295,8 +295,28 @@ async def test_the_best_weights_are_stored_beside_the_last_ones(
     assert api.job["metrics"]["eval/loss_history"] == [1.0, 2.0, 2.0]
 
 
+async def test_the_last_weights_are_the_best_checkpoint_if_no_evaluation_was_better(
+    run: Runs, api: Any, trainer: Any
+) -> None:
+    trainer.eval_loss_of = lambda step: 9.0 - step
+    api.put(ROWS[:2], "exam@1")
+    await run(epochs=2, eval_dataset_ref={"name": "exam", "version": "1"}, eval_interval=2)
+
+    artifacts = api.job["artifacts"]
+    assert artifacts["best_checkpoint"] == artifacts["latest_checkpoint"]
+    assert artifacts["best_checkpoint"].endswith("/final")
+    assert "best_adapter" not in artifacts
+
+
 async def test_a_strict_job_is_refused_for_one_bad_row(run: Runs, api: Any) -> None:
     api.put([*ROWS, {"prompt": "no"}])
 
-    with pytest.raises(JobFailed, match=r"1 of 7 rows left out: no answer \(row 7\), which"):
+    with pytest.raises(JobFailed, match=r"1 of 7 cannot be used: no answer \(row 7\)$"):
+        await run(strict=True)
+
+
+async def test_a_strict_job_is_told_of_all_its_bad_rows(run: Runs, api: Any) -> None:
+    api.put([*ROWS, {"prompt": "no"}, {"text": "x"}, {"text": "y"}])
+
+    with pytest.raises(JobFailed, match=r"3 of 9 cannot be used; 1 of them: no answer \(row 7\)$"):
         await run(strict=True)

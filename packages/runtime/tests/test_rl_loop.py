@@ -406,8 +406,19 @@ def test_what_was_told_before_a_resume_is_told_again_at_the_end() -> None:
     assert [f["train/reward"] for f in history.steps] == [0.1, 0.25]
     assert [f["train/reward_max"] for f in history.steps] == [1, 2.5]
     assert history.evals == [(0, 0.0), (2, 0.5)]
-    assert history.best_reward == 0.5
+    assert (history.best_step, history.best_reward) == (2, 0.5)
     assert history.weight_syncs == 4
+
+
+async def test_a_repetition_of_a_cancelled_job_goes_on_counting(run: Any) -> None:
+    history, _ = await run(config(steps=2))
+    before = history.final_metrics()
+
+    again = RlHistory.told(before, 2)
+
+    assert before["train/num_rollouts"] > 0
+    assert again.final_metrics()["train/num_rollouts"] == before["train/num_rollouts"]
+    assert again.final_metrics()["tokens/sampled"] == before["tokens/sampled"]
 
 
 async def test_evaluations_come_before_the_first_step_on_their_interval_and_at_the_end(

@@ -354,6 +354,17 @@ async def test_training_ends_early_when_evaluations_get_no_better(
     assert trainer.names.count("submit") == 6
 
 
+async def test_a_job_that_had_stopped_early_does_not_go_on_after_a_resume(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    early = {"early_stopping_patience": 1, "eval_interval": 2, "eval_rows": 2}
+    history = History.told({"eval/steps": [2, 4], "eval/loss_history": [1.0, 2.0]}, 4, lambda _: 1)
+
+    outcome = await train(plan(epochs=9, **early), trainer, told, Stop(), history, Outcome(4, 4))
+
+    assert (outcome.stopped_early, outcome.step, trainer.calls) == (True, 4, [])
+
+
 def test_a_resumed_history_knows_the_best_evaluation() -> None:
     metrics = {"eval/steps": [2, 4, 6], "eval/loss_history": [3.0, 1.0, 0.5]}
 
