@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dreadnode_runtime.config import SftConfig, check_trackers, read_config
+from dreadnode_runtime.config import SftConfig, check_trackers, check_warmup, read_config
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.prepare import Counts, prepare
 from dreadnode_runtime.rendering import Rendering, load_rendering
@@ -43,6 +43,8 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
         if path := question["datasets"].get("eval"):
             place = ["config", "eval_dataset_ref"]
             _count(path, rendering, config)
+        place = ["config", "warmup_steps"]
+        check_warmup(config, config.total_steps(counts.usable))
     except JobFailed as refusal:
         return _refusal(place, str(refusal))
     return {

@@ -168,6 +168,20 @@ def check_trackers(config: TrainingConfig) -> None:
         )
 
 
+def check_warmup(config: TrainingConfig, steps: int) -> None:
+    """Return if a job of STEPS steps goes on when the learning rate has risen.
+
+    Raises:
+        JobFailed: Nothing of it is left after the warm-up.
+    """
+    if config.warmup_steps >= steps:
+        raise JobFailed(
+            f"`warmup_steps` is {config.warmup_steps}, and the job ends with step {steps}, before "
+            "it is trained at the full learning rate; warm up for fewer steps",
+            code="config",
+        )
+
+
 def read_config(kind: type[Config], given: dict[str, Any]) -> Config:
     """Return the settings in GIVEN; null and an empty list are the same as nothing.
 

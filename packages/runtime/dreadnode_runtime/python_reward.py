@@ -5,7 +5,7 @@ to a finite number. After an environment's episode the row holds its state as `e
 
 | what the function does | what comes of it |
 | --- | --- |
-| raises, exits, returns no finite number | an error |
+| raises, exits, returns no finite number, or one above 1e9 in size | an error |
 | takes longer than `timeout_sec` | an error; its process is ended and replaced |
 | wants more than `memory_mb` | `MemoryError`, in the function |
 | prints more than 1 MiB in one call | an error |
@@ -21,7 +21,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from dreadnode_runtime.custom_code import CodeFailed, Pool, must_be_allowed
 from dreadnode_runtime.errors import JobFailed, plain
-from dreadnode_runtime.rewards import Answer, Finite, Recipe, Score
+from dreadnode_runtime.rewards import LARGEST, Answer, Finite, Recipe, Score
 
 Source = Annotated[str, Field(min_length=1, max_length=200_000)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
@@ -58,7 +58,7 @@ class PythonReward(Recipe):
         if answer.state is not None:
             row["environment_state"] = answer.state
         try:
-            return Score(float(await self._workers().call(self.function, answer.text, row)))
+            return Score(_bounded(await self._workers().call(self.function, answer.text, row)))
         except CodeFailed as failed:
             if self.on_error == "count":
                 return Score(self.reward_on_error, error=plain(failed))
@@ -96,3 +96,9 @@ class PythonReward(Recipe):
                 seconds=self.timeout_sec,
             )
         return self._pool
+
+
+def _bounded(value: float) -> float:
+    if abs(value) > LARGEST:
+        raise CodeFailed(f"it returned {value:g}, above {LARGEST:g} in size")
+    return float(value)

@@ -22,8 +22,11 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from dreadnode_runtime.data import Unusable, scalar_text
+from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.prompts import Prompt
 
+LARGEST = 1e9
+"""Of a reward, in size: single precision, in which advantages are learnt from, ends somewhere."""
 NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 TOLERANCE = 1e-6
 
@@ -115,6 +118,22 @@ class Recipe(BaseModel):
         """End what it has started."""
         for part in self.parts:
             await part.close()
+
+
+async def judge(recipe: Recipe, answer: Answer) -> Score:
+    """Return what RECIPE pays for ANSWER.
+
+    Raises:
+        JobFailed: It is too much to be learnt from, or a person's own reward went wrong.
+    """
+    score = await recipe.score(answer)
+    if not abs(score.value) <= LARGEST:
+        raise JobFailed(
+            f"The reward pays {score.value:g} for an answer to {answer.prompt.place}, and must "
+            f"stay between {-LARGEST:g} and {LARGEST:g}",
+            code="reward",
+        )
+    return score
 
 
 class RowReward(Recipe):

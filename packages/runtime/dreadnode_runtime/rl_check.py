@@ -8,11 +8,11 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from dreadnode_runtime.config import check_trackers, read_config
+from dreadnode_runtime.config import check_trackers, check_warmup, read_config
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.prompts import Prompt
 from dreadnode_runtime.rendering import load_rendering
-from dreadnode_runtime.rewards import Answer, Recipe
+from dreadnode_runtime.rewards import Answer, Recipe, judge
 from dreadnode_runtime.rl_config import RlConfig
 from dreadnode_runtime.rl_job import Source, asking, judged, read_prompts
 
@@ -59,11 +59,13 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
             if path := question["datasets"].get("eval"):
                 place = ["config", "eval_dataset_ref"]
                 read_prompts([Source("eval", Path(path), False, "eval_dataset_ref")], how)
+        place = ["config", "warmup_steps"]
+        steps = config.total_steps(len(prompts))
+        check_warmup(config, steps)
     except JobFailed as refusal:
         if refusal.code == "environment":
             place = ["config", "environment"]
         raise Refused(place, str(refusal)) from refusal
-    steps = config.total_steps(len(prompts))
     return {
         "ok": True,
         "rows": counts.rows,
@@ -101,7 +103,7 @@ async def _try(recipe: Recipe, prompts: list[Prompt]) -> None:
         for prompt in prompts
         for text in dict.fromkeys((prompt.expected or "", ""))
     ]
-    scores = [await recipe.score(answer) for answer in answers]
+    scores = [await judge(recipe, answer) for answer in answers]
     errors = [score.error for score in scores]
     if None not in errors:
         raise JobFailed(

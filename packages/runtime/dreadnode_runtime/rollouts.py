@@ -20,7 +20,7 @@ from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.policy import Sampled, Sampler, Sampling, Sequenced
 from dreadnode_runtime.prompts import Prompt
 from dreadnode_runtime.rendering import Rendering, text_of
-from dreadnode_runtime.rewards import Answer, Recipe, Score
+from dreadnode_runtime.rewards import Answer, Recipe, Score, judge
 from dreadnode_runtime.rl_config import RlConfig
 
 EPSILON = 1e-6
@@ -189,7 +189,7 @@ class Rollouts:
             (said,) = await sampler.sample(following, 1, self.sampling, seed)
         state = None if episode is None else episode.state
         answer = Answer(prompt, text_of(message), sampled, truncated, state)
-        score = await self.reward.score(answer)
+        score = await judge(self.reward, answer)
         return Rollout(sequences, score, turns, sampled, truncated, prefilled)
 
     async def _following(self, episode: Episode, message: Message) -> list[int] | None:

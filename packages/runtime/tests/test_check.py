@@ -69,6 +69,17 @@ def test_a_refusal_says_where_and_is_one_sentence(
     assert "[" not in answer["error"]
 
 
+def test_a_warm_up_that_outlasts_the_job_is_refused(question: dict[str, Any]) -> None:
+    config = {**question["config"], "warmup_steps": 3}
+
+    refused = check(question | {"config": config | {"steps": 3}})
+    taken = check(question | {"config": config | {"steps": 4}})
+
+    assert refused["loc"] == ["config", "warmup_steps"]
+    assert "the job ends with step 3" in refused["error"]
+    assert taken["ok"]
+
+
 def test_a_dataset_in_which_no_row_renders_is_refused(
     question: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ FAILURES = {
     "raises": (body("x = 1", "return x / 0"), "ZeroDivisionError: division by zero (line 4 of"),
     "returns NaN": (body("return float('nan')"), "it returned nan, not a finite number"),
     "returns infinity": (body("return 1e999"), "it returned inf, not a finite number"),
+    "returns too much": (body("return -1e300"), "it returned -1e+300, above 1e+09 in size"),
     "returns nothing": (body("pass"), "it returned NoneType, not a number"),
     "returns a text": (body("return '1'"), "it returned str, not a number"),
     "hangs": (body("while True: pass"), "it took longer than 0.5 s"),

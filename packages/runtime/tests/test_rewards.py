@@ -8,7 +8,7 @@ from dreadnode_runtime.data import Conversation, Unusable
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.prompts import Prompt
 from dreadnode_runtime.reward_combinations import RECIPES, build, reward
-from dreadnode_runtime.rewards import Answer, Score
+from dreadnode_runtime.rewards import Answer, Score, judge
 
 CONTAINS = {"name": "contains_v1", "params": {"needle": "yes"}}
 ROW = {"name": "row_reward_v1"}
@@ -65,6 +65,17 @@ async def test_a_weighted_sum_adds_its_terms_up() -> None:
 
     assert (await worth("weighted_sum_v1", "yes", asked("yes"), terms=terms)).value == -1.5
     assert (await worth("weighted_sum_v1", "oh yes", asked("yes"), terms=terms)).value == 0.5
+
+
+@pytest.mark.parametrize("weight", [1e10, -1e10, 1e308])
+async def test_a_reward_too_large_to_be_learnt_from_ends_the_job_naming_the_row(
+    weight: float,
+) -> None:
+    terms = [{"weight": weight, "reward": ROW}, {"weight": weight, "reward": CONTAINS}]
+    recipe = build({"name": "weighted_sum_v1", "params": {"terms": terms}})
+
+    with pytest.raises(JobFailed, match=r"for an answer to row 7, and must stay between -1e\+09"):
+        await judge(recipe, Answer(asked(paid=9.0), "yes"))
 
 
 async def test_a_gate_pays_only_where_it_is_open() -> None:
