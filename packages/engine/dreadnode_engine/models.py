@@ -25,6 +25,10 @@ MAX_RANK = 128
 """The largest LoRA rank, as hosted Tinker documents it for most of its models."""
 
 
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
+"""The files of which a folder with a tokenizer has at least one."""
+
+
 @dataclass(frozen=True)
 class ServedModel:
     """One base model that clients may name.
@@ -101,7 +105,7 @@ def inspect_model(model_id: str, path: Path, *, stand_in: bool = False) -> Serve
     size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
     if not size:
         raise Refused(f"The model {model_id} cannot be served: {path} has no safetensors weights")
-    if problem := _unsupported(config):
+    if problem := _unsupported(config) or _incomplete(path):
         raise Refused(f"The model {model_id} cannot be served: {problem}")
     return ServedModel(
         id=model_id,
@@ -124,6 +128,23 @@ def _unsupported(config: dict[str, Any]) -> str | None:
     kinds = set(config.get("layer_types") or ["full_attention"])
     if kinds != {"full_attention"} or config.get("use_sliding_window"):
         return "it has layers other than full attention, which this engine does not cache yet"
+    return None
+
+
+def _incomplete(path: Path) -> str | None:
+    """Say what is missing in PATH, for a download that was cut off keeps its configuration."""
+    try:
+        index = json.loads((path / "model.safetensors.index.json").read_text())
+        shards = set(index["weight_map"].values())
+    except FileNotFoundError:
+        shards = set()
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return "its `model.safetensors.index.json` cannot be read"
+    for name in sorted(shards):
+        if not (path / str(name)).is_file():
+            return f"{path} has no `{name}`, which holds a part of its weights"
+    if not any((path / name).is_file() for name in _TOKENIZERS):
+        return f"{path} has no tokenizer ({', '.join(_TOKENIZERS)})"
     return None
 
 
@@ -157,8 +178,10 @@ def _stand_in_file() -> Path | None:
 
 def _converted(data_dir: Path, model_id: str, gguf: Path) -> Path:
     """Return the directory made from the file GGUF, made now if it is not there yet."""
-    size = gguf.stat().st_size
-    target = data_dir / "models" / f"{model_id.replace('/', '--')}-{size}"
+    status = gguf.stat()
+    # Another file of the same model has the same size as often as not.
+    version = f"{status.st_size}-{status.st_mtime_ns // 10**9}"
+    target = data_dir / "models" / f"{model_id.replace('/', '--')}-{version}"
     if target.is_dir():
         return target
     unfinished = target.with_name(f"{target.name}.{os.getpid()}.unfinished")

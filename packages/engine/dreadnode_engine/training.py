@@ -40,6 +40,11 @@ class Example:
     targets: NDArray[np.int64]
     inputs: Mapping[str, NDArray[np.float32]]
 
+    @property
+    def columns(self) -> int:
+        """How many targets each token has."""
+        return self.targets.size // len(self.tokens)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -137,7 +142,8 @@ def run_job(network: Network, job: Job, budget: int) -> Generator[None, None, Lo
     """
     logprobs: dict[int, NDArray[np.float32]] = {}
     losses: dict[int, NDArray[np.float32]] = {}
-    for batch in micro_batches([len(example.tokens) for example in job.examples], budget):
+    sizes = [(len(example.tokens), example.columns) for example in job.examples]
+    for batch in micro_batches(sizes, budget):
         examples = [job.examples[i] for i in batch]
         for i, (p, loss) in zip(batch, _micro_batch(network, job, examples), strict=True):
             logprobs[i], losses[i] = p, loss
@@ -154,12 +160,16 @@ def run_job(network: Network, job: Job, budget: int) -> Generator[None, None, Lo
     )
 
 
-def micro_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Group sequences of like length, so that each group padded holds at most BUDGET tokens."""
+def micro_batches(sizes: Sequence[tuple[int, int]], budget: int) -> Iterator[list[int]]:
+    """Group sequences of like length, so that each group padded holds at most BUDGET tokens.
+
+    SIZES are lengths and targets per token; these are the same for all of a group.
+    """
     batch: list[int] = []
     # Longest first: the first of a group is what the others are padded to.
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i][1], -sizes[i][0])):
+        length, columns = sizes[batch[0]] if batch else sizes[index]
+        if batch and (length * (len(batch) + 1) > budget or columns != sizes[index][1]):
             yield batch
             batch = []
         batch.append(index)
@@ -183,11 +193,8 @@ def _micro_batch(
     places = torch.cat(
         [row * width + torch.arange(len(e.tokens)) for row, e in enumerate(examples)]
     ).to(device)
-    columns = max(e.targets.reshape(len(e.tokens), -1).shape[1] for e in examples)
-    targets = _stack([e.targets for e in examples], columns).to(device)
-    inputs = {
-        n: _stack([e.inputs[n] for e in examples], columns).to(device) for n in job.loss.inputs
-    }
+    targets = _stack([e.targets for e in examples]).to(device)
+    inputs = {n: _stack([e.inputs[n] for e in examples]).to(device) for n in job.loss.inputs}
     p, loss, gradient = _head(network, job, flat.detach()[places], targets, inputs)
     if gradient is not None and flat.requires_grad:
         whole = torch.zeros_like(flat)
@@ -196,18 +203,13 @@ def _micro_batch(
     counts = [len(example.tokens) for example in examples]
     rows = zip(torch.split(p.cpu(), counts), torch.split(loss.cpu(), counts), strict=True)
     for example, (p_row, loss_row) in zip(examples, rows, strict=True):
-        size = example.targets.reshape(len(example.tokens), -1).shape[1]
         shape = example.targets.shape
-        yield p_row[:, :size].reshape(shape).numpy(), loss_row[:, :size].reshape(shape).numpy()
+        yield p_row.reshape(shape).numpy(), loss_row.reshape(shape).numpy()
 
 
-def _stack(arrays: Sequence[NDArray[np.generic]], columns: int) -> Tensor:
-    """Stack per-token arrays of one to COLUMNS columns into one matrix, filled up with zeros."""
-    rows = []
-    for array in arrays:
-        matrix = array.reshape(len(array), -1)
-        rows.append(np.pad(matrix, ((0, 0), (0, columns - matrix.shape[1]))))
-    return torch.from_numpy(np.concatenate(rows))
+def _stack(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
+    """Stack per-token arrays with equally many columns into one matrix."""
+    return torch.from_numpy(np.concatenate([array.reshape(len(array), -1) for array in arrays]))
 
 
 def _head(

@@ -1,5 +1,6 @@
 """Protobuf in and out: the two places where Tinker's protocol is not JSON."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,6 +17,8 @@ from dreadnode_engine.errors import OperationFailed, Refused
 MEDIA_TYPE = "application/x-protobuf"
 MAX_BODY = 256 * 2**20
 """The largest request body in bytes, before and after decompression."""
+MAX_SPARSE = 2**27
+"""The most numbers that the sparse inputs of one request may fill, zeros included."""
 
 Floats = NDArray[np.float32]
 Array = Floats | NDArray[np.int64]
@@ -92,12 +95,24 @@ def decode_forward_backward(body: bytes) -> ForwardBackward:
     config: dict[str, float | str] = dict(message.loss_fn_config)
     for name, value in message.loss_fn_config_v2.items():
         config[name] = value.text if value.WhichOneof("value") == "text" else value.number
+    _check_sparse(message)
     return ForwardBackward(
         loss_fn=message.loss_fn,
         config=config,
         forward_only=message.forward_only,
         data=[_datum(index, datum) for index, datum in enumerate(message.data)],
     )
+
+
+def _check_sparse(message: pb.ForwardBackwardRequest) -> None:
+    """Refuse a request of a few bytes that would fill the memory, and at every start again."""
+    inputs = [tensor for datum in message.data for tensor in datum.loss_fn_inputs.values()]
+    sparse = [tensor for tensor in inputs if tensor.WhichOneof("encoding") == "sparse_csr"]
+    if (numbers := sum(abs(math.prod(t.shape)) for t in sparse)) > MAX_SPARSE:
+        raise OperationFailed(
+            f"The sparse inputs of the request fill {numbers} numbers, and at most {MAX_SPARSE} "
+            "are taken at once; send fewer data, or fewer targets per token"
+        )
 
 
 def _datum(index: int, message: pb.Datum) -> Datum:
@@ -136,8 +151,8 @@ def _array(index: int, name: str, message: pb.Tensor) -> Array:
 def _dense(message: pb.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Fill the zeros of a matrix that came as compressed sparse rows."""
     rows, columns = message.shape
-    if rows * columns > MAX_BODY // 8:
-        raise ValueError("too large")
+    if min(rows, columns) < 0:
+        raise ValueError("malformed")
     csr = message.sparse_csr
     starts = np.frombuffer(csr.crow_indices, dtype="<i8")
     places = np.frombuffer(csr.col_indices, dtype="<i8")

@@ -393,6 +393,28 @@ def test_corrupt_protobuf_is_refused_and_damaged_tensors_fail(http: httpx.Client
     assert _result(http, run, 5).headers["content-type"] == "application/x-protobuf"
 
 
+def test_a_few_bytes_that_would_fill_the_memory_fail_and_the_run_goes_on(
+    http: httpx.Client,
+) -> None:
+    run = _run(http)
+    wide, negative = _forward(run, 1), _forward(run, 2)
+    for message, columns in ((wide, 2**26), (negative, -(2**26))):
+        for name in ("a", "b", "c"):
+            tensor = message.data[0].loss_fn_inputs[name]
+            tensor.dtype = pb.DTYPE_FLOAT32
+            tensor.shape.extend([1, columns])
+            tensor.sparse_csr.crow_indices = np.zeros(2, np.int64).tobytes()
+
+    for message in (wide, negative, _forward(run, 3)):
+        _send(http, message.SerializeToString())
+    answers = [_result(http, run, seq) for seq in (1, 2, 3)]
+
+    assert [len(wide.SerializeToString()) < 1000, len(answers)] == [True, 3]
+    for answer in answers[:2]:
+        assert "sparse inputs of the request fill 201326592 numbers" in answer.json()["error"]
+    assert answers[2].headers["content-type"] == "application/x-protobuf"
+
+
 def test_a_compressed_request_is_the_same_request(http: httpx.Client) -> None:
     import zstandard
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dreadnode_engine import models as discovery
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.models import STAND_IN_ID, discover, inspect_model
 
@@ -92,6 +93,41 @@ def test_a_directory_without_weights_is_refused(models_dir: Path, tmp_path: Path
 
     with pytest.raises(Refused, match="no safetensors"):
         inspect_model("m", path)
+
+
+def test_a_download_that_was_cut_off_is_refused_with_what_is_missing(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(models_dir / "llama", tmp_path / "a")
+    index = {"weight_map": {"x": "model.safetensors", "y": "model-00002-of-00002.safetensors"}}
+    (tmp_path / "a" / "model.safetensors.index.json").write_text(json.dumps(index))
+    shutil.copytree(models_dir / "llama", tmp_path / "b")
+    for file in (tmp_path / "b").glob("tokenizer*"):
+        file.unlink()
+
+    with pytest.raises(Refused, match="has no `model-00002-of-00002"):
+        inspect_model("a", tmp_path / "a")
+    with pytest.raises(Refused, match="has no tokenizer"):
+        inspect_model("b", tmp_path / "b")
+
+
+def test_a_gguf_file_that_was_replaced_by_one_of_the_same_size_is_converted_again(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted: list[str] = []
+
+    def convert(gguf: Path, target: Path) -> None:
+        converted.append(gguf.read_text())
+        shutil.copytree(models_dir / "llama", target)
+
+    monkeypatch.setattr(discovery, "_convert", convert)
+    gguf = tmp_path / "model.gguf"
+    for moment, content in ((1, "first"), (1, "first"), (2, "other")):
+        gguf.write_text(content)
+        os.utime(gguf, (moment, moment))
+        found(tmp_path / "data", f"my/model={gguf}")
+
+    assert converted == ["first", "other"]
 
 
 def test_a_cached_model_is_served_under_its_repositorys_name(

@@ -281,13 +281,14 @@ def test_how_a_request_is_split_does_not_change_what_it_means(
 
 
 def test_micro_batches_hold_every_sequence_once_and_respect_the_budget() -> None:
-    lengths = [7, 1, 30, 12, 12, 3]
+    sizes = [(7, 1), (1, 1), (30, 1), (12, 1), (12, 4), (3, 1), (2, 4), (1, 4)]
 
-    batches = list(micro_batches(lengths, 24))
+    batches = list(micro_batches(sizes, 24))
 
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= 24
+        assert len(batch) == 1 or len(batch) * max(sizes[i][0] for i in batch) <= 24
+        assert len({sizes[i][1] for i in batch}) == 1
 
 
 def adamw_by_hand(
