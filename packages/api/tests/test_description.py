@@ -1,16 +1,15 @@
 """The API's description of itself: what it says of the catalog, and whether it is true."""
 
+import asyncio
 import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from app.main import create_app
 from app.settings import Settings
@@ -228,61 +227,53 @@ def test_what_is_made_links_to_what_can_be_done_with_it(description: dict[str, A
     }
 
 
-@pytest.fixture
-def address(tmp_path: Path) -> Iterator[tuple[str, str]]:
-    """A server in a process of its own, and its first key."""
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("DREADNODE_", "TINKER_"))},
-        "DREADNODE_DATA_DIR": str(tmp_path / "data"),
-        "DREADNODE_RATE_LIMIT": "0",
-    }
-    made = subprocess.run(
-        [sys.executable, "-m", "app", "init"], env=environment, capture_output=True, check=True
-    )
-    server = subprocess.Popen(
-        [sys.executable, "-m", "app", "serve", "--port", "0"],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert server.stdout is not None
-    try:
-        ready = server.stdout.readline()
-        yield ready.split()[-1], json.loads(made.stdout)["token"]
-    finally:
-        server.terminate()
-        server.wait(20)
+async def shown(api: Any) -> str:
+    """Make something of each kind to ask for, and return the id of a job that has ended."""
+    await api.push()
+    await api("PUT", "/org/acme/capabilities/desk/1.0.0", json={"prompt": "Be brief"})
+    await api.job()
+    job, key = await api.start()
+    files = f"{api.jobs}/{job['id']}/files"
+    assert (await api("PUT", f"{files}/note.txt", key=key, content=b"x")).is_success
+    for told in (
+        {"event_type": "step_complete", "metrics": {"steps": [1], "train/loss": [0.5]}},
+        {"event_type": "training_end"},  # The stream of its events ends, too.
+    ):
+        answer = await api("POST", f"{api.jobs}/{job['id']}/progress", key=key, json=told)
+        assert answer.is_success, answer.text
+    return str(job["id"])
 
 
-def test_schemathesis_finds_nothing(address: tuple[str, str], tmp_path: Path) -> None:
-    server, key = address
-    headers = {"Authorization": f"Bearer {key}"}
-    asked = httpx.put(
-        f"{server}/api/v1/org/main/datasets/rows/1.0.0",
-        content=b'{"prompt": "a", "response": "b"}\n',
-        headers=headers,
-        timeout=30,
-    )
-    assert asked.status_code == 201
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_schemathesis_finds_nothing(api: Any, service: Any, tmp_path: Path) -> None:
+    job_id = await shown(api)
+    service.start("serve")
 
     began = time.monotonic()
-    done = subprocess.run(
+    done = await asyncio.to_thread(
+        subprocess.run,
         [
             *(SCHEMATHESIS, "--config-file", HERE / "schemathesis.toml"),
-            *("run", f"{server}/openapi.json"),
-            *("--header", f"Authorization: Bearer {key}"),
+            *("run", f"http://127.0.0.1:{service.port}/openapi.json"),
+            *("--header", f"Authorization: Bearer {api.keys['admin']}"),
             *("--checks", "all", "--phases", "fuzzing,stateful", "--max-examples", "2"),
             *("--seed", "1", "--continue-on-failure", "--request-timeout", "30"),
             # They would take away the key that all the rest is asked with.
             *(part for each in OWN_KEY for part in ("--exclude-operation-id", each)),
         ],
         cwd=tmp_path,
-        env={**os.environ, "SCHEMATHESIS_HOOKS": "schemathesis_hooks", "PYTHONPATH": str(HERE)},
+        env={
+            **os.environ,
+            "SCHEMATHESIS_HOOKS": "schemathesis_hooks",
+            "PYTHONPATH": str(HERE),
+            "JOB": job_id,
+        },
         capture_output=True,
         text=True,
         check=False,
     )
 
     assert done.returncode == 0, f"{time.monotonic() - began:.0f} s\n{done.stdout[-8000:]}"
+    log = (api.settings.data_dir / "serve.log").read_text()
+    for path in ("", "/logs", "/artifacts", "/checkpoints", "/rl-context", "/files"):
+        assert f"GET /api/v1{api.jobs}/{job_id}{path} 200 " in log, path
