@@ -174,7 +174,13 @@ async def test_an_attempt_that_goes_on_from_a_checkpoint_replaces_what_was_told_
         {"event_type": "phase", "data": {"phase": "dancing"}},
         {"event_type": "step_complete", "metrics": {"a": {"b": 1}}},
         {"event_type": "step_complete", "metrics": {"a": [[1]]}},
+        {"event_type": "phase", "data": {"phase": "training", "reason": 5}},
+        {"event_type": "phase", "data": {"phase": "training", "reason": "r" * 2_001}},
+        {"event_type": "step_complete", "metrics": {"steps": [1e300], "train/loss": [1.0]}},
+        {"event_type": "step_complete", "metrics": {"x": [1.0]}, "data": {"step": -1}},
         {"event_type": "training_start", "data": {"start": "two"}},
+        {"event_type": "training_start", "data": {"start": True}},
+        {"event_type": "training_start", "data": {"start": -1}},
         {"event_type": "log", "attempt": 2},
         {"event_type": "log", "seq": 0},
     ],
@@ -188,6 +194,23 @@ async def test_an_event_that_makes_no_sense_is_refused_and_changes_nothing(
 
     assert (refused.status_code, refused.json()["type"]) == (422, "validation_error")
     assert (await api("GET", f"{api.jobs}/{told.job}")).json() == before
+
+
+async def test_half_a_character_in_an_event_is_refused_and_changes_nothing(
+    api: Any, told: Any
+) -> None:
+    refused = await api(
+        "POST",
+        f"{api.jobs}/{told.job}/progress",
+        key=told.key,
+        content=b'{"event_type": "log", "message": "\\ud800"}',
+        headers={"Content-Type": "application/json"},
+    )
+
+    assert (refused.status_code, refused.json()["type"]) in {
+        (400, "bad_request_error"),
+        (422, "validation_error"),
+    }
 
 
 async def test_a_fault_of_the_infrastructure_does_not_fail_the_job(api: Any, told: Any) -> None:

@@ -27,7 +27,7 @@ async def begin(session: AsyncSession, job: Job, event: ProgressRequest, number:
     name, step = event.data.get("name"), _whole(event.data.get("step"))
     if not isinstance(name, str) or not 0 < len(name) <= MAX_PATH or "://" in name:
         raise Invalid(f"`name` must be a name of at most {MAX_PATH} characters", "data", "name")
-    if step is None:
+    if step is None or step < 0:
         raise Invalid("The step of a checkpoint must be a whole number", "data", "step")
     row = await session.get(Checkpoint, (job.id, name))
     if row is None:

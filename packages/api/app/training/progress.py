@@ -19,6 +19,8 @@ from app.training.schemas import Phase, ProgressRequest
 
 AXES = ("steps", "eval/steps")
 MAX_LIST = 100_000
+MAX_STEP = 2**53
+MAX_REASON = 2_000
 _JUDGED = {"eval_loss": "eval/loss", "eval_reward": "eval/reward"}
 """What of a job's progress an evaluation tells, and steps leave as it is."""
 _LEVELS = {"training_error": "error"}
@@ -103,15 +105,21 @@ def _phase(session: AsyncSession, job: Job, event: ProgressRequest) -> None:
     phase = str(event.data.get("phase"))
     if phase not in get_args(Phase):
         raise Invalid(f"`{phase}` is no phase of a job", "data", "phase")
+    reason = event.data.get("reason") or event.message
+    if reason is not None and not (isinstance(reason, str) and len(reason) <= MAX_REASON):
+        raise Invalid(
+            f"`reason` must be a text of at most {MAX_REASON:,} characters", "data", "reason"
+        )
     if job.phase != "cancelling":
-        set_phase(session, job, phase, event.data.get("reason") or event.message)
+        set_phase(session, job, phase, reason)
 
 
 async def _start(session: AsyncSession, job: Job, event: ProgressRequest) -> None:
     """Begin, or go on from a checkpoint: what an earlier attempt told beyond it is told again."""
-    step = event.data.get("start", event.data.get("step")) or 0
-    if not isinstance(step, int):
-        raise Invalid("The step to go on from must be a whole number", "data", "step")
+    told = event.data.get("start", event.data.get("step"))
+    step = 0 if told is None else _whole(told)
+    if step is None or step < 0:
+        raise Invalid("The step to go on from must be a whole number from 0 on", "data", "start")
     await session.execute(delete(Points).where(Points.job_id == job.id, Points.step > step))
     if job.phase != "cancelling":
         set_phase(session, job, "training")
@@ -157,8 +165,10 @@ def _measure(session: AsyncSession, job: Job, event: ProgressRequest, number: in
     if lists:
         told = event.data.get("step")
         axis = next((lists[name] for name in AXES if lists.get(name)), [told])
-        step = _number(axis[-1])
-        session.add(Points(job_id=job.id, number=number, step=int(step or 0), lists=lists))
+        step = _number(axis[-1]) or 0.0
+        if not 0 <= step < MAX_STEP:
+            raise Invalid(f"A step must lie between 0 and {MAX_STEP:,}", "metrics")
+        session.add(Points(job_id=job.id, number=number, step=int(step), lists=lists))
     if scalars:
         job.scalars = {**job.scalars, **scalars}
 
