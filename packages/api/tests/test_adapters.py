@@ -113,6 +113,7 @@ async def test_a_checkpoint_becomes_files_of_its_job_which_are_found_again(api: 
     assert ours == ["TINKER_API_KEY", "TINKER_BASE_URL", "TINKER_TELEMETRY"]
 
 
+@ON_SQLITE
 async def test_an_ended_job_still_gives_its_best_checkpoint(api: Any) -> None:
     job, key = await running(api)
     await saved(api, job, key, "step-000010", best_checkpoint=PATH.format("step-000010"))

@@ -38,7 +38,7 @@ def test_a_copy_holds_databases_files_and_keys_and_no_logs(
     settings = at_home("data")
     for name in ("blobs/ab/abcd", "checkpoints/run/weights/final/x.safetensors", "engine.key",
                  "logs/api.log", "jobs/1/1/output.log", "host.id", "serve.lock",
-                 "blobs/.incoming-1"):  # fmt: skip
+                 "blobs/.incoming-1", "blobs/.incoming-2/adapter_config.json"):  # fmt: skip
         path = settings.data_dir / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
@@ -70,17 +70,19 @@ async def test_a_copy_made_under_load_is_consistent_and_whatever_it_names_is_the
 ) -> None:
     if not api.database.is_sqlite:
         pytest.skip("a PostgreSQL database is saved with its own tools")
-    stop = asyncio.Event()
+    begun, stop = asyncio.Event(), asyncio.Event()
 
     async def work() -> int:
         number = 0
         while not stop.is_set():
             number += 1
             await api.push(version=f"1.0.{number}", body=b'{"prompt":"%d","response":"x"}' % number)
+            begun.set()
         return number
 
     working = asyncio.create_task(work())
-    await asyncio.sleep(0.5)
+    async with asyncio.timeout(60):
+        await begun.wait()
     await asyncio.to_thread(back_up, api.settings, tmp_path / "copy")
     stop.set()
     pushed = await working

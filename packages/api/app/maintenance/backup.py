@@ -112,7 +112,8 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    for root, _, names in os.walk(folder):
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".incoming-")]
         for name in sorted(names):
             if not name.startswith(".incoming-"):
                 yield Path(root) / name
