@@ -336,6 +336,21 @@ async def test_a_slow_receiver_holds_nobody_else_up(api: Any) -> None:
     assert arrived == ["https://quick.example.com/"] * 2
 
 
+async def test_a_name_that_nobody_can_look_up_is_shown_as_such_and_given_up_in_time(
+    api: Any,
+) -> None:
+    hook = await register(api, url=f"https://{'a' * 70}.example.com/", statuses=["queued"])
+    await api.push()
+    await api.job()
+
+    settings = replace(api.settings, webhook_give_up_seconds=0.0)
+    await drain(Deliverer(settings, api.database))
+
+    [shown] = (await api("GET", f"{HOOKS}/{hook['id']}/deliveries")).json()["items"]
+    assert "label" in shown["last_error"]
+    assert shown["given_up_at"] is not None
+
+
 async def test_a_silent_receiver_costs_no_more_than_the_time_out(api: Any) -> None:
     async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)

@@ -115,7 +115,8 @@ class Deliverer:
             status = await self._post(webhook.url, delivery.body, headers)
             if not 200 <= status < 300:
                 error = f"it answered with status {status}"
-        except (NotAllowed, OSError, httpx.HTTPError, TimeoutError) as failure:
+        except (NotAllowed, OSError, httpx.HTTPError, httpx.InvalidURL, ValueError) as failure:
+            # A `ValueError` is a name that cannot be looked up at all, as one that is too long.
             error = (str(failure) or type(failure).__name__)[:MAX_ERROR]
         try:
             async with self._database.writing() as session:
