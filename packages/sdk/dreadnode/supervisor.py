@@ -27,6 +27,7 @@ from dreadnode.errors import ServeError
 
 _LOOK_EVERY = 0.05
 _LOG_LIMIT = 32 << 20
+_SHORTEN_EVERY = 60.0
 _LAST_WORDS = 12
 
 
@@ -143,7 +144,7 @@ class Supervisor:
             process = await self._start(program, log)
             if not answered.is_set() and await _answers(process, program, log, offset):
                 answered.set()
-            code = await process.wait()
+            code = await _ended(process, log)
             if not answered.is_set():
                 raise ServeError(_did_not_start(program, code, log, offset))
             if time.monotonic() - started >= self._backoff.healthy:
@@ -214,6 +215,32 @@ async def _answers(
             )
         await asyncio.sleep(_LOOK_EVERY)
     return False
+
+
+async def _ended(process: asyncio.subprocess.Process, log: Path) -> int:
+    """Wait for the end of PROCESS, for months if need be, while its log keeps to its bound."""
+    ended = asyncio.create_task(process.wait())
+    try:
+        while not (await asyncio.wait({ended}, timeout=_SHORTEN_EVERY))[0]:
+            # A full disk is no reason to give the process up.
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(_shorten, log)
+        return await ended
+    finally:
+        ended.cancel()
+
+
+def _shorten(log: Path) -> None:
+    """Put the content of a log that has grown too long aside, under the process that writes it.
+
+    It appends, so it goes on at the beginning of the emptied file; what it writes in the moment
+    between the end of the copy and the emptying is lost.
+    """
+    if log.stat().st_size < _LOG_LIMIT:
+        return
+    with log.open("rb") as whole, log.with_suffix(".log.1").open("wb") as aside:
+        shutil.copyfileobj(whole, aside)
+        os.truncate(log, 0)
 
 
 def _rotate(log: Path) -> int:

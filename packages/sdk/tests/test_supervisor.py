@@ -273,6 +273,32 @@ async def test_output_is_appended_and_a_long_log_is_put_aside(
     assert (logs / "api.log.1").read_text() == "long\n" * 10
 
 
+async def test_the_log_of_a_program_that_runs_on_keeps_to_its_bound_and_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreadnode.supervisor._LOG_LIMIT", 20)
+    monkeypatch.setattr("dreadnode.supervisor._SHORTEN_EVERY", 0.05)
+    log = place.folder / "logs" / "talker.log"
+    command = ["sh", "-c", "echo ready on; read _; echo the first long line; read _; echo after"]
+    talker = Program("talker", command, {"PATH": os.environ["PATH"]}, ready="ready on")
+    ready = asyncio.Event()
+    running = supervisor(place, [talker])
+    task = asyncio.create_task(running.run(when_ready=ready.set))
+    await asyncio.wait_for(ready.wait(), WITHIN)
+    pipe = running._running["talker"].stdin
+    assert pipe is not None
+
+    pipe.write(b"\n")
+    await until(lambda: log.with_suffix(".log.1").exists() and log.stat().st_size == 0)
+    pipe.write(b"\n")
+    await until(lambda: log.read_text().startswith("after\n"))
+
+    running.stop()
+    await asyncio.wait_for(task, WITHIN)
+    aside = log.with_suffix(".log.1").read_text()
+    assert aside == "ready on\nthe first long line\n"
+
+
 def test_pauses_double_up_to_the_longest() -> None:
     pauses = Backoff(first=1, longest=5).pauses()
 
