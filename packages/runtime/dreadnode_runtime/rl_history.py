@@ -1,7 +1,8 @@
 """The figures of each RL step, and those that a job ends with.
 
-KL, entropy and clipping are estimated over the tokens that were drawn and learnt from, with `q` the
-log-probability under the weights that drew a token and `p` that of the trainer before its update:
+With `q` the log-probability of a token under the weights that drew it and `p` that of the trainer
+before its update, entropy is estimated over all tokens that were drawn, so that a step that teaches
+nothing has one too, and KL and clipping over those that were learnt from:
 
 | figure | formula |
 | --- | --- |
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dreadnode_runtime.policy import Floats, Sequenced
-from dreadnode_runtime.rollouts import Group
+from dreadnode_runtime.rollouts import Group, Rollout
 
 Figures = dict[str, float | int | None]
 RENAMED = {
@@ -44,6 +45,7 @@ def rollout_figures(aged: Sequence[tuple[int, Group]]) -> Figures:
         "train/reward_std": statistics.pstdev(rewards),
         "train/reward_errors": sum(rollout.score.error is not None for rollout in rollouts),
         "train/num_rollouts": len(rollouts),
+        "train/entropy": _entropy(rollouts),
         "train/degenerate_groups": sum(group.degenerate for group in groups),
         "train/completion_tokens_mean": statistics.fmean(lengths),
         "train/completion_tokens_max": max(lengths),
@@ -56,6 +58,17 @@ def rollout_figures(aged: Sequence[tuple[int, Group]]) -> Figures:
     }
 
 
+def _entropy(rollouts: Sequence[Rollout]) -> float | None:
+    """Return the mean of `-q` over all tokens of ROLLOUTS; nothing if none was drawn."""
+    q = [
+        np.asarray(sequence.logprobs)[np.asarray(sequence.drawn, np.bool_)]
+        for rollout in rollouts
+        for sequence in rollout.sequences
+    ]
+    drawn = np.concatenate(q)
+    return float(-drawn.mean()) if len(drawn) else None
+
+
 def learning_figures(
     learnt: Sequence[tuple[Sequenced, Floats]], clip: tuple[float, float] | None
 ) -> Figures:
@@ -65,7 +78,7 @@ def learning_figures(
         learnt: Sequences with what the trainer found.
         clip: Between which ratios PPO lets them count, if it is PPO.
     """
-    names = ("train/kl_sampler_trainer", "train/entropy", "train/clip_fraction")
+    names = ("train/kl_sampler_trainer", "train/clip_fraction")
     figures: Figures = dict.fromkeys(names)
     figures["train/trained_tokens"] = sum(len(sequence.tokens) - 1 for sequence, _ in learnt)
     if not learnt:
@@ -80,7 +93,6 @@ def learning_figures(
         ratio = np.exp(gap)
     kl = float(np.mean(ratio - 1 - gap))
     figures["train/kl_sampler_trainer"] = kl if np.isfinite(kl) else None
-    figures["train/entropy"] = float(-np.mean(q, dtype=np.float64))
     if clip is not None:
         advantage = np.concatenate(
             [s.advantages[1:][mask] for (s, _), mask in zip(learnt, drawn, strict=True)]
