@@ -43,8 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Until it serves there is nothing to end well, and an import may swallow what Python raises.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    # A bar that is drawn while weights are read is no line of a log.
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        # A bar that is drawn while weights are read is no line of a log.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         logs.configure()
         if options.command == "models":

@@ -197,6 +197,7 @@ def test_dn_engine_models_tells_which_catalog_entries_become_trainable(
     assert qwen.split()[:4] == ["Qwen/Qwen3-8B", "0.00", "128", "Qwen3"]
     assert qwen.endswith("sft, importance_sampling, ppo")
     assert own.endswith("not in the catalog")
+    assert f"`dn serve --model Qwen/Qwen3-8B={models_dir / 'qwen3'} " in shown.stderr
     assert "dn train sft --model Qwen/Qwen3-8B" in shown.stderr
     models = {model["model_name"]: model for model in json.loads(as_json.stdout)["models"]}
     assert models["Qwen/Qwen3-8B"]["catalog"] == "Qwen/Qwen3-8B"

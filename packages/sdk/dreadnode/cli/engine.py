@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from typing import Annotated, Any
@@ -42,6 +43,7 @@ def _models(command: list[str]) -> None:
     from dreadnode.training.models import get_training_model
 
     as_json = "--json" in command
+    start = " ".join(["dn serve", *_model_flags(command)])
     if not any(each.split("=")[0] == "--data-dir" for each in command):
         command += ["--data-dir", str(default_data_dir())]
     answer = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=False)
@@ -61,9 +63,20 @@ def _models(command: list[str]) -> None:
         return
     out.text(*table([[str(cell(model)) for _, cell in _COLUMNS] for model in models], _COLUMNS))
     if trained := next((model for model in models if model["catalog"]), None):
-        hint(f"start with them: `dn serve`, then `dn train sft --model {trained['model_name']}`")
+        hint(f"start with them: `{start}`, then `dn train sft --model {trained['model_name']}`")
     else:
         hint("`--model ID=PATH` with the id of an entry of `dn train catalog` makes it trainable")
+
+
+def _model_flags(command: list[str]) -> list[str]:
+    """Return the `--model ID=PATH` of COMMAND, as a shell takes them."""
+    flags = []
+    for at, word in enumerate(command):
+        if word == "--model":
+            flags += [shlex.join(command[at : at + 2])]
+        elif word.startswith("--model="):
+            flags += [shlex.quote(word)]
+    return flags
 
 
 def _trains(model: dict[str, Any]) -> str:
