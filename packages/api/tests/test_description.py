@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,7 @@ async def test_schemathesis_finds_nothing(api: Any, service: Any, tmp_path: Path
     service.start("serve")
 
     began = time.monotonic()
-    done = await asyncio.to_thread(
+    run = partial(
         subprocess.run,
         [
             *(SCHEMATHESIS, "--config-file", HERE / "schemathesis.toml"),
@@ -272,6 +273,7 @@ async def test_schemathesis_finds_nothing(api: Any, service: Any, tmp_path: Path
         text=True,
         check=False,
     )
+    done = await asyncio.to_thread(run)
 
     assert done.returncode == 0, f"{time.monotonic() - began:.0f} s\n{done.stdout[-8000:]}"
     log = (api.settings.data_dir / "serve.log").read_text()
