@@ -218,9 +218,16 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 """The documented failures, for the `responses=` of a route."""
 
 
+# Old clients read square brackets as markup, and crash; terminals obey control characters.
+_PLAIN = {
+    **{code: " " for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"},
+    **str.maketrans("[]", "()"),
+}
+
+
 def plain(text: str) -> str:
-    """Return `text` without square brackets, which old clients read as markup and crash on."""
-    return text.replace("[", "(").replace("]", ")")
+    """Return `text` as any client can show it, without square brackets and control characters."""
+    return text.translate(_PLAIN)
 
 
 def printable(text: str) -> str:

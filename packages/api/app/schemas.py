@@ -21,6 +21,7 @@ from app.errors import plain
 
 MAX_DEPTH = 32
 MAX_INTEGER = 2**53
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DAY = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 
 
@@ -63,14 +64,16 @@ def _in_utc(moment: datetime) -> datetime:
 Instant = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
 """A time as a request gives it: ISO 8601 with an offset."""
 
-NO_MARKUP = r"^[^\[\]\x00]*$"
+NO_MARKUP = r"^[^\[\]\x00-\x1f\x7f-\x9f]*$"
 """How the description tells of text that `unmarked` takes."""
 
 
 def unmarked(text: str) -> str:
-    """Return `text` if clients that read square brackets as markup can show it."""
+    """Return `text` if every client can show it, also those that read brackets as markup."""
     if "[" in text or "]" in text:
         raise ValueError("square brackets are not taken here; clients read them as markup")
+    if _CONTROL.search(text):
+        raise ValueError("line breaks and control characters are not taken here; give one line")
     return text
 
 
@@ -87,13 +90,13 @@ Unmarked = Annotated[
     AfterValidator(unmarked),
     Field(min_length=1, json_schema_extra={"pattern": NO_MARKUP}),
 ]
-"""Text for people, taken without the square brackets that old clients take for markup."""
+"""A line for people, taken without what old clients take for markup or terminals obey."""
 
 Storable = Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"^[^\x00]*$"})]
 """Any text; null characters are refused by `Request`."""
 
 Plain = Annotated[str, AfterValidator(plain)]
-"""Text for people, without the square brackets that old clients take for markup."""
+"""Text for people, without what old clients take for markup or terminals obey."""
 
 
 def unstorable(value: Any) -> Iterator[str]:

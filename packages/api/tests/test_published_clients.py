@@ -244,6 +244,26 @@ async def test_names_that_they_show_take_no_markup(api: Any) -> None:
     assert await api.count() == 0
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("control", ["\x1bc", "\n", "\r", "\x07", "\x9b2J", "\x7f"])
+async def test_no_text_that_they_show_moves_the_cursor_of_a_terminal(
+    api: Any, control: str
+) -> None:
+    await api.push()
+    refused = [await api.create(**{name: f"a{control}b"}) for name in ("name", "project_ref")]
+    await api.job()
+    job, key = await api.start()
+    told = {"event_type": "log", "message": f"red{control}text\nbelow"}
+    await api("POST", f"{api.jobs}/{job['id']}/progress", key=key, json=told)
+
+    shown = (await api("GET", f"{api.jobs}/{job['id']}/logs")).json()["items"][-1]["message"]
+
+    assert [each.status_code for each in refused] == [422, 422]
+    assert all(char.isprintable() or char == "\n" for char in shown)
+    assert shown.startswith("red")
+    assert shown.endswith("text\nbelow")
+
+
 def test_every_text_for_people_is_made_plain_before_it_leaves(settings: Any) -> None:
     create_app(settings)  # which imports every answer that there is
     spoken = {"error", "message", "phase_reason", "description", "reason"}
