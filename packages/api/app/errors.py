@@ -219,7 +219,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 # Old clients read square brackets as markup, and crash; terminals obey control characters.
-_PLAIN = {
+_PLAIN: dict[int, str | int] = {
     **{code: " " for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"},
     **str.maketrans("[]", "()"),
 }
