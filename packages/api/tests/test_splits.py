@@ -335,7 +335,7 @@ async def test_a_reinforcement_learning_job_names_splits_too(api: Any) -> None:
             "`rows@1.0.0` has the splits `train`, `exam`; say which one is meant",
         ),
         ({"eval_split": "dev"}, "eval_split", "`rows@1.0.0` has no split `dev`"),
-        ({"split": "../x"}, "split", "string should match pattern"),
+        ({"split": "../x"}, "split", "give lower-case letters"),
     ],
 )
 async def test_a_split_that_is_not_there_is_refused_where_it_is_named(
