@@ -130,11 +130,13 @@ class Chaos:
         """Check all that must hold when all jobs have ended, then stop the server, and the rest."""
         losses = (await self._job(self.accepted[0]))["metrics"]["train/loss"]
         assert len(losses) == self.plan.steps
+        heard = self._acknowledged(self.accepted[0])
+        assert heard.total() > self.plan.steps, f"what is acknowledged is not seen: {heard}"
         for job_id in self.accepted:
             job = await self._job(job_id)
             self._is_truthful(job, losses)
             await self._nothing_is_lost(job)
-        assert max(self._most.values(), default=0) <= 1, f"at once: {self._most.most_common(3)}"
+        assert max(self._most.values(), default=0) == 1, f"at once: {self._most.most_common(3)}"
         await self._client.aclose()
         assert await asyncio.to_thread(self.server.stop) == 0, "dn serve did not stop as it should"
         await self._nothing_is_left()
