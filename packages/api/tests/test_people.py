@@ -132,6 +132,25 @@ async def test_a_key_expires(api: Any) -> None:
     assert (await api("GET", "/user", key=made["token"])).status_code == 401
 
 
+async def test_a_key_that_ends_makes_none_that_outlives_it(api: Any) -> None:
+    path, member = "/org/acme/tokens", {"username": "eve", "email": "eve@example.com"}
+    short = (await api("POST", path, json={"name": "short", "expires_in_days": 1})).json()
+
+    same = await api("POST", path, key=short["token"], json={"name": "same"})
+    shorter = {"name": "shorter", "expires_in_days": 0.5}
+    less = await api("POST", path, key=short["token"], json=shorter)
+    longer = {"name": "longer", "expires_in_days": 2}
+    more = await api("POST", path, key=short["token"], json=longer)
+    wish = {**member, "role": "member", "expires_in_days": 2}
+    added = await api("POST", "/org/acme/members", key=short["token"], json=wish)
+
+    assert same.json()["expires_at"] == short["expires_at"]
+    assert less.json()["expires_at"] < short["expires_at"]
+    assert (more.status_code, added.status_code) == (403, 403)
+    assert "no longer" in more.json()["detail"]
+    assert "eve" not in (await api("GET", "/org/acme/members")).text
+
+
 def run(api: Any, *arguments: str) -> "subprocess.CompletedProcess[str]":
     environment = {
         **os.environ,

@@ -65,13 +65,21 @@ class Retries:
         if attempt >= self.limit:
             return None
         if isinstance(failure, ApiError):
-            if failure.status not in _NOT_DONE:
+            if failure.status not in _NOT_DONE and not (_by_a_proxy(failure) and call.repeatable):
                 return None
             if failure.retry_after is not None:
                 return failure.retry_after if failure.retry_after <= self.longest else None
         elif not isinstance(failure, ConnectionFailed) or not (failure.unsent or call.repeatable):
             return None
         return min(self.first * 2.0**attempt, self.longest) * (0.5 + self.jitter() / 2)
+
+
+def _by_a_proxy(failure: ApiError) -> bool:
+    """Whether it came from between: the server's own 502 and 504 are about its engine, and say so.
+
+    A proxy answers like that while the server behind it starts again.
+    """
+    return failure.status in (502, 504) and not failure.type
 
 
 class Silence:

@@ -200,6 +200,20 @@ async def test_a_failure_of_the_server_is_told_at_once(
     assert len(api.requests) == 1
 
 
+@pytest.mark.parametrize("status", [502, 504])
+async def test_a_proxy_that_misses_its_server_is_asked_again_where_that_is_safe(
+    client: Both, api: Any, status: int
+) -> None:
+    api.failures = [httpx.Response(status, text="<h1>Bad Gateway</h1>")]
+    await client.get_user()
+    assert len(api.requests) == 2
+
+    api.failures = [httpx.Response(status, text="<h1>Bad Gateway</h1>")]
+    with pytest.raises(ServerError):
+        await client.cancel_training_job("job-1")
+    assert len(api.requests) == 3
+
+
 async def test_a_wrong_key_is_not_tried_twice(client: Both, api: Any) -> None:
     api.failures = [httpx.Response(401, json={"detail": "No"})]
 

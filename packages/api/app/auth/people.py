@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.auth.callers import Caller, Role
 from app.auth.schemas import MemberRequest, WorkspaceRequest
-from app.auth.service import new_token
+from app.auth.service import end_of_key, new_token
 from app.auth.tables import Membership, Organization, Token, User, Workspace
 from app.db import now
 from app.errors import Conflict, NotFound
@@ -84,9 +84,8 @@ async def add_member(
         raise Conflict(f"`{request.username}` is a member of this organization")
     role = Role[request.role.upper()]
     member = Membership(user_id=user.id, org_id=caller.org_id, role=role.word)
-    key, token = new_token(
-        caller.org_id, "first key", user_id=user.id, role=role, days=request.expires_in_days
-    )
+    until = await end_of_key(session, caller, request.expires_in_days)
+    key, token = new_token(caller.org_id, "first key", user_id=user.id, role=role, expires_at=until)
     session.add_all([member, token])
     await session.flush()
     return user, member, key, token

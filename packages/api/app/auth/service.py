@@ -1,7 +1,7 @@
 """Organizations and their tokens, as functions of a session."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Select, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -45,7 +45,7 @@ def new_token(
     user_id: str | None = None,
     job_id: str | None = None,
     attempt: int | None = None,
-    days: float | None = None,
+    expires_at: datetime | None = None,
 ) -> tuple[str, Token]:
     """Return a new key and the row, not yet stored, that keeps its hash."""
     key = tokens.mint(tokens.API_PREFIX if job_id is None else tokens.JOB_PREFIX)
@@ -59,8 +59,26 @@ def new_token(
         job_id=job_id,
         attempt=attempt,
         created_at=now(),
-        expires_at=None if days is None else now() + timedelta(days=days),
+        expires_at=expires_at,
     )
+
+
+async def end_of_key(session: AsyncSession, caller: Caller, days: float | None) -> datetime | None:
+    """Return when a key that CALLER makes expires, None for never: at the latest with its own.
+
+    So a stolen key that ends cannot be made into one that lasts.
+
+    Raises:
+        Forbidden: it would outlive the key that the caller has.
+    """
+    own = await session.scalar(select(Token.expires_at).where(Token.id == caller.token_id))
+    wished = own if days is None else now() + timedelta(days=days)
+    if own is not None and wished is not None and wished > own:
+        raise Forbidden(
+            f"Your key is good until {own:%Y-%m-%d %H:%M} UTC, and a key that it makes no longer; "
+            "ask for fewer days, or use a key that lasts"
+        )
+    return wished
 
 
 async def create_token(
@@ -88,7 +106,7 @@ async def create_token(
         request.name,
         role=role,
         user_id=owner_id,
-        days=request.expires_in_days,
+        expires_at=await end_of_key(session, caller, request.expires_in_days),
     )
     session.add(token)
     await session.flush()
