@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+TOO_HIGH = 3.0
+"""How many times its first loss a job's loss may be before it is warned of."""
+
 
 @dataclass(slots=True)
 class History:
@@ -66,6 +69,15 @@ class History:
             if step <= steps:
                 history.evaluated(step, loss, min_delta)
         return history
+
+    @property
+    def first_loss(self) -> float | None:
+        """The first loss that was heard: what all later ones are measured by."""
+        return next((loss for loss in self.loss if math.isfinite(loss)), None)
+
+    def is_too_high(self, loss: float) -> bool:
+        """Whether LOSS is so far above the first one that the training seems to come apart."""
+        return self.first_loss is not None and loss > TOO_HIGH * self.first_loss
 
     @property
     def evaluated_at(self) -> int | None:

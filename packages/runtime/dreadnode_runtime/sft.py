@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from dreadnode_runtime.config import SftConfig
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.history import History
+from dreadnode_runtime.history import TOO_HIGH, History
 from dreadnode_runtime.order import Order
 from dreadnode_runtime.rendering import Example
 from dreadnode_runtime.report import Reporter, Stop
@@ -125,6 +125,8 @@ class _Loop:
         # proves it, and until that is submitted, apart.
         self._queue: deque[_Submitted | _Saving] = deque()
         self._unproven: _Saving | None = None
+        # An earlier attempt has warned of what lies before the checkpoint.
+        self._warned = any(map(history.is_too_high, history.loss))
         self._start = outcome.step
         self._begun = time.monotonic()
 
@@ -248,6 +250,15 @@ class _Loop:
                 "seconds_left": round(pace * (steps - work.step), 1),
             },
         )
+        if history.is_too_high(loss) and not self._warned:
+            self._warned = True
+            self._reporter.log(
+                f"The loss of step {work.step} is {loss:,.4f}, more than {TOO_HIGH:g} times the "
+                f"{history.first_loss:,.4f} at first; unless it comes down again, lower the "
+                "learning rate",
+                level="warning",
+                step=work.step,
+            )
 
     def _tell_checkpoint(self, step: int, saved: Saved, *, best: bool = False) -> None:
         at_step = self._history.at(step)

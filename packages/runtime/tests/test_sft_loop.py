@@ -181,6 +181,37 @@ async def test_a_loss_that_is_no_number_ends_the_job_and_names_the_rows(
     assert len(asyncio.all_tasks()) <= 4
 
 
+async def test_a_loss_far_above_the_first_is_warned_of_once_and_names_step_and_figures(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    trainer.loss_of = lambda step, e: [2.0, 5.9, 2.0, 21144.5, 9.0, 3.0][step]
+
+    outcome = await run(plan(epochs=2), trainer, told)
+
+    assert outcome.step == 6
+    assert told.of("log") == [
+        {
+            "message": "The loss of step 4 is 21,144.5000, more than 3 times the 2.0000 at first; "
+            "unless it comes down again, lower the learning rate",
+            "level": "warning",
+            "data": {"step": 4},
+        }
+    ]
+
+
+@pytest.mark.parametrize(("before", "warned"), [([None, 2.0, 3.0], [5]), ([2.0, 7.0, 3.0], [])])
+async def test_a_resumed_run_measures_by_the_first_loss_of_the_job_and_does_not_warn_again(
+    plan: Any, trainer: Any, told: Told, before: list[float | None], warned: list[int]
+) -> None:
+    columns = {"train/loss": before, "train/num_sequences": [2] * 3, "train/num_tokens": [9] * 3}
+    history = History.told({"steps": [1, 2, 3], **columns}, 3, lambda _: 1e-4)
+    trainer.steps, trainer.loss_of = 3, lambda step, e: [5.0, 7.0, 8.0][step - 3]
+
+    await train(plan(epochs=2), trainer, told, Stop(), history, Outcome(3, 3))
+
+    assert [line["data"]["step"] for line in told.of("log")] == warned
+
+
 def test_a_resumed_history_ends_at_the_checkpoint_and_believes_the_last_word() -> None:
     metrics = {
         "steps": [1, 2, 3, 2, 3],
