@@ -148,6 +148,20 @@ def test_it_fetches_and_deletes_a_capability_and_cannot_publish_it(
     assert "404: There is no capability `lamp`" in gone.out
 
 
+def test_it_lists_what_is_there_whatever_its_list_asks_for(old: Old, server: Server) -> None:
+    assert server.dn("capability", "push", "ferry.jsonl", "buoy@1.0.0").code == 0
+
+    datasets = old("dataset", "list", "--include-public")
+    found = data(old("dataset", "list", "--search", "FERR", "--json"))
+    none = data(old("dataset", "list", "--search", "nothing-like-it", "--json"))
+    capabilities = old("capability", "list", "--include-public", "--search", "buoy")
+
+    assert "ferry" in datasets.out
+    assert [each["name"] for each in found] == ["ferry"]
+    assert none == []
+    assert "buoy@1.0.0" in capabilities.out
+
+
 def test_it_follows_a_job_to_its_artifacts(old: Old) -> None:
     job = data(old(*SFT, "--capability", "none@0.0.0", "--steps", "2", "--tag", "x", "--json"))
 

@@ -111,7 +111,10 @@ def _message(item: Mapping[str, Any], kind: str) -> str:
     """Say what is wrong with a field; pydantic's own words where they are plain."""
     what, context = item["type"], item.get("ctx") or {}
     if what == "extra_forbidden":
-        return "there is no such field; leave it out or mend its name"
+        kind_of = "parameter" if item["loc"][0] == "query" else "field"
+        near = context.get("near")
+        hint = f"did you mean `{near}`?" if near else "leave it out or mend its name"
+        return f"there is no such {kind_of}; {hint}"
     if what == "missing":
         return "this field is required"
     if what in ("model_attributes_type", "dict_type"):

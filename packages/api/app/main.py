@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 
 from app import answers, health, pages
 from app.auth import people_routes
@@ -20,6 +20,7 @@ from app.db import Database
 from app.guard import Guard, Telemetry, Trace
 from app.headers import SecurityHeaders
 from app.links import add_links
+from app.parameters import only_known
 from app.settings import Settings
 from app.store import BlobStore
 from app.training import catalog_routes, chat_routes, events, sandbox_routes
@@ -87,9 +88,10 @@ def create_app(settings: Settings) -> FastAPI:
         sandbox_routes,
         webhook_routes,
         visibility,
-        registry,
     ):
-        app.include_router(module.router, prefix=PREFIX)
+        app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(only_known)])
+    # Clients of the OCI distribution may send parameters of its extensions.
+    app.include_router(registry.router, prefix=PREFIX)
     app.include_router(health.router)
     app.include_router(pages.router)
     app.mount("/docs/assets", pages.assets())

@@ -50,6 +50,7 @@ SOUND: dict[str, dict[str, Any]] = {
         "event_type": "step_complete", "metrics": {"steps": [1]}, "data": {"step": 1}, "seq": 1,
         "attempt": 1, "message": "m", "level": "info", "artifacts": {}, "error": "e",
     },
+    f"POST {JOB}/checkpoints/adapter": {"checkpoint": "final"},
     f"POST {JOB}/chat": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
     "POST /api/v1/org/{org}/ws/{ws}/webhooks": {"url": "http://127.0.0.1:9/", "statuses": []},
     "PATCH /api/v1/org/{org}/capabilities/{name}/visibility": {"is_public": False},
@@ -252,6 +253,22 @@ async def test_no_query_makes_the_service_fail(world: World) -> None:
                 answer = await world.ask("GET", world.fill(path), params=query)
 
                 refused(answer)
+
+
+@one_database
+async def test_every_operation_refuses_a_parameter_that_it_does_not_know(world: World) -> None:
+    before = await world.counts()
+    operations = [each for each in OPERATIONS if each not in REGISTRY]
+    assert len(operations) > 40
+    for method, path in operations:
+        query = {"unknown_parameter": "1"}
+        answer = await world.ask(method, world.fill(path), params=query)
+
+        assert answer.status_code == 422, (method, path, answer.text)
+        assert [(each["loc"], each["type"]) for each in answer.json()["errors"]] == [
+            (["query", "unknown_parameter"], "extra_forbidden")
+        ], (method, path)
+    assert await world.counts() == before
 
 
 @one_database

@@ -139,6 +139,43 @@ async def test_a_page_of_jobs_has_their_four_keys(api: Any) -> None:
     assert page == {"items": [], "total": 0, "page": 1, "page_size": 20}
 
 
+@pytest.mark.parametrize(
+    ("order", "names"),
+    [
+        ("sort_by=created_at&sort_dir=desc", ["ac", "a", "b"]),
+        ("sort_by=created_at&sort_dir=asc", ["b", "a", "ac"]),
+        ("sort_by=name&sort_dir=desc", ["b", "ac", "a"]),
+    ],
+)
+async def test_their_list_of_datasets_is_in_their_order_and_of_their_length(
+    api: Any, order: str, names: list[str]
+) -> None:
+    for name in ("b", "a", "ac"):
+        await api.push(name)
+    path = f"/org/acme/datasets?{order}&page=1&include_public=false"
+
+    whole = (await api("GET", f"{path}&limit=200")).json()
+    first = (await api("GET", f"{path}&limit=2")).json()
+    found = (await api("GET", f"{path}&limit=200&search=A")).json()
+
+    assert [each["name"] for each in whole["items"]] == names
+    assert (whole["total"], whole["page_size"]) == (3, 200)
+    assert [each["name"] for each in first["items"]] == names[:2]
+    assert (found["total"], {each["name"] for each in found["items"]}) == (2, {"a", "ac"})
+
+
+async def test_their_wish_for_what_is_public_adds_nothing(api: Any) -> None:
+    await api.push()
+    await api("PUT", "/org/acme/capabilities/desk/1.0.0", json={"prompt": "x"})
+    order = "page=1&limit=100&sort_by=created_at&sort_dir=desc&include_public=true"
+
+    capabilities = (await api("GET", f"/org/acme/capabilities?{order}")).json()
+    datasets = (await api("GET", f"/org/acme/datasets?{order}")).json()
+
+    assert [each["name"] for each in capabilities["capabilities"]] == ["desk"]
+    assert [each["name"] for each in datasets["items"]] == ["rows"]
+
+
 async def test_the_catalog_holds_only_algorithms_that_their_type_knows(api: Any) -> None:
     catalog = (await api("GET", "/training/catalog?limit=100")).json()
     algorithms = {a for each in catalog["models"] for a in each["supported_algorithms"]}

@@ -29,6 +29,7 @@ from app.deps import (
     WriteSession,
 )
 from app.errors import ERRORS
+from app.parameters import IncludePublic
 
 router = APIRouter(prefix="/org/{org}/capabilities", responses=ERRORS, tags=["Capabilities"])
 
@@ -65,6 +66,7 @@ async def list_capabilities(
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
     sort_by: Literal["name", "created_at"] = "name",
     sort_dir: Literal["asc", "desc"] = "asc",
+    _include_public: IncludePublic = False,
 ) -> CapabilityList:
     """List capabilities, each with its newest version."""
     found, total = await service.list_capabilities(

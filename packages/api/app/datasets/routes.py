@@ -1,6 +1,6 @@
 """Upload, list and read datasets."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -33,13 +33,18 @@ from app.deps import (
 )
 from app.errors import ERRORS, Forbidden, Invalid
 from app.jobs.tables import Job
+from app.parameters import IncludePublic
 
 router = APIRouter(prefix="/org/{org}/datasets", responses=ERRORS, tags=["Datasets"])
 
 Name = Annotated[str, Path(pattern=NAME, description="Lower case, at most 100 characters")]
 Version = Annotated[str, Path(pattern=VERSION, description="Such as `1.0.0`; never changes")]
 Page = Annotated[int, Query(ge=1, le=1_000_000)]
-PageSize = Annotated[int, Query(ge=1, le=100)]
+PageSize = Annotated[int | None, Query(ge=1, le=100, description="20 if left out")]
+Limit = Annotated[
+    int | None,
+    Query(ge=1, le=200, description="As `page_size`, for clients of version 2; the smaller holds"),
+]
 
 
 def converter(request: Request) -> Converter:
@@ -109,13 +114,22 @@ async def push_dataset(
 
 @router.get("")
 async def list_datasets(
-    caller: OrgReader, session: ReadSession, page: Page = 1, page_size: PageSize = 20
+    caller: OrgReader,
+    session: ReadSession,
+    page: Page = 1,
+    page_size: PageSize = None,
+    limit: Limit = None,
+    search: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")] = None,
+    sort_by: Literal["name", "created_at"] = "name",
+    sort_dir: Literal["asc", "desc"] = "asc",
+    _include_public: IncludePublic = False,
 ) -> DatasetList:
-    """List datasets by name, each with its newest version."""
-    found, total = await service.list_datasets(session, caller.org_id, page, page_size)
-    return DatasetList(
-        items=[view(each) for each in found], total=total, page=page, page_size=page_size
+    """List datasets, each with its newest version."""
+    size = min((given for given in (page_size, limit) if given is not None), default=20)
+    found, total = await service.list_datasets(
+        session, caller.org_id, search, page, size, sort_by=sort_by, descending=sort_dir == "desc"
     )
+    return DatasetList(items=[view(each) for each in found], total=total, page=page, page_size=size)
 
 
 @router.get("/{name}")

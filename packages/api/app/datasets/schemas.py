@@ -43,7 +43,7 @@ class Dataset(Response):
 
 
 class DatasetList(Response):
-    """The newest version of each dataset, by name."""
+    """A page of datasets, each with its newest version."""
 
     items: list[Dataset]
     total: int

@@ -156,21 +156,30 @@ async def _versions(session: AsyncSession, org_id: str, name: str) -> Sequence[D
 
 
 async def list_datasets(
-    session: AsyncSession, org_id: str, page: int, page_size: int
+    session: AsyncSession,
+    org_id: str,
+    search: str | None,
+    page: int,
+    page_size: int,
+    *,
+    sort_by: str = "name",
+    descending: bool = False,
 ) -> tuple[Sequence[DatasetVersion], int]:
-    """Return a page of the newest versions of all datasets, by name, and how many there are."""
+    """Return a page of the newest versions of all datasets, and how many match."""
     newest = (
         select(func.max(DatasetVersion.id).label("id"))
         .where(DatasetVersion.org_id == org_id)
         .group_by(DatasetVersion.name)
         .subquery()
     )
-    total = await session.scalar(select(func.count()).select_from(newest))
+    statement = select(DatasetVersion).join(newest, newest.c.id == DatasetVersion.id)
+    if search is not None:
+        statement = statement.where(DatasetVersion.name.icontains(search, autoescape=True))
+    total = await session.scalar(select(func.count()).select_from(statement.subquery()))
+    # Ids grow with time, and no two are alike.
+    column = DatasetVersion.name if sort_by == "name" else DatasetVersion.id
+    order = column.desc() if descending else column.asc()
     found = await session.scalars(
-        select(DatasetVersion)
-        .join(newest, newest.c.id == DatasetVersion.id)
-        .order_by(DatasetVersion.name)
-        .offset((page - 1) * page_size)
-        .limit(page_size)
+        statement.order_by(order).offset((page - 1) * page_size).limit(page_size)
     )
     return found.all(), total or 0

@@ -131,7 +131,7 @@ Amount = Annotated[float, Field(json_schema_extra={"minimum": 0})]
 class ViewQuery(BaseModel):
     """What an answer holds beyond the documented fields."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     expand: Expand | None = Field(
         None,

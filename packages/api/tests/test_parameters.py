@@ -1,0 +1,119 @@
+"""What a query asks for is done or refused: no parameter is passed over."""
+
+import re
+from typing import Any
+
+import httpx
+import pytest
+
+one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+pytestmark = one_database
+
+
+def refusal(answer: httpx.Response) -> dict[str, Any]:
+    assert answer.status_code == 422, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def test_a_misspelt_filter_is_refused_with_the_one_that_was_meant(api: Any) -> None:
+    body = refusal(await api("GET", f"{api.jobs}?sttaus=failed"))
+
+    assert body == {
+        "code": 422,
+        "type": "validation_error",
+        "detail": "`sttaus`: there is no such parameter; did you mean `status`?",
+        "errors": [
+            {
+                "loc": ["query", "sttaus"],
+                "msg": "there is no such parameter; did you mean `status`?",
+                "type": "extra_forbidden",
+            }
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("{jobs}?page_sise=1", "page_size"),
+        ("{jobs}?Status=failed", "status"),
+        ("{jobs}/none/logs?tial=1", "tail"),
+        ("/org/acme/datasets/rows/1.0.0/content?spilt=test", "split"),
+        ("/training/catalog?familly=qwen", "family"),
+        ("/training/catalog/Qwen/Qwen3-8B?expend=all", "expand"),
+    ],
+)
+async def test_the_nearest_parameter_of_the_route_is_named(api: Any, path: str, near: str) -> None:
+    body = refusal(await api("GET", path.format(jobs=api.jobs)))
+
+    assert body["detail"].endswith(f": there is no such parameter; did you mean `{near}`?")
+
+
+async def test_where_nothing_is_near_it_is_to_be_left_out(api: Any) -> None:
+    body = refusal(await api("GET", "/user?status=failed"))
+
+    assert body["detail"] == ("`status`: there is no such parameter; leave it out or mend its name")
+
+
+async def test_each_unknown_parameter_has_an_entry_of_its_own(api: Any) -> None:
+    query = "page=1&first=1&second&third=&first=2&fourth=4"
+
+    body = refusal(await api("GET", f"{api.jobs}?{query}"))
+
+    assert [each["loc"] for each in body["errors"]] == [
+        ["query", name] for name in ("first", "second", "third", "fourth")
+    ]
+    assert {each["type"] for each in body["errors"]} == {"extra_forbidden"}
+    assert body["detail"].endswith("; and 1 more")
+
+
+async def test_the_catalog_gives_what_it_has_prepared_to_the_very_same_query_only(
+    api: Any,
+) -> None:
+    for _ in range(2):
+        assert (await api("GET", "/training/catalog?limit=5")).is_success
+
+    refusal(await api("GET", "/training/catalog?limit=5&x=1"))
+
+
+@pytest.mark.parametrize("key", [None, "dn_wrong"])
+async def test_without_a_key_nobody_learns_what_a_route_takes(api: Any, key: str | None) -> None:
+    answer = await api("GET", f"{api.jobs}?sttaus=failed", key=key)
+
+    assert answer.status_code == 401
+    assert "sttaus" not in answer.text
+
+
+async def test_nothing_is_made_of_a_wish_with_an_unknown_parameter(api: Any) -> None:
+    await api.push()
+    wish = {"model": "Qwen/Qwen3-8B", "trainer_type": "sft"}
+    wish |= {"config": {"dataset_ref": {"name": "rows", "version": "1.0.0"}}}
+
+    refusal(await api("POST", f"{api.jobs}?dry_run=true", json=wish))
+    refusal(await api("PUT", "/org/acme/datasets/rows/2.0.0?split=test", content=b'{"a": 1}\n'))
+
+    assert await api.count() == 0
+    assert (await api("GET", "/org/acme/datasets/rows/2.0.0")).status_code == 404
+
+
+async def test_a_name_as_hostile_as_can_be_is_answered_plainly_and_in_no_time(api: Any) -> None:
+    names = {"[/red]": 1, "\ud800".encode("utf-8", "surrogatepass"): 1, "\x1bc\0": 1}
+    names |= {"page_size" * 3000: 1}
+
+    body = refusal(await api("GET", api.jobs, params=names))
+
+    assert len(body["errors"]) == len(names)
+    assert len(body["detail"]) < 1000
+    assert not re.search(r"[\[\]\x00-\x1f]", body["detail"])
+
+
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics", "/docs"])
+async def test_what_is_asked_by_probes_and_browsers_takes_any_query(api: Any, path: str) -> None:
+    assert (await api.client.get(f"{path}?unknown_parameter=1")).is_success
+
+
+async def test_an_upload_of_the_registry_takes_the_parameters_of_its_protocol(api: Any) -> None:
+    path = "/acme/desk/blobs/uploads/?mount=sha256:0&from=other"
+
+    assert (await api("POST", path)).status_code == 202
