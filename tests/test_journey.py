@@ -197,7 +197,7 @@ def test_a_cancelled_job_keeps_a_checkpoint_and_its_retry_ends_with_the_bits_of_
     assert "cancelled" in waited.out + waited.err
     assert kept[-1]["step"] >= 2
     assert kept[-1]["state"] == "ready"
-    assert retry["retry_of"] == job
+    assert (retry["retry_of"], retry["start_step"]) == (job, kept[-1]["step"])
     assert f"from step {kept[-1]['step']}" in server.dn("train", "logs", retry["id"]).out
     assert (
         repeated["metrics"]

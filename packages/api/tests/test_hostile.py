@@ -91,7 +91,7 @@ WITH_BODY = [
     (method, path)
     for method, path in OPERATIONS
     if method in ("POST", "PUT", "PATCH")
-    and not path.endswith(("/files/{path}", "/cancel", "/retry", "/uploads/", "/uploads/{upload}"))
+    and not path.endswith(("/files/{path}", "/cancel", "/uploads/", "/uploads/{upload}"))
 ]
 
 

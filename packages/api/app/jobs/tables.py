@@ -89,6 +89,8 @@ class Job(Table):
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     request_sha256: Mapped[str | None] = mapped_column(String(64))
     retry_of: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    # Where a repetition begins: after so many steps, whose weights it was handed.
+    start_step: Mapped[int | None] = mapped_column(BigInteger)
     # The first job of a chain of retries. The engine's keys name it, so that a retry can load
     # the checkpoints of the job it goes on from.
     lineage: Mapped[str] = mapped_column(String(36))

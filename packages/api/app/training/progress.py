@@ -120,6 +120,9 @@ async def _start(session: AsyncSession, job: Job, event: ProgressRequest) -> Non
     step = 0 if told is None else _whole(told)
     if step is None or step < 0:
         raise Invalid("The step to go on from must be a whole number from 0 on", "data", "start")
+    if job.start_step is not None:
+        # The engine may have lost the checkpoint that the repetition was handed.
+        job.start_step = min(job.start_step, step)
     await session.execute(delete(Points).where(Points.job_id == job.id, Points.step > step))
     if job.phase != "cancelling":
         set_phase(session, job, "training")

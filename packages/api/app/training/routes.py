@@ -18,7 +18,7 @@ from app.deps import (
 from app.errors import ERRORS
 from app.jobs.tables import Event, Job, Status
 from app.schemas import Instant
-from app.training import service
+from app.training import repetition, service
 from app.training.deps import IdempotencyKey, InPreflight, JobId, JobReader
 from app.training.schemas import (
     Artifacts,
@@ -27,6 +27,7 @@ from app.training.schemas import (
     JobRequest,
     Level,
     LogPage,
+    RetryRequest,
     TrainerType,
     TrainingJob,
 )
@@ -121,11 +122,21 @@ async def retry_training_job(
     response: Response,
     database: InDatabase,
     engine: InEngine,
+    wish: RetryRequest | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> TrainingJob:
-    """Queue a new job that repeats this one from its newest checkpoint."""
-    job, new = await service.retry_job(
-        place, job_id, idempotency_key, database=database, engine=engine
+    """Queue a new job that repeats this one from its newest checkpoint; no body is needed.
+
+    `start_step` says where it begins. One whose checkpoints have all expired is a 409, unless it
+    may start over.
+    """
+    job, new = await repetition.retry_job(
+        place,
+        job_id,
+        idempotency_key,
+        from_start=wish is not None and wish.from_start,
+        database=database,
+        engine=engine,
     )
     response.status_code = 201 if new else 200
     async with database.reading() as session:

@@ -108,6 +108,14 @@ JobRequest = Annotated[
 ]
 
 
+class RetryRequest(Request):
+    """How a job is repeated."""
+
+    from_start: bool = Field(
+        False, description="Start over from step 0, though there may be a checkpoint to go on from"
+    )
+
+
 class ProgressRequest(Request):
     """One thing that a sandbox tells of its job."""
 
@@ -192,6 +200,10 @@ class TrainingJob(Response):
     )
     attempt: int = Field(description="0 before the first start")
     retry_of: str | None
+    start_step: int | None = Field(
+        description="Of a repetition: the step of the checkpoint that it goes on from, 0 if it "
+        "starts over"
+    )
     created_by: str | None
     created_by_email: str | None
     created_by_user: CreatedBy | None

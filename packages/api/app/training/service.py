@@ -1,4 +1,4 @@
-"""Creating, reading, cancelling and repeating jobs, as functions of a session."""
+"""Creating, reading and cancelling jobs, as functions of a session."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from app.jobs.records import end, lock, move, record, set_phase
 from app.jobs.tables import ENDED, Event, Job, Points, Status, Tally
 from app.settings import Settings
 from app.store import BlobStore
-from app.training.checks import known_model, resolved, served, still_served, supported
+from app.training.checks import known_model, resolved, served, supported
 from app.training.data import named
 from app.training.engine import Engine
 from app.training.preflight import Preflight
@@ -28,8 +28,6 @@ from app.training.tracking import tracked
 
 QUEUED_REASON = "in the queue"
 LAST_LINES = 10
-# What of a job's artifacts a repetition of it can go on from.
-CHECKPOINTS = ("latest_checkpoint", "checkpoints", "best_checkpoint")
 
 
 async def create_job(
@@ -52,7 +50,7 @@ async def create_job(
         ApiError: the first of them that refuses.
     """
     digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
-    if key is not None and (known := await _same(database, place, key, digest)):
+    if key is not None and (known := await same_wish(database, place, key, digest)):
         return known, False
     model = known_model(request)
     request = supported(request, model)
@@ -87,7 +85,7 @@ async def create_job(
             await enqueue(session, job)
     except IntegrityError:
         # Another request with the same key was faster between our look and our write.
-        known = await _same(database, place, key or "", digest)
+        known = await same_wish(database, place, key or "", digest)
         if known is None:
             raise
         return known, False
@@ -103,7 +101,12 @@ async def enqueue(session: AsyncSession, job: Job) -> None:
     set_phase(session, job, "waiting for capacity", QUEUED_REASON)
 
 
-async def _same(database: Database, place: Place, key: str, digest: str) -> Job | None:
+async def same_wish(database: Database, place: Place, key: str, digest: str) -> Job | None:
+    """Return the job that was made under an idempotency key, if there is one.
+
+    Raises:
+        Conflict: it was made for a wish of another `digest`.
+    """
     async with database.reading() as session:
         known: Job | None = await session.scalar(
             select(Job).where(Job.workspace_id == place.workspace_id, Job.idempotency_key == key)
@@ -259,69 +262,4 @@ async def cancel_job(session: AsyncSession, workspace_id: str, job_id: str) -> J
             await end(session, job, Status.CANCELLED)
         else:
             set_phase(session, job, "cancelling", "the loop stops after its step")
-    return job
-
-
-async def retry_job(
-    place: Place, job_id: str, key: str | None, *, database: Database, engine: Engine
-) -> tuple[Job, bool]:
-    """Return a new queued job that repeats an ended one, or that of the same key, and which.
-
-    It goes on from the newest checkpoint of the job that it repeats.
-
-    Raises:
-        Conflict: the job has not ended, or is complete, or the key was used for something else.
-        Invalid: the engine cannot train its model any more.
-        NotFound: there is no such job.
-    """
-    digest = hashlib.sha256(f"retry {job_id}".encode()).hexdigest()
-    if key is not None and (known := await _same(database, place, key, digest)):
-        return known, False
-    async with database.reading() as session:
-        old = await _repeatable(session, place, job_id)
-    still_served(old.trained_model, await engine.capabilities())
-    try:
-        async with database.writing() as session:
-            old = await _repeatable(session, place, job_id)
-            return await _repeat(session, place, old, key, digest), True
-    except IntegrityError:
-        known = await _same(database, place, key or "", digest)
-        if known is None:
-            raise
-        return known, False
-
-
-async def _repeatable(session: AsyncSession, place: Place, job_id: str) -> Job:
-    old = await get_job(session, place.workspace_id, job_id)
-    if old.status not in (Status.FAILED, Status.CANCELLED):
-        raise Conflict(
-            f"The job `{job_id}` is {old.status}; only a failed or cancelled job can be repeated"
-        )
-    return old
-
-
-async def _repeat(
-    session: AsyncSession, place: Place, old: Job, key: str | None, digest: str
-) -> Job:
-    names = (
-        "lineage", "org_id", "workspace_id", "name", "backend", "trainer_type", "algorithm",
-        "model", "trained_model", "rehearsal", "capability", "project_ref", "run_ref", "tags",
-        "config", "preflight",
-    )  # fmt: skip
-    job = Job(
-        id=new_id(),
-        retry_of=old.id,
-        idempotency_key=key,
-        request_sha256=digest,
-        created_by=place.caller.user_id,
-        events=0,
-        artifacts={n: old.artifacts[n] for n in ("capability", *CHECKPOINTS) if n in old.artifacts},
-        **{name: getattr(old, name) for name in names},
-    )
-    await enqueue(session, job)
-    # The series so far; the new job's start cuts them off at the checkpoint it goes on from.
-    for each in await points(session, old.id):
-        session.add(Points(job_id=job.id, number=each.number, step=each.step, lists=each.lists))
-    job.events = max(job.events, old.events)
-    record(session, job, "log", f"This job repeats `{old.id}`", data={"retry_of": old.id})
     return job

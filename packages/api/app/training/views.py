@@ -35,8 +35,8 @@ def job_view(
 _SAME = (
     "id", "workspace_id", "name", "status", "phase", "phase_reason", "backend", "trainer_type",
     "algorithm", "model", "trained_model", "rehearsal", "project_ref", "run_ref", "tags", "config",
-    "preflight", "artifacts", "error", "error_code", "attempt", "retry_of", "created_by",
-    "created_at", "updated_at", "started_at", "completed_at", "cancel_requested_at",
+    "preflight", "artifacts", "error", "error_code", "attempt", "retry_of", "start_step",
+    "created_by", "created_at", "updated_at", "started_at", "completed_at", "cancel_requested_at",
 )  # fmt: skip
 
 

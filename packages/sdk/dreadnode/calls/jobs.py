@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -83,16 +84,24 @@ def cancel_training_job(scope: Scope, /, job_id: str) -> Call[TrainingJob]:
 
 
 def retry_training_job(
-    scope: Scope, /, job_id: str, *, idempotency_key: str | None = None
+    scope: Scope,
+    /,
+    job_id: str,
+    *,
+    from_start: bool = False,
+    idempotency_key: str | None = None,
 ) -> Call[TrainingJob]:
     """Make a new job that repeats a failed or cancelled one from its newest checkpoint.
 
+    Its `start_step` says where it begins. One whose checkpoints have all expired is refused,
+    unless it is wished FROM_START, which passes over checkpoints that are left, too.
     The key does for it what it does for a new job: sent twice, the call makes one.
     """
     return Call(
         "POST",
         f"{_job(scope, job_id)}/retry",
         one("training.jobs", "TrainingJob"),
+        body=json.dumps({"from_start": True}).encode() if from_start else None,
         headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
         repeatable=True,
     )

@@ -115,9 +115,24 @@ def cancel(job: Job, /, *, common: Common = DEFAULT) -> None:
         hint(f"it saves a checkpoint first; `dn train wait {job}` waits for that")
 
 
-def retry(job: Job, /, *, common: Common = DEFAULT) -> None:
-    """Make a new job that repeats a failed or cancelled one, from its newest checkpoint."""
+def retry(
+    job: Job,
+    /,
+    *,
+    from_start: Annotated[
+        bool,
+        Parameter(help="Start over from step 0, whatever checkpoints are left."),
+    ] = False,
+    common: Common = DEFAULT,
+) -> None:
+    """Make a new job that repeats a failed or cancelled one, from its newest checkpoint.
+
+    It says where it begins; a job that never saved a checkpoint starts over. One whose
+    checkpoints have all expired is refused, unless it is wished `--from-start`.
+    """
     with common.client() as client:
-        repeated = client.retry_training_job(job)
+        repeated = client.retry_training_job(job, from_start=from_start)
     common.out.record(repeated, views.JOB)
+    if repeated.start_step == 0 and not from_start:
+        say(f"job {job} had not saved a checkpoint, so its steps are taken again from step 0")
     hint(f"`dn train wait {repeated.id}` follows it")

@@ -115,6 +115,15 @@ def reward(job: TrainingJob) -> str:
     return recipe["name"] if newest is None else f"{newest:.4f} by {recipe['name']}"
 
 
+def begins(job: TrainingJob) -> str:
+    """Return where a repetition begins: people pay for the steps that it takes again."""
+    if job.start_step is None:
+        return ""
+    if job.start_step == 0:
+        return "starts over from step 0"
+    return f"goes on from the checkpoint of step {job.start_step:,}"
+
+
 def capability(job: TrainingJob) -> str:
     """Return the capability whose prompt a job is trained with, if it has one."""
     found = job.capability
@@ -163,6 +172,7 @@ JOB: tuple[Column, ...] = (
     ("reward", reward),
     ("attempt", lambda job: job.attempt or None),
     ("retry of", lambda job: job.retry_of),
+    ("begins", begins),
     ("tags", lambda job: ", ".join(job.tags)),
     ("created", lambda job: when(job.created_at)),
     ("started", lambda job: when(job.started_at)),

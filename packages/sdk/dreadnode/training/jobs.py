@@ -126,6 +126,8 @@ class TrainingJob(Response):
         trained_model: What the engine really trains; in a rehearsal, the stand-in.
         attempt: How often it was started; 0 before the first time.
         retry_of: The job that this one repeats.
+        start_step: Of a repetition, the step of the checkpoint that it goes on from; 0 if it
+            starts over.
         error: Why it failed, in a sentence; `error_code` says it in a word for programs, and
             `error_log` holds the last lines of its log.
         config: The submitted configuration with every default filled in.
@@ -145,6 +147,7 @@ class TrainingJob(Response):
     phase_reason: str | None = None
     attempt: int = 0
     retry_of: str | None = None
+    start_step: int | None = None
     progress: Progress | None = None
     preflight: Preflight | None = None
     config: dict[str, Any] = Field(default_factory=dict)

@@ -457,8 +457,8 @@ hint: it saves a checkpoint first; `dn train wait job-1` waits for that
     assert api.asked == ["POST /org/main/ws/default/training/jobs/job-1/cancel"]
 
 
-def test_a_retry_names_the_new_job(dn: Dn, api: Any, make_job: MakeJob) -> None:
-    api.jobs = [make_job(id="job-2")]
+def test_a_retry_names_the_new_job_and_where_it_begins(dn: Dn, api: Any, make_job: MakeJob) -> None:
+    api.jobs = [make_job(id="job-2", retry_of="job-1", start_step=20)]
 
     assert dn("train retry job-1") == snapshot("""\
 exit: 0
@@ -468,7 +468,42 @@ status    queued
 model     Qwen/Qwen3-8B
 dataset   support@1.0.0
 settings  lora_rank 16
+retry of  job-1
+begins    goes on from the checkpoint of step 20
 created   2026-11-22 03:00:00
 --- stderr
 hint: `dn train wait job-2` follows it
 """)
+    assert api.requests[-1].content == b""
+
+
+def test_a_retry_of_a_job_without_a_checkpoint_says_that_it_starts_over(
+    dn: Dn, api: Any, make_job: MakeJob
+) -> None:
+    api.jobs = [make_job(id="job-2", retry_of="job-1", start_step=0)]
+
+    assert dn("train retry job-1") == snapshot("""\
+exit: 0
+--- stdout
+id        job-2
+status    queued
+model     Qwen/Qwen3-8B
+dataset   support@1.0.0
+settings  lora_rank 16
+retry of  job-1
+begins    starts over from step 0
+created   2026-11-22 03:00:00
+--- stderr
+job job-1 had not saved a checkpoint, so its steps are taken again from step 0
+hint: `dn train wait job-2` follows it
+""")
+
+
+def test_a_retry_from_the_start_is_wished_in_its_body(dn: Dn, api: Any, make_job: MakeJob) -> None:
+    api.jobs = [make_job(id="job-2", retry_of="job-1", start_step=0)]
+
+    said = dn("train retry job-1 --from-start")
+
+    assert json.loads(api.requests[-1].content) == {"from_start": True}
+    assert "begins    starts over from step 0" in said
+    assert said.endswith("--- stderr\nhint: `dn train wait job-2` follows it\n")

@@ -1,0 +1,159 @@
+"""Where the repetition of a job begins, and that nobody takes steps again without knowing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from app.checkpoints.tables import Checkpoint, State
+from sqlalchemy import update
+
+PATH = "tinker://run-1/weights/step-{:06d}"
+
+
+async def ended(api: Any, *steps: int, best: int | None = None, start: int = 0) -> dict[str, Any]:
+    """Let the oldest queued job run, save a checkpoint after each of `steps`, and fail."""
+    job, key = await api.start()
+
+    async def tell(event_type: str, **more: Any) -> None:
+        path, body = f"{api.jobs}/{job['id']}/progress", {"event_type": event_type, **more}
+        assert (await api("POST", path, key=key, json=body)).status_code == 200
+
+    await tell("training_start", data={"start": start})
+    saved = list(job["artifacts"].get("checkpoints", []))
+    for step in steps:
+        metrics = {"steps": [step], "train/loss": [1.0]}
+        await tell("step_complete", metrics=metrics, data={"step": step})
+        saved.append(PATH.format(step))
+        artifacts = {"latest_checkpoint": saved[-1], "checkpoints": saved}
+        if step == best:
+            artifacts["best_checkpoint"] = saved[-1]
+        await tell("checkpoint_saved", data={"step": step}, artifacts=artifacts)
+    await tell("training_error", error="no", data={"fault": "job"})
+    return job
+
+
+async def let_go(api: Any, steps: Sequence[int]) -> None:
+    async with api.database.writing() as session:
+        paths = [PATH.format(step) for step in steps]
+        where = Checkpoint.path.in_(paths)
+        await session.execute(update(Checkpoint).where(where).values(state=State.EXPIRED))
+
+
+async def retry(api: Any, job: dict[str, Any], **more: Any) -> Any:
+    return await api("POST", f"{api.jobs}/{job['id']}/retry", **more)
+
+
+@pytest.fixture
+async def queued(api: Any) -> Any:
+    await api.push()
+    return await api.job()
+
+
+async def test_a_repetition_says_from_which_step_it_goes_on(api: Any, queued: Any) -> None:
+    job = await ended(api, 10, 20)
+
+    repeated = (await retry(api, job)).json()
+
+    assert repeated["start_step"] == 20
+    log = (await api("GET", f"{api.jobs}/{repeated['id']}/logs")).json()["items"]
+    told = f"This job repeats `{job['id']}` and goes on from the checkpoint of step 20"
+    assert told in [line["message"] for line in log]
+
+
+async def test_where_the_newest_has_expired_it_goes_on_from_the_newest_that_is_ready(
+    api: Any, queued: Any
+) -> None:
+    job = await ended(api, 10, 20, 30, 40, best=10)
+    await let_go(api, [20, 40])
+
+    repeated = (await retry(api, job)).json()
+
+    assert repeated["start_step"] == 30
+    assert repeated["artifacts"] == {
+        "latest_checkpoint": PATH.format(30),
+        "checkpoints": [PATH.format(10), PATH.format(30)],
+        "best_checkpoint": PATH.format(10),
+    }
+
+
+async def test_a_job_that_never_saved_a_checkpoint_starts_over_without_being_asked(
+    api: Any, queued: Any
+) -> None:
+    job = await ended(api)
+
+    repeated = await retry(api, job)
+
+    assert (repeated.status_code, repeated.json()["start_step"]) == (201, 0)
+
+
+async def test_a_job_whose_checkpoints_have_all_expired_is_not_started_over_unless_that_is_wished(
+    api: Any, queued: Any
+) -> None:
+    job = await ended(api, 10, 20)
+    await let_go(api, [10, 20])
+
+    refused = await retry(api, job)
+    assert (refused.status_code, refused.json()["type"]) == (409, "conflict_error")
+    assert refused.json()["detail"] == (
+        f"All checkpoints of the job `{job['id']}` have expired, so it would start over from step "
+        f"0; if you want that, say `dn train retry {job['id']} --from-start`, or "
+        "`from_start: true` in the request's body"
+    )
+    assert await api.count() == 1
+
+    repeated = await retry(api, job, json={"from_start": True})
+    assert repeated.status_code == 201
+    assert (repeated.json()["start_step"], repeated.json()["artifacts"]) == (0, {})
+    again = await ended(api)
+    assert again["id"] == repeated.json()["id"]
+    assert (await retry(api, again)).status_code == 201
+
+
+async def test_from_start_passes_over_the_checkpoints_and_the_series_that_are_there(
+    api: Any, queued: Any
+) -> None:
+    job = await ended(api, 10)
+
+    repeated = (await retry(api, job, json={"from_start": True})).json()
+
+    assert (repeated["start_step"], repeated["artifacts"]) == (0, {})
+    assert (await api("GET", f"{api.jobs}/{repeated['id']}")).json()["metrics"] == {}
+
+
+async def test_a_repetition_that_saved_nothing_is_repeated_from_what_it_was_handed(
+    api: Any, queued: Any
+) -> None:
+    first = await ended(api, 10, 20)
+    await retry(api, first)
+    second = await ended(api, start=20)
+    await let_go(api, [20])
+
+    third = await retry(api, second)
+
+    assert (third.json()["start_step"], third.json()["retry_of"]) == (10, second["id"])
+    assert third.json()["artifacts"]["latest_checkpoint"] == PATH.format(10)
+
+
+async def test_a_repetition_whose_checkpoint_the_engine_has_lost_says_that_it_started_over(
+    api: Any, queued: Any
+) -> None:
+    first = await ended(api, 10)
+    repeated = (await retry(api, first)).json()
+    await ended(api, start=0)
+
+    found = (await api("GET", f"{api.jobs}/{repeated['id']}")).json()
+
+    assert (repeated["start_step"], found["start_step"]) == (10, 0)
+
+
+async def test_a_key_for_a_repetition_from_the_checkpoint_is_none_for_one_from_the_start(
+    api: Any, queued: Any
+) -> None:
+    job, key = await ended(api, 10), {"Idempotency-Key": "once"}
+    await retry(api, job, headers=key)
+
+    other = await retry(api, job, headers=key, json={"from_start": True})
+    misspelt = await retry(api, job, json={"from_the_start": True})
+
+    assert (other.status_code, misspelt.status_code) == (409, 422)
+    assert await api.count() == 2
