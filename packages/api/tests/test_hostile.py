@@ -10,11 +10,12 @@ from urllib.parse import unquote
 import pytest
 from app.auth.schemas import MemberRequest, RoleRequest, TokenRequest, WorkspaceRequest
 from app.capabilities.schemas import CapabilityRequest, VisibilityRequest
+from app.checkpoints.routes import AdapterRequest
 from app.db import Table
 from app.main import create_app
 from app.settings import Settings
 from app.training.chat_routes import ChatRequest
-from app.training.schemas import JobRequest, ProgressRequest
+from app.training.schemas import JobRequest, ProgressRequest, RetryRequest
 from app.webhooks.schemas import WebhookRequest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -52,6 +53,7 @@ SOUND: dict[str, dict[str, Any]] = {
     },
     f"POST {JOB}/checkpoints/adapter": {"checkpoint": "final"},
     f"POST {JOB}/chat": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
+    f"POST {JOB}/retry": {"from_start": True},
     "POST /api/v1/org/{org}/ws/{ws}/webhooks": {"url": "http://127.0.0.1:9/", "statuses": []},
     "PATCH /api/v1/org/{org}/capabilities/{name}/visibility": {"is_public": False},
 }  # fmt: skip
@@ -295,6 +297,7 @@ async def test_ids_of_others_are_as_unknown_as_ids_of_nobody(world: World) -> No
 MODELS: list[Any] = [
     JobRequest, ProgressRequest, ChatRequest, TokenRequest, MemberRequest, RoleRequest,
     WorkspaceRequest, CapabilityRequest, VisibilityRequest, WebhookRequest,
+    AdapterRequest, RetryRequest,
 ]  # fmt: skip
 ADAPTERS = [TypeAdapter(each) for each in MODELS]
 SOUND_BODIES = [body for operation, body in SOUND.items() if not operation.startswith("PATCH")] + [
