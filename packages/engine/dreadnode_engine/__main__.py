@@ -130,7 +130,12 @@ def _found(options: argparse.Namespace) -> dict[str, ServedModel]:
 
 def _models(options: argparse.Namespace) -> int:
     models = [
-        {**model.describe(), "bytes": model.bytes, "architecture": model.architecture}
+        {
+            **model.describe(),
+            "bytes": model.bytes,
+            "architecture": model.architecture,
+            "fingerprint": model.fingerprint,
+        }
         for _, model in sorted(_found(options).items())
     ]
     if options.json:

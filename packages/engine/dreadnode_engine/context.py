@@ -8,11 +8,13 @@ from pathlib import Path
 
 from dreadnode_engine.bases import Device
 from dreadnode_engine.checkpoints import Store
+from dreadnode_engine.errors import Refused
 from dreadnode_engine.journal import Journal
 from dreadnode_engine.models import ServedModel
-from dreadnode_engine.records import Sampler
+from dreadnode_engine.records import Checkpoint, Run, Sampler
 from dreadnode_engine.residency import Residency
 from dreadnode_engine.scheduler import Worker
+from dreadnode_engine.underway import Underway
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +60,24 @@ class Context:
         self.models = models
         self.store = Store(settings.data_dir)
         self.journal = Journal(settings.data_dir / "engine.sqlite3")
+        self.underway = Underway(settings.data_dir / "underway")
         self.worker = Worker()
         self.residency: Residency
         self.samplers: dict[str, Sampler] = {}
         self.loop = asyncio.get_running_loop()
         self._waiters: dict[str, set[asyncio.Event]] = {}
+
+    def check_base(self, made: Run | Sampler | Checkpoint) -> None:
+        """Refuse what was MADE on other weights than those that bear their model's name now."""
+        served = self.models.get(made.base_model)
+        if served is None or made.base_fingerprint in (None, served.fingerprint):
+            return
+        name = made.path if isinstance(made, Checkpoint) else made.id
+        raise Refused(
+            f"{name} was made on weights of {made.base_model} with the fingerprint "
+            f"{made.base_fingerprint}, and this engine was started with others under that name, "
+            f"with the fingerprint {served.fingerprint}; start it with the earlier ones to go on"
+        )
 
     def announce(self, request_id: str, publish: Callable[[], None] | None = None) -> None:
         """Tell who waits for REQUEST_ID that it is done, after PUBLISH has run; from any thread."""

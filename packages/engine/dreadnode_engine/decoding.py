@@ -7,7 +7,7 @@ computes a row is the request's affair (`mixed.py`).
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +51,8 @@ class Ticket:
         weights: returns the folder of the adapter to draw from, None for the base model; asked
             again before every step, because the weights of a sampler may be replaced.
         client: whose request it is; clients take turns.
+        name: what to call the request when it is said what is being computed.
+        alone: whether no other request may be decoded with it.
     """
 
     plan: Plan
@@ -59,6 +61,8 @@ class Ticket:
     failed: Callable[[str], None]
     weights: Callable[[], Path | None] = lambda: None
     client: str = ""
+    name: str = ""
+    alone: bool = False
     sequences: list[Sample] = field(default_factory=list)
     open: int = 0
     scores: PromptScores | None = None
@@ -66,7 +70,10 @@ class Ticket:
 
 
 class Batch:
-    """The requests on one base model. Not thread-safe: the computing thread owns it."""
+    """The requests on one base model. Not thread-safe: the computing thread owns it.
+
+    `begin` is told the names of the tickets that are about to be computed.
+    """
 
     def __init__(
         self,
@@ -76,7 +83,9 @@ class Batch:
         rows: int,
         positions: int,
         make_room: Callable[[Path], None] = lambda _: None,
+        begin: Callable[[Iterable[str]], None] = lambda _: None,
     ) -> None:
+        self._begin = begin
         self._make_room = make_room
         self._base = base
         self._network = network
@@ -154,6 +163,10 @@ class Batch:
 
     def _joins(self, ticket: Ticket, group: Sequence[tuple[Ticket, int]]) -> bool:
         """Whether there is room for the adapter of TICKET beside those of GROUP and who is live."""
+        company = {other for other, _ in group} | {sample.owner for sample in self._live}
+        if any(ticket.alone or other.alone for other in company - {ticket}):
+            return False
+        self._begin([ticket.name])
         folder = ticket.weights()
         if folder is None:
             return True
@@ -176,6 +189,7 @@ class Batch:
             self._waiting[client] = queue
 
     def _prefill(self, group: Sequence[tuple[Ticket, int]]) -> None:
+        self._begin([ticket.name for ticket, _ in group])
         lengths = [len(ticket.plan.prompt) for ticket, _ in group]
         padded = torch.zeros(len(group), max(lengths), dtype=torch.int64)
         for row, (ticket, _) in enumerate(group):
@@ -205,6 +219,7 @@ class Batch:
                 self._live += going
 
     def _decode(self) -> None:
+        self._begin({sample.owner.name for sample in self._live})
         self._network.route(self._folders())
         places, mask = self._cache.begin_step()
         newest = torch.tensor([[sequence.tokens[-1]] for sequence in self._live])

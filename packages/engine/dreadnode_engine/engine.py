@@ -41,6 +41,7 @@ from dreadnode_engine.records import (
     new_run,
     new_sampler,
 )
+from dreadnode_engine.recovery import recover
 from dreadnode_engine.residency import Residency
 from dreadnode_engine.sample_lane import SampleLane
 from dreadnode_engine.sampling import parse, plan, with_seed
@@ -65,29 +66,17 @@ class Engine(Context):
 
     async def start(self) -> None:
         """Bring back what the journal holds, and start computing."""
-        journal = self.journal
-        self.sessions = {s.id: s for s in await journal.do(records.all_sessions)}
-        self.samplers |= {s.id: s for s in await journal.do(records.all_samplers)}
-        for run in await journal.do(records.all_runs):
-            finished = await journal.do(partial(records.finished_seqs, lane=run.id))
-            self._add_run(run, finished)
-            self.store.forget_snapshots(run.id, keep=run.snapshot)
-        for request in await journal.do(records.queued):
-            if request.lane in self.runs:
-                self.runs[request.lane].add(request)
-            elif request.lane in self.samplers:
-                self._sample_lane(self.samplers[request.lane]).add(request)
-        # A client that was alive before the engine went away is alive until it is silent again.
-        for session in self.sessions.values():
-            session.seen = max(session.seen, time.time() if session.finished is None else 0.0)
+        await recover(self)
         self.worker.start()
 
     def stop(self) -> None:
         """Finish the slice under way, put every run on disk, and close the journal."""
+        self.underway.stop()
         self.worker.stop()
         for lane in self.runs.values():
             lane.let_go()
         self.journal.close()
+        self.underway.close()
 
     # Sessions
 
@@ -159,7 +148,7 @@ class Engine(Context):
         run = new_run(
             session,
             fields.model_seq_id,
-            served.id,
+            served,
             fields.user_metadata,
             rank=rank,
             seed=seed % 2**63,
@@ -189,7 +178,7 @@ class Engine(Context):
         run = new_run(
             session,
             fields.model_seq_id,
-            found.base_model,
+            served,
             fields.user_metadata,
             rank=found.rank,
             seed=0,
@@ -201,6 +190,7 @@ class Engine(Context):
 
     async def _loadable(self, who: Principal, fields: LoadWeightsRequest) -> Checkpoint:
         found = await self.checkpoint(who, fields.path)
+        self.check_base(found)
         if found.kind != "training" and fields.optimizer:
             raise Refused(f"The checkpoint {found.path} holds no optimizer; load it without")
         return found
@@ -228,6 +218,7 @@ class Engine(Context):
             raise Refused("An operation needs a `seq_id` of 1 or more")
         if lane.run.unloaded:
             raise Refused(f"The run {run_id} was unloaded; make a new one from a checkpoint")
+        self.check_base(lane.run)
         request = new_request(run_id, seq, kind, lane.run.owner, body)
         accepted = await self._accept(request)
         lane.run.used = time.time()
@@ -260,6 +251,7 @@ class Engine(Context):
         base_model = fields.base_model
         if fields.model_path is not None:
             found = await self.checkpoint(who, fields.model_path)
+            self.check_base(found)
             if base_model not in (None, found.base_model):
                 raise Refused(f"The checkpoint {found.path} is of {found.base_model}")
             base_model = found.base_model
@@ -270,7 +262,7 @@ class Engine(Context):
         served = self.served(base_model)
         await asyncio.to_thread(self.residency.admit, served, shape, sampling=True)
         number = fields.sampling_session_seq_id
-        sampler = new_sampler(session, number, served.id, fields.model_path, weights)
+        sampler = new_sampler(session, number, served, fields.model_path, weights)
         if (known := self.samplers.get(sampler.id)) is not None:
             if (known.base_model, known.model_path) != (sampler.base_model, sampler.model_path):
                 raise Refused(f"The sampling session {sampler.id} was opened on something else")
@@ -293,13 +285,14 @@ class Engine(Context):
         if fields.sampling_session_id is None or seq is None or not 0 <= seq < MAX_SEQ:
             raise Refused("A sample needs a `sampling_session_id` and a `seq_id`")
         sampler = self.sampler(who, fields.sampling_session_id)
+        self.check_base(sampler)
         plan(fields, self.served(sampler.base_model), seed=0)
         request = new_request(sampler.id, seq, "sample", sampler.owner, body)
         request.body = with_seed(body, secrets.randbits(62))
         accepted = await self._accept(request)
         sampler.used = time.time()
         if accepted is request:
-            self._sample_lane(sampler).add(request)
+            self.sample_lane(sampler).add(request)
         return accepted, [f"{request.id}:{i}" for i in range(fields.num_samples)]
 
     # Promises and checkpoints
@@ -328,7 +321,7 @@ class Engine(Context):
             raise Refused("Only samples can be cancelled: what trains a run comes in its turn")
         sampler = self.samplers.get(request.lane)
         if request.state == "queued" and sampler is not None:
-            self._sample_lane(sampler).drop(request_id)
+            self.sample_lane(sampler).drop(request_id)
 
     async def checkpoint(self, who: Principal, path: str) -> Checkpoint:
         """Return a checkpoint that WHO may read: an own one, or a published one."""
@@ -382,16 +375,18 @@ class Engine(Context):
         request = new_request(run.id, 0, kind, run.owner, body)
         accepted = await self._accept(request, also=lambda db: records.insert(db, run))
         if accepted is request:
-            self._add_run(run, set()).add(request)
+            self.add_run(run, set()).add(request)
         return accepted
 
-    def _add_run(self, run: Run, finished: set[int]) -> RunLane:
+    def add_run(self, run: Run, finished: set[int]) -> RunLane:
+        """Give RUN its turns; FINISHED are the numbers of its operations that have ended."""
         lane = RunLane(self, run, finished)
         self.runs[run.id] = lane
         self.worker.add(lane)
         return lane
 
-    def _sample_lane(self, sampler: Sampler) -> SampleLane:
+    def sample_lane(self, sampler: Sampler) -> SampleLane:
+        """Return the lane of all samples on the base model of SAMPLER, opened now if need be."""
         name = sampler.base_model
         if name not in self.sample_lanes:
             self.sample_lanes[name] = SampleLane(self, name)

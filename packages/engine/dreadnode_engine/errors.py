@@ -30,6 +30,10 @@ class Gone(Refused):
     status = 410
 
 
+class StoppedUnwritten(Exception):
+    """The engine was asked to stop while its journal could not be written; the work is redone."""
+
+
 class OperationFailed(Exception):
     """An accepted operation that could not be done; `category` is the SDK's: user or server."""
 

@@ -24,16 +24,17 @@ CREATE TABLE IF NOT EXISTS runs (
     id TEXT PRIMARY KEY, session TEXT NOT NULL, owner TEXT NOT NULL, base_model TEXT NOT NULL,
     created REAL NOT NULL, used REAL NOT NULL, rank INTEGER NOT NULL, seed INTEGER NOT NULL,
     train_mlp INTEGER NOT NULL, train_attn INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
-    user_metadata TEXT, snapshot INTEGER, unloaded INTEGER NOT NULL DEFAULT 0);
+    user_metadata TEXT, snapshot INTEGER, unloaded INTEGER NOT NULL DEFAULT 0,
+    base_fingerprint TEXT);
 CREATE TABLE IF NOT EXISTS samplers (
     id TEXT PRIMARY KEY, session TEXT NOT NULL, owner TEXT NOT NULL, base_model TEXT NOT NULL,
     created REAL NOT NULL, used REAL NOT NULL, model_path TEXT, weights TEXT, run TEXT,
-    inflight INTEGER NOT NULL DEFAULT 0);
+    inflight INTEGER NOT NULL DEFAULT 0, base_fingerprint TEXT);
 CREATE TABLE IF NOT EXISTS requests (
     id TEXT PRIMARY KEY, lane TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
     owner TEXT NOT NULL, digest BLOB NOT NULL, body BLOB, state TEXT NOT NULL,
     media TEXT, result BLOB, created REAL NOT NULL, finished REAL,
-    read REAL);
+    read REAL, lost INTEGER NOT NULL DEFAULT 0);
 CREATE UNIQUE INDEX IF NOT EXISTS requests_in_order ON requests (lane, seq);
 CREATE INDEX IF NOT EXISTS requests_open ON requests (lane, seq) WHERE state = 'queued';
 CREATE TABLE IF NOT EXISTS checkpoints (
@@ -41,9 +42,19 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     name TEXT NOT NULL, created REAL NOT NULL, bytes INTEGER NOT NULL,
     base_model TEXT NOT NULL, rank INTEGER NOT NULL, train_mlp INTEGER NOT NULL,
     train_attn INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
-    expires REAL, public INTEGER NOT NULL DEFAULT 0, user_metadata TEXT);
+    expires REAL, public INTEGER NOT NULL DEFAULT 0, user_metadata TEXT,
+    base_fingerprint TEXT);
 CREATE INDEX IF NOT EXISTS checkpoints_by_run ON checkpoints (run);
 """
+
+_ADDED = (
+    ("samplers", "inflight", "INTEGER NOT NULL DEFAULT 0"),
+    ("requests", "lost", "INTEGER NOT NULL DEFAULT 0"),
+    ("runs", "base_fingerprint", "TEXT"),
+    ("samplers", "base_fingerprint", "TEXT"),
+    ("checkpoints", "base_fingerprint", "TEXT"),
+)
+"""The columns that a data directory of an earlier version may lack."""
 
 _Work = tuple[Callable[[sqlite3.Connection], object], Future[object]]
 
@@ -101,10 +112,10 @@ def _open(path: Path) -> sqlite3.Connection:
     # FULL: an acknowledged request also survives a power cut, not only the end of the process.
     connection.execute("PRAGMA synchronous = FULL")
     connection.executescript(_SCHEMA)
-    known = {row["name"] for row in connection.execute("PRAGMA table_info(samplers)")}
-    if "inflight" not in known:
-        # A data directory from before there were inflight samplers.
-        connection.execute("ALTER TABLE samplers ADD COLUMN inflight INTEGER NOT NULL DEFAULT 0")
+    for table, column, kind in _ADDED:
+        known = {row["name"] for row in connection.execute(f"PRAGMA table_info({table})")}
+        if column not in known:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
     return connection
 
 

@@ -7,10 +7,11 @@ from collections.abc import Callable, Generator
 
 from dreadnode_engine import records
 from dreadnode_engine.context import Context
-from dreadnode_engine.errors import OperationFailed, Refused
+from dreadnode_engine.errors import OperationFailed, Refused, StoppedUnwritten
 from dreadnode_engine.operations import MAKERS, OPERATIONS, Outcome, bring_back, take_snapshot
 from dreadnode_engine.records import Request, Run
 from dreadnode_engine.runs import TrainingState
+from dreadnode_engine.underway import check_lost
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class RunLane:
             self._current = self._pending[self.next_seq]
             self._work = self._operate(self._current)
         request, started = self._current, time.monotonic()
+        self.context.underway.begin([request.id])
         try:
             next(self._work)
         except StopIteration as finished:
@@ -114,6 +116,8 @@ class RunLane:
             self.fail(request, sentence_of(problem), "server")
         else:
             self.unsaved_seconds += time.monotonic() - started
+        finally:
+            self.context.underway.clear()
 
     def _tidy(self) -> None:
         """Do between operations what was asked for from outside."""
@@ -140,6 +144,8 @@ class RunLane:
         self.unsaved_seconds = 0.0
 
     def _operate(self, request: Request) -> Generator[None, None, Outcome]:
+        check_lost(request)
+        self.context.check_base(self.run)
         if request.kind in MAKERS:
             self.state, outcome = yield from MAKERS[request.kind](self.context, self.run, request)
             return outcome
@@ -156,7 +162,12 @@ class RunLane:
             if outcome.record is not None:
                 outcome.record(db)
 
-        write(self.context, record)
+        try:
+            write(self.context, record)
+        except StoppedUnwritten:
+            # What is in memory is ahead of the journal, and must never be put on disk.
+            self.state = None
+            raise
         self._ended(request)
         self.context.announce(request.id, outcome.publish)
         due = self.unsaved_seconds > self.context.settings.snapshot_seconds
@@ -182,13 +193,25 @@ class RunLane:
 
 
 def write(context: Context, record: Callable[[sqlite3.Connection], None]) -> None:
-    """Journal what was done, however long that takes: a full disk must not lose it."""
+    """Journal what was done, however long that takes: a full disk must not lose it.
+
+    Raises:
+        StoppedUnwritten: the engine was asked to stop, and it could not be written then either;
+            what asked for it stands in the journal, and is computed again at the next start.
+    """
+    context.underway.clear()
+    stopping = context.worker.stopping
     while True:
         try:
             return context.journal.do_now(record)
         except sqlite3.OperationalError as problem:
+            if stopping.is_set():
+                raise StoppedUnwritten(
+                    f"The engine stops while its journal cannot be written ({problem}); "
+                    "what was computed last is computed again at the next start"
+                ) from problem
             log.warning("the journal cannot be written (%s); it is tried again", problem)
-            time.sleep(WRITE_AGAIN_SECONDS)
+            stopping.wait(WRITE_AGAIN_SECONDS)
 
 
 def sentence_of(problem: Exception) -> str:

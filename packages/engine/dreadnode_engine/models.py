@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode_engine.errors import Refused
+from dreadnode_engine.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class ServedModel:
         context: the longest sequence, in tokens.
         vocabulary: token ids are below this.
         bytes: size of the weights on disk.
+        fingerprint: stands for the weights; other weights under the same name have another one.
         stand_in: whether it only stands in for another model in rehearsals.
     """
 
@@ -49,6 +51,7 @@ class ServedModel:
     context: int
     vocabulary: int
     bytes: int
+    fingerprint: str
     stand_in: bool = False
 
     def describe(self) -> dict[str, Any]:
@@ -102,7 +105,8 @@ def inspect_model(model_id: str, path: Path, *, stand_in: bool = False) -> Serve
         raise Refused(
             f"The model {model_id} cannot be served: {path} has no readable `config.json`"
         ) from None
-    size = sum(file.stat().st_size for file in path.glob("*.safetensors"))
+    weights = list(path.glob("*.safetensors"))
+    size = sum(file.stat().st_size for file in weights)
     if not size:
         raise Refused(f"The model {model_id} cannot be served: {path} has no safetensors weights")
     if problem := _unsupported(config) or _incomplete(path):
@@ -114,6 +118,7 @@ def inspect_model(model_id: str, path: Path, *, stand_in: bool = False) -> Serve
         context=int(config["max_position_embeddings"]),
         vocabulary=int(config["vocab_size"]),
         bytes=size,
+        fingerprint=fingerprint(config, weights),
         stand_in=stand_in,
     )
 

@@ -155,6 +155,7 @@ def save_weights_for_sampler(
         weights=str(folder),
         run=run.id,
         inflight=fields.kind == "inflight",
+        base_fingerprint=run.base_fingerprint,
     )
     yield
     return Outcome(
@@ -238,6 +239,7 @@ def _save(
         train_unembed=run.train_unembed,
         expires=now + ttl if ttl else None,
         user_metadata=json.dumps(metadata) if metadata else None,
+        base_fingerprint=run.base_fingerprint,
     )
 
 

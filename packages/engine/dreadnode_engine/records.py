@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from dreadnode_engine.models import ServedModel
+
 Kind = Literal["training", "sampler", "external"]
 FOLDERS: Mapping[Kind, str] = {
     "training": "weights",
@@ -39,7 +41,8 @@ class Session:
 class Run:
     """One training run: a LoRA adapter on a base model, and where its last snapshot stands.
 
-    `snapshot` is the sequence number after which the snapshot was taken, None before the first.
+    `snapshot` is the sequence number after which the snapshot was taken, None before the first;
+    `base_fingerprint` is of the weights it was made on, None if an earlier version made it.
     """
 
     id: str
@@ -56,10 +59,11 @@ class Run:
     user_metadata: str | None = None
     snapshot: int | None = None
     unloaded: bool = False
+    base_fingerprint: str | None = None
 
 
 def new_run(
-    session: Session, number: int, base_model: str, metadata: dict[str, Any] | None, **shape: Any
+    session: Session, number: int, base: ServedModel, metadata: dict[str, Any] | None, **shape: Any
 ) -> Run:
     """Return run NUMBER of SESSION as it is before its first operation; SHAPE is its adapter's."""
     now = time.time()
@@ -67,10 +71,11 @@ def new_run(
         id=f"{session.id}:train:{number}",
         session=session.id,
         owner=session.owner,
-        base_model=base_model,
+        base_model=base.id,
         created=now,
         used=now,
         user_metadata=dump(metadata),
+        base_fingerprint=base.fingerprint,
         **shape,
     )
 
@@ -97,10 +102,11 @@ class Sampler:
     weights: str | None = None
     run: str | None = None
     inflight: bool = False
+    base_fingerprint: str | None = None
 
 
 def new_sampler(
-    session: Session, number: int, base_model: str, model_path: str | None, weights: str | None
+    session: Session, number: int, base: ServedModel, model_path: str | None, weights: str | None
 ) -> Sampler:
     """Return sampler NUMBER of SESSION as it is when it has just been opened."""
     now = time.time()
@@ -108,11 +114,12 @@ def new_sampler(
         id=f"{session.id}:sample:{number}",
         session=session.id,
         owner=session.owner,
-        base_model=base_model,
+        base_model=base.id,
         created=now,
         used=now,
         model_path=model_path,
         weights=weights,
+        base_fingerprint=base.fingerprint,
     )
 
 
@@ -133,6 +140,7 @@ class Request:
     created: float = 0.0
     finished: float | None = None
     read: float | None = None
+    lost: int = 0  # How often the engine ended unexpectedly while it computed this.
 
     @property
     def payload(self) -> bytes:
@@ -192,6 +200,7 @@ class Checkpoint:
     expires: float | None = None
     public: bool = False
     user_metadata: str | None = None
+    base_fingerprint: str | None = None
 
 
 Record = Session | Run | Sampler | Request | Checkpoint

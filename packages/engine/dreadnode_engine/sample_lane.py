@@ -8,10 +8,11 @@ from pathlib import Path
 from dreadnode_engine import records, wire
 from dreadnode_engine.context import Context
 from dreadnode_engine.decoding import Batch, Ticket
-from dreadnode_engine.errors import Refused
+from dreadnode_engine.errors import OperationFailed, Refused, StoppedUnwritten
 from dreadnode_engine.lanes import sentence_of, write
 from dreadnode_engine.records import Request, Sampler
 from dreadnode_engine.sampling import Stopper, parse, plan
+from dreadnode_engine.underway import ALONE_FROM, check_lost
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,8 @@ class SampleLane:
             if not self._batch.busy:
                 # The next one is opened for the memory that there is by then.
                 self.let_go()
+        except StoppedUnwritten:
+            raise
         except Exception as problem:
             log.exception("sampling from %s stopped", self.base_model)
             for request in self.open_requests():
@@ -84,6 +87,8 @@ class SampleLane:
             self._batch, self._incoming, self.cache_bytes = None, [], 0
             if (base := self.context.residency.bases.get(self.base_model)) is not None:
                 base.mixed.release()
+        finally:
+            self.context.underway.clear()
 
     def let_go(self) -> None:
         """Free the memory of a lane that is idle; the next request brings the weights back."""
@@ -91,8 +96,10 @@ class SampleLane:
             self._batch, self.cache_bytes = None, 0
 
     def _open_batch(self) -> Batch:
-        base = self.context.residency.base(self.base_model)
+        # Each of them needs what is about to be loaded.
+        self.context.underway.begin([request.id for request in self._incoming])
         residency = self.context.residency
+        base = residency.base(self.base_model)
         positions, self.cache_bytes = residency.room_for_cache(self.base_model)
         return Batch(
             base,
@@ -100,6 +107,7 @@ class SampleLane:
             rows=self.context.settings.sampling_rows,
             positions=positions,
             make_room=partial(residency.room_for_adapter, self.base_model),
+            begin=self.context.underway.begin,
         )
 
     def _admit(self, batch: Batch, request: Request) -> None:
@@ -109,7 +117,12 @@ class SampleLane:
             self._fail(request, "This sampler is no longer kept; make a new one")
             return
         try:
+            check_lost(request)
+            self.context.check_base(sampler)
             checked = plan(parse(request.payload), base.served, seed=0)
+        except OperationFailed as problem:
+            self._fail(request, str(problem), problem.category)
+            return
         except Refused as refusal:
             # It was fine when it was accepted: the model behind its name is another one now.
             self._fail(request, str(refusal))
@@ -121,6 +134,8 @@ class SampleLane:
             failed=lambda sentence: self._fail(request, sentence),
             weights=lambda: _folder(sampler),
             client=sampler.session,
+            name=request.id,
+            alone=request.lost >= ALONE_FROM,
         )
         self._open[request.id] = request, ticket
         batch.add(ticket)
@@ -145,8 +160,8 @@ class SampleLane:
         )
         self._ended(request)
 
-    def _fail(self, request: Request, sentence: str) -> None:
-        write(self.context, lambda db: records.fail(db, request, sentence, "server"))
+    def _fail(self, request: Request, sentence: str, category: str = "server") -> None:
+        write(self.context, lambda db: records.fail(db, request, sentence, category))
         self._ended(request)
 
     def _ended(self, request: Request) -> None:

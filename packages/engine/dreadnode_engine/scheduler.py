@@ -10,6 +10,8 @@ import threading
 import time
 from typing import Protocol
 
+from dreadnode_engine.errors import StoppedUnwritten
+
 log = logging.getLogger(__name__)
 
 
@@ -34,12 +36,15 @@ class Lane(Protocol):
 
 
 class Worker:
-    """The computing thread."""
+    """The computing thread.
+
+    `stopping` is set when it was asked to end; what it does then has no time to wait.
+    """
 
     def __init__(self) -> None:
         self._lanes: list[Lane] = []
         self._changed = threading.Condition()
-        self._stopping = False
+        self.stopping = threading.Event()
         self._clock = 0.0
         self._thread = threading.Thread(target=self._run, name="compute", daemon=True)
 
@@ -68,7 +73,7 @@ class Worker:
     def stop(self) -> None:
         """Finish the slice under way and end the thread."""
         with self._changed:
-            self._stopping = True
+            self.stopping.set()
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
@@ -76,7 +81,7 @@ class Worker:
     def _next(self) -> Lane | None:
         """Wait for a lane with something to do, and return the one that has had the least."""
         with self._changed:
-            while not self._stopping:
+            while not self.stopping.is_set():
                 ready = [lane for lane in self._lanes if lane.ready()]
                 if ready:
                     chosen = min(ready, key=lambda lane: lane.used)
@@ -90,6 +95,9 @@ class Worker:
             started = time.monotonic()
             try:
                 lane.advance()
+            except StoppedUnwritten as problem:
+                log.warning("%s", problem)
+                return
             except Exception:
                 log.exception("a lane stopped; it gets no more turns")
                 self.remove(lane)

@@ -273,6 +273,26 @@ def test_clients_take_turns_however_much_one_of_them_asks_for(llama: LoadedBase)
     assert order[-1] == "wide"
 
 
+def test_a_request_that_is_to_be_alone_has_no_company_and_is_said_to_be_computed(
+    llama: LoadedBase,
+) -> None:
+    said: list[set[str]] = []
+    done: list[str] = []
+    batch = Batch(llama, llama.mixed, rows=4, positions=65536, begin=lambda n: said.append(set(n)))
+    for name, samples in (("first", 1), ("alone", 6), ("second", 1), ("third", 1)):
+        one = replace(PLAN, samples=samples, max_tokens=3)
+        note = lambda _, name=name: done.append(name)  # noqa: E731
+        stopper = Stopper(one, llama)
+        ticket = Ticket(one, stopper, note, pytest.fail, name=name, alone=name == "alone")
+        batch.add(ticket)
+    while batch.busy:
+        batch.advance()
+
+    assert done == ["first", "alone", "second", "third"]
+    assert {"second", "third"} in said
+    assert all(names == {"alone"} for names in said if "alone" in names)
+
+
 def test_the_cache_never_holds_more_positions_than_it_may(llama: LoadedBase) -> None:
     random = np.random.default_rng(0)
     lengths = [(int(a), int(b)) for a, b in random.integers(1, 60, (24, 2))]

@@ -125,7 +125,7 @@ def test_room_for_few_rows_or_positions_only_makes_it_slower(llama: LoadedBase) 
 
 def drawn(logits: list[float], count: int = 20_000, **params: Any) -> np.ndarray:
     """Return how often each token is drawn from LOGITS."""
-    served = ServedModel("m", Path(), "LlamaForCausalLM", 128, len(logits), 0)
+    served = ServedModel("m", Path(), "LlamaForCausalLM", 128, len(logits), 0, "")
     one = make_plan(served, [0], params={"seed": 5, **params})
     logprobs = torch.log_softmax(torch.tensor(logits), -1)
     tokens = Drawer(one, 0).draws(logprobs, count)

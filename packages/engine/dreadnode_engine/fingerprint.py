@@ -1,0 +1,41 @@
+"""Fingerprints of base weights: cheap enough for every start, and other for other weights.
+
+Two fine-tunes of one model have the same configuration, names, shapes and sizes. So beside the
+headers a few blocks of the numbers themselves are read, spread evenly over all files. A copy of a
+model has the fingerprint of the original, wherever it lies and however old its files look.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+BLOCKS = 64
+"""How many blocks of the weights are read."""
+BLOCK_BYTES = 4096
+HEADER_BYTES = 100_000_000
+"""The longest header that a safetensors file may have."""
+_INCIDENTAL = ("_name_or_path", "transformers_version")
+"""Settings that say where a model came from, and nothing about what it computes."""
+
+
+def fingerprint(config: Mapping[str, Any], files: Sequence[Path]) -> str:
+    """Return 16 hexadecimal digits that stand for a model: its CONFIG and safetensors FILES."""
+    settings = {name: value for name, value in config.items() if name not in _INCIDENTAL}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    files = sorted(files, key=lambda file: file.name)
+    sizes = [file.stat().st_size for file in files]
+    places = [sum(sizes) * number // BLOCKS for number in range(BLOCKS)]
+    start = 0
+    for path, size in zip(files, sizes, strict=True):
+        digest.update(f"\0{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            digest.update(file.read(min(length, HEADER_BYTES)))
+            for place in places:
+                if start <= place < start + size:
+                    file.seek(place - start)
+                    digest.update(file.read(BLOCK_BYTES))
+        start += size
+    return digest.hexdigest()[:16]
