@@ -94,6 +94,12 @@ class Starter:
         assert self.end(signal.SIGTERM) == 0
         return requests(data_dir)
 
+    def wait_until_logged(self, words: str) -> None:
+        """Read the engine's log until WORDS are in it."""
+        assert self.server.stderr is not None
+        while words not in (line := self.server.stderr.readline()):
+            assert line, "the engine ended"
+
     def _line(self) -> int:
         assert self.server.stdout is not None
         return int(self.server.stdout.readline())
@@ -222,9 +228,7 @@ def test_a_full_disk_does_not_keep_the_engine_from_stopping_and_loses_nothing(
     starter.start(data_dir)
     until(lambda: computing(data_dir) == [slow.id])
     resource.prlimit(starter.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-    assert starter.server.stderr is not None
-    while "the journal cannot be written" not in starter.server.stderr.readline():
-        pass
+    starter.wait_until_logged("the journal cannot be written")
 
     code = starter.end(signal.SIGTERM)
     stopped = requests(data_dir)
