@@ -184,6 +184,20 @@ def test_what_is_beyond_leaves_at_least_as_many_as_are_to_be_kept(
             assert max(h.created_at for h in family) in [h.created_at for h in left]
 
 
+def test_a_checkpoint_that_a_repetition_began_with_counts_once_and_as_new() -> None:
+    start = now()
+    first = Held("first", "ten", "line", start - timedelta(hours=3), is_needed=False)
+    older = Held("first", "five", "line", start - timedelta(hours=4), is_needed=False)
+    again = Held("second", "ten", "line", start, is_needed=False)
+    later = Held("second", "twenty", "line", start - timedelta(hours=1), is_needed=False)
+
+    assert beyond([first, older, again, later], 2, None) == [older]
+    assert {each.path for each in beyond([first, older, again, later], 1, None)} == {
+        "five",
+        "twenty",
+    }
+
+
 async def age(api: Any, job: dict[str, Any]) -> None:
     """Let a job have ended long ago."""
     async with api.database.writing() as session:

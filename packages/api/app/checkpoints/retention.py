@@ -55,11 +55,15 @@ def beyond(held: Iterable[Held], kept: int, before: datetime | None) -> list[Hel
     found = []
     in_order = sorted(held, key=attrgetter("lineage", "created_at"), reverse=True)
     for _, family in groupby(in_order, key=attrgetter("lineage")):
-        for place, each in enumerate(family):
-            too_many = kept > 0 and place >= kept
-            too_old = before is not None and each.created_at < before
-            # What an unfinished job goes on from after a fault is its newest.
-            if (too_many or too_old) and not (place == 0 and each.is_needed):
+        # A repetition lists the checkpoint that it began with once more: its newest entry counts.
+        goes: dict[str, bool] = {}
+        for each in family:
+            if each.path not in goes:
+                newest, too_many = not goes, 0 < kept <= len(goes)
+                too_old = before is not None and each.created_at < before
+                # What an unfinished job goes on from after a fault is its newest.
+                goes[each.path] = (too_many or too_old) and not (newest and each.is_needed)
+            if goes[each.path]:
                 found.append(each)
     return found
 

@@ -176,7 +176,7 @@ error: no server answers at http://server.test; start one with `dn serve`, or na
 
 def test_something_else_that_answers_there_is_one_sentence(dn: Dn, api: Any) -> None:
     page = httpx.Response(200, html="<html>Welcome to nginx!</html>")
-    api.failures = [page, httpx.Response(502, html="<html>Bad gateway</html>")]
+    api.failures = [page, *[httpx.Response(502, html="<html>Bad gateway</html>")] * 4]
 
     assert dn("train list") + dn("train list") == snapshot("""\
 exit: 1
