@@ -141,7 +141,7 @@ async def test_a_request_is_logged_with_its_id_its_job_and_how_it_was_answered(
     [about_job, about_user] = [each for each in lines(stream) if each["logger"] == "app.access"]
     assert about_job["job_id"] == "some-job"
     assert (about_job["request_id"], about_job["status"]) == ("mine", 404)
-    assert about_user["message"].startswith("GET /api/v1/user 200 ")
+    assert about_user["message"].startswith("GET /api/v1/user 422 ")
     assert about_user["path"] == "/api/v1/user"
     assert "job_id" not in about_user
     assert about_user["request_id"] != "mine"
