@@ -8,10 +8,11 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Iterable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 REQUEST: ContextVar[str | None] = ContextVar("request", default=None)
 JOB: ContextVar[str | None] = ContextVar("job", default=None)
@@ -123,7 +124,10 @@ class JsonFormatter(_Formatter):
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
-        return self._redact(json.dumps(line, default=str))
+        return self._redact(_encode(line))
+
+
+_encode = json.JSONEncoder(default=str).encode  # `json.dumps` makes a new encoder for each line.
 
 
 def _about(record: logging.LogRecord) -> dict[str, str]:
@@ -161,23 +165,33 @@ def configure(form: str = "", secrets: Iterable[str] = ()) -> None:
 _access = logging.getLogger("app.access")
 
 
-def answered(method: str, path: str, status: int, seconds: float) -> None:
-    """Log that a request was answered, at a tenth of what `logging` asks for it by itself.
+class _Answered(logging.LogRecord):
+    """A record about an answer, which looks up nothing that all of its kind have in common.
 
-    `logging` looks the caller's line of code up for every record, and here it is always the same.
+    `logging` finds file, module, process and thread anew for every record, which takes longer
+    than to write the line.
     """
+
+    _common: ClassVar[dict[str, Any]] = vars(
+        logging.LogRecord(_access.name, logging.INFO, __file__, 0, "", None, None)
+    )
+
+    def __init__(self, text: str, fields: dict[str, Any]) -> None:
+        self.__dict__.update(self._common)
+        self.created = time.time()
+        self.msecs = self.created % 1 * 1000
+        self.msg = text
+        self.fields = fields
+
+
+def answered(method: str, path: str, status: int, seconds: float) -> None:
+    """Log that a request was answered, at a fraction of what `logging` takes by itself."""
     if not _access.isEnabledFor(logging.INFO):
         return
     milliseconds = round(seconds * 1000, 1)
     text = f"{method} {printable(path)} {status} {milliseconds} ms"
-    record = logging.LogRecord(_access.name, logging.INFO, __file__, 0, text, None, None)
-    record.fields = {
-        "method": method,
-        "path": path,
-        "status": status,
-        "milliseconds": milliseconds,
-    }
-    _access.handle(record)
+    fields = {"method": method, "path": path, "status": status, "milliseconds": milliseconds}
+    _access.handle(_Answered(text, fields))
 
 
 def printable(path: str) -> str:

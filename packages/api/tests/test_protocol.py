@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from app.protocol import Gathered
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -122,3 +123,63 @@ def test_it_listens_on_loopback_unless_told_and_warns_when_it_has_no_tls(
 
     assert re.match(f"api ready on {re.escape(address)}\\d+\n", ready)
     assert ("without TLS" in said) == warned
+
+
+class Wire(asyncio.Transport):
+    """A transport that keeps what it is given to send, in pieces."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        assert not self.closed
+        self.sent.append(bytes(data))
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+
+async def test_what_is_written_in_one_turn_leaves_in_one_piece_and_in_order() -> None:
+    wire = Wire()
+    gathered = Gathered(wire, asyncio.get_running_loop())
+
+    gathered.write(b"head ")
+    gathered.write(b"")
+    gathered.write(bytearray(b"body"))
+    before = list(wire.sent)
+    await asyncio.sleep(0)
+    gathered.write(b"more")
+    await asyncio.sleep(0)
+
+    assert before == []
+    assert wire.sent == [b"head body", b"more"]
+
+
+async def test_a_large_piece_does_not_wait_and_what_is_left_leaves_before_the_end() -> None:
+    wire = Wire()
+    gathered = Gathered(wire, asyncio.get_running_loop())
+
+    gathered.write(b"head")
+    gathered.write(b"x" * Gathered.MOST)
+    at_once = len(wire.sent)
+    gathered.write(b"rest")
+    gathered.close()
+    await asyncio.sleep(0)
+
+    assert at_once == 1
+    assert wire.sent[1:] == [b"rest"]
+    assert wire.closed
+
+
+async def test_a_connection_that_is_broken_off_sends_nothing_more() -> None:
+    wire = Wire()
+    gathered = Gathered(wire, asyncio.get_running_loop())
+
+    gathered.write(b"head")
+    gathered.abort()
+    await asyncio.sleep(0)
+
+    assert wire.sent == []
