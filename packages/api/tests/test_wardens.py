@@ -1,6 +1,7 @@
-"""Sandboxes as processes: what the subprocess runner promises when something of it is killed."""
+"""Sandboxes as processes: what the runner promises when something of them is killed or late."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 from app.runners import subprocess
-from app.runners.sandbox import Limits, Lost, Sandbox
+from app.runners.sandbox import Limits, Lost, Running, Sandbox
 
 LIMITS = Limits(
     memory_bytes=2**31,
@@ -82,3 +83,37 @@ async def test_a_folder_that_cannot_be_written_is_told_where_it_is_attended_to(
 
     with pytest.raises(OSError, match="job"):
         await runner.attend("job", 1)
+
+
+async def test_a_warden_that_comes_up_after_its_attempt_was_given_up_starts_nothing(
+    tmp_path: Path,
+) -> None:
+    runner = subprocess.SubprocessRunner(tmp_path)
+    trace = tmp_path / "it ran"
+    environment = {"PATH": os.environ["PATH"]}
+    late = Sandbox("job", 1, ("touch", str(trace)), environment, LIMITS, 2.0, 60.0)
+    other = Sandbox("job", 2, ("touch", str(trace)), environment, LIMITS, 2.0, 60.0)
+
+    given_up = await runner.state("job", 1)
+    await runner.start(late)
+    runner._launch(tmp_path / "job" / "1", late).wait(20)
+
+    assert given_up == await runner.state("job", 1) == Lost()
+    assert not trace.exists()
+    await runner.start(other)
+    async with asyncio.timeout(20):
+        while await runner.state("job", 2) == Running():
+            await asyncio.sleep(0.02)
+    assert trace.exists()
+
+
+async def test_an_attempt_whose_warden_is_just_coming_up_is_not_given_up(tmp_path: Path) -> None:
+    runner = subprocess.SubprocessRunner(tmp_path)
+    (tmp_path / "job" / "1").mkdir(parents=True)
+    with (tmp_path / "job" / "1" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+        seen = await runner.state("job", 1)
+
+    assert seen == Running()
+    assert await runner.state("job", 1) == Lost()

@@ -1,13 +1,40 @@
-"""Which checkpoint of a job somebody means."""
+"""Which checkpoint of a job somebody means, and whose weights it holds."""
 
 from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
 
 from app.checkpoints.tables import Checkpoint, State
 from app.errors import Conflict, Invalid
 from app.jobs.tables import Job
+from app.schemas import Response
 
 NAMED = 5
 """Names that a refusal tells."""
+
+
+class OfWeights(Response):
+    """What a job's weights have given, and whose they are."""
+
+    job_id: str
+    model: str
+    trained_model: str = Field(description="The stand-in, in a rehearsal")
+    rehearsal: bool
+    checkpoint: str
+    step: int | None = Field(description="Optimizer steps that the weights have behind them")
+
+
+def whose(job: Job, weights: Checkpoint) -> dict[str, Any]:
+    """Return the fields of `OfWeights`."""
+    return {
+        "job_id": job.id,
+        "model": job.model,
+        "trained_model": job.trained_model,
+        "rehearsal": job.rehearsal,
+        "checkpoint": weights.path,
+        "step": weights.step,
+    }
 
 
 def chosen(

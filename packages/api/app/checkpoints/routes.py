@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
 from app.checkpoints import adapters, records
-from app.checkpoints.choice import chosen
+from app.checkpoints.choice import OfWeights, chosen, whose
 from app.checkpoints.exports import Exports
 from app.checkpoints.tables import Checkpoint, State
 from app.deps import InDatabase, InEngine, Member, ReadSession
@@ -58,15 +58,9 @@ class AdapterRequest(RequestBody):
     checkpoint: str = Field(min_length=1, max_length=500, description="Name, path, or `best`")
 
 
-class CheckpointAdapter(Response):
+class CheckpointAdapter(OfWeights):
     """A checkpoint as PEFT loads it, and whose it is."""
 
-    job_id: str
-    model: str
-    trained_model: str = Field(description="The stand-in, in a rehearsal")
-    rehearsal: bool
-    checkpoint: str
-    step: int | None = Field(description="Optimizer steps that the weights have behind them")
     folder: str = Field(description="Where the files lie among those of the job")
     files: list[JobFileView]
 
@@ -107,12 +101,7 @@ async def export_training_job_checkpoint(
         await _check_engine(engine, job)
         files = await while_connected(request, exporter.make(job, weights))
     return CheckpointAdapter(
-        job_id=job.id,
-        model=job.model,
-        trained_model=job.trained_model,
-        rehearsal=job.rehearsal,
-        checkpoint=weights.path,
-        step=weights.step,
+        **whose(job, weights),
         folder=files[0].path.rpartition("/")[0] + "/",
         files=[JobFileView(path=f.path, bytes=f.bytes, sha256=f.sha256) for f in files],
     )

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, Field
 
 from app.checkpoints import records
-from app.checkpoints.choice import chosen
+from app.checkpoints.choice import OfWeights, chosen, whose
 from app.deps import InDatabase, InEngine, Member
 from app.errors import ERRORS, Conflict
 from app.jobs.tables import Job
@@ -77,15 +77,9 @@ class ChatUsage(Response):
     sampled_tokens: int
 
 
-class ChatAnswer(Response):
+class ChatAnswer(OfWeights):
     """An answer, and whose it is."""
 
-    job_id: str
-    model: str
-    trained_model: str = Field(description="The stand-in, in a rehearsal")
-    rehearsal: bool
-    checkpoint: str
-    step: int | None = Field(description="Optimizer steps that the weights have behind them")
     message: ChatReply
     finish_reason: Literal["stop", "length"]
     usage: ChatUsage
@@ -119,17 +113,7 @@ async def chat_with_training_job(
     answer = await partners.ask(partner, question)
     if not answer["ok"]:
         raise refused(answer)
-    return ChatAnswer.model_validate(
-        {
-            **answer,
-            "job_id": job.id,
-            "model": job.model,
-            "trained_model": job.trained_model,
-            "rehearsal": job.rehearsal,
-            "checkpoint": weights.path,
-            "step": weights.step,
-        }
-    )
+    return ChatAnswer.model_validate({**answer, **whose(job, weights)})
 
 
 async def _partner(job: Job, checkpoint: str, engine: Engine) -> Partner:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import say
 from dreadnode.errors import DreadnodeError, InputError
@@ -118,7 +119,7 @@ class Conversation:
             return
         if self._heard_of != answer.checkpoint:
             self._heard_of = answer.checkpoint
-            say(_who(answer))
+            say(views.whose(answer))
         if answer.message.reasoning:
             say(*(f"| {line}" for line in _safe(answer.message.reasoning).splitlines()))
         self._common.out.text(_safe(answer.message.content))
@@ -151,18 +152,6 @@ def _converse(talk: Conversation) -> None:
                 talk.say(text)
             except DreadnodeError as error:
                 say(f"error: {error}")
-
-
-def _who(answer: ChatAnswer) -> str:
-    """Say whose answers these are; a rehearsal's are never taken for the model's."""
-    step = "" if answer.step is None else f" after step {answer.step}"
-    name = answer.checkpoint.rpartition("/")[2]
-    if answer.rehearsal:
-        return (
-            f"rehearsal: this is the stand-in {answer.trained_model}{step} ({name}), "
-            f"and not {answer.model}"
-        )
-    return f"{answer.model}{step} ({name})"
 
 
 def _safe(text: str) -> str:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import say, show
 from dreadnode.errors import ConfigError, InputError, ProtocolError, UnusableFile
 
 if TYPE_CHECKING:
     from dreadnode.client import ApiClient
-    from dreadnode.training.checkpoints import CheckpointAdapter
     from dreadnode.training.jobs import JobFile
 
 ADAPTER, BEST = PurePosixPath("adapter"), PurePosixPath("best")
@@ -84,22 +84,10 @@ def _exported(client: ApiClient, job: str, checkpoint: str) -> tuple[PurePosixPa
     say("the engine exports it, unless that was done before; this may take some minutes")
     made = client.export_training_job_checkpoint(job, checkpoint)
     kept = PurePosixPath(made.folder)
-    say(show(_whose(made)))
+    say(views.whose(made))
     if not made.files or not all(_is_in(kept, file) for file in made.files):
         raise ProtocolError(f"the server names files outside of their folder: {show(made.folder)}")
     return kept, made.files
-
-
-def _whose(made: CheckpointAdapter) -> str:
-    """Say whose weights these are; a rehearsal's are never taken for the model's."""
-    step = "" if made.step is None else f" after step {made.step}"
-    name = made.checkpoint.rpartition("/")[2]
-    if made.rehearsal:
-        return (
-            f"rehearsal: this is the stand-in {made.trained_model}{step} ({name}), "
-            f"and not {made.model}"
-        )
-    return f"{made.model}{step} ({name})"
 
 
 def _fetch(

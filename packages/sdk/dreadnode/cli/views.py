@@ -5,9 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from dreadnode.cli.output import Column
+from dreadnode.cli.output import Column, show
 
 if TYPE_CHECKING:
+    from dreadnode.training.checkpoints import OfWeights
     from dreadnode.training.jobs import Preflight, TrainingJob
     from dreadnode.wire import Dataset
 
@@ -122,6 +123,16 @@ def begins(job: TrainingJob) -> str:
     if job.start_step == 0:
         return "starts over from step 0"
     return f"goes on from the checkpoint of step {job.start_step:,}"
+
+
+def whose(weights: OfWeights) -> str:
+    """Say whose weights these are; a rehearsal's are never taken for the model's."""
+    step = "" if weights.step is None else f" after step {weights.step}"
+    name = weights.checkpoint.rpartition("/")[2]
+    if weights.rehearsal:
+        stand_in = f"rehearsal: this is the stand-in {weights.trained_model}{step} ({name})"
+        return show(f"{stand_in}, and not {weights.model}")
+    return show(f"{weights.model}{step} ({name})")
 
 
 def capability(job: TrainingJob) -> str:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from dreadnode.training.checkpoints import OfWeights
 from dreadnode.wire import Request, Response
 
 
@@ -55,21 +56,13 @@ class ChatUsage(Response):
     sampled_tokens: int
 
 
-class ChatAnswer(Response):
+class ChatAnswer(OfWeights):
     """An answer, and whose it is.
 
     Attributes:
-        trained_model: In a rehearsal, the stand-in.
-        step: Optimizer steps that the weights have behind them.
         finish_reason: `stop`, or `length` where the limit cut it off.
     """
 
-    job_id: str
-    model: str
-    trained_model: str
-    rehearsal: bool
-    checkpoint: str
-    step: int | None = None
     message: ChatReply
     finish_reason: str
     usage: ChatUsage

@@ -49,14 +49,13 @@ class AdapterRequest(Request):
     checkpoint: str
 
 
-class CheckpointAdapter(Response):
-    """A checkpoint as PEFT loads it.
+class OfWeights(Response):
+    """What a job's weights have given, and whose they are.
 
     Attributes:
         trained_model: In a rehearsal, the stand-in.
         checkpoint: The path of the checkpoint that was meant.
         step: Optimizer steps that the weights have behind them.
-        folder: Where the files lie among those of the job.
     """
 
     job_id: str
@@ -65,5 +64,14 @@ class CheckpointAdapter(Response):
     rehearsal: bool
     checkpoint: str
     step: int | None = None
+
+
+class CheckpointAdapter(OfWeights):
+    """A checkpoint as PEFT loads it.
+
+    Attributes:
+        folder: Where the files lie among those of the job.
+    """
+
     folder: str
     files: list[JobFile]

@@ -111,3 +111,15 @@ error: The job has no checkpoint yet
 
 def test_an_empty_message_is_a_wrong_argument(dn: Dn) -> None:
     assert dn("train chat job-1 --message ''").startswith("exit: 2")
+
+
+def test_a_name_that_would_steer_the_terminal_is_shown_without_what_it_steers_with(
+    dn: Dn, api: Any
+) -> None:
+    api.jobs[0]["trained_model"] = "stand-in/\x1b[2Jgone"
+    api.jobs[0]["rehearsal"] = True
+
+    said = dn("train chat job-1 --message Hello")
+
+    assert "\x1b" not in said
+    assert "the stand-in stand-in/ [2Jgone after step 10" in said
