@@ -1,4 +1,4 @@
-"""`dn train list | get | wait | logs | artifacts | download | cancel | retry`, by transcripts."""
+"""`dn train list | get | wait | logs | artifacts | cancel | retry`, by transcripts."""
 
 # ruff: noqa: E501 - a transcript is as wide as it is
 
@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +15,6 @@ from inline_snapshot import snapshot
 Dn = Callable[[str], str]
 MakeJob = Callable[..., dict[str, Any]]
 PROGRESS = {"step": 6, "steps": 36, "tokens": 4242, "loss": 2.34567, "seconds_left": 95.0}
-ADAPTER = {"adapter/adapter_config.json": b"{}", "adapter/adapter_model.safetensors": b"weights"}
 
 
 def running(make_job: MakeJob, step: int, **fields: Any) -> dict[str, Any]:
@@ -250,164 +248,6 @@ checkpoints  tinker://b
 adapter      adapter/
 --- stderr
 """)
-
-
-def test_a_download_is_the_folder_that_peft_loads(dn: Dn, api: Any) -> None:
-    api.files = ADAPTER
-
-    assert dn("train download job-1 --to mine") == snapshot("""\
-exit: 0
---- stdout
-mine
---- stderr
-mine/adapter_config.json  2 bytes
-mine/adapter_model.safetensors  7 bytes
-""")
-    assert Path("mine/adapter_model.safetensors").read_bytes() == b"weights"
-    assert sorted(path.name for path in Path("mine").iterdir()) == [
-        "adapter_config.json",
-        "adapter_model.safetensors",
-    ]
-
-
-def test_a_second_download_fetches_only_what_is_missing_and_overwrites_nothing(
-    dn: Dn, api: Any
-) -> None:
-    api.files = ADAPTER
-    dn("train download job-1 --to mine")
-    Path("mine/adapter_config.json").unlink()
-
-    assert dn("train download job-1 --to mine") == snapshot("""\
-exit: 0
---- stdout
-mine
---- stderr
-mine/adapter_config.json  2 bytes
-""")
-
-    Path("mine/adapter_config.json").write_text("my own")
-
-    assert dn("train download job-1 --to mine") == snapshot("""\
-exit: 1
---- stdout
---- stderr
-error: mine/adapter_config.json is there already, with other content; name another folder with `--to`
-""")
-    assert Path("mine/adapter_config.json").read_text() == "my own"
-
-
-def test_the_best_weights_are_fetched_where_they_are_not_the_last(dn: Dn, api: Any) -> None:
-    api.files = {"adapter/adapter_config.json": b"last"}
-    same = dn("train download job-1 --best --to same")
-    api.files["best/adapter_config.json"] = b"best"
-
-    assert dn("train download job-1 --best") == snapshot("""\
-exit: 0
---- stdout
-best-job-1
---- stderr
-the best weights are another adapter
-best-job-1/adapter_config.json  4 bytes
-""")
-    assert Path("best-job-1/adapter_config.json").read_bytes() == b"best"
-    assert "the best weights are the last ones" in same
-    assert Path("same/adapter_config.json").read_bytes() == b"last"
-
-
-def test_a_damaged_download_is_not_kept(dn: Dn, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    api.files = {"adapter/adapter_model.safetensors": b"weights"}
-    answer = api._job
-    monkeypatch.setattr(
-        api,
-        "_job",
-        lambda request, rest: (
-            httpx.Response(200, content=b"weight") if "/files/" in rest else answer(request, rest)
-        ),
-    )
-
-    assert dn("train download job-1 --to mine") == snapshot("""\
-exit: 1
---- stdout
---- stderr
-error: adapter_model.safetensors arrived damaged and was not kept; try again
-""")
-    assert list(Path("mine").iterdir()) == []
-
-
-def test_a_server_cannot_write_outside_of_the_folder(dn: Dn, api: Any) -> None:
-    api.files = {"adapter/../../.bashrc": b"evil"}
-
-    assert dn("train download job-1 --to mine") == snapshot("""\
-exit: 1
---- stdout
---- stderr
-error: the server names a file outside of its folder: adapter/../../.bashrc
-""")
-    assert not Path("mine").exists()
-
-
-def test_a_job_without_adapter_says_when_there_will_be_one(dn: Dn) -> None:
-    assert dn("train download job-1") == snapshot("""\
-exit: 1
---- stdout
---- stderr
-error: job job-1 has no adapter yet; `dn train wait job-1` waits until it has ended, and `--checkpoint NAME` fetches what it has saved so far
-""")
-
-
-def test_a_checkpoint_is_fetched_by_name_beside_the_adapter(dn: Dn, api: Any) -> None:
-    api.files = ADAPTER | {
-        "checkpoints/step-000010/adapter_config.json": b"{}",
-        "checkpoints/step-000010/adapter_model.safetensors": b"earlier",
-    }
-
-    assert dn("train download job-1 --checkpoint step-000010") == snapshot("""\
-exit: 0
---- stdout
-step-000010-job-1
---- stderr
-the engine exports it, unless that was done before; this may take some minutes
-Qwen/Qwen3-8B after step 10 (step-000010)
-step-000010-job-1/adapter_config.json  2 bytes
-step-000010-job-1/adapter_model.safetensors  7 bytes
-""")
-    assert Path("step-000010-job-1/adapter_model.safetensors").read_bytes() == b"earlier"
-    again = dn("train download job-1 --checkpoint tinker://run-1/weights/step-000010")
-    assert "bytes" not in again
-    assert api.asked[0] == "POST /org/main/ws/default/training/jobs/job-1/checkpoints/adapter"
-
-
-def test_a_checkpoint_of_a_rehearsal_is_never_taken_for_the_models(
-    dn: Dn, api: Any, make_job: MakeJob
-) -> None:
-    api.jobs = [make_job(rehearsal=True, trained_model="stand-in/tiny")]
-    api.files = {"checkpoints/best/adapter_config.json": b"{}"}
-
-    said = dn("train download job-1 --checkpoint best --to mine --json")
-
-    assert json.loads(stdout(said))["folder"] == "mine"
-    assert "rehearsal: this is the stand-in stand-in/tiny after step 10 (best)" in said
-
-
-def test_a_checkpoints_files_stay_in_its_folder_too(dn: Dn, api: Any) -> None:
-    api.files = {"checkpoints/best/../../../.bashrc": b"evil"}
-    outside = dn("train download job-1 --checkpoint best --to mine")
-    api.files = {"checkpoints/other/adapter_config.json": b"{}"}
-    elsewhere = dn("train download job-1 --checkpoint best --to mine")
-
-    assert "error: the server names a file outside of its folder" in outside
-    assert "error: the server names files outside of their folder" in elsewhere
-    assert not Path("mine").exists()
-
-
-def test_the_best_adapter_and_a_checkpoint_are_two_wishes(dn: Dn, api: Any) -> None:
-    assert dn("train download job-1 --best --checkpoint final") == snapshot("""\
-exit: 2
---- stdout
---- stderr
-error: give `--best` or `--checkpoint`, not both
-""")
-    assert api.asked == []
 
 
 def test_a_failed_job_is_shown_with_the_last_lines_of_its_log(
