@@ -136,10 +136,10 @@ def main() -> None:
     """Start both servers, ask them in turns, and print the ratio of their medians."""
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "DREADNODE_DATA_DIR": folder}
-        init = [sys.executable, "-m", "app", "init"]
+        init = [sys.executable, "-m", "dreadnode_api", "init"]
         made = subprocess.run(init, env=environment, capture_output=True, check=True).stdout
         key = json.loads(made)["token"]
-        serve = [sys.executable, "-m", "app", "serve", "--port", "0"]
+        serve = [sys.executable, "-m", "dreadnode_api", "serve", "--port", "0"]
         with server(serve, environment) as ours:
             status, body, headers = ask(ours, PATH, key)
             assert status == 200

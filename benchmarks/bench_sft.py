@@ -100,14 +100,14 @@ def compare(folder: Path, model: Path, rows: Path) -> None:
 
 async def ours(folder: Path, model: Path, rows: Path, work: float) -> None:
     """Train with this project's loop, whose client does its WORK when it tells of a step."""
-    from dreadnode_runtime.config import SftConfig
-    from dreadnode_runtime.history import History
-    from dreadnode_runtime.prepare import prepare
-    from dreadnode_runtime.rendering import load_rendering
-    from dreadnode_runtime.report import Stop
-    from dreadnode_runtime.sft import Plan, train
-    from dreadnode_runtime.tinker_trainer import tinker_trainer
-    from dreadnode_runtime.work import Outcome
+    from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
+    from dreadnode_runtime.control.events import Stop
+    from dreadnode_runtime.data.prepare import prepare
+    from dreadnode_runtime.data.rendering import load_rendering
+    from dreadnode_runtime.jobs.config import SftConfig
+    from dreadnode_runtime.jobs.lifecycle import Outcome
+    from dreadnode_runtime.sft.loop import Plan, train
+    from dreadnode_runtime.sft.metric_history import History
 
     config = SftConfig.model_validate(
         {"dataset_ref": {"name": "a", "version": "1"}, "batch_size": BATCH, "epochs": EPOCHS}

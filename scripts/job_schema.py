@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from app.training.checks import SFT_DEFAULTS
-from app.training.rl_checks import RL_DEFAULTS
-from app.training.schemas import RlJobRequest, SftJobRequest
+from dreadnode_api.training.checks import SFT_DEFAULTS
+from dreadnode_api.training.rl_checks import RL_DEFAULTS
+from dreadnode_api.training.schemas import RlJobRequest, SftJobRequest
 from pydantic import BaseModel
 
 NOT_OFFERED = "Not offered here"

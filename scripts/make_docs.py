@@ -12,10 +12,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.main import create_app
-from app.settings import Settings
 from cyclopts import App
 from dreadnode.cli.main import app
+from dreadnode_api.main import create_app
+from dreadnode_api.settings import Settings
 from job_schema import job_schema
 from rich.console import Console
 

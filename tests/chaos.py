@@ -34,21 +34,21 @@ from typing import Any
 
 import httpx
 import psutil
-from app.db import Database
-from app.jobs.tables import Job
-from app.settings import Settings
-from app.webhooks.tables import Announcement
+from dreadnode_api.db import Database
+from dreadnode_api.models.jobs import Job
+from dreadnode_api.models.webhooks import Announcement
+from dreadnode_api.settings import Settings
 from sqlalchemy import select
 
 from .databases import TakeAway, database
 from .server import MODEL, Server
 
 VICTIMS = {
-    "API": "app serve",
-    "dispatcher": "app dispatch",
+    "API": "dreadnode_api serve",
+    "dispatcher": "dreadnode_api dispatch",
     "engine": "dreadnode_engine",
     "sandbox": "--job-id",
-    "warden": "warden.py",
+    "warden": "supervisor.py",
 }
 """What is killed, and what its command line holds."""
 SERVICES = ("API", "dispatcher", "engine")

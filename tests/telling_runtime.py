@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from dreadnode_runtime import __main__ as runtime
-from dreadnode_runtime.service import Service
+from dreadnode_runtime.control.api import Service
 
 _progress = Service.progress
 

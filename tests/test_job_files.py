@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 from app.training.catalog import get_training_model
-from app.training.checks import sft_values
-from app.training.rl_checks import rl_values
-from app.training.schemas import JobRequest, RlJobRequest, SftJobRequest
-from dreadnode.jobfile import parse
-from dreadnode.jobtemplate import MODEL, settings, template
+from dreadnode.job_files.job_file import parse
+from dreadnode.job_files.template import MODEL, settings, template
 from dreadnode.wire import DatasetRef
+from dreadnode_api.training.checks import sft_values
+from dreadnode_api.training.rl_checks import rl_values
+from dreadnode_api.training.schemas import JobRequest, RlJobRequest, SftJobRequest
 from pydantic import TypeAdapter
 
 API: TypeAdapter[Any] = TypeAdapter(JobRequest)

@@ -226,8 +226,10 @@ def test_after_a_whole_job_every_log_line_is_an_object_and_no_key_stands_anywher
     assert not key.search("".join(told).encode())
     assert found == {"engine.key"}
     assert all({"time", "level", "logger", "message"} <= line.keys() for line in lines)
-    assert {"app.access", "app.jobs.dispatcher"} <= {line["logger"] for line in about}
-    assert all(line["request_id"] for line in about if line["logger"] == "app.access")
+    assert {"dreadnode_api.access", "dreadnode_api.jobs.dispatcher"} <= {
+        line["logger"] for line in about
+    }
+    assert all(line["request_id"] for line in about if line["logger"] == "dreadnode_api.access")
 
 
 def files(folder: Path) -> list[Path]:

@@ -1,1 +1,1 @@
-"""The control plane: catalog mirror, jobs, dispatcher, runners and datasets."""
+"""The API's copy of the base-model catalog; the service itself is `dreadnode_api`."""

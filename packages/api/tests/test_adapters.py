@@ -10,11 +10,11 @@ from typing import Any
 
 import psutil
 import pytest
-from app.checkpoints import exports
-from app.checkpoints.tables import Checkpoint
-from app.db import now
-from app.jobs.tables import JobFile
-from app.maintenance.tidying import Tidier
+from dreadnode_api.checkpoints import exports
+from dreadnode_api.db import now
+from dreadnode_api.maintenance.cleanup import Tidier
+from dreadnode_api.models.checkpoints import Checkpoint
+from dreadnode_api.models.jobs import JobFile
 from sqlalchemy import update
 
 PATH = "tinker://run-1/weights/{}"

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app.db import Database
-from app.jobs.tables import Job
-from app.maintenance.backup import back_up
-from app.settings import Settings, SettingsError
+from dreadnode_api.db import Database
+from dreadnode_api.maintenance.backup import back_up
+from dreadnode_api.models.jobs import Job
+from dreadnode_api.settings import Settings, SettingsError
 from sqlalchemy import select
 
 
@@ -103,7 +103,7 @@ async def test_a_server_restored_from_a_copy_goes_on(service: Any, tmp_path: Pat
     job = await service.api.job(config={"steps": 2})
     await service.ended(job["id"])
 
-    command = [sys.executable, "-m", "app", "backup", str(tmp_path / "copy")]
+    command = [sys.executable, "-m", "dreadnode_api", "backup", str(tmp_path / "copy")]
     ran = await asyncio.to_thread(
         subprocess.run, command, env=service.environment(), capture_output=True, check=False
     )

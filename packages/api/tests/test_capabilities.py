@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app.capabilities import bundle
-from app.errors import Malformed
-from app.settings import Settings
+from dreadnode_api.capabilities import bundle
+from dreadnode_api.errors import Malformed
+from dreadnode_api.settings import Settings
 
 HARBOUR = "/org/acme/capabilities/harbour/1.0.0"
 AGENT = b"---\nname: desk\n---\nBegin with Ahoy.\n"

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app.auth import signed
-from app.auth.tokens import sha256
-from app.capabilities import bundle
-from app.settings import Settings
+from dreadnode_api.auth import signed
+from dreadnode_api.auth.tokens import sha256
+from dreadnode_api.capabilities import bundle
+from dreadnode_api.settings import Settings
 
 # What they ask of the database, other tests try on both.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

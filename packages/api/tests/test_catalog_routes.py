@@ -9,17 +9,17 @@ from typing import Any
 
 import httpx
 import pytest
-from app import migrations
-from app.auth.callers import Role
-from app.auth.service import create_first, new_token
-from app.auth.tables import Organization, Token
-from app.db import Database, now
-from app.main import create_app
-from app.settings import Settings
 from app.training.catalog import TINKER_MODELS
-from app.training.catalog_routes import Answer, Answers
-from app.training.catalog_schemas import TrainingCatalogEntry, TrainingCatalogResponse
-from app.training.engine import Engine
+from dreadnode_api import migrations
+from dreadnode_api.auth.callers import Role
+from dreadnode_api.auth.service import create_first, new_token
+from dreadnode_api.catalog.routes import Answer, Answers
+from dreadnode_api.catalog.schemas import TrainingCatalogEntry, TrainingCatalogResponse
+from dreadnode_api.db import Database, now
+from dreadnode_api.main import create_app
+from dreadnode_api.models.auth import Organization, Token
+from dreadnode_api.settings import Settings
+from dreadnode_api.training.engine import Engine
 from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.requests import Request

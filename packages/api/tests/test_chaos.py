@@ -20,9 +20,9 @@ from typing import Any
 
 import psutil
 import pytest
-from app.jobs.tables import Event, Job
-from app.settings import Settings
-from app.webhooks.tables import Announcement
+from dreadnode_api.models.jobs import Event, Job
+from dreadnode_api.models.webhooks import Announcement
+from dreadnode_api.settings import Settings
 from sqlalchemy import make_url, select
 
 SEED = int(os.environ.get("CHAOS_SEED", "5"))

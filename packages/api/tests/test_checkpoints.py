@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from app.jobs import queue
-from app.jobs.records import lock
+from dreadnode_api.jobs import queue
+from dreadnode_api.jobs.records import lock
 
 PATH = "tinker://run-1/weights/{:06d}"
 

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from app.db import Database, clock
-from app.jobs import queue
-from app.jobs.dispatcher import Dispatcher
-from app.jobs.tables import Job
-from app.runners.sandbox import Exited, Running, Sandbox, State
+from dreadnode_api.db import Database, clock
+from dreadnode_api.jobs import queue
+from dreadnode_api.jobs.dispatcher import Dispatcher
+from dreadnode_api.models.jobs import Job
+from dreadnode_api.sandbox.runner import Exited, Running, Sandbox, State
 from sqlalchemy import update
 
 HOUR = timedelta(hours=1)
@@ -156,7 +156,7 @@ async def test_an_attempt_put_off_before_the_clock_was_set_back_does_not_wait_an
 async def test_a_machine_whose_clock_is_wrong_sees_the_same_queue_as_the_others(
     api: Any, monkeypatch: pytest.MonkeyPatch, skew: timedelta
 ) -> None:
-    for module in ("app.db", "app.jobs.queue", "app.jobs.records"):
+    for module in ("dreadnode_api.db", "dreadnode_api.jobs.queue", "dreadnode_api.jobs.records"):
         monkeypatch.setattr(f"{module}.now", lambda: datetime.now(UTC) + skew)
     await api.push()
     job = await api.job()

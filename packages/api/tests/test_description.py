@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app.main import create_app
-from app.settings import Settings
+from dreadnode_api.main import create_app
+from dreadnode_api.settings import Settings
 
 HERE = Path(__file__).parent
 STATUSES = {

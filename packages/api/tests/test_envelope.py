@@ -7,9 +7,9 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from app import errors
-from app.main import create_app
-from app.settings import Settings, SettingsError
+from dreadnode_api import errors
+from dreadnode_api.main import create_app
+from dreadnode_api.settings import Settings, SettingsError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -295,7 +295,7 @@ async def test_without_its_schema_the_service_is_not_ready(tmp_path: Any, settin
     await app.state.database.dispose()
 
     body = check(answer, 503)
-    assert "python -m app init" in body["detail"]
+    assert "python -m dreadnode_api init" in body["detail"]
 
 
 async def test_metrics_count_requests_and_waiting_jobs(api: Any) -> None:

@@ -5,11 +5,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from app.auth.tables import Organization, Workspace
-from app.db import Database, now
-from app.ids import new_id
-from app.jobs import queue
-from app.jobs.tables import Job, Status
+from dreadnode_api.db import Database, now
+from dreadnode_api.ids import new_id
+from dreadnode_api.jobs import queue
+from dreadnode_api.models.auth import Organization, Workspace
+from dreadnode_api.models.jobs import Job, Status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, select

@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from app.datasets.formats import MAX_ROW_BYTES, Unreadable
-from app.datasets.formats.__main__ import convert, main
+from dreadnode_api.datasets.formats import MAX_ROW_BYTES, Unreadable
+from dreadnode_api.datasets.formats.__main__ import convert, main
 
 LIMIT = 2**30
 

@@ -8,15 +8,15 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from app.auth.schemas import MemberRequest, RoleRequest, TokenRequest, WorkspaceRequest
-from app.capabilities.schemas import CapabilityRequest, VisibilityRequest
-from app.checkpoints.routes import AdapterRequest
-from app.db import Table
-from app.main import create_app
-from app.settings import Settings
-from app.training.chat_routes import ChatRequest
-from app.training.schemas import JobRequest, ProgressRequest, RetryRequest
-from app.webhooks.schemas import WebhookRequest
+from dreadnode_api.auth.schemas import MemberRequest, RoleRequest, TokenRequest, WorkspaceRequest
+from dreadnode_api.capabilities.schemas import CapabilityRequest, VisibilityRequest
+from dreadnode_api.chat.routes import ChatRequest
+from dreadnode_api.checkpoints.routes import AdapterRequest
+from dreadnode_api.db import Table
+from dreadnode_api.main import create_app
+from dreadnode_api.settings import Settings
+from dreadnode_api.training.schemas import JobRequest, ProgressRequest, RetryRequest
+from dreadnode_api.webhooks.schemas import WebhookRequest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError

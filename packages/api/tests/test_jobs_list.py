@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 from alembic import command
-from app import migrations
-from app.jobs import queue
-from app.jobs.records import lock
-from app.jobs.tables import Job, Tally
+from dreadnode_api import migrations
+from dreadnode_api.jobs import queue
+from dreadnode_api.jobs.records import lock
+from dreadnode_api.models.jobs import Job, Tally
 from sqlalchemy import func, select
 
 

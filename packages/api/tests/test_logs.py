@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from app import logs
-from app.settings import Settings, SettingsError
+from dreadnode_api import logs
+from dreadnode_api.settings import Settings, SettingsError
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 Output = Callable[..., io.StringIO]
@@ -55,10 +55,10 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
 def test_each_line_is_one_object_even_when_its_words_hold_line_breaks(output: Output) -> None:
     stream = output(io.StringIO())
 
-    logging.getLogger("app.x").warning("two\nlines\u2028and %s", {"a": object()})
+    logging.getLogger("dreadnode_api.x").warning("two\nlines\u2028and %s", {"a": object()})
 
     [line] = lines(stream)
-    assert (line["level"], line["logger"]) == ("warning", "app.x")
+    assert (line["level"], line["logger"]) == ("warning", "dreadnode_api.x")
     assert line["message"].startswith("two\nlines")
     assert line["time"].endswith("Z")
     assert "request_id" not in line
@@ -66,9 +66,9 @@ def test_each_line_is_one_object_even_when_its_words_hold_line_breaks(output: Ou
 
 def test_a_person_at_a_terminal_reads_text_and_may_ask_for_objects(output: Output) -> None:
     text = output(Terminal())
-    logging.getLogger("app.x").info("hello")
+    logging.getLogger("dreadnode_api.x").info("hello")
     objects = output(Terminal(), "json")
-    logging.getLogger("app.x").info("hello")
+    logging.getLogger("dreadnode_api.x").info("hello")
 
     assert text.getvalue().endswith(" INFO hello\n")
     assert lines(objects)[0]["message"] == "hello"
@@ -80,7 +80,7 @@ def test_an_exception_is_a_field_with_the_whole_traceback(output: Output) -> Non
     try:
         fail("it broke")
     except RuntimeError:
-        logging.getLogger("app.x").exception("no luck")
+        logging.getLogger("dreadnode_api.x").exception("no luck")
 
     [line] = lines(stream)
     assert line["message"] == "no luck"
@@ -110,7 +110,9 @@ def test_no_key_passes_wherever_it_stands_in_a_line(
     try:
         fail(f"refused {said}")
     except RuntimeError:
-        logging.getLogger("app.x").exception("with %s", said, extra={"fields": {"x": said}})
+        logging.getLogger("dreadnode_api.x").exception(
+            "with %s", said, extra={"fields": {"x": said}}
+        )
 
     secret = said.split()[-1].split(":")[-1].split("@")[0]
     assert secret not in stream.getvalue()
@@ -124,7 +126,7 @@ def test_ordinary_words_are_left_alone(output: Output) -> None:
         "`dn_`, sent as `Authorization: Bearer KEY`; tinker://019a/weights/final"
     )
 
-    logging.getLogger("app.x").info(words)
+    logging.getLogger("dreadnode_api.x").info(words)
 
     assert lines(stream)[0]["message"] == words
 
@@ -138,7 +140,9 @@ async def test_a_request_is_logged_with_its_id_its_job_and_how_it_was_answered(
     await api("GET", f"{api.jobs}/some-job", headers={"X-Request-ID": "mine"})
     await api("GET", "/user?key=" + KEY)
 
-    [about_job, about_user] = [each for each in lines(stream) if each["logger"] == "app.access"]
+    [about_job, about_user] = [
+        each for each in lines(stream) if each["logger"] == "dreadnode_api.access"
+    ]
     assert about_job["job_id"] == "some-job"
     assert (about_job["request_id"], about_job["status"]) == ("mine", 404)
     assert about_user["message"].startswith("GET /api/v1/user 422 ")
@@ -166,7 +170,7 @@ async def test_a_crash_is_logged_with_its_reference_and_the_request(
 
 
 def test_the_last_words_of_a_process_are_a_line_like_the_others() -> None:
-    program = "from app import logs; logs.configure(); raise RuntimeError('gone')"
+    program = "from dreadnode_api import logs; logs.configure(); raise RuntimeError('gone')"
 
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import pytest
-from app.headers import SecurityHeaders
+from dreadnode_api.http.security_headers import SecurityHeaders
 
 ALWAYS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",

@@ -157,7 +157,7 @@ def run(api: Any, *arguments: str) -> "subprocess.CompletedProcess[str]":
         "DREADNODE_DATA_DIR": str(api.settings.data_dir),
         "DREADNODE_DATABASE_URL": api.settings.database_url,
     }
-    command = [sys.executable, "-m", "app", "organization", *arguments]
+    command = [sys.executable, "-m", "dreadnode_api", "organization", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 

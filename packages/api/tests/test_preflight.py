@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 import pytest
-from app.errors import Invalid
-from app.settings import Settings
-from app.training.preflight import CheckFailed, Preflight
+from dreadnode_api.errors import Invalid
+from dreadnode_api.settings import Settings
+from dreadnode_api.training.preflight import CheckFailed, Preflight
 
 RUNTIME = Path(__file__).with_name("fake_runtime.py")
 
@@ -82,8 +82,8 @@ def test_a_check_dies_with_whoever_asked_for_it(own: Settings, tmp_path: Path) -
     program = f"""
 import asyncio, sys
 from pathlib import Path
-from app.settings import Settings
-from app.training.preflight import Preflight
+from dreadnode_api.settings import Settings
+from dreadnode_api.training.preflight import Preflight
 settings = Settings(data_dir=Path("."), runtime_command=(sys.executable, {str(RUNTIME)!r}))
 asyncio.run(Preflight(settings).check({question(tmp_path, check="hang")!r}))
 """

@@ -136,8 +136,8 @@ async def test_the_key_of_a_job_dies_with_it(api: Any, told: Any) -> None:
 
 
 async def test_the_key_of_an_attempt_given_up_writes_nothing_any_more(api: Any, told: Any) -> None:
-    from app.jobs import queue
-    from app.jobs.records import lock
+    from dreadnode_api.jobs import queue
+    from dreadnode_api.jobs.records import lock
 
     async with api.database.writing() as session:
         await queue.requeue(session, await lock(session, told.job), "lost")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app.protocol import Gathered
+from dreadnode_api.http.protocol import Gathered
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -105,7 +105,7 @@ def test_it_listens_on_loopback_unless_told_and_warns_when_it_has_no_tls(
         "DREADNODE_DATA_DIR": str(tmp_path),
         "DREADNODE_DATABASE_URL": f"sqlite:///{sqlite_template}",
     }
-    command = [sys.executable, "-m", "app", "serve", "--port", "0"]
+    command = [sys.executable, "-m", "dreadnode_api", "serve", "--port", "0"]
     server = subprocess.Popen(
         [*command, *(["--host", host] if host else [])],
         env=environment,

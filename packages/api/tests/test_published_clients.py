@@ -7,8 +7,8 @@ level in capitals breaks the log, and a square bracket in a sentence is read as 
 from typing import Any
 
 import pytest
-from app.main import create_app
-from app.schemas import Response
+from dreadnode_api.http.schemas import Response
+from dreadnode_api.main import create_app
 
 USER = {"id": str, "email_address": str, "username": str}
 ORGANIZATION = {

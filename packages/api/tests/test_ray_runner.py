@@ -16,10 +16,9 @@ from typing import Any
 
 import psutil
 import pytest
-from app import runners
-from app.runners import ray_entry
-from app.runners.sandbox import Exited, Limits, Lost, RunnerAway, Running, Sandbox, State
-from app.settings import Settings, SettingsError
+from dreadnode_api.sandbox import ray_entry, runners
+from dreadnode_api.sandbox.runner import Exited, Limits, Lost, RunnerAway, Running, Sandbox, State
+from dreadnode_api.settings import Settings, SettingsError
 
 # What Ray's own client and its cluster read, once, when they are imported; the runner knows
 # nothing of it.
@@ -253,8 +252,8 @@ async def test_a_cluster_that_refuses_the_token_is_asked_again_and_no_sandbox_is
     # Ray's client reads its token once in a process.
     program = (
         "import asyncio, pathlib, sys\n"
-        "from app import runners\n"
-        "from app.settings import Settings\n"
+        "from dreadnode_api.sandbox import runners\n"
+        "from dreadnode_api.settings import Settings\n"
         "settings = Settings(data_dir=pathlib.Path(sys.argv[1]), runner='ray',"
         " ray_address=sys.argv[2])\n"
         "asyncio.run(runners.create(settings).state('job', 1))\n"

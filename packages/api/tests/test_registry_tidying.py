@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from app.auth.tables import Token
-from app.capabilities.tables import CapabilityVersion, RegistryBlob
-from app.db import Table, now
-from app.jobs.tables import Job
-from app.maintenance import blobs
-from app.maintenance.tidying import Tidier
-from app.store import BlobStore
+from dreadnode_api.blob_store import BlobStore
+from dreadnode_api.db import Table, now
+from dreadnode_api.maintenance import blobs
+from dreadnode_api.maintenance.cleanup import Tidier
+from dreadnode_api.models.auth import Token
+from dreadnode_api.models.capabilities import CapabilityVersion, RegistryBlob
+from dreadnode_api.models.jobs import Job
 from sqlalchemy import update
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from app.checkpoints.tables import Checkpoint, State
+from dreadnode_api.models.checkpoints import Checkpoint, State
 from sqlalchemy import update
 
 PATH = "tinker://run-1/weights/step-{:06d}"

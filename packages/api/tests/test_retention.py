@@ -7,11 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-from app.checkpoints.retention import EngineFiles, Held, beyond
-from app.checkpoints.tables import Checkpoint
-from app.db import now
-from app.jobs.tables import Event, Job
-from app.maintenance.tidying import Tidier
+from dreadnode_api.checkpoints.retention import EngineFiles, Held, beyond
+from dreadnode_api.db import now
+from dreadnode_api.maintenance.cleanup import Tidier
+from dreadnode_api.models.checkpoints import Checkpoint
+from dreadnode_api.models.jobs import Event, Job
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select, update

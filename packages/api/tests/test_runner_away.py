@@ -6,8 +6,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from app.jobs.dispatcher import Dispatcher
-from app.runners.sandbox import Exited, RunnerAway, Running, Sandbox, State
+from dreadnode_api.jobs.dispatcher import Dispatcher
+from dreadnode_api.sandbox.runner import Exited, RunnerAway, Running, Sandbox, State
 
 
 class Cluster:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from app.settings import Settings, SettingsError
+from dreadnode_api.settings import Settings, SettingsError
 
 NAMES = {"DREADNODE_DATA_DIR": "/data"}
 

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from alembic import command
-from app import migrations
-from app.datasets.convert import Converter
-from app.db import Database
-from app.errors import Invalid
-from app.settings import Settings
+from dreadnode_api import migrations
+from dreadnode_api.datasets.convert import Converter
+from dreadnode_api.db import Database
+from dreadnode_api.errors import Invalid
+from dreadnode_api.settings import Settings
 from sqlalchemy import Connection, text
 
 PATH = "/org/acme/datasets/rows/1.0.0"

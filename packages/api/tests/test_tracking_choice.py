@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from app.jobs.dispatcher import sandbox_of
-from app.jobs.tables import Job
-from app.settings import Settings, SettingsError
-from app.training import tracking
+from dreadnode_api.jobs.dispatcher import sandbox_of
+from dreadnode_api.models.jobs import Job
+from dreadnode_api.settings import Settings, SettingsError
+from dreadnode_api.training import tracking
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 GIVEN = {

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from app.runners import subprocess
-from app.runners.sandbox import Limits, Lost, Running, Sandbox
+from dreadnode_api.sandbox.runner import Limits, Lost, Running, Sandbox
+from dreadnode_api.sandbox.runners import subprocess
 
 LIMITS = Limits(
     memory_bytes=2**31,

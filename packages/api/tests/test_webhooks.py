@@ -13,12 +13,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from app.db import now
-from app.errors import Invalid
-from app.jobs import queue
-from app.webhooks.addresses import NotAllowed, check_address, check_url, look_up
-from app.webhooks.delivery import Deliverer, Sender
-from app.webhooks.tables import Announcement, Delivery
+from dreadnode_api.db import now
+from dreadnode_api.errors import Invalid
+from dreadnode_api.jobs import queue
+from dreadnode_api.models.webhooks import Announcement, Delivery
+from dreadnode_api.webhooks.addresses import NotAllowed, check_address, check_url, look_up
+from dreadnode_api.webhooks.delivery import Deliverer, Sender
 from sqlalchemy import func, select, update
 
 HOOKS = "/org/acme/ws/lab/webhooks"

@@ -19,9 +19,9 @@ from typing import TextIO
 import uvicorn
 
 from dreadnode_engine import logs
+from dreadnode_engine.compute.served_models import ServedModel, discover
 from dreadnode_engine.errors import OperationFailed, Refused
-from dreadnode_engine.keys import Keyring, master_key
-from dreadnode_engine.models import ServedModel, discover
+from dreadnode_engine.http.keys import Keyring, master_key
 
 _TIMES = {
     "snapshot_seconds": (20.0, "computing after which a run is put on disk"),
@@ -162,9 +162,9 @@ async def _serve(options: argparse.Namespace) -> int:
     # What computes is imported late: a wrong argument should not take seconds to be refused.
     import torch
 
-    from dreadnode_engine.bases import Device
-    from dreadnode_engine.context import Settings
-    from dreadnode_engine.server import create_app
+    from dreadnode_engine.compute.base_models import Device
+    from dreadnode_engine.http.server import create_app
+    from dreadnode_engine.state.context import Settings
 
     if options.device == "cuda" and not torch.cuda.is_available():
         raise Refused("`--device cuda` needs a CUDA GPU, and PyTorch sees none here")

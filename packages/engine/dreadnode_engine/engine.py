@@ -21,16 +21,26 @@ from tinker.types import (
     LoadWeightsRequest,
 )
 
-from dreadnode_engine import records
-from dreadnode_engine.checkpoints import parse_path
-from dreadnode_engine.context import Context, Settings
+from dreadnode_engine.compute.memory import available
+from dreadnode_engine.compute.sampling import parse, plan, with_seed
+from dreadnode_engine.compute.served_models import MAX_RANK, ServedModel
 from dreadnode_engine.errors import Gone, NotFound, Refused
-from dreadnode_engine.keys import Principal
-from dreadnode_engine.lanes import RunLane
-from dreadnode_engine.memory import available
-from dreadnode_engine.models import MAX_RANK, ServedModel
-from dreadnode_engine.operations import shape_of
-from dreadnode_engine.records import (
+from dreadnode_engine.http.keys import Principal
+from dreadnode_engine.http.validation import (
+    MAX_SEQ,
+    check_adamw,
+    check_number,
+    json_object,
+    parse_body,
+)
+from dreadnode_engine.scheduling.operations import shape_of
+from dreadnode_engine.scheduling.residency import Residency
+from dreadnode_engine.scheduling.run_queue import RunLane
+from dreadnode_engine.scheduling.sample_queue import SampleLane
+from dreadnode_engine.state import records
+from dreadnode_engine.state.checkpoints import parse_path
+from dreadnode_engine.state.context import Context, Settings
+from dreadnode_engine.state.records import (
     Checkpoint,
     Request,
     Run,
@@ -41,11 +51,7 @@ from dreadnode_engine.records import (
     new_run,
     new_sampler,
 )
-from dreadnode_engine.recovery import recover
-from dreadnode_engine.residency import Residency
-from dreadnode_engine.sample_lane import SampleLane
-from dreadnode_engine.sampling import parse, plan, with_seed
-from dreadnode_engine.validation import MAX_SEQ, check_adamw, check_number, json_object, parse_body
+from dreadnode_engine.state.recovery import recover
 
 log = logging.getLogger(__name__)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from dreadnode_engine.context import Settings
+from dreadnode_engine.compute.served_models import inspect_model
 from dreadnode_engine.engine import Engine
 from dreadnode_engine.errors import Refused
-from dreadnode_engine.keys import MASTER, Principal
-from dreadnode_engine.models import inspect_model
-from dreadnode_engine.records import Request
+from dreadnode_engine.http.keys import MASTER, Principal
+from dreadnode_engine.state.context import Settings
+from dreadnode_engine.state.records import Request
 from safetensors.torch import load_file, save_file
 
 WHO = Principal(MASTER)

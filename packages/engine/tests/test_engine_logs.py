@@ -24,12 +24,14 @@ def test_where_nobody_reads_along_each_line_is_an_object(capfd: pytest.CaptureFi
     try:
         int("why")
     except ValueError:
-        logging.getLogger("dreadnode_engine.lanes").exception("operation %d\nstopped", 7)
+        logging.getLogger("dreadnode_engine.scheduling.run_queue").exception(
+            "operation %d\nstopped", 7
+        )
 
     [line] = capfd.readouterr().err.splitlines()
     said = json.loads(line)
     assert said["time"].endswith("Z")
-    assert (said["level"], said["logger"]) == ("error", "dreadnode_engine.lanes")
+    assert (said["level"], said["logger"]) == ("error", "dreadnode_engine.scheduling.run_queue")
     assert said["message"] == "operation 7\nstopped"
     assert said["exception"].endswith("'why'")
 

@@ -5,9 +5,9 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from dreadnode_engine import records
-from dreadnode_engine.journal import Journal
-from dreadnode_engine.records import Request, Session
+from dreadnode_engine.state import records
+from dreadnode_engine.state.journal import Journal
+from dreadnode_engine.state.records import Request, Session
 
 
 def request(seq: int, kind: str = "optim_step") -> Request:

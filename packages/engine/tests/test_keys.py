@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tinker
 from dreadnode_engine.errors import Refused, Unauthorized
-from dreadnode_engine.keys import Keyring, master_key
+from dreadnode_engine.http.keys import Keyring, master_key
 from tinker import types
 
 MASTER = "tml-master-key-of-the-tests"

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dreadnode_engine import records
-from dreadnode_engine.context import Settings
+from dreadnode_engine.compute.served_models import ServedModel, inspect_model
 from dreadnode_engine.engine import Engine
-from dreadnode_engine.journal import Journal
-from dreadnode_engine.models import ServedModel, inspect_model
-from dreadnode_engine.records import Request, Session, new_request, new_run, new_sampler
-from dreadnode_engine.underway import LOST_STARTS, Underway
+from dreadnode_engine.state import records
+from dreadnode_engine.state.context import Settings
+from dreadnode_engine.state.crash_guard import LOST_STARTS, Underway
+from dreadnode_engine.state.journal import Journal
+from dreadnode_engine.state.records import Request, Session, new_request, new_run, new_sampler
 from tinker.proto import tinker_public_pb2 as pb
 
 RUN = "s:train:0"
@@ -31,9 +31,9 @@ import asyncio, os, signal, sys
 from pathlib import Path
 import torch
 import transformers.models.llama.modeling_llama
-from dreadnode_engine.context import Settings
+from dreadnode_engine.state.context import Settings
 from dreadnode_engine.engine import Engine
-from dreadnode_engine.models import inspect_model
+from dreadnode_engine.compute.served_models import inspect_model
 
 async def serve(data_dir, model):
     settings = Settings(Path(data_dir), memory=2**32, micro_batch_tokens=256)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tinker
-from dreadnode_engine import memory
-from dreadnode_engine.adapters import LoraShape, Wrapped
-from dreadnode_engine.bases import Device, LoadedBase
-from dreadnode_engine.models import inspect_model
-from dreadnode_engine.scheduler import Worker
+from dreadnode_engine.compute import memory
+from dreadnode_engine.compute.adapters import LoraShape, Wrapped
+from dreadnode_engine.compute.base_models import Device, LoadedBase
+from dreadnode_engine.compute.served_models import inspect_model
+from dreadnode_engine.scheduling.scheduler import Worker
 from tinker import types
 
 KEY = "tml-master-key-of-the-tests"

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dreadnode_engine import mixed
-from dreadnode_engine.adapters import LoraShape
-from dreadnode_engine.bases import Device, LoadedBase
-from dreadnode_engine.decoding import Batch, Ticket
+from dreadnode_engine.compute import multi_adapter as mixed
+from dreadnode_engine.compute.adapters import LoraShape
+from dreadnode_engine.compute.base_models import Device, LoadedBase
+from dreadnode_engine.compute.decoding import Batch, Ticket
+from dreadnode_engine.compute.multi_adapter import MixedNetwork
+from dreadnode_engine.compute.sampling import Plan, Stopper
+from dreadnode_engine.compute.served_models import inspect_model
 from dreadnode_engine.errors import OperationFailed
-from dreadnode_engine.mixed import MixedNetwork
-from dreadnode_engine.models import inspect_model
-from dreadnode_engine.sampling import Plan, Stopper
 from tinker.proto import response_conv
 
 SHAPES = [

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_engine import models as discovery
+from dreadnode_engine.compute import served_models as discovery
+from dreadnode_engine.compute.served_models import STAND_IN_ID, discover, inspect_model
 from dreadnode_engine.errors import Refused
-from dreadnode_engine.models import STAND_IN_ID, discover, inspect_model
 
 KEY = "tml-master-key-of-the-tests"
 

@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from dreadnode_engine import records
-from dreadnode_engine.checkpoints import parse_path, write_folder
-from dreadnode_engine.context import Settings
 from dreadnode_engine.engine import Engine
-from dreadnode_engine.housekeeping import tidy
-from dreadnode_engine.keys import MASTER, Principal
-from dreadnode_engine.records import Checkpoint, Sampler, new_request
+from dreadnode_engine.http.keys import MASTER, Principal
+from dreadnode_engine.state import records
+from dreadnode_engine.state.checkpoints import parse_path, write_folder
+from dreadnode_engine.state.context import Settings
+from dreadnode_engine.state.housekeeping import tidy
+from dreadnode_engine.state.records import Checkpoint, Sampler, new_request
 
 WHO = Principal(MASTER)
 HOUR = 3600.0

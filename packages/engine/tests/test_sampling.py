@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dreadnode_engine.bases import Device, LoadedBase
-from dreadnode_engine.decoding import Batch, Ticket
+from dreadnode_engine.compute.base_models import Device, LoadedBase
+from dreadnode_engine.compute.decoding import Batch, Ticket
+from dreadnode_engine.compute.multi_adapter import MixedNetwork
+from dreadnode_engine.compute.sampling import Drawer, Plan, Stopper, parse, plan, with_seed
+from dreadnode_engine.compute.served_models import ServedModel, inspect_model
 from dreadnode_engine.errors import Refused
-from dreadnode_engine.mixed import MixedNetwork
-from dreadnode_engine.models import ServedModel, inspect_model
-from dreadnode_engine.sampling import Drawer, Plan, Stopper, parse, plan, with_seed
 from tinker.proto import response_conv
 from tinker.types import SampleRequest
 

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dreadnode_engine.adapters import LoraShape
-from dreadnode_engine.bases import Device, LoadedBase
+from dreadnode_engine.compute.adapters import LoraShape
+from dreadnode_engine.compute.base_models import Device, LoadedBase
+from dreadnode_engine.compute.served_models import inspect_model
+from dreadnode_engine.compute.training import Limits, check, micro_batches
 from dreadnode_engine.errors import OperationFailed
-from dreadnode_engine.models import inspect_model
-from dreadnode_engine.runs import TrainingState, read_state, write_tensors
-from dreadnode_engine.training import Limits, check, micro_batches
-from dreadnode_engine.wire import Datum, ForwardBackward, Logprobs
+from dreadnode_engine.http.protobuf import Datum, ForwardBackward, Logprobs
+from dreadnode_engine.state.runs import TrainingState, read_state, write_tensors
 from tinker.types import AdamParams
 from torch import Tensor
 

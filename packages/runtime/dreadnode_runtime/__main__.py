@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from dreadnode_runtime import check, export
-from dreadnode_runtime.chat import serve, stdin_lines
+from dreadnode_runtime.commands import check, export
+from dreadnode_runtime.commands.chat import serve, stdin_lines
+from dreadnode_runtime.control.api import Settings, redacted, service
+from dreadnode_runtime.control.events import Reporter, Stop
 from dreadnode_runtime.errors import JobFailed, NoLongerOurs, RuntimeFault, TryAgain
-from dreadnode_runtime.job import run_job
-from dreadnode_runtime.report import Reporter, Stop
-from dreadnode_runtime.service import Settings, redacted, service
+from dreadnode_runtime.jobs.run import run_job
 
 OK, FAILED, AGAIN = 0, 1, os.EX_TEMPFAIL
 LAST_WORDS = 10.0

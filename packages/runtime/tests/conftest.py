@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
-from dreadnode_runtime.rendering import Example
-from dreadnode_runtime.trainer import Export, Saved
+from dreadnode_runtime.backend.trainer import Export, Saved
+from dreadnode_runtime.data.rendering import Example
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

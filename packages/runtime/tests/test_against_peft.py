@@ -5,15 +5,15 @@ from typing import Any
 
 import pytest
 import torch
-from dreadnode_runtime.config import SftConfig
-from dreadnode_runtime.data import conversation
-from dreadnode_runtime.history import History
-from dreadnode_runtime.order import Order
-from dreadnode_runtime.rendering import load_rendering
-from dreadnode_runtime.report import Stop
-from dreadnode_runtime.sft import Plan, train
-from dreadnode_runtime.tinker_trainer import tinker_trainer
-from dreadnode_runtime.work import Outcome
+from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
+from dreadnode_runtime.control.events import Stop
+from dreadnode_runtime.data.conversations import conversation
+from dreadnode_runtime.data.rendering import load_rendering
+from dreadnode_runtime.jobs.config import SftConfig
+from dreadnode_runtime.jobs.lifecycle import Outcome
+from dreadnode_runtime.sft.batching import Order
+from dreadnode_runtime.sft.loop import Plan, train
+from dreadnode_runtime.sft.metric_history import History
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_runtime.data import ROLES, Unusable, conversation, encodable
-from dreadnode_runtime.prompts import prompt, turns
-from dreadnode_runtime.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.conversations import ROLES, Unusable, conversation, encodable
+from dreadnode_runtime.data.prompts import prompt, turns
+from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

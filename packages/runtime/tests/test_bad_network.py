@@ -10,21 +10,21 @@ from typing import Any
 
 import httpx
 import pytest
-from dreadnode_runtime.config import read_config
-from dreadnode_runtime.data import Conversation
+from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
+from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
+from dreadnode_runtime.backend.trainer import Optimizer
+from dreadnode_runtime.control.events import Stop
+from dreadnode_runtime.data.conversations import Conversation
+from dreadnode_runtime.data.prompts import Prompt
+from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.errors import TryAgain
-from dreadnode_runtime.prompts import Prompt
-from dreadnode_runtime.rendering import load_rendering
-from dreadnode_runtime.report import Stop
-from dreadnode_runtime.rewards import Answer, Recipe, Score
-from dreadnode_runtime.rl import RlPlan, train
-from dreadnode_runtime.rl_config import RlConfig
-from dreadnode_runtime.rl_history import RlHistory
-from dreadnode_runtime.rollouts import Rollouts, sampling
-from dreadnode_runtime.tinker_policy import TinkerPolicy
-from dreadnode_runtime.tinker_trainer import tinker_trainer
-from dreadnode_runtime.trainer import Optimizer
-from dreadnode_runtime.work import Outcome
+from dreadnode_runtime.jobs.config import read_config
+from dreadnode_runtime.jobs.lifecycle import Outcome
+from dreadnode_runtime.rewards.recipes import Answer, Recipe, Score
+from dreadnode_runtime.rl.config import RlConfig
+from dreadnode_runtime.rl.loop import RlPlan, train
+from dreadnode_runtime.rl.metric_history import RlHistory
+from dreadnode_runtime.rl.rollouts import Rollouts, sampling
 
 FAULTS = ("429", "drop", "500", "lose", "503", "slow", "408", "lose", "502", "drop")
 EVERY = 4
@@ -216,8 +216,8 @@ async def test_an_engine_that_is_gone_for_good_is_waited_for_in_bounds_and_is_no
     engine = make_engine()
     monkeypatch.setenv("TINKER_API_KEY", engine.KEY)
     monkeypatch.setenv("TINKER_BASE_URL", engine.url)
-    monkeypatch.setattr("dreadnode_runtime.patience.while_there.__defaults__", (0.1,))
-    monkeypatch.setattr("dreadnode_runtime.tinker_trainer.CLOSING", 0.5)
+    monkeypatch.setattr("dreadnode_runtime.backend.availability.while_there.__defaults__", (0.1,))
+    monkeypatch.setattr("dreadnode_runtime.backend.tinker_trainer.CLOSING", 0.5)
     batch = [[example(row, length=12 + row) for row in range(1, 5)]]
 
     async with tinker_trainer(

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 from dreadnode.training import TINKER_MODELS
-from dreadnode_runtime.card import Card
-from dreadnode_runtime.cost import Cost, list_cost
-from dreadnode_runtime.prepare import Counts
-from dreadnode_runtime.service import Dataset
+from dreadnode_runtime.control.api import Dataset
+from dreadnode_runtime.data.prepare import Counts
+from dreadnode_runtime.jobs.cost import Cost, list_cost
+from dreadnode_runtime.jobs.model_card import Card
 
 MODEL = next(m for m in TINKER_MODELS if m.tinker_id == "Qwen/Qwen3-8B")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tinker
-from dreadnode_runtime.chat import Opening, Question, serve
+from dreadnode_runtime.commands.chat import Opening, Question, serve
 
 MODEL = "Qwen/Qwen3-8B"
 HELLO = [{"role": "user", "content": "Hello"}]

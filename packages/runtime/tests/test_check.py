@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_runtime.check import check
+from dreadnode_runtime.commands.check import check
 
 ROWS = [
     {"prompt": "hi", "answer": "ho"},

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dreadnode_runtime.custom_code import ALLOWED
-from dreadnode_runtime.data import Conversation
-from dreadnode_runtime.environments import PythonEnvironment, open_environment
+from dreadnode_runtime.backend.policy import Sampled, Sampling
+from dreadnode_runtime.data.conversations import Conversation
+from dreadnode_runtime.data.prompts import Prompt
+from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.policy import Sampled, Sampling
-from dreadnode_runtime.prompts import Prompt
-from dreadnode_runtime.rendering import Rendering, load_rendering
-from dreadnode_runtime.rewards import Answer, Recipe, Score
-from dreadnode_runtime.rollouts import Group, Rollouts
+from dreadnode_runtime.rewards.recipes import Answer, Recipe, Score
+from dreadnode_runtime.rl.environments import PythonEnvironment, open_environment
+from dreadnode_runtime.rl.rollouts import Group, Rollouts
+from dreadnode_runtime.user_code.processes import ALLOWED
 from transformers import AutoTokenizer
 
 TOOLS = """

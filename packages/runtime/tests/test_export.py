@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import tinker
 import torch
-from dreadnode_runtime.export import Wish, export
-from dreadnode_runtime.tinker_trainer import tinker_trainer
-from dreadnode_runtime.trainer import Optimizer
+from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
+from dreadnode_runtime.backend.trainer import Optimizer
+from dreadnode_runtime.commands.export import Wish, export
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM

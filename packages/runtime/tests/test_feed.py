@@ -5,8 +5,8 @@ import random
 from typing import Any
 
 import pytest
-from dreadnode_runtime.feed import Feed
-from dreadnode_runtime.report import Stop
+from dreadnode_runtime.control.events import Stop
+from dreadnode_runtime.rl.rollout_scheduler import Feed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
+from dreadnode_runtime.control.api import Service, Settings
+from dreadnode_runtime.control.events import Reporter, Stop
 from dreadnode_runtime.errors import JobFailed, TryAgain
-from dreadnode_runtime.job import run_job
-from dreadnode_runtime.report import Reporter, Stop
-from dreadnode_runtime.service import Service, Settings
+from dreadnode_runtime.jobs.run import run_job
 
 SETTINGS = Settings("http://api", "dnj_secret", "main", "default", "job-1", attempt=1)
 ROWS = [{"prompt": f"question {n}", "answer": f"answer {n}"} for n in range(6)]

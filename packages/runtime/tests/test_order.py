@@ -1,6 +1,6 @@
 """Which rows a step takes in."""
 
-from dreadnode_runtime.order import Order
+from dreadnode_runtime.sft.batching import Order
 from hypothesis import given
 from hypothesis import strategies as st
 

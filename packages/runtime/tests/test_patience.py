@@ -4,8 +4,8 @@ import asyncio
 from typing import Any
 
 import pytest
+from dreadnode_runtime.backend.availability import while_there
 from dreadnode_runtime.errors import TryAgain
-from dreadnode_runtime.patience import while_there
 
 
 class There:

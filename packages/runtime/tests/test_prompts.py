@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_runtime.data import Unusable
+from dreadnode_runtime.data.conversations import Unusable
+from dreadnode_runtime.data.prompts import Asking, Prompt, prepare_prompts, prompt, turns
+from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.prompts import Asking, Prompt, prepare_prompts, prompt, turns
-from dreadnode_runtime.rendering import load_rendering
 
 ASK = [{"role": "user", "content": "2+2?"}]
 TOLD = {"role": "assistant", "content": "4"}

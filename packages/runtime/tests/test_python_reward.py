@@ -8,12 +8,12 @@ from typing import Any
 
 import psutil
 import pytest
-from dreadnode_runtime.custom_code import ALLOWED, CodeFailed, Pool
-from dreadnode_runtime.data import Conversation
+from dreadnode_runtime.data.conversations import Conversation
+from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.prompts import Prompt
-from dreadnode_runtime.python_reward import PythonReward
-from dreadnode_runtime.rewards import Answer, Score
+from dreadnode_runtime.rewards.recipes import Answer, Score
+from dreadnode_runtime.user_code.processes import ALLOWED, CodeFailed, Pool
+from dreadnode_runtime.user_code.python_reward import PythonReward
 
 PROMPT = Prompt(Conversation([]), 7, data={"weight": 2, "word": "hé"})
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux confines code")

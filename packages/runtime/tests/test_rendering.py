@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dreadnode_runtime.data import Conversation, Unusable, conversation
+from dreadnode_runtime.data.conversations import Conversation, Unusable, conversation
+from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.rendering import Rendering, load_rendering
 from transformers import AutoTokenizer
 
 TALK = conversation(

@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from dreadnode_runtime.config import DatasetRef
+from dreadnode_runtime.control.api import Service, Settings, redacted
+from dreadnode_runtime.control.events import Reporter, Stop
 from dreadnode_runtime.errors import JobFailed, NoLongerOurs, TryAgain
-from dreadnode_runtime.report import Reporter, Stop
-from dreadnode_runtime.service import Service, Settings, redacted
+from dreadnode_runtime.jobs.config import DatasetRef
 
 SETTINGS = Settings("http://api", "dnj_secret", "main", "default", "job-1", attempt=2)
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dreadnode_runtime.data import Conversation, Unusable
+from dreadnode_runtime.data.conversations import Conversation, Unusable
+from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.prompts import Prompt
-from dreadnode_runtime.reward_combinations import RECIPES, build, reward
-from dreadnode_runtime.rewards import Answer, Score, judge
+from dreadnode_runtime.rewards.combinations import RECIPES, build, reward
+from dreadnode_runtime.rewards.recipes import Answer, Score, judge
 
 CONTAINS = {"name": "contains_v1", "params": {"needle": "yes"}}
 ROW = {"name": "row_reward_v1"}

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dreadnode_runtime.config import read_config
-from dreadnode_runtime.policy import Loss, Sampled, Sampling, Sequenced
-from dreadnode_runtime.prompts import Asking, prepare_prompts
-from dreadnode_runtime.rendering import load_rendering
-from dreadnode_runtime.report import Stop
-from dreadnode_runtime.rewards import Answer, Recipe, Score
-from dreadnode_runtime.rl import RlPlan, train
-from dreadnode_runtime.rl_config import RlConfig
-from dreadnode_runtime.rl_history import RlHistory
-from dreadnode_runtime.rollouts import Rollouts, sampling
-from dreadnode_runtime.tinker_policy import TinkerPolicy
-from dreadnode_runtime.tinker_trainer import tinker_trainer
-from dreadnode_runtime.trainer import Optimizer
-from dreadnode_runtime.work import Outcome
+from dreadnode_runtime.backend.policy import Loss, Sampled, Sampling, Sequenced
+from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
+from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
+from dreadnode_runtime.backend.trainer import Optimizer
+from dreadnode_runtime.control.events import Stop
+from dreadnode_runtime.data.prompts import Asking, prepare_prompts
+from dreadnode_runtime.data.rendering import load_rendering
+from dreadnode_runtime.jobs.config import read_config
+from dreadnode_runtime.jobs.lifecycle import Outcome
+from dreadnode_runtime.rewards.recipes import Answer, Recipe, Score
+from dreadnode_runtime.rl.config import RlConfig
+from dreadnode_runtime.rl.loop import RlPlan, train
+from dreadnode_runtime.rl.metric_history import RlHistory
+from dreadnode_runtime.rl.rollouts import Rollouts, sampling
 
 
 class LowerCase(Recipe):

@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dreadnode_runtime.config import read_config
-from dreadnode_runtime.data import Conversation
+from dreadnode_runtime.backend.policy import Floats, Loss, Sampled, Sampling, Sequenced
+from dreadnode_runtime.backend.trainer import Saved
+from dreadnode_runtime.control.events import Stop
+from dreadnode_runtime.data.conversations import Conversation
+from dreadnode_runtime.data.prompts import Prompt
+from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.policy import Floats, Loss, Sampled, Sampling, Sequenced
-from dreadnode_runtime.prompts import Prompt
-from dreadnode_runtime.rendering import Rendering, load_rendering
-from dreadnode_runtime.report import Stop
-from dreadnode_runtime.rewards import Answer, Recipe, Score
-from dreadnode_runtime.rl import RlPlan, train
-from dreadnode_runtime.rl_config import RlConfig
-from dreadnode_runtime.rl_history import RlHistory, learning_figures
-from dreadnode_runtime.rollouts import Group, Rollout, Rollouts, advantages, sampling
-from dreadnode_runtime.trainer import Saved
-from dreadnode_runtime.work import Outcome
+from dreadnode_runtime.jobs.config import read_config
+from dreadnode_runtime.jobs.lifecycle import Outcome
+from dreadnode_runtime.rewards.recipes import Answer, Recipe, Score
+from dreadnode_runtime.rl.config import RlConfig
+from dreadnode_runtime.rl.loop import RlPlan, train
+from dreadnode_runtime.rl.metric_history import RlHistory, learning_figures
+from dreadnode_runtime.rl.rollouts import Group, Rollout, Rollouts, advantages, sampling
 
 END = 258
 """The tiny tokenizer's <|im_end|>."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_runtime.check import check
+from dreadnode_runtime.commands.check import check
 
 ROWS = [{"prompt": f"say {n}", "answer": f"{n}"} for n in range(8)]
 LOWER = """

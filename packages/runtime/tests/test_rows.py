@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_runtime.data import Unusable, conversation, read_rows, with_system_prompt
+from dreadnode_runtime.data.conversations import (
+    Unusable,
+    conversation,
+    read_rows,
+    with_system_prompt,
+)
 
 ASKED = {"role": "user", "content": "2+2?"}
 REPLIED = {"role": "assistant", "content": "4"}

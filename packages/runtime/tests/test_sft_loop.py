@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dreadnode_runtime.config import SftConfig, read_config
+from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.history import History
-from dreadnode_runtime.report import Stop
-from dreadnode_runtime.sft import Plan, train
-from dreadnode_runtime.work import Outcome, checkpoint_name, step_of_checkpoint
+from dreadnode_runtime.jobs.config import SftConfig, read_config
+from dreadnode_runtime.jobs.lifecycle import Outcome, checkpoint_name, step_of_checkpoint
+from dreadnode_runtime.sft.loop import Plan, train
+from dreadnode_runtime.sft.metric_history import History
 
 
 class Told:

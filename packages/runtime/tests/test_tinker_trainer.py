@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dreadnode_runtime.backend.tinker_trainer import TinkerTrainer, tinker_trainer
+from dreadnode_runtime.backend.trainer import Optimizer
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.tinker_trainer import TinkerTrainer, tinker_trainer
-from dreadnode_runtime.trainer import Optimizer
 from safetensors.numpy import load_file
 
 

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_runtime.config import SftConfig, check_trackers
+from dreadnode_runtime.control.events import Stop
+from dreadnode_runtime.control.trackers import Run
+from dreadnode_runtime.control.tracking import figures_of, followed
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.report import Stop
-from dreadnode_runtime.trackers import Run
-from dreadnode_runtime.tracking import figures_of, followed
-from dreadnode_runtime.work import Job
+from dreadnode_runtime.jobs.config import SftConfig, check_trackers
+from dreadnode_runtime.jobs.lifecycle import Job
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a library take its time to load, though the run is over in no time."""
-    monkeypatch.setattr("dreadnode_runtime.tracking.PATIENCE", 90.0)
+    monkeypatch.setattr("dreadnode_runtime.control.tracking.PATIENCE", 90.0)
 
 
 class Told:
@@ -172,7 +172,7 @@ async def test_a_tracker_that_cannot_begin_is_warned_of_once(tmp_path: Path) -> 
 async def test_a_tracker_that_hangs_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dreadnode_runtime.tracking.PATIENCE", 0.2)
+    monkeypatch.setattr("dreadnode_runtime.control.tracking.PATIENCE", 0.2)
     forever = threading.Event()
     told = Told()
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dreadnode.async_client import AsyncApiClient
-    from dreadnode.client import ApiClient
+    from dreadnode.http.async_client import AsyncApiClient
+    from dreadnode.http.client import ApiClient
 
 __version__ = "0.1.0"
 __all__ = ["ApiClient", "AsyncApiClient", "__version__"]
@@ -15,11 +15,11 @@ __all__ = ["ApiClient", "AsyncApiClient", "__version__"]
 def __getattr__(name: str) -> Any:
     # The clients bring httpx with them, which takes ten times as long to import as all the rest.
     if name == "ApiClient":
-        from dreadnode.client import ApiClient
+        from dreadnode.http.client import ApiClient
 
         return ApiClient
     if name == "AsyncApiClient":
-        from dreadnode.async_client import AsyncApiClient
+        from dreadnode.http.async_client import AsyncApiClient
 
         return AsyncApiClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreadnode.datasets.jsonl import NAME, VERSION
 from dreadnode.errors import InputError, UnusableFile
-from dreadnode.jsonl import NAME, VERSION
 
 MAX_PROMPT = 100_000
 MANIFEST = "capability.yaml"

@@ -13,8 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
-from dreadnode import ApiClient, AsyncApiClient, __version__, calls
-from dreadnode.calls import datasets, identity, jobs
+from dreadnode import ApiClient, AsyncApiClient, __version__
 from dreadnode.config import Scope
 from dreadnode.errors import (
     AuthenticationError,
@@ -30,9 +29,11 @@ from dreadnode.errors import (
     UnusableFile,
     WaitTimedOut,
 )
-from dreadnode.retries import Retries, Wait
+from dreadnode.http import calls
+from dreadnode.http.calls import datasets, identity, jobs
+from dreadnode.http.retries import Retries, Wait
+from dreadnode.http.transport import TIMEOUT
 from dreadnode.training.jobs import SftConfig, SftRequest, TrainingJob
-from dreadnode.transport import TIMEOUT
 from dreadnode.wire import DatasetRef
 
 REQUEST = SftRequest(
@@ -349,7 +350,7 @@ def test_jitter_keeps_each_pause_between_half_and_the_whole() -> None:
 
 
 def test_both_clients_make_every_call_that_is_described() -> None:
-    modules = [importlib.import_module(f"dreadnode.calls.{each.name}") for each in PARTS]
+    modules = [importlib.import_module(f"dreadnode.http.calls.{each.name}") for each in PARTS]
     described = {
         name: value
         for module in modules

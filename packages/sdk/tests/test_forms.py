@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from dreadnode import AsyncApiClient
-from dreadnode.datafiles import collect
+from dreadnode.datasets.files import collect
 from dreadnode.errors import UnusableFile
-from dreadnode.forms import CHUNK, Form
+from dreadnode.http.multipart import CHUNK, Form
 
 
 async def test_a_form_is_as_long_as_it_says_and_the_same_awaited(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from dreadnode.datafiles import collect, default_ref
+from dreadnode.datasets.files import collect, default_ref
+from dreadnode.datasets.jsonl import VERSION, check, is_path, parse_ref
 from dreadnode.errors import InputError, UnusableFile
-from dreadnode.jsonl import VERSION, check, is_path, parse_ref
 
 
 def written(path: Path, content: bytes) -> Path:

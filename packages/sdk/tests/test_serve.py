@@ -25,7 +25,8 @@ import json, os, signal, socket, sys, threading, time
 
 part, command, *flags = sys.argv[1:]
 data = os.environ.get("DREADNODE_DATA_DIR") or flags[flags.index("--data-dir") + 1]
-name = {"init": "init", "dispatch": "dispatcher"}.get(command, "api" if part == "app" else "engine")
+server = "api" if part == "dreadnode_api" else "engine"
+name = {"init": "init", "dispatch": "dispatcher"}.get(command, server)
 
 def tell(event):
     with open(os.path.join(data, "events"), "a") as file:
@@ -69,12 +70,12 @@ while True:
 DRIVER = """
 import sys
 from pathlib import Path
-from dreadnode import serve
+from dreadnode.local_server import serve
 from dreadnode.cli import main
 
 stand_in = (sys.executable, {stand_in!r})
 serve.serve.__kwdefaults__["commands"] = serve.Commands(
-    app=(*stand_in, "app"), engine=(*stand_in, "engine")
+    app=(*stand_in, "dreadnode_api"), engine=(*stand_in, "engine")
 )
 sys.exit(main.run(sys.argv[1:]))
 """

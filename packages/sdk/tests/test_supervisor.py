@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from dreadnode.errors import ServeError
-from dreadnode.supervisor import Backoff, Program, Supervisor
+from dreadnode.local_server.supervisor import Backoff, Program, Supervisor
 
 Event = tuple[str, str]
 WITHIN = 30.0
@@ -233,7 +233,7 @@ async def test_programs_end_by_themselves_when_the_supervisor_is_killed(place: P
         textwrap.dedent(f"""
         import asyncio, sys
         from pathlib import Path
-        from dreadnode.supervisor import Program, Supervisor
+        from dreadnode.local_server.supervisor import Program, Supervisor
 
         def program(name):
             command = [sys.executable, {str(place.folder / "stand_in.py")!r}, name, "good"]
@@ -260,7 +260,7 @@ async def test_output_is_appended_and_a_long_log_is_put_aside(
     logs.mkdir()
     for name, content in (("engine", "earlier\n"), ("api", "long\n" * 10)):
         (logs / f"{name}.log").write_text(content)
-    monkeypatch.setattr("dreadnode.supervisor._LOG_LIMIT", 20)
+    monkeypatch.setattr("dreadnode.local_server.supervisor._LOG_LIMIT", 20)
     ready = asyncio.Event()
     running = supervisor(place, [place.program("engine"), place.program("api")])
     task = asyncio.create_task(running.run(when_ready=ready.set))
@@ -276,8 +276,8 @@ async def test_output_is_appended_and_a_long_log_is_put_aside(
 async def test_the_log_of_a_program_that_runs_on_keeps_to_its_bound_and_goes_on(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dreadnode.supervisor._LOG_LIMIT", 20)
-    monkeypatch.setattr("dreadnode.supervisor._SHORTEN_EVERY", 0.05)
+    monkeypatch.setattr("dreadnode.local_server.supervisor._LOG_LIMIT", 20)
+    monkeypatch.setattr("dreadnode.local_server.supervisor._SHORTEN_EVERY", 0.05)
     log = place.folder / "logs" / "talker.log"
     command = ["sh", "-c", "echo ready on; read _; echo the first long line; read _; echo after"]
     talker = Program("talker", command, {"PATH": os.environ["PATH"]}, ready="ready on")

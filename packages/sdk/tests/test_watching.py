@@ -10,7 +10,7 @@ import httpx
 import pytest
 from dreadnode import ApiClient, AsyncApiClient
 from dreadnode.errors import AuthenticationError, ConnectionFailed, ProtocolError
-from dreadnode.sse import Message, Reader
+from dreadnode.http.sse import Message, Reader
 
 DROP = "drop"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from dreadnode import wire
-from dreadnode.cli.settings import Settings
+from dreadnode.cli.train.sft_settings import Settings
 from dreadnode.training import chat, jobs, rl
 from pydantic import BaseModel, ValidationError
 

@@ -1,1 +1,1 @@
-"""What training means here: the catalog, the checks and the routes of jobs."""
+"""The generated copy of the SDK's base-model catalog."""

@@ -152,7 +152,7 @@ class SearchResult:
     @property
     def facets(self) -> Mapping[str, Mapping[str, int]]:
         """For each facet, how many of all matches have each value."""
-        from app.training.catalog_search import count_facets
+        from dreadnode_api.catalog.search import count_facets
 
         return count_facets(self.matches)
 
@@ -1426,7 +1426,7 @@ def search_training_models(
     Raises:
         CatalogQueryError: When a value cannot be meant; it names the argument.
     """
-    from app.training.catalog_search import Query, run
+    from dreadnode_api.catalog.search import Query, run
 
     asked = Query(
         query=query,
@@ -1455,6 +1455,6 @@ def suggest_training_models(name: str, limit: int = 3) -> list[TrainingModel]:
     NAME may be a misspelt id, or another host's name for the model: an Ollama tag, a Bedrock id, an
     OpenRouter slug, a quantised or re-uploaded copy, a marketing name. At most LIMIT entries.
     """
-    from app.training.catalog_suggest import catalog_index
+    from dreadnode_api.catalog.suggest import catalog_index
 
     return catalog_index().closest(name, limit)

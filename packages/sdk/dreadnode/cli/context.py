@@ -12,8 +12,8 @@ from dreadnode.cli.output import Output
 from dreadnode.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dreadnode.client import ApiClient
     from dreadnode.config import Connection
+    from dreadnode.http.client import ApiClient
 
 CONNECTION = Group("Connection", sort_key=90)
 
@@ -68,7 +68,7 @@ class Common:
             scoped: Whether an organization and a workspace are needed.
         """
         connection = self.connection()
-        from dreadnode.client import ApiClient
+        from dreadnode.http.client import ApiClient
 
         client = ApiClient.to(connection, transport=transport.get())
         if scoped:

@@ -31,23 +31,23 @@ app = App(
     default_parameter=Parameter(negative=(), show_default=False),
 )
 for _name, _target in (
-    ("train", "train:app"),
-    ("dataset", "dataset:app"),
-    ("capability", "capability:app"),
-    ("webhook", "webhook:app"),
-    ("serve", "serve:serve"),
-    ("server", "server:app"),
-    ("token", "token:app"),
-    ("member", "member:app"),
-    ("workspace", "member:workspaces"),
-    ("login", "login:login"),
-    ("logout", "login:logout"),
-    ("whoami", "login:whoami"),
+    ("train", "train.group:app"),
+    ("dataset", "data.dataset:app"),
+    ("capability", "data.capability:app"),
+    ("webhook", "account.webhook:app"),
+    ("serve", "server.serve:serve"),
+    ("server", "server.backup:app"),
+    ("token", "account.token:app"),
+    ("member", "account.member:app"),
+    ("workspace", "account.member:workspaces"),
+    ("login", "account.login:login"),
+    ("logout", "account.login:logout"),
+    ("whoami", "account.login:whoami"),
     ("completion", "completion:completion"),
 ):
     app.command(f"dreadnode.cli.{_target}", name=_name)
 # What follows `dn engine` is the engine's own, its --help included.
-app.command("dreadnode.cli.engine:engine", name="engine", help_flags=[], version_flags=[])
+app.command("dreadnode.cli.server.engine:engine", name="engine", help_flags=[], version_flags=[])
 
 
 def run(arguments: list[str], *, transport: httpx.BaseTransport | None = None) -> int:

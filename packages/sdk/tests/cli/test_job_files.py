@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode.jobtemplate import settings
+from dreadnode.job_files.template import settings
 from dreadnode.training.jobs import SftConfig, SftRequest
 from dreadnode.training.rl import RlConfig, RlRequest
 from inline_snapshot import snapshot

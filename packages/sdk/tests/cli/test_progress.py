@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dreadnode.cli.progress import watcher
+from dreadnode.cli.train.progress import watcher
 from dreadnode.training.jobs import TrainingJob
 
 PROGRESS = {"step": 6, "steps": 36, "loss": 2.34567, "seconds_left": 3695.0}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode.cli.rl_settings import RlSettings
+from dreadnode.cli.train.rl_settings import RlSettings
 from dreadnode.training.rl import RlConfig
 from inline_snapshot import snapshot
 

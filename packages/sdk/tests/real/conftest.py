@@ -20,7 +20,7 @@ from dreadnode.cli.main import run
 HERE = Path(__file__).parent
 DRIVER = f"""
 import sys
-from dreadnode import serve
+from dreadnode.local_server import serve
 from dreadnode.cli import main
 
 serve.serve.__kwdefaults__["commands"] = serve.Commands(

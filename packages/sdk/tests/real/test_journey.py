@@ -256,7 +256,7 @@ def test_a_restart_of_the_api_goes_unnoticed_by_who_waits(
     dn: Dn, dataset: str, server: Any, command: str
 ) -> None:
     job = dn.json(f"train sft {MODEL} --dataset {dataset} --steps 20 --seed {SLOW}")["id"]
-    killer = threading.Timer(1.5, server.kill, ["app serve"])
+    killer = threading.Timer(1.5, server.kill, ["dreadnode_api serve"])
     killer.start()
 
     code, out, err = dn.run(f"train {command} {job}")

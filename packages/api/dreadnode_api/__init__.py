@@ -1,0 +1,1 @@
+"""The control plane: catalog mirror, jobs, dispatcher, runners and datasets."""

@@ -1,0 +1,163 @@
+"""Who am I, where may I go, and which keys exist."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from sqlalchemy import select
+
+from dreadnode_api.auth import service
+from dreadnode_api.auth.schemas import (
+    NewToken,
+    OrganizationView,
+    ProjectView,
+    TokenList,
+    TokenRequest,
+    TokenView,
+    UserView,
+    WorkspaceView,
+)
+from dreadnode_api.errors import ERRORS, NotFound
+from dreadnode_api.http.deps import (
+    KEY,
+    InDatabase,
+    InSettings,
+    OrgReader,
+    Reader,
+    ReadSession,
+    UserCaller,
+    WorkspaceKey,
+    WriteSession,
+    find_workspace,
+)
+from dreadnode_api.models.auth import Organization, Token, Workspace
+from dreadnode_api.settings import Settings
+
+router = APIRouter(responses=ERRORS, tags=["Identity"])
+
+
+@router.get("/user")
+async def get_user(caller: UserCaller) -> UserView:
+    """Return the owner of the key."""
+    return UserView(
+        id=caller.user_id or "",
+        email_address=caller.email or "",
+        username=caller.username or "",
+        full_name=caller.full_name,
+    )
+
+
+@router.get("/user/organizations")
+async def list_organizations(
+    caller: UserCaller, session: ReadSession, settings: InSettings
+) -> list[OrganizationView]:
+    """List the organizations that the key opens."""
+    found = await session.get_one(Organization, caller.org_id)
+    return [_organization(found, settings)]
+
+
+@router.get("/org/{org}")
+async def get_organization(
+    caller: OrgReader, session: ReadSession, settings: InSettings
+) -> OrganizationView:
+    """Return an organization."""
+    found = await session.get_one(Organization, caller.org_id)
+    return _organization(found, settings)
+
+
+@router.get("/org/{org}/ws")
+async def list_workspaces(caller: OrgReader, session: ReadSession) -> list[WorkspaceView]:
+    """List the workspaces of an organization, the default one first."""
+    found = await session.scalars(
+        select(Workspace)
+        .where(Workspace.org_id == caller.org_id)
+        .order_by(Workspace.is_default.desc(), Workspace.key)
+    )
+    return [workspace_view(each) for each in found]
+
+
+@router.get("/org/{org}/ws/{ws}")
+async def get_workspace(caller: OrgReader, ws: WorkspaceKey, database: InDatabase) -> WorkspaceView:
+    """Return a workspace."""
+    return workspace_view(await find_workspace(database, caller.org_id, ws))
+
+
+@router.get("/org/{org}/ws/{ws}/projects")
+async def list_projects(place: Reader) -> list[ProjectView]:
+    """List the projects of a workspace: none, since `project_ref` is a free label here."""
+    return []
+
+
+@router.get("/org/{org}/ws/{ws}/projects/{project}")
+async def get_project(
+    place: Reader, project: Annotated[str, Path(max_length=64, pattern=KEY)]
+) -> ProjectView:
+    """Answer 404: this server keeps no projects."""
+    raise NotFound(f"There is no project `{project}`; `project_ref` is a free label on this server")
+
+
+@router.post("/org/{org}/tokens", status_code=201)
+async def create_token(caller: OrgReader, request: TokenRequest, session: WriteSession) -> NewToken:
+    """Make an API key for yourself, or as administrator for a member; it is shown this once."""
+    key, token = await service.create_token(session, caller, request)
+    owner = request.username or caller.username or ""
+    return NewToken(**token_view(token, owner).model_dump(), token=key)
+
+
+@router.get("/org/{org}/tokens")
+async def list_tokens(caller: OrgReader, session: ReadSession) -> TokenList:
+    """List API keys, newest first: an administrator sees all, anyone else their own."""
+    found = await service.list_tokens(session, caller)
+    return TokenList(items=[token_view(token, username) for token, username in found])
+
+
+@router.delete("/org/{org}/tokens/{token_id}")
+async def revoke_token(
+    caller: OrgReader,
+    token_id: Annotated[str, Path(max_length=64, pattern=KEY)],
+    session: WriteSession,
+) -> TokenView:
+    """Revoke an API key; it fails within a second, everywhere."""
+    return token_view(*await service.revoke_token(session, caller, token_id))
+
+
+def _organization(found: Organization, settings: Settings) -> OrganizationView:
+    return OrganizationView(
+        id=found.id,
+        key=found.key,
+        name=found.name,
+        created_at=found.created_at,
+        updated_at=found.updated_at,
+        effective_max_sandbox_runtime_seconds=settings.job_wall_seconds,
+        effective_default_sandbox_runtime_seconds=settings.job_wall_seconds,
+        platform_max_sandbox_runtime_seconds=settings.job_wall_seconds,
+        platform_default_sandbox_runtime_seconds=settings.job_wall_seconds,
+    )
+
+
+def workspace_view(found: Workspace) -> WorkspaceView:
+    """Return what a client is shown of a workspace."""
+    return WorkspaceView(
+        id=found.id,
+        key=found.key,
+        name=found.name,
+        org_id=found.org_id,
+        is_default=found.is_default,
+        created_at=found.created_at,
+        updated_at=found.updated_at,
+    )
+
+
+def token_view(token: Token, username: str) -> TokenView:
+    """Return what a client is shown of a key."""
+    return TokenView.model_validate(
+        {
+            "id": token.id,
+            "name": token.name,
+            "role": token.role,
+            "hint": token.hint,
+            "username": username,
+            "created_at": token.created_at,
+            "expires_at": token.expires_at,
+            "revoked_at": token.revoked_at,
+        }
+    )

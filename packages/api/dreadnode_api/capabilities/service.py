@@ -1,0 +1,259 @@
+"""Capabilities as functions of a session: store a version once, find it for ever."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dreadnode_api.auth.callers import Caller
+from dreadnode_api.capabilities.schemas import CapabilityRequest
+from dreadnode_api.db import now
+from dreadnode_api.errors import Conflict, Invalid, Malformed, NotFound
+from dreadnode_api.models.capabilities import CapabilityVersion, RegistryBlob
+
+NO_VERSIONS = ("latest", "versions", "visibility")
+"""Words that would be mistaken for something else where a version stands."""
+NONE = ("none", "0.0.0")
+"""What an old client names when its job has no capability."""
+
+
+def from_prompt(
+    caller: Caller, name: str, version: str, request: CapabilityRequest
+) -> CapabilityVersion:
+    """Return a version, not yet stored, that is one prompt."""
+    content = json.dumps([request.prompt, request.description], ensure_ascii=False)
+    return CapabilityVersion(
+        org_id=caller.org_id,
+        name=name,
+        version=version,
+        description=request.description,
+        prompt=request.prompt,
+        entry_agent=None,
+        details={},
+        sha256=hashlib.sha256(content.encode()).hexdigest(),
+        created_by=caller.user_id,
+    )
+
+
+async def add_version(
+    session: AsyncSession, made: CapabilityVersion
+) -> tuple[CapabilityVersion, bool]:
+    """Store a version, or the same one again that was deleted, and say whether it is new.
+
+    Raises:
+        Conflict: it exists, or did, with other content; a version never changes.
+        Invalid: its version is a word that means something else.
+    """
+    if made.version in NO_VERSIONS:
+        raise Invalid(f"`{made.version}` is no version; name one such as `1.0.0`", "version")
+    held = await _find(session, made.org_id, made.name, made.version)
+    if held is None:
+        try:
+            async with session.begin_nested():
+                session.add(made)
+        except IntegrityError:
+            # Another push of the same version was faster between our look and our write.
+            held = await _find(session, made.org_id, made.name, made.version)
+            if held is None:
+                raise
+        else:
+            return made, True
+    if held.sha256 != made.sha256:
+        what = "existed" if held.deleted_at else "exists"
+        raise Conflict(
+            f"Version `{made.version}` of the capability `{made.name}` {what} with other content, "
+            "and a version never changes; push under a new version"
+        )
+    if held.deleted_at is None:
+        return held, False
+    held.deleted_at = None
+    held.manifest_sha256, held.config_sha256 = made.manifest_sha256, made.config_sha256
+    return held, True
+
+
+async def delete_version(
+    session: AsyncSession, org_id: str, name: str, version: str
+) -> CapabilityVersion:
+    """Delete one version; jobs that were given its prompt have it in their config.
+
+    Raises:
+        NotFound: it does not exist.
+    """
+    found = await get_version(session, org_id, name, version)
+    found.deleted_at = now()
+    return found
+
+
+async def _find(
+    session: AsyncSession, org_id: str, name: str, version: str
+) -> CapabilityVersion | None:
+    found: CapabilityVersion | None = await session.scalar(
+        select(CapabilityVersion).where(
+            CapabilityVersion.org_id == org_id,
+            CapabilityVersion.name == name,
+            CapabilityVersion.version == version,
+        )
+    )
+    return found
+
+
+async def get_version(
+    session: AsyncSession, org_id: str, name: str, version: str
+) -> CapabilityVersion:
+    """Return one version.
+
+    Raises:
+        NotFound: it does not exist; the sentence names versions that do.
+    """
+    found = await _find(session, org_id, name, version)
+    if found is not None and found.deleted_at is None:
+        return found
+    known = [f"`{each.version}`" for each in await _versions(session, org_id, name)]
+    if not known:
+        raise _unknown(name)
+    newest = ", ".join(known[:3])
+    raise NotFound(f"The capability `{name}` has no version `{version}`; its newest are {newest}")
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(
+        f"There is no capability `{name}` in this organization; see `dn capability list`"
+    )
+
+
+async def list_versions(
+    session: AsyncSession, org_id: str, name: str
+) -> Sequence[CapabilityVersion]:
+    """Return all versions of a capability, newest first.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found = await _versions(session, org_id, name)
+    if not found:
+        raise _unknown(name)
+    return found
+
+
+async def _versions(session: AsyncSession, org_id: str, name: str) -> Sequence[CapabilityVersion]:
+    found = await session.scalars(
+        select(CapabilityVersion)
+        .where(
+            CapabilityVersion.org_id == org_id,
+            CapabilityVersion.name == name,
+            CapabilityVersion.deleted_at.is_(None),
+        )
+        .order_by(CapabilityVersion.id.desc())
+    )
+    return found.all()
+
+
+async def list_capabilities(
+    session: AsyncSession,
+    org_id: str,
+    search: str | None,
+    page: int,
+    limit: int,
+    *,
+    sort_by: str = "name",
+    descending: bool = False,
+) -> tuple[Sequence[CapabilityVersion], int]:
+    """Return a page of the newest versions of all capabilities, and how many match."""
+    newest = (
+        select(func.max(CapabilityVersion.id).label("id"))
+        .where(CapabilityVersion.org_id == org_id, CapabilityVersion.deleted_at.is_(None))
+        .group_by(CapabilityVersion.name)
+        .subquery()
+    )
+    statement = select(CapabilityVersion).join(newest, newest.c.id == CapabilityVersion.id)
+    if search is not None:
+        statement = statement.where(
+            CapabilityVersion.name.icontains(search, autoescape=True)
+            | CapabilityVersion.description.icontains(search, autoescape=True)
+        )
+    total = await session.scalar(select(func.count()).select_from(statement.subquery()))
+    # Ids grow with time, and no two are alike.
+    column = CapabilityVersion.name if sort_by == "name" else CapabilityVersion.id
+    order = column.desc() if descending else column.asc()
+    found = await session.scalars(statement.order_by(order).offset((page - 1) * limit).limit(limit))
+    return found.all(), total or 0
+
+
+async def for_job(
+    session: AsyncSession, org_id: str, name: str, version: str
+) -> CapabilityVersion | None:
+    """Return the capability that a job names, with a prompt in it, or None for `none@0.0.0`.
+
+    Raises:
+        Invalid: it does not exist, or holds no prompt and would have no effect.
+    """
+    if (name, version) == NONE:
+        return None
+    try:
+        found = await get_version(session, org_id, name, version)
+    except NotFound as error:
+        raise Invalid(f"{error.detail}, or leave `capability_ref` out", "capability_ref") from None
+    if not found.prompt:
+        raise Invalid(
+            f"The capability `{name}@{version}` holds no agent prompt, so a job would not change "
+            "by it; give it a file in `agents`, or leave `capability_ref` out",
+            "capability_ref",
+        )
+    return found
+
+
+async def use_blob(session: AsyncSession, org_id: str, sha256: str) -> RegistryBlob:
+    """Return the row of a blob that this organization has sent, marked as used just now.
+
+    The mark keeps what a push is about to name from being tidied away. It is a write, so whoever
+    names the blob in the same transaction finds it gone or keeps it, and nothing between.
+
+    Raises:
+        NotFound: it has not.
+    """
+    marked = await session.execute(
+        update(RegistryBlob)
+        .where(RegistryBlob.org_id == org_id, RegistryBlob.sha256 == sha256)
+        .values(used_at=now())
+    )
+    if isinstance(marked, CursorResult) and marked.rowcount == 0:
+        raise NotFound(f"There is no blob `sha256:{sha256}` in this organization")
+    return await session.get_one(RegistryBlob, (org_id, sha256))
+
+
+async def add_blob(session: AsyncSession, org_id: str, sha256: str, size: int) -> None:
+    """Write down that an organization has sent a blob, for the first time or again."""
+    try:
+        await use_blob(session, org_id, sha256)
+    except NotFound:
+        try:
+            async with session.begin_nested():
+                session.add(RegistryBlob(org_id=org_id, sha256=sha256, bytes=size))
+        except IntegrityError:
+            # Another push of the same bytes was faster.
+            await use_blob(session, org_id, sha256)
+
+
+async def use_sent(session: AsyncSession, org_id: str, sha256: str, size: int) -> None:
+    """Mark a blob that a manifest names as used just now.
+
+    Raises:
+        Malformed: it was not sent, or has another size.
+    """
+    try:
+        held = await use_blob(session, org_id, sha256)
+    except NotFound:
+        raise Malformed(
+            f"The manifest names the blob `sha256:{sha256}`, which was not sent; send it first"
+        ) from None
+    if held.bytes != size:
+        raise Malformed(f"The blob `sha256:{sha256}` has {held.bytes:,} bytes, not {size:,}")
+
+
+def details_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what is kept of the config that a capability's archive comes with."""
+    return {key: config[key] for key in ("agents", "tools", "skills") if config.get(key)}

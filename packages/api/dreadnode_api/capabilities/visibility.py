@@ -1,0 +1,34 @@
+"""The switch by which clients of version 2 show things to other organizations: it stays off."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from dreadnode_api.capabilities import service
+from dreadnode_api.capabilities.schemas import Visibility, VisibilityRequest
+from dreadnode_api.datasets import service as datasets
+from dreadnode_api.datasets.schemas import NAME
+from dreadnode_api.errors import ERRORS
+from dreadnode_api.http.deps import OrgMember, ReadSession
+
+router = APIRouter(prefix="/org/{org}", responses=ERRORS)
+
+Name = Annotated[str, Path(pattern=NAME)]
+
+
+@router.patch("/capabilities/{name}/visibility", tags=["Capabilities"])
+async def set_capability_visibility(
+    caller: OrgMember, name: Name, request: VisibilityRequest, session: ReadSession
+) -> Visibility:
+    """Keep a capability to its organization, which it is kept to anyway; never publish it."""
+    await service.list_versions(session, caller.org_id, name)
+    return Visibility(name=name, is_public=request.is_public)
+
+
+@router.patch("/datasets/{name}/visibility", tags=["Datasets"])
+async def set_dataset_visibility(
+    caller: OrgMember, name: Name, request: VisibilityRequest, session: ReadSession
+) -> Visibility:
+    """Keep a dataset to its organization, which it is kept to anyway; never publish it."""
+    await datasets.list_versions(session, caller.org_id, name)
+    return Visibility(name=name, is_public=request.is_public)

@@ -1,0 +1,1 @@
+"""Search, suggestions and routes of the base-model catalog."""

@@ -1,0 +1,107 @@
+"""CSV: commas, quotes doubled, a header; every value is the text that stands there.
+
+A few columns mean something only as JSON, and are read as such; see COLUMNS.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from dreadnode_api.datasets.formats import (
+    MAX_ROW_BYTES,
+    Unreadable,
+    check_columns,
+    json_reason,
+    no_constant,
+    unique,
+    written,
+)
+
+COLUMNS: dict[str, tuple[str, tuple[type, ...]]] = {
+    **dict.fromkeys(("messages", "conversations", "steps", "tools"), ("a list", (list,))),
+    "reward": ("a number", (int, float)),
+    "success": ("true or false", (bool,)),
+}
+"""Columns that are read as JSON, and what they must hold; a row does not have one that is empty."""
+
+
+def rows(file: BinaryIO) -> Iterator[str]:
+    """Yield the rows of FILE, each an object with a key for each column.
+
+    Raises:
+        Unreadable: it is not CSV in UTF-8 with a header, or a row does not fit the header.
+    """
+    csv.field_size_limit(MAX_ROW_BYTES)
+    reader = csv.reader(_lines(file), strict=True)
+    number, header = 0, None
+    try:
+        for values in reader:
+            if not values:
+                continue
+            if header is None:
+                header = _header(values)
+                continue
+            number += 1
+            if len(values) != len(header):
+                raise Unreadable(
+                    f"Row {number}, which ends in line {reader.line_num}, has "
+                    f"{_counted(len(values))}, and the header names {len(header)} columns"
+                )
+            yield written(_row(number, header, values))
+    except csv.Error as error:
+        line = reader.line_num
+        raise Unreadable(f"Line {line} is not CSV ({error}); quote values that need it") from None
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    number = 0
+    while line := file.readline(MAX_ROW_BYTES + 1):
+        number += 1
+        if len(line) > MAX_ROW_BYTES:
+            raise Unreadable(f"Line {number} is longer than {MAX_ROW_BYTES:,} bytes")
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        try:
+            yield line.decode("utf-8")
+        except UnicodeDecodeError:
+            raise Unreadable(f"Line {number} is not UTF-8; save the file as UTF-8") from None
+
+
+def _header(names: list[str]) -> list[str]:
+    check_columns(names)
+    if len(names) == 1 and any(other in names[0] for other in ";\t|"):
+        raise Unreadable(
+            f"The header is one column, `{names[0]}`; columns are separated by commas here"
+        )
+    return names
+
+
+def _row(number: int, header: list[str], values: list[str]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, value in zip(header, values, strict=True):
+        if name not in COLUMNS:
+            row[name] = value
+        elif value.strip():
+            needed, kinds = COLUMNS[name]
+            try:
+                row[name] = _read(value, kinds)
+            except (ValueError, RecursionError) as error:
+                raise Unreadable(
+                    f"Row {number}, column `{name}`: {needed} is needed there, written as JSON "
+                    f"({json_reason(error)})"
+                ) from None
+    return row
+
+
+def _read(text: str, kinds: tuple[type, ...]) -> Any:
+    # How most programs of the field, written in Python, put a truth value into a cell.
+    text = {"True": "true", "False": "false"}.get(text.strip(), text)
+    found = json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
+    if not isinstance(found, kinds):
+        raise ValueError("it is something else")  # noqa: TRY004 - part of the same refusal
+    return found
+
+
+def _counted(values: int) -> str:
+    return "1 value" if values == 1 else f"{values} values"

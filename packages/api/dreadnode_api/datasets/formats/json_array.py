@@ -1,0 +1,123 @@
+"""JSON: one array of objects. A row keeps its own text, so that no number or escape changes."""
+
+import codecs
+import json
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from dreadnode_api.datasets.formats import (
+    MAX_ROW_BYTES,
+    Unreadable,
+    json_reason,
+    no_constant,
+    unique,
+)
+
+CHUNK = 1 << 20
+_BLANK = " \t\r\n"
+# A line break inside valid JSON can only be a blank between tokens.
+_ONE_LINE = {ord("\n"): " ", ord("\r"): " "}
+_DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_constant)
+
+
+def rows(file: BinaryIO) -> Iterator[str]:
+    """Yield the objects of the array in FILE.
+
+    Raises:
+        Unreadable: it is not an array of objects in UTF-8.
+    """
+    text = _Text(file)
+    if (first := text.next()) != "[":
+        raise Unreadable(_no_array(first))
+    number = 0
+    if text.next() == "]":
+        text.take()
+    else:
+        while True:
+            number += 1
+            yield text.object(number)
+            if (mark := text.take()) == "]":
+                break
+            if mark != ",":
+                raise Unreadable(f"After row {number} a comma or the array's end is missing")
+    if text.next():
+        raise Unreadable("Something follows the array; a JSON dataset is one array of objects")
+
+
+def _no_array(first: str) -> str:
+    if first == "{":
+        return (
+            "The file holds an object where an array of objects belongs; one object on each line "
+            "is JSONL, which goes by `.jsonl`"
+        )
+    return "The file is not JSON that begins with an array; a JSON dataset is one array of objects"
+
+
+class _Text:
+    """The text of a file from where it has been read to, a piece of it in memory."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
+        self._text = ""
+        self._at = 0
+        self._ended = False
+        self._array = False
+
+    def next(self) -> str:
+        """Return the next character that is not blank, without going past it; none at the end.
+
+        The array's own bracket is gone past.
+        """
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in _BLANK:
+                self._at += 1
+            if self._at < len(self._text):
+                break
+            if not self._more():
+                return ""
+        found = self._text[self._at]
+        if found == "[" and not self._array:
+            self._array = True
+            self._at += 1
+        return found
+
+    def take(self) -> str:
+        """Return the next character that is not blank, and go past it."""
+        found = self.next()
+        self._at += len(found)
+        return found
+
+    def object(self, number: int) -> str:
+        """Return the object that comes next, in one line of text."""
+        if self.next() != "{":
+            raise Unreadable(f"Row {number} is not an object; a JSON dataset is an array of them")
+        while True:
+            try:
+                _, end = _DECODER.raw_decode(self._text, self._at)
+            except (ValueError, RecursionError) as error:
+                # Perhaps only the rest of the object is missing.
+                if len(self._text) - self._at <= MAX_ROW_BYTES and self._more():
+                    continue
+                if not self._ended:
+                    raise Unreadable(
+                        f"Row {number} is not JSON, or longer than {MAX_ROW_BYTES:,} bytes"
+                    ) from error
+                raise Unreadable(f"Row {number} is not JSON ({json_reason(error)})") from error
+            found = self._text[self._at : end]
+            self._at = end
+            return found.translate(_ONE_LINE)
+
+    def _more(self) -> bool:
+        """Read on, by as much as is there already or more, and say whether there was any."""
+        if self._ended:
+            return False
+        rest = self._text[self._at :]
+        data = self._file.read(max(CHUNK, len(rest)))
+        self._ended = not data
+        try:
+            self._text = rest + self._decoder.decode(data, final=not data)
+        except UnicodeDecodeError:
+            raise Unreadable("The file is not UTF-8; save it as UTF-8") from None
+        self._at = 0
+        return not self._ended or len(self._text) > len(rest)

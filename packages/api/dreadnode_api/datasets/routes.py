@@ -1,0 +1,217 @@
+"""Upload, list and read datasets."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.responses import FileResponse
+
+from dreadnode_api.auth.callers import Caller
+from dreadnode_api.datasets import service
+from dreadnode_api.datasets.convert import Converter
+from dreadnode_api.datasets.push import MAX_SPLITS, MEDIA_TYPES, received
+from dreadnode_api.datasets.schemas import (
+    NAME,
+    SPLIT,
+    VERSION,
+    Dataset,
+    DatasetList,
+    DatasetVersions,
+    Split,
+)
+from dreadnode_api.errors import ERRORS, Forbidden, Invalid
+from dreadnode_api.http.deps import (
+    AnyCaller,
+    InDatabase,
+    InSettings,
+    InStore,
+    OrgKey,
+    OrgMember,
+    OrgReader,
+    ReadSession,
+    check_org,
+)
+from dreadnode_api.http.query_parameters import IncludePublic
+from dreadnode_api.models.datasets import DatasetVersion
+from dreadnode_api.models.jobs import Job
+
+router = APIRouter(prefix="/org/{org}/datasets", responses=ERRORS, tags=["Datasets"])
+
+Name = Annotated[str, Path(pattern=NAME, description="Lower case, at most 100 characters")]
+Version = Annotated[str, Path(pattern=VERSION, description="Such as `1.0.0`; never changes")]
+Page = Annotated[int, Query(ge=1, le=1_000_000)]
+PageSize = Annotated[int | None, Query(ge=1, le=100, description="20 if left out")]
+Limit = Annotated[
+    int | None,
+    Query(ge=1, le=200, description="As `page_size`, for clients of version 2; the smaller holds"),
+]
+
+
+def converter(request: Request) -> Converter:
+    """Return what makes JSONL of other formats."""
+    found: Converter = request.app.state.converter
+    return found
+
+
+InConverter = Annotated[Converter, Depends(converter)]
+
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/x-ndjson": {"schema": {"type": "string", "format": "jsonl"}},
+            "application/json": {
+                "schema": {"type": "array", "minItems": 1, "items": {"type": "object"}}
+            },
+            "text/csv": {"schema": {"type": "string", "format": "csv"}},
+            "application/vnd.apache.parquet": {"schema": {"type": "string", "format": "parquet"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "minProperties": 1,
+                    "maxProperties": MAX_SPLITS,
+                    "propertyNames": {"pattern": SPLIT},
+                    "additionalProperties": {"type": "string", "format": "jsonl-file"},
+                }
+            },
+        },
+    }
+}
+
+
+@router.put(
+    "/{name}/{version}",
+    status_code=201,
+    responses={200: {"model": Dataset, "description": "The same files were there already"}},
+    openapi_extra=BODY,
+)
+async def push_dataset(
+    caller: OrgMember,
+    name: Name,
+    version: Version,
+    request: Request,
+    response: Response,
+    database: InDatabase,
+    store: InStore,
+    converter: InConverter,
+    settings: InSettings,
+) -> Dataset:
+    """Store a version: one file, which becomes the split `train`, or a part for each split.
+
+    The type of the body, or of a part, names its format, as does the name of a part's file:
+    JSONL, a JSON array of objects, CSV with a header, or Parquet. What is of no known type is read
+    as JSONL. Jobs read the rows as JSONL, one JSON object encoded as UTF-8 on each line.
+    """
+    if version == "latest":
+        raise Invalid("`latest` is no version; name one such as `1.0.0`", "version")
+    limit = settings.max_dataset_bytes
+    async with received(request, store, converter, limit) as pieces:
+        async with database.writing() as session:
+            found, new = await service.add_version(session, caller, name, version, pieces)
+        response.status_code = 201 if new else 200
+        return view(found)
+
+
+@router.get("")
+async def list_datasets(
+    caller: OrgReader,
+    session: ReadSession,
+    page: Page = 1,
+    page_size: PageSize = None,
+    limit: Limit = None,
+    search: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")] = None,
+    sort_by: Literal["name", "created_at"] = "name",
+    sort_dir: Literal["asc", "desc"] = "asc",
+    _include_public: IncludePublic = False,
+) -> DatasetList:
+    """List datasets, each with its newest version."""
+    size = min((given for given in (page_size, limit) if given is not None), default=20)
+    found, total = await service.list_datasets(
+        session, caller.org_id, search, page, size, sort_by=sort_by, descending=sort_dir == "desc"
+    )
+    return DatasetList(items=[view(each) for each in found], total=total, page=page, page_size=size)
+
+
+@router.get("/{name}")
+async def get_dataset(caller: OrgReader, name: Name, session: ReadSession) -> DatasetVersions:
+    """Return a dataset with all its versions, newest first."""
+    found = await service.list_versions(session, caller.org_id, name)
+    return DatasetVersions(name=name, versions=[view(each) for each in found])
+
+
+@router.get("/{name}/{version}")
+async def get_dataset_version(
+    org: OrgKey, caller: AnyCaller, name: Name, version: Version, session: ReadSession
+) -> Dataset:
+    """Return one version; the key of a job may read the versions that its job names."""
+    return view(await _readable(org, caller, name, version, session))
+
+
+@router.get(
+    "/{name}/{version}/content",
+    response_class=FileResponse,
+    responses={200: {"content": {each: {} for each in MEDIA_TYPES}, "description": "The rows"}},
+)
+async def get_content(
+    org: OrgKey,
+    caller: AnyCaller,
+    name: Name,
+    version: Version,
+    database: InDatabase,
+    store: InStore,
+    split: Annotated[
+        str | None,
+        Query(pattern=SPLIT, description="Which split; if left out the only one, or `train`"),
+    ] = None,
+    pushed: Annotated[bool, Query(description="The file as it was pushed, not as JSONL")] = False,
+) -> FileResponse:
+    """Return the rows of a split as JSONL; of what was pushed as JSONL, byte for byte."""
+    async with database.reading() as session:
+        found = await _readable(org, caller, name, version, session)
+    chosen = service.split_of(found, split)
+    sha256 = chosen.sha256 if pushed else chosen.content_sha256
+    kind = chosen.format if pushed else "jsonl"
+    part = "" if len(found.splits) == 1 else f"-{chosen.name}"
+    return FileResponse(
+        store.path(sha256),
+        media_type=next(media for media, each in MEDIA_TYPES.items() if each == kind),
+        filename=f"{name}-{version}{part}.{kind}",
+        headers={"ETag": f'"{sha256}"'},
+    )
+
+
+async def _readable(
+    org: str, caller: Caller, name: str, version: str, session: AsyncSession
+) -> DatasetVersion:
+    """Return a version that the caller may read: one of its organization, or of its job.
+
+    Raises:
+        Forbidden: the caller is a job that does not name it.
+    """
+    check_org(caller, org)
+    if caller.job_id is not None:
+        job = await session.get_one(Job, caller.job_id)
+        if {"name": name, "version": version} not in _named(job):
+            raise Forbidden(f"The job of this key does not name `{name}@{version}`")
+    return await service.get_version(session, caller.org_id, name, version)
+
+
+def _named(job: Job) -> list[dict[str, str]]:
+    single = ("dataset_ref", "prompt_dataset_ref", "eval_dataset_ref")
+    refs = [job.config[key] for key in single if job.config.get(key)]
+    return [*refs, *job.config.get("trajectory_dataset_refs", [])]
+
+
+def view(found: DatasetVersion) -> Dataset:
+    """Return what a client is shown of a version."""
+    return Dataset(
+        name=found.name,
+        version=found.version,
+        format=found.format,
+        rows=found.rows,
+        bytes=found.bytes,
+        sha256=found.sha256,
+        splits=[Split.model_validate(each, from_attributes=True) for each in found.splits],
+        created_at=found.created_at,
+        created_by=found.created_by,
+    )

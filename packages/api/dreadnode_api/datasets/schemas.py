@@ -1,0 +1,58 @@
+"""What the routes of datasets answer."""
+
+import re
+
+from pydantic import Field
+
+from dreadnode_api.http.schemas import Moment, Response
+
+NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
+VERSION = r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$"
+SPLIT = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+def is_split_name(text: str) -> bool:
+    """Tell whether a split may be called TEXT."""
+    return re.fullmatch(SPLIT, text) is not None and "\n" not in text
+
+
+class Split(Response):
+    """One file of a dataset: as it was pushed, and as JSONL, which is what jobs read."""
+
+    name: str
+    format: str = Field(description="jsonl, json, csv or parquet, as it was pushed")
+    rows: int
+    bytes: int = Field(description="Of the file as it was pushed")
+    sha256: str = Field(description="Of the file as it was pushed")
+    content_bytes: int = Field(description="Of its rows as JSONL")
+    content_sha256: str = Field(description="Of its rows as JSONL; what a job is trained on")
+
+
+class Dataset(Response):
+    """One immutable version of a dataset."""
+
+    name: str
+    version: str
+    format: str = Field(description="That of its splits, or `mixed`")
+    rows: int = Field(description="Of all its splits")
+    bytes: int = Field(description="Of all its files as they were pushed")
+    sha256: str = Field(description="Of its file; where there are several, of the list of them")
+    splits: list[Split]
+    created_at: Moment
+    created_by: str | None
+
+
+class DatasetList(Response):
+    """A page of datasets, each with its newest version."""
+
+    items: list[Dataset]
+    total: int
+    page: int
+    page_size: int
+
+
+class DatasetVersions(Response):
+    """A dataset with all its versions, newest first."""
+
+    name: str
+    versions: list[Dataset]

@@ -1,0 +1,1 @@
+"""HTTP for every domain: limits, error responses, dependencies and health."""

@@ -1,0 +1,100 @@
+"""A multipart/form-data body, read part by part while it arrives."""
+
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from email.message import Message
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
+
+from dreadnode_api.errors import Malformed
+
+MAX_HEADER_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part: what its headers say, and its bytes, which must be read before the next part."""
+
+    name: str
+    filename: str
+    content_type: str
+    data: AsyncIterator[bytes]
+
+
+async def parts(chunks: AsyncIterator[bytes], boundary: str) -> AsyncIterator[Part]:
+    """Yield the parts of the body that arrives in CHUNKS.
+
+    Raises:
+        Malformed: it is no such body, or ends too early.
+    """
+    body = _Body(chunks, boundary)
+    while (kind := await body.event()) != "end":
+        if kind != "part_begin":
+            raise Malformed("The body is not multipart/form-data")
+        headers = await body.headers()
+        data = body.data()
+        yield Part(
+            name=str(headers.get_param("name", "", "content-disposition")),
+            filename=str(headers.get_filename("")),
+            content_type=headers.get_content_type() if "content-type" in headers else "",
+            data=data,
+        )
+        async for _ in data:  # What was not wanted of this part.
+            pass
+
+
+class _Body:
+    """Turns what the parser calls back into events that can be awaited."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], boundary: str) -> None:
+        self._chunks = chunks
+        self._events: deque[tuple[str, bytes]] = deque()
+        self._given = b""
+        told = self._events.append
+        names = ("part_begin", "part_end", "headers_finished", "header_end", "end")
+        pieces = ("part_data", "header_field", "header_value")
+        # A name is bound by its default, since a callback is called with what it is called with.
+        callbacks = {
+            **{f"on_{name}": lambda name=name: told((name, b"")) for name in names},
+            **{
+                f"on_{name}": lambda data, start, end, name=name: told((name, data[start:end]))
+                for name in pieces
+            },
+        }
+        self._parser = MultipartParser(boundary.encode("latin-1", "replace"), callbacks)  # type: ignore[arg-type]
+
+    async def event(self) -> str:
+        """Return the next event; its bytes are in `given`."""
+        while not self._events:
+            chunk = await anext(self._chunks, None)
+            if chunk is None:
+                raise Malformed("The multipart body ends before its last part does")
+            try:
+                self._parser.write(chunk)
+            except FormParserError as error:
+                raise Malformed(f"The body is not multipart/form-data: {error}") from None
+        kind, self._given = self._events.popleft()
+        return kind
+
+    async def headers(self) -> Message:
+        """Return the headers of the part that has begun."""
+        found, field, value, size = Message(), b"", b"", 0
+        while (kind := await self.event()) != "headers_finished":
+            size += len(self._given)
+            if size > MAX_HEADER_BYTES:
+                raise Malformed("The headers of a part are too long")
+            if kind == "header_field":
+                field += self._given
+            elif kind == "header_value":
+                value += self._given
+            elif kind == "header_end":
+                found[field.decode("latin-1")] = value.decode("utf-8", "replace")
+                field, value = b"", b""
+        return found
+
+    async def data(self) -> AsyncIterator[bytes]:
+        """Yield the bytes of the part whose headers have been read."""
+        while await self.event() != "part_end":
+            yield self._given

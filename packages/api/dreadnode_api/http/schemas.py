@@ -1,0 +1,127 @@
+"""What every request and every answer have in common."""
+
+import math
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    model_validator,
+)
+
+from dreadnode_api.errors import plain
+
+MAX_DEPTH = 32
+MAX_INTEGER = 2**53
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+
+
+class Request(BaseModel):
+    """What a client sends. A misspelt field is an error, and a value of another type is too.
+
+    Nothing is converted: as a learning rate `true` would be 1, and as a switch `"no"` is a slip.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        for problem in unstorable(value):
+            raise ValueError(problem)
+        return value
+
+
+class Response(BaseModel):
+    """What the API answers. A new field must not break an old client."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+def _written(value: Any) -> Any:
+    """Return `value` if it is not a bare number, which would be read as seconds since 1970."""
+    if isinstance(value, str) and _DAY.match(value) is None:
+        raise ValueError("give a time with its offset, such as 2026-11-22T03:00:00Z")
+    return value
+
+
+def _in_utc(moment: datetime) -> datetime:
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("this time lies before the first or after the last year") from None
+
+
+Instant = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
+"""A time as a request gives it: ISO 8601 with an offset."""
+
+NO_MARKUP = r"^[^\[\]\x00-\x1f\x7f-\x9f]*$"
+"""How the description tells of text that `unmarked` takes."""
+
+
+def unmarked(text: str) -> str:
+    """Return `text` if every client can show it, also those that read brackets as markup."""
+    if "[" in text or "]" in text:
+        raise ValueError("square brackets are not taken here; clients read them as markup")
+    if _CONTROL.search(text):
+        raise ValueError("line breaks and control characters are not taken here; give one line")
+    return text
+
+
+Moment = Annotated[
+    datetime,
+    PlainSerializer(
+        lambda m: m.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str
+    ),
+]
+"""A time, answered in ISO 8601 with a `Z`."""
+
+Unmarked = Annotated[
+    str,
+    AfterValidator(unmarked),
+    Field(min_length=1, json_schema_extra={"pattern": NO_MARKUP}),
+]
+"""A line for people, taken without what old clients take for markup or terminals obey."""
+
+Storable = Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"^[^\x00]*$"})]
+"""Any text; null characters are refused by `Request`."""
+
+Plain = Annotated[str, AfterValidator(plain)]
+"""Text for people, without what old clients take for markup or terminals obey."""
+
+
+def unstorable(value: Any) -> Iterator[str]:
+    """Yield why `value`, as parsed from JSON, could not be stored in either database.
+
+    Neither takes a null character; UTF-8 has no lone surrogates; JSON has neither infinity nor
+    NaN; and numbers beyond 2**53 do not survive a JavaScript client.
+    """
+    stack = [(value, 0)]
+    while stack:
+        item, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            yield f"the body is nested more than {MAX_DEPTH} levels deep"
+        elif isinstance(item, str):
+            if "\0" in item:
+                yield "text must not contain null characters"
+            if any("\ud800" <= c <= "\udfff" for c in item):
+                yield "text must not contain lone surrogates"
+        elif isinstance(item, float):
+            if not math.isfinite(item):
+                yield "numbers must be finite"
+        elif isinstance(item, int):
+            if abs(item) > MAX_INTEGER:
+                yield "whole numbers must lie within 2**53 of zero"
+        elif isinstance(item, dict):
+            stack += [(part, depth + 1) for pair in item.items() for part in pair]
+        elif isinstance(item, list):
+            stack += [(part, depth + 1) for part in item]

@@ -1,0 +1,35 @@
+"""The files of a job: rows that name blobs, within bounds."""
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dreadnode_api.blob_store import Incoming
+from dreadnode_api.errors import Malformed
+from dreadnode_api.models.jobs import Job, JobFile
+from dreadnode_api.settings import Settings
+
+MAX_FILES = 1000
+
+
+async def add(
+    session: AsyncSession, job: Job, path: str, incoming: Incoming, settings: Settings
+) -> JobFile:
+    """Write down INCOMING, still to be kept, as a file of a locked job; its path may be taken.
+
+    Raises:
+        Malformed: the job would have too many files, or too much in them.
+    """
+    others, held = (
+        await session.execute(
+            select(func.count(), func.coalesce(func.sum(JobFile.bytes), 0)).where(
+                JobFile.job_id == job.id, JobFile.path != path
+            )
+        )
+    ).one()
+    if others >= MAX_FILES or held + incoming.bytes > settings.job_disk_bytes:
+        raise Malformed(
+            f"A job may have {MAX_FILES} files of {settings.job_disk_bytes:,} bytes together"
+        )
+    return await session.merge(
+        JobFile(job_id=job.id, path=path, bytes=incoming.bytes, sha256=incoming.sha256)
+    )

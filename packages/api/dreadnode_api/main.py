@@ -1,0 +1,112 @@
+"""The application: `create_app(settings)` joins routes, refusals and what they need."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import Depends, FastAPI
+
+from dreadnode_api.auth import people_routes
+from dreadnode_api.auth import routes as auth_routes
+from dreadnode_api.auth.callers import Authenticator
+from dreadnode_api.blob_store import BlobStore
+from dreadnode_api.capabilities import registry, visibility
+from dreadnode_api.capabilities import routes as capability_routes
+from dreadnode_api.catalog import routes as catalog_routes
+from dreadnode_api.chat import routes as chat_routes
+from dreadnode_api.chat.session_pool import Talks
+from dreadnode_api.checkpoints import routes as checkpoint_routes
+from dreadnode_api.checkpoints.exports import Exports
+from dreadnode_api.datasets import routes as dataset_routes
+from dreadnode_api.datasets.convert import Converter
+from dreadnode_api.db import Database
+from dreadnode_api.http import error_responses as answers
+from dreadnode_api.http import health
+from dreadnode_api.http import swagger_ui as pages
+from dreadnode_api.http.guard import Guard, Telemetry, Trace
+from dreadnode_api.http.openapi_links import add_links
+from dreadnode_api.http.query_parameters import only_known
+from dreadnode_api.http.security_headers import SecurityHeaders
+from dreadnode_api.settings import Settings
+from dreadnode_api.training import events, sandbox_routes
+from dreadnode_api.training import routes as job_routes
+from dreadnode_api.training.engine import Engine
+from dreadnode_api.training.preflight import Preflight
+from dreadnode_api.webhooks import routes as webhook_routes
+
+PREFIX = "/api/v1"
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Return the application. It reads nothing and writes nothing before its first request."""
+    database = Database(settings.database_url)
+    engine = Engine(
+        settings.engine_url,
+        settings.engine_api_key,
+        timeout=settings.engine_timeout,
+        remember=settings.engine_cache_seconds,
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await app.state.exports.close()
+        await app.state.talks.close()
+        await engine.close()
+        await app.state.authenticator.close()
+        await database.dispose()
+
+    app = FastAPI(
+        title="dreadnode training",
+        version=version("dreadnode-api"),
+        description="A self-hostable control plane for fine-tuning with Tinker",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    telemetry = Telemetry()
+    app.state.settings = settings
+    app.state.database = database
+    app.state.engine = engine
+    app.state.telemetry = telemetry
+    app.state.authenticator = Authenticator(database)
+    app.state.catalog_answers = catalog_routes.Answers()
+    app.state.store = BlobStore(settings.data_dir / "blobs")
+    app.state.preflight = Preflight(settings)
+    app.state.converter = Converter(settings)
+    app.state.talks = Talks(settings)
+    app.state.exports = Exports(settings, database, app.state.store)
+    answers.install(app)
+    for module in (
+        auth_routes,
+        people_routes,
+        catalog_routes,
+        dataset_routes,
+        capability_routes,
+        job_routes,
+        events,
+        checkpoint_routes,
+        chat_routes,
+        sandbox_routes,
+        webhook_routes,
+        visibility,
+    ):
+        app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(only_known)])
+    # Clients of the OCI distribution may send parameters of its extensions.
+    app.include_router(registry.router, prefix=PREFIX)
+    app.include_router(health.router)
+    app.include_router(pages.router)
+    app.mount("/docs/assets", pages.assets())
+    describe = app.openapi
+    app.openapi = lambda: add_links(describe())  # type: ignore[method-assign]
+    app.add_middleware(
+        catalog_routes.Prepared,
+        answers=app.state.catalog_answers,
+        authenticator=app.state.authenticator,
+    )
+    app.add_middleware(Guard, settings=settings)
+    app.add_middleware(Trace, telemetry=telemetry)
+    app.add_middleware(SecurityHeaders, tls=settings.public_url.startswith("https:"))
+    return app

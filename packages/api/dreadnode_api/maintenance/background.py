@@ -1,0 +1,31 @@
+"""What a dispatcher does beside the queue."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from dreadnode_api.checkpoints.retention import EngineFiles
+from dreadnode_api.db import Database
+from dreadnode_api.maintenance.cleanup import Tidier
+from dreadnode_api.settings import Settings
+from dreadnode_api.webhooks.delivery import Deliverer
+
+
+@asynccontextmanager
+async def beside(settings: Settings, database: Database) -> AsyncIterator[None]:
+    """Tell webhooks and tidy up for as long as the block runs; both may be cut off anywhere."""
+    files = (
+        EngineFiles(settings.engine_url, settings.engine_api_key) if settings.engine_url else None
+    )
+    tasks = [
+        asyncio.create_task(Deliverer(settings, database).run()),
+        asyncio.create_task(Tidier(settings, database, files).run()),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if files is not None:
+            await files.close()

@@ -1,0 +1,198 @@
+"""A copy of everything that a server keeps, made while it runs.
+
+Blobs and checkpoints are written once and never changed, and a database names only what is already
+written. So they are copied first, then each SQLite database in one consistent piece, through its
+own backup interface, or a PostgreSQL database through `pg_dump`, and then what has come since:
+whatever the copied database names is there.
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+from dreadnode_api.settings import Settings, SettingsError
+
+DATABASE = "dreadnode.db"
+# Logs, the work of sandboxes, locks, and what is made again from elsewhere.
+LEFT_OUT = {"logs", "jobs", "models", "serve.lock", "host.id"}
+DUMP = "dreadnode.pgdump"
+NOT_DUMPED = (
+    "The PostgreSQL database is not part of this copy, since {why}; save it with `pg_dump` after "
+    "this command, so that all files it names are here"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What a copy holds.
+
+    Attributes:
+        vanished: files that were deleted while they were copied, as expired checkpoints are.
+        note: what it does not hold; None if it holds all.
+    """
+
+    target: str
+    version: str
+    made_at: str
+    files: int
+    bytes: int
+    databases: list[str]
+    vanished: list[str]
+    note: str | None
+
+
+def back_up(settings: Settings, target: Path) -> Backup:
+    """Copy everything below `target`, which appears only once it is whole.
+
+    Raises:
+        SettingsError: the target exists or cannot be written, or there is nothing to copy.
+    """
+    source, target = settings.data_dir.resolve(), target.absolute()
+    if not source.is_dir():
+        raise SettingsError(f"There is no data directory {source}; name it with `--data-dir`")
+    if target.exists():
+        raise SettingsError(f"{target} exists already; name a folder that does not")
+    if target.resolve().is_relative_to(source):
+        raise SettingsError(f"{target} lies in the data directory; name a folder outside of it")
+    partial = target.with_name(f"{target.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True, mode=0o700)
+        vanished = _copy_files(source, partial)
+        databases = _copy_databases(settings, source, partial)
+        note = None
+        if not settings.database_url.startswith("sqlite"):
+            note = _dump(settings, partial / DUMP)
+            databases += [DUMP] if note is None else []
+        vanished += _copy_files(source, partial)
+        made = _describe(target, partial, databases, sorted(set(vanished)), note)
+        (partial / "backup.json").write_text(json.dumps(asdict(made), indent=2) + "\n")
+        _sync(partial)
+        partial.rename(target)
+    except (OSError, sqlite3.Error) as error:
+        raise SettingsError(f"The copy could not be made: {error}") from error
+    return made
+
+
+def _copy_files(source: Path, target: Path) -> list[str]:
+    """Copy what is not there yet, and return what vanished on the way."""
+    vanished = []
+    for path in _files(source):
+        name = path.relative_to(source)
+        copy = target / name
+        if copy.exists():
+            continue
+        copy.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            shutil.copy2(path, copy)
+        except FileNotFoundError:
+            vanished.append(str(name))
+    return vanished
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        name = path.name
+        if name in LEFT_OUT or name.startswith(".incoming-") or path.is_symlink():
+            continue
+        if path.is_dir():
+            yield from _below(path)
+        elif path.is_file() and not _is_database(path):
+            yield path
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".incoming-")]
+        for name in sorted(names):
+            if not name.startswith(".incoming-"):
+                yield Path(root) / name
+
+
+def _is_database(path: Path) -> bool:
+    return path.name.removesuffix("-wal").removesuffix("-shm").endswith((".db", ".sqlite3"))
+
+
+def _copy_databases(settings: Settings, source: Path, target: Path) -> list[str]:
+    found = {path.name: path for path in source.iterdir() if path.suffix in (".db", ".sqlite3")}
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite" and url.database:
+        found[DATABASE] = Path(url.database)
+    else:
+        # Left behind from before the server moved to PostgreSQL.
+        found.pop(DATABASE, None)
+    for name, path in found.items():
+        _copy_database(path, target / name)
+    return sorted(found)
+
+
+def _copy_database(source: Path, target: Path) -> None:
+    with (
+        closing(sqlite3.connect(f"file:{source}?mode=ro", uri=True, timeout=30)) as live,
+        closing(sqlite3.connect(target)) as copy,
+    ):
+        live.backup(copy)
+        # One file that is whole by itself, instead of one that needs its log beside it.
+        copy.execute("PRAGMA journal_mode=DELETE")
+        [(verdict,)] = copy.execute("PRAGMA quick_check(1)")
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(f"{source.name} is damaged: {verdict}")
+    target.chmod(0o600)
+
+
+def _dump(settings: Settings, target: Path) -> str | None:
+    """Have `pg_dump` write the PostgreSQL database, or return why it is not there."""
+    url = make_url(settings.database_url)
+    # Not on the command line, which everybody on this machine can read.
+    secret = {"PGPASSWORD": url.password} if isinstance(url.password, str) else {}
+    address = url.set(drivername="postgresql").set(password=None)
+    command = [settings.pg_dump, "--format=custom", "--no-owner", f"--file={target}"]
+    try:
+        done = subprocess.run(
+            [*command, f"--dbname={address.render_as_string(hide_password=False)}"],
+            env={**os.environ, **secret},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return NOT_DUMPED.format(why=f"`{settings.pg_dump}` is not installed here")
+    if done.returncode == 0:
+        target.chmod(0o600)
+        return None
+    target.unlink(missing_ok=True)
+    said = done.stderr.strip().splitlines() or [f"it ended with code {done.returncode}"]
+    return NOT_DUMPED.format(why=f"`{settings.pg_dump}` failed ({said[-1][:200]})")
+
+
+def _describe(
+    target: Path, partial: Path, databases: list[str], vanished: list[str], note: str | None
+) -> Backup:
+    sizes = [path.stat().st_size for path in _below(partial)]
+    return Backup(
+        target=str(target),
+        version=version("dreadnode-api"),
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        files=len(sizes),
+        bytes=sum(sizes),
+        databases=databases,
+        vanished=vanished,
+        note=note,
+    )
+
+
+def _sync(folder: Path) -> None:
+    for path in _below(folder):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())

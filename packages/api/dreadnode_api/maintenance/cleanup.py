@@ -1,0 +1,144 @@
+"""The dispatcher's third task: what has been kept long enough is let go, and said in the log."""
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+from anyio import to_thread
+from sqlalchemy import CursorResult, delete, or_, select, update
+
+from dreadnode_api.blob_store import BlobStore
+from dreadnode_api.checkpoints import adapters, retention
+from dreadnode_api.db import Database, now
+from dreadnode_api.maintenance import blobs
+from dreadnode_api.models.auth import Token
+from dreadnode_api.models.jobs import ENDED, Event, Job
+from dreadnode_api.models.webhooks import Delivery
+from dreadnode_api.settings import Settings
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+
+
+class Tidier:
+    """Lets go of what is older than the settings say, until it is cancelled.
+
+    Args:
+        settings: how long what is kept, and how often to look.
+        database: what is looked through.
+        files: the engine's checkpoints; None if there is no engine to ask.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, files: retention.EngineFiles | None
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._files = files
+        # Jobs that ended before this moment have no events left to delete.
+        self._bare_until: datetime | None = None
+
+    async def run(self) -> None:
+        """Tidy up now and then, for ever."""
+        while True:
+            try:
+                done = {what: count for what, count in (await self.once()).items() if count}
+                if done:
+                    log.info("tidied up: %s", ", ".join(f"{n} {w}" for w, n in done.items()))
+            except Exception:
+                log.exception("tidying up failed; it is tried again")
+            await asyncio.sleep(self._settings.tidy_seconds)
+
+    async def once(self) -> dict[str, int]:
+        """Let go of everything that is old enough, and return how much of what."""
+        settings = self._settings
+        store = BlobStore(settings.data_dir / "blobs")
+        done = {
+            "log lines and events": await self._events(settings.log_days),
+            "idempotency keys": await self._idempotency_keys(settings.idempotency_days),
+            "webhook deliveries": await self._deliveries(settings.delivery_days),
+            "keys of ended jobs": await self._job_keys(),
+            "sandbox folders": await self._folders(settings.sandbox_days),
+            "checkpoints": await retention.expire(self._database, settings),
+            "adapters of checkpoints": await adapters.let_go(
+                self._database, store, settings.upload_days
+            ),
+            **await blobs.tidy(self._database, store, settings.upload_days),
+        }
+        if self._files is not None:
+            try:
+                done["checkpoints on the engine"] = await retention.forget(
+                    self._database, self._files
+                )
+                await retention.measure(self._database, self._files)
+            except (httpx.HTTPError, KeyError, ValueError) as error:
+                log.warning("the engine cannot be asked about its checkpoints: %s", error)
+        return done
+
+    async def _events(self, days: float) -> int:
+        """Delete the events of jobs that ended long ago, all but their changes of state."""
+        if not days:
+            return 0
+        before, deleted = now() - timedelta(days=days), 0
+        ended = [Job.completed_at < before]
+        if self._bare_until is not None:
+            ended.append(Job.completed_at >= self._bare_until)
+        async with self._database.reading() as session:
+            jobs = (await session.scalars(select(Job.id).where(*ended))).all()
+        for start in range(0, len(jobs), BATCH):
+            old = Event.job_id.in_(jobs[start : start + BATCH])
+            deleted += await self._change(delete(Event).where(old, Event.type != "status"))
+        self._bare_until = before
+        return deleted
+
+    async def _idempotency_keys(self, days: float) -> int:
+        if not days:
+            return 0
+        before = now() - timedelta(days=days)
+        old = (Job.idempotency_key.is_not(None), Job.created_at < before)
+        # The moment of the last change stays: forgetting a key is none.
+        return await self._change(
+            update(Job).where(*old).values(idempotency_key=None, updated_at=Job.updated_at)
+        )
+
+    async def _deliveries(self, days: float) -> int:
+        if not days:
+            return 0
+        before = now() - timedelta(days=days)
+        settled = or_(Delivery.delivered_at < before, Delivery.given_up_at < before)
+        return await self._change(delete(Delivery).where(settled))
+
+    async def _job_keys(self) -> int:
+        """Delete the keys of sandboxes a day after they opened their last door."""
+        before = now() - timedelta(days=1)
+        dead = or_(Token.revoked_at < before, Token.expires_at < before)
+        return await self._change(delete(Token).where(Token.job_id.is_not(None), dead))
+
+    async def _change(self, statement: Any) -> int:
+        async with self._database.writing() as session:
+            result = await session.execute(statement.execution_options(synchronize_session=False))
+        return result.rowcount if isinstance(result, CursorResult) else 0
+
+    async def _folders(self, days: float) -> int:
+        """Delete the folders of jobs that ended long ago; one of an unknown job stays."""
+        folder = self._settings.data_dir / "jobs"
+        if not days or not folder.is_dir():
+            return 0
+        names = await to_thread.run_sync(lambda: sorted(each.name for each in folder.iterdir()))
+        deleted = 0
+        for start in range(0, len(names), BATCH):
+            for job_id in await self._ended(names[start : start + BATCH], days):
+                await to_thread.run_sync(shutil.rmtree, folder / job_id, True)
+                deleted += 1
+        return deleted
+
+    async def _ended(self, ids: Sequence[str], days: float) -> Sequence[str]:
+        before = now() - timedelta(days=days)
+        long_ago = (Job.status.in_(ENDED), Job.completed_at < before, Job.lease.is_(None))
+        async with self._database.reading() as session:
+            return (await session.scalars(select(Job.id).where(Job.id.in_(ids), *long_ago))).all()

@@ -1,0 +1,1 @@
+"""Every table of the database: the bottom layer."""

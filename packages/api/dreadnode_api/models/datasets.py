@@ -1,0 +1,52 @@
+"""One row for each version of a dataset, and for each of its splits; the bytes are blobs."""
+
+from datetime import datetime
+
+from sqlalchemy import BigInteger, ForeignKey, Integer, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from dreadnode_api.db import Moment, Table, now
+from dreadnode_api.ids import new_id
+
+
+class DatasetVersion(Table):
+    """An immutable version of a named dataset.
+
+    `rows` and `bytes` are those of all its splits; `sha256` is that of the only split's file, or of
+    the list of several (see `service.digest`).
+    """
+
+    __tablename__ = "dataset_versions"
+    __table_args__ = (UniqueConstraint("org_id", "name", "version"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    org_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    name: Mapped[str] = mapped_column(String(100))
+    version: Mapped[str] = mapped_column(String(64))
+    format: Mapped[str] = mapped_column(String(16))
+    rows: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+
+    splits: Mapped[list["DatasetSplit"]] = relationship(
+        order_by="DatasetSplit.position", lazy="selectin"
+    )
+
+
+class DatasetSplit(Table):
+    """One file of a version: as it was pushed, and as JSONL, which is what jobs read."""
+
+    __tablename__ = "dataset_splits"
+
+    version_id: Mapped[str] = mapped_column(ForeignKey("dataset_versions.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    position: Mapped[int] = mapped_column(Integer)
+    format: Mapped[str] = mapped_column(String(16))
+    rows: Mapped[int] = mapped_column(BigInteger)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    sha256: Mapped[str] = mapped_column(String(64))
+    # The same as the file's where that is JSONL.
+    content_bytes: Mapped[int] = mapped_column(BigInteger)
+    content_sha256: Mapped[str] = mapped_column(String(64))

@@ -1,0 +1,75 @@
+"""Webhooks, and what they are owed.
+
+A change of a job's state and its announcement are written in one transaction, so neither exists
+without the other. The dispatcher turns announcements into deliveries, one for each webhook of the
+workspace, and tries each until it is taken or given up.
+
+    job's new state + Announcement ──► Delivery ──► delivered_at
+                                         │  ▲
+                                         │  └── not taken: later, and later each time
+                                         └────► given_up_at
+"""
+
+from datetime import datetime
+
+from sqlalchemy import JSON, ForeignKey, Index, Integer, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from dreadnode_api.db import Moment, Table, now
+from dreadnode_api.ids import new_id
+
+
+class Webhook(Table):
+    """An address that is told of the jobs of one workspace."""
+
+    __tablename__ = "webhooks"
+    __table_args__ = (Index("ix_webhooks_workspace_id", "workspace_id"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    url: Mapped[str] = mapped_column(String(2000))
+    # Kept as it is, because every delivery is signed with it.
+    secret: Mapped[str] = mapped_column(String(100))
+    # The states that are told; empty means all.
+    statuses: Mapped[list[str]] = mapped_column(JSON, default=list)
+    created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+
+
+class Announcement(Table):
+    """A change of state that nobody has been told of yet; the event of this number says which."""
+
+    __tablename__ = "announcements"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+
+
+class Delivery(Table):
+    """One message to one webhook, and how far it has come."""
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
+        Index(
+            "ix_webhook_deliveries_due",
+            "next_at",
+            sqlite_where=text("next_at IS NOT NULL"),
+            postgresql_where=text("next_at IS NOT NULL"),
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id"))
+    job_id: Mapped[str] = mapped_column(String(36))
+    number: Mapped[int] = mapped_column(Integer)
+    body: Mapped[str] = mapped_column(Text)
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    # When it is tried next; None once it is delivered or given up.
+    next_at: Mapped[datetime | None] = mapped_column(Moment, default=now)
+    last_status: Mapped[int | None] = mapped_column(Integer)
+    last_error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    delivered_at: Mapped[datetime | None] = mapped_column(Moment)
+    given_up_at: Mapped[datetime | None] = mapped_column(Moment)

@@ -1,0 +1,1 @@
+"""Short-lived processes of the runtime that answer one question."""

@@ -1,0 +1,1 @@
+"""What training means here: the catalog, the checks and the routes of jobs."""

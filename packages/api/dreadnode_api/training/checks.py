@@ -1,0 +1,200 @@
+"""What can be refused of a job without asking anyone but the catalog and the engine's list.
+
+Every check is a plain function that returns what was found or raises the reason why not.
+"""
+
+from typing import Any
+
+from app.training.catalog import (
+    TrainingModel,
+    get_training_model,
+    suggest_training_models,
+)
+
+from dreadnode_api.errors import Invalid
+from dreadnode_api.training.engine import Capabilities, EngineModel
+from dreadnode_api.training.rl_checks import rl_values
+from dreadnode_api.training.schemas import (
+    JobRequest,
+    RayJobRequest,
+    RlJobRequest,
+    SftJobRequest,
+)
+from dreadnode_api.training.sft_schemas import SftConfig
+
+SFT_DEFAULTS: dict[str, Any] = {
+    "lora_rank": 16,
+    "batch_size": 16,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 1e-4,
+    "learning_rate_schedule": "constant",
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "grad_clip_norm": 0.0,
+    "checkpoint_interval": 10,
+    "train_on": "all_assistant_messages",
+    "shuffle": True,
+    "strict": False,
+    "seed": 0,
+    "adam_beta1": 0.9,
+    "adam_beta2": 0.95,
+    "adam_eps": 1e-8,
+}
+DEFAULT_SEQUENCE_LENGTH = 2048
+
+
+def unknown_model(model_id: str) -> str:
+    """Return the documented two lines for an id that is not in the catalog."""
+    near = [m.tinker_id for m in suggest_training_models(model_id, limit=2)]
+    hint = f"Did you mean one of: {', '.join(near)}?" if near else "See `dn train catalog`."
+    return f"Unknown training base model '{model_id}'.\n{hint}"
+
+
+def known_model(request: JobRequest) -> TrainingModel:
+    """Return the catalog's entry of the model that `request` names.
+
+    Raises:
+        Invalid: there is none; the sentence suggests up to two that are near.
+    """
+    model = get_training_model(request.model_id)
+    if model is None:
+        raise Invalid(unknown_model(request.model_id), _model_field(request))
+    return model
+
+
+def _model_field(request: JobRequest) -> str:
+    return "model" if request.model is not None else "base_model"
+
+
+def supported(request: JobRequest, model: TrainingModel) -> SftJobRequest | RlJobRequest:
+    """Return `request` if `model` and this server support its kind of training.
+
+    Raises:
+        Invalid: one of them does not.
+    """
+    if request.backend == "ray" or isinstance(request, RayJobRequest):
+        raise Invalid(
+            "The backend `ray` is not offered here; use `tinker`, with the algorithm "
+            "`importance_sampling` or `ppo` in place of `grpo`",
+            "backend",
+        )
+    if isinstance(request, SftJobRequest):
+        algorithm, field = "sft", ["trainer_type"]
+    else:
+        algorithm, field = request.config.algorithm, ["config", "algorithm"]
+    if algorithm not in model.supported_algorithms:
+        known = ", ".join(f"`{a}`" for a in model.supported_algorithms)
+        raise Invalid(
+            f"`{model.tinker_id}` cannot be trained with the algorithm `{algorithm}`; "
+            f"it supports {known}",
+            *field,
+        )
+    if isinstance(request, RlJobRequest) and algorithm == "sft":
+        raise Invalid(
+            "`sft` is no algorithm of reinforcement learning; use `importance_sampling` or `ppo`, "
+            "or the `trainer_type` `sft`",
+            *field,
+        )
+    return request
+
+
+def served(request: JobRequest, model: TrainingModel, engine: Capabilities) -> EngineModel:
+    """Return what the engine will really train: the model, or the stand-in in a rehearsal.
+
+    Raises:
+        Invalid: the engine has no weights for it, or no stand-in.
+    """
+    if request.rehearse:
+        if engine.stand_in is None:
+            raise Invalid(
+                "This server's engine has no stand-in model, so nothing can be rehearsed on it; "
+                "leave `--rehearse` out",
+                "rehearse",
+            )
+        return engine.stand_in
+    found = engine.trainable(request.model_id)
+    if found is not None:
+        return found
+    raise Invalid(
+        f"This server's engine has no weights for `{request.model_id}`{_retirement(model)}; "
+        "add `--rehearse` to try the job on a small stand-in",
+        _model_field(request),
+    )
+
+
+def still_served(trained_model: str, engine: Capabilities) -> None:
+    """Return if the engine can train what a job that is to be repeated was trained on.
+
+    Raises:
+        Invalid: it cannot any more.
+    """
+    found = engine.models.get(trained_model)
+    if found is None or not found.can_train:
+        raise Invalid(
+            f"This server's engine has no weights for `{trained_model}` any more; "
+            "start it with them, or create a new job on another model"
+        )
+
+
+def _retirement(model: TrainingModel) -> str:
+    if model.status != "retired":
+        return ""
+    day = f" on {model.retired_on}" if model.retired_on else ""
+    instead = f" in favour of `{model.replacement}`" if model.replacement else ""
+    return f", which hosted Tinker retired{day}{instead}"
+
+
+def resolved(
+    request: SftJobRequest | RlJobRequest, model: TrainingModel, served: EngineModel
+) -> dict[str, Any]:
+    """Return the config with every default filled in, checked against the model's limits.
+
+    Raises:
+        Invalid: the rank or the sequence length is beyond the model.
+    """
+    context = min(model.context_length, served.max_context_length or model.context_length)
+    if isinstance(request, RlJobRequest):
+        if served.sampleable is False:
+            raise Invalid(
+                f"This server's engine cannot sample from `{served.model_name}`, which "
+                "reinforcement learning needs; choose another model of `dn train catalog`",
+                _model_field(request),
+            )
+        values = rl_values(request.config, context)
+    else:
+        values = sft_values(request.config, context)
+    if values["max_sequence_length"] > context:
+        raise Invalid(
+            f"`max_sequence_length` is {values['max_sequence_length']}, "
+            f"and `{served.model_name}` takes at most {context} tokens",
+            "config",
+            "max_sequence_length",
+        )
+    largest = _smallest(model.max_lora_rank, served.max_lora_rank)
+    if largest is not None and values["lora_rank"] > largest:
+        raise Invalid(
+            f"`lora_rank` is {values['lora_rank']}, "
+            f"and `{served.model_name}` takes at most {largest}",
+            "config",
+            "lora_rank",
+        )
+    return values
+
+
+def sft_values(config: SftConfig, context: int) -> dict[str, Any]:
+    """Return `config` with every default filled in, for a model that takes `context` tokens."""
+    given = config.model_dump(
+        exclude={"lora_alpha", "track", "track_project"}, exclude_none=True, mode="json"
+    )
+    values = {
+        **SFT_DEFAULTS,
+        "max_sequence_length": min(DEFAULT_SEQUENCE_LENGTH, context),
+        **given,
+    }
+    if "steps" not in given and "epochs" not in given:
+        values["epochs"] = 1
+    return values
+
+
+def _smallest(*limits: int | None) -> int | None:
+    return min((limit for limit in limits if limit is not None), default=None)

@@ -1,0 +1,140 @@
+"""What the training engine can do, asked over the Tinker protocol and remembered briefly."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from dreadnode_api.errors import BadGateway, GatewayTimeout
+
+log = logging.getLogger(__name__)
+
+
+class EngineModel(BaseModel):
+    """One model that the engine serves; what only our own engine adds may be missing."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, protected_namespaces=())
+
+    model_name: str
+    max_context_length: int | None = None
+    # Hosted Tinker may leave these two out; what it lists, it serves.
+    trainable: bool | None = None
+    sampleable: bool | None = None
+    stand_in: bool = False
+    tokenizer_id: str | None = None
+    max_lora_rank: int | None = None
+
+    @property
+    def can_train(self) -> bool:
+        """Whether a job can be trained on it."""
+        return self.trainable is not False
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """The models of the engine by name, and when it was asked (`time.monotonic()`)."""
+
+    models: Mapping[str, EngineModel]
+    asked_at: float
+
+    @property
+    def age(self) -> float:
+        """Seconds since the engine was asked."""
+        return time.monotonic() - self.asked_at
+
+    @property
+    def stand_in(self) -> EngineModel | None:
+        """The small model that rehearsals run on, if this engine has one."""
+        return next((m for m in self.models.values() if m.stand_in and m.can_train), None)
+
+    def trainable(self, model_id: str) -> EngineModel | None:
+        """Return the entry of `model_id` if a real job can be trained on it."""
+        found = self.models.get(model_id)
+        return found if found is not None and found.can_train and not found.stand_in else None
+
+
+class Engine:
+    """A client of the engine that asks one question."""
+
+    def __init__(
+        self,
+        url: str,
+        key: str,
+        *,
+        timeout: float = 10.0,
+        remember: float = 10.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._url = url
+        self._remember = remember
+        # Made when first asked: reading the system's certificates takes longer than all the rest
+        # of a start, and an engine on this machine needs none.
+        self._connect = partial(
+            httpx.AsyncClient, timeout=timeout, transport=transport, headers={"X-API-Key": key}
+        )
+        self._client: httpx.AsyncClient | None = None
+        self._known: Capabilities | None = None
+        self._asking = asyncio.Lock()
+
+    @property
+    def known(self) -> Capabilities | None:
+        """The last answer, of whatever age, without asking."""
+        return self._known
+
+    async def capabilities(self, *, at_most: float | None = None) -> Capabilities:
+        """Return what the engine serves, by an answer of at most `at_most` seconds of age.
+
+        Raises:
+            BadGateway: the engine cannot be reached or gives no usable answer.
+            GatewayTimeout: it does not answer in time.
+        """
+        limit = self._remember if at_most is None else at_most
+        async with self._asking:
+            if self._known is None or self._known.age > limit:
+                self._known = await self._ask()
+            return self._known
+
+    async def _ask(self) -> Capabilities:
+        if not self._url:
+            raise BadGateway("This server has no training engine; set `TINKER_BASE_URL` on it")
+        asked_at = time.monotonic()
+        if self._client is None:
+            self._client = self._connect(verify=self._url.startswith("https:"))
+        try:
+            response = await self._client.get(f"{self._url}/api/v1/get_server_capabilities")
+        except httpx.TimeoutException:
+            raise GatewayTimeout(
+                "The training engine does not answer in time; try again in a minute"
+            ) from None
+        except httpx.HTTPError as error:
+            log.warning("the training engine could not be asked: %r", error)
+            raise BadGateway(
+                "The training engine cannot be reached; see whether it runs, then try again"
+            ) from None
+        if response.status_code != 200:
+            raise BadGateway(
+                f"The training engine answers with status {response.status_code}; "
+                "see its log, and whether its key is the one this server holds"
+            )
+        return Capabilities(MappingProxyType(_models(response)), asked_at)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+
+def _models(response: httpx.Response) -> dict[str, EngineModel]:
+    try:
+        body: Any = response.json()
+        entries = [EngineModel.model_validate(e) for e in body["supported_models"]]
+    except (ValueError, KeyError, TypeError, ValidationError):
+        raise BadGateway("The training engine gives an answer that cannot be read") from None
+    return {entry.model_name: entry for entry in entries}

@@ -1,0 +1,267 @@
+"""What the routes of jobs take and give."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+
+from dreadnode_api.http.schemas import Moment, Plain, Request, Response, unmarked
+from dreadnode_api.models.jobs import Status
+from dreadnode_api.training.refs import Ref
+from dreadnode_api.training.rl_schemas import RlConfig
+from dreadnode_api.training.sft_schemas import SftConfig
+
+Backend = Literal["tinker", "ray"]
+TrainerType = Literal["sft", "rl"]
+Level = Literal["debug", "info", "warning", "error"]
+EventType = Literal[
+    "training_start",
+    "step_complete",
+    "eval_complete",
+    "checkpoint_writing",
+    "checkpoint_saved",
+    "training_end",
+    "training_error",
+    "log",
+    "phase",
+]
+Phase = Literal[
+    "validating",
+    "waiting for capacity",
+    "starting",
+    "training",
+    "evaluating",
+    "saving",
+    "cancelling",
+]
+
+
+Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(unmarked)]
+
+
+class _JobRequest(Request):
+    """What every wish for a job holds."""
+
+    model: str | None = Field(None, max_length=200, description="The catalog's `tinker_id`")
+    base_model: str | None = Field(None, max_length=200, description="The same field as `model`")
+    backend: Backend = "tinker"
+    capability_ref: Ref | None = Field(
+        None, description="A versioned system prompt, in place of `system_prompt`"
+    )
+    name: Label | None = Field(None, description="A name for people", examples=["first try"])
+    tags: list[Label] = Field(default=[], max_length=50, description="Words to find it by")
+    project_ref: Label | None = Field(
+        None, description="The project that it belongs to", examples=["harbour"]
+    )
+    run_ref: Label | None = Field(
+        None, description="What it is called elsewhere", examples=["harbour-7"]
+    )
+    rehearse: bool = Field(False, description="Train the engine's small stand-in instead")
+
+    @model_validator(mode="after")
+    def _one_model(self) -> "_JobRequest":
+        if self.model is None and self.base_model is None:
+            raise ValueError("name the base model in `model`; `dn train catalog` lists them")
+        if None not in (self.model, self.base_model) and self.model != self.base_model:
+            raise ValueError("`model` and `base_model` are one field; give one, or both alike")
+        return self
+
+    @property
+    def model_id(self) -> str:
+        """The base model, whichever field named it."""
+        return self.model if self.model is not None else self.base_model or ""
+
+
+class SftJobRequest(_JobRequest):
+    """A wish for a supervised fine-tuning job."""
+
+    trainer_type: Literal["sft"]
+    config: SftConfig
+
+
+class RlJobRequest(_JobRequest):
+    """A wish for a reinforcement-learning job."""
+
+    trainer_type: Literal["rl"]
+    config: RlConfig
+
+
+class RayJobRequest(_JobRequest):
+    """A wish for what is not offered here, understood as far as it takes to say so."""
+
+    trainer_type: Literal["rl"]
+    config: dict[str, Any]
+
+
+def _trainer(value: Any) -> str:
+    wish = value if isinstance(value, dict) else {}
+    kind = wish.get("trainer_type", "sft")
+    if kind == "rl" and wish.get("backend") == "ray":
+        return "ray"
+    return kind if kind in ("sft", "rl") else "sft"
+
+
+JobRequest = Annotated[
+    Annotated[SftJobRequest, Tag("sft")]
+    | Annotated[RlJobRequest, Tag("rl")]
+    | Annotated[RayJobRequest, Tag("ray")],
+    Discriminator(_trainer),
+]
+
+
+class RetryRequest(Request):
+    """How a job is repeated."""
+
+    from_start: bool = Field(
+        False, description="Start over from step 0, though there may be a checkpoint to go on from"
+    )
+
+
+class ProgressRequest(Request):
+    """One thing that a sandbox tells of its job."""
+
+    event_type: EventType
+    message: str | None = Field(None, max_length=20_000)
+    level: Level = "info"
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    data: dict[str, Any] = Field(default_factory=dict)
+    artifacts: dict[str, Any] | None = None
+    error: str | None = Field(None, max_length=20_000)
+    attempt: int | None = Field(None, ge=1)
+    seq: int | None = Field(None, ge=1, description="From 1 within an attempt, without gaps")
+
+
+class Capability(Response):
+    """The versioned system prompt of a job, or `none`."""
+
+    name: str = "none"
+    version: str = "0.0.0"
+    artifact_id: str | None = None
+    runtime_digest: str | None = None
+
+
+class CreatedBy(Response):
+    """Who made a job."""
+
+    id: str
+    email: str
+    username: str
+    full_name: str | None = None
+
+
+class Progress(Response):
+    """How far a job has come."""
+
+    step: int | None = None
+    steps: int | None = None
+    tokens: int | None = Field(None, description="Of all steps so far")
+    loss: float | None = Field(None, description="Of the newest step, of supervised training")
+    reward: float | None = Field(None, description="Mean of the newest step's answers")
+    eval_loss: float | None = Field(None, description="Of the newest evaluation")
+    eval_reward: float | None = Field(None, description="Of the newest evaluation")
+    seconds_left: float | None = None
+
+
+class TrainingJob(Response):
+    """A job: what was asked, with every default resolved, and where it stands."""
+
+    id: str
+    organization_id: str
+    workspace_id: str
+    name: str | None
+    status: Status
+    phase: Phase | None = Field(description="What a job that has not ended is doing")
+    phase_reason: Plain | None
+    backend: Backend
+    trainer_type: TrainerType
+    algorithm: str | None
+    model: str
+    base_model: str
+    trained_model: str = Field(description="What is really trained; a stand-in in a rehearsal")
+    rehearsal: bool
+    capability: Capability
+    project_ref: str | None
+    run_ref: str | None
+    dataset_ref: dict[str, str] | None
+    eval_dataset_ref: dict[str, str] | None
+    prompt_dataset_ref: dict[str, str] | None = None
+    trajectory_dataset_refs: list[dict[str, str]]
+    task_ref: dict[str, str] | None = None
+    tags: list[str]
+    config: dict[str, Any]
+    preflight: dict[str, Any] | None
+    progress: Progress | None
+    metrics: dict[str, Any] = Field(description="Scalars, and series on their axis of steps")
+    artifacts: dict[str, Any]
+    error: Plain | None
+    error_code: str | None
+    error_log: list[Plain] = Field(
+        default_factory=list,
+        description="The last lines of the log of a failed job; empty in lists",
+    )
+    attempt: int = Field(description="0 before the first start")
+    retry_of: str | None
+    start_step: int | None = Field(
+        description="Of a repetition: the step of the checkpoint that it goes on from, 0 if it "
+        "starts over"
+    )
+    created_by: str | None
+    created_by_email: str | None
+    created_by_user: CreatedBy | None
+    created_at: Moment
+    updated_at: Moment
+    started_at: Moment | None
+    completed_at: Moment | None
+    cancel_requested_at: Moment | None
+
+
+class JobPage(Response):
+    """Jobs, newest first; their `metrics` hold the scalars only."""
+
+    items: list[TrainingJob]
+    total: int
+    page: int
+    page_size: int
+
+
+class LogEntry(Response):
+    """One line of a job's log."""
+
+    timestamp: Moment
+    level: Level
+    message: Plain
+    data: dict[str, Any]
+    cursor: int = Field(description="Give it as `after` to go on behind this line")
+
+
+class LogPage(Response):
+    """Lines of a job's log, oldest first."""
+
+    items: list[LogEntry]
+
+
+class Artifacts(Response):
+    """What a job has made."""
+
+    artifacts: dict[str, Any]
+
+
+class RLContext(Response):
+    """What a reinforcement-learning sandbox needs beside its config."""
+
+    capability_entry_prompt: str | None = None
+    reward_recipe: dict[str, Any] | None = None
+    sampled_trajectory_dataset_ref: str | None = None
+
+
+class JobFileView(Response):
+    """A file that a job has handed in."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class JobFileList(Response):
+    """The files of a job, by path."""
+
+    items: list[JobFileView]

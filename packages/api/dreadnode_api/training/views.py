@@ -1,0 +1,66 @@
+"""From rows to what a client is shown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dreadnode_api.models.auth import User
+from dreadnode_api.models.jobs import Event, Job, Points
+from dreadnode_api.training.schemas import Capability, CreatedBy, LogEntry, Progress, TrainingJob
+
+
+def job_view(
+    job: Job, creator: User | None, points: Sequence[Points] = (), last: Sequence[str] = ()
+) -> TrainingJob:
+    """Return what a client is shown of `job`; `points` are its series, `last` its last lines."""
+    config = job.config
+    return TrainingJob.model_validate(
+        {
+            **{name: getattr(job, name) for name in _SAME},
+            "organization_id": job.org_id,
+            "base_model": job.model,
+            "capability": Capability(**(job.capability or {})),
+            "dataset_ref": config.get("dataset_ref"),
+            "eval_dataset_ref": config.get("eval_dataset_ref"),
+            "prompt_dataset_ref": config.get("prompt_dataset_ref"),
+            "trajectory_dataset_refs": config.get("trajectory_dataset_refs") or [],
+            "progress": None if job.progress is None else Progress(**job.progress),
+            "metrics": {**job.scalars, **series(points)},
+            "error_log": list(last),
+            "created_by_email": creator.email if creator else None,
+            "created_by_user": creator and _creator(creator),
+        }
+    )
+
+
+_SAME = (
+    "id", "workspace_id", "name", "status", "phase", "phase_reason", "backend", "trainer_type",
+    "algorithm", "model", "trained_model", "rehearsal", "project_ref", "run_ref", "tags", "config",
+    "preflight", "artifacts", "error", "error_code", "attempt", "retry_of", "start_step",
+    "created_by", "created_at", "updated_at", "started_at", "completed_at", "cancel_requested_at",
+)  # fmt: skip
+
+
+def _creator(user: User) -> CreatedBy:
+    return CreatedBy(id=user.id, email=user.email, username=user.username, full_name=user.full_name)
+
+
+def series(points: Sequence[Points]) -> Mapping[str, list[Any]]:
+    """Return the metrics that are lists: those of each event, one behind the other."""
+    joined: dict[str, list[Any]] = {}
+    for each in points:
+        for name, values in each.lists.items():
+            joined.setdefault(name, []).extend(values)
+    return joined
+
+
+def log_view(event: Event) -> LogEntry:
+    """Return an event as a line of the log."""
+    return LogEntry.model_validate(
+        {
+            "timestamp": event.created_at,
+            "level": event.level,
+            "message": event.message or "",
+            "data": event.data,
+            "cursor": event.number,
+        }
+    )

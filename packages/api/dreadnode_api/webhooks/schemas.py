@@ -1,0 +1,66 @@
+"""What the routes of webhooks take and give."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from dreadnode_api.http.schemas import Moment, Request, Response
+from dreadnode_api.models.jobs import Status
+
+
+class WebhookRequest(Request):
+    """A wish to be told of the jobs of a workspace."""
+
+    url: str = Field(
+        min_length=1, max_length=2000, description="`https://…`, or `http://127.0.0.1…`"
+    )
+    # A state is written as text, which a strict model would not make one of.
+    statuses: list[Annotated[Status, Field(strict=False)]] = Field(
+        default=[], max_length=5, description="The states to be told of; empty means all"
+    )
+
+
+class WebhookView(Response):
+    """A webhook, without its secret, and how its deliveries fare."""
+
+    id: str
+    url: str
+    statuses: list[Status]
+    created_at: Moment
+    delivered: int = Field(default=0, description="Deliveries that it took, while they are kept")
+    waiting: int = Field(default=0, description="Deliveries that are still to be tried")
+    given_up: int = Field(default=0, description="Deliveries that it did not take in time")
+    last_error: str | None = Field(default=None, description="Why the newest delivery failed")
+
+
+class NewWebhook(WebhookView):
+    """A webhook with its secret, which is shown this once."""
+
+    secret: str
+
+
+class WebhookList(Response):
+    """The webhooks of a workspace, oldest first."""
+
+    items: list[WebhookView]
+
+
+class DeliveryView(Response):
+    """One message to a webhook, and how far it has come."""
+
+    id: str
+    job_id: str
+    type: str
+    attempts: int
+    last_status: int | None
+    last_error: str | None
+    created_at: Moment
+    next_at: Moment | None = Field(description="When it is tried next")
+    delivered_at: Moment | None
+    given_up_at: Moment | None
+
+
+class DeliveryList(Response):
+    """The newest deliveries of a webhook, newest first."""
+
+    items: list[DeliveryView]

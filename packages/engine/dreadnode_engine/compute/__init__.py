@@ -1,0 +1,1 @@
+"""Models, adapters, training steps and sampling: everything that computes."""

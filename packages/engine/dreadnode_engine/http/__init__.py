@@ -1,0 +1,1 @@
+"""The routes of Tinker's protocol, request validation and access."""

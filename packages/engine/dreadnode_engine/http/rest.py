@@ -1,0 +1,279 @@
+"""The REST part of the protocol: looking at sessions, runs and checkpoints, and managing them."""
+
+import json
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import FileResponse, JSONResponse, Response
+
+from dreadnode_engine.engine import Engine
+from dreadnode_engine.errors import NotFound, Refused, Unauthorized
+from dreadnode_engine.http.keys import MASTER, Principal
+from dreadnode_engine.http.validation import fields_of, text_in
+from dreadnode_engine.scheduling.run_queue import RunLane
+from dreadnode_engine.state import records
+from dreadnode_engine.state.checkpoints import CheckpointPath, check_ttl, parse_path
+from dreadnode_engine.state.records import Checkpoint
+
+Call = Callable[[Engine, Principal, HttpRequest], Awaitable[Response]]
+
+LINK_SECONDS = 3600
+"""How long a signed download address is good for."""
+NO_CONTENT = 204
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()
+
+
+def _page(request: HttpRequest, limit: int) -> tuple[int, int]:
+    """Read `limit` and `offset` of a listing."""
+    values = []
+    for name, default, most in (("limit", limit, 1000), ("offset", 0, 10**9)):
+        text = request.query_params.get(name, str(default))
+        if not (text.isascii() and text.isdigit() and len(text) < 20) or int(text) > most:
+            raise Refused(f"`{name}` must be a whole number from 0 to {most}")
+        values.append(int(text))
+    return values[0], values[1]
+
+
+def _cursor(limit: int, offset: int, total: int) -> dict[str, int]:
+    return {"limit": limit, "offset": offset, "total_count": total}
+
+
+def _checkpoint(found: Checkpoint) -> dict[str, Any]:
+    return {
+        "checkpoint_id": parse_path(found.path).id,
+        "checkpoint_type": found.kind,
+        "time": _time(found.created),
+        "tinker_path": found.path,
+        "size_bytes": found.bytes,
+        "public": bool(found.public),
+        "expires_at": _time(found.expires) if found.expires else None,
+        "user_metadata": json.loads(found.user_metadata) if found.user_metadata else None,
+    }
+
+
+def _run(lane: RunLane, saved: list[Checkpoint]) -> dict[str, Any]:
+    run = lane.run
+
+    def newest(kind: str) -> dict[str, Any] | None:
+        return next((_checkpoint(c) for c in saved if c.run == run.id and c.kind == kind), None)
+
+    return {
+        "training_run_id": run.id,
+        "base_model": run.base_model,
+        "model_owner": run.owner or "local",
+        "is_lora": True,
+        "lora_rank": run.rank,
+        "corrupted": False,
+        "last_request_time": _time(run.used),
+        "last_checkpoint": newest("training"),
+        "last_sampler_checkpoint": newest("sampler"),
+        "user_metadata": json.loads(run.user_metadata) if run.user_metadata else None,
+    }
+
+
+async def _saved(engine: Engine, who: Principal, run: str | None = None) -> list[Checkpoint]:
+    """Return the checkpoints that WHO may manage and that have not expired, newest first."""
+    owner = None if who.subject == MASTER else who.subject
+    found = await engine.journal.do(lambda db: records.checkpoints(db, run=run, owner=owner))
+    now = time.time()
+    return [c for c in found if c.expires is None or c.expires > now]
+
+
+async def _capabilities(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    models = [model.describe() for _, model in sorted(engine.models.items())]
+    return JSONResponse({"supported_models": models})
+
+
+async def _training_runs(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    limit, offset = _page(request, 20)
+    lanes = [lane for lane in engine.runs.values() if who.sees(lane.run.owner)]
+    lanes.sort(key=lambda lane: -lane.run.used)
+    saved = await _saved(engine, who)
+    page = [_run(lane, saved) for lane in lanes[offset : offset + limit]]
+    return JSONResponse({"training_runs": page, "cursor": _cursor(limit, offset, len(lanes))})
+
+
+async def _training_run(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    lane = engine.run(who, request.path_params["run"])
+    return JSONResponse(_run(lane, await _saved(engine, who, lane.run.id)))
+
+
+async def _run_checkpoints(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    run = request.path_params["run"]
+    saved = await _saved(engine, who, run)
+    if not saved:
+        engine.run(who, run)
+    return JSONResponse({"checkpoints": [_checkpoint(c) for c in saved]})
+
+
+async def _checkpoints(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    limit, offset = _page(request, 100)
+    saved = await _saved(engine, who)
+    page = [_checkpoint(c) for c in saved[offset : offset + limit]]
+    return JSONResponse({"checkpoints": page, "cursor": _cursor(limit, offset, len(saved))})
+
+
+async def _storage(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    if request.query_params.get("project_id"):
+        raise Refused("This engine has no projects; leave `project_id` out")
+    saved = await _saved(engine, who)
+    size = sum(checkpoint.bytes for checkpoint in saved)
+    # What a gigabyte costs here nobody told the engine, so it names no cost.
+    used = {"checkpoint_count": len(saved), "size_bytes": size, "size_gigabytes": size / 1e9}
+    return JSONResponse({"data": [used]})
+
+
+async def _weights_info(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    found = await engine.checkpoint(who, text_in(await fields_of(request), "tinker_path"))
+    return JSONResponse(
+        {
+            "base_model": found.base_model,
+            "is_lora": True,
+            "lora_rank": found.rank,
+            "train_unembed": bool(found.train_unembed),
+            "train_mlp": bool(found.train_mlp),
+            "train_attn": bool(found.train_attn),
+            "optimizer_config": {"type": "adamw"},
+        }
+    )
+
+
+async def _own(engine: Engine, who: Principal, request: HttpRequest) -> Checkpoint:
+    """Return the checkpoint that the address names, if it is WHO's to change."""
+    params = request.path_params
+    found = await engine.checkpoint(who, f"tinker://{params['run']}/{params['checkpoint']}")
+    if not who.sees(found.owner):
+        raise NotFound(f"There is no checkpoint `{found.path}`")
+    return found
+
+
+async def _delete(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    found = await _own(engine, who, request)
+    await engine.remove_checkpoint(found)
+    return Response(status_code=NO_CONTENT)
+
+
+async def _set_ttl(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    found = await _own(engine, who, request)
+    seconds = (await fields_of(request)).get("ttl_seconds")
+    if seconds is not None:
+        check_ttl(seconds)
+    expires = time.time() + seconds if seconds is not None else None
+    await engine.journal.do(lambda db: records.update_checkpoint(db, found.path, expires=expires))
+    return Response(status_code=NO_CONTENT)
+
+
+def _publish(public: bool) -> Call:
+    async def call(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+        found = await _own(engine, who, request)
+        await engine.journal.do(lambda db: records.update_checkpoint(db, found.path, public=public))
+        return Response(status_code=NO_CONTENT)
+
+    return call
+
+
+async def _external_urls(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    params = request.path_params
+    path = CheckpointPath(params["run"], "external", params["name"])
+    found = await engine.checkpoint(who, str(path))
+    expires = int(time.time()) + LINK_SECONDS
+    root = str(request.base_url).rstrip("/")
+    urls = {}
+    for file in sorted(engine.store.checkpoint(parse_path(found.path)).iterdir()):
+        name = f"{path.run}/{path.id}/{file.name}"
+        signature = request.app.state.keyring.sign_path(name, expires)
+        query = f"expires={expires}&signature={signature}"
+        urls[file.name] = f"{root}/api/v1/files/{quote(name)}?{query}"
+    return JSONResponse({"urls": urls, "expires": _time(expires)})
+
+
+async def download(request: HttpRequest) -> Response:
+    """Send one file of an exported checkpoint to whoever holds its signed address."""
+    name, query = request.path_params["path"], request.query_params
+    expires, signature = query.get("expires", ""), query.get("signature", "")
+    if not request.app.state.keyring.opens(name, expires, signature, time.time()):
+        raise Unauthorized("This download address is not signed, or no longer good")
+    engine: Engine = request.app.state.engine
+    checkpoint, _, file = name.rpartition("/")
+    path = engine.store.checkpoint(parse_path(f"tinker://{checkpoint}")) / file
+    if not path.is_file():
+        raise NotFound("This file has been deleted")
+    return FileResponse(path, filename=file)
+
+
+async def _sessions(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    limit, offset = _page(request, 20)
+    own = [s for s in reversed(engine.sessions.values()) if who.sees(s.owner)]
+    ids = [session.id for session in own[offset : offset + limit]]
+    return JSONResponse({"sessions": ids, "cursor": _cursor(limit, offset, len(own))})
+
+
+async def _session(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    session = engine.session(who, request.path_params["session"])
+    metadata = session.user_metadata
+    return JSONResponse(
+        {
+            "training_run_ids": [
+                lane.run.id for lane in engine.runs.values() if lane.run.session == session.id
+            ],
+            "sampler_ids": [s.id for s in engine.samplers.values() if s.session == session.id],
+            "user_metadata": json.loads(metadata) if metadata else None,
+            "display_name": session.display_name,
+        }
+    )
+
+
+async def _finish_session(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    await engine.finish_session(who, request.path_params["session"])
+    return Response(status_code=NO_CONTENT)
+
+
+async def _sampler(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    sampler = engine.sampler(who, request.path_params["sampler"])
+    return JSONResponse(
+        {
+            "sampler_id": sampler.id,
+            "base_model": sampler.base_model,
+            "model_path": sampler.model_path,
+        }
+    )
+
+
+async def _whoami(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    name = who.subject or "operator"
+    return JSONResponse({"user_urn": f"urn:dreadnode-engine:{name}", "org_urn": "urn:local"})
+
+
+_RUN = "/training_runs/{run}"
+_ONE = _RUN + "/checkpoints/{checkpoint:path}"
+
+# The longer addresses come first, because a checkpoint's id holds a slash.
+CALLS: dict[tuple[str, str], Call] = {
+    ("GET", "/get_server_capabilities"): _capabilities,
+    ("GET", "/training_runs"): _training_runs,
+    ("GET", _RUN): _training_run,
+    ("GET", _RUN + "/checkpoints"): _run_checkpoints,
+    (
+        "GET",
+        _RUN + "/checkpoints/external_weights/{name}/external_weights_urls",
+    ): _external_urls,
+    ("PUT", _ONE + "/ttl"): _set_ttl,
+    ("POST", _ONE + "/publish"): _publish(True),
+    ("DELETE", _ONE + "/publish"): _publish(False),
+    ("DELETE", _ONE): _delete,
+    ("GET", "/checkpoints"): _checkpoints,
+    ("GET", "/billing/usage/checkpoints/current"): _storage,
+    ("POST", "/weights_info"): _weights_info,
+    ("GET", "/sessions"): _sessions,
+    ("GET", "/sessions/{session}"): _session,
+    ("POST", "/sessions/{session}/finish"): _finish_session,
+    ("GET", "/samplers/{sampler}"): _sampler,
+    ("GET", "/auth/apikey/me"): _whoami,
+}

@@ -1,0 +1,1 @@
+"""Which request computes next, and what stays in memory."""

@@ -1,0 +1,123 @@
+"""Checkpoints on disk: where they are, how a `tinker://` path names them, and that each is whole.
+
+A checkpoint is a folder in PEFT's own format. One made by `save_state` also holds the optimizer,
+in a file that PEFT does not look at.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreadnode_engine.errors import Refused
+from dreadnode_engine.state.records import FOLDERS, Kind
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+MIN_TTL, MAX_TTL = 3600, 10 * 365 * 24 * 3600
+"""The bounds that the SDK documents for a checkpoint's time to live, in seconds."""
+_KINDS = {folder: kind for kind, folder in FOLDERS.items()}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+
+
+@dataclass(frozen=True)
+class CheckpointPath:
+    """A parsed `tinker://{run}/{folder}/{name}`."""
+
+    run: str
+    kind: Kind
+    name: str
+
+    def __str__(self) -> str:
+        return f"tinker://{self.run}/{self.id}"
+
+    @property
+    def id(self) -> str:
+        """The checkpoint's id within its run, as the REST calls use it."""
+        return f"{FOLDERS[self.kind]}/{self.name}"
+
+
+def parse_path(text: str) -> CheckpointPath:
+    """Parse a checkpoint path, or raise `Refused` with what it should look like."""
+    parts = text.removeprefix("tinker://").split("/")
+    if not text.startswith("tinker://") or len(parts) != 3 or parts[1] not in _KINDS:
+        raise Refused(
+            f"`{text[:200]}` is not a checkpoint path; it should look like "
+            "`tinker://RUN/weights/NAME`"
+        )
+    return CheckpointPath(parts[0], _KINDS[parts[1]], check_name(parts[2]))
+
+
+def check_name(name: str) -> str:
+    """Return NAME if it can name a checkpoint, or raise `Refused`."""
+    if not _NAME.fullmatch(name):
+        raise Refused(
+            f"`{name[:200]}` cannot name a checkpoint; use letters, digits, `.`, `_` and `-`"
+        )
+    return name
+
+
+def check_ttl(seconds: object) -> None:
+    """Refuse a time to live outside the documented bounds."""
+    whole = isinstance(seconds, int) and not isinstance(seconds, bool)
+    if not whole or not MIN_TTL <= seconds <= MAX_TTL:  # type: ignore[operator]
+        raise Refused(f"`ttl_seconds` must be from {MIN_TTL} to {MAX_TTL}, or null for ever")
+
+
+class Store:
+    """The folders under one data directory; nothing outside them is ever read or written."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._checkpoints = data_dir / "checkpoints"
+        self._samplers = data_dir / "samplers"
+        self._snapshots = data_dir / "snapshots"
+
+    def checkpoint(self, path: CheckpointPath) -> Path:
+        """Return the folder of a checkpoint."""
+        return self._checkpoints / _segment(path.run) / FOLDERS[path.kind] / path.name
+
+    def sampler(self, sampler: str) -> Path:
+        """Return the folder of the unnamed weights of a sampler."""
+        return self._samplers / _segment(sampler)
+
+    def snapshot(self, run: str, seq: int) -> Path:
+        """Return the file of the snapshot of RUN taken after SEQ."""
+        return self._snapshots / _segment(run) / f"{seq}.safetensors"
+
+    def forget_snapshots(self, run: str, keep: int | None) -> None:
+        """Delete the snapshots of RUN except the one taken after KEEP."""
+        folder = self._snapshots / _segment(run)
+        for file in folder.glob("*") if folder.is_dir() else ():
+            if keep is None or file.name != f"{keep}.safetensors":
+                file.unlink(missing_ok=True)
+        if keep is None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_folder(folder: Path, fill: Callable[[Path], None]) -> int:
+    """Let FILL write a new folder, put it in place whole, and return its size in bytes."""
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    size = 0
+    try:
+        fill(unfinished)
+        for file in unfinished.iterdir():
+            size += file.stat().st_size
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+    except BaseException:
+        # On a full disk, what is left of one save would stand in the way of all others.
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    # A folder that is in the way was left by a save that was never acknowledged.
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+    return size
+
+
+def _segment(text: str) -> str:
+    if not text or "/" in text or text.startswith("."):
+        raise Refused(f"`{text[:200]}` is not an id of this engine")
+    return text

@@ -1,0 +1,1 @@
+"""The short-lived commands of the runtime: check, chat and export."""

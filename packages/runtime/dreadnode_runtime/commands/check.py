@@ -1,0 +1,81 @@
+"""The check of a job's data before the job exists: render everything, train nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dreadnode_runtime.commands.check_rl import Refused, check_rl
+from dreadnode_runtime.data.prepare import Counts, prepare
+from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.jobs.config import SftConfig, check_trackers, check_warmup, read_config
+
+
+def check(question: dict[str, Any]) -> dict[str, Any]:
+    """Answer whether the job that QUESTION describes can be trained.
+
+    Args:
+        question: `model`, `rehearsal`, `tokenizer`, `trainer_type`, `config`, and `datasets`: the
+            paths of the `train` and, if there is one, the `eval` file.
+
+    Returns:
+        `ok` with counts of rows and tokens, or not `ok` with one sentence and the place in the
+        request that it is about.
+    """
+    if question["trainer_type"] == "rl":
+        try:
+            return check_rl(question)
+        except Refused as refused:
+            return _refusal(refused.loc, str(refused))
+    if question["trainer_type"] != "sft":
+        return _refusal(["trainer_type"], f"There is no loop for {question['trainer_type']} here")
+    place = ["config"]
+    try:
+        config = read_config(SftConfig, question["config"])
+        place = ["config", "track"]
+        check_trackers(config)
+        place = ["model"]
+        rendering = load_rendering(
+            question["model"], rehearsal=question["rehearsal"], tokenizer=question["tokenizer"]
+        )
+        place = ["config", "dataset_ref"]
+        counts = _count(question["datasets"]["train"], rendering, config)
+        if path := question["datasets"].get("eval"):
+            place = ["config", "eval_dataset_ref"]
+            _count(path, rendering, config)
+        place = ["config", "warmup_steps"]
+        check_warmup(config, config.total_steps(counts.usable))
+    except JobFailed as refusal:
+        return _refusal(place, str(refusal))
+    return {
+        "ok": True,
+        "rows": counts.rows,
+        "usable": counts.usable,
+        "dropped": counts.dropped,
+        "first_dropped": counts.first_dropped,
+        "tokens": counts.tokens,
+        "trained_tokens": counts.trained_tokens,
+        "truncated": counts.truncated,
+        "renderer": rendering.name,
+    }
+
+
+def answer(question: str) -> str:
+    """Return the answer to the JSON text QUESTION, as JSON text."""
+    return json.dumps(check(json.loads(question)))
+
+
+def _count(path: str, rendering: Rendering, config: SftConfig) -> Counts:
+    return prepare(
+        Path(path),
+        rendering,
+        max_length=config.max_sequence_length,
+        train_on=config.train_on,
+        system_prompt=config.system_prompt,
+        strict=config.strict,
+        keep=lambda _: None,
+    )
+
+
+def _refusal(loc: list[str], error: str) -> dict[str, Any]:
+    return {"ok": False, "loc": loc, "error": error}

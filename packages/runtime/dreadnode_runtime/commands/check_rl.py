@@ -1,0 +1,112 @@
+"""The check of an RL job before it exists: render every prompt, and try the reward.
+
+The reward is asked about the first prompts, with the expected answer where there is one and with an
+empty one, which a model may well give. Nothing is trained or drawn.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from dreadnode_runtime.data.prompts import Prompt
+from dreadnode_runtime.data.rendering import load_rendering
+from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.jobs.config import check_trackers, check_warmup, read_config
+from dreadnode_runtime.rewards.recipes import Answer, Recipe, judge
+from dreadnode_runtime.rl.config import RlConfig
+from dreadnode_runtime.rl.job import Source, asking, judged, read_prompts
+
+TRIED = 3
+"""How many prompts the reward is tried on."""
+
+
+class Refused(Exception):
+    """The job cannot be trained: where that is in the request, and one sentence."""
+
+    def __init__(self, loc: list[str], sentence: str) -> None:
+        super().__init__(sentence)
+        self.loc = loc
+
+
+def check_rl(question: dict[str, Any]) -> dict[str, Any]:
+    """Return what the data of the job that QUESTION describes holds.
+
+    Raises:
+        Refused: It cannot be trained.
+    """
+    return asyncio.run(_check(question))
+
+
+async def _check(question: dict[str, Any]) -> dict[str, Any]:
+    place = ["config"]
+    try:
+        config = read_config(RlConfig, question["config"])
+        place = ["config", "track"]
+        check_trackers(config)
+        place = ["model"]
+        rendering = load_rendering(
+            question["model"], rehearsal=question["rehearsal"], tokenizer=question["tokenizer"]
+        )
+        place = ["config", "reward_recipe"]
+        async with judged(config) as (recipe, environment):
+            confined = await recipe.confinement()
+            how = asking(config, rendering, recipe, environment)
+            sources = _sources(question["datasets"])
+            place = ["config", sources[0].field]
+            prompts, counts = read_prompts(sources, how)
+            place = ["config", "reward_recipe"]
+            await _try(recipe, prompts[:TRIED])
+            if path := question["datasets"].get("eval"):
+                place = ["config", "eval_dataset_ref"]
+                read_prompts([Source("eval", Path(path), False, "eval_dataset_ref")], how)
+        place = ["config", "warmup_steps"]
+        steps = config.total_steps(len(prompts))
+        check_warmup(config, steps)
+    except JobFailed as refusal:
+        if refusal.code == "environment":
+            place = ["config", "environment"]
+        raise Refused(place, str(refusal)) from refusal
+    return {
+        "ok": True,
+        "rows": counts.rows,
+        "usable": counts.usable,
+        "dropped": counts.dropped,
+        "first_dropped": counts.first_dropped,
+        "tokens": counts.tokens,
+        "prompts": len(prompts),
+        "steps": steps,
+        "rollouts": steps * config.num_rollouts * config.group_size,
+        "truncated": 0,
+        "renderer": rendering.name,
+        "confined": confined,
+    }
+
+
+def _sources(datasets: dict[str, Any]) -> list[Source]:
+    sources = []
+    if path := datasets.get("train"):
+        sources.append(Source("prompts", Path(path), False, "prompt_dataset_ref"))
+    for number, path in enumerate(datasets.get("trajectories") or [], 1):
+        name = f"trajectory dataset {number}"
+        sources.append(Source(name, Path(path), True, "trajectory_dataset_refs"))
+    return sources
+
+
+async def _try(recipe: Recipe, prompts: list[Prompt]) -> None:
+    """Judge an expected and an empty answer to each of PROMPTS.
+
+    Raises:
+        JobFailed: The reward fails, every time or in a way that the job does not count.
+    """
+    answers = [
+        Answer(prompt, text, tokens=1)
+        for prompt in prompts
+        for text in dict.fromkeys((prompt.expected or "", ""))
+    ]
+    scores = [await judge(recipe, answer) for answer in answers]
+    errors = [score.error for score in scores]
+    if None not in errors:
+        raise JobFailed(
+            f"The reward function failed on every answer that it was tried on: {errors[0]}",
+            code="reward",
+        )

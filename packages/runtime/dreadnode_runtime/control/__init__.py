@@ -1,0 +1,1 @@
+"""The control plane as a job uses it: API client, events and experiment trackers."""

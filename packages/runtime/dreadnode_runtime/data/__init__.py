@@ -1,0 +1,1 @@
+"""Dataset rows to conversations, prompts and tokens."""

@@ -1,0 +1,217 @@
+"""Rows to what a model is asked: prompts, each with the answer that is expected, if any.
+
+A row has `messages` (or `conversations`, `steps`) or one of PROMPT_KEYS, as in `data`. Where a chat
+ends with the assistant's turn, that turn is the expected answer and what stands before it the
+prompt. Of a trajectory each turn of the assistant is a prompt of its own.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dreadnode_runtime.data.conversations import (
+    ANSWER_KEYS,
+    Conversation,
+    Row,
+    Unusable,
+    asked_of,
+    content_text,
+    conversation,
+    encodable,
+    read_rows,
+    scalar_text,
+    with_system_prompt,
+)
+from dreadnode_runtime.data.prepare import Counts
+from dreadnode_runtime.data.rendering import Rendering
+from dreadnode_runtime.errors import JobFailed
+
+CHATS = ("messages", "conversations", "steps")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One thing to ask.
+
+    Attributes:
+        said: What stands before the answer.
+        row: Number of the dataset's row, from 1.
+        expected: The answer that the row knows, if any.
+        reward: What the row itself pays, if it says.
+        data: The whole row.
+        tokens: What the model continues.
+        dataset: Which file it is of, where there are several.
+    """
+
+    said: Conversation
+    row: int
+    expected: str | None = None
+    reward: float | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    tokens: Sequence[int] = ()
+    dataset: str = ""
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for a message."""
+        return f"row {self.row}" + (f" of {self.dataset}" if self.dataset else "")
+
+
+def prompt(number: int, row: Row) -> Prompt:
+    """Return what ROW asks.
+
+    Raises:
+        Unusable: It asks nothing that is understood.
+    """
+    said, expected = _asked(row)
+    answer = next((row[key] for key in ANSWER_KEYS if row.get(key) is not None), None)
+    if isinstance(answer, list):
+        expected = content_text(conversation({"messages": answer}).messages[-1]["content"])
+    elif answer is not None:
+        expected = scalar_text(answer)
+    return Prompt(said, number, expected, _reward(row), row)
+
+
+def turns(number: int, row: Row) -> Iterator[Prompt]:
+    """Yield a prompt for each turn of the assistant in the trajectory ROW.
+
+    What the assistant said is expected, and pays 1 where the trajectory succeeded or does not say
+    whether it did, and 0 where it failed; a `reward` of the row goes before that. Turns that only
+    call tools say nothing to be compared with, and are passed over.
+
+    Raises:
+        Unusable: It is no conversation, or the assistant says nothing in it.
+    """
+    said = conversation(row)
+    reward = _reward(row)
+    if reward is None:
+        reward = 0.0 if row.get("success") is False else 1.0
+    found = False
+    for index, message in enumerate(said.messages):
+        chosen = said.chosen is None or index in said.chosen
+        if message["role"] != "assistant" or index == 0 or not chosen:
+            continue
+        if text := content_text(message["content"]):
+            found = True
+            before = Conversation(said.messages[:index], said.tools)
+            yield Prompt(before, number, text, reward, row)
+    if not found:
+        raise Unusable("a trajectory in which the assistant says nothing")
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How rows become prompts.
+
+    Attributes:
+        rendering: Writes them.
+        max_length: Tokens of prompt and answer together.
+        max_new_tokens: Tokens of the answer.
+        judge: Raises `Unusable` for a prompt whose answers the reward could not judge.
+        dress: Adds an environment's tools.
+        system_prompt: Goes in front.
+        strict: Whether one unusable row refuses the job.
+    """
+
+    rendering: Rendering
+    max_length: int
+    max_new_tokens: int
+    judge: Callable[[Prompt], None]
+    dress: Callable[[Conversation], Conversation] = lambda said: said
+    system_prompt: str | None = None
+    strict: bool = False
+
+    def ready(self, found: Prompt, dataset: str) -> Prompt:
+        """Return FOUND with everything in front of it, and its tokens.
+
+        Raises:
+            Unusable: It cannot be asked, or no answer to it judged.
+        """
+        said = self.dress(with_system_prompt(found.said, self.system_prompt))
+        tokens = self.rendering.prompt(said)
+        if len(tokens) + self.max_new_tokens > self.max_length:
+            raise Unusable(
+                f"the prompt and {self.max_new_tokens} new tokens do not fit into "
+                f"{self.max_length} tokens"
+            )
+        ready = replace(found, said=said, tokens=tokens, dataset=dataset)
+        self.judge(ready)
+        return ready
+
+
+def prepare_prompts(
+    path: Path, asking: Asking, *, trajectories: bool = False, dataset: str = ""
+) -> tuple[list[Prompt], Counts]:
+    """Return what the JSONL file at PATH asks, rendered, with a count of what cannot be asked.
+
+    Args:
+        path: Of the file.
+        asking: How rows become prompts.
+        trajectories: Whether each turn of the assistant is a prompt.
+        dataset: Name of the file in messages, where there are several.
+
+    Raises:
+        JobFailed: A line is not JSON, no prompt is left, or one is left out and STRICT forbids it.
+    """
+    counts = Counts()
+    prompts: list[Prompt] = []
+    try:
+        for number, row in read_rows(path):
+            counts.rows += 1
+            try:
+                encodable(row)
+                found = turns(number, row) if trajectories else (prompt(number, row),)
+                for ready in [asking.ready(each, dataset) for each in found]:
+                    prompts.append(ready)
+                    counts.tokens += len(ready.tokens)
+                counts.usable += 1
+            except Unusable as unusable:
+                counts.drop(number, str(unusable))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise JobFailed(f"{error}; a dataset is one JSON object a line", code="data") from error
+    _refuse(counts, strict=asking.strict, left=len(prompts))
+    return prompts, counts
+
+
+def _refuse(counts: Counts, *, strict: bool, left: int) -> None:
+    if not counts.rows:
+        raise JobFailed("The dataset has no rows", code="data")
+    if strict and counts.dropped:
+        raise JobFailed(counts.forbidden(), code="data")
+    if not left:
+        reason = max(counts.dropped, key=lambda reason: counts.dropped[reason])
+        first = next(line for line in counts.warnings() if f": {reason} (" in line)
+        raise JobFailed(f"No prompt is left to train on: {first}", code="data")
+
+
+def _asked(row: Row) -> tuple[Conversation, str | None]:
+    """Return the prompt of ROW, and the answer that stands behind it in a chat."""
+    if any(isinstance(row.get(key), list) for key in CHATS):
+        said = conversation(row)
+        if said.messages[-1]["role"] != "assistant":
+            return said, None
+        last = content_text(said.messages[-1]["content"])
+        said = Conversation(said.messages[:-1], said.tools)
+        if not said.messages:
+            raise Unusable("no prompt")
+        return said, last
+    asked = asked_of(row)
+    if asked is None or asked == "":
+        raise Unusable("no prompt")
+    messages = (
+        asked if isinstance(asked, list) else [{"role": "user", "content": scalar_text(asked)}]
+    )
+    keep = {key: row[key] for key in ("system", "system_prompt", "tools") if key in row}
+    return conversation({**keep, "messages": messages}), None
+
+
+def _reward(row: Row) -> float | None:
+    """Return the number that ROW pays; a text is none, and true counts as 1."""
+    reward = row.get("reward")
+    if not isinstance(reward, int | float):
+        return None
+    if not math.isfinite(reward):
+        raise Unusable("its reward is not a finite number")
+    return float(reward)

@@ -1,0 +1,1 @@
+"""Reward recipes and their combinations."""

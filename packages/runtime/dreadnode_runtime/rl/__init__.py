@@ -1,0 +1,1 @@
+"""Reinforcement learning: rollouts, the loop and its metrics."""

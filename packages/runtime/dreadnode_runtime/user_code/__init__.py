@@ -1,0 +1,1 @@
+"""A user's own Python code, run in confined processes."""

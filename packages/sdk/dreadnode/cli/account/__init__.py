@@ -1,0 +1,1 @@
+"""Commands for login, tokens, members and webhooks."""

@@ -1,0 +1,159 @@
+"""`dn capability push | list | get | download | delete`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import App, Parameter
+
+from dreadnode.cli.context import DEFAULT, Common
+from dreadnode.cli.output import Column, hint
+from dreadnode.cli.views import when
+
+if TYPE_CHECKING:
+    from dreadnode.wire import Capability
+
+app = App(
+    name="capability",
+    help="Store system prompts by name and version, for jobs to use.",
+    version_flags=[],
+)
+
+
+def _ref(capability: Capability) -> str:
+    return f"{capability.name}@{capability.version}"
+
+
+CAPABILITIES: tuple[Column, ...] = (
+    ("capability", _ref),
+    ("description", lambda capability: capability.description),
+    ("created", lambda capability: when(capability.created_at)),
+)
+
+CAPABILITY: tuple[Column, ...] = (
+    *CAPABILITIES[:2],
+    ("agent", lambda capability: capability.entry_agent),
+    ("sha256", lambda capability: capability.artifact_sha256),
+    CAPABILITIES[2],
+    ("prompt", lambda capability: capability.prompt),
+)
+
+
+@app.command
+def push(
+    path: Annotated[
+        Path, Parameter(help="A text file with the prompt, or a folder with capability.yaml.")
+    ],
+    ref: Annotated[
+        str | None, Parameter(help="NAME@VERSION; taken from capability.yaml if not given.")
+    ] = None,
+    /,
+    *,
+    description: Annotated[str | None, Parameter(help="For people.")] = None,
+    common: Common = DEFAULT,
+) -> None:
+    """Store a system prompt as a version of a capability, which never changes afterwards.
+
+    Of a folder the prompt of its entry agent is taken: the file in agents/ that capability.yaml
+    names as entry_agent, or else the first.
+    """
+    from dreadnode import capabilities
+    from dreadnode.errors import InputError
+
+    draft = capabilities.read(path)
+    if ref is not None:
+        name, version = capabilities.parse_ref(ref)
+    elif draft.name and draft.version:
+        name, version = capabilities.checked(draft.name, draft.version)
+    else:
+        raise InputError(f"{path} does not say what it is called; add NAME@VERSION")
+    with common.client() as client:
+        stored = client.push_capability(
+            name, version, draft.prompt, description=description or draft.description
+        )
+    common.out.record(stored, CAPABILITY)
+    hint(f"`dn train sft --capability {_ref(stored)} …` trains with it")
+
+
+@app.command(name="list")
+def list_capabilities(
+    *,
+    search: Annotated[str | None, Parameter(help="Part of a name or a description.")] = None,
+    page: Annotated[int, Parameter(help="Which page.", show_default=True)] = 1,
+    page_size: Annotated[int, Parameter(help="Capabilities on a page.", show_default=True)] = 20,
+    common: Common = DEFAULT,
+) -> None:
+    """List the organization's capabilities, each with its newest version."""
+    with common.client() as client:
+        found = client.list_capabilities(search=search, page=page, limit=page_size)
+    common.out.rows(
+        found.capabilities,
+        CAPABILITIES,
+        none="no capabilities; `dn capability push PATH` stores one",
+    )
+    if found.total > page * page_size:
+        hint(f"{found.total:,} in all; `dn capability list --page {page + 1}` shows more")
+
+
+@app.command
+def get(
+    capability: Annotated[str, Parameter(help="NAME for the newest version, or NAME@VERSION.")],
+    /,
+    *,
+    common: Common = DEFAULT,
+) -> None:
+    """Show a capability with its prompt."""
+    from dreadnode import capabilities
+
+    with common.client() as client:
+        if "@" in capability:
+            found = client.get_capability_version(*capabilities.parse_ref(capability))
+        else:
+            found = client.get_capability(capability)
+    common.out.record(found, CAPABILITY)
+
+
+@app.command
+def download(
+    capability: Annotated[str, Parameter(help="NAME@VERSION.")],
+    /,
+    *,
+    to: Annotated[
+        Path | None, Parameter(help="The file; `NAME-VERSION.tar.gz` here if not given.")
+    ] = None,
+    common: Common = DEFAULT,
+) -> None:
+    """Fetch the files of a capability as a gzipped tar; an existing file is not overwritten."""
+    from dreadnode import capabilities
+    from dreadnode.errors import UnusableFile
+    from dreadnode.http.calls.capabilities import capability_archive
+
+    name, version = capabilities.parse_ref(capability)
+    target = to or Path(f"{name}-{version}.tar.gz")
+    if target.exists():
+        raise UnusableFile(f"{target} exists already; name another file with `--to`")
+    with common.client() as client:
+        client.save(capability_archive(client.scope, name, version), target)
+    if common.json:
+        common.out.json({"file": str(target), "bytes": target.stat().st_size})
+    else:
+        common.out.text(str(target))
+
+
+@app.command
+def delete(
+    capability: Annotated[str, Parameter(help="NAME@VERSION.")],
+    /,
+    *,
+    common: Common = DEFAULT,
+) -> None:
+    """Delete a version of a capability; jobs that were given its prompt keep it.
+
+    Its name stays taken: only the same content can be pushed as this version again.
+    """
+    from dreadnode import capabilities
+
+    with common.client() as client:
+        deleted = client.delete_capability(*capabilities.parse_ref(capability))
+    common.out.record(deleted, CAPABILITIES)

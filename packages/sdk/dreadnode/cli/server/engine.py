@@ -1,0 +1,85 @@
+"""`dn engine`: the engine's own commands, and what its models mean for the catalog."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from dreadnode.cli.output import Column, Output, hint, say, table
+from dreadnode.cli.server.serve import default_data_dir
+
+_COLUMNS: tuple[Column, ...] = (
+    ("model", lambda model: model["model_name"]),
+    ("GiB", lambda model: f"{model['bytes'] / 2**30:.2f}"),
+    ("context", lambda model: f"{model['max_context_length']:,}"),
+    ("architecture", lambda model: model["architecture"].removesuffix("ForCausalLM")),
+    ("trains", lambda model: _trains(model)),
+)
+
+
+def engine(
+    *arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
+) -> None:
+    """Run the engine alone, or show the models that it has.
+
+    `dn engine serve --help` and `dn engine models --help` show what each takes.
+    """
+    command = [sys.executable, "-m", "dreadnode_engine", *arguments]
+    sys.stdout.flush()
+    if arguments[:1] == ("models",) and not {"--help", "-h"}.intersection(arguments):
+        _models(command)
+        return
+    os.execv(sys.executable, command)  # noqa: S606 - our own program
+
+
+def _models(command: list[str]) -> None:
+    """Show what the engine of COMMAND has, each model beside the catalog entry that it serves."""
+    from dreadnode.training.models import get_training_model
+
+    as_json = "--json" in command
+    start = " ".join(["dn serve", *_model_flags(command)])
+    if not any(each.split("=")[0] == "--data-dir" for each in command):
+        command += ["--data-dir", str(default_data_dir())]
+    answer = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=False)
+    if answer.returncode:
+        raise SystemExit(answer.returncode)
+    models: list[dict[str, Any]] = json.loads(answer.stdout)["models"]
+    for model in models:
+        entry = get_training_model(model["model_name"])
+        model["catalog"] = entry.tinker_id if entry else None
+        model["algorithms"] = list(entry.supported_algorithms) if entry else []
+    out = Output(as_json=as_json)
+    if as_json:
+        out.json({"models": models})
+        return
+    if not models:
+        say("no models; name one with `--model ID=PATH`")
+        return
+    out.text(*table([[str(cell(model)) for _, cell in _COLUMNS] for model in models], _COLUMNS))
+    if trained := next((model for model in models if model["catalog"]), None):
+        hint(f"start with them: `{start}`, then `dn train sft --model {trained['model_name']}`")
+    else:
+        hint("`--model ID=PATH` with the id of an entry of `dn train catalog` makes it trainable")
+
+
+def _model_flags(command: list[str]) -> list[str]:
+    """Return the `--model ID=PATH` of COMMAND, as a shell takes them."""
+    flags = []
+    for at, word in enumerate(command):
+        if word == "--model":
+            flags += [shlex.join(command[at : at + 2])]
+        elif word.startswith("--model="):
+            flags += [shlex.quote(word)]
+    return flags
+
+
+def _trains(model: dict[str, Any]) -> str:
+    if model["catalog"]:
+        return ", ".join(model["algorithms"])
+    return "rehearsals" if model["stand_in"] else "not in the catalog"

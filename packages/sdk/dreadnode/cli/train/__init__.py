@@ -1,0 +1,1 @@
+"""`dn train`: choose a base model, submit jobs and follow them."""

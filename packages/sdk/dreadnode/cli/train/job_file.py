@@ -1,0 +1,180 @@
+"""`dn train init | submit | clone`: jobs as files, and jobs made of other jobs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from dreadnode.cli.completion import model_ids
+from dreadnode.cli.context import DEFAULT, Common
+from dreadnode.cli.data.dataset import upload
+from dreadnode.cli.output import count, hint, say
+from dreadnode.cli.train.sft import submitted
+from dreadnode.errors import UnusableFile
+
+if TYPE_CHECKING:
+    from dreadnode.training.jobs import TrainingJob
+
+Set = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="--set",
+        help="PATH=VALUE, as in `config.learning_rate=2e-4`; what is not TOML is text; may be "
+        "given again.",
+    ),
+]
+Unset = Annotated[
+    tuple[str, ...],
+    Parameter(help="A setting to leave to its default, as in `config.steps`; may be given again."),
+]
+Rehearse = Annotated[
+    bool | None,
+    Parameter(
+        negative="--no-rehearse",
+        help="Run it all on a small stand-in: same data, config and loop, for nothing.",
+    ),
+]
+Wait = Annotated[bool, Parameter(help="Wait until it has ended, showing its progress.")]
+
+
+def init(
+    kind: Annotated[Literal["sft", "rl"], Parameter(help="What kind of job.")],
+    file: Annotated[Path, Parameter(help="Where to.", show_default=True)] = Path("job.toml"),
+    /,
+    *,
+    model: Annotated[
+        str | None,
+        Parameter(help="A base model: see `dn train catalog`.", completer=model_ids),
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        Parameter(help="NAME@VERSION, a file or a folder; an example is written if not given."),
+    ] = None,
+) -> None:
+    """Write a job file with every setting in it: what it does, its bounds and its default.
+
+    Without `--dataset`, a few rows of the right shape are written beside it, so that the job can be
+    submitted at once. No file is ever overwritten.
+    """
+    from dreadnode.job_files.template import MODEL, ROWS, template
+
+    name, rows = ROWS[kind]
+    _write(file, template(kind, model=model or MODEL, dataset=dataset or name))
+    say(f"wrote {file}")
+    example = file.with_name(name)
+    if dataset is None and not example.exists():
+        _write(example, "".join(f"{json.dumps(row)}\n" for row in rows))
+        say(f"wrote {example}: {count(len(rows), 'row')} that show the shape; put yours there")
+    hint(f"`dn train submit {file} --rehearse` tries it out")
+
+
+def submit(
+    file: Annotated[Path, Parameter(help="A .toml file: `dn train init` writes one.")],
+    /,
+    *,
+    set: Set = (),  # noqa: A002 - the flag's own name
+    unset: Unset = (),
+    rehearse: Rehearse = None,
+    wait: Wait = False,
+    common: Common = DEFAULT,
+) -> None:
+    """Submit the job that a file describes.
+
+    A setting that is unknown or of the wrong kind is refused by its path, before anything is sent;
+    data that the file names by a path is stored first.
+    """
+    from dreadnode.job_files import job_file as jobfile
+
+    document = jobfile.changed(jobfile.read(file), set, unset)
+    if rehearse is not None:
+        document["rehearse"] = rehearse
+    described = jobfile.parse(document, str(file), file.parent)
+    with common.client() as client:
+        request = described.request(lambda path: upload(client, path).ref)
+        job = client.create_training_job(request)
+        submitted(client, job, common, wait=wait)
+
+
+def clone(
+    job: Annotated[str, Parameter(help="The id of the job to repeat.")],
+    /,
+    *,
+    set: Set = (),  # noqa: A002 - the flag's own name
+    unset: Unset = (),
+    rehearse: Rehearse = None,
+    wait: Wait = False,
+    common: Common = DEFAULT,
+) -> None:
+    """Submit a job again from its beginning, with changes, and show what became different.
+
+    All settings of the old job are taken over, those that were defaults included.
+    """
+    from dreadnode.job_files import job_file as jobfile
+
+    with common.client() as client:
+        old = client.get_training_job(job)
+        document = jobfile.changed(_document(old), set, unset)
+        if rehearse is not None:
+            document["rehearse"] = rehearse
+        described = jobfile.parse(document, f"job {job}", Path())
+        request = described.request(lambda path: upload(client, path).ref)
+        new = client.create_training_job(request)
+        say(*(_differences(old, new) or ["nothing is different"]))
+        submitted(client, new, common, wait=wait)
+
+
+def _document(job: TrainingJob) -> dict[str, Any]:
+    """Return JOB in the form of the request that would make it again."""
+    config = {name: value for name, value in job.config.items() if value is not None}
+    document: dict[str, Any] = {
+        "trainer_type": job.trainer_type,
+        "backend": job.backend,
+        "model": job.model,
+        "rehearse": job.rehearsal,
+        "tags": job.tags,
+        "name": job.name,
+        "project_ref": job.project_ref,
+        "run_ref": job.run_ref,
+    }
+    capability = job.capability
+    if capability is not None and capability.name != "none":
+        document["capability_ref"] = {"name": capability.name, "version": capability.version}
+        # It is the capability's.
+        config.pop("system_prompt", None)
+    return {**{k: v for k, v in document.items() if v is not None}, "config": config}
+
+
+def _differences(old: TrainingJob, new: TrainingJob) -> list[str]:
+    """Return a line for each setting in which the jobs differ, defaults included."""
+    before, after = dict(_flat(_document(old))), dict(_flat(_document(new)))
+    return [
+        f"{path}: {before.get(path, 'not set')} -> {after.get(path, 'not set')}"
+        for path in {**before, **after}
+        if before.get(path) != after.get(path)
+    ]
+
+
+def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in table.items():
+        if isinstance(value, Mapping) and set(value) == {"name", "version"}:
+            yield f"{above}{name}", f"{value['name']}@{value['version']}"
+        elif isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            text = json.dumps(value, ensure_ascii=False)
+            yield f"{above}{name}", text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file that is not there yet."""
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UnusableFile(f"{path} is there already; name another file") from None
+    except OSError as error:
+        raise UnusableFile(f"{path} cannot be written: {error.strerror}") from error

@@ -1,0 +1,153 @@
+"""`dn train rl`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from dreadnode.cli.completion import model_ids
+from dreadnode.cli.context import DEFAULT, Common
+from dreadnode.cli.train.rl_settings import NONE, RlSettings
+from dreadnode.cli.train.sft import capability_ref, dataset_ref, submitted
+from dreadnode.errors import InputError
+
+if TYPE_CHECKING:
+    from dreadnode.training.rl import Recipe
+
+
+def rl(
+    *,
+    model: Annotated[
+        str, Parameter(help="A base model: see `dn train catalog`.", completer=model_ids)
+    ],
+    algorithm: Annotated[
+        Literal["importance_sampling", "ppo"], Parameter(help="The policy's loss.")
+    ] = "importance_sampling",
+    prompt_dataset: Annotated[
+        str | None,
+        Parameter(help="What to ask: NAME@VERSION, or a file or a folder, which is stored first."),
+    ] = None,
+    prompt_split: Annotated[
+        str | None,
+        Parameter(help="Of the prompts; the only one, or `train`, if not given."),
+    ] = None,
+    trajectory_dataset: Annotated[
+        tuple[str, ...],
+        Parameter(help="Trajectories, each turn of which is a prompt; may be given again."),
+    ] = (),
+    reward_recipe: Annotated[
+        str | None,
+        Parameter(help="What an answer is worth: a recipe, or a .py file with `reward`."),
+    ] = None,
+    reward_params: Annotated[
+        str | None, Parameter(help="The recipe's parameters: JSON, or a .json file.")
+    ] = None,
+    environment: Annotated[
+        Path | None,
+        Parameter(help="A .py file with the tools that the model may call over several turns."),
+    ] = None,
+    rehearse: Annotated[
+        bool,
+        Parameter(
+            help="Run it all on a small stand-in: same data, config and loop, for nothing.",
+        ),
+    ] = False,
+    wait: Annotated[bool, Parameter(help="Wait until it has ended, showing its progress.")] = False,
+    name: Annotated[str | None, Parameter(help="A name for people.")] = None,
+    tag: Annotated[tuple[str, ...], Parameter(help="A tag; may be given again.")] = (),
+    eval_dataset: Annotated[
+        str | None, Parameter(help="Prompts to measure the reward on, as `--prompt-dataset`.")
+    ] = None,
+    eval_split: Annotated[
+        str | None,
+        Parameter(help="Of those prompts; without `--eval-dataset`, of `--prompt-dataset`."),
+    ] = None,
+    capability: Annotated[
+        str | None, Parameter(help="NAME@VERSION whose system prompt goes before every row.")
+    ] = None,
+    settings: RlSettings = NONE,
+    common: Common = DEFAULT,
+) -> None:
+    """Submit a reinforcement-learning job.
+
+    The model answers each prompt several times, a reward judges the answers, and the model learns
+    to give the better ones. The reward is tried on the first rows before the job is accepted.
+    """
+    from dreadnode.training.rl import RlConfig, RlRequest
+
+    if prompt_dataset is None and not trajectory_dataset:
+        raise InputError("name what to ask with `--prompt-dataset` or `--trajectory-dataset`")
+    given = settings.given()
+    reward = _reward(reward_recipe, reward_params)
+    tools = None if environment is None else _own_code(environment, {})
+    with common.client() as client:
+        config = RlConfig(
+            algorithm=algorithm,
+            prompt_dataset_ref=dataset_ref(client, prompt_dataset) if prompt_dataset else None,
+            prompt_split=prompt_split,
+            trajectory_dataset_refs=tuple(dataset_ref(client, each) for each in trajectory_dataset),
+            eval_dataset_ref=dataset_ref(client, eval_dataset) if eval_dataset else None,
+            eval_split=eval_split,
+            reward_recipe=reward,
+            environment=tools,
+            **given,
+        )
+        job = client.create_training_job(
+            RlRequest(
+                model=model,
+                config=config,
+                capability_ref=capability_ref(capability),
+                name=name,
+                tags=tag,
+                rehearse=rehearse,
+            )
+        )
+        submitted(client, job, common, wait=wait)
+
+
+def _reward(recipe: str | None, params: str | None) -> Recipe | None:
+    """Return the reward that the flags describe, if they do.
+
+    Raises:
+        InputError: There are parameters of nothing, or they are not a JSON object.
+    """
+    if recipe is None:
+        if params is not None:
+            raise InputError("`--reward-params` has no effect without `--reward-recipe`; give both")
+        return None
+    if recipe.endswith(".py"):
+        return _own_code(Path(recipe), _params(params))
+    from dreadnode.training.rl import Recipe
+
+    return Recipe(name=recipe, params=_params(params))
+
+
+def _own_code(file: Path, params: dict[str, Any]) -> Recipe:
+    from dreadnode.training.rl import Recipe
+
+    return Recipe(name="python_v1", params={**params, "source": _read(file)})
+
+
+def _params(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    if text.endswith(".json"):
+        text = _read(Path(text))
+    try:
+        params = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"`--reward-params` is not JSON: {error}") from None
+    if not isinstance(params, dict):
+        raise InputError('`--reward-params` must be a JSON object, as in \'{"needle": "yes"}\'')
+    return params
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"`{file}` cannot be read: {reason}") from None

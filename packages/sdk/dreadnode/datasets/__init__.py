@@ -1,0 +1,1 @@
+"""Dataset files: splits, formats and checks before a push."""

@@ -1,0 +1,1 @@
+"""The HTTP clients: calls, transport and retries."""

@@ -1,0 +1,1 @@
+"""Training jobs as TOML files."""

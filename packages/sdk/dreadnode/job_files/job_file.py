@@ -1,0 +1,319 @@
+"""A training job as a TOML file: read, changed, and checked by path before anything is sent.
+
+The file has the shape of the request: settings of the job at the top, those of training under
+`config`. Where the command line takes one word for a dataset, a capability, a reward or an
+environment, the file does too; a path in it counts from the file's own folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from dreadnode.errors import InputError, UnusableFile
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+    from pydantic_core import ErrorDetails
+
+    from dreadnode.training.jobs import SftRequest
+    from dreadnode.training.rl import RlRequest
+    from dreadnode.wire import DatasetRef
+
+Document = dict[str, Any]
+Store = Callable[[Path], "DatasetRef"]
+"""Stores the file or folder at a path as a dataset, and returns how a job names it."""
+
+REFS = ("dataset_ref", "prompt_dataset_ref", "eval_dataset_ref")
+RECIPES = ("reward_recipe", "environment")
+TRAJECTORIES = "trajectory_dataset_refs"
+_UNSTORED = {"name": "unstored", "version": "0"}
+
+
+def read(path: Path) -> Document:
+    """Return what the job file at PATH says.
+
+    Raises:
+        UnusableFile: It cannot be read, or is not TOML; the sentence names the line.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UnusableFile(f"{path} cannot be read: {reason}") from error
+    except UnicodeDecodeError as error:
+        raise UnusableFile(f"{path} is not UTF-8; save the file as UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UnusableFile(f"{path} is not TOML: {str(error).rstrip('.')}") from error
+
+
+def changed(document: Document, set_: Sequence[str] = (), unset: Sequence[str] = ()) -> Document:
+    """Return DOCUMENT with the settings of UNSET taken out and those of SET_ put in.
+
+    Args:
+        document: What a job file says.
+        set_: Each PATH=VALUE, such as `config.steps=20`; a value that is not TOML is text.
+        unset: Each a path.
+
+    Raises:
+        InputError: A path leads nowhere.
+    """
+    copy = deepcopy(document)
+    for path in unset:
+        table, key = _table(copy, path, "--unset")
+        if key not in table:
+            raise InputError(f"`--unset {path}`: the job does not set `{path}`")
+        del table[key]
+    for each in set_:
+        path, equals, value = each.partition("=")
+        if not equals:
+            raise InputError(f"`--set {each}`: write PATH=VALUE, as in `config.learning_rate=2e-4`")
+        table, key = _table(copy, path.strip(), "--set")
+        table[key] = _value(value)
+    return copy
+
+
+def _table(document: Document, path: str, flag: str) -> tuple[Document, str]:
+    *tables, key = path.split(".")
+    found = document
+    for depth, name in enumerate(tables, 1):
+        found = found.setdefault(name, {})
+        if not isinstance(found, dict):
+            above = ".".join(tables[:depth])
+            raise InputError(f"`{flag} {path}`: `{above}` is a value and has no settings below it")
+    return found, key
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job that has been described and is good, as far as can be told without the server.
+
+    Attributes:
+        document: Its settings, in the form of the request; what is still to be stored has a
+            placeholder.
+        files: Paths that are to be stored first, each with where it is named in `config`.
+    """
+
+    document: Document
+    files: Mapping[tuple[str | int, ...], Path]
+
+    def request(self, store: Store) -> SftRequest | RlRequest:
+        """Store what the job names by its path, and return the request that creates it."""
+        stored: dict[Path, Any] = {}
+        for place, path in self.files.items():
+            if path not in stored:
+                ref = store(path)
+                stored[path] = {"name": ref.name, "version": ref.version}
+            found: Any = self.document["config"]
+            for part in place[:-1]:
+                found = found[part]
+            found[place[-1]] = stored[path]
+        request: SftRequest | RlRequest = _kind(self.document).model_validate_json(
+            json.dumps(self.document), strict=True
+        )
+        return request
+
+
+def parse(document: Document, where: str, folder: Path) -> JobFile:
+    """Return the job that DOCUMENT describes.
+
+    Args:
+        document: What a job file says.
+        where: What to call it in a refusal.
+        folder: Where relative paths begin.
+
+    Raises:
+        InputError: A setting is unknown or of the wrong kind, a line for each; or a dataset's name
+            is none.
+        UnusableFile: A file with Python code cannot be read.
+    """
+    from pydantic import ValidationError
+
+    if odd := list(_no_json(document, ())):
+        raise InputError("\n".join(f"{where}: {each}" for each in odd))
+    document = deepcopy(document)
+    kind = _kind(document, where)
+    config = document.get("config")
+    files: dict[tuple[str | int, ...], Path] = {}
+    if isinstance(config, dict):
+        files = _expand(config, where, folder)
+    if isinstance(ref := document.get("capability_ref"), str):
+        from dreadnode.capabilities import parse_ref
+
+        document["capability_ref"] = dict(zip(("name", "version"), parse_ref(ref), strict=True))
+    try:
+        kind.model_validate_json(json.dumps(document), strict=True)
+    except ValidationError as error:
+        raise InputError("\n".join(_problems(error, kind, where))) from None
+    return JobFile(document, files)
+
+
+def _no_json(value: Any, place: tuple[str | int, ...]) -> Iterator[str]:
+    """Yield what is wrong with values that TOML has and JSON has not."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _no_json(each, (*place, name))
+    elif isinstance(value, list):
+        for number, each in enumerate(value):
+            yield from _no_json(each, (*place, number))
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"`{_path(place)}` must be a finite number, and is {value}"
+    elif not isinstance(value, str | int | float):
+        yield f"`{_path(place)}` is a date or a time, which no setting takes; put it into quotes"
+
+
+def _kind(document: Document, where: str = "the job") -> type[SftRequest] | type[RlRequest]:
+    from dreadnode.training.jobs import SftRequest
+    from dreadnode.training.rl import RlRequest
+
+    given = document.get("trainer_type")
+    kinds: dict[object, type[SftRequest] | type[RlRequest]] = {"sft": SftRequest, "rl": RlRequest}
+    if not isinstance(given, str) or given not in kinds:
+        raise InputError(f'{where}: `trainer_type` must be "sft" or "rl"')
+    return kinds[given]
+
+
+def _expand(config: Document, where: str, folder: Path) -> dict[tuple[str | int, ...], Path]:
+    """Write out what CONFIG says in one word, and return the paths that are to be stored."""
+    files: dict[tuple[str | int, ...], Path] = {}
+    places: list[tuple[Any, tuple[str | int, ...]]] = [(config, (name,)) for name in REFS]
+    if isinstance(listed := config.get(TRAJECTORIES), list):
+        places += [(listed, (TRAJECTORIES, number)) for number in range(len(listed))]
+    for table, place in places:
+        key: Any = place[-1]
+        text = table.get(key) if isinstance(table, dict) else table[key]
+        if not isinstance(text, str):
+            continue
+        ref = _ref(text, f"{where}: `{_path(('config', *place))}`", folder)
+        if isinstance(ref, Path):
+            files[place] = ref
+        table[key] = _UNSTORED if isinstance(ref, Path) else ref
+    for name in RECIPES:
+        recipe = config.get(name)
+        if isinstance(recipe, str):
+            config[name] = recipe = {"name": recipe}
+        if isinstance(recipe, dict) and str(recipe.get("name")).endswith(".py"):
+            params = recipe.setdefault("params", {})
+            if isinstance(params, dict):
+                params["source"] = _source(folder / recipe["name"])
+                recipe["name"] = "python_v1"
+    return files
+
+
+def _ref(text: str, place: str, folder: Path) -> dict[str, str] | Path:
+    """Return what TEXT names: a dataset, or a file or folder."""
+    from dreadnode.datasets.jsonl import FILES, parse_ref
+
+    path = folder / text
+    if "/" in text or text.endswith(FILES) or ("@" not in text and path.exists()):
+        if not path.exists():
+            raise UnusableFile(f"{place}: there is no file {path}")
+        return path
+    try:
+        name, version = parse_ref(text)
+    except InputError as error:
+        raise InputError(f"{place}: {error}") from None
+    return {"name": name, "version": version}
+
+
+def _source(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UnusableFile(f"{file} cannot be read: {reason}") from None
+
+
+def _path(place: Sequence[str | int]) -> str:
+    """Return PLACE as a person writes it: `config.stop[1]`."""
+    text = ""
+    for part in place:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _problems(error: ValidationError, kind: type[BaseModel], where: str) -> Iterator[str]:
+    for each in error.errors(include_url=False):
+        path = _path(each["loc"])
+        if each["type"] == "extra_forbidden":
+            near = _near(each["loc"], kind)
+            hint = f"; did you mean `{near}`?" if near else ""
+            yield f"{where}: `{path}` is no setting of this job{hint}"
+        elif each["type"] == "missing":
+            yield f"{where}: `{path}` is missing"
+        else:
+            yield f"{where}: `{path}` must be {must(each)}, and is {shown(each['input'])}"
+
+
+def _near(place: Sequence[str | int], kind: type[BaseModel]) -> str | None:
+    """Return the path of the setting that was probably meant."""
+    name = str(place[-1])
+    known = {path: path.rpartition(".")[2] for path in _paths(kind)}
+    table = _path(place[:-1])
+    beside = {path: key for path, key in known.items() if path.rpartition(".")[0] == table}
+    for some in (beside, known):
+        match = get_close_matches(name, some.values(), n=1, cutoff=0.7)
+        if match:
+            return next(path for path, key in some.items() if key == match[0])
+    return None
+
+
+def _paths(kind: type[BaseModel], above: str = "") -> Iterator[str]:
+    """Yield the path of every setting that KIND has, those of its tables included."""
+    for name, field in kind.model_fields.items():
+        yield f"{above}{name}"
+        for below in (field.annotation, *get_args(field.annotation)):
+            if hasattr(below, "model_fields"):
+                yield from _paths(below, f"{above}{name}.")
+
+
+_KINDS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+}
+
+
+def must(error: ErrorDetails) -> str:
+    """Return what a setting has to be, out of pydantic's ERROR."""
+    context = error.get("ctx", {})
+    match error["type"]:
+        case "literal_error":
+            return f"one of {context['expected']}"
+        case "greater_than":
+            return f"above {context['gt']:g}"
+        case "greater_than_equal":
+            return f"{context['ge']:g} or above"
+        case "less_than":
+            return f"below {context['lt']:g}"
+        case "less_than_equal":
+            return f"{context['le']:g} or below"
+        case other:
+            return _KINDS.get(other, error["msg"])
+
+
+def shown(value: Any) -> str:
+    """Return VALUE as JSON writes it, cut where it is long."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}…"
