@@ -47,7 +47,7 @@ format: setup  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup  ## Write docs/cli.md, docs/openapi.json and the schema of job files from the code
+docs: setup  ## Write docs/reference/cli.md, docs/reference/openapi.json and the schema of job files from the code
 	$(BIN)/python scripts/make_docs.py
 
 catalog-mirror: setup  ## Write the API's copy of the catalog from the SDK's

@@ -1,4 +1,4 @@
-"""Write docs/cli.md, docs/openapi.json and the schema of job files from the code.
+"""Write the CLI reference, the OpenAPI description and the schema of job files from the code.
 
 ``--check`` says if they are stale.
 """
@@ -68,7 +68,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if stale")
     check = parser.parse_args(arguments).check
     stale = 0
-    pages = {"docs/cli.md": cli(), "docs/openapi.json": openapi(), JOB_SCHEMA: job_schema()}
+    pages = {
+        "docs/reference/cli.md": cli(),
+        "docs/reference/openapi.json": openapi(),
+        JOB_SCHEMA: job_schema(),
+    }
     for name, text in pages.items():
         page = ROOT / name
         if page.exists() and page.read_text(encoding="utf-8") == text:

@@ -13,7 +13,7 @@ from dreadnode.cli.train.sft_settings import Settings
 from dreadnode.training import chat, jobs, rl
 from pydantic import BaseModel, ValidationError
 
-OPENAPI = Path(__file__).parents[3] / "docs" / "openapi.json"
+OPENAPI = Path(__file__).parents[3] / "docs" / "reference" / "openapi.json"
 
 NOT_OFFERED = {
     *("task_ref", "world_manifest_id", "world_runtime_id", "world_agent_name", "world_goal"),

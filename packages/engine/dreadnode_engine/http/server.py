@@ -81,7 +81,9 @@ async def _disk_trouble(_: HttpRequest, problem: Exception) -> Response:
 async def _not_served(request: HttpRequest) -> Response:
     request.app.state.keyring.verify(request.headers.get("x-api-key"), time.time())
     path = request.path_params["path"][:100]
-    raise NotFound(f"This engine has no call `{request.method} {path}`; docs/engine.md lists them")
+    raise NotFound(
+        f"This engine has no call `{request.method} {path}`; docs/explanation/engine.md lists them"
+    )
 
 
 async def _health(_: HttpRequest) -> Response:

@@ -245,7 +245,7 @@ in the catalog, not served      thinkingmachines/Inkling-2-Small
 retired in the catalog, served  meta-llama/Llama-3.2-1B
 --- stderr
 asked the engine of http://server.test; compared with the catalog of 2026-11-22
-error: the catalog and what is served differ in 5 models: see docs/catalog.md
+error: the catalog and what is served differ in 5 models: see docs/reference/catalog.md
 """)
 
 
@@ -281,7 +281,7 @@ exit: 1
 served, not in the catalog      new/one
 --- stderr
 asked http://tinker.test; compared with the catalog of 2026-11-22
-error: the catalog and what is served differ in 1 model: see docs/catalog.md
+error: the catalog and what is served differ in 1 model: see docs/reference/catalog.md
 """)
 
 

@@ -39,7 +39,7 @@ def compare(common: Common) -> None:
     if count:
         how_many = "1 model" if count == 1 else f"{count} models"
         raise CatalogDiffers(
-            f"the catalog and what is served differ in {how_many}: see docs/catalog.md"
+            f"the catalog and what is served differ in {how_many}: see docs/reference/catalog.md"
         )
     say(f"no difference: {len(served)} models are served, and the catalog knows them")
 
