@@ -38,6 +38,7 @@ check: setup  ## Format, lint, types, imports, and that generated files are up t
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(foreach p,sdk api runtime engine,(cd packages/$(p) && $(abspath $(BIN))/deptry .) &&) true
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive packages scripts
 	$(BIN)/python scripts/audit.py
 	$(BIN)/python scripts/mirror_catalog.py --check

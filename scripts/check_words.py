@@ -71,8 +71,9 @@ def shown_texts(tree: ast.Module, *, docstrings: bool) -> Iterator[tuple[int, st
         elif isinstance(node, ast.Call) and _name(node.func) in SPEAKING:
             for argument in node.args:
                 yield from _strings(argument)
-        elif isinstance(node, ast.keyword) and node.arg in {"help", "description"}:
-            yield from _strings(node.value)
+        elif isinstance(node, ast.keyword):
+            if node.arg in {"help", "description"}:
+                yield from _strings(node.value)
         elif docstrings and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             yield from _strings(node.value)
 

@@ -58,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="dreadnode training",
-        version=version("dreadnode-api"),
+        version=version("dreadnode-training-api"),
         description="A self-hostable control plane for fine-tuning with Tinker",
         lifespan=lifespan,
         redirect_slashes=False,

@@ -182,7 +182,7 @@ def _describe(
     sizes = [path.stat().st_size for path in _below(partial)]
     return Backup(
         target=str(target),
-        version=version("dreadnode-api"),
+        version=version("dreadnode-training-api"),
         made_at=datetime.now(UTC).isoformat(timespec="seconds"),
         files=len(sizes),
         bytes=sum(sizes),
