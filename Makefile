@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format docs bench catalog-mirror catalog-refresh clean
+.PHONY: help setup demo serve test check format docs bench published-client catalog-mirror catalog-refresh clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -60,5 +60,12 @@ catalog-refresh: setup  ## Compare the catalog with SOURCE=url-or-file (WRITE=1 
 bench: setup  ## Measure, and print ratios taken side by side in one run
 	$(BIN)/python benchmarks/run.py
 
+published-client: .published-client/.ready  ## Install the published dn 2.x client into an environment of its own
+
+.published-client/.ready: tests/clients/dreadnode-2.0.52.lock.txt
+	$(PYTHON) -m venv .published-client
+	.published-client/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
+
 clean:  ## Remove what make made, and nothing else
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .published-client .mypy_cache .ruff_cache .pytest_cache .hypothesis

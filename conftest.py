@@ -78,3 +78,42 @@ def write_tiny_model(folder: Path, architecture: str = "llama", seed: int = 0) -
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random Llama and a tokenizer that knows Qwen's chat tokens."""
     return write_tiny_model(tmp_path_factory.mktemp("tiny-llama"))
+
+
+class SkipsFail:
+    """Makes a run fail that skipped a test, where every optional tool is installed."""
+
+    def __init__(self) -> None:
+        self.skipped: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Record a skipped test and its reason."""
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self._record(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Record a module that was skipped whole."""
+        if report.skipped:
+            self._record(report)
+
+    def _record(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        self.skipped[report.nodeid] = str(reason)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Fail the run if a test was skipped."""
+        if self.skipped and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """List the skipped tests."""
+        for test, reason in self.skipped.items():
+            terminalreporter.write_line(
+                f"skipped, which counts as a failure here: {test}: {reason}"
+            )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Count skips as failures where DREADNODE_FAIL_ON_SKIP is set, as `.ci/run` does."""
+    if os.environ.get("DREADNODE_FAIL_ON_SKIP") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(SkipsFail())

@@ -65,11 +65,10 @@ def test_a_copy_holds_databases_files_and_keys_and_no_logs(
     assert stat.S_IMODE((tmp_path / "copy").stat().st_mode) == 0o700
 
 
-async def test_a_copy_made_under_load_is_consistent_and_whatever_it_names_is_there(
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_copy_made_under_load_is_consistent_and_holds_every_blob_it_names(
     api: Any, tmp_path: Path
 ) -> None:
-    if not api.database.is_sqlite:
-        pytest.skip("a PostgreSQL database is saved with its own tools")
     begun, stop = asyncio.Event(), asyncio.Event()
 
     async def work() -> int:
@@ -95,9 +94,8 @@ async def test_a_copy_made_under_load_is_consistent_and_whatever_it_names_is_the
         assert (tmp_path / "copy" / "blobs" / digest[:2] / digest).is_file()
 
 
-async def test_a_server_restored_from_a_copy_goes_on(service: Any, tmp_path: Path) -> None:
-    if not service.api.database.is_sqlite:
-        pytest.skip("a PostgreSQL database is saved with its own tools")
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_server_restored_from_a_copy_has_its_jobs(service: Any, tmp_path: Path) -> None:
     service.start("serve", "dispatch")
     await service.api.push()
     job = await service.api.job(config={"steps": 2})

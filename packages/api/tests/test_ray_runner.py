@@ -24,7 +24,7 @@ from dreadnode_api.settings import Settings, SettingsError
 # nothing of it.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-the-tests-of-the-ray-runner"}
 os.environ.update(TOKEN)
-pytest.importorskip("ray", reason="the extra `dreadnode-api[ray]` is not installed")
+pytest.importorskip("ray", reason="the extra `dreadnode-training-api[ray]` is not installed")
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(240)]
 
 LIMITS = Limits(
