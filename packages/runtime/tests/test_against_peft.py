@@ -7,7 +7,7 @@ import pytest
 import torch
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.control.events import Stop
-from dreadnode_runtime.data.conversations import conversation
+from dreadnode_runtime.data.reading import conversation
 from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.jobs.config import SftConfig
 from dreadnode_runtime.jobs.lifecycle import Outcome

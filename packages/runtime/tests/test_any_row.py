@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_runtime.data.conversations import ROLES, Unusable, conversation, encodable
+from dreadnode_runtime.data.dialects.openai import ROLES
+from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.prompts import prompt, turns
+from dreadnode_runtime.data.reading import conversation, encodable
 from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -14,7 +14,7 @@ from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.backend.trainer import Optimizer
 from dreadnode_runtime.control.events import Stop
-from dreadnode_runtime.data.conversations import Conversation
+from dreadnode_runtime.data.normal_form import Conversation
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.errors import TryAgain

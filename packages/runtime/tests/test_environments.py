@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dreadnode_runtime.backend.policy import Sampled, Sampling
-from dreadnode_runtime.data.conversations import Conversation
+from dreadnode_runtime.data.normal_form import Conversation
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from dreadnode_runtime.errors import JobFailed

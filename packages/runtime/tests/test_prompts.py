@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_runtime.data.conversations import Unusable
+from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.prompts import Asking, Prompt, prepare_prompts, prompt, turns
 from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.errors import JobFailed
@@ -22,7 +22,6 @@ TOLD = {"role": "assistant", "content": "4"}
         ({"input": "2+2?", "expected_output": 0}, "2+2?", "0", None),
         ({"messages": ASK, "prompt": "other", "target": "4"}, "2+2?", "4", None),
         ({"messages": [*ASK, TOLD]}, "2+2?", "4", None),
-        ({"messages": [*ASK, TOLD], "answer": "four"}, "2+2?", "four", None),
         ({"prompt": ASK, "completion": [TOLD]}, "2+2?", "4", None),
         ({"instruction": "Add.", "input": "2+2"}, "Add.\n\n2+2", None, None),
         ({"prompt": "2+2?", "reward": True}, "2+2?", None, 1.0),
@@ -45,7 +44,9 @@ def test_every_usual_shape_of_a_row_is_a_prompt(
     [
         ({"answer": "4"}, "no prompt"),
         ({"prompt": ""}, "no prompt"),
-        ({"messages": [TOLD]}, "no prompt"),
+        ({"messages": [TOLD]}, "begins with the assistant"),
+        ({"messages": [*ASK, TOLD], "answer": "four"}, "cannot continue a message"),
+        ({"prompt": [*ASK, TOLD], "answer": "four"}, "ends with an assistant message"),
         ({"prompt": {"a": 1}}, "its prompt or answer is not text"),
         ({"prompt": "x", "reward": float("nan")}, "its reward is not a finite number"),
     ],
@@ -112,13 +113,15 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out_and_named(prepar
     assert (counts.rows, counts.usable) == (3, 1)
     assert counts.first_dropped == {
         "the prompt and 20 new tokens do not fit into 100 tokens": [1],
-        "no prompt": [3],
+        "no prompt; the row has `no`": [3],
     }
     assert counts.tokens == len(prompts[0].tokens)
 
 
 def test_strict_refuses_the_job_for_one_such_row(prepared: Any) -> None:
-    with pytest.raises(JobFailed, match=r"1 of 2 cannot be used: no prompt \(row 2\)$"):
+    with pytest.raises(
+        JobFailed, match=r"1 of 2 cannot be used: no prompt; the row has `no` \(row 2\)$"
+    ):
         prepared([{"prompt": "hi"}, {"no": 1}], strict=True)
 
 

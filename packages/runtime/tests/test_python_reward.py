@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
-from dreadnode_runtime.data.conversations import Conversation
+from dreadnode_runtime.data.normal_form import Conversation
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.rewards.recipes import Answer, Score

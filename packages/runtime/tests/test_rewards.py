@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dreadnode_runtime.data.conversations import Conversation, Unusable
+from dreadnode_runtime.data.normal_form import Conversation, Unusable
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.rewards.combinations import RECIPES, build, reward

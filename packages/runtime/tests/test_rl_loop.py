@@ -11,7 +11,7 @@ import pytest
 from dreadnode_runtime.backend.policy import Floats, Loss, Sampled, Sampling, Sequenced
 from dreadnode_runtime.backend.trainer import Saved
 from dreadnode_runtime.control.events import Stop
-from dreadnode_runtime.data.conversations import Conversation
+from dreadnode_runtime.data.normal_form import Conversation
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from dreadnode_runtime.errors import JobFailed

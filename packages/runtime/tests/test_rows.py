@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_runtime.data.conversations import (
-    Unusable,
-    conversation,
-    read_rows,
-    with_system_prompt,
-)
+from dreadnode_runtime.data.normal_form import Unusable, with_system_prompt
+from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.rows import read_rows
 
 ASKED = {"role": "user", "content": "2+2?"}
 REPLIED = {"role": "assistant", "content": "4"}
@@ -172,36 +169,36 @@ def test_a_row_may_mark_what_is_trained() -> None:
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"text": "hello"}, "no messages, and no prompt with an answer"),
+        ({"text": "hello"}, "use `format: text`"),
         ({"prompt": "hello"}, "no answer"),
         ({"answer": "hello"}, "no prompt"),
         ({"prompt": "hello", "answer": None}, "no answer"),
         ({"prompt": "hello", "answer": ""}, "an empty answer"),
         ({"prompt": "hello", "answer": {"a": 1}}, "its prompt or answer is not text"),
         ({"messages": []}, "no messages"),
-        ({"messages": ["hi"]}, "a message is not an object"),
-        ({"messages": [{"role": "narrator", "content": "x"}]}, "a message has an unknown role"),
-        ({"messages": [{"role": "user"}]}, "a message without content"),
-        ({"messages": [{"role": "user", "content": 3}]}, "a message's content is neither text"),
+        ({"messages": ["hi"]}, "a message of `messages` is `hi`, which is not an object"),
+        ({"messages": [{"role": "narrator", "content": "x"}]}, "the role `narrator`"),
+        ({"messages": [{"role": "user"}]}, "a message of `messages` has no content"),
+        ({"messages": [{"role": "user", "content": 3}]}, "content is `3`, neither text nor parts"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
-            "images, audio or files in a message",
+            "an image is `x`; write it as a `data:` URL",
         ),
         (
             {"messages": [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}]},
-            "a tool call's arguments are not JSON",
+            "arguments of a call of `f` are not JSON",
         ),
-        ({"messages": [{**REPLIED, "weight": 0.5}]}, "a message's weight is neither 0 nor 1"),
-        ({"messages": [ASKED, REPLIED], "tools": "["}, "its tools are not JSON"),
+        ({"messages": [{**REPLIED, "weight": 0.5}]}, "`weight` is `0.5`; it must be 0 or 1"),
+        ({"messages": [ASKED, REPLIED], "tools": "["}, "its tools are text and not JSON"),
         (
             {"messages": [ASKED, REPLIED], "tools": [{"name": "add", "parameters": "a"}]},
-            "a tool's parameters are not an object",
+            "parameters of the tool `add` are not JSON",
         ),
-        ({"steps": [{"source": "moon", "message": "x"}]}, "a message has an unknown role"),
-        ({"steps": [{"source": "agent", "tool_calls": 3}]}, "a step's tool calls are not a list"),
+        ({"steps": [{"source": "moon", "message": "x"}]}, "the role `moon`"),
+        ({"steps": [{"source": "agent", "tool_calls": 3}]}, "a step's `tool_calls` are `3`"),
         (
             {"steps": [{"source": "agent", "observation": {"results": "x"}}]},
-            "an observation's results are not a list",
+            "an observation's `results` are `x`",
         ),
     ],
 )

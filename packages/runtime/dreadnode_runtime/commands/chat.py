@@ -21,7 +21,8 @@ from tinker_cookbook.renderers import Message
 from dreadnode_runtime.backend.policy import Sampler, Sampling
 from dreadnode_runtime.backend.tinker_policy import open_sampler
 from dreadnode_runtime.commands.responses import Answer, answer_of, refusal
-from dreadnode_runtime.data.conversations import Unusable, conversation, with_system_prompt
+from dreadnode_runtime.data.normal_form import Unusable, with_system_prompt
+from dreadnode_runtime.data.reading import conversation
 from dreadnode_runtime.data.rendering import Rendering, load_rendering, plain_message, text_of
 from dreadnode_runtime.errors import RuntimeFault
 

@@ -4,14 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dreadnode_runtime.data.conversations import (
-    Unusable,
-    conversation,
-    encodable,
-    read_rows,
-    with_system_prompt,
-)
+from dreadnode_runtime.data.normal_form import Unusable, with_system_prompt
+from dreadnode_runtime.data.reading import conversation, encodable
 from dreadnode_runtime.data.rendering import Example, Rendering
+from dreadnode_runtime.data.rows import read_rows
 from dreadnode_runtime.errors import JobFailed
 
 NAMED = 5

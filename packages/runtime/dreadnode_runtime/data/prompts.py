@@ -1,8 +1,8 @@
 """Rows to what a model is asked: prompts, each with the answer that is expected, if any.
 
-A row has `messages` (or `conversations`, `steps`) or one of PROMPT_KEYS, as in `data`. Where a chat
-ends with the assistant's turn, that turn is the expected answer and what stands before it the
-prompt. Of a trajectory each turn of the assistant is a prompt of its own.
+Rows are read as for supervised training, by `data.reading`. Where a chat ends with the assistant's
+message, that message is the expected answer and what stands before it the prompt. Of a trajectory
+each message of the assistant is a prompt of its own.
 """
 
 import math
@@ -11,24 +11,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dreadnode_runtime.data.conversations import (
-    ANSWER_KEYS,
+from dreadnode_runtime.data.normal_form import (
     Conversation,
     Row,
     Unusable,
-    asked_of,
     content_text,
-    conversation,
-    encodable,
-    read_rows,
-    scalar_text,
     with_system_prompt,
 )
 from dreadnode_runtime.data.prepare import Counts
+from dreadnode_runtime.data.reading import conversation, encodable, question
 from dreadnode_runtime.data.rendering import Rendering
+from dreadnode_runtime.data.rows import read_rows
 from dreadnode_runtime.errors import JobFailed
-
-CHATS = ("messages", "conversations", "steps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +59,7 @@ def prompt(number: int, row: Row) -> Prompt:
     Raises:
         Unusable: It asks nothing that is understood.
     """
-    said, expected = _asked(row)
-    answer = next((row[key] for key in ANSWER_KEYS if row.get(key) is not None), None)
-    if isinstance(answer, list):
-        expected = content_text(conversation({"messages": answer}).messages[-1]["content"])
-    elif answer is not None:
-        expected = scalar_text(answer)
+    said, expected = question(row)
     return Prompt(said, number, expected, _reward(row), row)
 
 
@@ -95,7 +84,7 @@ def turns(number: int, row: Row) -> Iterator[Prompt]:
             continue
         if text := content_text(message["content"]):
             found = True
-            before = Conversation(said.messages[:index], said.tools)
+            before = replace(said, messages=said.messages[:index], chosen=None)
             yield Prompt(before, number, text, reward, row)
     if not found:
         raise Unusable("a trajectory in which the assistant says nothing")
@@ -184,27 +173,6 @@ def _refuse(counts: Counts, *, strict: bool, left: int) -> None:
         reason = max(counts.dropped, key=lambda reason: counts.dropped[reason])
         first = next(line for line in counts.warnings() if f": {reason} (" in line)
         raise JobFailed(f"No prompt is left to train on: {first}", code="data")
-
-
-def _asked(row: Row) -> tuple[Conversation, str | None]:
-    """Return the prompt of ROW, and the answer that stands behind it in a chat."""
-    if any(isinstance(row.get(key), list) for key in CHATS):
-        said = conversation(row)
-        if said.messages[-1]["role"] != "assistant":
-            return said, None
-        last = content_text(said.messages[-1]["content"])
-        said = Conversation(said.messages[:-1], said.tools)
-        if not said.messages:
-            raise Unusable("no prompt")
-        return said, last
-    asked = asked_of(row)
-    if asked is None or asked == "":
-        raise Unusable("no prompt")
-    messages = (
-        asked if isinstance(asked, list) else [{"role": "user", "content": scalar_text(asked)}]
-    )
-    keep = {key: row[key] for key in ("system", "system_prompt", "tools") if key in row}
-    return conversation({**keep, "messages": messages}), None
 
 
 def _reward(row: Row) -> float | None:

@@ -26,9 +26,12 @@ from tinker_cookbook.renderers import (
 )
 
 from dreadnode_runtime.data.chat_template import STAND_IN_RENDERER
-from dreadnode_runtime.data.conversations import Conversation, Unusable
+from dreadnode_runtime.data.marks import trained_messages
+from dreadnode_runtime.data.normal_form import Conversation, Unusable
+from dreadnode_runtime.data.normal_form import Message as NormalMessage
 from dreadnode_runtime.errors import JobFailed, plain
 
+_BARE_TOOL = {"description": "", "parameters": {}}
 TRAIN_ON = ("all_assistant_messages", "last_assistant_message", "last_assistant_turn")
 """What `train_on` may name: which of a conversation's assistant messages carry loss."""
 
@@ -89,7 +92,7 @@ class Rendering:
         if not total:
             raise Unusable("its answer lies beyond max_sequence_length" if cut else "no answer")
         return [
-            Example(tokens, (mask / np.float32(total)).astype(np.float32), row)
+            Example(tokens, (mask * np.float32(said.weight / total)).astype(np.float32), row)
             for tokens, mask in kept
         ], cut
 
@@ -157,12 +160,13 @@ class Rendering:
         if not self._takes_tools and (said.tools or any("tool_calls" in m for m in said.messages)):
             raise Unusable(f"{self.name} has no tool calls")
         messages = [_cookbook_message(message) for message in said.messages]
-        trained = [] if train_on is None else _trained(said, train_on)
+        trained = [] if train_on is None else trained_messages(said, train_on)
         if said.tools:
             system = messages[0]["content"] if messages[0]["role"] == "system" else None
             rest = messages[0 if system is None else 1 :]
             prefix = self._renderer.create_conversation_prefix_with_tools(
-                [ToolSpec(**tool) for tool in said.tools], system if isinstance(system, str) else ""
+                [ToolSpec(**{**_BARE_TOOL, **tool}) for tool in said.tools],
+                system if isinstance(system, str) else "",
             )
             shift = len(prefix) - (0 if system is None else 1)
             messages = [*prefix, *rest]
@@ -251,21 +255,7 @@ def _takes_tools(renderer: Renderer) -> bool:
     return True
 
 
-def _trained(said: Conversation, train_on: str) -> list[int]:
-    speaks = [i for i, m in enumerate(said.messages) if m["role"] == "assistant"]
-    if said.chosen is not None:
-        speaks = [i for i in speaks if i in said.chosen]
-    elif train_on == "last_assistant_message":
-        speaks = speaks[-1:]
-    elif train_on == "last_assistant_turn":
-        asked = max((i for i, m in enumerate(said.messages) if m["role"] == "user"), default=-1)
-        speaks = [i for i in speaks if i > asked]
-    if not speaks:
-        raise Unusable("no assistant message to train on")
-    return speaks
-
-
-def _cookbook_message(message: dict[str, Any]) -> Message:
+def _cookbook_message(message: NormalMessage) -> Message:
     made = Message(role=message["role"], content=message["content"])
     if calls := message.get("tool_calls"):
         made["tool_calls"] = [

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from dreadnode_runtime.data.conversations import Unusable, scalar_text
+from dreadnode_runtime.data.normal_form import Unusable, scalar_text
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.errors import JobFailed
 

@@ -13,12 +13,16 @@ Calls of one episode may reach different processes, so all that lasts is the sta
 """
 
 import json
-from typing import Any, Literal, Protocol
+from dataclasses import replace
+from typing import Any, Literal, Protocol, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tinker_cookbook.renderers import Message
 
-from dreadnode_runtime.data.conversations import Conversation, Unusable, tool_specs
+from dreadnode_runtime.data.dialects.tools import read_tools
+from dreadnode_runtime.data.fields import Findings
+from dreadnode_runtime.data.normal_form import Conversation, Unusable
+from dreadnode_runtime.data.normal_form import Message as NormalMessage
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import plain_message
 from dreadnode_runtime.errors import JobFailed, plain
@@ -93,7 +97,7 @@ class PythonEnvironment:
 
     def dressed(self, prompt: Conversation) -> Conversation:
         """Return PROMPT with the environment's tools, which take the place of the row's own."""
-        return Conversation(prompt.messages, self._tools, prompt.chosen)
+        return replace(prompt, tools=self._tools)
 
     async def begin(self, prompt: Prompt) -> "PythonEpisode":
         """Begin an episode in the state that `start` returns for the row."""
@@ -132,8 +136,8 @@ class PythonEpisode:
             return None
         results = [_result(call.id, call.function.name, await self._called(call)) for call in calls]
         results += [_result(None, "", f"This call cannot be read: {c.error}") for c in broken]
-        messages = [*self._said.messages, plain_message(message), *results]
-        self._said = Conversation(messages, self._said.tools)
+        added = cast("list[NormalMessage]", [plain_message(message), *results])
+        self._said = Conversation([*self._said.messages, *added], self._said.tools)
         return self._said
 
     async def _called(self, call: Any) -> str:
@@ -185,7 +189,7 @@ async def open_environment(wish: dict[str, Any] | None) -> PythonEnvironment | N
         seconds=params.timeout_sec,
     )
     try:
-        tools = tool_specs(await pool.call("tools", number=False))
+        tools = read_tools(await pool.call("tools", number=False), Findings())
         if not tools:
             raise Unusable("it has no tools")  # noqa: TRY301
     except (CodeFailed, Unusable) as failed:

@@ -1,0 +1,1 @@
+"""Readers of the dialects in which conversations are written, one module each."""
