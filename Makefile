@@ -43,12 +43,13 @@ check: setup  ## Format, lint, types, imports, and that generated files are up t
 	$(BIN)/python scripts/audit.py
 	$(BIN)/python scripts/mirror_catalog.py --check
 	$(BIN)/python scripts/make_docs.py --check
+	$(BIN)/python scripts/check_links.py
 
 format: setup  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: setup  ## Write docs/reference/cli.md, docs/reference/openapi.json and the schema of job files from the code
+docs: setup  ## Write the generated reference pages and schemas from the code
 	$(BIN)/python scripts/make_docs.py
 
 catalog-mirror: setup  ## Write the API's copy of the catalog from the SDK's

@@ -17,6 +17,7 @@ from dreadnode.cli.main import app
 from dreadnode_api.main import create_app
 from dreadnode_api.settings import Settings
 from job_schema import job_schema
+from reference_pages import engine_commands, python_client
 from rich.console import Console
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +72,8 @@ def main(arguments: list[str]) -> int:
     pages = {
         "docs/reference/cli.md": cli(),
         "docs/reference/openapi.json": openapi(),
+        "docs/reference/python-client.md": python_client(),
+        "docs/reference/engine.md": engine_commands(),
         JOB_SCHEMA: job_schema(),
     }
     for name, text in pages.items():
