@@ -46,13 +46,15 @@ class Server:
         folder: Where everything of it lies.
         model: The weights that it serves, as `MODEL` and as the stand-in.
         settings: Variables that it is started with.
-        flags: What else `dn serve` is told.
+        flags: Further arguments of `dn serve`.
+        program: The `dn` to run.
     """
 
     folder: Path
     model: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
+    program: Path = DN
     ports: tuple[int, int] = field(default_factory=lambda: (free_port(), free_port()))
     process: "subprocess.Popen[bytes] | None" = None
 
@@ -91,7 +93,7 @@ class Server:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [
-                    *(DN, "serve", "--data-dir", self.data),
+                    *(self.program, "serve", "--data-dir", self.data),
                     *("--port", str(self.ports[0]), "--engine-port", str(self.ports[1])),
                     *("--model", f"{MODEL}={self.model}", "--model", f"{STAND_IN}={self.model}"),
                     *self.flags,
@@ -138,7 +140,7 @@ class Server:
     def dn(self, *arguments: str) -> Said:
         """Run a `dn` command against this server."""
         done = subprocess.run(
-            [DN, *arguments],
+            [self.program, *arguments],
             env=self.environment,
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
