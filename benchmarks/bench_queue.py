@@ -31,7 +31,7 @@ from dreadnode_api import migrations
 from dreadnode_api.auth import service as identity
 from dreadnode_api.auth.callers import Role
 from dreadnode_api.db import Database
-from dreadnode_api.ids import new_id
+from dreadnode_api.models.base import new_id
 from dreadnode_api.jobs import queue
 from dreadnode_api.jobs.dispatcher import Dispatcher
 from dreadnode_api.jobs.records import end, lock

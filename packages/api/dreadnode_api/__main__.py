@@ -18,11 +18,10 @@ from pathlib import Path
 from dreadnode_api import logs, migrations
 from dreadnode_api import parent_watch as lifeline
 from dreadnode_api.auth.people import create_organization
-from dreadnode_api.auth.schemas import EMAIL, NEW_KEY, ORGANIZATION_NAME, USERNAME
 from dreadnode_api.auth.service import create_first
 from dreadnode_api.db import Database
 from dreadnode_api.errors import ApiError
-from dreadnode_api.http.patterns import words
+from dreadnode_api.http.patterns import EMAIL, NEW_SLUG, ORGANIZATION_NAME, USERNAME, explain
 from dreadnode_api.jobs.dispatcher import Dispatcher, host_id
 from dreadnode_api.maintenance.background import beside
 from dreadnode_api.sandbox import runners
@@ -88,13 +87,13 @@ async def _init(settings: Settings) -> int:
 
 async def _organization(settings: Settings, given: argparse.Namespace) -> int:
     for value, pattern in (
-        (given.key, NEW_KEY),
+        (given.key, NEW_SLUG),
         (given.username, USERNAME),
         (given.email, EMAIL),
         (given.name or given.key, ORGANIZATION_NAME),
     ):
         if not re.fullmatch(pattern, value) or value.endswith("\n"):
-            raise SettingsError(f"`{value}` cannot be taken: {words(pattern)}")
+            raise SettingsError(f"`{value}` cannot be taken: {explain(pattern)}")
     database = Database(settings.database_url)
     try:
         await migrations.check(database)
@@ -104,7 +103,7 @@ async def _organization(settings: Settings, given: argparse.Namespace) -> int:
             )
     finally:
         await database.dispose()
-    print(json.dumps({"organization": made.key, "workspace": "default", "token": key}))  # noqa: T201
+    print(json.dumps({"organization": made.slug, "workspace": "default", "token": key}))  # noqa: T201
     return 0
 
 

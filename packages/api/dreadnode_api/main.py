@@ -9,6 +9,7 @@ from fastapi import Depends, FastAPI
 from dreadnode_api.auth import people_routes
 from dreadnode_api.auth import routes as auth_routes
 from dreadnode_api.auth.callers import Authenticator
+from dreadnode_api.auth.guard import Guard
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.capabilities import registry, visibility
 from dreadnode_api.capabilities import routes as capability_routes
@@ -18,20 +19,20 @@ from dreadnode_api.chat.session_pool import Talks
 from dreadnode_api.checkpoints import routes as checkpoint_routes
 from dreadnode_api.checkpoints.exports import Exports
 from dreadnode_api.datasets import routes as dataset_routes
-from dreadnode_api.datasets.convert import Converter
 from dreadnode_api.db import Database
+from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.http import error_responses as answers
 from dreadnode_api.http import health
 from dreadnode_api.http import swagger_ui as pages
-from dreadnode_api.http.guard import Guard, Telemetry, Trace
 from dreadnode_api.http.openapi_links import add_links
 from dreadnode_api.http.query_parameters import only_known
 from dreadnode_api.http.security_headers import SecurityHeaders
+from dreadnode_api.http.trace import Telemetry, Trace
 from dreadnode_api.settings import Settings
 from dreadnode_api.training import events, sandbox_routes
 from dreadnode_api.training import routes as job_routes
-from dreadnode_api.training.engine import Engine
 from dreadnode_api.training.preflight import Preflight
+from dreadnode_api.uploads import UploadReader
 from dreadnode_api.webhooks import routes as webhook_routes
 
 PREFIX = "/api/v1"
@@ -40,7 +41,7 @@ PREFIX = "/api/v1"
 def create_app(settings: Settings) -> FastAPI:
     """Return the application. It reads nothing and writes nothing before its first request."""
     database = Database(settings.database_url)
-    engine = Engine(
+    engine = EngineClient(
         settings.engine_url,
         settings.engine_api_key,
         timeout=settings.engine_timeout,
@@ -75,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.catalog_answers = catalog_routes.Answers()
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings)
-    app.state.converter = Converter(settings)
+    app.state.upload_reader = UploadReader(settings)
     app.state.talks = Talks(settings)
     app.state.exports = Exports(settings, database, app.state.store)
     answers.install(app)

@@ -24,12 +24,12 @@ from dreadnode_api import migrations
 from dreadnode_api.auth import service as identity
 from dreadnode_api.auth.callers import Role
 from dreadnode_api.db import Database
+from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.jobs import queue
 from dreadnode_api.main import create_app
 from dreadnode_api.models.auth import Membership, Organization, User, Workspace
 from dreadnode_api.models.jobs import Job
 from dreadnode_api.settings import Settings
-from dreadnode_api.training.engine import Engine
 from fastapi import FastAPI
 from sqlalchemy import func, make_url, select, text
 from starlette.applications import Starlette
@@ -168,10 +168,10 @@ class FakeEngine:
             raise self.failure
         return JSONResponse({"supported_models": self.models}, status_code=self.status)
 
-    def client(self, *, remember: float = 0) -> Engine:
+    def client(self, *, remember: float = 0) -> EngineClient:
         route = Route("/api/v1/get_server_capabilities", self.capabilities)
         transport = httpx.ASGITransport(Starlette(routes=[route]))
-        return Engine("http://engine", "tml-master", remember=remember, transport=transport)
+        return EngineClient("http://engine", "tml-master", remember=remember, transport=transport)
 
 
 @pytest.fixture
@@ -247,11 +247,14 @@ async def populate(database: Database) -> tuple[dict[str, str], str, str]:
     """Make `acme` and another organization, and a key of each role."""
     keys: dict[str, str] = {}
     async with database.writing() as session:
-        acme, other = Organization(key="acme", name="Acme"), Organization(key="other", name="Other")
+        acme, other = (
+            Organization(slug="acme", name="Acme"),
+            Organization(slug="other", name="Other"),
+        )
         session.add_all([acme, other])
         await session.flush()
-        lab = Workspace(org_id=acme.id, key="lab", name="Lab", is_default=True)
-        session.add_all([lab, Workspace(org_id=other.id, key="lab", name="Lab")])
+        lab = Workspace(org_id=acme.id, slug="lab", name="Lab", is_default=True)
+        session.add_all([lab, Workspace(org_id=other.id, slug="lab", name="Lab")])
         for name, org, role in (
             ("admin", acme, Role.ADMIN),
             ("member", acme, Role.MEMBER),

@@ -10,9 +10,9 @@ import pytest
 from dreadnode_api.auth import service as identity
 from dreadnode_api.auth.callers import Role
 from dreadnode_api.auth.tokens import sha256
-from dreadnode_api.db import now
 from dreadnode_api.main import create_app
 from dreadnode_api.models.auth import Membership, Token, User
+from dreadnode_api.models.base import now
 from dreadnode_api.settings import Settings
 from sqlalchemy import select, update
 
@@ -162,7 +162,7 @@ async def test_a_member_may_do_all_but_what_needs_an_administrator(api: Any) -> 
 
         assert (answer.status_code == 403) == ((method, path) in ADMIN), (method, path, answer.text)
         if answer.status_code == 403:
-            assert "needs the role `admin`, and this API key has `member`" in answer.text
+            assert "needs the role `admin`, and this API token has `member`" in answer.text
 
 
 async def test_no_route_refuses_an_administrator_but_those_of_the_sandbox(api: Any) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import psutil
 import pytest
 from dreadnode_api.checkpoints import exports
-from dreadnode_api.db import now
 from dreadnode_api.maintenance.cleanup import Tidier
+from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint
 from dreadnode_api.models.jobs import JobFile
 from sqlalchemy import update
@@ -384,10 +384,10 @@ async def test_whatever_a_sandbox_calls_a_checkpoint_its_folder_is_one(
 
 @ON_SQLITE
 async def test_what_a_process_left_that_was_killed_with_the_server_is_swept(api: Any) -> None:
-    with api.app.state.store.fresh_folder() as folder:
+    with api.app.state.store.temporary_folder() as folder:
         (folder / "adapter_model.safetensors").write_bytes(b"half")
-        young = api.app.state.store.sweep(before=0.0)
-        old = api.app.state.store.sweep(before=folder.stat().st_mtime + 1)
+        young = api.app.state.store.delete_partial(before=0.0)
+        old = api.app.state.store.delete_partial(before=folder.stat().st_mtime + 1)
 
     assert (young, old) == (0, 1)
     assert not folder.exists()

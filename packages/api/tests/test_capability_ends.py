@@ -76,7 +76,7 @@ async def test_an_address_opens_for_five_minutes_and_not_longer(
 ) -> None:
     present = signed.time.time()
     opened = []
-    for later in (signed.SECONDS - 2, signed.SECONDS + 2):
+    for later in (signed.VALID_SECONDS - 2, signed.VALID_SECONDS + 2):
         monkeypatch.setattr(signed.time, "time", lambda later=later: present + later)
         opened.append((await ask(api, address)).status_code)
 

@@ -15,11 +15,12 @@ from dreadnode_api.auth.callers import Role
 from dreadnode_api.auth.service import create_first, new_token
 from dreadnode_api.catalog.routes import Answer, Answers
 from dreadnode_api.catalog.schemas import TrainingCatalogEntry, TrainingCatalogResponse
-from dreadnode_api.db import Database, now
+from dreadnode_api.db import Database
+from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.main import create_app
 from dreadnode_api.models.auth import Organization, Token
+from dreadnode_api.models.base import now
 from dreadnode_api.settings import Settings
-from dreadnode_api.training.engine import Engine
 from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -84,7 +85,7 @@ async def client(
     file, key = first_start
     shutil.copy(file, tmp_path)
     app = create_app(Settings(data_dir=tmp_path))
-    app.state.engine = Engine(
+    app.state.engine = EngineClient(
         "http://engine", "tml-x", transport=httpx.ASGITransport(app=engine.app)
     )
     database: Database = app.state.database

@@ -56,7 +56,7 @@ async def test_pushed_at_once_by_many_a_version_is_made_once(api: Any) -> None:
         (ROW + b"{oops}\n", "Line 2 is not JSON"),
         (ROW + b"[1, 2]\n", "Line 2 is not a JSON object"),
         (ROW * 2 + b"\xff\xfe{}\n", "Line 3 is not UTF-8"),
-        (b'{"a": NaN}\n', "Line 1 is not JSON (there is no NaN in JSON)"),
+        (b'{"a": NaN}\n', "Line 1 is not JSON (JSON has no NaN)"),
         (b"[" * 200_000 + b"\n", "Line 1 is nested too deeply"),
         (b'{"a": "' + b"x" * 9_000_000, "Line 1 is longer than 8,388,608 bytes"),
         (b"a,b\n1,2\n", "Line 1 is not JSON"),

@@ -122,7 +122,7 @@ async def test_a_body_that_is_not_said_to_be_json_is_a_422_that_names_the_header
         (
             "/org/acme/ws",
             {"key": "Night_Shift"},
-            "`key`: give lower-case letters, digits and hyphens, at most 63, and no hyphen first",
+            "`key`: use at most 63 lower-case letters, digits and hyphens, not starting with a hyphen",
         ),
         (
             "/org/acme/members",
@@ -172,7 +172,7 @@ async def test_no_refusal_of_a_parameter_shows_a_pattern(api: Any) -> None:
             if answer.status_code == 422:
                 asked += 1
                 detail = check(answer, 422)["detail"]
-                assert "`: give " in detail, (path, name, detail)
+                assert re.search("`: (give|use) ", detail), (path, name, detail)
     assert asked > 20
 
 

@@ -5,10 +5,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from dreadnode_api.db import Database, now
-from dreadnode_api.ids import new_id
+from dreadnode_api.db import Database
 from dreadnode_api.jobs import queue
 from dreadnode_api.models.auth import Organization, Workspace
+from dreadnode_api.models.base import new_id, now
 from dreadnode_api.models.jobs import Job, Status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,10 +20,10 @@ Enqueue = Callable[..., Any]
 async def workspaces(database: Database, *keys: str) -> dict[str, str]:
     """Make an organization with workspaces, and return their ids by key."""
     async with database.writing() as session:
-        org = Organization(key=f"o-{new_id()}", name="O")
+        org = Organization(slug=f"o-{new_id()}", name="O")
         session.add(org)
         await session.flush()
-        made = {key: Workspace(org_id=org.id, key=key, name=key) for key in keys}
+        made = {key: Workspace(org_id=org.id, slug=key, name=key) for key in keys}
         session.add_all(made.values())
         await session.flush()
         return {key: workspace.id for key, workspace in made.items()}

@@ -12,21 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from dreadnode_api.datasets.formats import MAX_ROW_BYTES, Unreadable
-from dreadnode_api.datasets.formats.__main__ import convert, main
+from dreadnode_api.datasets.formats.__main__ import main, read
 
 LIMIT = 2**30
 
 
-def converted(tmp_path: Path, kind: str, data: bytes, limit: int = LIMIT) -> list[Any]:
+def convert(tmp_path: Path, kind: str, data: bytes, limit: int = LIMIT) -> list[Any]:
     source, target = tmp_path / f"rows.{kind}", tmp_path / "rows.jsonl"
     source.write_bytes(data)
-    convert(kind, source, target, limit)
+    read(kind, source, target, limit)
     return [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
 
 
 def refusal(tmp_path: Path, kind: str, data: bytes) -> str:
     with pytest.raises(Unreadable) as refused:
-        converted(tmp_path, kind, data)
+        convert(tmp_path, kind, data)
     return str(refused.value)
 
 
@@ -37,15 +37,15 @@ def parquet(tmp_path: Path, columns: dict[str, Any], **types: Any) -> bytes:
     return path.read_bytes()
 
 
-def test_what_is_written_is_told_with_its_digest(tmp_path: Path) -> None:
+def test_converted_rows_are_described_with_their_digest(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text('[{"a": 1}, {"a": 2}]')
 
-    told = convert("json", tmp_path / "rows.json", tmp_path / "rows.jsonl", LIMIT)
+    described = read("json", tmp_path / "rows.json", tmp_path / "rows.jsonl", LIMIT)
 
     written = (tmp_path / "rows.jsonl").read_bytes()
     assert written == b'{"a": 1}\n{"a": 2}\n'
     digest = hashlib.sha256(written).hexdigest()
-    assert told == {"rows": 2, "bytes": len(written), "sha256": digest}
+    assert described == {"rows": 2, "bytes": len(written), "sha256": digest}
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_what_is_written_is_told_with_its_digest(tmp_path: Path) -> None:
 def test_a_row_of_json_keeps_its_own_text(tmp_path: Path, text: str) -> None:
     source, target = tmp_path / "rows.json", tmp_path / "rows.jsonl"
     source.write_text(text, encoding="utf-8")
-    convert("json", source, target, LIMIT)
+    read("json", source, target, LIMIT)
 
     joined = target.read_text(encoding="utf-8").replace("\n", ",").removesuffix(",")
     assert joined.replace(" ", "") == "".join(text.split()).strip("\ufeff")[1:-1]
@@ -68,30 +68,30 @@ def test_a_row_of_json_keeps_its_own_text(tmp_path: Path, text: str) -> None:
 def test_an_object_over_several_lines_becomes_one(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": "a\nb"}]}, {"n": 2}]
 
-    assert converted(tmp_path, "json", json.dumps(rows, indent=2).encode()) == rows
+    assert convert(tmp_path, "json", json.dumps(rows, indent=2).encode()) == rows
 
 
 def test_an_array_larger_than_a_piece_of_it_is_read_whole(tmp_path: Path) -> None:
     rows = [{"n": n, "text": "ü" * 5000} for n in range(300)] + [{"long": "x" * 3_000_000}]
 
-    assert converted(tmp_path, "json", json.dumps(rows).encode()) == rows
+    assert convert(tmp_path, "json", json.dumps(rows).encode()) == rows
 
 
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
         (b"", "The file is not JSON that begins with an array"),
-        (b"[]", "The file holds no rows"),
-        (b'{"a": 1}\n{"a": 2}\n', "The file holds an object where an array of objects belongs"),
+        (b"[]", "The file has no rows"),
+        (b'{"a": 1}\n{"a": 2}\n', "The file is an object, not an array of objects"),
         (b'[{"a": 1}, [2]]', "Row 2 is not an object"),
-        (b'[{"a": NaN}]', "Row 1 is not JSON (there is no NaN in JSON)"),
-        (b'[{"a": 1}, {"a": -Infinity}]', "Row 2 is not JSON (there is no -Infinity in JSON)"),
-        (b'[{"a": 1, "a": 2}]', "Row 1 is not JSON (it names `a` twice)"),
-        (b'[{"a": 1} {"a": 2}]', "After row 1 a comma or the array's end is missing"),
+        (b'[{"a": NaN}]', "Row 1 is not JSON (JSON has no NaN)"),
+        (b'[{"a": 1}, {"a": -Infinity}]', "Row 2 is not JSON (JSON has no -Infinity)"),
+        (b'[{"a": 1, "a": 2}]', "Row 1 is not JSON (it has the name `a` twice)"),
+        (b'[{"a": 1} {"a": 2}]', "After row 1, a comma or the end of the array is missing"),
         (b'[{"a": 1},', "Row 2 is not an object"),
         (b'[{"a": 1', "Row 1 is not JSON"),
-        (b'[{"a": 1}', "After row 1 a comma"),
-        (b'[{"a": 1}] []', "Something follows the array"),
+        (b'[{"a": 1}', "After row 1, a comma"),
+        (b'[{"a": 1}] []', "The file continues after the array"),
         (b'[{"a": "\xff"}]', "The file is not UTF-8"),
         (b'[{"a": ' + b"[" * 200_000, "Row 1 is not JSON (it is nested too deeply)"),
         (b'[{"a": "' + b"x" * (2 * MAX_ROW_BYTES), "Row 1 is not JSON"),
@@ -107,7 +107,7 @@ def test_json_that_is_no_array_of_objects_is_refused(
 def test_values_of_csv_are_the_text_that_stands_there(tmp_path: Path) -> None:
     data = '\ufeffprompt,response\r\n007,"a ""b"", c\r\nd"\r\n\r\n1e3,\r\n"  x",NaN'.encode()
 
-    assert converted(tmp_path, "csv", data) == [
+    assert convert(tmp_path, "csv", data) == [
         {"prompt": "007", "response": 'a "b", c\r\nd'},
         {"prompt": "1e3", "response": ""},
         {"prompt": "  x", "response": "NaN"},
@@ -122,7 +122,7 @@ def test_columns_of_csv_that_mean_something_only_as_json_are_read_as_json(tmp_pa
         b"c,,,,\n"
     )
 
-    assert converted(tmp_path, "csv", data) == [
+    assert convert(tmp_path, "csv", data) == [
         {
             "prompt": "a",
             "reward": 0.5,
@@ -138,24 +138,24 @@ def test_columns_of_csv_that_mean_something_only_as_json_are_read_as_json(tmp_pa
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (b"", "The file holds no rows"),
-        (b"a,b\n", "The file holds no rows"),
+        (b"", "The file has no rows"),
+        (b"a,b\n", "The file has no rows"),
         (b"a,,c\n1,2,3\n", "Column 2 has no name"),
         (b"a,b,a\n1,2,3\n", "Columns 1 and 3 are both named `a`"),
-        (b"a, b\n1,2\n", "Column 2 is named ` b`, with blanks around the name"),
-        (b"a,b\n1,2\n3\n", "Row 2, which ends in line 3, has 1 value, and the header names 2"),
+        (b"a, b\n1,2\n", "The name of column 2 is ` b`, with whitespace around it"),
+        (b"a,b\n1,2\n3\n", "Row 2, which ends in line 3, has 1 value, but the header has 2"),
         (b'a,b\n"1\n2",3,4\n', "Row 1, which ends in line 3, has 3 values"),
         (b'a,b\n1,"2\n', "Line 2 is not CSV (unexpected end of data)"),
         (b'a,b\n1,"2"3\n', "Line 2 is not CSV"),
         (b"a,b\n1,\xff\n", "Line 2 is not UTF-8"),
         ("a,b\n1,2\n".encode("utf-16"), "Line 1 is not UTF-8"),
-        (b"a;b\n1;2\n", "The header is one column, `a;b`"),
-        (b"messages\n\"[{'role': 'user'}]\"\n", "Row 1, column `messages`: a list is needed there"),
-        (b"messages\nhello\n", "Row 1, column `messages`: a list is needed there"),
-        (b"messages\n{}\n", "Row 1, column `messages`: a list is needed there"),
-        (b"prompt,reward\na,1\nb,good\n", "Row 2, column `reward`: a number is needed there"),
-        (b"prompt,reward\na,NaN\n", "Row 1, column `reward`: a number is needed there"),
-        (b"prompt,success\na,1\n", "Row 1, column `success`: true or false is needed there"),
+        (b"a;b\n1;2\n", "The header has one column, `a;b`"),
+        (b"messages\n\"[{'role': 'user'}]\"\n", "Row 1, column `messages`: write a list as JSON"),
+        (b"messages\nhello\n", "Row 1, column `messages`: write a list as JSON"),
+        (b"messages\n{}\n", "Row 1, column `messages`: write a list as JSON"),
+        (b"prompt,reward\na,1\nb,good\n", "Row 2, column `reward`: write a number as JSON"),
+        (b"prompt,reward\na,NaN\n", "Row 1, column `reward`: write a number as JSON"),
+        (b"prompt,success\na,1\n", "Row 1, column `success`: write true or false as JSON"),
         (b"a\n" + b"x" * (MAX_ROW_BYTES + 9), "Line 2 is longer than 8,388,608 bytes"),
     ],
 )
@@ -173,7 +173,7 @@ def test_nested_columns_of_parquet_become_messages(tmp_path: Path) -> None:
     ]
     data = parquet(tmp_path, {"messages": [row["messages"] for row in rows]})
 
-    assert converted(tmp_path, "parquet", data) == rows
+    assert convert(tmp_path, "parquet", data) == rows
 
 
 def test_every_type_with_an_exact_form_arrives_as_it_is(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_every_type_with_an_exact_form_arrives_as_it_is(tmp_path: Path) -> None:
         ns=pa.timestamp("ns"),
     )
 
-    assert converted(tmp_path, "parquet", data) == [
+    assert convert(tmp_path, "parquet", data) == [
         {
             "text": "a",
             "word": "b",
@@ -217,7 +217,7 @@ def test_every_type_with_an_exact_form_arrives_as_it_is(tmp_path: Path) -> None:
 def test_rows_of_many_batches_keep_their_order(tmp_path: Path) -> None:
     data = parquet(tmp_path, {"n": list(range(1000))})
 
-    assert [row["n"] for row in converted(tmp_path, "parquet", data)] == list(range(1000))
+    assert [row["n"] for row in convert(tmp_path, "parquet", data)] == list(range(1000))
 
 
 @pytest.mark.parametrize(
@@ -228,10 +228,10 @@ def test_rows_of_many_batches_keep_their_order(tmp_path: Path) -> None:
         ({"t": [dt.time(3)]}, "Column `t` has the type time64"),
         ({"t": [dt.timedelta(3)]}, "Column `t` has the type duration"),
         ({"a": [{"b": [b"x"]}]}, "Column `a` has the type binary"),
-        ({"x": [1.0, math.nan]}, "Row 2, column `x` holds a number that is infinite or none"),
-        ({"x": [{"y": math.inf}]}, "Row 1, column `x` holds a number that is infinite or none"),
+        ({"x": [1.0, math.nan]}, "Row 2, column `x` has a number that is infinite or NaN"),
+        ({"x": [{"y": math.inf}]}, "Row 1, column `x` has a number that is infinite or NaN"),
         ({"": ["a"]}, "Column 1 has no name"),
-        ({"x": pa.array([], pa.int8())}, "The file holds no rows"),
+        ({"x": pa.array([], pa.int8())}, "The file has no rows"),
     ],
 )
 def test_parquet_that_json_has_no_form_for_is_refused_by_column(
@@ -248,9 +248,16 @@ def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     assert sentence == "Columns 1 and 2 are both named `a`; rename one"
 
 
-@pytest.mark.parametrize("damage", [b"", b"PAR1", b"PAR1" + b"\0" * 99 + b"PAR1"])
-def test_what_is_no_parquet_is_refused(tmp_path: Path, damage: bytes) -> None:
-    assert refusal(tmp_path, "parquet", damage).startswith("The file cannot be read as Parquet (")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (b"", "The file is not Parquet"),
+        (b"PAR1", "The file is not Parquet"),
+        (b"PAR1" + b"\0" * 99 + b"PAR1", "The file cannot be read as Parquet ("),
+    ],
+)
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, damage: bytes, message: str) -> None:
+    assert refusal(tmp_path, "parquet", damage).startswith(message)
 
 
 def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
@@ -264,8 +271,8 @@ def test_rows_that_unpack_beyond_the_limit_are_refused(tmp_path: Path) -> None:
     data = parquet(tmp_path, {"text": ["x" * 100_000] * 1000})
     assert len(data) < 100_000
 
-    with pytest.raises(Unreadable, match="more than the 1,000,000 bytes"):
-        converted(tmp_path, "parquet", data, limit=1_000_000)
+    with pytest.raises(Unreadable, match="more than the limit of 1,000,000 bytes"):
+        convert(tmp_path, "parquet", data, limit=1_000_000)
 
 
 def test_a_process_prints_what_it_found_or_why_not(

@@ -12,8 +12,8 @@ from dreadnode_api.auth.schemas import MemberRequest, RoleRequest, TokenRequest,
 from dreadnode_api.capabilities.schemas import CapabilityRequest, VisibilityRequest
 from dreadnode_api.chat.routes import ChatRequest
 from dreadnode_api.checkpoints.routes import AdapterRequest
-from dreadnode_api.db import Table
 from dreadnode_api.main import create_app
+from dreadnode_api.models.base import Table
 from dreadnode_api.settings import Settings
 from dreadnode_api.training.schemas import JobRequest, ProgressRequest, RetryRequest
 from dreadnode_api.webhooks.schemas import WebhookRequest

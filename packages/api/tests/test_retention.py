@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 from dreadnode_api.checkpoints.retention import EngineFiles, Held, beyond
-from dreadnode_api.db import now
 from dreadnode_api.maintenance.cleanup import Tidier
+from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint
 from dreadnode_api.models.jobs import Event, Job
 from hypothesis import given

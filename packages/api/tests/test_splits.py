@@ -13,10 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from alembic import command
 from dreadnode_api import migrations
-from dreadnode_api.datasets.convert import Converter
 from dreadnode_api.db import Database
-from dreadnode_api.errors import Invalid
 from dreadnode_api.settings import Settings
+from dreadnode_api.uploads import UnreadableUpload, UploadReader
 from sqlalchemy import Connection, text
 
 PATH = "/org/acme/datasets/rows/1.0.0"
@@ -157,7 +156,11 @@ async def test_pushed_at_once_by_many_the_splits_are_made_once(api: Any) -> None
     [
         ({"Train": ("t.jsonl", ROW)}, 422, "`Train` cannot be the name of a split"),
         ({"../x": ("t.jsonl", ROW)}, 422, "`../x` cannot be the name of a split"),
-        ({"train": ("t.xlsx", ROW)}, 422, "Split `train`: `t.xlsx` is none of `.jsonl`"),
+        (
+            {"train": ("t.xlsx", ROW)},
+            422,
+            "Split `train`: The file name `t.xlsx` must end in one of `.jsonl`",
+        ),
         (
             {"train": ("t.jsonl", ROW), "test": ("t.jsonl", b"oops")},
             422,
@@ -223,8 +226,16 @@ async def test_the_bound_holds_for_all_splits_together_and_for_what_they_unpack_
     unpacked = await push(api, train=("a.parquet", file.getvalue()))
 
     assert (together.status_code, unpacked.status_code) == (400, 422)
-    assert unpacked.json()["detail"] == "The rows are more than the 5,000 bytes that are taken here"
+    assert unpacked.json()["detail"] == "The rows are more than the limit of 5,000 bytes"
     assert (await api("GET", PATH)).status_code == 404
+
+
+async def read(settings: Settings, kind: str, file: Path) -> None:
+    limit = 2**30
+    paths = (str(file), str(file.with_name("out")))
+    await UploadReader(settings).read(
+        "dreadnode_api.datasets.formats", kind, *paths, str(limit), output_bytes=limit
+    )
 
 
 @pytest.fixture
@@ -236,24 +247,22 @@ def own(tmp_path: Path) -> Settings:
 async def test_parquet_that_unpacks_to_more_memory_than_there_is_is_refused(
     own: Settings, tmp_path: Path
 ) -> None:
-    bomb, out = tmp_path / "bomb.parquet", tmp_path / "out"
+    bomb = tmp_path / "bomb.parquet"
     # One row that is a list of 50 million numbers, in a file of a few hundred bytes.
     many = pa.ListArray.from_arrays([0, 50_000_000], pa.nulls(50_000_000))
     pq.write_table(pa.table({"a": many}), bomb)
     assert bomb.stat().st_size < 100_000
 
-    with pytest.raises(Invalid, match="memory"):
-        await Converter(replace(own, convert_memory_bytes=2**29)).convert(
-            "parquet", bomb, out, 2**30
-        )
+    with pytest.raises(UnreadableUpload, match="memory"):
+        await read(replace(own, convert_memory_bytes=2**29), "parquet", bomb)
 
 
 async def test_a_conversion_that_takes_too_long_is_ended(own: Settings, tmp_path: Path) -> None:
-    slow, out = tmp_path / "slow.csv", tmp_path / "out"
+    slow = tmp_path / "slow.csv"
     slow.write_bytes(b"a\n" + b"1\n" * 3_000_000)
 
-    with pytest.raises(Invalid, match=r"took longer than 0 seconds; push JSONL"):
-        await Converter(replace(own, convert_timeout=0.2)).convert("csv", slow, out, 2**30)
+    with pytest.raises(UnreadableUpload, match=r"took longer than 0 seconds; push JSONL"):
+        await read(replace(own, convert_timeout=0.2), "csv", slow)
 
 
 async def test_datasets_from_before_the_splits_have_one_called_train(
@@ -335,7 +344,7 @@ async def test_a_reinforcement_learning_job_names_splits_too(api: Any) -> None:
             "`rows@1.0.0` has the splits `train`, `exam`; say which one is meant",
         ),
         ({"eval_split": "dev"}, "eval_split", "`rows@1.0.0` has no split `dev`"),
-        ({"split": "../x"}, "split", "give lower-case letters"),
+        ({"split": "../x"}, "split", "use at most 64 lower-case letters"),
     ],
 )
 async def test_a_split_that_is_not_there_is_refused_where_it_is_named(

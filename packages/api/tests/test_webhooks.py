@@ -13,9 +13,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from dreadnode_api.db import now
 from dreadnode_api.errors import Invalid
 from dreadnode_api.jobs import queue
+from dreadnode_api.models.base import now
 from dreadnode_api.models.webhooks import Announcement, Delivery
 from dreadnode_api.webhooks.addresses import NotAllowed, check_address, check_url, look_up
 from dreadnode_api.webhooks.delivery import Deliverer, Sender

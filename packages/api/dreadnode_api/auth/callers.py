@@ -1,4 +1,4 @@
-"""Who asks: from a request's key to a `Caller`, with a cache of under a second."""
+"""From the token of a request to its `Caller`, with a cache of less than a second."""
 
 import asyncio
 import base64
@@ -11,20 +11,21 @@ from sqlalchemy import select
 from starlette.datastructures import Headers
 
 from dreadnode_api.auth import signed, tokens
-from dreadnode_api.db import Database, now
+from dreadnode_api.db import Database
 from dreadnode_api.errors import Forbidden, Unauthenticated
 from dreadnode_api.models.auth import Membership, Organization, Token, User
+from dreadnode_api.models.base import now
 from dreadnode_api.models.jobs import ENDED, Job
 
-# What is known of a key is asked anew after the first time, while requests go on with it, and is
-# not used any more after the second: a revoked key fails within a second in every process.
-CACHE_SECONDS = 0.4
+# A cached caller is looked up again in the background after the first time and is not used after
+# the second, so a revoked token fails within a second in every process.
+REFRESH_SECONDS = 0.4
 STALE_SECONDS = 0.9
 CACHE_ENTRIES = 4096
 
 
 class Role(IntEnum):
-    """What one may do, each including the one before: read; make jobs and data; manage people."""
+    """What a user may do, each role including the one before: read; create; manage people."""
 
     READER = 1
     MEMBER = 2
@@ -32,21 +33,21 @@ class Role(IntEnum):
 
     @property
     def word(self) -> str:
-        """The name that requests, answers and sentences use."""
+        """The name that requests, responses and errors use."""
         return self.name.lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The holder of a valid key.
+    """The holder of a valid token.
 
-    A user's key has a `role` in one organization. A sandbox's key has `job_id` and `attempt`
-    instead; `ended` says that the job has ended, and it opens nothing any more then.
+    A user's token has a `role` in one organization. A sandbox's token has `job_id` and `attempt`
+    instead; when its job has `ended`, the token gives access to nothing.
     """
 
     token_id: str
     org_id: str
-    org_key: str
+    org_slug: str
     role: Role | None = None
     user_id: str | None = None
     username: str | None = None
@@ -59,92 +60,92 @@ class Caller:
 
 
 def need(caller: Caller, role: Role) -> None:
-    """Return if `caller` has at least `role`.
+    """Return if CALLER has at least ROLE.
 
     Raises:
-        Forbidden: it has a smaller one, or is a sandbox.
+        Forbidden: it has a lesser role, or is a sandbox.
     """
     if caller.role is None:
-        raise Forbidden("The key of a job opens that one job and nothing else")
+        raise Forbidden("The token of a job gives access to that job only")
     if caller.role < role:
         raise Forbidden(
-            f"This needs the role `{role.word}`, and this API key has `{caller.role.word}`; "
+            f"This needs the role `{role.word}`, and this API token has `{caller.role.word}`; "
             "ask an administrator of the organization"
         )
 
 
 class Authenticator:
-    """Turns keys into callers; refuses all others in one and the same way."""
+    """Finds the caller of a token; refuses every other token with the same error."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._seen: dict[str, tuple[float, Caller]] = {}
-        self._asking: dict[str, asyncio.Task[Caller]] = {}
+        self._cache: dict[str, tuple[float, Caller]] = {}
+        self._lookups: dict[str, asyncio.Task[Caller]] = {}
 
     async def caller(self, headers: Headers) -> Caller:
-        """Return who sent `headers`.
+        """Return the caller of a request with these headers.
 
         Raises:
-            Unauthenticated: there is no key, or it is unknown, revoked or expired.
+            Unauthenticated: the token is missing, unknown, revoked or expired.
         """
-        digest = tokens.sha256(key_of(headers))
-        held = self._seen.get(digest)
-        age = STALE_SECONDS if held is None else time.monotonic() - held[0]
-        if held is not None and age < CACHE_SECONDS:
-            return held[1]
-        # One look-up answers everybody who waits for it. It is a task of its own, so that it does
-        # not end with the request that happened to come first.
-        asking = self._asking.get(digest)
-        if asking is None:
-            asking = self._asking[digest] = asyncio.create_task(self._ask(digest))
-            asking.add_done_callback(lambda task: self._asked(digest, task))
-        if held is not None and age < STALE_SECONDS:
-            return held[1]
-        return await asyncio.shield(asking)
+        digest = tokens.sha256(token_of(headers))
+        cached = self._cache.get(digest)
+        age = STALE_SECONDS if cached is None else time.monotonic() - cached[0]
+        if cached is not None and age < REFRESH_SECONDS:
+            return cached[1]
+        # One lookup serves all requests that wait for it. It is a task of its own, so that it
+        # survives the request that happened to start it.
+        lookup = self._lookups.get(digest)
+        if lookup is None:
+            lookup = self._lookups[digest] = asyncio.create_task(self._look_up(digest))
+            lookup.add_done_callback(lambda task: self._looked_up(digest, task))
+        if cached is not None and age < STALE_SECONDS:
+            return cached[1]
+        return await asyncio.shield(lookup)
 
     async def close(self) -> None:
-        """End the look-ups that nobody waits for; the database may be closed after this."""
-        asking = list(self._asking.values())
-        for task in asking:
+        """Cancel the lookups under way; the database may be closed after this."""
+        lookups = list(self._lookups.values())
+        for task in lookups:
             task.cancel()
-        await asyncio.gather(*asking, return_exceptions=True)
+        await asyncio.gather(*lookups, return_exceptions=True)
 
-    async def bearer(self, ticket: signed.Ticket, path: str) -> Caller:
-        """Return whose key asked for the address of `path` that carries `ticket`.
+    async def signer(self, signature: signed.Signature, path: str) -> Caller:
+        """Return the caller whose token signed a URL of PATH.
 
         Raises:
-            Unauthenticated: it was made for another, has expired, or its key opens nothing more.
+            Unauthenticated: the signature is wrong or expired, or its token is not valid.
         """
         async with self._database.reading() as session:
-            digest = await session.scalar(select(Token.sha256).where(Token.id == ticket.key))
-        if digest is None or not signed.is_good(ticket, path, digest):
-            raise Unauthenticated(
-                "This address is not valid or not valid any more; ask for it anew"
+            digest = await session.scalar(
+                select(Token.sha256).where(Token.id == signature.token_id)
             )
-        return await self._ask(digest)
+        if digest is None or not signed.is_valid(signature, path, digest):
+            raise Unauthenticated("This URL is not valid or has expired; request a new one")
+        return await self._look_up(digest)
 
-    async def fresh(self, headers: Headers) -> Caller:
-        """Return who sent `headers`, asking the database whatever the cache holds."""
-        return await self._ask(tokens.sha256(key_of(headers)))
-
-    async def _ask(self, digest: str) -> Caller:
-        asked_at = time.monotonic()
-        try:
-            caller = await self._look_up(digest)
-        except Unauthenticated:
-            self._seen.pop(digest, None)
-            raise
-        if len(self._seen) >= CACHE_ENTRIES:
-            self._seen.clear()
-        self._seen[digest] = (asked_at, caller)
-        return caller
-
-    def _asked(self, digest: str, task: asyncio.Task[Caller]) -> None:
-        del self._asking[digest]
-        if not task.cancelled():
-            task.exception()  # Those who waited have it; nobody else needs to hear of it.
+    async def uncached(self, headers: Headers) -> Caller:
+        """Return the caller of a request with these headers, read from the database now."""
+        return await self._look_up(tokens.sha256(token_of(headers)))
 
     async def _look_up(self, digest: str) -> Caller:
+        asked_at = time.monotonic()
+        try:
+            caller = await self._read(digest)
+        except Unauthenticated:
+            self._cache.pop(digest, None)
+            raise
+        if len(self._cache) >= CACHE_ENTRIES:
+            self._cache.clear()
+        self._cache[digest] = (asked_at, caller)
+        return caller
+
+    def _looked_up(self, digest: str, task: asyncio.Task[Caller]) -> None:
+        del self._lookups[digest]
+        if not task.cancelled():
+            task.exception()  # Retrieved, or asyncio would log it; the waiting requests raise it.
+
+    async def _read(self, digest: str) -> Caller:
         statement = (
             select(Token, Organization, User, Membership, Job.status, Job.workspace_id)
             .join(Organization, Organization.id == Token.org_id)
@@ -158,29 +159,29 @@ class Authenticator:
         )
         async with self._database.reading() as session:
             row = (await session.execute(statement)).one_or_none()
-        # The look-up is by the hash of 256 random bits, so its time tells nothing of the key;
-        # the comparison takes the same time wherever two hashes begin to differ.
-        if row is None or not hmac.compare_digest(row[0].sha256, digest) or not _alive(row[0]):
+        # The lookup is by the hash of 256 random bits, so its time reveals nothing about a token;
+        # the comparison takes constant time.
+        if row is None or not hmac.compare_digest(row[0].sha256, digest) or not _is_valid(row[0]):
             raise Unauthenticated(
-                "The API key is not valid; it may be mistyped, revoked or expired"
+                "The API token is not valid; it may be mistyped, revoked or expired"
             )
         token, organization, user, membership, status, workspace_id = row
         if token.job_id is not None:
             return Caller(
                 token_id=token.id,
                 org_id=organization.id,
-                org_key=organization.key,
+                org_slug=organization.slug,
                 job_id=token.job_id,
                 attempt=token.attempt,
                 workspace_id=workspace_id,
                 ended=status in ENDED,
             )
         if membership is None or user is None or token.role is None:
-            raise Unauthenticated("The owner of this API key has left the organization")
+            raise Unauthenticated("The owner of this API token has left the organization")
         return Caller(
             token_id=token.id,
             org_id=organization.id,
-            org_key=organization.key,
+            org_slug=organization.slug,
             role=min(Role[token.role.upper()], Role[membership.role.upper()]),
             user_id=user.id,
             username=user.username,
@@ -189,32 +190,33 @@ class Authenticator:
         )
 
 
-def _alive(token: Token) -> bool:
+def _is_valid(token: Token) -> bool:
     return token.revoked_at is None and (token.expires_at is None or token.expires_at > now())
 
 
-def key_of(headers: Headers) -> str:
-    """Return the key that a request carries, in either of the two accepted headers.
+def token_of(headers: Headers) -> str:
+    """Return the token of a request, from either of the two accepted headers.
 
-    Clients of version 2 push with HTTP Basic, as the user `__token__` with the key as password.
+    Clients of version 2 push with HTTP Basic: the user is `__token__`, the password the token.
 
     Raises:
-        Unauthenticated: there is none.
+        Unauthenticated: the request has no token.
     """
     scheme, _, credentials = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and credentials.strip():
         return credentials.strip()
-    if scheme.lower() == "basic" and (password := _basic(credentials)):
+    if scheme.lower() == "basic" and (password := _basic_password(credentials)):
         return password
-    key = headers.get("x-api-key", "").strip()
-    if not key:
+    token = headers.get("x-api-key", "").strip()
+    if not token:
         raise Unauthenticated(
-            "An API key is needed; send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`"
+            "An API token is required; send it as `Authorization: Bearer TOKEN` or "
+            "`X-API-Key: TOKEN`"
         )
-    return key
+    return token
 
 
-def _basic(credentials: str) -> str:
+def _basic_password(credentials: str) -> str:
     try:
         user, _, password = base64.b64decode(credentials, validate=True).decode().partition(":")
     except ValueError:

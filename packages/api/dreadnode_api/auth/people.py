@@ -8,36 +8,36 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.auth.callers import Caller, Role
 from dreadnode_api.auth.schemas import MemberRequest, WorkspaceRequest
-from dreadnode_api.auth.service import end_of_key, new_token
-from dreadnode_api.db import now
+from dreadnode_api.auth.service import expiry, new_token
 from dreadnode_api.errors import Conflict, NotFound
 from dreadnode_api.models.auth import Membership, Organization, Token, User, Workspace
+from dreadnode_api.models.base import now
 
 RESERVED = frozenset({"org", "user", "training", "docs"})
-"""Keys that an organization cannot have, since paths begin with these words."""
+"""Slugs that an organization cannot have, because paths begin with these words."""
 
 
 async def create_organization(
-    session: AsyncSession, key: str, name: str, username: str, email: str
+    session: AsyncSession, slug: str, name: str, username: str, email: str
 ) -> tuple[Organization, str]:
-    """Make an organization with a default workspace and an administrator; return it and a key.
+    """Create an organization, its default workspace and an administrator; return it and a token.
 
-    Only whoever runs the server does this, beside it and not over HTTP: so nobody can find out
-    by trying which organizations there are.
+    Only the server's operator can do this, on the server's machine: over HTTP, anybody could find
+    out by trying which organizations exist.
 
     Raises:
-        Conflict: the key is taken or reserved, or the user is another one.
+        Conflict: the slug is taken or reserved, or the name or address is another user's.
     """
-    held = await session.scalar(select(Organization.id).where(Organization.key == key))
-    if held is not None or key in RESERVED:
-        raise Conflict(f"The key `{key}` is taken; choose another")
-    organization = Organization(key=key, name=name)
+    existing = await session.scalar(select(Organization.id).where(Organization.slug == slug))
+    if existing is not None or slug in RESERVED:
+        raise Conflict(f"The slug `{slug}` is taken; choose another")
+    organization = Organization(slug=slug, name=name)
     session.add(organization)
     await session.flush()
-    session.add(Workspace(org_id=organization.id, key="default", name="Default", is_default=True))
+    session.add(Workspace(org_id=organization.id, slug="default", name="Default", is_default=True))
     user = await _user(session, username, email, None)
     session.add(Membership(user_id=user.id, org_id=organization.id, role=Role.ADMIN.word))
-    secret, token = new_token(organization.id, "first key", user_id=user.id, role=Role.ADMIN)
+    secret, token = new_token(organization.id, "first token", user_id=user.id, role=Role.ADMIN)
     session.add(token)
     await session.flush()
     return organization, secret
@@ -46,22 +46,22 @@ async def create_organization(
 async def create_workspace(
     session: AsyncSession, caller: Caller, request: WorkspaceRequest
 ) -> Workspace:
-    """Make a workspace.
+    """Create a workspace.
 
     Raises:
-        Conflict: there is one of this key in the organization.
+        Conflict: the organization has a workspace with this slug.
     """
-    made = Workspace(org_id=caller.org_id, key=request.key, name=request.name or request.key)
+    workspace = Workspace(org_id=caller.org_id, slug=request.key, name=request.name or request.key)
     try:
         async with session.begin_nested():
-            session.add(made)
+            session.add(workspace)
     except IntegrityError:
-        raise Conflict(f"There is a workspace `{request.key}` in this organization") from None
-    return made
+        raise Conflict(f"This organization already has a workspace `{request.key}`") from None
+    return workspace
 
 
 async def list_members(session: AsyncSession, org_id: str) -> Sequence[tuple[User, Membership]]:
-    """Return who belongs to an organization, by name."""
+    """Return the members of an organization, by name."""
     found = await session.execute(
         select(User, Membership)
         .join(Membership, Membership.user_id == User.id)
@@ -74,21 +74,23 @@ async def list_members(session: AsyncSession, org_id: str) -> Sequence[tuple[Use
 async def add_member(
     session: AsyncSession, caller: Caller, request: MemberRequest
 ) -> tuple[User, Membership, str, Token]:
-    """Make a user a member, and a first key for them; a new user is made if need be.
+    """Add a member, with a first token for them; an unknown user is created.
 
     Raises:
-        Conflict: they are a member, or the name or the address is somebody else's.
+        Conflict: they are a member already, or the name or the address is another user's.
     """
     user = await _user(session, request.username, request.email, request.full_name)
     if await session.get(Membership, (user.id, caller.org_id)) is not None:
-        raise Conflict(f"`{request.username}` is a member of this organization")
+        raise Conflict(f"`{request.username}` is already a member of this organization")
     role = Role[request.role.upper()]
     member = Membership(user_id=user.id, org_id=caller.org_id, role=role.word)
-    until = await end_of_key(session, caller, request.expires_in_days)
-    key, token = new_token(caller.org_id, "first key", user_id=user.id, role=role, expires_at=until)
+    expires_at = await expiry(session, caller, request.expires_in_days)
+    secret, token = new_token(
+        caller.org_id, "first token", user_id=user.id, role=role, expires_at=expires_at
+    )
     session.add_all([member, token])
     await session.flush()
-    return user, member, key, token
+    return user, member, secret, token
 
 
 async def _user(session: AsyncSession, username: str, email: str, full_name: str | None) -> User:
@@ -108,17 +110,17 @@ async def _user(session: AsyncSession, username: str, email: str, full_name: str
 
 
 def _taken(username: str, email: str) -> Conflict:
-    return Conflict(f"The name `{username}` or the address `{email}` is somebody else's")
+    return Conflict(f"The name `{username}` or the address `{email}` belongs to another user")
 
 
 async def set_role(
     session: AsyncSession, org_id: str, user_id: str, role: Role
 ) -> tuple[User, Membership]:
-    """Give a member another role; what their keys may do shrinks with it, within a second.
+    """Change the role of a member; it limits their tokens within a second.
 
     Raises:
-        Conflict: the last administrator would be none any more.
-        NotFound: there is no such member.
+        Conflict: it would leave the organization without an administrator.
+        NotFound: the organization has no such member.
     """
     user, member = await _member(session, org_id, user_id)
     if role < Role.ADMIN:
@@ -130,11 +132,11 @@ async def set_role(
 async def remove_member(
     session: AsyncSession, org_id: str, user_id: str
 ) -> tuple[User, Membership]:
-    """Take a member out of an organization, and revoke their keys to it.
+    """Remove a member from an organization, and revoke their tokens for it.
 
     Raises:
         Conflict: it is the last administrator.
-        NotFound: there is no such member.
+        NotFound: the organization has no such member.
     """
     user, member = await _member(session, org_id, user_id)
     await _keep_an_admin(session, member)
@@ -148,7 +150,7 @@ async def remove_member(
 
 
 async def _member(session: AsyncSession, org_id: str, user_id: str) -> tuple[User, Membership]:
-    # All administrators are locked in one order, so that no two can remove each other at once.
+    # All administrators are locked in the same order, so that two cannot remove each other.
     await session.execute(
         select(Membership)
         .where(Membership.org_id == org_id, Membership.role == Role.ADMIN.word)
@@ -163,7 +165,7 @@ async def _member(session: AsyncSession, org_id: str, user_id: str) -> tuple[Use
         )
     ).one_or_none()
     if row is None:
-        raise NotFound(f"There is no member `{user_id}` in this organization")
+        raise NotFound(f"This organization has no member `{user_id}`")
     return row[0], row[1]
 
 
@@ -178,4 +180,4 @@ async def _keep_an_admin(session: AsyncSession, leaving: Membership) -> None:
         )
     )
     if leaving.role == Role.ADMIN.word and not others:
-        raise Conflict("An organization needs an administrator; make somebody else one first")
+        raise Conflict("This is the last administrator; give another member that role first")

@@ -1,4 +1,4 @@
-"""Workspaces and members, as administrators manage them."""
+"""Routes by which administrators manage workspaces and members."""
 
 from typing import Annotated
 
@@ -6,9 +6,9 @@ from fastapi import APIRouter, Path
 
 from dreadnode_api.auth import people
 from dreadnode_api.auth.callers import Role
+from dreadnode_api.auth.deps import OrgAdmin, OrgReader
 from dreadnode_api.auth.routes import token_view, workspace_view
 from dreadnode_api.auth.schemas import (
-    USERNAME,
     MemberList,
     MemberRequest,
     MemberView,
@@ -19,7 +19,8 @@ from dreadnode_api.auth.schemas import (
     WorkspaceView,
 )
 from dreadnode_api.errors import ERRORS
-from dreadnode_api.http.deps import OrgAdmin, OrgReader, ReadSession, WriteSession
+from dreadnode_api.http.deps import ReadSession, WriteSession
+from dreadnode_api.http.patterns import USERNAME
 from dreadnode_api.models.auth import Membership, User
 
 router = APIRouter(prefix="/org/{org}", responses=ERRORS, tags=["Identity"])
@@ -31,7 +32,7 @@ UserId = Annotated[str, Path(pattern=USERNAME, description="Id or name of the us
 async def create_workspace(
     caller: OrgAdmin, request: WorkspaceRequest, session: WriteSession
 ) -> WorkspaceView:
-    """Make a workspace."""
+    """Create a workspace."""
     return workspace_view(await people.create_workspace(session, caller, request))
 
 
@@ -44,9 +45,9 @@ async def list_members(caller: OrgReader, session: ReadSession) -> MemberList:
 
 @router.post("/members", status_code=201)
 async def add_member(caller: OrgAdmin, request: MemberRequest, session: WriteSession) -> NewMember:
-    """Make somebody a member, with a first API key for them, which is shown this once."""
-    user, member, key, token = await people.add_member(session, caller, request)
-    shown = NewToken(**token_view(token, user.username).model_dump(), token=key)
+    """Add a member, with a first API token for them, which is shown only once."""
+    user, member, secret, token = await people.add_member(session, caller, request)
+    shown = NewToken(**token_view(token, user.username).model_dump(), token=secret)
     return NewMember(member=_view(user, member), token=shown)
 
 
@@ -54,14 +55,14 @@ async def add_member(caller: OrgAdmin, request: MemberRequest, session: WriteSes
 async def set_role(
     caller: OrgAdmin, user_id: UserId, request: RoleRequest, session: WriteSession
 ) -> MemberView:
-    """Give a member another role; their keys shrink with it, within a second."""
+    """Change the role of a member; it limits their tokens within a second."""
     role = Role[request.role.upper()]
     return _view(*await people.set_role(session, caller.org_id, user_id, role))
 
 
 @router.delete("/members/{user_id}")
 async def remove_member(caller: OrgAdmin, user_id: UserId, session: WriteSession) -> MemberView:
-    """Take a member out, and revoke their keys; what they made stays."""
+    """Remove a member and revoke their tokens; what they created stays."""
     return _view(*await people.remove_member(session, caller.org_id, user_id))
 
 

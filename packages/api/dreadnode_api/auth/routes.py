@@ -1,4 +1,4 @@
-"""Who am I, where may I go, and which keys exist."""
+"""Routes of the caller, its organizations and workspaces, and API tokens."""
 
 from typing import Annotated
 
@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path
 from sqlalchemy import select
 
 from dreadnode_api.auth import service
+from dreadnode_api.auth.deps import OrgReader, Reader, UserCaller, WorkspaceSlug, find_workspace
 from dreadnode_api.auth.schemas import (
     NewToken,
     OrganizationView,
@@ -17,18 +18,8 @@ from dreadnode_api.auth.schemas import (
     WorkspaceView,
 )
 from dreadnode_api.errors import ERRORS, NotFound
-from dreadnode_api.http.deps import (
-    KEY,
-    InDatabase,
-    InSettings,
-    OrgReader,
-    Reader,
-    ReadSession,
-    UserCaller,
-    WorkspaceKey,
-    WriteSession,
-    find_workspace,
-)
+from dreadnode_api.http.deps import InDatabase, InSettings, ReadSession, WriteSession
+from dreadnode_api.http.patterns import SLUG
 from dreadnode_api.models.auth import Organization, Token, Workspace
 from dreadnode_api.settings import Settings
 
@@ -37,7 +28,7 @@ router = APIRouter(responses=ERRORS, tags=["Identity"])
 
 @router.get("/user")
 async def get_user(caller: UserCaller) -> UserView:
-    """Return the owner of the key."""
+    """Return the owner of the token."""
     return UserView(
         id=caller.user_id or "",
         email_address=caller.email or "",
@@ -50,7 +41,7 @@ async def get_user(caller: UserCaller) -> UserView:
 async def list_organizations(
     caller: UserCaller, session: ReadSession, settings: InSettings
 ) -> list[OrganizationView]:
-    """List the organizations that the key opens."""
+    """List the organizations that the token gives access to."""
     found = await session.get_one(Organization, caller.org_id)
     return [_organization(found, settings)]
 
@@ -70,42 +61,46 @@ async def list_workspaces(caller: OrgReader, session: ReadSession) -> list[Works
     found = await session.scalars(
         select(Workspace)
         .where(Workspace.org_id == caller.org_id)
-        .order_by(Workspace.is_default.desc(), Workspace.key)
+        .order_by(Workspace.is_default.desc(), Workspace.slug)
     )
     return [workspace_view(each) for each in found]
 
 
 @router.get("/org/{org}/ws/{ws}")
-async def get_workspace(caller: OrgReader, ws: WorkspaceKey, database: InDatabase) -> WorkspaceView:
+async def get_workspace(
+    caller: OrgReader, ws: WorkspaceSlug, database: InDatabase
+) -> WorkspaceView:
     """Return a workspace."""
     return workspace_view(await find_workspace(database, caller.org_id, ws))
 
 
 @router.get("/org/{org}/ws/{ws}/projects")
-async def list_projects(place: Reader) -> list[ProjectView]:
-    """List the projects of a workspace: none, since `project_ref` is a free label here."""
+async def list_projects(_scope: Reader) -> list[ProjectView]:
+    """List the projects of a workspace: always empty; `project_ref` is a free label here."""
     return []
 
 
 @router.get("/org/{org}/ws/{ws}/projects/{project}")
 async def get_project(
-    place: Reader, project: Annotated[str, Path(max_length=64, pattern=KEY)]
+    _scope: Reader, project: Annotated[str, Path(max_length=64, pattern=SLUG)]
 ) -> ProjectView:
-    """Answer 404: this server keeps no projects."""
-    raise NotFound(f"There is no project `{project}`; `project_ref` is a free label on this server")
+    """Answer 404: this server does not manage projects."""
+    raise NotFound(
+        f"This server does not manage projects such as `{project}`; `project_ref` is a free label"
+    )
 
 
 @router.post("/org/{org}/tokens", status_code=201)
 async def create_token(caller: OrgReader, request: TokenRequest, session: WriteSession) -> NewToken:
-    """Make an API key for yourself, or as administrator for a member; it is shown this once."""
-    key, token = await service.create_token(session, caller, request)
+    """Create an API token for yourself, or as administrator for a member; it is shown only once."""
+    secret, token = await service.create_token(session, caller, request)
     owner = request.username or caller.username or ""
-    return NewToken(**token_view(token, owner).model_dump(), token=key)
+    return NewToken(**token_view(token, owner).model_dump(), token=secret)
 
 
 @router.get("/org/{org}/tokens")
 async def list_tokens(caller: OrgReader, session: ReadSession) -> TokenList:
-    """List API keys, newest first: an administrator sees all, anyone else their own."""
+    """List API tokens, newest first: an admin's token sees all, another its owner's of its role."""
     found = await service.list_tokens(session, caller)
     return TokenList(items=[token_view(token, username) for token, username in found])
 
@@ -113,17 +108,17 @@ async def list_tokens(caller: OrgReader, session: ReadSession) -> TokenList:
 @router.delete("/org/{org}/tokens/{token_id}")
 async def revoke_token(
     caller: OrgReader,
-    token_id: Annotated[str, Path(max_length=64, pattern=KEY)],
+    token_id: Annotated[str, Path(max_length=64, pattern=SLUG)],
     session: WriteSession,
 ) -> TokenView:
-    """Revoke an API key; it fails within a second, everywhere."""
+    """Revoke an API token; requests with it fail within a second."""
     return token_view(*await service.revoke_token(session, caller, token_id))
 
 
 def _organization(found: Organization, settings: Settings) -> OrganizationView:
     return OrganizationView(
         id=found.id,
-        key=found.key,
+        key=found.slug,
         name=found.name,
         created_at=found.created_at,
         updated_at=found.updated_at,
@@ -135,10 +130,10 @@ def _organization(found: Organization, settings: Settings) -> OrganizationView:
 
 
 def workspace_view(found: Workspace) -> WorkspaceView:
-    """Return what a client is shown of a workspace."""
+    """Return the representation of a workspace."""
     return WorkspaceView(
         id=found.id,
-        key=found.key,
+        key=found.slug,
         name=found.name,
         org_id=found.org_id,
         is_default=found.is_default,
@@ -148,7 +143,7 @@ def workspace_view(found: Workspace) -> WorkspaceView:
 
 
 def token_view(token: Token, username: str) -> TokenView:
-    """Return what a client is shown of a key."""
+    """Return the representation of a token, without the token itself."""
     return TokenView.model_validate(
         {
             "id": token.id,

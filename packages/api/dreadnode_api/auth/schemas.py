@@ -1,23 +1,19 @@
-"""What the scope reads answer, and what the routes of tokens take and give."""
+"""Requests and responses about users, organizations, workspaces and tokens."""
 
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dreadnode_api.http.schemas import Moment, Request, Response, Unmarked
+from dreadnode_api.http.patterns import EMAIL, NEW_SLUG, USERNAME
+from dreadnode_api.http.schemas import Request, Response, SingleLine, Timestamp
 
 RoleWord = Literal["reader", "member", "admin"]
-NEW_KEY = r"^[a-z0-9][a-z0-9-]{0,62}$"
-USERNAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-EMAIL = r"^[A-Za-z0-9.!#$%&'*+/=?^_{|}~-]+@[A-Za-z0-9][A-Za-z0-9.-]*$"
-# Clients show it, and read square brackets as markup.
-ORGANIZATION_NAME = r"^[^\[\]\x00-\x1f\x7f]{1,200}$"
-NameText = Annotated[Unmarked, Field(max_length=200)]
-TokenName = Annotated[Unmarked, Field(max_length=100)]
+NameText = Annotated[SingleLine, Field(max_length=200)]
+TokenName = Annotated[SingleLine, Field(max_length=100)]
 
 
 class UserView(Response):
-    """The owner of a key."""
+    """The owner of a token."""
 
     id: str
     email_address: str
@@ -26,13 +22,13 @@ class UserView(Response):
 
 
 class OrganizationView(Response):
-    """An organization, with the sandbox limits that clients of version 2 ask for."""
+    """An organization, with the sandbox limits that clients of version 2 require."""
 
     id: str
     key: str
     name: str
-    created_at: Moment
-    updated_at: Moment
+    created_at: Timestamp
+    updated_at: Timestamp
     effective_max_sandbox_runtime_seconds: int
     effective_default_sandbox_runtime_seconds: int
     platform_max_sandbox_runtime_seconds: int
@@ -49,40 +45,42 @@ class WorkspaceView(Response):
     name: str
     org_id: str
     is_default: bool
-    created_at: Moment
-    updated_at: Moment
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class ProjectView(Response):
-    """A project; this server has none, and names the shape for clients that ask."""
+    """A project, as clients of version 2 expect it; this server has none."""
 
     id: str
     key: str
     name: str
     is_default: bool
-    created_at: Moment
-    updated_at: Moment
+    created_at: Timestamp
+    updated_at: Timestamp
 
 
 class WorkspaceRequest(Request):
-    """A wish for a new workspace."""
+    """A request for a new workspace."""
 
-    key: str = Field(pattern=NEW_KEY, description="Lower-case letters, digits and hyphens")
+    key: str = Field(pattern=NEW_SLUG, description="Lower-case letters, digits and hyphens")
     name: NameText | None = None
 
 
 class MemberRequest(Request):
-    """Somebody who is to belong to an organization."""
+    """A request to add a member to an organization."""
 
     username: str = Field(pattern=USERNAME)
     email: str = Field(max_length=254, pattern=EMAIL)
     full_name: NameText | None = None
     role: RoleWord = "member"
-    expires_in_days: float | None = Field(None, gt=0, le=3650, description="Of the first key")
+    expires_in_days: float | None = Field(
+        None, gt=0, le=3650, description="Lifetime of the first token"
+    )
 
 
 class RoleRequest(Request):
-    """What a member may do from now on."""
+    """The new role of a member."""
 
     role: RoleWord
 
@@ -95,7 +93,7 @@ class MemberView(Response):
     email: str
     full_name: str | None
     role: RoleWord
-    created_at: Moment = Field(description="When they became a member")
+    created_at: Timestamp = Field(description="When they became a member")
 
 
 class MemberList(Response):
@@ -105,43 +103,45 @@ class MemberList(Response):
 
 
 class TokenRequest(Request):
-    """A wish for a new API key."""
+    """A request for a new API token."""
 
     name: TokenName
-    role: RoleWord | None = Field(None, description="At most the owner's, which is the default")
+    role: RoleWord | None = Field(
+        None, description="At most the owner's role, which is the default"
+    )
     username: str | None = Field(
-        None, pattern=USERNAME, description="The owner, if not you; for administrators"
+        None, pattern=USERNAME, description="Another owner; administrators only"
     )
     expires_in_days: float | None = Field(None, gt=0, le=3650)
 
 
 class TokenView(Response):
-    """An API key, without the key."""
+    """An API token, without the token itself."""
 
     id: str
     name: str
     role: RoleWord
     hint: str
     username: str
-    created_at: Moment
-    expires_at: Moment | None
-    revoked_at: Moment | None
+    created_at: Timestamp
+    expires_at: Timestamp | None
+    revoked_at: Timestamp | None
 
 
 class NewToken(TokenView):
-    """An API key with the key itself, which is shown this once."""
+    """An API token with the token itself, which is shown only once."""
 
     token: str
 
 
 class NewMember(Response):
-    """A new member, and their first key, which is shown this once."""
+    """A new member and their first token, which is shown only once."""
 
     member: MemberView
     token: NewToken
 
 
 class TokenList(Response):
-    """The API keys of an organization."""
+    """The API tokens of an organization."""
 
     items: list[TokenView]

@@ -9,32 +9,32 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dreadnode_api.auth import tokens
 from dreadnode_api.auth.callers import Caller, Role, need
 from dreadnode_api.auth.schemas import TokenRequest
-from dreadnode_api.db import now
 from dreadnode_api.errors import Forbidden, NotFound
 from dreadnode_api.models.auth import Membership, Organization, Token, User, Workspace
+from dreadnode_api.models.base import now
 
 
 async def create_first(session: AsyncSession) -> str | None:
-    """Make organization `main`, its workspace, an administrator and a key; return the key.
+    """Create organization `main`, its workspace, an administrator and a token; return the token.
 
     Returns:
-        The key, which is kept nowhere, or None when an organization exists already.
+        The token, which is stored nowhere, or None when an organization exists already.
     """
     if await session.scalar(select(Organization.id).limit(1)) is not None:
         return None
-    organization = Organization(key="main", name="Main")
+    organization = Organization(slug="main", name="Main")
     user = User(username="admin", email="admin@localhost")
     session.add_all([organization, user])
     await session.flush()
     session.add_all(
         [
-            Workspace(org_id=organization.id, key="default", name="Default", is_default=True),
+            Workspace(org_id=organization.id, slug="default", name="Default", is_default=True),
             Membership(user_id=user.id, org_id=organization.id, role=Role.ADMIN.word),
         ]
     )
-    key, token = new_token(organization.id, "first start", user_id=user.id, role=Role.ADMIN)
+    secret, token = new_token(organization.id, "first start", user_id=user.id, role=Role.ADMIN)
     session.add(token)
-    return key
+    return secret
 
 
 def new_token(
@@ -47,11 +47,11 @@ def new_token(
     attempt: int | None = None,
     expires_at: datetime | None = None,
 ) -> tuple[str, Token]:
-    """Return a new key and the row, not yet stored, that keeps its hash."""
-    key = tokens.mint(tokens.API_PREFIX if job_id is None else tokens.JOB_PREFIX)
-    return key, Token(
-        sha256=tokens.sha256(key),
-        hint=tokens.hint(key),
+    """Return a new token and the row, not yet stored, that holds its hash."""
+    secret = tokens.generate(tokens.API_PREFIX if job_id is None else tokens.JOB_PREFIX)
+    return secret, Token(
+        sha256=tokens.sha256(secret),
+        hint=tokens.hint(secret),
         name=name,
         role=role.word if role is not None else None,
         org_id=org_id,
@@ -63,31 +63,32 @@ def new_token(
     )
 
 
-async def end_of_key(session: AsyncSession, caller: Caller, days: float | None) -> datetime | None:
-    """Return when a key that CALLER makes expires, None for never: at the latest with its own.
+async def expiry(session: AsyncSession, caller: Caller, days: float | None) -> datetime | None:
+    """Return when a token that CALLER creates expires, None for never: never after its own.
 
-    So a stolen key that ends cannot be made into one that lasts.
+    So a stolen token that expires cannot create one that lasts.
 
     Raises:
-        Forbidden: it would outlive the key that the caller has.
+        Forbidden: the new token would outlive the caller's own.
     """
     own = await session.scalar(select(Token.expires_at).where(Token.id == caller.token_id))
-    wished = own if days is None else now() + timedelta(days=days)
-    if own is not None and wished is not None and wished > own:
+    requested = own if days is None else now() + timedelta(days=days)
+    if own is not None and requested is not None and requested > own:
         raise Forbidden(
-            f"Your key is good until {own:%Y-%m-%d %H:%M} UTC, and a key that it makes no longer; "
-            "ask for fewer days, or use a key that lasts"
+            f"Your token expires at {own:%Y-%m-%d %H:%M} UTC, and a token that it creates cannot "
+            "expire later; request fewer days, or use a token that lasts longer"
         )
-    return wished
+    return requested
 
 
 async def create_token(
     session: AsyncSession, caller: Caller, request: TokenRequest
 ) -> tuple[str, Token]:
-    """Store a new key, with at most the role of its owner and of the caller, and return both.
+    """Store a new token with at most the role of its owner and of the caller; return both.
 
     Raises:
-        Forbidden: a greater role is wished for, or a key for somebody else by no administrator.
+        Forbidden: the role is greater than that, or the owner is somebody else and the caller is
+            not an administrator.
         NotFound: the organization has no such member.
     """
     owner_id, most = caller.user_id, caller.role or Role.READER
@@ -99,18 +100,19 @@ async def create_token(
     need(caller, role)
     if role > most:
         raise Forbidden(
-            f"`{request.username}` has the role `{most.word}`, and a key has at most its owner's"
+            f"`{request.username}` has the role `{most.word}`, and a token has at most the role "
+            "of its owner"
         )
-    key, token = new_token(
+    secret, token = new_token(
         caller.org_id,
         request.name,
         role=role,
         user_id=owner_id,
-        expires_at=await end_of_key(session, caller, request.expires_in_days),
+        expires_at=await expiry(session, caller, request.expires_in_days),
     )
     session.add(token)
     await session.flush()
-    return key, token
+    return secret, token
 
 
 async def _find_member(session: AsyncSession, org_id: str, username: str) -> Membership:
@@ -120,37 +122,44 @@ async def _find_member(session: AsyncSession, org_id: str, username: str) -> Mem
         .where(Membership.org_id == org_id, User.username == username)
     )
     if found is None:
-        raise NotFound(f"There is no member `{username}` in this organization")
+        raise NotFound(f"This organization has no member `{username}`")
     return found
 
 
 async def list_tokens(session: AsyncSession, caller: Caller) -> Sequence[tuple[Token, str]]:
-    """Return keys with their owners' names, newest first: all for an admin, else one's own."""
-    found = await session.execute(_seen_by(caller).order_by(Token.id.desc()))
+    """Return the tokens that CALLER may see with their owners' names, newest first."""
+    found = await session.execute(_visible_to(caller).order_by(Token.id.desc()))
     return [(token, username) for token, username in found]
 
 
 async def revoke_token(session: AsyncSession, caller: Caller, token_id: str) -> tuple[Token, str]:
-    """Revoke a key and return it with its owner's name; once revoked it stays as it is.
+    """Revoke a token and return it with its owner's name; a revoked token stays as it is.
 
     Raises:
-        NotFound: there is no such key, or it is another's and the caller no administrator.
+        NotFound: the caller may not see a token with this id.
     """
-    found = (await session.execute(_seen_by(caller).where(Token.id == token_id))).one_or_none()
+    found = (await session.execute(_visible_to(caller).where(Token.id == token_id))).one_or_none()
     if found is None:
-        raise NotFound(f"There is no API key with the id `{token_id}` that you may revoke")
+        raise NotFound(
+            f"You have no API token with the id `{token_id}` to revoke; see `dn token list`"
+        )
     token, username = found
     token.revoked_at = token.revoked_at or now()
     return token, username
 
 
-def _seen_by(caller: Caller) -> Select[Token, str]:
-    """Select the keys that a caller may see, with their owners' names."""
+def _visible_to(caller: Caller) -> Select[Token, str]:
+    """Select the tokens that CALLER may see and revoke, with their owners' names.
+
+    An administrator's token sees all. Another one sees its owner's, of at most its own role:
+    otherwise a reader's token could revoke the admin token of the same person.
+    """
     statement = (
         select(Token, User.username)
         .join(User, User.id == Token.user_id)
         .where(Token.org_id == caller.org_id)
     )
     if caller.role != Role.ADMIN:
-        statement = statement.where(Token.user_id == caller.user_id)
+        roles = [role.word for role in Role if caller.role is not None and role <= caller.role]
+        statement = statement.where(Token.user_id == caller.user_id, Token.role.in_(roles))
     return statement

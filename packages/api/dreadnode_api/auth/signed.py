@@ -1,7 +1,7 @@
-"""Addresses that open one download for a few minutes, for clients that follow them without a key.
+"""Signed URLs: each opens one download for a few minutes without a token.
 
-Such an address names the key that asked for it, and is signed with what the database keeps of that
-key. So no secret is needed for it, and a key that is revoked takes its addresses with it.
+The URL names the token that requested it and is signed with the stored hash of that token. So it
+needs no other secret, and a revoked token invalidates its URLs.
 """
 
 import hashlib
@@ -13,46 +13,51 @@ from urllib.parse import urlencode
 
 from fastapi import Query
 
-SECONDS = 300
+from dreadnode_api.http.patterns import SLUG
+
+VALID_SECONDS = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """What an address carries: whose it is, until when it is good (Unix time), and the proof."""
+class Signature:
+    """The query of a signed URL: the token's id, the expiry as Unix time, and the signature."""
 
-    key: str
+    token_id: str
     expires: int
-    signature: str
+    hexdigest: str
 
     @property
     def query(self) -> str:
-        """The query of the address."""
-        return urlencode({"key": self.key, "expires": self.expires, "signature": self.signature})
+        """The query string."""
+        return urlencode(
+            {"token_id": self.token_id, "expires": self.expires, "signature": self.hexdigest}
+        )
 
 
-def ticket(path: str, token_id: str, token_sha256: str) -> Ticket:
-    """Return what opens `path` for the holder of a key, from now on."""
-    expires = int(time.time()) + SECONDS
-    return Ticket(token_id, expires, _signature(path, expires, token_sha256))
+def sign(path: str, token_id: str, token_sha256: str) -> Signature:
+    """Return a signature that opens PATH for the holder of a token, from now on."""
+    expires = int(time.time()) + VALID_SECONDS
+    return Signature(token_id, expires, _digest(path, expires, token_sha256))
 
 
-def is_good(shown: Ticket, path: str, token_sha256: str) -> bool:
-    """Return whether a ticket opens `path` now; the time this takes tells nothing of the proof."""
-    right = _signature(path, shown.expires, token_sha256)
-    return hmac.compare_digest(shown.signature, right) and shown.expires >= time.time()
+def is_valid(signature: Signature, path: str, token_sha256: str) -> bool:
+    """Return whether a signature opens PATH now, compared in constant time."""
+    expected = _digest(path, signature.expires, token_sha256)
+    is_right = hmac.compare_digest(signature.hexdigest, expected)
+    return is_right and signature.expires >= time.time()
 
 
-def _signature(path: str, expires: int, token_sha256: str) -> str:
+def _digest(path: str, expires: int, token_sha256: str) -> str:
     claim = f"GET {path} {expires}"
     return hmac.new(token_sha256.encode(), claim.encode(), hashlib.sha256).hexdigest()
 
 
-async def shown(
-    key: Annotated[str | None, Query(max_length=64, pattern=r"^[A-Za-z0-9-]+$")] = None,
+async def from_query(
+    token_id: Annotated[str | None, Query(max_length=64, pattern=SLUG)] = None,
     expires: Annotated[int | None, Query(ge=0, le=2**53)] = None,
     signature: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
-) -> Ticket | None:
-    """Return the ticket in a request's query, if a whole one is there."""
-    if key is None or expires is None or signature is None:
+) -> Signature | None:
+    """Return the signature in a request's query, if it is complete."""
+    if token_id is None or expires is None or signature is None:
         return None
-    return Ticket(key, expires, signature)
+    return Signature(token_id, expires, signature)

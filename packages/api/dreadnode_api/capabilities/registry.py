@@ -16,22 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import FileResponse
 
 from dreadnode_api.auth.callers import Caller
+from dreadnode_api.auth.deps import OrgMember, OrgReader
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.capabilities import service
 from dreadnode_api.capabilities.bundle import EntryPrompt, entry_prompt
 from dreadnode_api.capabilities.schemas import Descriptor, ImageManifest
-from dreadnode_api.datasets.schemas import NAME, VERSION
 from dreadnode_api.errors import Malformed, NotFound, plain
-from dreadnode_api.http.deps import (
-    InDatabase,
-    InSettings,
-    InStore,
-    OrgMember,
-    OrgReader,
-    ReadSession,
-    WriteSession,
-)
-from dreadnode_api.http.schemas import unstorable
+from dreadnode_api.http.deps import InDatabase, InSettings, InStore, ReadSession, WriteSession
+from dreadnode_api.http.patterns import NAME, VERSION
+from dreadnode_api.http.schemas import storage_problems
 from dreadnode_api.models.capabilities import CapabilityVersion
 
 # Described by the OCI distribution specification, and so left out of our own description.
@@ -90,7 +83,7 @@ async def put_blob(
         async with database.writing() as session:
             await service.add_blob(session, caller.org_id, sha256, incoming.bytes)
             incoming.keep()
-    headers = {"Location": f"/api/v1/{caller.org_key}/blobs/{digest}"}
+    headers = {"Location": f"/api/v1/{caller.org_slug}/blobs/{digest}"}
     return Response(status_code=201, headers=headers | {"Docker-Content-Digest": digest})
 
 
@@ -127,7 +120,7 @@ async def put_manifest(
             if (await service.add_version(session, made))[1]:
                 incoming.keep()
     digest = f"sha256:{incoming.sha256}"
-    headers = {"Location": f"/api/v1/{caller.org_key}/{name}/manifests/{version}"}
+    headers = {"Location": f"/api/v1/{caller.org_slug}/{name}/manifests/{version}"}
     return Response(status_code=201, headers=headers | {"Docker-Content-Digest": digest})
 
 
@@ -188,7 +181,7 @@ def _config(store: BlobStore, named: Descriptor) -> dict[str, Any]:
         config = None
     if not isinstance(config, dict):
         raise Malformed("The config that the manifest names is not a JSON object")
-    for problem in unstorable(config):
+    for problem in storage_problems(config):
         raise Malformed(f"The config that the manifest names cannot be kept: {problem}")
     return config
 

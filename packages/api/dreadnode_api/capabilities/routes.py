@@ -7,7 +7,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.responses import FileResponse
 
 from dreadnode_api.auth import signed, tokens
-from dreadnode_api.auth.callers import key_of
+from dreadnode_api.auth.callers import token_of
+from dreadnode_api.auth.deps import Downloader, OrgMember, OrgReader
 from dreadnode_api.capabilities import bundle, service
 from dreadnode_api.capabilities.schemas import (
     CapabilityBundle,
@@ -17,17 +18,9 @@ from dreadnode_api.capabilities.schemas import (
     CapabilityVersions,
     CapabilityView,
 )
-from dreadnode_api.datasets.schemas import NAME, VERSION
 from dreadnode_api.errors import ERRORS
-from dreadnode_api.http.deps import (
-    Downloader,
-    InSettings,
-    InStore,
-    OrgMember,
-    OrgReader,
-    ReadSession,
-    WriteSession,
-)
+from dreadnode_api.http.deps import InSettings, InStore, ReadSession, WriteSession
+from dreadnode_api.http.patterns import NAME, VERSION
 from dreadnode_api.http.query_parameters import IncludePublic
 from dreadnode_api.models.capabilities import CapabilityVersion
 
@@ -119,13 +112,13 @@ async def get_bundle(
     """Return where the archive can be fetched without a key, for a few minutes."""
     await service.get_version(session, caller.org_id, name, version)
     path = request.url.path.removesuffix("bundle") + "archive"
-    ticket = signed.ticket(path, caller.token_id, tokens.sha256(key_of(request.headers)))
+    signature = signed.sign(path, caller.token_id, tokens.sha256(token_of(request.headers)))
     # Behind a proxy with TLS the request itself came without.
     public = settings.public_url if settings.public_url.startswith("https:") else ""
     server = (public or str(request.base_url)).rstrip("/")
     return CapabilityBundle(
-        download_url=f"{server}{path}?{ticket.query}",
-        expires_at=datetime.fromtimestamp(ticket.expires, UTC),
+        download_url=f"{server}{path}?{signature.query}",
+        expires_at=datetime.fromtimestamp(signature.expires, UTC),
     )
 
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from dreadnode_api.http.schemas import Moment, Plain, Request, Response, Storable
+from dreadnode_api.http.schemas import Plain, Request, Response, Storable, Timestamp
 
 MAX_PROMPT = 100_000
 
@@ -26,7 +26,7 @@ class CapabilitySummary(Response):
     entry_agent: str | None = Field(description="The agent whose prompt it is")
     artifact_sha256: str = Field(description="Digest of what was pushed")
     is_public: bool = Field(False, description="Always false; nothing leaves the organization")
-    created_at: Moment
+    created_at: Timestamp
     created_by: str | None
 
 
@@ -56,7 +56,7 @@ class CapabilityBundle(Response):
     """Where the archive of a version can be fetched, without a key, for a few minutes."""
 
     download_url: str
-    expires_at: Moment
+    expires_at: Timestamp
 
 
 def _kept_private(wish: Any) -> Any:

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.auth.callers import Caller
 from dreadnode_api.capabilities.schemas import CapabilityRequest
-from dreadnode_api.db import now
 from dreadnode_api.errors import Conflict, Invalid, Malformed, NotFound
+from dreadnode_api.models.base import now
 from dreadnode_api.models.capabilities import CapabilityVersion, RegistryBlob
 
 NO_VERSIONS = ("latest", "versions", "visibility")

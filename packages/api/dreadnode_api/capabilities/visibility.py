@@ -4,12 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
+from dreadnode_api.auth.deps import OrgMember
 from dreadnode_api.capabilities import service
 from dreadnode_api.capabilities.schemas import Visibility, VisibilityRequest
 from dreadnode_api.datasets import service as datasets
-from dreadnode_api.datasets.schemas import NAME
 from dreadnode_api.errors import ERRORS
-from dreadnode_api.http.deps import OrgMember, ReadSession
+from dreadnode_api.http.deps import ReadSession
+from dreadnode_api.http.patterns import NAME
 
 router = APIRouter(prefix="/org/{org}", responses=ERRORS)
 

@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dreadnode_api.auth.callers import Authenticator
+from dreadnode_api.auth.deps import UserCaller
 from dreadnode_api.catalog.schemas import (
     CatalogQuery,
     TrainingCatalogEntry,
@@ -30,10 +31,10 @@ from dreadnode_api.catalog.schemas import (
     ViewQuery,
 )
 from dreadnode_api.catalog.view import entry, expansions, page
+from dreadnode_api.engine_client import Capabilities, EngineClient
 from dreadnode_api.errors import ERRORS, ApiError, Invalid, NotFound
-from dreadnode_api.http.deps import InEngine, UserCaller
+from dreadnode_api.http.deps import InEngine
 from dreadnode_api.training.checks import unknown_model
-from dreadnode_api.training.engine import Capabilities, Engine
 
 router = APIRouter(prefix="/training/catalog", responses=ERRORS, tags=["Training catalog"])
 
@@ -224,7 +225,7 @@ def _fresh(data: Mapping[str, Any]) -> Response:
     )
 
 
-async def _ask(engine: Engine) -> tuple[Capabilities | None, dict[str, Any]]:
+async def _ask(engine: EngineClient) -> tuple[Capabilities | None, dict[str, Any]]:
     """Return what the engine serves, and the age of that knowledge; or why nothing is known.
 
     The catalog can be read without the engine: then `available` is unknown.

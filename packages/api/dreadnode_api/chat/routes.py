@@ -7,19 +7,20 @@ from app.training.catalog import get_training_model
 from fastapi import APIRouter, Depends, Request
 from pydantic import AfterValidator, Field
 
+from dreadnode_api.auth.deps import Member
 from dreadnode_api.chat.session import Partner
 from dreadnode_api.chat.session_pool import Talks
 from dreadnode_api.checkpoints import records
 from dreadnode_api.checkpoints.choice import OfWeights, chosen, whose
+from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import ERRORS, Conflict
-from dreadnode_api.http.deps import InDatabase, InEngine, Member
+from dreadnode_api.http.deps import InDatabase, InEngine
 from dreadnode_api.http.schemas import Request as RequestBody
 from dreadnode_api.http.schemas import Response
 from dreadnode_api.models.jobs import Job
 from dreadnode_api.runtime_processes.environment import refused
 from dreadnode_api.training import service
 from dreadnode_api.training.deps import JobId
-from dreadnode_api.training.engine import Engine
 from dreadnode_api.training.rl_schemas import StopText
 
 router = APIRouter(
@@ -116,7 +117,7 @@ async def chat_with_training_job(
     return ChatAnswer.model_validate({**answer, **whose(job, weights)})
 
 
-async def _partner(job: Job, checkpoint: str, engine: Engine) -> Partner:
+async def _partner(job: Job, checkpoint: str, engine: EngineClient) -> Partner:
     served = (await engine.capabilities()).models.get(job.trained_model)
     model = get_training_model(job.model)
     if served is None or served.sampleable is False or model is None:

@@ -16,12 +16,13 @@ from anyio import to_thread
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dreadnode_api.blob_references import referenced
 from dreadnode_api.blob_store import BlobStore, Incoming
 from dreadnode_api.checkpoints.choice import name_of
-from dreadnode_api.db import Database, now
+from dreadnode_api.db import Database
 from dreadnode_api.jobs import files
 from dreadnode_api.jobs.records import lock
-from dreadnode_api.maintenance import blobs
+from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint, State
 from dreadnode_api.models.jobs import Job, JobFile
 from dreadnode_api.settings import Settings
@@ -97,7 +98,7 @@ async def let_go(database: Database, store: BlobStore, days: float) -> int:
             if any(file.created_at >= before for file in await files_of(session, each)):
                 continue
             for sha256 in await _forget(session, each):
-                await to_thread.run_sync(store.let_go, sha256, before.timestamp())
+                await to_thread.run_sync(store.delete_unused, sha256, before.timestamp())
         gone += 1
     return gone
 
@@ -112,7 +113,7 @@ async def _forget(session: AsyncSession, checkpoint: Checkpoint) -> Sequence[str
     row.adapter = None
     job.artifacts = {**job.artifacts, ARTIFACT: await _folders(session, job)}
     digests = {each.sha256 for each in gone}
-    return sorted(digests - await blobs.named(session, digests))
+    return sorted(digests - await referenced(session, digests))
 
 
 async def _folders(session: AsyncSession, job: Job) -> list[str]:

@@ -91,7 +91,7 @@ class Exports:
         await asyncio.gather(*ending, return_exceptions=True)
 
     async def _make(self, job: Job, checkpoint: Checkpoint) -> Sequence[JobFile]:
-        with self._store.fresh_folder() as folder:
+        with self._store.temporary_folder() as folder:
             await self._run(job, checkpoint, folder)
             made = {name: await self._written(folder / name) for name in adapters.FILES}
             async with self._database.writing() as session:
@@ -122,6 +122,6 @@ class Exports:
 
     async def _written(self, file: Path) -> Incoming:
         try:
-            return await to_thread.run_sync(self._store.written, file)
+            return await to_thread.run_sync(self._store.hashed, file)
         except FileNotFoundError as error:
             raise ExportFailed(f"the export has no {file.name}") from error

@@ -6,8 +6,8 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dreadnode_api.db import now
 from dreadnode_api.errors import Invalid
+from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint, State
 from dreadnode_api.models.jobs import Job
 from dreadnode_api.training.schemas import ProgressRequest

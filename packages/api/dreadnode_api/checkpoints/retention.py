@@ -16,7 +16,8 @@ from urllib.parse import quote
 import httpx
 from sqlalchemy import ColumnElement, select, update
 
-from dreadnode_api.db import Database, now
+from dreadnode_api.db import Database
+from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint, State
 from dreadnode_api.models.jobs import ENDED, Job
 from dreadnode_api.settings import Settings

@@ -5,19 +5,20 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
+from dreadnode_api.auth.deps import Member
 from dreadnode_api.checkpoints import adapters, records
 from dreadnode_api.checkpoints.choice import OfWeights, chosen, whose
 from dreadnode_api.checkpoints.exports import Exports
+from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import ERRORS, Conflict
-from dreadnode_api.http.deps import InDatabase, InEngine, Member, ReadSession
+from dreadnode_api.http.deps import InDatabase, InEngine, ReadSession
 from dreadnode_api.http.disconnect import while_connected
-from dreadnode_api.http.schemas import Moment, Response
 from dreadnode_api.http.schemas import Request as RequestBody
+from dreadnode_api.http.schemas import Response, Timestamp
 from dreadnode_api.models.checkpoints import Checkpoint, State
 from dreadnode_api.models.jobs import Job
 from dreadnode_api.training import service
 from dreadnode_api.training.deps import JobId, JobReader
-from dreadnode_api.training.engine import Engine
 from dreadnode_api.training.schemas import JobFileView
 
 router = APIRouter(
@@ -39,8 +40,8 @@ class CheckpointView(Response):
     final: bool = Field(description="Whether the job ended with it")
     metrics: dict[str, Any]
     bytes: int | None = Field(description="Its size, as soon as it is known")
-    created_at: Moment
-    expired_at: Moment | None
+    created_at: Timestamp
+    expired_at: Timestamp | None
     adapter: str | None = Field(
         description="The folder of the job's files where it lies as an adapter, once exported"
     )
@@ -107,7 +108,7 @@ async def export_training_job_checkpoint(
     )
 
 
-async def _check_engine(engine: Engine, job: Job) -> None:
+async def _check_engine(engine: EngineClient, job: Job) -> None:
     """Return if the engine can load what JOB has trained.
 
     Raises:

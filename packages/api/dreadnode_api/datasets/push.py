@@ -1,4 +1,4 @@
-"""What arrives of a dataset: one file, or one for each split, of any format, as files and JSONL."""
+"""The upload of a dataset: one file, or one for each split, of any format."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,16 +8,16 @@ from pathlib import PurePosixPath
 from fastapi import Request
 
 from dreadnode_api.blob_store import BlobStore, Incoming
-from dreadnode_api.datasets.convert import Converter
-from dreadnode_api.datasets.rows import RowCounter
 from dreadnode_api.datasets.schemas import is_split_name
 from dreadnode_api.errors import ApiError, Invalid, Malformed, plain
 from dreadnode_api.http.multipart import Part, parts
+from dreadnode_api.uploads import UnreadableUpload, UploadReader
 
 ONLY_SPLIT = "train"
+READER = "dreadnode_api.datasets.formats"
 MAX_SPLITS = 32
 HEADERS_BYTES = 1 << 20
-"""What the parts of a body may take beside their bytes."""
+"""The bytes that the headers of all parts may take."""
 
 MEDIA_TYPES = {
     "application/x-ndjson": "jsonl",
@@ -35,10 +35,10 @@ SUFFIXES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A split that has arrived: its file, and its rows as JSONL, which may be the same bytes."""
+class UploadedSplit:
+    """A split that was uploaded: its file, and its rows as JSONL, which may be the same file."""
 
-    split: str
+    name: str
     format: str
     rows: int
     file: Incoming
@@ -47,31 +47,29 @@ class Piece:
 
 @dataclass
 class Receiver:
-    """Takes in the body of one push; what it has taken vanishes with `stack` unless it is kept."""
+    """Receives the body of one push; its files are deleted with `stack` unless they are kept."""
 
     store: BlobStore
-    converter: Converter
+    reader: UploadReader
     limit: int
     stack: AsyncExitStack
-    _files: list[tuple[str, str, Incoming, int]] = field(default_factory=list)
+    _files: list[tuple[str, str, Incoming]] = field(default_factory=list)
 
     async def file(self, split: str, kind: str, chunks: AsyncIterator[bytes]) -> None:
-        """Take in the file of a split; JSONL is checked while it arrives."""
-        counter = RowCounter()
-        watch = counter.feed if kind == "jsonl" else None
-        left = self.limit - sum(file.bytes for _, _, file, _ in self._files)
-        file = await self.stack.enter_async_context(self.store.receiving(chunks, left, watch))
-        self._files.append((split, kind, file, counter.finish() if kind == "jsonl" else 0))
+        """Receive the file of a split."""
+        left = self.limit - sum(file.bytes for _, _, file in self._files)
+        file = await self.stack.enter_async_context(self.store.receiving(chunks, left))
+        self._files.append((split, kind, file))
 
     async def part(self, part: Part) -> None:
-        """Take in a part, which its own name makes a split."""
+        """Receive a part; its name is that of the split."""
         if not is_split_name(part.name):
             raise Invalid(
-                f"`{plain(part.name[:100])}` cannot be the name of a split: lower-case letters, "
-                "digits and . _ - only, at most 64 of them"
+                f"`{plain(part.name[:100])}` cannot be the name of a split; use at most 64 "
+                "lower-case letters, digits, `.`, `_` and `-`"
             )
         if any(part.name == split for split, *_ in self._files):
-            raise Invalid(f"The split `{part.name}` is there twice; a split is one file")
+            raise Invalid(f"The split `{part.name}` has two files; a split is one file")
         if len(self._files) == MAX_SPLITS:
             raise Invalid(f"A dataset has at most {MAX_SPLITS} splits")
         try:
@@ -79,51 +77,56 @@ class Receiver:
         except Invalid as refused:
             raise Invalid(f"Split `{part.name}`: {refused.detail}") from None
 
-    async def pieces(self) -> list[Piece]:
-        """Return every split that has arrived, its rows as JSONL too.
+    async def splits(self) -> list[UploadedSplit]:
+        """Return every split of the body, with its rows checked and converted to JSONL.
 
         Raises:
-            Invalid: there is none, or one's rows cannot be taken.
+            Invalid: the body has no file, or the rows of one are refused.
         """
         if not self._files:
-            raise Invalid("The body holds no file; send one part for each split")
-        found: list[Piece] = []
+            raise Invalid("The body has no file; send one part for each split")
+        found: list[UploadedSplit] = []
         left = self.limit
-        for split, kind, file, rows in self._files:
-            content = file
-            if kind != "jsonl":
-                fresh = self.stack.enter_context(self.store.fresh())
-                try:
-                    made = await self.converter.convert(kind, file.file, fresh, left)
-                except Invalid as refused:
-                    named = f"Split `{split}`: " if len(self._files) > 1 else ""
-                    raise Invalid(named + refused.detail) from None
-                content, rows = self.store.incoming(fresh, made.sha256, made.bytes), made.rows
+        for name, kind, file in self._files:
+            try:
+                rows, content = await self._read(kind, file, left)
+            except UnreadableUpload as refused:
+                prefix = f"Split `{name}`: " if len(self._files) > 1 else ""
+                raise Invalid(f"{prefix}{refused}") from None
             left -= content.bytes
-            found.append(Piece(split, kind, rows, file, content))
+            found.append(UploadedSplit(name, kind, rows, file, content))
         return found
+
+    async def _read(self, kind: str, file: Incoming, limit: int) -> tuple[int, Incoming]:
+        """Return how many rows FILE has, and a file of them as JSONL."""
+        target = self.stack.enter_context(self.store.temporary_file())
+        paths = (str(file.file.absolute()), str(target.absolute()))
+        made = await self.reader.read(READER, kind, *paths, str(limit), output_bytes=limit + 1)
+        if kind == "jsonl":
+            return made["rows"], file
+        return made["rows"], self.store.incoming(target, made["sha256"], made["bytes"])
 
 
 @asynccontextmanager
 async def received(
-    request: Request, store: BlobStore, converter: Converter, limit: int
-) -> AsyncIterator[list[Piece]]:
-    """Take in the splits that the body of REQUEST holds, for the decision to keep them.
+    request: Request, store: BlobStore, reader: UploadReader, limit: int
+) -> AsyncIterator[list[UploadedSplit]]:
+    """Receive the splits in the body of REQUEST; their files are deleted unless they are kept.
 
     Args:
-        request: One file, whose type names its format and which becomes the split `train`; or
-            multipart/form-data, with a part for each split.
-        store: Where they go.
-        converter: Makes JSONL of what is none.
-        limit: The bytes that all files may take, and that all rows may take as JSONL.
+        request: One file, whose content type is its format and which becomes the split `train`;
+            or multipart/form-data, with a part for each split.
+        store: Where the files are stored.
+        reader: Checks the files and converts them to JSONL.
+        limit: The bytes of all files together, and of all rows together as JSONL.
 
     Raises:
-        Malformed: There are more bytes, or the body cannot be read.
-        Invalid: It is no dataset; the sentence names the split where there are several.
+        Malformed: The body is larger or cannot be parsed.
+        Invalid: It is not a dataset; the message names the split where there are several.
     """
     kind, boundary = _content_type(request)
     async with AsyncExitStack() as stack:
-        receiver = Receiver(store, converter, limit, stack)
+        receiver = Receiver(store, reader, limit, stack)
         if kind != "multipart/form-data":
             await receiver.file(ONLY_SPLIT, MEDIA_TYPES.get(kind, "jsonl"), request.stream())
         else:
@@ -132,18 +135,18 @@ async def received(
                 async for part in parts(_bounded(body, limit + HEADERS_BYTES), boundary):
                     await receiver.part(part)
             except ApiError:
-                # A client that is still sending reads no answer, so let it finish, within bounds.
+                # A client reads no response while it sends, so read on, within a bound.
                 size = 0
                 async for chunk in body:
                     size += len(chunk)
                     if size > limit:
                         break
                 raise
-        yield await receiver.pieces()
+        yield await receiver.splits()
 
 
 def _content_type(request: Request) -> tuple[str, str]:
-    """Return the type of the body, without its parameters, and the boundary of its parts."""
+    """Return the content type of the body without its parameters, and the boundary of its parts."""
     kind, _, parameters = request.headers.get("content-type", "").partition(";")
     boundary = ""
     for each in parameters.split(";"):
@@ -152,18 +155,18 @@ def _content_type(request: Request) -> tuple[str, str]:
             boundary = value.strip('"')
     kind = kind.strip().lower()
     if kind == "multipart/form-data" and not 0 < len(boundary) <= 70:
-        raise Malformed("The `Content-Type` names no `boundary` between the parts")
+        raise Malformed("The `Content-Type` header needs a `boundary` of at most 70 characters")
     return kind, boundary
 
 
 def _kind(part: Part) -> str:
-    """Return the format of PART: by its file's name, else by its type, else JSONL."""
+    """Return the format of PART: by its file name, else by its content type, else JSONL."""
     suffix = PurePosixPath(part.filename.lower()).suffix
     if suffix in SUFFIXES:
         return SUFFIXES[suffix]
     if suffix:
         known = ", ".join(f"`{each}`" for each in SUFFIXES)
-        raise Invalid(f"`{plain(part.filename[:100])}` is none of {known}")
+        raise Invalid(f"The file name `{plain(part.filename[:100])}` must end in one of {known}")
     return MEDIA_TYPES.get(part.content_type.lower(), "jsonl")
 
 
@@ -172,5 +175,5 @@ async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[by
     async for chunk in chunks:
         size += len(chunk)
         if size > limit:
-            raise Malformed(f"The body is larger than the {limit:,} bytes that are taken here")
+            raise Malformed(f"The body is larger than the limit of {limit:,} bytes")
         yield chunk

@@ -7,33 +7,22 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import FileResponse
 
 from dreadnode_api.auth.callers import Caller
+from dreadnode_api.auth.deps import AnyCaller, OrgMember, OrgReader, OrgSlug, check_org
 from dreadnode_api.datasets import service
-from dreadnode_api.datasets.convert import Converter
 from dreadnode_api.datasets.push import MAX_SPLITS, MEDIA_TYPES, received
 from dreadnode_api.datasets.schemas import (
-    NAME,
-    SPLIT,
-    VERSION,
     Dataset,
     DatasetList,
     DatasetVersions,
     Split,
 )
 from dreadnode_api.errors import ERRORS, Forbidden, Invalid
-from dreadnode_api.http.deps import (
-    AnyCaller,
-    InDatabase,
-    InSettings,
-    InStore,
-    OrgKey,
-    OrgMember,
-    OrgReader,
-    ReadSession,
-    check_org,
-)
+from dreadnode_api.http.deps import InDatabase, InSettings, InStore, ReadSession
+from dreadnode_api.http.patterns import NAME, SPLIT, VERSION
 from dreadnode_api.http.query_parameters import IncludePublic
 from dreadnode_api.models.datasets import DatasetVersion
 from dreadnode_api.models.jobs import Job
+from dreadnode_api.uploads import UploadReader
 
 router = APIRouter(prefix="/org/{org}/datasets", responses=ERRORS, tags=["Datasets"])
 
@@ -47,13 +36,13 @@ Limit = Annotated[
 ]
 
 
-def converter(request: Request) -> Converter:
-    """Return what makes JSONL of other formats."""
-    found: Converter = request.app.state.converter
+def upload_reader(request: Request) -> UploadReader:
+    """Return the reader of uploaded files."""
+    found: UploadReader = request.app.state.upload_reader
     return found
 
 
-InConverter = Annotated[Converter, Depends(converter)]
+InUploadReader = Annotated[UploadReader, Depends(upload_reader)]
 
 BODY = {
     "requestBody": {
@@ -93,7 +82,7 @@ async def push_dataset(
     response: Response,
     database: InDatabase,
     store: InStore,
-    converter: InConverter,
+    reader: InUploadReader,
     settings: InSettings,
 ) -> Dataset:
     """Store a version: one file, which becomes the split `train`, or a part for each split.
@@ -105,9 +94,9 @@ async def push_dataset(
     if version == "latest":
         raise Invalid("`latest` is no version; name one such as `1.0.0`", "version")
     limit = settings.max_dataset_bytes
-    async with received(request, store, converter, limit) as pieces:
+    async with received(request, store, reader, limit) as splits:
         async with database.writing() as session:
-            found, new = await service.add_version(session, caller, name, version, pieces)
+            found, new = await service.add_version(session, caller, name, version, splits)
         response.status_code = 201 if new else 200
         return view(found)
 
@@ -141,7 +130,7 @@ async def get_dataset(caller: OrgReader, name: Name, session: ReadSession) -> Da
 
 @router.get("/{name}/{version}")
 async def get_dataset_version(
-    org: OrgKey, caller: AnyCaller, name: Name, version: Version, session: ReadSession
+    org: OrgSlug, caller: AnyCaller, name: Name, version: Version, session: ReadSession
 ) -> Dataset:
     """Return one version; the key of a job may read the versions that its job names."""
     return view(await _readable(org, caller, name, version, session))
@@ -153,7 +142,7 @@ async def get_dataset_version(
     responses={200: {"content": {each: {} for each in MEDIA_TYPES}, "description": "The rows"}},
 )
 async def get_content(
-    org: OrgKey,
+    org: OrgSlug,
     caller: AnyCaller,
     name: Name,
     version: Version,

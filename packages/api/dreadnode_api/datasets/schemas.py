@@ -4,11 +4,8 @@ import re
 
 from pydantic import Field
 
-from dreadnode_api.http.schemas import Moment, Response
-
-NAME = r"^[a-z0-9][a-z0-9._-]{0,99}$"
-VERSION = r"^[0-9A-Za-z][0-9A-Za-z.+-]{0,63}$"
-SPLIT = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+from dreadnode_api.http.patterns import SPLIT
+from dreadnode_api.http.schemas import Response, Timestamp
 
 
 def is_split_name(text: str) -> bool:
@@ -38,7 +35,7 @@ class Dataset(Response):
     bytes: int = Field(description="Of all its files as they were pushed")
     sha256: str = Field(description="Of its file; where there are several, of the list of them")
     splits: list[Split]
-    created_at: Moment
+    created_at: Timestamp
     created_by: str | None
 
 

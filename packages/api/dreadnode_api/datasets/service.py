@@ -1,4 +1,4 @@
-"""Datasets as functions of a session: store a version once, find it for ever."""
+"""Datasets as functions of a session."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.auth.callers import Caller
-from dreadnode_api.datasets.push import Piece
+from dreadnode_api.datasets.push import UploadedSplit
 from dreadnode_api.errors import Conflict, NotFound
 from dreadnode_api.models.datasets import DatasetSplit, DatasetVersion
 
 
 async def add_version(
-    session: AsyncSession, caller: Caller, name: str, version: str, pieces: Sequence[Piece]
+    session: AsyncSession, caller: Caller, name: str, version: str, splits: Sequence[UploadedSplit]
 ) -> tuple[DatasetVersion, bool]:
-    """Keep `pieces` as a version, and say whether it is new.
+    """Store SPLITS as a version, and return whether it is new.
 
     Raises:
         Conflict: the version exists with other files; a version never changes.
@@ -24,60 +24,60 @@ async def add_version(
     held = await _find(session, caller.org_id, name, version)
     if held is not None:
         if {(s.name, s.format, s.sha256) for s in held.splits} != {
-            (p.split, p.format, p.file.sha256) for p in pieces
+            (p.name, p.format, p.file.sha256) for p in splits
         }:
             raise Conflict(
                 f"Version `{version}` of `{name}` exists with other rows, and a version never "
                 "changes; push under a new version"
             )
         return held, False
-    formats = {piece.format for piece in pieces}
+    formats = {split.format for split in splits}
     made = DatasetVersion(
         org_id=caller.org_id,
         name=name,
         version=version,
         format=formats.pop() if len(formats) == 1 else "mixed",
-        rows=sum(piece.rows for piece in pieces),
-        bytes=sum(piece.file.bytes for piece in pieces),
-        sha256=digest(pieces),
+        rows=sum(split.rows for split in splits),
+        bytes=sum(split.file.bytes for split in splits),
+        sha256=digest(splits),
         created_by=caller.user_id,
-        splits=[_split(position, piece) for position, piece in enumerate(pieces)],
+        splits=[_split_row(position, split) for position, split in enumerate(splits)],
     )
     try:
         async with session.begin_nested():
             session.add(made)
     except IntegrityError:
         # Another upload of the same version was faster; now it can be found.
-        return await add_version(session, caller, name, version, pieces)
+        return await add_version(session, caller, name, version, splits)
     # Before the row can be seen, so that no row ever names bytes that are not there.
-    for piece in pieces:
-        piece.file.keep()
-        if piece.content is not piece.file:
-            piece.content.keep()
+    for split in splits:
+        split.file.keep()
+        if split.content is not split.file:
+            split.content.keep()
     return made, True
 
 
-def digest(pieces: Sequence[Piece]) -> str:
+def digest(splits: Sequence[UploadedSplit]) -> str:
     """Return the digest of an only file, or that of the list of several.
 
     The list has a line for each split, sorted: name, format and digest with a blank between them.
     """
-    if len(pieces) == 1:
-        return pieces[0].file.sha256
-    lines = sorted(f"{piece.split} {piece.format} {piece.file.sha256}\n" for piece in pieces)
+    if len(splits) == 1:
+        return splits[0].file.sha256
+    lines = sorted(f"{split.name} {split.format} {split.file.sha256}\n" for split in splits)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _split(position: int, piece: Piece) -> DatasetSplit:
+def _split_row(position: int, split: UploadedSplit) -> DatasetSplit:
     return DatasetSplit(
-        name=piece.split,
+        name=split.name,
         position=position,
-        format=piece.format,
-        rows=piece.rows,
-        bytes=piece.file.bytes,
-        sha256=piece.file.sha256,
-        content_bytes=piece.content.bytes,
-        content_sha256=piece.content.sha256,
+        format=split.format,
+        rows=split.rows,
+        bytes=split.file.bytes,
+        sha256=split.file.sha256,
+        content_bytes=split.content.bytes,
+        content_sha256=split.content.sha256,
     )
 
 

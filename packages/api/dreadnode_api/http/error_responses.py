@@ -20,7 +20,7 @@ from dreadnode_api.errors import (
     plain,
     printable,
 )
-from dreadnode_api.http.patterns import words
+from dreadnode_api.http.patterns import explain
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ def _message(item: Mapping[str, Any], kind: str) -> str:
             return f"{_said(kind)}; send JSON as `Content-Type: application/json`"
         return "give a JSON object"
     if what == "string_pattern_mismatch":
-        return words(context["pattern"])
+        return explain(context["pattern"])
     if what == "too_long" and isinstance(item["input"], str):
         return f"give at most {context['max_length']:,} characters, not {len(item['input']):,}"
     if what in ("too_short", "string_too_short") and not item["input"]:

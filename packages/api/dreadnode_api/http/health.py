@@ -8,8 +8,8 @@ from starlette.responses import Response
 from dreadnode_api import migrations
 from dreadnode_api.errors import Unavailable, UnavailablePayload
 from dreadnode_api.http.deps import InDatabase
-from dreadnode_api.http.guard import Telemetry
 from dreadnode_api.http.schemas import Response as Answer
+from dreadnode_api.http.trace import Telemetry
 from dreadnode_api.models.jobs import Job, Status
 
 router = APIRouter(tags=["Operations"])

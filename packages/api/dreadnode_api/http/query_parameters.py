@@ -13,7 +13,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
-from dreadnode_api.http.deps import caller
+from dreadnode_api.auth.deps import caller
 
 IncludePublic = Annotated[
     bool,

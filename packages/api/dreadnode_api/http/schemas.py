@@ -36,7 +36,7 @@ class Request(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _storable(cls, value: Any) -> Any:
-        for problem in unstorable(value):
+        for problem in storage_problems(value):
             raise ValueError(problem)
         return value
 
@@ -61,14 +61,14 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("this time lies before the first or after the last year") from None
 
 
-Instant = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
+TimestampInput = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
 """A time as a request gives it: ISO 8601 with an offset."""
 
 NO_MARKUP = r"^[^\[\]\x00-\x1f\x7f-\x9f]*$"
-"""How the description tells of text that `unmarked` takes."""
+"""How the description tells of text that `single_line` takes."""
 
 
-def unmarked(text: str) -> str:
+def single_line(text: str) -> str:
     """Return `text` if every client can show it, also those that read brackets as markup."""
     if "[" in text or "]" in text:
         raise ValueError("square brackets are not taken here; clients read them as markup")
@@ -77,7 +77,7 @@ def unmarked(text: str) -> str:
     return text
 
 
-Moment = Annotated[
+Timestamp = Annotated[
     datetime,
     PlainSerializer(
         lambda m: m.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str
@@ -85,9 +85,9 @@ Moment = Annotated[
 ]
 """A time, answered in ISO 8601 with a `Z`."""
 
-Unmarked = Annotated[
+SingleLine = Annotated[
     str,
-    AfterValidator(unmarked),
+    AfterValidator(single_line),
     Field(min_length=1, json_schema_extra={"pattern": NO_MARKUP}),
 ]
 """A line for people, taken without what old clients take for markup or terminals obey."""
@@ -99,7 +99,7 @@ Plain = Annotated[str, AfterValidator(plain)]
 """Text for people, without what old clients take for markup or terminals obey."""
 
 
-def unstorable(value: Any) -> Iterator[str]:
+def storage_problems(value: Any) -> Iterator[str]:
     """Yield why `value`, as parsed from JSON, could not be stored in either database.
 
     Neither takes a null character; UTF-8 has no lone surrogates; JSON has neither infinity nor

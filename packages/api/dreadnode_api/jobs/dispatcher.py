@@ -17,12 +17,12 @@ from dreadnode_api import logs
 from dreadnode_api.auth.service import new_token
 from dreadnode_api.auth.tokens import run_key
 from dreadnode_api.db import Database
-from dreadnode_api.ids import new_id
 from dreadnode_api.jobs import queue
 from dreadnode_api.jobs.exit_outcomes import settle
 from dreadnode_api.jobs.queue import Lease, LeaseLost, News
 from dreadnode_api.jobs.records import set_phase
 from dreadnode_api.models.auth import Organization, Workspace
+from dreadnode_api.models.base import new_id
 from dreadnode_api.models.jobs import ENDED, Job, Status
 from dreadnode_api.runtime_processes.environment import clean_environment
 from dreadnode_api.sandbox.runner import Exited, Limits, Lost, Runner, RunnerAway, Running, Sandbox
@@ -156,7 +156,7 @@ class Dispatcher:
                 )
                 session.add(token)
             log.info("starting job %s, attempt %d", job.id, job.attempt, extra={"job_id": job.id})
-            sandbox = sandbox_of(self._settings, job, organization.key, workspace.key, key)
+            sandbox = sandbox_of(self._settings, job, organization.slug, workspace.slug, key)
             self._watch(job, sandbox)
 
     def _watch(self, job: Job, sandbox: Sandbox | None) -> None:

@@ -19,10 +19,10 @@ from types import MappingProxyType
 from sqlalchemy import Select, and_, false, func, literal_column, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dreadnode_api.db import clock, now
-from dreadnode_api.ids import new_id
+from dreadnode_api.db import clock
 from dreadnode_api.jobs.records import end, forget_unfinished, move, record, revoke_keys, set_phase
 from dreadnode_api.models.auth import Workspace
+from dreadnode_api.models.base import new_id, now
 from dreadnode_api.models.jobs import ENDED, LONG_AGO, Job, Status, Turn
 
 LONGEST_PAUSE = timedelta(minutes=10)

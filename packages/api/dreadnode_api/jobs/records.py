@@ -7,8 +7,8 @@ from sqlalchemy import delete, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dreadnode_api.db import now
 from dreadnode_api.models.auth import Token
+from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint, State
 from dreadnode_api.models.jobs import ENDED, Event, Job, Status, Tally
 from dreadnode_api.models.webhooks import Announcement

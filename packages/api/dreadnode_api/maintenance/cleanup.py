@@ -13,9 +13,10 @@ from sqlalchemy import CursorResult, delete, or_, select, update
 
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.checkpoints import adapters, retention
-from dreadnode_api.db import Database, now
+from dreadnode_api.db import Database
 from dreadnode_api.maintenance import blobs
 from dreadnode_api.models.auth import Token
+from dreadnode_api.models.base import now
 from dreadnode_api.models.jobs import ENDED, Event, Job
 from dreadnode_api.models.webhooks import Delivery
 from dreadnode_api.settings import Settings
@@ -68,7 +69,7 @@ class Tidier:
             "adapters of checkpoints": await adapters.let_go(
                 self._database, store, settings.upload_days
             ),
-            **await blobs.tidy(self._database, store, settings.upload_days),
+            **await blobs.clean_up(self._database, store, settings.upload_days),
         }
         if self._files is not None:
             try:

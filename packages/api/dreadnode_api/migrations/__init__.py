@@ -8,13 +8,14 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
-from dreadnode_api.db import Database, Table
+from dreadnode_api.db import Database
 from dreadnode_api.models import auth as _auth
 from dreadnode_api.models import capabilities as _capabilities
 from dreadnode_api.models import checkpoints as _checkpoints
 from dreadnode_api.models import datasets as _datasets
 from dreadnode_api.models import jobs as _jobs
 from dreadnode_api.models import webhooks as _webhooks
+from dreadnode_api.models.base import Table
 
 METADATA = Table.metadata
 # Imported for the tables that they register.

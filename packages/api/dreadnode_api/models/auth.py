@@ -5,8 +5,7 @@ from datetime import datetime
 from sqlalchemy import ForeignKey, Index, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dreadnode_api.db import Moment, Table, now
-from dreadnode_api.ids import new_id
+from dreadnode_api.models.base import Table, UtcDateTime, new_id, now
 
 
 class Organization(Table):
@@ -15,29 +14,29 @@ class Organization(Table):
     __tablename__ = "organizations"
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
-    key: Mapped[str] = mapped_column(String(64), unique=True)
+    slug: Mapped[str] = mapped_column("key", String(64), unique=True)
     name: Mapped[str] = mapped_column(String(200))
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
-    updated_at: Mapped[datetime] = mapped_column(Moment, default=now, onupdate=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, onupdate=now)
 
 
 class Workspace(Table):
-    """A part of an organization in which jobs live."""
+    """A part of an organization; every job belongs to one."""
 
     __tablename__ = "workspaces"
     __table_args__ = (UniqueConstraint("org_id", "key"),)
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     org_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
-    key: Mapped[str] = mapped_column(String(64))
+    slug: Mapped[str] = mapped_column("key", String(64))
     name: Mapped[str] = mapped_column(String(200))
     is_default: Mapped[bool] = mapped_column(default=False)
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
-    updated_at: Mapped[datetime] = mapped_column(Moment, default=now, onupdate=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, onupdate=now)
 
 
 class User(Table):
-    """A person or a robot that holds tokens."""
+    """A person or a program that has tokens."""
 
     __tablename__ = "users"
 
@@ -45,7 +44,7 @@ class User(Table):
     username: Mapped[str] = mapped_column(String(64), unique=True)
     email: Mapped[str] = mapped_column(String(254), unique=True)
     full_name: Mapped[str | None] = mapped_column(String(200))
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class Membership(Table):
@@ -56,11 +55,11 @@ class Membership(Table):
     user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), primary_key=True)
     org_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), primary_key=True)
     role: Mapped[str] = mapped_column(String(16))
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class Token(Table):
-    """A key, kept as its hash: a user's in one organization, or a sandbox's for one job."""
+    """A token, stored as its hash: a user's in one organization, or a sandbox's for one job."""
 
     __tablename__ = "tokens"
     __table_args__ = (Index("ix_tokens_job_id", "job_id"),)
@@ -74,6 +73,6 @@ class Token(Table):
     user_id: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     job_id: Mapped[str | None] = mapped_column(String(36))
     attempt: Mapped[int | None] = mapped_column(Integer)
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
-    expires_at: Mapped[datetime | None] = mapped_column(Moment)
-    revoked_at: Mapped[datetime | None] = mapped_column(Moment)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -6,8 +6,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dreadnode_api.db import Moment, Table, now
-from dreadnode_api.ids import new_id
+from dreadnode_api.models.base import Table, UtcDateTime, new_id, now
 
 
 class CapabilityVersion(Table):
@@ -33,9 +32,9 @@ class CapabilityVersion(Table):
     sha256: Mapped[str] = mapped_column(String(64))
     manifest_sha256: Mapped[str | None] = mapped_column(String(64))
     config_sha256: Mapped[str | None] = mapped_column(String(64))
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    deleted_at: Mapped[datetime | None] = mapped_column(Moment)
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class RegistryBlob(Table):
@@ -49,5 +48,5 @@ class RegistryBlob(Table):
     org_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), primary_key=True)
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
-    used_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    used_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)

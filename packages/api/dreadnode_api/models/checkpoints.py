@@ -16,7 +16,7 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dreadnode_api.db import Moment, Table, now
+from dreadnode_api.models.base import Table, UtcDateTime, now
 
 
 class State(StrEnum):
@@ -55,6 +55,6 @@ class Checkpoint(Table):
     bytes: Mapped[int | None] = mapped_column(BigInteger)
     # The folder of the job's files where it lies as an adapter, once somebody has asked for it.
     adapter: Mapped[str | None] = mapped_column(String(200))
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
-    expired_at: Mapped[datetime | None] = mapped_column(Moment)
-    deleted_at: Mapped[datetime | None] = mapped_column(Moment)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    expired_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

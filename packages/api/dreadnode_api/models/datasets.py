@@ -5,8 +5,7 @@ from datetime import datetime
 from sqlalchemy import BigInteger, ForeignKey, Integer, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from dreadnode_api.db import Moment, Table, now
-from dreadnode_api.ids import new_id
+from dreadnode_api.models.base import Table, UtcDateTime, new_id, now
 
 
 class DatasetVersion(Table):
@@ -27,7 +26,7 @@ class DatasetVersion(Table):
     rows: Mapped[int] = mapped_column(BigInteger)
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
 
     splits: Mapped[list["DatasetSplit"]] = relationship(

@@ -33,8 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dreadnode_api.db import Moment, Table, now
-from dreadnode_api.ids import new_id
+from dreadnode_api.models.base import Table, UtcDateTime, new_id, now
 
 
 class Status(StrEnum):
@@ -123,18 +122,18 @@ class Job(Table):
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     applied_seq: Mapped[int] = mapped_column(Integer, default=0)
     events: Mapped[int] = mapped_column(Integer, default=0)
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
-    updated_at: Mapped[datetime] = mapped_column(Moment, default=now, onupdate=now)
-    started_at: Mapped[datetime | None] = mapped_column(Moment)
-    completed_at: Mapped[datetime | None] = mapped_column(Moment)
-    cancel_requested_at: Mapped[datetime | None] = mapped_column(Moment)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, onupdate=now)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     # Who works on it, and since how many faults that were not its own.
     # By the database's clock; a new job need not wait, whatever the time is anywhere.
-    available_at: Mapped[datetime] = mapped_column(Moment, default=LONG_AGO)
+    available_at: Mapped[datetime] = mapped_column(UtcDateTime, default=LONG_AGO)
     faults: Mapped[int] = mapped_column(Integer, default=0)
     lease: Mapped[str | None] = mapped_column(String(36))
-    lease_until: Mapped[datetime | None] = mapped_column(Moment)
+    lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     host: Mapped[str | None] = mapped_column(String(64))
 
 
@@ -173,7 +172,7 @@ class Event(Table):
     level: Mapped[str] = mapped_column(String(8))
     message: Mapped[str | None] = mapped_column(Text)
     data: Mapped[dict[str, Any]] = mapped_column(JSON)
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class Points(Table):
@@ -200,4 +199,4 @@ class JobFile(Table):
     path: Mapped[str] = mapped_column(String(300), primary_key=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str] = mapped_column(String(64))
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)

@@ -15,8 +15,7 @@ from datetime import datetime
 from sqlalchemy import JSON, ForeignKey, Index, Integer, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dreadnode_api.db import Moment, Table, now
-from dreadnode_api.ids import new_id
+from dreadnode_api.models.base import Table, UtcDateTime, new_id, now
 
 
 class Webhook(Table):
@@ -33,7 +32,7 @@ class Webhook(Table):
     # The states that are told; empty means all.
     statuses: Mapped[list[str]] = mapped_column(JSON, default=list)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class Announcement(Table):
@@ -43,7 +42,7 @@ class Announcement(Table):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class Delivery(Table):
@@ -67,9 +66,9 @@ class Delivery(Table):
     body: Mapped[str] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
     # When it is tried next; None once it is delivered or given up.
-    next_at: Mapped[datetime | None] = mapped_column(Moment, default=now)
+    next_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=now)
     last_status: Mapped[int | None] = mapped_column(Integer)
     last_error: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime] = mapped_column(Moment, default=now)
-    delivered_at: Mapped[datetime | None] = mapped_column(Moment)
-    given_up_at: Mapped[datetime | None] = mapped_column(Moment)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    delivered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    given_up_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -11,8 +11,8 @@ from app.training.catalog import (
     suggest_training_models,
 )
 
+from dreadnode_api.engine_client import Capabilities, EngineModel
 from dreadnode_api.errors import Invalid
-from dreadnode_api.training.engine import Capabilities, EngineModel
 from dreadnode_api.training.rl_checks import rl_values
 from dreadnode_api.training.schemas import (
     JobRequest,

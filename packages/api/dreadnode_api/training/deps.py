@@ -6,19 +6,13 @@ from typing import Annotated
 from fastapi import Depends, Header, Path, Request
 
 from dreadnode_api.auth.callers import Authenticator, Caller, Role, need
+from dreadnode_api.auth.deps import AnyCaller, OrgSlug, WorkspaceSlug, check_org, find_workspace
 from dreadnode_api.errors import Forbidden, Unauthenticated
-from dreadnode_api.http.deps import (
-    KEY,
-    AnyCaller,
-    InDatabase,
-    OrgKey,
-    WorkspaceKey,
-    check_org,
-    find_workspace,
-)
+from dreadnode_api.http.deps import InDatabase
+from dreadnode_api.http.patterns import SLUG
 from dreadnode_api.training.preflight import Preflight
 
-JobId = Annotated[str, Path(max_length=64, pattern=KEY, description="Id of the job")]
+JobId = Annotated[str, Path(max_length=64, pattern=SLUG, description="Id of the job")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +37,7 @@ async def _place(caller: Caller, org: str, ws: str, job_id: str, database: InDat
 
 
 async def job_reader(
-    org: OrgKey, ws: WorkspaceKey, job_id: JobId, caller: AnyCaller, database: InDatabase
+    org: OrgSlug, ws: WorkspaceSlug, job_id: JobId, caller: AnyCaller, database: InDatabase
 ) -> JobPlace:
     """Return a reader of the organization, or the job's own sandbox."""
     place = await _place(caller, org, ws, job_id, database)
@@ -53,7 +47,7 @@ async def job_reader(
 
 
 async def job_sandbox(
-    org: OrgKey, ws: WorkspaceKey, job_id: JobId, caller: AnyCaller, database: InDatabase
+    org: OrgSlug, ws: WorkspaceSlug, job_id: JobId, caller: AnyCaller, database: InDatabase
 ) -> JobPlace:
     """Return the job's own sandbox.
 
@@ -66,7 +60,7 @@ async def job_sandbox(
 
 
 async def last_words(
-    org: OrgKey, ws: WorkspaceKey, job_id: JobId, request: Request, database: InDatabase
+    org: OrgSlug, ws: WorkspaceSlug, job_id: JobId, request: Request, database: InDatabase
 ) -> JobPlace:
     """Return the job's own sandbox, also for a little while after the job has ended.
 

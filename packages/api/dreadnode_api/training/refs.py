@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from dreadnode_api.datasets.schemas import NAME, SPLIT, VERSION
+from dreadnode_api.http.patterns import NAME, SPLIT, VERSION
 from dreadnode_api.http.schemas import Request
 
 

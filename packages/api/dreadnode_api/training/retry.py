@@ -5,28 +5,28 @@ import hashlib
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dreadnode_api.auth.deps import WorkspaceScope
 from dreadnode_api.checkpoints.resume_point import Remains, remains_of
 from dreadnode_api.db import Database
+from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import Conflict
-from dreadnode_api.http.deps import Place
-from dreadnode_api.ids import new_id
 from dreadnode_api.jobs.records import record
+from dreadnode_api.models.base import new_id
 from dreadnode_api.models.jobs import Job, Points, Status
 from dreadnode_api.training.checks import still_served
-from dreadnode_api.training.engine import Engine
 from dreadnode_api.training.service import enqueue, get_job, points, same_wish
 
 FROM_START = Remains({}, step=0, let_go=False)
 
 
 async def retry_job(
-    place: Place,
+    place: WorkspaceScope,
     job_id: str,
     key: str | None,
     *,
     from_start: bool,
     database: Database,
-    engine: Engine,
+    engine: EngineClient,
 ) -> tuple[Job, bool]:
     """Return a new queued job that repeats an ended one, or that of the same key, and which.
 
@@ -59,7 +59,7 @@ async def retry_job(
         return known, False
 
 
-async def _repeatable(session: AsyncSession, place: Place, job_id: str) -> Job:
+async def _repeatable(session: AsyncSession, place: WorkspaceScope, job_id: str) -> Job:
     old = await get_job(session, place.workspace_id, job_id)
     if old.status not in (Status.FAILED, Status.CANCELLED):
         raise Conflict(
@@ -87,7 +87,12 @@ async def _beginning(session: AsyncSession, old: Job, *, from_start: bool) -> Re
 
 
 async def _repeat(
-    session: AsyncSession, place: Place, old: Job, remains: Remains, key: str | None, digest: str
+    session: AsyncSession,
+    place: WorkspaceScope,
+    old: Job,
+    remains: Remains,
+    key: str | None,
+    digest: str,
 ) -> Job:
     names = (
         "lineage", "org_id", "workspace_id", "name", "backend", "trainer_type", "algorithm",

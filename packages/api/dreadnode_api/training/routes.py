@@ -5,18 +5,17 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Response
 from sqlalchemy import select
 
+from dreadnode_api.auth.deps import Member, Reader
 from dreadnode_api.errors import ERRORS
 from dreadnode_api.http.deps import (
     InDatabase,
     InEngine,
     InSettings,
     InStore,
-    Member,
-    Reader,
     ReadSession,
     WriteSession,
 )
-from dreadnode_api.http.schemas import Instant
+from dreadnode_api.http.schemas import TimestampInput
 from dreadnode_api.models.jobs import Event, Job, Status
 from dreadnode_api.training import retry as repetition
 from dreadnode_api.training import service
@@ -150,7 +149,7 @@ async def get_training_job_logs(
     session: ReadSession,
     after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Lines behind this cursor")] = 0,
     level: Annotated[Level, Query(description="The least level")] = "debug",
-    since: Annotated[Instant | None, Query(description="Lines from then on")] = None,
+    since: Annotated[TimestampInput | None, Query(description="Lines from then on")] = None,
     tail: Annotated[int | None, Query(ge=1, le=10_000, description="Only the last lines")] = None,
     query: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")] = None,
 ) -> LogPage:

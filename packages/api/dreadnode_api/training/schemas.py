@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from dreadnode_api.http.schemas import Moment, Plain, Request, Response, unmarked
+from dreadnode_api.http.schemas import Plain, Request, Response, Timestamp, single_line
 from dreadnode_api.models.jobs import Status
 from dreadnode_api.training.refs import Ref
 from dreadnode_api.training.rl_schemas import RlConfig
@@ -35,7 +35,7 @@ Phase = Literal[
 ]
 
 
-Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(unmarked)]
+Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(single_line)]
 
 
 class _JobRequest(Request):
@@ -207,11 +207,11 @@ class TrainingJob(Response):
     created_by: str | None
     created_by_email: str | None
     created_by_user: CreatedBy | None
-    created_at: Moment
-    updated_at: Moment
-    started_at: Moment | None
-    completed_at: Moment | None
-    cancel_requested_at: Moment | None
+    created_at: Timestamp
+    updated_at: Timestamp
+    started_at: Timestamp | None
+    completed_at: Timestamp | None
+    cancel_requested_at: Timestamp | None
 
 
 class JobPage(Response):
@@ -226,7 +226,7 @@ class JobPage(Response):
 class LogEntry(Response):
     """One line of a job's log."""
 
-    timestamp: Moment
+    timestamp: Timestamp
     level: Level
     message: Plain
     data: dict[str, Any]

@@ -8,20 +8,20 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dreadnode_api.auth.deps import WorkspaceScope
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.capabilities import service as capabilities
-from dreadnode_api.db import Database, now
+from dreadnode_api.db import Database
+from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import Conflict, Invalid, NotFound
-from dreadnode_api.http.deps import Place
-from dreadnode_api.ids import new_id
 from dreadnode_api.jobs.records import end, lock, move, record, set_phase
 from dreadnode_api.models.auth import User
+from dreadnode_api.models.base import new_id, now
 from dreadnode_api.models.capabilities import CapabilityVersion
 from dreadnode_api.models.jobs import ENDED, Event, Job, Points, Status, Tally
 from dreadnode_api.settings import Settings
 from dreadnode_api.training.checks import known_model, resolved, served, supported
 from dreadnode_api.training.data import named
-from dreadnode_api.training.engine import Engine
 from dreadnode_api.training.preflight import Preflight
 from dreadnode_api.training.schemas import JobRequest, RlJobRequest, SftJobRequest
 from dreadnode_api.training.tracking import tracked
@@ -31,12 +31,12 @@ LAST_LINES = 10
 
 
 async def create_job(
-    place: Place,
+    place: WorkspaceScope,
     request: JobRequest,
     key: str | None,
     *,
     database: Database,
-    engine: Engine,
+    engine: EngineClient,
     store: BlobStore,
     preflight: Preflight,
     settings: Settings,
@@ -78,7 +78,7 @@ async def create_job(
     if capability is not None:
         name, version = capability.name, capability.version
         job.capability = {"name": name, "version": version, "artifact_id": capability.id}
-        job.artifacts = {"capability": f"{place.caller.org_key}/{name}@{version}"}
+        job.artifacts = {"capability": f"{place.caller.org_slug}/{name}@{version}"}
     job.idempotency_key, job.request_sha256 = key, digest
     try:
         async with database.writing() as session:
@@ -101,7 +101,7 @@ async def enqueue(session: AsyncSession, job: Job) -> None:
     set_phase(session, job, "waiting for capacity", QUEUED_REASON)
 
 
-async def same_wish(database: Database, place: Place, key: str, digest: str) -> Job | None:
+async def same_wish(database: Database, place: WorkspaceScope, key: str, digest: str) -> Job | None:
     """Return the job that was made under an idempotency key, if there is one.
 
     Raises:
@@ -120,7 +120,7 @@ async def same_wish(database: Database, place: Place, key: str, digest: str) -> 
 
 
 async def _capability(
-    session: AsyncSession, place: Place, request: SftJobRequest | RlJobRequest
+    session: AsyncSession, place: WorkspaceScope, request: SftJobRequest | RlJobRequest
 ) -> CapabilityVersion | None:
     """Return the capability whose prompt the job gets.
 
@@ -140,7 +140,7 @@ async def _capability(
 
 
 def _job(
-    place: Place,
+    place: WorkspaceScope,
     request: SftJobRequest | RlJobRequest,
     trained_model: str,
     config: dict[str, Any],

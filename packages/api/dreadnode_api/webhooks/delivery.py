@@ -18,7 +18,8 @@ import httpx
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dreadnode_api.db import Database, now
+from dreadnode_api.db import Database
+from dreadnode_api.models.base import now
 from dreadnode_api.models.jobs import Event, Job
 from dreadnode_api.models.webhooks import Announcement, Delivery, Webhook
 from dreadnode_api.settings import Settings

@@ -5,8 +5,10 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
+from dreadnode_api.auth.deps import Admin
 from dreadnode_api.errors import ERRORS
-from dreadnode_api.http.deps import KEY, Admin, InSettings, ReadSession, WriteSession
+from dreadnode_api.http.deps import InSettings, ReadSession, WriteSession
+from dreadnode_api.http.patterns import SLUG
 from dreadnode_api.models.jobs import Status
 from dreadnode_api.models.webhooks import Delivery, Webhook
 from dreadnode_api.webhooks import service
@@ -21,7 +23,7 @@ from dreadnode_api.webhooks.schemas import (
 
 router = APIRouter(prefix="/org/{org}/ws/{ws}/webhooks", responses=ERRORS, tags=["Webhooks"])
 
-WebhookId = Annotated[str, Path(max_length=64, pattern=KEY, description="Id of the webhook")]
+WebhookId = Annotated[str, Path(max_length=64, pattern=SLUG, description="Id of the webhook")]
 
 
 @router.post("", status_code=201)

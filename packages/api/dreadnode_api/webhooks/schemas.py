@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from dreadnode_api.http.schemas import Moment, Request, Response
+from dreadnode_api.http.schemas import Request, Response, Timestamp
 from dreadnode_api.models.jobs import Status
 
 
@@ -26,7 +26,7 @@ class WebhookView(Response):
     id: str
     url: str
     statuses: list[Status]
-    created_at: Moment
+    created_at: Timestamp
     delivered: int = Field(default=0, description="Deliveries that it took, while they are kept")
     waiting: int = Field(default=0, description="Deliveries that are still to be tried")
     given_up: int = Field(default=0, description="Deliveries that it did not take in time")
@@ -54,10 +54,10 @@ class DeliveryView(Response):
     attempts: int
     last_status: int | None
     last_error: str | None
-    created_at: Moment
-    next_at: Moment | None = Field(description="When it is tried next")
-    delivered_at: Moment | None
-    given_up_at: Moment | None
+    created_at: Timestamp
+    next_at: Timestamp | None = Field(description="When it is tried next")
+    delivered_at: Timestamp | None
+    given_up_at: Timestamp | None
 
 
 class DeliveryList(Response):

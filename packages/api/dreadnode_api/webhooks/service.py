@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dreadnode_api.db import now
+from dreadnode_api.auth.deps import WorkspaceScope
 from dreadnode_api.errors import Conflict, NotFound
-from dreadnode_api.http.deps import Place
+from dreadnode_api.models.base import now
 from dreadnode_api.models.webhooks import Delivery, Webhook
 from dreadnode_api.webhooks import signing
 from dreadnode_api.webhooks.addresses import check_url
@@ -17,7 +17,7 @@ MOST = 20
 
 
 async def create(
-    session: AsyncSession, place: Place, request: WebhookRequest, targets: str
+    session: AsyncSession, place: WorkspaceScope, request: WebhookRequest, targets: str
 ) -> Webhook:
     """Make a webhook, with a secret of its own.
 
@@ -44,7 +44,7 @@ async def create(
     return webhook
 
 
-async def get(session: AsyncSession, place: Place, webhook_id: str) -> Webhook:
+async def get(session: AsyncSession, place: WorkspaceScope, webhook_id: str) -> Webhook:
     """Return a webhook.
 
     Raises:
@@ -58,7 +58,7 @@ async def get(session: AsyncSession, place: Place, webhook_id: str) -> Webhook:
     return webhook
 
 
-async def find(session: AsyncSession, place: Place) -> Sequence[Webhook]:
+async def find(session: AsyncSession, place: WorkspaceScope) -> Sequence[Webhook]:
     """Return the webhooks of a workspace, oldest first."""
     found = await session.scalars(
         select(Webhook).where(Webhook.workspace_id == place.workspace_id).order_by(Webhook.id)

@@ -281,7 +281,7 @@ def test_tokens_are_made_shown_once_listed_and_revoked(dn: Dn, server: Any) -> N
 exit: 1
 --- stdout
 --- stderr
-error: This needs the role `admin`, and this API key has `reader`; ask an administrator of the organization
+error: This needs the role `admin`, and this API token has `reader`; ask an administrator of the organization
 """)
     listed = next(each for each in dn.json("token list") if each["name"] == "nightly")
     assert token not in json.dumps(listed)
@@ -295,7 +295,7 @@ error: This needs the role `admin`, and this API key has `reader`; ask an admini
 exit: 1
 --- stdout
 --- stderr
-error: The API key is not valid; it may be mistyped, revoked or expired
+error: The API token is not valid; it may be mistyped, revoked or expired
 hint: `dn login` saves a key; `dn whoami` tells which one is used
 """)
 
@@ -348,12 +348,12 @@ def test_a_stranger_learns_nothing(dn: Dn, server: Any) -> None:
 exit: 1
 --- stdout
 --- stderr
-error: The API key is not valid; it may be mistyped, revoked or expired
+error: The API token is not valid; it may be mistyped, revoked or expired
 hint: `dn login` saves a key; `dn whoami` tells which one is used
 exit: 1
 --- stdout
 --- stderr
-error: There is no organization `other` that this API key opens
+error: This API token does not give access to an organization `other`
 exit: 1
 --- stdout
 --- stderr

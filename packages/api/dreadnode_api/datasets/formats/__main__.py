@@ -1,7 +1,8 @@
-"""`python -I -m dreadnode_api.datasets.formats FORMAT FROM TO LIMIT`: write a file's rows as JSONL.
+"""`python -I -m dreadnode_api.datasets.formats FORMAT FROM TO LIMIT`: read a dataset's file.
 
-Prints one JSON object: `rows`, `bytes` and `sha256` of what was written, or an `error` in one
-sentence about the file. Runs as a process of its own, since what it reads is a stranger's.
+JSONL is only checked. The rows of every other format are written to TO as JSONL. It prints one JSON
+object: `rows`, `bytes` and `sha256` of the JSONL, or an `error` in one sentence about the file. It
+runs as a confined process, because the file comes from a client.
 """
 
 import hashlib
@@ -14,48 +15,62 @@ from typing import Any, BinaryIO
 
 from dreadnode_api.datasets.formats import MAX_ROW_BYTES, Unreadable
 
+MAGIC = b"PAR1"
+
 
 def main(arguments: list[str]) -> int:
-    """Convert as ARGUMENTS say, and print what came of it."""
+    """Read a file as ARGUMENTS say, and print the result."""
     kind, source, target, limit = arguments
     try:
-        told = convert(kind, Path(source), Path(target), int(limit))
+        result = read(kind, Path(source), Path(target), int(limit))
     except Unreadable as error:
-        told = {"error": str(error)}
+        result = {"error": str(error)}
     except MemoryError:
-        told = {"error": "The file takes more memory to read than a conversion is given"}
-    sys.stdout.write(json.dumps(told))
+        result = {"error": "Reading the file takes more memory than the limit"}
+    sys.stdout.write(json.dumps(result))
     return 0
 
 
-def convert(kind: str, source: Path, target: Path, limit: int) -> dict[str, Any]:
-    """Write the rows of SOURCE to TARGET as JSONL, and return their number, size and digest.
+def read(kind: str, source: Path, target: Path, limit: int) -> dict[str, Any]:
+    """Check SOURCE, write its rows to TARGET unless it is JSONL, and describe the rows as JSONL.
 
     Raises:
         Unreadable: the file is not of this kind, is empty, or its rows become more than LIMIT
             bytes.
     """
+    with source.open("rb") as file:
+        if kind == "jsonl":
+            from dreadnode_api.datasets.formats import jsonl
+
+            rows = jsonl.count(file)
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return {"rows": rows, "bytes": file.tell(), "sha256": digest}
+        with target.open("wb") as out:
+            return _convert(kind, file, out, limit)
+
+
+def _convert(kind: str, file: BinaryIO, out: BinaryIO, limit: int) -> dict[str, Any]:
     digest, number, size = hashlib.sha256(), 0, 0
-    with source.open("rb") as file, target.open("wb") as out:
-        for text in _rows(kind, file):
-            number += 1
-            line = text.encode() + b"\n"
-            size += len(line)
-            if len(line) > MAX_ROW_BYTES:
-                raise Unreadable(f"Row {number} is longer than {MAX_ROW_BYTES:,} bytes")
-            if size > limit:
-                raise Unreadable(f"The rows are more than the {limit:,} bytes that are taken here")
-            digest.update(line)
-            out.write(line)
-        out.flush()
-        os.fsync(out.fileno())
+    for text in _rows(kind, file):
+        number += 1
+        line = text.encode() + b"\n"
+        size += len(line)
+        if len(line) > MAX_ROW_BYTES:
+            raise Unreadable(f"Row {number} is longer than {MAX_ROW_BYTES:,} bytes")
+        if size > limit:
+            raise Unreadable(f"The rows are more than the limit of {limit:,} bytes")
+        digest.update(line)
+        out.write(line)
+    out.flush()
+    os.fsync(out.fileno())
     if not number:
-        raise Unreadable("The file holds no rows")
+        raise Unreadable("The file has no rows")
     return {"rows": number, "bytes": size, "sha256": digest.hexdigest()}
 
 
 def _rows(kind: str, file: BinaryIO) -> Iterator[str]:
-    # Each is imported only where it is needed: Arrow takes longer to load than most files to read.
+    # Imported only where needed: loading Arrow takes longer than reading most files.
     if kind == "json":
         from dreadnode_api.datasets.formats import json_array
 
@@ -65,11 +80,23 @@ def _rows(kind: str, file: BinaryIO) -> Iterator[str]:
 
         return csv_table.rows(file)
     if kind == "parquet":
+        if not _is_parquet(file):
+            raise Unreadable("The file is not Parquet; Parquet begins and ends with `PAR1`")
         from dreadnode_api.datasets.formats import parquet
 
         return parquet.rows(file)
     raise ValueError(kind)
 
 
+def _is_parquet(file: BinaryIO) -> bool:
+    first = file.read(len(MAGIC))
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - len(MAGIC), 0))
+    last = file.read()
+    file.seek(0)
+    return size >= 12 and first == MAGIC == last
+
+
 if __name__ == "__main__":
+    os.nice(10)  # The API serves other clients meanwhile.
     sys.exit(main(sys.argv[1:]))

@@ -1,6 +1,6 @@
-"""CSV: commas, quotes doubled, a header; every value is the text that stands there.
+"""CSV: commas, doubled quotes, a header; every value is a string.
 
-A few columns mean something only as JSON, and are read as such; see COLUMNS.
+A few columns are parsed as JSON; see JSON_COLUMNS.
 """
 
 import csv
@@ -14,23 +14,23 @@ from dreadnode_api.datasets.formats import (
     check_columns,
     json_reason,
     no_constant,
+    to_json,
     unique,
-    written,
 )
 
-COLUMNS: dict[str, tuple[str, tuple[type, ...]]] = {
+JSON_COLUMNS: dict[str, tuple[str, tuple[type, ...]]] = {
     **dict.fromkeys(("messages", "conversations", "steps", "tools"), ("a list", (list,))),
     "reward": ("a number", (int, float)),
     "success": ("true or false", (bool,)),
 }
-"""Columns that are read as JSON, and what they must hold; a row does not have one that is empty."""
+"""Columns that are parsed as JSON, and their types; an empty cell adds nothing to its row."""
 
 
 def rows(file: BinaryIO) -> Iterator[str]:
     """Yield the rows of FILE, each an object with a key for each column.
 
     Raises:
-        Unreadable: it is not CSV in UTF-8 with a header, or a row does not fit the header.
+        Unreadable: it is not CSV in UTF-8 with a header, or a row does not match the header.
     """
     csv.field_size_limit(MAX_ROW_BYTES)
     reader = csv.reader(_lines(file), strict=True)
@@ -46,9 +46,9 @@ def rows(file: BinaryIO) -> Iterator[str]:
             if len(values) != len(header):
                 raise Unreadable(
                     f"Row {number}, which ends in line {reader.line_num}, has "
-                    f"{_counted(len(values))}, and the header names {len(header)} columns"
+                    f"{_counted(len(values))}, but the header has {len(header)} columns"
                 )
-            yield written(_row(number, header, values))
+            yield to_json(_row(number, header, values))
     except csv.Error as error:
         line = reader.line_num
         raise Unreadable(f"Line {line} is not CSV ({error}); quote values that need it") from None
@@ -71,31 +71,28 @@ def _lines(file: BinaryIO) -> Iterator[str]:
 def _header(names: list[str]) -> list[str]:
     check_columns(names)
     if len(names) == 1 and any(other in names[0] for other in ";\t|"):
-        raise Unreadable(
-            f"The header is one column, `{names[0]}`; columns are separated by commas here"
-        )
+        raise Unreadable(f"The header has one column, `{names[0]}`; separate columns with commas")
     return names
 
 
 def _row(number: int, header: list[str], values: list[str]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for name, value in zip(header, values, strict=True):
-        if name not in COLUMNS:
+        if name not in JSON_COLUMNS:
             row[name] = value
         elif value.strip():
-            needed, kinds = COLUMNS[name]
+            needed, kinds = JSON_COLUMNS[name]
             try:
                 row[name] = _read(value, kinds)
             except (ValueError, RecursionError) as error:
                 raise Unreadable(
-                    f"Row {number}, column `{name}`: {needed} is needed there, written as JSON "
-                    f"({json_reason(error)})"
+                    f"Row {number}, column `{name}`: write {needed} as JSON ({json_reason(error)})"
                 ) from None
     return row
 
 
 def _read(text: str, kinds: tuple[type, ...]) -> Any:
-    # How most programs of the field, written in Python, put a truth value into a cell.
+    # Most programs in Python write a boolean to a cell like this.
     text = {"True": "true", "False": "false"}.get(text.strip(), text)
     found = json.loads(text, object_pairs_hook=unique, parse_constant=no_constant)
     if not isinstance(found, kinds):

@@ -1,4 +1,4 @@
-"""JSON: one array of objects. A row keeps its own text, so that no number or escape changes."""
+"""JSON: one array of objects. A row keeps its original text, so no number or escape changes."""
 
 import codecs
 import json
@@ -15,7 +15,7 @@ from dreadnode_api.datasets.formats import (
 
 CHUNK = 1 << 20
 _BLANK = " \t\r\n"
-# A line break inside valid JSON can only be a blank between tokens.
+# A line break inside valid JSON can only be whitespace between tokens.
 _ONE_LINE = {ord("\n"): " ", ord("\r"): " "}
 _DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_constant)
 
@@ -28,7 +28,7 @@ def rows(file: BinaryIO) -> Iterator[str]:
     """
     text = _Text(file)
     if (first := text.next()) != "[":
-        raise Unreadable(_no_array(first))
+        raise Unreadable(_not_an_array(first))
     number = 0
     if text.next() == "]":
         text.take()
@@ -39,22 +39,22 @@ def rows(file: BinaryIO) -> Iterator[str]:
             if (mark := text.take()) == "]":
                 break
             if mark != ",":
-                raise Unreadable(f"After row {number} a comma or the array's end is missing")
+                raise Unreadable(f"After row {number}, a comma or the end of the array is missing")
     if text.next():
-        raise Unreadable("Something follows the array; a JSON dataset is one array of objects")
+        raise Unreadable("The file continues after the array; a dataset is one array of objects")
 
 
-def _no_array(first: str) -> str:
+def _not_an_array(first: str) -> str:
     if first == "{":
         return (
-            "The file holds an object where an array of objects belongs; one object on each line "
-            "is JSONL, which goes by `.jsonl`"
+            "The file is an object, not an array of objects; a file with one object on each line "
+            "is JSONL, with the suffix `.jsonl`"
         )
     return "The file is not JSON that begins with an array; a JSON dataset is one array of objects"
 
 
 class _Text:
-    """The text of a file from where it has been read to, a piece of it in memory."""
+    """The text of a file from the current position, with a part of it in memory."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -65,9 +65,9 @@ class _Text:
         self._array = False
 
     def next(self) -> str:
-        """Return the next character that is not blank, without going past it; none at the end.
+        """Return the next character that is not whitespace, or an empty string at the end.
 
-        The array's own bracket is gone past.
+        The position stays before it, except for the array's opening bracket.
         """
         while True:
             while self._at < len(self._text) and self._text[self._at] in _BLANK:
@@ -83,20 +83,20 @@ class _Text:
         return found
 
     def take(self) -> str:
-        """Return the next character that is not blank, and go past it."""
+        """Return the next character that is not whitespace, and move past it."""
         found = self.next()
         self._at += len(found)
         return found
 
     def object(self, number: int) -> str:
-        """Return the object that comes next, in one line of text."""
+        """Return the next object as one line of text."""
         if self.next() != "{":
             raise Unreadable(f"Row {number} is not an object; a JSON dataset is an array of them")
         while True:
             try:
                 _, end = _DECODER.raw_decode(self._text, self._at)
             except (ValueError, RecursionError) as error:
-                # Perhaps only the rest of the object is missing.
+                # The rest of the object may not have been read yet.
                 if len(self._text) - self._at <= MAX_ROW_BYTES and self._more():
                     continue
                 if not self._ended:
@@ -109,7 +109,7 @@ class _Text:
             return found.translate(_ONE_LINE)
 
     def _more(self) -> bool:
-        """Read on, by as much as is there already or more, and say whether there was any."""
+        """Read at least as much as is in memory, and return whether there was more."""
         if self._ended:
             return False
         rest = self._text[self._at :]

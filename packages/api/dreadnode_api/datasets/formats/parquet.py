@@ -1,4 +1,4 @@
-"""Parquet: columns of any type that JSON has an exact form for, nested ones included.
+"""Parquet: columns of any type with an exact JSON form, including nested ones.
 
 Dates and timestamps become ISO 8601 text with all their digits. Decimals, bytes, durations and
 times of day are refused with what to cast them to.
@@ -11,9 +11,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dreadnode_api.datasets.formats import Unreadable, check_columns, written
+from dreadnode_api.datasets.formats import Unreadable, check_columns, to_json
 
-# Few enough that a batch of the longest rows fits into memory.
+# A batch of the longest rows must fit into memory.
 ROWS_AT_ONCE = 128
 MAX_DEPTH = 32
 
@@ -22,7 +22,7 @@ def rows(file: BinaryIO) -> Iterator[str]:
     """Yield the rows of FILE, each an object with a key for each column.
 
     Raises:
-        Unreadable: it is not Parquet, or holds what JSON has no exact form for.
+        Unreadable: it is not Parquet, or has a value without an exact JSON form.
     """
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
@@ -31,7 +31,7 @@ def rows(file: BinaryIO) -> Iterator[str]:
         source = pq.ParquetFile(file, pre_buffer=False)
         schema = _as_json(source.schema_arrow)
         for batch in source.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
-            # Of a type that JSON has no form for, such as a timestamp, the text is taken.
+            # Types without a JSON form, such as timestamps, are converted to text.
             for row in batch.cast(schema).to_pylist(maps_as_pydicts="strict"):
                 number += 1
                 yield _text(number, row)
@@ -44,11 +44,11 @@ def rows(file: BinaryIO) -> Iterator[str]:
 
 def _text(number: int, row: dict[str, Any]) -> str:
     try:
-        return written(row)
+        return to_json(row)
     except ValueError:
         raise Unreadable(
-            f"Row {number}, column `{_culprit(row)}` holds a number that is infinite or none; "
-            "JSON has no such numbers: write null"
+            f"Row {number}, column `{_culprit(row)}` has a number that is infinite or NaN; "
+            "JSON has no such numbers, so write null"
         ) from None
 
 
@@ -65,7 +65,7 @@ def _as_json(schema: pa.Schema) -> pa.Schema:
     """Return the types to read the columns of SCHEMA as.
 
     Raises:
-        Unreadable: a column's name or type cannot be taken.
+        Unreadable: a column's name or type is not allowed.
     """
     check_columns(list(schema.names))
     return pa.schema([_field(field, field.name, 1) for field in schema])
@@ -113,9 +113,9 @@ _EXACT = (
 def _instead(kind: pa.DataType) -> str:
     is_ = pa.types
     if is_.is_decimal(kind):
-        return "which JSON has no exact form for; cast it to a floating-point number or to text"
+        return "which has no exact JSON form; cast it to a floating-point number or to text"
     if is_.is_binary(kind) or is_.is_large_binary(kind) or is_.is_fixed_size_binary(kind):
-        return "and JSON has no bytes; cast it to text, or leave the column out"
+        return "and JSON has no bytes; cast it to text, or remove the column"
     if is_.is_map(kind):
-        return "and a JSON object has keys of text; cast them"
-    return "which JSON has no form for; cast it to text or to a number, or leave the column out"
+        return "and the keys of a JSON object are strings; cast them"
+    return "which has no JSON form; cast it to text or to a number, or remove the column"

@@ -7,7 +7,7 @@ Revises:
 import sqlalchemy as sa
 from alembic import op
 
-import dreadnode_api.db
+import dreadnode_api.models.base
 
 revision = '0001'
 down_revision = None
@@ -20,8 +20,8 @@ def upgrade() -> None:
     sa.Column('id', sa.String(length=36), nullable=False),
     sa.Column('key', sa.String(length=64), nullable=False),
     sa.Column('name', sa.String(length=200), nullable=False),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
-    sa.Column('updated_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('updated_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_organizations')),
     sa.UniqueConstraint('key', name=op.f('uq_organizations_key'))
     )
@@ -30,7 +30,7 @@ def upgrade() -> None:
     sa.Column('username', sa.String(length=64), nullable=False),
     sa.Column('email', sa.String(length=254), nullable=False),
     sa.Column('full_name', sa.String(length=200), nullable=True),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_users')),
     sa.UniqueConstraint('email', name=op.f('uq_users_email')),
     sa.UniqueConstraint('username', name=op.f('uq_users_username'))
@@ -44,7 +44,7 @@ def upgrade() -> None:
     sa.Column('rows', sa.BigInteger(), nullable=False),
     sa.Column('bytes', sa.BigInteger(), nullable=False),
     sa.Column('sha256', sa.String(length=64), nullable=False),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.Column('created_by', sa.String(length=36), nullable=True),
     sa.ForeignKeyConstraint(['created_by'], ['users.id'], name=op.f('fk_dataset_versions_created_by')),
     sa.ForeignKeyConstraint(['org_id'], ['organizations.id'], name=op.f('fk_dataset_versions_org_id')),
@@ -55,7 +55,7 @@ def upgrade() -> None:
     sa.Column('user_id', sa.String(length=36), nullable=False),
     sa.Column('org_id', sa.String(length=36), nullable=False),
     sa.Column('role', sa.String(length=16), nullable=False),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.ForeignKeyConstraint(['org_id'], ['organizations.id'], name=op.f('fk_memberships_org_id')),
     sa.ForeignKeyConstraint(['user_id'], ['users.id'], name=op.f('fk_memberships_user_id')),
     sa.PrimaryKeyConstraint('user_id', 'org_id', name=op.f('pk_memberships'))
@@ -70,9 +70,9 @@ def upgrade() -> None:
     sa.Column('user_id', sa.String(length=36), nullable=True),
     sa.Column('job_id', sa.String(length=36), nullable=True),
     sa.Column('attempt', sa.Integer(), nullable=True),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
-    sa.Column('expires_at', dreadnode_api.db.Moment(timezone=True), nullable=True),
-    sa.Column('revoked_at', dreadnode_api.db.Moment(timezone=True), nullable=True),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('expires_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('revoked_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
     sa.ForeignKeyConstraint(['org_id'], ['organizations.id'], name=op.f('fk_tokens_org_id')),
     sa.ForeignKeyConstraint(['user_id'], ['users.id'], name=op.f('fk_tokens_user_id')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_tokens')),
@@ -87,8 +87,8 @@ def upgrade() -> None:
     sa.Column('key', sa.String(length=64), nullable=False),
     sa.Column('name', sa.String(length=200), nullable=False),
     sa.Column('is_default', sa.Boolean(), nullable=False),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
-    sa.Column('updated_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('updated_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.ForeignKeyConstraint(['org_id'], ['organizations.id'], name=op.f('fk_workspaces_org_id')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_workspaces')),
     sa.UniqueConstraint('org_id', 'key', name=op.f('uq_workspaces_org_id_key'))
@@ -125,15 +125,15 @@ def upgrade() -> None:
     sa.Column('attempt', sa.Integer(), nullable=False),
     sa.Column('applied_seq', sa.Integer(), nullable=False),
     sa.Column('events', sa.Integer(), nullable=False),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
-    sa.Column('updated_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
-    sa.Column('started_at', dreadnode_api.db.Moment(timezone=True), nullable=True),
-    sa.Column('completed_at', dreadnode_api.db.Moment(timezone=True), nullable=True),
-    sa.Column('cancel_requested_at', dreadnode_api.db.Moment(timezone=True), nullable=True),
-    sa.Column('available_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('updated_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('started_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('completed_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('cancel_requested_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('available_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.Column('faults', sa.Integer(), nullable=False),
     sa.Column('lease', sa.String(length=36), nullable=True),
-    sa.Column('lease_until', dreadnode_api.db.Moment(timezone=True), nullable=True),
+    sa.Column('lease_until', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
     sa.Column('host', sa.String(length=64), nullable=True),
     sa.ForeignKeyConstraint(['created_by'], ['users.id'], name=op.f('fk_jobs_created_by')),
     sa.ForeignKeyConstraint(['org_id'], ['organizations.id'], name=op.f('fk_jobs_org_id')),
@@ -154,7 +154,7 @@ def upgrade() -> None:
     sa.Column('level', sa.String(length=8), nullable=False),
     sa.Column('message', sa.Text(), nullable=True),
     sa.Column('data', sa.JSON(), nullable=False),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.ForeignKeyConstraint(['job_id'], ['jobs.id'], name=op.f('fk_job_events_job_id')),
     sa.PrimaryKeyConstraint('job_id', 'number', name=op.f('pk_job_events'))
     )
@@ -163,7 +163,7 @@ def upgrade() -> None:
     sa.Column('path', sa.String(length=300), nullable=False),
     sa.Column('bytes', sa.BigInteger(), nullable=False),
     sa.Column('sha256', sa.String(length=64), nullable=False),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.ForeignKeyConstraint(['job_id'], ['jobs.id'], name=op.f('fk_job_files_job_id')),
     sa.PrimaryKeyConstraint('job_id', 'path', name=op.f('pk_job_files'))
     )

@@ -7,7 +7,7 @@ Revises: 0001
 import sqlalchemy as sa
 from alembic import op
 
-import dreadnode_api.db
+import dreadnode_api.models.base
 
 revision = '0002'
 down_revision = '0001'
@@ -27,7 +27,7 @@ def upgrade() -> None:
     sa.Column('details', sa.JSON(), nullable=False),
     sa.Column('sha256', sa.String(length=64), nullable=False),
     sa.Column('manifest_sha256', sa.String(length=64), nullable=True),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.Column('created_by', sa.String(length=36), nullable=True),
     sa.ForeignKeyConstraint(['created_by'], ['users.id'], name=op.f('fk_capability_versions_created_by')),
     sa.ForeignKeyConstraint(['org_id'], ['organizations.id'], name=op.f('fk_capability_versions_org_id')),
@@ -38,7 +38,7 @@ def upgrade() -> None:
     sa.Column('org_id', sa.String(length=36), nullable=False),
     sa.Column('sha256', sa.String(length=64), nullable=False),
     sa.Column('bytes', sa.BigInteger(), nullable=False),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.ForeignKeyConstraint(['org_id'], ['organizations.id'], name=op.f('fk_registry_blobs_org_id')),
     sa.PrimaryKeyConstraint('org_id', 'sha256', name=op.f('pk_registry_blobs'))
     )

@@ -7,7 +7,7 @@ Revises: 0002
 import sqlalchemy as sa
 from alembic import op
 
-import dreadnode_api.db
+import dreadnode_api.models.base
 
 revision = '0003'
 down_revision = '0002'
@@ -29,7 +29,7 @@ def upgrade() -> None:
     sa.Column('secret', sa.String(length=100), nullable=False),
     sa.Column('statuses', sa.JSON(), nullable=False),
     sa.Column('created_by', sa.String(length=36), nullable=True),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.ForeignKeyConstraint(['created_by'], ['users.id'], name=op.f('fk_webhooks_created_by')),
     sa.ForeignKeyConstraint(['workspace_id'], ['workspaces.id'], name=op.f('fk_webhooks_workspace_id')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_webhooks'))
@@ -40,7 +40,7 @@ def upgrade() -> None:
     op.create_table('announcements',
     sa.Column('job_id', sa.String(length=36), nullable=False),
     sa.Column('number', sa.Integer(), autoincrement=False, nullable=False),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
     sa.ForeignKeyConstraint(['job_id'], ['jobs.id'], name=op.f('fk_announcements_job_id')),
     sa.PrimaryKeyConstraint('job_id', 'number', name=op.f('pk_announcements'))
     )
@@ -56,9 +56,9 @@ def upgrade() -> None:
     sa.Column('is_final', sa.Boolean(), nullable=False),
     sa.Column('metrics', sa.JSON(), nullable=False),
     sa.Column('bytes', sa.BigInteger(), nullable=True),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
-    sa.Column('expired_at', dreadnode_api.db.Moment(timezone=True), nullable=True),
-    sa.Column('deleted_at', dreadnode_api.db.Moment(timezone=True), nullable=True),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('expired_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('deleted_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
     sa.ForeignKeyConstraint(['job_id'], ['jobs.id'], name=op.f('fk_checkpoints_job_id')),
     sa.PrimaryKeyConstraint('job_id', 'path', name=op.f('pk_checkpoints'))
     )
@@ -72,12 +72,12 @@ def upgrade() -> None:
     sa.Column('number', sa.Integer(), nullable=False),
     sa.Column('body', sa.Text(), nullable=False),
     sa.Column('attempts', sa.Integer(), nullable=False),
-    sa.Column('next_at', dreadnode_api.db.Moment(timezone=True), nullable=True),
+    sa.Column('next_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
     sa.Column('last_status', sa.Integer(), nullable=True),
     sa.Column('last_error', sa.Text(), nullable=True),
-    sa.Column('created_at', dreadnode_api.db.Moment(timezone=True), nullable=False),
-    sa.Column('delivered_at', dreadnode_api.db.Moment(timezone=True), nullable=True),
-    sa.Column('given_up_at', dreadnode_api.db.Moment(timezone=True), nullable=True),
+    sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
+    sa.Column('delivered_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
+    sa.Column('given_up_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
     sa.ForeignKeyConstraint(['webhook_id'], ['webhooks.id'], name=op.f('fk_webhook_deliveries_webhook_id')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_webhook_deliveries'))
     )

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dreadnode_api import blob_references
 from dreadnode_api.blob_store import BlobStore
-from dreadnode_api.db import Table, now
-from dreadnode_api.maintenance import blobs
 from dreadnode_api.maintenance.cleanup import Tidier
 from dreadnode_api.models.auth import Token
+from dreadnode_api.models.base import Table, now
 from dreadnode_api.models.capabilities import CapabilityVersion, RegistryBlob
 from dreadnode_api.models.jobs import Job
 from sqlalchemy import update
@@ -90,9 +90,9 @@ class Registry:
         folder = self.api.settings.data_dir / "blobs"
         return [path for path in folder.rglob("*") if path.is_file()]
 
-    async def tidy(self, days: float = 1.0) -> int:
-        tidier = Tidier(replace(self.api.settings, upload_days=days), self.api.database, None)
-        return (await tidier.once()).get("blobs without a name", 0)
+    async def clean_up(self, days: float = 1.0) -> int:
+        cleanup = Tidier(replace(self.api.settings, upload_days=days), self.api.database, None)
+        return (await cleanup.once()).get("unused blobs", 0)
 
     async def has(self, content: bytes) -> bool:
         found = await self.api("HEAD", f"/acme/blobs/sha256:{digest(content)}")
@@ -110,10 +110,10 @@ async def test_a_blob_that_no_manifest_names_goes_after_a_while_and_not_before(
 ) -> None:
     await registry.send(b"left behind")
 
-    early = await registry.tidy()
+    early = await registry.clean_up()
     await registry.age()
-    never = await registry.tidy(days=0)
-    late = await registry.tidy()
+    never = await registry.clean_up(days=0)
+    late = await registry.clean_up()
 
     assert (early, never, late) == (0, 0, 1)
     assert not await registry.has(b"left behind")
@@ -125,7 +125,7 @@ async def test_what_a_manifest_names_stays_however_old_it_is(registry: Registry)
     await registry.push(layer)
     await registry.age()
 
-    assert await registry.tidy() == 0
+    assert await registry.clean_up() == 0
     assert await registry.has(CONFIG)
     assert await registry.has(layer)
     manifest = await registry.api("GET", "/acme/harbour/manifests/1.0.0")
@@ -144,7 +144,7 @@ async def test_bytes_that_a_dataset_or_a_job_has_too_stay_where_they_are(
         await registry.send(each)
     await registry.age()
 
-    gone = await registry.tidy()
+    gone = await registry.clean_up()
 
     assert gone == 1
     assert (await api("GET", "/org/acme/datasets/rows/1.0.0/content")).content == rows
@@ -160,7 +160,7 @@ async def test_a_blob_of_two_organizations_stays_while_one_of_them_uses_it(
     for path in registry.files():
         os.utime(path, (OLD, OLD))
 
-    assert await registry.tidy() == 0
+    assert await registry.clean_up() == 0
     assert not await registry.has(b"shared")
     theirs = await registry.api("GET", f"/other/blobs/sha256:{digest(b'shared')}", key="stranger")
     assert theirs.content == b"shared"
@@ -176,7 +176,7 @@ async def test_a_push_that_finds_its_blobs_here_keeps_them_until_it_names_them(
     await registry.age()
 
     found = [await registry.has(each) for each in (CONFIG, layer)]
-    gone = await registry.tidy()
+    gone = await registry.clean_up()
     named = await registry.name(layer)
 
     assert found == [True, True]
@@ -190,7 +190,7 @@ async def test_a_blob_that_is_sent_again_begins_its_time_anew(registry: Registry
     await asyncio.gather(*(registry.send(b"again") for _ in range(3)))
     await asyncio.gather(*(registry.send(b"at once") for _ in range(3)))
 
-    assert await registry.tidy() == 0
+    assert await registry.clean_up() == 0
     assert await registry.has(b"again")
     assert await registry.has(b"at once")
 
@@ -203,7 +203,7 @@ async def test_a_push_that_was_interrupted_for_days_is_told_to_send_again(
     for each in (CONFIG, layer):
         await registry.send(each)
     await registry.age()
-    await registry.tidy()
+    await registry.clean_up()
 
     refused = await registry.name(layer)
     again = await registry.push(layer)
@@ -213,7 +213,7 @@ async def test_a_push_that_was_interrupted_for_days_is_told_to_send_again(
     assert again.status_code == 201
 
 
-async def test_a_manifest_and_a_tidying_at_one_moment_never_leave_half_a_capability(
+async def test_a_manifest_and_a_cleanup_at_one_moment_never_leave_half_a_capability(
     registry: Registry,
 ) -> None:
     ends = set()
@@ -223,7 +223,7 @@ async def test_a_manifest_and_a_tidying_at_one_moment_never_leave_half_a_capabil
         await registry.send(layer)
         await registry.age()
 
-        named, _ = await asyncio.gather(registry.name(layer, version), registry.tidy())
+        named, _ = await asyncio.gather(registry.name(layer, version), registry.clean_up())
 
         ends.add(named.status_code)
         if named.status_code == 201:
@@ -240,8 +240,8 @@ def test_a_blob_that_is_sent_again_while_it_is_let_go_stays(tmp_path: Path) -> N
     path.parent.mkdir()
     path.write_bytes(b"just now")
 
-    kept = store.let_go("ab" * 32, time.time() - 60)
-    gone = store.let_go("ab" * 32, time.time() + 60)
+    kept = store.delete_unused("ab" * 32, time.time() - 60)
+    gone = store.delete_unused("ab" * 32, time.time() + 60)
 
     assert (kept, gone) == (False, True)
     assert list(tmp_path.rglob("*.*")) == []
@@ -263,7 +263,7 @@ async def test_a_row_whose_file_is_gone_counts_as_not_sent(registry: Registry) -
 
 
 @one_database
-async def test_what_broken_uploads_and_broken_tidyings_left_is_cleared_up(
+async def test_what_broken_uploads_and_broken_cleanups_left_is_cleared_up(
     registry: Registry,
 ) -> None:
     await registry.send(b"half let go")
@@ -274,7 +274,7 @@ async def test_what_broken_uploads_and_broken_tidyings_left_is_cleared_up(
     os.utime(folder / ".incoming-old", (OLD, OLD))
     (folder / ".incoming-new").write_bytes(b"x")
 
-    await registry.tidy()
+    await registry.clean_up()
 
     assert await registry.has(b"half let go")
     assert [each.name for each in folder.glob(".incoming-*")] == [".incoming-new"]
@@ -285,9 +285,9 @@ async def test_the_blobs_of_a_deleted_version_go_after_a_while(registry: Registr
     await registry.push(layer)
     await registry.api("DELETE", HARBOUR)
 
-    early = await registry.tidy()
+    early = await registry.clean_up()
     await registry.age()
-    late = await registry.tidy()
+    late = await registry.clean_up()
 
     assert (early, late) == (0, 3)  # The config, the layer and the manifest.
     assert registry.files() == []
@@ -305,7 +305,7 @@ async def test_a_capability_that_was_pushed_before_configs_were_written_down_kee
         await session.execute(update(CapabilityVersion).values(config_sha256=None))
     await registry.age()
 
-    assert await registry.tidy() == 0
+    assert await registry.clean_up() == 0
 
 
 def test_every_column_that_may_name_a_blob_is_looked_at_before_one_goes() -> None:
@@ -316,6 +316,6 @@ def test_every_column_that_may_name_a_blob_is_looked_at_before_one_goes() -> Non
         for column in table.c
         if column.name.endswith("sha256")
     }
-    looked_at = {column.property.columns[0] for column, _ in blobs.NAMING}
+    looked_at = {column.property.columns[0] for column, _ in blob_references.COLUMNS}
 
     assert columns - others == looked_at

@@ -1,19 +1,15 @@
 """What every request passes before it reaches a route: bounds, clients, rates and its traces."""
 
-import random
 import re
 import time
 from collections import OrderedDict
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.datastructures import Headers
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dreadnode_api import logs
 from dreadnode_api.auth import tokens
-from dreadnode_api.auth.callers import key_of
+from dreadnode_api.auth.callers import token_of
 from dreadnode_api.errors import (
     ApiError,
     Malformed,
@@ -21,7 +17,7 @@ from dreadnode_api.errors import (
     Unauthenticated,
     UpgradeRequired,
 )
-from dreadnode_api.http.error_responses import answer, crash
+from dreadnode_api.http.error_responses import answer
 from dreadnode_api.settings import Settings
 
 # Prepared bytes and probes: serving them costs less than counting them.
@@ -37,81 +33,6 @@ _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT = re.compile(r"^([A-Za-z][\w-]*)/(\d+(?:\.\d+)*)")
 PROGRESS_BYTES_FACTOR = 16
-
-
-class Telemetry:
-    """The counters of one application, in a registry of its own."""
-
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "http_requests", "Requests answered", ["method", "status"], registry=self.registry
-        )
-        self.seconds = Histogram(
-            "http_request_seconds", "Time to the end of the answer", registry=self.registry
-        )
-        # Looking a labelled counter up costs more than counting does.
-        self._counters: dict[tuple[str, int], Counter] = {}
-
-    def count(self, method: str, status: int, seconds: float) -> None:
-        """Count one answer; whoever invents methods makes no counters."""
-        method = method if method in _METHODS else "OTHER"
-        counter = self._counters.get((method, status))
-        if counter is None:
-            counter = self.requests.labels(method, str(status))
-            self._counters[method, status] = counter
-        counter.inc()
-        self.seconds.observe(seconds)
-
-
-def header(scope: Scope, name: bytes) -> bytes:
-    """Return the first header called NAME (lower case), or nothing."""
-    return next((value for key, value in scope["headers"] if key == name), b"")
-
-
-class Trace:
-    """Gives a request its id, turns a crash into a 500 with a reference, and logs one line."""
-
-    def __init__(self, app: ASGIApp, telemetry: Telemetry) -> None:
-        self.app = app
-        self.telemetry = telemetry
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        given = header(scope, b"x-request-id")
-        # It names a request and guards nothing, so it may be drawn the quick way.
-        drawn = f"{random.getrandbits(64):016x}"
-        request_id = given.decode() if _REQUEST_ID.match(given) else drawn
-        mark = (b"x-request-id", request_id.encode())
-        job = _JOB.search(scope["path"])
-        about = logs.REQUEST.set(request_id), logs.JOB.set(job[1] if job else None)
-        began, status = time.perf_counter(), 0
-
-        async def traced(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", ()), mark]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, traced)
-        except ClientDisconnect:
-            status = status or 499
-        except Exception as error:
-            response = crash(error, f"{scope['method']} {logs.printable(scope['path'])}")
-            if status:
-                raise  # The answer has begun: only cutting it off is honest.
-            await response(scope, receive, traced)
-        finally:
-            seconds = time.perf_counter() - began
-            self.telemetry.count(scope["method"], status, seconds)
-            logs.answered(scope["method"], scope["path"], status, seconds)
-            logs.REQUEST.reset(about[0])
-            logs.JOB.reset(about[1])
 
 
 class Guard:
@@ -192,7 +113,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 def _credential(headers: Headers, scope: Scope) -> str:
     try:
-        return tokens.sha256(key_of(headers))
+        return tokens.sha256(token_of(headers))
     except Unauthenticated:
         client = scope.get("client")
         return client[0] if client else ""
@@ -225,7 +146,7 @@ class Buckets:
         if not allowed:
             seconds = max(1, round((1 - left) / self._rate + 0.5))
             raise TooManyRequests(
-                f"Too many requests with this API key; wait {seconds} s and go on more slowly",
+                f"Too many requests with this API token; wait {seconds} s and send fewer",
                 headers={"Retry-After": str(seconds)},
             )
 

@@ -60,7 +60,7 @@ class Capabilities:
         return found if found is not None and found.can_train and not found.stand_in else None
 
 
-class Engine:
+class EngineClient:
     """A client of the engine that asks one question."""
 
     def __init__(

@@ -1,0 +1,112 @@
+"""The reader of uploads: files from clients are parsed in confined processes, never in the API.
+
+A reading process is `python -I -m MODULE ARGUMENTS`. It has limits of time, memory and file size
+and a low priority. It reads one file and prints one JSON object. An object with an `error` refuses
+the file; the error is one sentence for the client.
+"""
+
+import asyncio
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dreadnode_api.errors import plain
+from dreadnode_api.runtime_processes.confined import ask
+from dreadnode_api.settings import Settings
+
+OPEN_FILES = 256
+
+
+class UnreadableUpload(Exception):
+    """A file that is refused; the text is one sentence for the client."""
+
+
+class ReadingFailed(Exception):
+    """The reading process failed. This is our bug and becomes a 500."""
+
+
+class UploadReader:
+    """Runs reading processes, a bounded number at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._slots = asyncio.Semaphore(settings.preflight_at_once)
+
+    async def read(self, module: str, *arguments: str, output_bytes: int = 0) -> dict[str, Any]:
+        """Return what the reading process MODULE prints about a file.
+
+        Args:
+            module: The module that reads this kind of file.
+            arguments: Its arguments.
+            output_bytes: The size up to which it may write files.
+
+        Raises:
+            UnreadableUpload: the file is refused, or takes more time or memory than the limits.
+            ReadingFailed: the process failed.
+        """
+        settings = self._settings
+        seconds = settings.convert_timeout
+        async with self._slots:
+            with tempfile.TemporaryDirectory(prefix="upload-") as folder:
+                try:
+                    result = await ask(
+                        [sys.executable, "-I", "-m", module, *arguments],
+                        b"",
+                        folder=Path(folder),
+                        environment=_environment(folder),
+                        limits={
+                            "memory_bytes": settings.convert_memory_bytes,
+                            "cpu_seconds": math.ceil(seconds),
+                            "open_files": OPEN_FILES,
+                            "disk_bytes": output_bytes,
+                        },
+                        seconds=seconds,
+                    )
+                except TimeoutError:
+                    raise UnreadableUpload(_too_slow(seconds)) from None
+        if result.code < 0:
+            raise UnreadableUpload(_killed(-result.code, seconds))
+        try:
+            answer = json.loads(result.output) if result.code == 0 else None
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ReadingFailed(f"{module} exited with {result.code}: {result.complaint[-2000:]!r}")
+        if "error" in answer:
+            raise UnreadableUpload(plain(str(answer["error"])))
+        return answer
+
+
+def _environment(folder: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "LANG": "C.UTF-8",
+        "HOME": folder,
+        "TMPDIR": folder,
+        # The limit counts reserved memory too, so nothing may reserve more than it uses.
+        "ARROW_DEFAULT_MEMORY_POOL": "system",
+        "MALLOC_ARENA_MAX": "1",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+
+
+def _too_slow(seconds: float) -> str:
+    return (
+        f"Reading the file took longer than {seconds:.0f} seconds; push JSONL, or raise "
+        "`DREADNODE_CONVERT_TIMEOUT` on the server"
+    )
+
+
+def _killed(number: int, seconds: float) -> str:
+    if number == signal.SIGXCPU:
+        return _too_slow(seconds)
+    return (
+        f"Reading the file ended with {signal.Signals(number).name}: it is damaged, or takes more "
+        "memory than its reader may use"
+    )
