@@ -31,12 +31,12 @@ from dreadnode_api import migrations
 from dreadnode_api.auth import service as identity
 from dreadnode_api.auth.callers import Role
 from dreadnode_api.db import Database
-from dreadnode_api.models.base import new_id
 from dreadnode_api.jobs import queue
 from dreadnode_api.jobs.dispatcher import Dispatcher
 from dreadnode_api.jobs.records import end, lock
 from dreadnode_api.main import create_app
 from dreadnode_api.models.auth import Membership, Organization, User
+from dreadnode_api.models.base import new_id
 from dreadnode_api.models.jobs import Job, Status
 from dreadnode_api.sandbox.runner import Exited, Running, Sandbox, State
 from dreadnode_api.settings import Settings
