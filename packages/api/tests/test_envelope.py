@@ -122,8 +122,10 @@ async def test_a_body_that_is_not_said_to_be_json_is_a_422_that_names_the_header
         (
             "/org/acme/ws",
             {"key": "Night_Shift"},
-            "`key`: use at most 63 lower-case letters, digits and hyphens, "
-            "not starting with a hyphen",
+            (
+                "`key`: use at most 63 lower-case letters, digits and hyphens, "
+                "not starting with a hyphen"
+            ),
         ),
         (
             "/org/acme/members",
