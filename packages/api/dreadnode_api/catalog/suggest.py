@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from app.training.catalog import TINKER_MODELS, TrainingModel, as_extended
 from rapidfuzz.distance import OSA, Indel
 
+from app.training.catalog import TINKER_MODELS, TrainingModel, as_extended
 from dreadnode_api.catalog.names import KINDS, Name, readings
 
 _TOO_FAR = 3.0
