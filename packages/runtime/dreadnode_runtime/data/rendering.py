@@ -1,11 +1,11 @@
 """Conversations to tokens and weights, in the format that the trained model is served with.
 
-The renderer comes from tinker-cookbook, chosen for the catalog model; a rehearsal uses the
-stand-in's own chat template. A model whose renderer or tokenizer cannot be loaded is refused:
-training it in some generic format would be training another task.
+For each trained message the tokens before it are those of the prompt that sampling would continue,
+so training and sampling agree for every format and row. A model whose format or tokenizer cannot be
+loaded is refused: training it in some generic format would be training another task.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,25 +13,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from dreadnode.training import get_training_model
-from tinker_cookbook import model_info, tokenizer_utils
+from tinker_cookbook import tokenizer_utils
 from tinker_cookbook.exceptions import RendererError, TinkerCookbookError
-from tinker_cookbook.renderers import (
-    Message,
-    Renderer,
-    ToolCall,
-    ToolSpec,
-    TrainOnWhat,
-    get_renderer,
-    get_text_content,
-)
+from tinker_cookbook.renderers import Message, get_text_content
 
-from dreadnode_runtime.data.chat_template import STAND_IN_RENDERER
+from dreadnode_runtime.data.chat_template import STAND_IN_RENDERER, StandInReader
 from dreadnode_runtime.data.marks import trained_messages
 from dreadnode_runtime.data.normal_form import Conversation, Unusable
-from dreadnode_runtime.data.normal_form import Message as NormalMessage
+from dreadnode_runtime.data.renderers.chat import Chat, chat_of, one_call_each
+from dreadnode_runtime.data.renderers.formats import formats_of, names_of, stand_in_format
+from dreadnode_runtime.data.renderers.probes import Probe
+from dreadnode_runtime.data.renderers.turns import Format, Turn
 from dreadnode_runtime.errors import JobFailed, plain
 
-_BARE_TOOL = {"description": "", "parameters": {}}
 TRAIN_ON = ("all_assistant_messages", "last_assistant_message", "last_assistant_turn")
 """What `train_on` may name: which of a conversation's assistant messages carry loss."""
 
@@ -57,61 +51,150 @@ class Example:
         return self.weights > 0
 
 
-class Rendering:
-    """A renderer with its name, and the rules of what carries loss."""
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The sequences that teach one row, and whether something was cut off."""
 
-    def __init__(self, name: str, renderer: Renderer) -> None:
-        self.name = name
-        self._renderer = renderer
-        self._takes_tools = _takes_tools(renderer)
+    examples: list[Example]
+    cut: bool
+
+
+class Rendering:
+    """The formats of a model, the one that a job uses, and the rules of what carries loss."""
+
+    def __init__(
+        self, formats: Sequence[Format], used: Format | None = None, notes: Sequence[str] = ()
+    ) -> None:
+        self._formats = formats
+        self._format = used or formats[0]
+        self._encoder = self._format.encoder
+        self._notes = tuple(notes)
+
+    @property
+    def name(self) -> str:
+        """Name of the format."""
+        return self._format.name
+
+    @property
+    def source(self) -> str:
+        """Who writes it: a chat template, or a renderer."""
+        return self._format.source
+
+    @property
+    def notes(self) -> list[str]:
+        """Why this format was chosen, and how it differs from the chat template."""
+        format_ = self._format
+        return [
+            *self._notes,
+            *(f"{format_.name}, written by {format_.source}: {d}" for d in format_.differences),
+        ]
+
+    def named(self, name: str) -> "Rendering":
+        """Return the rendering with the variant NAME, if the model has it."""
+        used = next((each for each in self._formats if each.name == name), self._format)
+        return Rendering(self._formats, used, self._notes)
+
+    @property
+    def fits_all(self) -> bool:
+        """Whether every conversation is written by the same variant, whatever reasons in it."""
+        both = {Probe.TEXT, Probe.REASONING} <= self._formats[0].trains
+        return both or len(self._formats) == 1
+
+    def fitted(self, conversations: Iterable[Conversation], train_on: str) -> "Rendering":
+        """Return the rendering with the variant that can train on all CONVERSATIONS.
+
+        Some formats sample answers after a prompt that begins a thought, and write an answer
+        without reasoning unlike that. Their variant without thinking then writes the whole job.
+        """
+        if self.fits_all:
+            return self
+        needs: set[Probe] = set()
+        for said in conversations:
+            needs |= _needs(said, train_on)
+            if len(needs) == 2:
+                break
+        fitting = [each for each in self._formats if needs <= each.trains]
+        if not fitting:
+            fitting = [each for each in self._formats if Probe.TEXT in each.trains]
+        used = fitting[0] if fitting else self._formats[0]
+        if used is self._formats[0]:
+            return self
+        if Probe.REASONING in used.trains:
+            note = f"Some trained messages hold reasoning, for which {self.name} has no place"
+        else:
+            note = f"{self.name} begins answers with reasoning, and some trained messages have none"
+        return Rendering(
+            self._formats, used, [f"{note}, so {used.name} writes this job and its chat"]
+        )
 
     def examples(
         self, said: Conversation, *, row: int, max_length: int, train_on: str = TRAIN_ON[0]
     ) -> tuple[list[Example], bool]:
         """Return the sequences that teach SAID, and whether something was cut off.
 
-        One sequence, unless the model's format writes an assistant message differently as history
-        than as the turn it was: then one for each assistant message, ending there. All weights of a
-        row add up to 1, so each row counts the same however long its answers are, as in
-        tinker-cookbook's supervised loop. Sequences are cut at their end to MAX_LENGTH tokens.
-
         Raises:
             Unusable: There is nothing to train on.
         """
-        messages, trained = self._messages(said, train_on)
-        try:
-            rendered = self._render(messages, trained)
-        except (RendererError, AssertionError, NotImplementedError, ValueError) as error:
-            raise Unusable(f"{self.name} cannot render it: {plain(error)}") from error
-        cut = any(len(tokens) > max_length for tokens, _ in rendered)
-        kept = [(tokens[:max_length], mask[:max_length]) for tokens, mask in rendered]
-        # What follows the last token that carries loss changes nothing: it is not worth its price.
-        ends = [(tokens, mask, np.flatnonzero(mask)) for tokens, mask in kept]
-        kept = [(t[: at[-1] + 1], mask[: at[-1] + 1]) for t, mask, at in ends if len(at)]
-        total = sum(int(mask.sum()) for _, mask in kept)
-        if not total:
-            raise Unusable("its answer lies beyond max_sequence_length" if cut else "no answer")
-        return [
-            Example(tokens, (mask * np.float32(said.weight / total)).astype(np.float32), row)
-            for tokens, mask in kept
-        ], cut
+        (found,) = self.batch([(row, said)], max_length=max_length, train_on=train_on)
+        if isinstance(found, Unusable):
+            raise found
+        return found.examples, found.cut
+
+    def batch(
+        self,
+        rows: Sequence[tuple[int, Conversation]],
+        *,
+        max_length: int,
+        train_on: str = TRAIN_ON[0],
+    ) -> list[Rendered | Unusable]:
+        """Return what teaches each of ROWS, or why it cannot be used.
+
+        One sequence each, unless the format writes an assistant message differently as history
+        than as the turn it was: then a new one begins where a prompt does not continue what was
+        trained. All weights of a row add up to its own, so each row counts the same however long
+        its answers are, as in tinker-cookbook's supervised loop. Sequences are cut at their end to
+        MAX_LENGTH tokens. Rendering many rows at once encodes repeated text once.
+        """
+        turns: list[list[Turn] | Unusable] = [self._turns(said, train_on) for _, said in rows]
+        texts = [
+            text
+            for each in turns
+            if not isinstance(each, Unusable)
+            for turn in each
+            for text in (turn.prompt, turn.completion)
+        ]
+        encoded = iter(self._encoder.encode_many(texts))
+        made: list[Rendered | Unusable] = []
+        for (row, said), each in zip(rows, turns, strict=True):
+            if isinstance(each, Unusable):
+                made.append(each)
+                continue
+            pairs = [(next(encoded), next(encoded)) for _ in each]
+            made.append(_rendered(pairs, row, said.weight, max_length))
+        return made
 
     def prompt(self, said: Conversation) -> list[int]:
         """Return the tokens that the model continues when it answers SAID.
 
         Raises:
-            Unusable: The renderer cannot write it.
+            Unusable: The format cannot write it.
         """
-        messages, _ = self._messages(said, None)
+        chat, _ = self._chat(said)
         try:
-            return list(self._renderer.build_generation_prompt(messages).to_ints())
-        except (RendererError, AssertionError, NotImplementedError, ValueError) as error:
-            raise Unusable(f"{self.name} cannot render it: {plain(error)}") from error
+            text = self._format.writer.write(chat, prompt=True)
+        except Exception as error:
+            raise self._refused(error) from error
+        self._must_hold_context(chat, text)
+        return self._encoder.encode(text)
+
+    def already_rendered(self, text: str) -> list[int]:
+        """Return the tokens of TEXT, whose control tokens are meant as such."""
+        return self._encoder.encode_rendered(text)
 
     @property
     def stop(self) -> list[int] | list[str]:
         """What ends an answer: token ids, or texts for a format that has no such token."""
-        stop: list[int] | list[str] = self._renderer.get_stop_sequences()
+        stop: list[int] | list[str] = self._format.reader.get_stop_sequences()
         return stop
 
     def stops(self, texts: Sequence[str]) -> list[int] | list[str]:
@@ -119,59 +202,133 @@ class Rendering:
 
         Tinker takes either token ids or texts, so beside texts the format's own end is one.
         """
-        own = self.stop
-        if not texts:
-            return own
-        return [*(self.decode([e]) if isinstance(e, int) else e for e in own), *texts]
+        return [*self._format.stops, *texts] if texts else self.stop
 
     def answer(self, tokens: Sequence[int]) -> Message:
         """Return the assistant's message that a model said with TOKENS."""
-        message, _ = self._renderer.parse_response(list(tokens))
-        return message
+        return self._format.read(tokens)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of TOKENS, special ones included."""
-        return str(self._renderer.tokenizer.decode(list(tokens), skip_special_tokens=False))
+        tokenizer = self._format.reader.tokenizer
+        return str(tokenizer.decode(list(tokens), skip_special_tokens=False))
 
-    def _render(
-        self, messages: list[Message], trained: Sequence[int]
-    ) -> list[tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]]:
-        last = TrainOnWhat.LAST_ASSISTANT_MESSAGE
-        if len(trained) > 1 and self._renderer.has_extension_property:
-            marked = [
-                Message(**{**message, "trainable": index in trained})
-                for index, message in enumerate(messages[: trained[-1] + 1])
-            ]
-            return [self._arrays(marked, TrainOnWhat.CUSTOMIZED)]
-        return [self._arrays(messages[: index + 1], last) for index in trained]
-
-    def _arrays(
-        self, messages: list[Message], what: TrainOnWhat
-    ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
-        rendered, weights = self._renderer.build_supervised_example(messages, train_on_what=what)
-        mask = (weights > 0).numpy()
-        mask[:1] = False
-        return np.asarray(rendered.to_ints(), dtype=np.int32), mask
-
-    def _messages(
-        self, said: Conversation, train_on: str | None
-    ) -> tuple[list[Message], list[int]]:
-        """Return cookbook messages, tools in front, and the indices of those that carry loss."""
-        if not self._takes_tools and (said.tools or any("tool_calls" in m for m in said.messages)):
+    def _chat(self, said: Conversation) -> tuple[Chat, list[int]]:
+        """Return SAID as it is written, and which of its messages each written one is of."""
+        calls = said.tools or any("tool_calls" in message for message in said.messages)
+        if calls and not any(Probe.CALL in each.trains for each in self._formats):
             raise Unusable(f"{self.name} has no tool calls")
-        messages = [_cookbook_message(message) for message in said.messages]
-        trained = [] if train_on is None else trained_messages(said, train_on)
-        if said.tools:
-            system = messages[0]["content"] if messages[0]["role"] == "system" else None
-            rest = messages[0 if system is None else 1 :]
-            prefix = self._renderer.create_conversation_prefix_with_tools(
-                [ToolSpec(**{**_BARE_TOOL, **tool}) for tool in said.tools],
-                system if isinstance(system, str) else "",
-            )
-            shift = len(prefix) - (0 if system is None else 1)
-            messages = [*prefix, *rest]
-            trained = [index + shift for index in trained]
-        return messages, trained
+        chat = chat_of(said, self._encoder.cover)
+        if self._format.one_call_at_a_time:
+            return one_call_each(chat)
+        return chat, list(range(len(chat.messages)))
+
+    def _turns(self, said: Conversation, train_on: str) -> list[Turn] | Unusable:
+        """Return the trained turns of SAID as text."""
+        try:
+            chosen = set(trained_messages(said, train_on))
+            self._must_be_unformatted(said, chosen)
+            chat, origins = self._chat(said)
+            return [self._turn(chat, index) for index, each in enumerate(origins) if each in chosen]
+        except Unusable as unusable:
+            return unusable
+
+    def _turn(self, chat: Chat, index: int) -> Turn:
+        message = chat.messages[index]
+        reasons = "reasoning_content" in message
+        trains = self._format.trains
+        if reasons and Probe.REASONING not in trains:
+            raise Unusable(f"{self.name} has no place for the reasoning of an answer")
+        if not reasons and Probe.TEXT not in trains and Probe.REASONING in trains:
+            raise Unusable(f"{self.name} has reasoning in every answer, and this row does not")
+        try:
+            turn = self._format.turn(chat, index)
+        except Exception as error:
+            raise self._refused(error) from error
+        for part in (message["content"], message.get("reasoning_content", "")):
+            if isinstance(part, str) and part.strip() not in turn.completion:
+                raise Unusable(f"{self.name} leaves out a part of an assistant message")
+        for call in message.get("tool_calls", ()):
+            if call["function"]["name"] not in turn.completion:
+                raise Unusable(f"{self.name} leaves out a tool call of an assistant message")
+        self._must_hold_context(chat.until(index), turn.prompt)
+        return turn
+
+    def _must_hold_context(self, chat: Chat, prompt: str) -> None:
+        """Refuse a conversation of which PROMPT leaves out what a system or user says."""
+        for message in chat.messages:
+            said = message["content"]
+            if message["role"] not in ("system", "user") or not isinstance(said, str):
+                continue
+            if said.strip() not in prompt:
+                raise Unusable(f"{self.name} leaves out a {message['role']} message")
+        for tool in chat.tools:
+            if tool["function"]["name"] not in prompt:
+                raise Unusable(f"{self.name} leaves out the tool `{tool['function']['name']}`")
+
+    def _must_be_unformatted(self, said: Conversation, trained: set[int]) -> None:
+        """Refuse a row that holds the format's own control tokens: one within the other."""
+        for index, message in enumerate(said.messages):
+            content = message["content"]
+            text = content if isinstance(content, str) else ""
+            if not isinstance(content, str):
+                text = "".join(part["text"] for part in content if part["type"] == "text")
+            found = self._encoder.control_token_in(text, self._format.structure)
+            edge = text.strip()
+            if found and (index in trained or edge.startswith(found) or edge.endswith(found)):
+                raise Unusable(f"it already holds `{found}`, which {self.name} writes itself")
+
+    def _refused(self, error: Exception) -> Unusable:
+        return Unusable(f"{self.name} cannot render it: {plain(error)}")
+
+
+def _needs(said: Conversation, train_on: str) -> set[Probe]:
+    try:
+        trained = trained_messages(said, train_on)
+    except Unusable:
+        return set()
+    return {
+        Probe.REASONING
+        if any(
+            part["type"] == "thinking" and part["thinking"].strip()
+            for part in said.messages[index]["content"]
+            if not isinstance(part, str)
+        )
+        else Probe.TEXT
+        for index in trained
+    }
+
+
+def _rendered(
+    pairs: Sequence[tuple[list[int], list[int]]], row: int, weight: float, max_length: int
+) -> Rendered | Unusable:
+    """Return the sequences of the turns whose prompts and completions PAIRS hold as tokens."""
+    sequences: list[tuple[list[int], list[bool]]] = []
+    for prompt, completion in pairs:
+        tokens, mask = sequences[-1] if sequences else ([], [])
+        if not tokens or prompt[: len(tokens)] != tokens:
+            tokens, mask = [], []
+            sequences.append((tokens, mask))
+        mask += [False] * (len(prompt) - len(tokens)) + [True] * len(completion)
+        tokens += prompt[len(tokens) :]
+        tokens += completion
+    cut = any(len(tokens) > max_length for tokens, _ in sequences)
+    kept = []
+    for tokens, mask in sequences:
+        carries = np.array(mask[:max_length], np.bool_)
+        carries[:1] = False
+        at = np.flatnonzero(carries)
+        # What follows the last token that carries loss changes nothing: it is not worth its price.
+        if len(at):
+            end = at[-1] + 1
+            kept.append((np.array(tokens[:end], np.int32), carries[:end]))
+    total = sum(int(carries.sum()) for _, carries in kept)
+    if not total:
+        return Unusable("its answer lies beyond max_sequence_length" if cut else "no answer")
+    share = np.float32(weight / total)
+    return Rendered(
+        [Example(tokens, (mask * share).astype(np.float32), row) for tokens, mask in kept], cut
+    )
 
 
 def text_of(message: Message) -> str:
@@ -190,44 +347,49 @@ def plain_message(message: Message) -> dict[str, Any]:
     return plainly
 
 
-def load_rendering(model: str, *, rehearsal: bool, tokenizer: str) -> Rendering:
+def load_rendering(
+    model: str, *, rehearsal: bool, tokenizer: str, renderer: str | None = None
+) -> Rendering:
     """Return the rendering that MODEL is trained with.
 
     Args:
         model: Its catalog id.
         rehearsal: Whether the stand-in is trained in its place.
         tokenizer: Folder of the trained model's tokenizer, or its id on a hub.
+        renderer: Name of the variant that its weights were trained with, if that is known.
 
     Raises:
         JobFailed: There is no such renderer or tokenizer here; the sentence says what to do.
     """
-    if rehearsal:
-        name = STAND_IN_RENDERER
-    else:
+    name = STAND_IN_RENDERER
+    names: list[str] = []
+    if not rehearsal:
         try:
-            name = model_info.get_recommended_renderer_name(model)
+            names = names_of(model)
         except (TinkerCookbookError, KeyError, ValueError) as error:
             raise JobFailed(
                 f"No renderer is known for {model}, so its chat format cannot be written; "
                 "choose another model of `dn train catalog`",
                 code="model",
             ) from error
+        name = names[0]
     loaded = _load_tokenizer(model, tokenizer)
     try:
-        renderer = get_renderer(name, loaded, model_name=model)
-        rendering = Rendering(name, renderer)
+        if rehearsal:
+            formats = [stand_in_format(name, StandInReader(loaded), loaded)]
+        else:
+            formats = formats_of(names, loaded, model)
         # A tokenizer that lacks the format's special tokens shows when they are asked for.
-        renderer.get_stop_sequences()
-        renderer.build_supervised_example(
-            [Message(role="user", content="a"), Message(role="assistant", content="b")]
-        )
+        if not formats[0].stops or not formats[0].trains:
+            raise RendererError("it lacks the special tokens of the format")  # noqa: TRY301
     except (RendererError, AssertionError, ImportError, ValueError, AttributeError) as error:
         raise JobFailed(
             f"The renderer `{name}` of {model} does not work with the tokenizer of the model that "
             f"this server's engine holds ({plain(error)}); check the folder given with `--model`",
             code="model",
         ) from error
-    return rendering
+    rendering = Rendering(formats)
+    return rendering if renderer is None else rendering.named(renderer)
 
 
 def _load_tokenizer(model: str, tokenizer: str) -> Any:
@@ -245,28 +407,3 @@ def _load_tokenizer(model: str, tokenizer: str) -> Any:
             "folder the engine holds, or make its tokenizer available under HF_HOME",
             code="model",
         ) from error
-
-
-def _takes_tools(renderer: Renderer) -> bool:
-    try:
-        renderer.create_conversation_prefix_with_tools([], "")
-    except NotImplementedError:
-        return False
-    return True
-
-
-def _cookbook_message(message: NormalMessage) -> Message:
-    made = Message(role=message["role"], content=message["content"])
-    if calls := message.get("tool_calls"):
-        made["tool_calls"] = [
-            ToolCall(
-                id=call["id"],
-                function=ToolCall.FunctionBody(name=call["name"], arguments=call["arguments"]),
-            )
-            for call in calls
-        ]
-    if "tool_call_id" in message:
-        made["tool_call_id"] = message["tool_call_id"]
-    if "name" in message and message["role"] == "tool":
-        made["name"] = message["name"]
-    return made
