@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from dreadnode.training import TINKER_MODELS
 from dreadnode_runtime.control.api import Dataset
-from dreadnode_runtime.data.prepare import Counts
+from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.jobs.cost import Cost, list_cost
 from dreadnode_runtime.jobs.model_card import Card
 

@@ -14,6 +14,7 @@ ROWS = [
     {"text": "nothing"},
     {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "a" * 99}]},
 ]
+TEXT_ONLY = "no conversation: the row has `text` only; use `format: text` to train on plain text"
 
 
 @pytest.fixture
@@ -39,8 +40,10 @@ def test_the_check_counts_rows_and_tokens(question: dict[str, Any]) -> None:
         "ok": True,
         "rows": 3,
         "usable": 2,
-        "dropped": {"no messages, and no prompt with an answer": 1},
-        "first_dropped": {"no messages, and no prompt with an answer": [2]},
+        "dropped": {TEXT_ONLY: 1},
+        "first_dropped": {TEXT_ONLY: [2]},
+        "unread": {},
+        "notes": {},
         "tokens": answer["tokens"],
         "trained_tokens": answer["trained_tokens"],
         "truncated": 1,

@@ -129,7 +129,9 @@ def test_a_file_without_a_usable_prompt_is_refused(prepared: Any) -> None:
     def judge(_: Prompt) -> None:
         raise Unusable("no expected answer")
 
-    with pytest.raises(JobFailed, match=r"No prompt is left to train on: 2 of 2 rows left out: no"):
+    with pytest.raises(
+        JobFailed, match=r"None of the 2 rows gives a prompt to train on; 2 of them: no exp"
+    ):
         prepared([{"prompt": "hi"}, {"prompt": "ho"}], judge=judge)
 
 

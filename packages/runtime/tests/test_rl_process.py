@@ -266,7 +266,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "prompts without room": (
         {"max_sequence_length": 16},
         ["config", "prompt_dataset_ref"],
-        "No prompt is left to train on: 8 of 8 rows left out: the prompt and 12 new tokens do not",
+        "None of the 8 rows gives a prompt to train on; 8 of them: the prompt and 12 new tokens",
     ),
     "an ignored setting": ({"max_episode_steps": 3}, ["config"], "`max_episode_steps` has no eff"),
 }

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode_runtime.commands.check_rl import Refused, check_rl
-from dreadnode_runtime.data.prepare import Counts, prepare
+from dreadnode_runtime.data.counts import Counts, as_report
+from dreadnode_runtime.data.prepare import prepare
 from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig, check_trackers, check_warmup, read_config
@@ -29,7 +30,7 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
             return _refusal(refused.loc, str(refused))
     if question["trainer_type"] != "sft":
         return _refusal(["trainer_type"], f"There is no loop for {question['trainer_type']} here")
-    place = ["config"]
+    place, of_eval = ["config"], None
     try:
         config = read_config(SftConfig, question["config"])
         place = ["config", "track"]
@@ -42,20 +43,16 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
         counts = _count(question["datasets"]["train"], rendering, config)
         if path := question["datasets"].get("eval"):
             place = ["config", "eval_dataset_ref"]
-            _count(path, rendering, config)
+            of_eval = _count(path, rendering, config)
         place = ["config", "warmup_steps"]
         check_warmup(config, config.total_steps(counts.usable))
     except JobFailed as refusal:
         return _refusal(place, str(refusal))
     return {
         "ok": True,
-        "rows": counts.rows,
-        "usable": counts.usable,
-        "dropped": counts.dropped,
-        "first_dropped": counts.first_dropped,
-        "tokens": counts.tokens,
+        **as_report(counts),
         "trained_tokens": counts.trained_tokens,
-        "truncated": counts.truncated,
+        **({"evaluation": as_report(of_eval)} if of_eval else {}),
         "renderer": rendering.name,
     }
 

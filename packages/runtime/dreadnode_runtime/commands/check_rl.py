@@ -8,6 +8,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from dreadnode_runtime.data.counts import as_report
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.errors import JobFailed
@@ -38,7 +39,7 @@ def check_rl(question: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _check(question: dict[str, Any]) -> dict[str, Any]:
-    place = ["config"]
+    place, of_eval = ["config"], None
     try:
         config = read_config(RlConfig, question["config"])
         place = ["config", "track"]
@@ -58,7 +59,9 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
             await _try(recipe, prompts[:TRIED])
             if path := question["datasets"].get("eval"):
                 place = ["config", "eval_dataset_ref"]
-                read_prompts([Source("eval", Path(path), False, "eval_dataset_ref")], how)
+                _, of_eval = read_prompts(
+                    [Source("eval", Path(path), False, "eval_dataset_ref")], how
+                )
         place = ["config", "warmup_steps"]
         steps = config.total_steps(len(prompts))
         check_warmup(config, steps)
@@ -68,15 +71,11 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
         raise Refused(place, str(refusal)) from refusal
     return {
         "ok": True,
-        "rows": counts.rows,
-        "usable": counts.usable,
-        "dropped": counts.dropped,
-        "first_dropped": counts.first_dropped,
-        "tokens": counts.tokens,
+        **as_report(counts),
+        **({"evaluation": as_report(of_eval)} if of_eval else {}),
         "prompts": len(prompts),
         "steps": steps,
         "rollouts": steps * config.num_rollouts * config.group_size,
-        "truncated": 0,
         "renderer": rendering.name,
         "confined": confined,
     }

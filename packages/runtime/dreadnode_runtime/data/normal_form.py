@@ -84,7 +84,7 @@ class Conversation:
         chosen: Indices of the assistant messages that the row itself marks for training; None
             when it leaves that to the job's `train_on`.
         weight: What the row's loss counts, 1 unless the row says otherwise.
-        unread: Names of the row's fields that no reader took, such as `messages[].timestamp`.
+        unread: Names of the row's fields that no reader took, such as `messages.timestamp`.
         notes: What the reader changed or doubts, one phrase each.
     """
 
@@ -141,8 +141,12 @@ def scalar_text(value: Any) -> str:
     raise Unusable("its prompt or answer is not text")
 
 
+_SHOWN = str.maketrans("[]`", "()'")
+
+
 def shown(value: Any) -> str:
     """Return VALUE as a refusal shows it: printable, short and between backticks."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-    text = "".join(c if c.isprintable() else " " for c in text[:60]).replace("`", "'")
+    # Square brackets are markup to clients in the field.
+    text = "".join(c if c.isprintable() else " " for c in text[:60]).translate(_SHOWN)
     return f"`{text}`" if len(text) < 60 else f"`{text[:57]}...`"

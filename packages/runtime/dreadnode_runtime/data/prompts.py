@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.normal_form import (
     Conversation,
     Row,
@@ -18,7 +19,6 @@ from dreadnode_runtime.data.normal_form import (
     content_text,
     with_system_prompt,
 )
-from dreadnode_runtime.data.prepare import Counts
 from dreadnode_runtime.data.reading import conversation, encodable, question
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.rows import read_rows
@@ -101,7 +101,8 @@ class Asking:
         judge: Raises `Unusable` for a prompt whose answers the reward could not judge.
         dress: Adds an environment's tools.
         system_prompt: Goes in front.
-        strict: Whether one unusable row refuses the job.
+        strict: Whether one unusable row, or a field that is not read, refuses the job.
+        whole_rows: Whether the reward or the environment is given whole rows, every field of them.
     """
 
     rendering: Rendering
@@ -111,6 +112,7 @@ class Asking:
     dress: Callable[[Conversation], Conversation] = lambda said: said
     system_prompt: str | None = None
     strict: bool = False
+    whole_rows: bool = False
 
     def ready(self, found: Prompt, dataset: str) -> Prompt:
         """Return FOUND with everything in front of it, and its tokens.
@@ -152,27 +154,22 @@ def prepare_prompts(
             try:
                 encodable(row)
                 found = turns(number, row) if trajectories else (prompt(number, row),)
-                for ready in [asking.ready(each, dataset) for each in found]:
-                    prompts.append(ready)
-                    counts.tokens += len(ready.tokens)
+                asked = [asking.ready(each, dataset) for each in found]
+                prompts += asked
+                counts.tokens += sum(len(each.tokens) for each in asked)
+                if not asking.whole_rows:
+                    counts.read(asked[0].said)
                 counts.usable += 1
             except Unusable as unusable:
                 counts.drop(number, str(unusable))
     except (ValueError, UnicodeDecodeError) as error:
         raise JobFailed(f"{error}; a dataset is one JSON object a line", code="data") from error
-    _refuse(counts, strict=asking.strict, left=len(prompts))
+    if asking.strict:
+        counts.forbid()
+    counts.refuse_if_unusable(
+        len(prompts), nothing="None of the {rows} rows gives a prompt to train on"
+    )
     return prompts, counts
-
-
-def _refuse(counts: Counts, *, strict: bool, left: int) -> None:
-    if not counts.rows:
-        raise JobFailed("The dataset has no rows", code="data")
-    if strict and counts.dropped:
-        raise JobFailed(counts.forbidden(), code="data")
-    if not left:
-        reason = max(counts.dropped, key=lambda reason: counts.dropped[reason])
-        first = next(line for line in counts.warnings() if f": {reason} (" in line)
-        raise JobFailed(f"No prompt is left to train on: {first}", code="data")
 
 
 def _reward(row: Row) -> float | None:

@@ -186,7 +186,7 @@ def _system(fields: Fields, name: str, found: Findings) -> str:
         inner.take("role")
         raw = inner.take("parts", "content") if "text" not in inner else inner.take("text")
         inner.close()
-    parts, calls, results = read_content(raw, found, f"{name}[].")
+    parts, calls, results = read_content(raw, found, f"{name}.")
     if calls or results or any(part["type"] != "text" for part in parts):
         raise Unusable(f"its `{name}` holds more than text")
     joined = "\n\n".join(part["text"] for part in parts if part["type"] == "text")

@@ -10,7 +10,7 @@ from typing import Any
 from dreadnode_runtime.backend.trainer import Export, Saved, Trainer
 from dreadnode_runtime.control.api import Dataset, Service
 from dreadnode_runtime.control.events import Reporter, Stop
-from dreadnode_runtime.data.prepare import Counts
+from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from dreadnode_runtime.jobs.config import TrainingConfig
 from dreadnode_runtime.jobs.cost import list_cost

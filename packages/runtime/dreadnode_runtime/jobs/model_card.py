@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreadnode_runtime.control.api import Dataset
-from dreadnode_runtime.data.prepare import Counts
+from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.jobs.cost import list_cost
 
 
@@ -83,6 +83,7 @@ class Card:
             **{_numbered("Data", n): _data(each) for n, each in enumerate(self.datasets)},
             "Evaluation data": None if self.eval_dataset is None else _data(self.eval_dataset),
             "Rows": f"{self.counts.usable} of {self.counts.rows}, {self.counts.truncated} cut off",
+            "Fields that were not read": "; ".join(self.counts.unread_fields()) or None,
             "Format": self.renderer,
             "Optimizer steps": self.metrics.get("train/steps"),
             "Weights of": None if self.step is None else f"step {self.step}, the best evaluation",

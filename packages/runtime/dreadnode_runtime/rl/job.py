@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode_runtime.control.api import Dataset
-from dreadnode_runtime.data.prepare import Counts
+from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.prompts import Asking, Prompt, prepare_prompts
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.jobs.config import DatasetRef, read_config
@@ -20,6 +20,7 @@ from dreadnode_runtime.rl.environments import Environment, open_environment
 from dreadnode_runtime.rl.loop import RlPlan, train
 from dreadnode_runtime.rl.metric_history import RlHistory
 from dreadnode_runtime.rl.rollouts import Rollouts, sampling
+from dreadnode_runtime.user_code.python_reward import PythonReward
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,13 @@ def asking(
         dress=(lambda said: said) if environment is None else environment.dressed,
         system_prompt=config.system_prompt,
         strict=config.strict,
+        whole_rows=environment is not None or _reads_rows(recipe),
     )
+
+
+def _reads_rows(recipe: Recipe) -> bool:
+    """Tell whether RECIPE is given whole rows: a person's own function is."""
+    return isinstance(recipe, PythonReward) or any(map(_reads_rows, recipe.parts))
 
 
 def read_prompts(sources: list[Source], how: Asking) -> tuple[list[Prompt], Counts]:

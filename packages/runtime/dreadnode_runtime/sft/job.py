@@ -4,7 +4,8 @@ import asyncio
 from typing import Any
 
 from dreadnode_runtime.control.api import Dataset
-from dreadnode_runtime.data.prepare import Counts, prepare
+from dreadnode_runtime.data.counts import Counts
+from dreadnode_runtime.data.prepare import prepare
 from dreadnode_runtime.data.rendering import Example, Rendering
 from dreadnode_runtime.jobs.config import SftConfig, read_config
 from dreadnode_runtime.jobs.lifecycle import Work, counted

@@ -29,7 +29,7 @@ def tool_result(
     if fields.peek("is_error") is False:
         fields.take("is_error")
     try:
-        parts, calls, results = read_content(content, found, f"{path}content[].")
+        parts, calls, results = read_content(content, found, f"{path}content.")
     except Unusable:
         # A result may be any JSON; only what looks like parts is read as such.
         if isinstance(content, list) and any(

@@ -25,7 +25,7 @@ def read_steps(raw: list[Any], found: Findings) -> list[Turn]:
 def _step(raw: Any, found: Findings) -> list[Turn]:
     if not isinstance(raw, Mapping):
         raise Unusable(f"a step is {shown(raw)}, which is not an object")
-    fields = Fields(raw, found, "steps[].")
+    fields = Fields(raw, found, "steps.")
     fields.take("step_id")
     calls = fields.take("tool_calls") or []
     if not isinstance(calls, list):
@@ -55,7 +55,7 @@ def _observation(raw: Any, found: Findings) -> list[Turn]:
         return []
     if not isinstance(raw, Mapping):
         raise Unusable(f"a step's `observation` is {shown(raw)}, which is not an object")
-    fields = Fields(raw, found, "steps[].observation.")
+    fields = Fields(raw, found, "steps.observation.")
     results = fields.take("results") or []
     fields.close()
     if not isinstance(results, list):
@@ -64,9 +64,9 @@ def _observation(raw: Any, found: Findings) -> list[Turn]:
     for result in results:
         if not isinstance(result, Mapping):
             raise Unusable(f"a result of an observation is {shown(result)}, which is not an object")
-        inner = Fields(result, found, "steps[].observation.results[].")
+        inner = Fields(result, found, "steps.observation.results.")
         call_id = inner.take("source_call_id")
-        path = "steps[].observation.results[].content[]."
+        path = "steps.observation.results.content."
         parts, _, _ = read_content(inner.take("content"), found, path)
         inner.close()
         turns.append(Turn("tool", parts, call_id=call_id if isinstance(call_id, str) else None))

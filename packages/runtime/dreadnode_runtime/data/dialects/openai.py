@@ -41,7 +41,7 @@ ROLES: dict[str, Role] = {
 """Names of speakers in the field, and the four roles of the normal form."""
 CALLERS = frozenset({"function_call", "tool_call", "tool_calls"})
 """Speakers whose text is a tool call as JSON (ShareGPT, LLaMA-Factory, ms-swift)."""
-CONTENT = ("content", "value", "parts", "text")
+CONTENT = ("content", "value", "text")
 REASONING = ("reasoning_content", "reasoning", "thinking", "thought")
 
 
@@ -62,18 +62,19 @@ def read_message(raw: Any, found: Findings, where: str = "messages") -> list[Tur
     """
     if not isinstance(raw, Mapping):
         raise Unusable(f"a message of `{where}` is {shown(raw)}, which is not an object")
-    fields = Fields(raw, found, f"{where}[].")
+    fields = Fields(raw, found, f"{where}.")
     speaker, role = _speaker(fields, where)
     mark = marks.message_mark(fields, role)
     turn = Turn(role, mark=mark)
-    content = fields.take(*CONTENT)
+    gemini = "parts" in fields
+    content = fields.take("parts") if gemini else fields.take(*CONTENT)
     results: list[Result] = []
     if speaker in CALLERS:
         turn.calls, turn.continues = read_calls(content, found, where), True
-    elif role == "tool" and not _is_parts(content):
+    elif role == "tool" and not (gemini or _is_parts(content)):
         turn.parts = [TextPart(type="text", text=_result_text(content))]
     else:
-        turn.parts, turn.calls, results = read_content(content, found, f"{where}[].content[].")
+        turn.parts, turn.calls, results = read_content(content, found, f"{where}.content.")
     _take_assistant(fields, turn, found, where)
     if role == "tool":
         turn.call_id = _text_or_none(fields.take("tool_call_id", "tool_use_id", "call_id"))

@@ -55,7 +55,7 @@ def read_prompt(fields: Fields, found: Findings) -> list[Turn]:
     raw = _prompt(fields)
     if raw is None:
         raise Unusable("no prompt" + _instead(fields))
-    if isinstance(raw, str) and not raw.strip():
+    if raw == [] or (isinstance(raw, str) and not raw.strip()):
         raise Unusable("no prompt: it is empty")
     if isinstance(raw, list):
         turns = read_messages(raw, found, "prompt")

@@ -19,14 +19,14 @@ def read_call(raw: Any, found: Findings, where: str) -> Call:
         raw = _json(raw, f"a tool call of `{where}` is text and not JSON")
     if not isinstance(raw, Mapping):
         raise Unusable(f"a tool call is {shown(raw)}, which is not an object")
-    outer = Fields(raw, found, f"{where}[].tool_calls[].")
+    outer = Fields(raw, found, f"{where}.tool_calls.")
     inner, body = outer, raw
     kind = outer.take("type")
     if kind not in (None, "function", "tool_use", "function_call", "tool_call"):
         raise Unusable(f"a tool call has the type {shown(kind)}; only functions are known")
     if isinstance(outer.peek("function"), Mapping):
         body = outer.take("function")
-        inner = Fields(body, found, f"{where}[].tool_calls[].function.")
+        inner = Fields(body, found, f"{where}.tool_calls.function.")
     name = inner.take("name", "function_name", "tool_name")
     if not isinstance(name, str) or not name:
         raise Unusable("a tool call has no name")

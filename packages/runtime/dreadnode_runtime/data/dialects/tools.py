@@ -44,7 +44,7 @@ def _tool(raw: Any, found: Findings) -> list[Tool]:
         return read_tools(raw, found) if raw.lstrip().startswith("{") else _no_tool(raw)
     if not isinstance(raw, Mapping):
         return _no_tool(raw)
-    fields = Fields(raw, found, "tools[].")
+    fields = Fields(raw, found, "tools.")
     for name in _DECLARATIONS:
         if isinstance(declared := fields.peek(name), list):
             fields.take(name)
@@ -70,7 +70,7 @@ def _function(raw: Any, found: Findings, *, gemini: bool = False) -> Tool:
     """Return a function's declaration: every field that the row gives it, its schema cleaned."""
     if not isinstance(raw, Mapping):
         return _no_tool(raw)[0]
-    fields = Fields(raw, found, "tools[].")
+    fields = Fields(raw, found, "tools.")
     name = fields.peek("name")
     if not isinstance(name, str) or not name:
         raise Unusable("a tool has no name")
