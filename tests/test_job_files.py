@@ -8,9 +8,9 @@ from app.training.catalog import get_training_model
 from dreadnode.job_files.job_file import parse
 from dreadnode.job_files.template import MODEL, settings, template
 from dreadnode.wire import DatasetRef
-from dreadnode_api.training.checks import sft_values
-from dreadnode_api.training.rl_checks import rl_values
+from dreadnode_api.training.defaults import resolve
 from dreadnode_api.training.schemas import JobRequest, RlJobRequest, SftJobRequest
+from dreadnode_api.training.setting_metadata import offered
 from pydantic import TypeAdapter
 
 API: TypeAdapter[Any] = TypeAdapter(JobRequest)
@@ -95,20 +95,16 @@ def test_every_setting_of_a_job_file_is_accepted_by_the_api(
 @pytest.mark.parametrize(("kind", "request_type"), [("sft", SftJobRequest), ("rl", RlJobRequest)])
 def test_every_setting_that_the_api_takes_is_in_the_file(kind: Any, request_type: Any) -> None:
     config = request_type.model_fields["config"].annotation
-    offered = {
-        name
-        for name, field in config.model_fields.items()
-        if not field.description.startswith("Not offered here")
-    }
 
-    assert {each["name"] for each in settings(kind)["config"]} == offered
+    assert {each["name"] for each in settings(kind)["config"]} == {
+        name for name, _ in offered(config)
+    }
 
 
 @pytest.mark.parametrize("kind", ["sft", "rl"])
 def test_a_default_in_the_file_is_the_default_of_the_api(kind: Any, folder: Path) -> None:
     request = accepted(template(kind, model=MODEL, dataset="rows.jsonl"), folder)
-    resolve = sft_values if kind == "sft" else rl_values
     resolved = resolve(request.config, 32_768)
-    defaults = {e["name"]: e["default"] for e in settings(kind)["config"] if e.get("default")}
+    defaults = {e["name"]: e["default"] for e in settings(kind)["config"] if "default" in e}
 
     assert defaults == {name: resolved[name] for name in defaults}

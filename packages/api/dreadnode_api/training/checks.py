@@ -13,34 +13,13 @@ from app.training.catalog import (
 
 from dreadnode_api.engine_client import Capabilities, EngineModel
 from dreadnode_api.errors import Invalid
-from dreadnode_api.training.rl_checks import rl_values
+from dreadnode_api.training.defaults import resolve
 from dreadnode_api.training.schemas import (
     JobRequest,
     RayJobRequest,
     RlJobRequest,
     SftJobRequest,
 )
-from dreadnode_api.training.sft_schemas import SftConfig
-
-SFT_DEFAULTS: dict[str, Any] = {
-    "lora_rank": 16,
-    "batch_size": 16,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 1e-4,
-    "learning_rate_schedule": "constant",
-    "warmup_steps": 0,
-    "weight_decay": 0.0,
-    "grad_clip_norm": 0.0,
-    "checkpoint_interval": 10,
-    "train_on": "all_assistant_messages",
-    "shuffle": True,
-    "strict": False,
-    "seed": 0,
-    "adam_beta1": 0.9,
-    "adam_beta2": 0.95,
-    "adam_eps": 1e-8,
-}
-DEFAULT_SEQUENCE_LENGTH = 2048
 
 
 def unknown_model(model_id: str) -> str:
@@ -153,16 +132,14 @@ def resolved(
         Invalid: the rank or the sequence length is beyond the model.
     """
     context = min(model.context_length, served.max_context_length or model.context_length)
-    if isinstance(request, RlJobRequest):
-        if served.sampleable is False:
-            raise Invalid(
-                f"This server's engine cannot sample from `{served.model_name}`, which "
-                "reinforcement learning needs; choose another model of `dn train catalog`",
-                _model_field(request),
-            )
-        values = rl_values(request.config, context)
-    else:
-        values = sft_values(request.config, context)
+    if isinstance(request, RlJobRequest) and served.sampleable is False:
+        raise Invalid(
+            f"This server's engine cannot sample from `{served.model_name}`, which "
+            "reinforcement learning needs; choose another model of `dn train catalog`",
+            _model_field(request),
+        )
+    values = resolve(request.config, context)
+    _check_room(values)
     if values["max_sequence_length"] > context:
         raise Invalid(
             f"`max_sequence_length` is {values['max_sequence_length']}, "
@@ -181,19 +158,16 @@ def resolved(
     return values
 
 
-def sft_values(config: SftConfig, context: int) -> dict[str, Any]:
-    """Return `config` with every default filled in, for a model that takes `context` tokens."""
-    given = config.model_dump(
-        exclude={"lora_alpha", "track", "track_project"}, exclude_none=True, mode="json"
-    )
-    values = {
-        **SFT_DEFAULTS,
-        "max_sequence_length": min(DEFAULT_SEQUENCE_LENGTH, context),
-        **given,
-    }
-    if "steps" not in given and "epochs" not in given:
-        values["epochs"] = 1
-    return values
+def _check_room(values: dict[str, Any]) -> None:
+    """Refuse completions that leave no room for a prompt."""
+    tokens, length = values.get("max_new_tokens"), values["max_sequence_length"]
+    if tokens is not None and tokens >= length:
+        raise Invalid(
+            f"`max_new_tokens` is {tokens}, which leaves no room for a prompt in the {length} "
+            "tokens of `max_sequence_length`",
+            "config",
+            "max_new_tokens",
+        )
 
 
 def _smallest(*limits: int | None) -> int | None:

@@ -1,99 +1,146 @@
-"""What the config of every kind of job may hold; the job file that `dn` writes is made from it."""
+"""The settings that every kind of job has: type, default, bounds and help, once.
 
-from typing import Annotated, Literal
+`make docs` writes the job-file schema, the flags of `dn train`, the SDK's types and the tables of
+the documentation from these fields.
+"""
 
-from pydantic import Field
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from dreadnode_api.http.schemas import Request
 from dreadnode_api.training.refs import Ref, SplitName
+from dreadnode_api.training.setting_metadata import (
+    DATA,
+    EVALUATION,
+    OPTIMIZER,
+    TRACKING,
+    TRAINING,
+    DefaultFrom,
+    Needs,
+    NotOffered,
+    mark,
+)
 from dreadnode_api.training.tracking import Project, Tracker
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+MAX_STEPS = 10_000_000
+
+# What differs between kinds of jobs is an alias, so that each kind states only its default.
+LearningRate = Annotated[
+    float | None, OPTIMIZER, Field(gt=0, le=1, description="Peak learning rate.")
+]
+EvalInterval = Annotated[
+    int | None,
+    EVALUATION,
+    Needs("eval_dataset_ref"),
+    Field(ge=1, le=MAX_STEPS, description="Steps between evaluations.", examples=[10]),
+]
 
 
 class TrainConfig(Request):
-    """The settings of any training; what is left out has a default, echoed in the job.
+    """The settings of any training; a setting that is left out has a default, echoed in the job.
 
     Bounds that depend on the model (`lora_rank`, `max_sequence_length`) are checked against it.
     """
 
-    eval_dataset_ref: Ref | None = Field(
-        None, description="What is evaluated on; with `eval_split` alone, the same dataset"
-    )
-    eval_split: SplitName | None = Field(
-        None,
-        description="Of the data to evaluate on; the only one, or `validation`, if left out",
-        examples=["validation"],
-    )
-    eval_interval: int | None = Field(
-        None, ge=1, le=10_000_000, description="Steps between evaluations", examples=[10]
-    )
-    system_prompt: str | None = Field(
+    eval_dataset_ref: Annotated[
+        Ref | None,
+        EVALUATION,
+        DefaultFrom("the training dataset, if `eval_split` is set"),
+    ] = Field(None, description="Evaluation dataset.")
+    eval_split: Annotated[
+        SplitName | None, EVALUATION, DefaultFrom("the only split, or `validation`")
+    ] = Field(None, description="Split of the evaluation dataset.", examples=["validation"])
+    eval_interval: Annotated[EvalInterval, DefaultFrom("evaluation at the end only")] = None
+    system_prompt: Annotated[str | None, DATA] = Field(
         None,
         min_length=1,
         max_length=100_000,
-        description="Goes before every conversation",
+        description="System prompt that is put before every conversation.",
         examples=["You are brief."],
     )
-    steps: int | None = Field(
-        None, ge=1, le=10_000_000, description="Steps, at most", examples=[100]
+    steps: Annotated[int | None, TRAINING, DefaultFrom("as many as `epochs` takes")] = Field(
+        None, ge=1, le=MAX_STEPS, description="Maximum number of steps.", examples=[100]
     )
-    epochs: int | None = Field(
-        None,
-        ge=1,
-        le=10_000,
-        description="Times through the data; 1 if `steps` is not given either",
-        examples=[1],
+    epochs: Annotated[
+        int | None,
+        TRAINING,
+        DefaultFrom(
+            "1, if `steps` is not set",
+            lambda settings, context: None if "steps" in settings else 1,
+        ),
+    ] = Field(None, ge=1, le=10_000, description="Number of epochs.", examples=[1])
+    lora_rank: Annotated[int | None, TRAINING] = Field(
+        16, ge=1, le=1024, description="Rank of the LoRA adapter."
     )
-    lora_rank: int | None = Field(None, ge=1, le=1024, description="Rank of the adapter")
-    lora_alpha: int | None = Field(None, description="Not offered here: Tinker fixes it")
-    learning_rate: float | None = Field(
-        None, gt=0, le=1, description="Of the Adam optimizer, at its highest"
+    lora_alpha: Annotated[
+        int | None, NotOffered("Tinker fixes it, so that a value would have no effect")
+    ] = Field(None, description="Not offered here: Tinker fixes it.")
+    learning_rate: LearningRate = 1e-4
+    learning_rate_schedule: Annotated[Literal["constant", "linear", "cosine"] | None, OPTIMIZER] = (
+        Field("constant", description="Learning rate schedule after the warm-up.")
     )
-    learning_rate_schedule: Literal["constant", "linear", "cosine"] | None = Field(
-        None, description="How the learning rate goes on after the warm-up"
+    warmup_steps: Annotated[int | None, OPTIMIZER] = Field(
+        0, ge=0, le=MAX_STEPS, description="Steps of linear learning rate warm-up."
     )
-    warmup_steps: int | None = Field(
-        None, ge=0, le=10_000_000, description="Steps in which the learning rate rises"
+    weight_decay: Annotated[float | None, OPTIMIZER] = Field(
+        0.0, ge=0, le=1, description="Decoupled weight decay (AdamW)."
     )
-    weight_decay: float | None = Field(
-        None, ge=0, le=1, description="Share by which weights shrink, times the learning rate"
+    grad_clip_norm: Annotated[float | None, OPTIMIZER] = Field(
+        0.0, ge=0, description="Clip gradients to this norm; 0 disables clipping."
     )
-    grad_clip_norm: float | None = Field(
-        None, ge=0, description="Largest norm of a step's gradient; 0 is no limit"
+    adam_beta1: Annotated[float | None, OPTIMIZER] = Field(
+        0.9, ge=0, lt=1, description="Adam decay rate of the first moment (mean of gradients)."
     )
-    adam_beta1: Fraction | None = Field(None, description="Decay of the gradient's mean")
-    adam_beta2: Fraction | None = Field(None, description="Decay of the gradient's variance")
-    adam_eps: float | None = Field(
-        None, gt=0, le=1, description="What keeps the division from going wrong"
+    adam_beta2: Annotated[float | None, OPTIMIZER] = Field(
+        0.95,
+        ge=0,
+        lt=1,
+        description="Adam decay rate of the second moment (variance of gradients).",
     )
-    checkpoint_interval: int | None = Field(
-        None, ge=1, le=10_000_000, description="Steps between checkpoints"
+    adam_eps: Annotated[float | None, OPTIMIZER] = Field(
+        1e-8, gt=0, le=1, description="Adam epsilon, added to the denominator."
     )
-    shuffle: bool | None = Field(
-        None, description="Take the rows in an order that the seed makes, not in the file's"
+    checkpoint_interval: Annotated[int | None, TRAINING] = Field(
+        10, ge=1, le=MAX_STEPS, description="Steps between checkpoints."
     )
-    strict: bool | None = Field(None, description="Refuse the job for one unusable row")
-    seed: int | None = Field(
-        None, ge=0, lt=2**31, description="Of the data's order and the adapter's first weights"
+    shuffle: Annotated[bool | None, DATA] = Field(
+        True, description="Shuffle the rows in every epoch; off keeps the order of the file."
     )
-    track: list[Tracker] | None = Field(
+    strict: Annotated[bool | None, DATA] = Field(
+        False, description="Refuse the job if a single row cannot be used."
+    )
+    seed: Annotated[int | None, TRAINING] = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="Random seed for data order, adapter initialization and sampling.",
+    )
+    track: Annotated[
+        list[Tracker] | None, TRACKING, DefaultFrom("the server's `DREADNODE_TRACK`")
+    ] = Field(
         None,
         max_length=3,
-        description="Where to follow the run; the server decides if left out",
+        description="Experiment trackers that also record the run; the server must be set up "
+        "for them.",
         examples=[["tensorboard"]],
     )
-    track_project: Project | None = Field(
-        None, description="Under which project, or experiment; needs `track`", examples=["harbour"]
+    track_project: Annotated[
+        Project | None, TRACKING, DefaultFrom("`dreadnode` if a tracker is used")
+    ] = Field(
+        None,
+        description="Project, experiment or folder of the trackers.",
+        examples=["harbour"],
     )
 
-    def refuse_alpha(self) -> None:
-        """Return if the config leaves alone what the engine would ignore.
-
-        Raises:
-            ValueError: it sets the adapter's alpha.
-        """
-        if self.lora_alpha is not None:
-            raise ValueError(
-                "leave `lora_alpha` out: Tinker fixes it, so that a value would have no effect"
-            )
+    @model_validator(mode="after")
+    def _no_setting_is_without_effect(self) -> Self:
+        for name, field in type(self).model_fields.items():
+            if getattr(self, name) is None:
+                continue
+            if refused := mark(field, NotOffered):
+                raise ValueError(f"leave `{name}` out: {refused.instead}")
+            needs = mark(field, Needs)
+            if needs and getattr(self, needs.setting) is None:
+                raise ValueError(f"`{name}` has no effect without `{needs.setting}`; give both")
+        return self

@@ -1,27 +1,58 @@
-"""What a wish for a reinforcement-learning job may hold."""
+"""The settings of a reinforcement-learning job."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dreadnode_api.http.schemas import Request
-from dreadnode_api.training.config_schemas import TrainConfig
+from dreadnode_api.training.config_schemas import EvalInterval, LearningRate, TrainConfig
 from dreadnode_api.training.refs import Ref, SplitName, evaluated
+from dreadnode_api.training.setting_metadata import (
+    DATA,
+    EVALUATION,
+    OPTIMIZER,
+    ROLLOUTS,
+    TRAINING,
+    Choices,
+    DefaultFrom,
+    Needs,
+    NotOffered,
+)
 
 StopText = Annotated[str, Field(min_length=1, max_length=100)]
 
-_NOT_HERE = {
-    "task_ref": "tasks are not run here: push their prompts as a dataset, name it in "
-    "`prompt_dataset_ref`, and give tools as an `environment`",
-    "world_manifest_id": "worlds are not run here: give tools as an `environment`",
-    "world_runtime_id": "worlds are not run here: give tools as an `environment`",
-    "world_agent_name": "worlds are not run here: give the agent's prompt as `system_prompt`",
-    "world_goal": "worlds are not run here: give the goal in each row's prompt",
-    "world_reward": "worlds are not run here: name a `reward_recipe`",
-    "max_episode_steps": "worlds are not run here: bound a rollout in an `environment` "
-    "by `max_turns`",
-}
+PROMPTS = 8
+TURNS = 8
+NEW_TOKENS = 512
+EVAL_INTERVAL = 10
+_TASKS = NotOffered(
+    "tasks are not run here: push their prompts as a dataset, name it in `prompt_dataset_ref`, "
+    "and give tools as an `environment`"
+)
+_WORLDS = "worlds are not run here"
 _ASYNC = ("one_step_off_async", "fully_async")
+
+
+def _prompts(settings: Mapping[str, Any], context: int) -> int:
+    return max(PROMPTS, int(settings.get("batch_size", 0)))
+
+
+def _new_tokens(settings: Mapping[str, Any], context: int) -> int:
+    return min(NEW_TOKENS, max(1, int(settings["max_sequence_length"]) // 2))
+
+
+def _reward(settings: Mapping[str, Any], context: int) -> dict[str, Any]:
+    only_trajectories = "prompt_dataset_ref" not in settings
+    name = "trajectory_imitation_v1" if only_trajectories else "row_reward_v1"
+    return {"name": name, "params": {}}
+
+
+def _ppo(value: float) -> DefaultFrom:
+    return DefaultFrom(
+        f"{value:g} with `ppo`",
+        lambda settings, context: value if settings["algorithm"] == "ppo" else None,
+    )
 
 
 class Recipe(Request):
@@ -32,165 +63,228 @@ class Recipe(Request):
 
 
 class RlConfig(TrainConfig):
-    """The settings of reinforcement learning; what is left out has a default, echoed in the job.
+    """The settings of reinforcement learning; a setting that is left out has a default.
 
-    A step rolls out `num_rollouts` prompts, `group_size` answers to each, and learns from them in
-    optimizer updates of `batch_size` prompts. Bounds that depend on the model are checked against
-    it; the parameters of the reward, against the first rows.
+    A step samples `group_size` completions for each of `num_rollouts` prompts and learns from them
+    in optimizer updates of `batch_size` prompts. The job's `config` echoes every default. Bounds
+    that depend on the model are checked against it; the parameters of the reward, against the
+    first rows.
     """
 
-    algorithm: str = Field(max_length=50, description="importance_sampling or ppo")
-    execution_mode: Literal["sync", "one_step_off_async", "fully_async"] = Field(
-        "sync", description="Whether sampling waits for training: `sync` does"
+    learning_rate: LearningRate = 4e-5
+    eval_interval: Annotated[
+        EvalInterval,
+        DefaultFrom(
+            f"{EVAL_INTERVAL} if there is an evaluation dataset",
+            lambda settings, context: EVAL_INTERVAL if "eval_dataset_ref" in settings else None,
+        ),
+    ] = None
+    algorithm: Annotated[
+        str,
+        TRAINING,
+        Choices(("importance_sampling", "ppo")),
+        DefaultFrom("required; `importance_sampling` on the command line"),
+    ] = Field(max_length=50, description="Policy loss.")
+    execution_mode: Annotated[Literal["sync", "one_step_off_async", "fully_async"], ROLLOUTS] = (
+        Field(
+            "sync",
+            description="Whether sampling waits for training (`sync`), samples the next step's "
+            "completions meanwhile (`one_step_off_async`), or never waits (`fully_async`).",
+        )
     )
-    prompt_dataset_ref: Ref | None = Field(None, description="What is asked")
-    prompt_split: SplitName | None = Field(
-        None,
-        description="Of the prompts; the only one, or `train`, if left out",
-        examples=["train"],
+    prompt_dataset_ref: Annotated[
+        Ref | None, DATA, DefaultFrom("required, unless `trajectory_dataset_refs` is set")
+    ] = Field(None, description="Dataset of prompts.")
+    prompt_split: Annotated[
+        SplitName | None,
+        DATA,
+        Needs("prompt_dataset_ref"),
+        DefaultFrom("the only split, or `train`"),
+    ] = Field(None, description="Split of the dataset of prompts.", examples=["train"])
+    trajectory_dataset_refs: Annotated[list[Ref], DATA] = Field(
+        [],
+        max_length=16,
+        description="Datasets of trajectories; each assistant turn becomes a prompt.",
     )
-    trajectory_dataset_refs: list[Ref] = Field(
-        default=[], max_length=16, description="Each turn of the assistant is a prompt"
+    reward_recipe: Annotated[
+        Recipe | None,
+        TRAINING,
+        DefaultFrom(
+            "`row_reward_v1`; `trajectory_imitation_v1` if there are only trajectories", _reward
+        ),
+    ] = Field(None, description="Reward recipe that scores a completion, or your own function.")
+    environment: Annotated[Recipe | None, ROLLOUTS] = Field(
+        None, description="Environment with tools for rollouts of several turns."
     )
-    reward_recipe: Recipe | None = Field(
-        None, description="What an answer is worth: a recipe, or a function of your own"
+    num_rollouts: Annotated[
+        int | None,
+        ROLLOUTS,
+        DefaultFrom(f"{PROMPTS}, or `batch_size` if that is more", _prompts),
+    ] = Field(None, ge=1, le=65_536, description="Prompts per step.", examples=[PROMPTS])
+    group_size: Annotated[int | None, ROLLOUTS] = Field(
+        8, ge=2, le=1024, description="Completions per prompt; their mean reward is the baseline."
     )
-    environment: Recipe | None = Field(None, description="Tools to call over several turns")
-    num_rollouts: int | None = Field(
-        None, ge=1, le=65_536, description="Prompts of one step, 8 if left out", examples=[8]
+    batch_size: Annotated[
+        int | None,
+        TRAINING,
+        DefaultFrom(
+            f"`num_rollouts`, at most {PROMPTS}",
+            lambda settings, context: min(settings["num_rollouts"], PROMPTS),
+        ),
+    ] = Field(
+        None, ge=1, le=65_536, description="Prompts per optimizer update.", examples=[PROMPTS]
     )
-    group_size: int | None = Field(None, ge=2, le=1024, description="Answers to each prompt")
-    batch_size: int | None = Field(
-        None,
-        ge=1,
-        le=65_536,
-        description="Prompts of one optimizer update, at most 8 if left out",
-        examples=[8],
-    )
-    max_new_tokens: int | None = Field(
-        None,
-        ge=1,
-        description="Tokens of one answer, at most; 512 where they fit, if left out",
-        examples=[512],
-    )
-    max_sequence_length: int | None = Field(
+    max_sequence_length: Annotated[
+        int | None,
+        ROLLOUTS,
+        DefaultFrom("the model's context", lambda settings, context: context),
+    ] = Field(
         None,
         ge=2,
-        description="Tokens of prompt and answers together; what the model takes, if left out",
+        description="Maximum number of tokens of a prompt and its completions; prompts that do "
+        "not fit are left out.",
         examples=[4096],
     )
-    max_turns: int | None = Field(
+    max_new_tokens: Annotated[
+        int | None,
+        ROLLOUTS,
+        DefaultFrom(f"{NEW_TOKENS}, at most half of `max_sequence_length`", _new_tokens),
+    ] = Field(
+        None, ge=1, description="Maximum number of tokens of a completion.", examples=[NEW_TOKENS]
+    )
+    max_turns: Annotated[
+        int | None,
+        ROLLOUTS,
+        DefaultFrom(
+            f"1; {TURNS} with an `environment`",
+            lambda settings, context: TURNS if "environment" in settings else 1,
+        ),
+    ] = Field(
         None,
         ge=1,
         le=1000,
-        description="Answers of one rollout; more than 1, and 8 if left out, in an `environment`",
-    )
-    temperature: float | None = Field(
-        None, ge=0, le=10, description="Of sampling; 1 is the model's own distribution"
-    )
-    stop: list[StopText] = Field(default=[], max_length=16, description="Texts that end an answer")
-    scale_advantages: bool | None = Field(
-        None, description="Divide by the group's standard deviation"
-    )
-    clip_low_threshold: float | None = Field(
-        None, ge=0, le=1, description="The lowest ratio that counts; of `ppo` only", examples=[0.8]
-    )
-    clip_high_threshold: float | None = Field(
-        None,
-        ge=1,
-        le=1000,
-        description="The highest ratio that counts; of `ppo` only",
-        examples=[1.2],
-    )
-    weight_sync_interval: int | None = Field(
-        None, ge=1, le=1000, description="Steps after which the sampler gets new weights"
-    )
-    max_steps_off_policy: int | None = Field(
-        None,
-        ge=1,
-        le=1000,
-        description="How many steps the weights that draw an answer may be behind; needed by the "
-        "asynchronous modes, and of no other",
+        description="Maximum number of completions of a rollout; more than 1 needs an "
+        "`environment`.",
         examples=[1],
     )
-    eval_max_rollouts: int | None = Field(
+    temperature: Annotated[float | None, ROLLOUTS] = Field(
+        1.0, gt=0, le=10, description="Sampling temperature; 1 samples the model's distribution."
+    )
+    stop: Annotated[list[StopText], ROLLOUTS] = Field(
+        [], max_length=16, description="Strings that end a completion."
+    )
+    scale_advantages: Annotated[bool | None, OPTIMIZER] = Field(
+        False, description="Divide advantages by the standard deviation of their group."
+    )
+    clip_low_threshold: Annotated[float | None, OPTIMIZER, _ppo(0.8)] = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Lower clipping threshold of the probability ratio; `ppo` only.",
+        examples=[0.8],
+    )
+    clip_high_threshold: Annotated[float | None, OPTIMIZER, _ppo(1.2)] = Field(
         None,
         ge=1,
-        description="Prompts of an evaluation, from the first; all if left out",
-        examples=[64],
+        le=1000,
+        description="Upper clipping threshold of the probability ratio; `ppo` only.",
+        examples=[1.2],
     )
+    weight_sync_interval: Annotated[int | None, ROLLOUTS] = Field(
+        1, ge=1, le=1000, description="Steps after which the sampler gets new weights."
+    )
+    max_steps_off_policy: Annotated[
+        int | None, ROLLOUTS, DefaultFrom("required by the asynchronous modes")
+    ] = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Maximum number of steps by which the sampling weights may be older than the "
+        "trained ones; asynchronous modes only.",
+        examples=[1],
+    )
+    eval_max_rollouts: Annotated[
+        int | None, EVALUATION, Needs("eval_dataset_ref"), DefaultFrom("all")
+    ] = Field(None, ge=1, description="Maximum number of prompts of an evaluation.", examples=[64])
 
-    task_ref: Any = Field(None, description="Not offered here")
-    world_manifest_id: Any = Field(None, description="Not offered here")
-    world_runtime_id: Any = Field(None, description="Not offered here")
-    world_agent_name: Any = Field(None, description="Not offered here")
-    world_goal: Any = Field(None, description="Not offered here")
-    world_reward: Any = Field(None, description="Not offered here")
-    max_episode_steps: Any = Field(None, description="Not offered here")
+    task_ref: Annotated[Any, _TASKS] = Field(None, description="Not offered here.")
+    world_manifest_id: Annotated[Any, NotOffered(f"{_WORLDS}: give tools as an `environment`")] = (
+        Field(None, description="Not offered here.")
+    )
+    world_runtime_id: Annotated[Any, NotOffered(f"{_WORLDS}: give tools as an `environment`")] = (
+        Field(None, description="Not offered here.")
+    )
+    world_agent_name: Annotated[
+        Any, NotOffered(f"{_WORLDS}: give the agent's prompt as `system_prompt`")
+    ] = Field(None, description="Not offered here.")
+    world_goal: Annotated[Any, NotOffered(f"{_WORLDS}: give the goal in each row's prompt")] = (
+        Field(None, description="Not offered here.")
+    )
+    world_reward: Annotated[Any, NotOffered(f"{_WORLDS}: name a `reward_recipe`")] = Field(
+        None, description="Not offered here."
+    )
+    max_episode_steps: Annotated[
+        Any, NotOffered(f"{_WORLDS}: bound a rollout in an `environment` by `max_turns`")
+    ] = Field(None, description="Not offered here.")
 
     @model_validator(mode="before")
     @classmethod
     def _evaluated(cls, value: Any) -> Any:
         return evaluated(value, "prompt_dataset_ref")
 
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _samples(cls, value: Any) -> Any:
+        if value == 0 and value is not False:
+            raise ValueError(
+                "must be above 0: completions sampled at 0 are all alike, so that a group has "
+                "nothing to compare"
+            )
+        return value
+
     @model_validator(mode="after")
-    def _sensible(self) -> "RlConfig":
-        for field, instead in _NOT_HERE.items():
-            if getattr(self, field) is not None:
-                raise ValueError(f"leave `{field}` out: {instead}")
-        self.refuse_alpha()
+    def _names_data(self) -> Self:
         if self.prompt_dataset_ref is None and not self.trajectory_dataset_refs:
             raise ValueError(
-                "name what to ask in `prompt_dataset_ref`, or trajectories to learn from in "
-                "`trajectory_dataset_refs`"
+                "name the dataset of prompts in `prompt_dataset_ref`, or datasets of trajectories "
+                "in `trajectory_dataset_refs`"
             )
-        if self.prompt_split is not None and self.prompt_dataset_ref is None:
-            raise ValueError("`prompt_split` has no effect without `prompt_dataset_ref`; give both")
-        if self.temperature == 0:
-            raise ValueError(
-                "`temperature` must be above 0: answers drawn at 0 are all alike, so that a group "
-                "has nothing to compare"
-            )
-        self._check_counts()
-        self._check_needs()
-        self._check_staleness()
         return self
 
-    def _check_counts(self) -> None:
-        together, updates = self.num_rollouts, self.batch_size
-        if together is not None and updates is not None and updates > together:
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        prompts, update = self.num_rollouts, self.batch_size
+        if prompts is not None and update is not None and update > prompts:
             raise ValueError(
-                f"`batch_size` is {updates}, and a step has only {together} prompts "
+                f"`batch_size` is {update}, and a step has only {prompts} prompts "
                 "(`num_rollouts`) to take them from"
             )
-
-    def _check_needs(self) -> None:
-        for field in ("eval_interval", "eval_max_rollouts"):
-            if getattr(self, field) is not None and self.eval_dataset_ref is None:
-                raise ValueError(f"`{field}` has no effect without `eval_dataset_ref`; give both")
         if (self.max_turns or 1) > 1 and self.environment is None:
             raise ValueError("`max_turns` has no effect without an `environment`; give both")
         for field in ("clip_low_threshold", "clip_high_threshold"):
             if getattr(self, field) is not None and self.algorithm != "ppo":
                 raise ValueError(f"`{field}` has an effect with the algorithm `ppo` only")
+        return self
 
-    def _check_staleness(self) -> None:
+    @model_validator(mode="after")
+    def _bounds_staleness(self) -> Self:
         mode, bound = self.execution_mode, self.max_steps_off_policy
         if mode not in _ASYNC:
             if bound is not None:
                 raise ValueError(
                     "leave `max_steps_off_policy` out: it has no effect in `sync` mode"
                 )
-            return
+            return self
         if bound is None:
             raise ValueError(
-                f"`{mode}` needs `max_steps_off_policy`: how many steps the weights that draw an "
-                "answer may be behind those that learn from it"
+                f"`{mode}` needs `max_steps_off_policy`: by how many steps the sampling weights "
+                "may be older than the trained ones"
             )
         if mode == "one_step_off_async" and bound != 1:
-            raise ValueError("`max_steps_off_policy` is 1 in `one_step_off_async` mode")
+            raise ValueError("`max_steps_off_policy` must be 1 in `one_step_off_async` mode")
         if (self.weight_sync_interval or 1) > bound:
             raise ValueError(
                 f"`weight_sync_interval` is {self.weight_sync_interval}, above "
                 f"`max_steps_off_policy`, {bound}, so that sampling would have to wait for training"
             )
+        return self

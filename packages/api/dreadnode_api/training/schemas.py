@@ -39,23 +39,29 @@ Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(singl
 
 
 class _JobRequest(Request):
-    """What every wish for a job holds."""
+    """What every request for a job holds."""
 
-    model: str | None = Field(None, max_length=200, description="The catalog's `tinker_id`")
-    base_model: str | None = Field(None, max_length=200, description="The same field as `model`")
+    model: str | None = Field(
+        None, max_length=200, description="Base model: the `tinker_id` of a catalog entry."
+    )
+    base_model: str | None = Field(
+        None, max_length=200, description="Another name of the field `model`."
+    )
     backend: Backend = "tinker"
     capability_ref: Ref | None = Field(
-        None, description="A versioned system prompt, in place of `system_prompt`"
+        None, description="Capability whose system prompt is used in place of `system_prompt`."
     )
-    name: Label | None = Field(None, description="A name for people", examples=["first try"])
-    tags: list[Label] = Field(default=[], max_length=50, description="Words to find it by")
+    name: Label | None = Field(None, description="Name of the job.", examples=["first try"])
+    tags: list[Label] = Field(default=[], max_length=50, description="Tags of the job.")
     project_ref: Label | None = Field(
-        None, description="The project that it belongs to", examples=["harbour"]
+        None, description="Project that the job belongs to.", examples=["harbour"]
     )
     run_ref: Label | None = Field(
-        None, description="What it is called elsewhere", examples=["harbour-7"]
+        None, description="Id of the run in another system.", examples=["harbour-7"]
     )
-    rehearse: bool = Field(False, description="Train the engine's small stand-in instead")
+    rehearse: bool = Field(
+        False, description="Train a small stand-in model instead: same data, config and loop."
+    )
 
     @model_validator(mode="after")
     def _one_model(self) -> "_JobRequest":
@@ -72,30 +78,30 @@ class _JobRequest(Request):
 
 
 class SftJobRequest(_JobRequest):
-    """A wish for a supervised fine-tuning job."""
+    """A request for a supervised fine-tuning job."""
 
     trainer_type: Literal["sft"]
     config: SftConfig
 
 
 class RlJobRequest(_JobRequest):
-    """A wish for a reinforcement-learning job."""
+    """A request for a reinforcement-learning job."""
 
     trainer_type: Literal["rl"]
     config: RlConfig
 
 
 class RayJobRequest(_JobRequest):
-    """A wish for what is not offered here, understood as far as it takes to say so."""
+    """A request for a Ray backend, which is understood only to refuse it."""
 
     trainer_type: Literal["rl"]
     config: dict[str, Any]
 
 
 def _trainer(value: Any) -> str:
-    wish = value if isinstance(value, dict) else {}
-    kind = wish.get("trainer_type", "sft")
-    if kind == "rl" and wish.get("backend") == "ray":
+    request = value if isinstance(value, dict) else {}
+    kind = request.get("trainer_type", "sft")
+    if kind == "rl" and request.get("backend") == "ray":
         return "ray"
     return kind if kind in ("sft", "rl") else "sft"
 

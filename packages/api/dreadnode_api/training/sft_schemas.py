@@ -1,62 +1,82 @@
-"""What a wish for a supervised job may hold."""
+"""The settings of a supervised fine-tuning job."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from dreadnode_api.training.config_schemas import TrainConfig
 from dreadnode_api.training.refs import Ref, SplitName, evaluated
+from dreadnode_api.training.setting_metadata import (
+    DATA,
+    EVALUATION,
+    TRAINING,
+    DefaultFrom,
+    Needs,
+)
 
-_NEEDS = {
-    "eval_interval": "eval_dataset_ref",
-    "early_stopping_patience": "eval_interval",
-    "early_stopping_min_delta": "early_stopping_patience",
-}
+SEQUENCE_LENGTH = 2048
 
 
 class SftConfig(TrainConfig):
-    """The settings of supervised fine-tuning; what is left out has a default, echoed in the job.
+    """The settings of supervised fine-tuning; a setting that is left out has a default.
 
-    Bounds that depend on the model (`lora_rank`, `max_sequence_length`) are checked against it.
+    The job's `config` echoes every default. Bounds that depend on the model (`lora_rank`,
+    `max_sequence_length`) are checked against it.
     """
 
-    dataset_ref: Ref | None = Field(None, description="What is trained on")
-    split: SplitName | None = Field(
-        None,
-        description="Of the dataset; the only one, or `train`, if left out",
-        examples=["train"],
+    dataset_ref: Annotated[
+        Ref | None, DATA, DefaultFrom("required, unless `trajectory_dataset_refs` is set")
+    ] = Field(None, description="Training dataset.")
+    split: Annotated[
+        SplitName | None, DATA, Needs("dataset_ref"), DefaultFrom("the only split, or `train`")
+    ] = Field(None, description="Split of the training dataset.", examples=["train"])
+    trajectory_dataset_refs: Annotated[list[Ref], DATA] = Field(
+        [],
+        max_length=16,
+        description="Datasets of trajectories, trained on together with the training dataset.",
     )
-    trajectory_dataset_refs: list[Ref] = Field(
-        default=[], max_length=16, description="Not offered here: name them in `dataset_ref`"
-    )
-    max_sequence_length: int | None = Field(
+    max_sequence_length: Annotated[
+        int | None,
+        TRAINING,
+        DefaultFrom(
+            f"{SEQUENCE_LENGTH}, or the model's context if that is less",
+            lambda settings, context: min(SEQUENCE_LENGTH, context),
+        ),
+    ] = Field(
         None,
         ge=2,
-        description="Tokens of a row that are kept, its end is cut off; 2048, or what the model "
-        "takes, if left out",
-        examples=[2048],
+        description="Maximum number of tokens per sequence; longer rows are truncated.",
+        examples=[SEQUENCE_LENGTH],
     )
-    batch_size: int | None = Field(
-        None, ge=1, le=4096, description="Rows of one forward-backward pass"
+    batch_size: Annotated[int | None, TRAINING] = Field(
+        16, ge=1, le=4096, description="Rows per forward-backward pass."
     )
-    gradient_accumulation_steps: int | None = Field(
-        None, ge=1, le=1024, description="Passes of one optimizer step"
+    gradient_accumulation_steps: Annotated[int | None, TRAINING] = Field(
+        1, ge=1, le=1024, description="Forward-backward passes per optimizer step."
     )
-    train_on: (
-        Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"] | None
-    ) = Field(None, description="Which words of a conversation are learned")
-    early_stopping_patience: int | None = Field(
+    train_on: Annotated[
+        Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"] | None,
+        DATA,
+    ] = Field("all_assistant_messages", description="Which messages contribute to the loss.")
+    early_stopping_patience: Annotated[int | None, EVALUATION, Needs("eval_interval")] = Field(
         None,
         ge=1,
         le=10_000,
-        description="Evaluations without progress after which training ends; needs `eval_interval`",
+        description="Stop after this many evaluations without improvement.",
         examples=[3],
     )
-    early_stopping_min_delta: float | None = Field(
+    early_stopping_min_delta: Annotated[
+        float | None,
+        EVALUATION,
+        Needs("early_stopping_patience"),
+        DefaultFrom(
+            "0 if `early_stopping_patience` is set",
+            lambda settings, context: 0.0 if "early_stopping_patience" in settings else None,
+        ),
+    ] = Field(
         None,
         ge=0,
-        description="By how much a loss must be lower to be progress; needs "
-        "`early_stopping_patience`",
+        description="Decrease of the evaluation loss that counts as an improvement.",
         examples=[0.01],
     )
 
@@ -66,16 +86,15 @@ class SftConfig(TrainConfig):
         return evaluated(value, "dataset_ref")
 
     @model_validator(mode="after")
-    def _sensible(self) -> "SftConfig":
-        self.refuse_alpha()
+    def _names_data(self) -> Self:
         if self.trajectory_dataset_refs:
             raise ValueError(
-                "trajectories are trained on through `dataset_ref`: push them as a dataset, "
-                "one trajectory a row, and leave `trajectory_dataset_refs` out"
+                "push trajectories as a dataset, one a row, and name it in `dataset_ref`; leave "
+                "`trajectory_dataset_refs` out"
             )
-        if self.dataset_ref is None:
-            raise ValueError("name the dataset to train on in `dataset_ref`")
-        for setting, needed in _NEEDS.items():
-            if getattr(self, setting) is not None and getattr(self, needed) is None:
-                raise ValueError(f"`{setting}` has no effect without `{needed}`; give both")
+        if self.dataset_ref is None and not self.trajectory_dataset_refs:
+            raise ValueError(
+                "name the training dataset in `dataset_ref`, or datasets of trajectories in "
+                "`trajectory_dataset_refs`"
+            )
         return self

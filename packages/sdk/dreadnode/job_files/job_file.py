@@ -74,7 +74,9 @@ def changed(document: Document, set_: Sequence[str] = (), unset: Sequence[str] =
     for each in set_:
         path, equals, value = each.partition("=")
         if not equals:
-            raise InputError(f"`--set {each}`: write PATH=VALUE, as in `config.learning_rate=2e-4`")
+            raise InputError(
+                f"`--set {each}`: write PATH=VALUE, for example `config.learning_rate=2e-4`"
+            )
         table, key = _table(copy, path.strip(), "--set")
         table[key] = _value(value)
     return copy
@@ -87,7 +89,7 @@ def _table(document: Document, path: str, flag: str) -> tuple[Document, str]:
         found = found.setdefault(name, {})
         if not isinstance(found, dict):
             above = ".".join(tables[:depth])
-            raise InputError(f"`{flag} {path}`: `{above}` is a value and has no settings below it")
+            raise InputError(f"`{flag} {path}`: `{above}` is a single value, not a table")
     return found, key
 
 
@@ -171,9 +173,9 @@ def _no_json(value: Any, place: tuple[str | int, ...]) -> Iterator[str]:
         for number, each in enumerate(value):
             yield from _no_json(each, (*place, number))
     elif isinstance(value, float) and not math.isfinite(value):
-        yield f"`{_path(place)}` must be a finite number, and is {value}"
+        yield f"`{_path(place)}` must be a finite number, not {value}"
     elif not isinstance(value, str | int | float):
-        yield f"`{_path(place)}` is a date or a time, which no setting takes; put it into quotes"
+        yield f"`{_path(place)}` must not be a date or a time; put it into quotes"
 
 
 def _kind(document: Document, where: str = "the job") -> type[SftRequest] | type[RlRequest]:
@@ -251,12 +253,12 @@ def _problems(error: ValidationError, kind: type[BaseModel], where: str) -> Iter
         path = _path(each["loc"])
         if each["type"] == "extra_forbidden":
             near = _near(each["loc"], kind)
-            hint = f"; did you mean `{near}`?" if near else ""
-            yield f"{where}: `{path}` is no setting of this job{hint}"
+            hint = f"did you mean `{near}`?" if near else "remove it, or correct its name"
+            yield f"{where}: unknown setting `{path}`; {hint}"
         elif each["type"] == "missing":
             yield f"{where}: `{path}` is missing"
         else:
-            yield f"{where}: `{path}` must be {must(each)}, and is {shown(each['input'])}"
+            yield f"{where}: `{path}` must be {must(each)}, not {shown(each['input'])}"
 
 
 def _near(place: Sequence[str | int], kind: type[BaseModel]) -> str | None:
@@ -286,7 +288,8 @@ _KINDS = {
     "int_from_float": "a whole number",
     "float_type": "a number",
     "finite_number": "a finite number",
-    "string_type": "text",
+    "string_type": "a string",
+    "string_too_short": "a string that is not empty",
     "bool_type": "true or false",
     "tuple_type": "a list",
     "dict_type": "a table",
@@ -296,21 +299,29 @@ _KINDS = {
 
 
 def must(error: ErrorDetails) -> str:
-    """Return what a setting has to be, out of pydantic's ERROR."""
+    """Return what a setting must be, from pydantic's ERROR."""
     context = error.get("ctx", {})
     match error["type"]:
         case "literal_error":
             return f"one of {context['expected']}"
         case "greater_than":
-            return f"above {context['gt']:g}"
+            return f"above {_number(context['gt'])}"
         case "greater_than_equal":
-            return f"{context['ge']:g} or above"
+            return f"at least {_number(context['ge'])}"
         case "less_than":
-            return f"below {context['lt']:g}"
+            return f"below {_number(context['lt'])}"
+        case "string_too_long":
+            return f"a string of at most {context['max_length']:,} characters"
+        case "too_long":
+            return f"a list of at most {context['max_length']:,} values"
         case "less_than_equal":
-            return f"{context['le']:g} or below"
+            return f"at most {_number(context['le'])}"
         case other:
             return _KINDS.get(other, error["msg"])
+
+
+def _number(bound: float) -> str:
+    return f"{int(bound):,}" if bound == int(bound) else f"{bound:,}"
 
 
 def shown(value: Any) -> str:

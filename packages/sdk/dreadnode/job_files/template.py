@@ -1,6 +1,6 @@
-"""A job file to begin with: every setting is in it, with what it does and its default.
+"""A template of a job file: every setting with its help, bounds and default.
 
-It is written from `training/job_schema.json`, which is made from the API's own schema.
+It is written from `training/job_schema.json`, which `make docs` writes from the API's models.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ ROWS: dict[str, tuple[str, list[dict[str, str]]]] = {
         ],
     ),
 }
-"""A file of the right shape for each kind of job, and what it holds."""
+"""An example dataset for each kind of job: the name of its file, and its rows."""
 TITLES = {"sft": "A supervised fine-tuning job", "rl": "A reinforcement-learning job"}
 TRAINED_ON = {"sft": "dataset_ref", "rl": "prompt_dataset_ref"}
-_REF = "NAME@VERSION; or a file or a folder, beside this file, which is stored first"
+_REF = "NAME@VERSION, or the path of a file or a folder, which is uploaded first"
 _EXAMPLES: dict[str, Any] = {
     "capability_ref": "concise@1.0.0",
     "eval_dataset_ref": "exam@1.0.0",
@@ -52,14 +52,14 @@ def settings(kind: Kind) -> dict[str, list[dict[str, Any]]]:
 
 
 def template(kind: Kind, *, model: str, dataset: str) -> str:
-    """Return a job file for a job of KIND on MODEL and DATASET; all else is commented out."""
+    """Return a job file of KIND for MODEL and DATASET; every other setting is commented out."""
     given: dict[str, Any] = {"model": model, TRAINED_ON[kind]: dataset}
     if kind == "rl":
         given |= {"algorithm": "importance_sampling", "reward_recipe": {"name": "gsm8k_v1"}}
     described = settings(kind)
     lines = [
-        f"# {TITLES[kind]}: `dn train submit FILE` submits it, `--rehearse` tries it out.",
-        "# What is commented out has the value that is shown, or none where it says `Not set`.",
+        f"# {TITLES[kind]}: `dn train submit FILE` submits it, `--rehearse` rehearses it.",
+        "# A setting that is commented out has its default.",
         "",
         f'trainer_type = "{kind}"',
         "",
@@ -73,37 +73,46 @@ def template(kind: Kind, *, model: str, dataset: str) -> str:
 
 
 def _setting(described: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
-    """Yield the lines of one setting: what it does, and its value."""
+    """Yield the lines of one setting: its help, and its value."""
     name = described["name"]
-    text = ". ".join(part for part in _words(described, set_=name in given) if part)
+    words = _words(described, is_set=name in given)
+    text = " ".join(f"{part[:1].upper()}{part[1:].removesuffix('.')}." for part in words if part)
     yield from textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
     value = given.get(name, described.get("default", _example(described)))
     yield f"{'' if name in given else '# '}{name} = {toml(value)}"
     yield ""
 
 
-def _words(described: dict[str, Any], *, set_: bool) -> Iterator[str]:
+def _words(described: dict[str, Any], *, is_set: bool) -> Iterator[str]:
     yield described["help"]
     if described["kind"] == "ref" and described["name"] != "capability_ref":
         yield _REF
     if "choices" in described:
         yield "One of " + ", ".join(described["choices"])
     yield _bounds(described)
-    if not set_ and "default" not in described:
-        yield "Not set"
+    if "needs" in described:
+        yield f"Needs `{described['needs']}`"
+    default = described.get("default_text", "")
+    if default.startswith("required"):
+        yield default
+    elif default:
+        yield f"Default: {default}"
+    elif "default" not in described and not is_set:
+        yield "Default: not set"
 
 
 def _bounds(described: dict[str, Any]) -> str:
     low, high = described.get("minimum"), described.get("maximum")
     above, below = described.get("exclusiveMinimum"), described.get("exclusiveMaximum")
+    if low is not None and high is not None:
+        return f"From {low:,} to {high:,}"
     parts = [
-        "" if low is None else f"from {low:g}",
-        "" if above is None else f"above {above:g}",
-        "" if high is None else f"to {high:,}",
+        "" if low is None else f"at least {low:,}",
+        "" if above is None else f"above {above:,}",
+        "" if high is None else f"at most {high:,}",
         "" if below is None else f"below {below:,}",
     ]
-    text = " ".join(part for part in parts if part)
-    return text[:1].upper() + text[1:]
+    return ", ".join(part for part in parts if part)
 
 
 def _example(described: dict[str, Any]) -> Any:
@@ -121,5 +130,5 @@ def toml(value: Any) -> str:
         return f"{{ {', '.join(f'{key} = {toml(each)}' for key, each in value.items())} }}"
     if isinstance(value, list):
         return f"[{', '.join(toml(each) for each in value)}]"
-    # Text, numbers and truth values are written alike in JSON and TOML, but for DEL.
+    # TOML writes strings, numbers and booleans as JSON does, except for DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

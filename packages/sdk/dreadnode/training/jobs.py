@@ -1,71 +1,18 @@
-"""What a training job's request and answer hold."""
+"""What the request for a training job and its responses hold."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from pydantic import Field
 
-from dreadnode.wire import CapabilityRef, DatasetRef, Request, Response
-
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[int, Field(ge=0)]
-NotNegativeFloat = Annotated[float, Field(ge=0)]
-TrainOn = Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"]
+from dreadnode.training.sft_request import SftConfig as SftConfig
+from dreadnode.training.sft_request import SftRequest as SftRequest
+from dreadnode.wire import Response
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 """The states that a job does not leave."""
-
-
-class SftConfig(Request):
-    """How to fine-tune; what is left out is the server's default, which the job then tells."""
-
-    dataset_ref: DatasetRef | None = None
-    split: str | None = None
-    trajectory_dataset_refs: tuple[DatasetRef, ...] | None = None
-    eval_dataset_ref: DatasetRef | None = None
-    eval_split: str | None = None
-    system_prompt: str | None = None
-    train_on: TrainOn | None = None
-    strict: bool | None = None
-    shuffle: bool | None = None
-    seed: NotNegative | None = None
-    steps: Positive | None = None
-    epochs: Positive | None = None
-    batch_size: Positive | None = None
-    gradient_accumulation_steps: Positive | None = None
-    lora_rank: Positive | None = None
-    max_sequence_length: Positive | None = None
-    checkpoint_interval: Positive | None = None
-    learning_rate: Annotated[float, Field(gt=0)] | None = None
-    learning_rate_schedule: Literal["constant", "linear", "cosine"] | None = None
-    warmup_steps: NotNegative | None = None
-    weight_decay: NotNegativeFloat | None = None
-    grad_clip_norm: NotNegativeFloat | None = None
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] | None = None
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] | None = None
-    adam_eps: Annotated[float, Field(gt=0)] | None = None
-    track: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] | None = None
-    track_project: str | None = None
-    eval_interval: Positive | None = None
-    early_stopping_patience: Positive | None = None
-    early_stopping_min_delta: NotNegativeFloat | None = None
-
-
-class SftRequest(Request):
-    """A supervised fine-tuning job to be created."""
-
-    model: str
-    config: SftConfig
-    backend: Literal["tinker"] = "tinker"
-    trainer_type: Literal["sft"] = "sft"
-    capability_ref: CapabilityRef | None = None
-    name: str | None = None
-    tags: tuple[str, ...] = ()
-    project_ref: str | None = None
-    run_ref: str | None = None
-    rehearse: bool = False
 
 
 class Progress(Response):

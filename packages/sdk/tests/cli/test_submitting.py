@@ -214,15 +214,15 @@ def test_numbers_that_can_mean_nothing_are_wrong_arguments(dn: Dn, api: Any) -> 
 exit: 2
 --- stdout
 --- stderr
-error: `--batch-size` must be above 0, and is 0
+error: `--batch-size` must be at least 1, not 0
 exit: 2
 --- stdout
 --- stderr
-error: `--learning-rate` must be a finite number, and is NaN
+error: `--learning-rate` must be a finite number, not NaN
 exit: 2
 --- stdout
 --- stderr
-error: `--adam-beta1` must be below 1, and is 1.5
+error: `--adam-beta1` must be below 1, not 1.5
 exit: 2
 --- stdout
 --- stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode.cli.train.rl_settings import RlSettings
+from dreadnode.cli.train.rl_flags import RlFlags
 from dreadnode.training.rl import RlConfig
 from inline_snapshot import snapshot
 
@@ -35,11 +35,9 @@ def test_a_job_is_submitted_with_what_was_given_and_nothing_else(dn: Dn, api: An
             "config": {
                 "algorithm": "ppo",
                 "prompt_dataset_ref": {"name": "support", "version": "1.0.0"},
-                "trajectory_dataset_refs": [],
                 "reward_recipe": {"name": "contains_v1", "params": {"needle": "ok"}},
                 "steps": 20,
                 "group_size": 4,
-                "stop": [],
             },
             "backend": "tinker",
             "trainer_type": "rl",
@@ -54,7 +52,7 @@ id        job-1
 status    queued
 model     Qwen/Qwen3-8B
 dataset   support@1.0.0
-settings  algorithm ppo, steps 20, group_size 4
+settings  steps 20, algorithm ppo, group_size 4
 reward    contains_v1
 created   2026-11-22 03:00:00
 --- stderr
@@ -64,10 +62,9 @@ hint: `dn train wait job-1` follows it
 
 def test_every_setting_of_a_job_is_a_flag() -> None:
     data = {"prompt_dataset_ref", "trajectory_dataset_refs", "eval_dataset_ref"}
-    data |= {"prompt_split", "eval_split"}
     own = {"algorithm", "reward_recipe", "environment"}
 
-    assert {each.name for each in fields(RlSettings)} == set(RlConfig.model_fields) - data - own
+    assert {each.name for each in fields(RlFlags)} == set(RlConfig.model_fields) - data - own
 
 
 def test_settings_arrive_as_they_were_given(dn: Dn, api: Any) -> None:
@@ -130,7 +127,7 @@ def test_a_file_of_prompts_is_stored_first(dn: Dn, api: Any) -> None:
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        ("", "name what to ask with `--prompt-dataset` or `--trajectory-dataset`"),
+        ("", "name the dataset of prompts with `--prompt-dataset` or `--trajectory-dataset`"),
         (
             "--prompt-dataset a@1 --reward-params '{}'",
             "`--reward-params` has no effect without `--reward-recipe`; give both",
@@ -149,14 +146,14 @@ def test_a_file_of_prompts_is_stored_first(dn: Dn, api: Any) -> None:
         ),
         (
             "--prompt-dataset a@1 --steps=-1",
-            "`--steps` must be above 0, and is -1",
+            "`--steps` must be at least 1, not -1",
         ),
-        ("--prompt-dataset a@1 --temperature 0", "`--temperature` must be above 0, and is 0.0"),
-        ("--prompt-dataset a@1 --group-size 1", "`--group-size` must be 2 or above, and is 1"),
-        ("--prompt-dataset a@1 --adam-beta2 1", "`--adam-beta2` must be below 1, and is 1.0"),
+        ("--prompt-dataset a@1 --temperature 0", "`--temperature` must be above 0, not 0.0"),
+        ("--prompt-dataset a@1 --group-size 1", "`--group-size` must be at least 2, not 1"),
+        ("--prompt-dataset a@1 --adam-beta2 1", "`--adam-beta2` must be below 1, not 1.0"),
         (
             "--prompt-dataset a@1 --clip-high-threshold 0.5",
-            "`--clip-high-threshold` must be 1 or above, and is 0.5",
+            "`--clip-high-threshold` must be at least 1, not 0.5",
         ),
     ],
 )

@@ -23,22 +23,22 @@ Set = Annotated[
     tuple[str, ...],
     Parameter(
         name="--set",
-        help="PATH=VALUE, as in `config.learning_rate=2e-4`; what is not TOML is text; may be "
-        "given again.",
+        help="Set PATH=VALUE, for example `config.learning_rate=2e-4`. A value that is not TOML "
+        "is a string. May be repeated.",
     ),
 ]
 Unset = Annotated[
     tuple[str, ...],
-    Parameter(help="A setting to leave to its default, as in `config.steps`; may be given again."),
+    Parameter(help="Reset a setting to its default, for example `config.steps`. May be repeated."),
 ]
 Rehearse = Annotated[
     bool | None,
     Parameter(
         negative="--no-rehearse",
-        help="Run it all on a small stand-in: same data, config and loop, for nothing.",
+        help="Train a small stand-in model instead: same data, config and loop.",
     ),
 ]
-Wait = Annotated[bool, Parameter(help="Wait until it has ended, showing its progress.")]
+Wait = Annotated[bool, Parameter(help="Wait for the end of the job and show progress.")]
 
 
 def init(

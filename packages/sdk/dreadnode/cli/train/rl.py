@@ -10,8 +10,9 @@ from cyclopts import Parameter
 
 from dreadnode.cli.completion import model_ids
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.train.rl_settings import NONE, RlSettings
-from dreadnode.cli.train.sft import capability_ref, dataset_ref, submitted
+from dreadnode.cli.train.flags import flags_named, given
+from dreadnode.cli.train.rl_flags import FLAG_NAMES, NO_FLAGS, RlFlags
+from dreadnode.cli.train.sft import capability_ref, dataset_ref, dataset_refs, submitted
 from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,90 +22,85 @@ if TYPE_CHECKING:
 def rl(
     *,
     model: Annotated[
-        str, Parameter(help="A base model: see `dn train catalog`.", completer=model_ids)
+        str, Parameter(help="Base model: see `dn train catalog`.", completer=model_ids)
     ],
     algorithm: Annotated[
-        Literal["importance_sampling", "ppo"], Parameter(help="The policy's loss.")
+        Literal["importance_sampling", "ppo"], Parameter(help="Policy loss.", show_default=True)
     ] = "importance_sampling",
     prompt_dataset: Annotated[
         str | None,
-        Parameter(help="What to ask: NAME@VERSION, or a file or a folder, which is stored first."),
-    ] = None,
-    prompt_split: Annotated[
-        str | None,
-        Parameter(help="Of the prompts; the only one, or `train`, if not given."),
+        Parameter(
+            help="Dataset of prompts: NAME@VERSION, or a file or a folder, which is uploaded first."
+        ),
     ] = None,
     trajectory_dataset: Annotated[
         tuple[str, ...],
-        Parameter(help="Trajectories, each turn of which is a prompt; may be given again."),
+        Parameter(help="Trajectories; each assistant turn becomes a prompt. May be repeated."),
     ] = (),
     reward_recipe: Annotated[
         str | None,
-        Parameter(help="What an answer is worth: a recipe, or a .py file with `reward`."),
+        Parameter(
+            help="Reward recipe that scores a completion, or a .py file with a function `reward`."
+        ),
     ] = None,
     reward_params: Annotated[
         str | None, Parameter(help="The recipe's parameters: JSON, or a .json file.")
     ] = None,
     environment: Annotated[
         Path | None,
-        Parameter(help="A .py file with the tools that the model may call over several turns."),
+        Parameter(help="A .py file with tools for rollouts of several turns."),
     ] = None,
     rehearse: Annotated[
         bool,
-        Parameter(
-            help="Run it all on a small stand-in: same data, config and loop, for nothing.",
-        ),
+        Parameter(help="Train a small stand-in model instead: same data, config and loop."),
     ] = False,
-    wait: Annotated[bool, Parameter(help="Wait until it has ended, showing its progress.")] = False,
-    name: Annotated[str | None, Parameter(help="A name for people.")] = None,
-    tag: Annotated[tuple[str, ...], Parameter(help="A tag; may be given again.")] = (),
+    wait: Annotated[bool, Parameter(help="Wait for the end of the job and show progress.")] = False,
+    name: Annotated[str | None, Parameter(help="Name of the job.")] = None,
+    tag: Annotated[tuple[str, ...], Parameter(help="Tag of the job. May be repeated.")] = (),
     eval_dataset: Annotated[
-        str | None, Parameter(help="Prompts to measure the reward on, as `--prompt-dataset`.")
-    ] = None,
-    eval_split: Annotated[
-        str | None,
-        Parameter(help="Of those prompts; without `--eval-dataset`, of `--prompt-dataset`."),
+        str | None, Parameter(help="Prompts to evaluate on, as `--prompt-dataset`.")
     ] = None,
     capability: Annotated[
-        str | None, Parameter(help="NAME@VERSION whose system prompt goes before every row.")
+        str | None, Parameter(help="NAME@VERSION of the capability with the system prompt.")
     ] = None,
-    settings: RlSettings = NONE,
+    flags: RlFlags = NO_FLAGS,
     common: Common = DEFAULT,
 ) -> None:
     """Submit a reinforcement-learning job.
 
-    The model answers each prompt several times, a reward judges the answers, and the model learns
-    to give the better ones. The reward is tried on the first rows before the job is accepted.
+    The model samples several completions for each prompt, a reward scores them, and the model
+    learns from the scores. The reward is tried on the first rows before the job is accepted.
     """
     from dreadnode.training.rl import RlConfig, RlRequest
 
     if prompt_dataset is None and not trajectory_dataset:
-        raise InputError("name what to ask with `--prompt-dataset` or `--trajectory-dataset`")
-    given = settings.given()
+        raise InputError(
+            "name the dataset of prompts with `--prompt-dataset` or `--trajectory-dataset`"
+        )
+    settings = given(flags, RlConfig, FLAG_NAMES)
     reward = _reward(reward_recipe, reward_params)
     tools = None if environment is None else _own_code(environment, {})
     with common.client() as client:
         config = RlConfig(
             algorithm=algorithm,
             prompt_dataset_ref=dataset_ref(client, prompt_dataset) if prompt_dataset else None,
-            prompt_split=prompt_split,
-            trajectory_dataset_refs=tuple(dataset_ref(client, each) for each in trajectory_dataset),
+            trajectory_dataset_refs=dataset_refs(client, trajectory_dataset),
             eval_dataset_ref=dataset_ref(client, eval_dataset) if eval_dataset else None,
-            eval_split=eval_split,
             reward_recipe=reward,
             environment=tools,
-            **given,
+            **settings,
         )
-        job = client.create_training_job(
-            RlRequest(
-                model=model,
-                config=config,
-                capability_ref=capability_ref(capability),
-                name=name,
-                tags=tag,
-                rehearse=rehearse,
+        with flags_named(FLAG_NAMES):
+            job = client.create_training_job(
+                RlRequest(
+                    model=model,
+                    config=config,
+                    capability_ref=capability_ref(capability),
+                    name=name,
+                    tags=tag,
+                    rehearse=rehearse,
+                )
             )
-        )
         submitted(client, job, common, wait=wait)
 
 

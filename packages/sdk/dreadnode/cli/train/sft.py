@@ -12,7 +12,9 @@ from dreadnode.cli.completion import model_ids
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.data.dataset import upload
 from dreadnode.cli.output import hint, say
-from dreadnode.cli.train.sft_settings import NONE, Settings
+from dreadnode.cli.train.flags import flags_named, given
+from dreadnode.cli.train.sft_flags import FLAG_NAMES, NO_FLAGS, SftFlags
+from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
     from dreadnode.http.client import ApiClient
@@ -23,65 +25,63 @@ if TYPE_CHECKING:
 def sft(
     *,
     model: Annotated[
-        str, Parameter(help="A base model: see `dn train catalog`.", completer=model_ids)
+        str, Parameter(help="Base model: see `dn train catalog`.", completer=model_ids)
     ],
     dataset: Annotated[
-        str,
-        Parameter(help="NAME@VERSION, or a file or a folder of splits, which is stored first."),
-    ],
-    split: Annotated[
         str | None,
-        Parameter(help="Of the dataset; the only one, or `train`, if not given."),
+        Parameter(
+            help="Training dataset: NAME@VERSION, or a file or a folder of splits, which is "
+            "uploaded first."
+        ),
     ] = None,
+    trajectory_dataset: Annotated[
+        tuple[str, ...],
+        Parameter(help="Trajectories to train on as well, as `--dataset`. May be repeated."),
+    ] = (),
     rehearse: Annotated[
         bool,
-        Parameter(
-            help="Run it all on a small stand-in: same data, config and loop, for nothing.",
-        ),
+        Parameter(help="Train a small stand-in model instead: same data, config and loop."),
     ] = False,
-    wait: Annotated[bool, Parameter(help="Wait until it has ended, showing its progress.")] = False,
-    name: Annotated[str | None, Parameter(help="A name for people.")] = None,
-    tag: Annotated[tuple[str, ...], Parameter(help="A tag; may be given again.")] = (),
+    wait: Annotated[bool, Parameter(help="Wait for the end of the job and show progress.")] = False,
+    name: Annotated[str | None, Parameter(help="Name of the job.")] = None,
+    tag: Annotated[tuple[str, ...], Parameter(help="Tag of the job. May be repeated.")] = (),
     eval_dataset: Annotated[
-        str | None, Parameter(help="Data to measure the loss on, as `--dataset`.")
-    ] = None,
-    eval_split: Annotated[
-        str | None,
-        Parameter(help="Of the data to measure on; without `--eval-dataset`, of `--dataset`."),
+        str | None, Parameter(help="Evaluation dataset, as `--dataset`.")
     ] = None,
     capability: Annotated[
-        str | None, Parameter(help="NAME@VERSION whose system prompt goes before every row.")
+        str | None, Parameter(help="NAME@VERSION of the capability with the system prompt.")
     ] = None,
-    settings: Settings = NONE,
+    flags: SftFlags = NO_FLAGS,
     common: Common = DEFAULT,
 ) -> None:
     """Submit a supervised fine-tuning job.
 
     Everything that can be refused is refused before anything runs: an unknown model, data that
-    cannot be rendered, a setting out of range. What is left out is the server's default, which the
-    job then tells.
+    cannot be rendered, a setting out of range. The job's config echoes every default.
     """
     from dreadnode.training.jobs import SftConfig, SftRequest
 
-    given = settings.given()
+    if dataset is None and not trajectory_dataset:
+        raise InputError("name the training dataset with `--dataset` or `--trajectory-dataset`")
+    settings = given(flags, SftConfig, FLAG_NAMES)
     with common.client() as client:
         config = SftConfig(
-            dataset_ref=dataset_ref(client, dataset),
-            split=split,
+            dataset_ref=dataset_ref(client, dataset) if dataset else None,
+            trajectory_dataset_refs=dataset_refs(client, trajectory_dataset),
             eval_dataset_ref=dataset_ref(client, eval_dataset) if eval_dataset else None,
-            eval_split=eval_split,
-            **given,
+            **settings,
         )
-        job = client.create_training_job(
-            SftRequest(
-                model=model,
-                config=config,
-                capability_ref=capability_ref(capability),
-                name=name,
-                tags=tag,
-                rehearse=rehearse,
+        with flags_named(FLAG_NAMES):
+            job = client.create_training_job(
+                SftRequest(
+                    model=model,
+                    config=config,
+                    capability_ref=capability_ref(capability),
+                    name=name,
+                    tags=tag,
+                    rehearse=rehearse,
+                )
             )
-        )
         submitted(client, job, common, wait=wait)
 
 
@@ -117,3 +117,8 @@ def dataset_ref(client: ApiClient, dataset: str) -> DatasetRef:
         return upload(client, Path(dataset)).ref
     name, version = parse_ref(dataset)
     return DatasetRef(name=name, version=version)
+
+
+def dataset_refs(client: ApiClient, datasets: tuple[str, ...]) -> tuple[DatasetRef, ...] | None:
+    """Return what names each of DATASETS to the server; None if there are none."""
+    return tuple(dataset_ref(client, each) for each in datasets) or None

@@ -1,0 +1,44 @@
+"""The defaults of a job's settings, resolved from the request models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dreadnode_api.training.config_schemas import TrainConfig
+from dreadnode_api.training.setting_metadata import DefaultFrom, mark, offered
+
+RESOLVED_ELSEWHERE = {"track", "track_project"}
+"""Settings whose default is the server's own: `tracking.py` resolves them."""
+
+
+def with_defaults(
+    kind: type[TrainConfig], given: Mapping[str, Any], context: int
+) -> dict[str, Any]:
+    """Return the settings in GIVEN with every default of KIND filled in.
+
+    Fields are resolved in the order of the model, so that a default may depend on those above it
+    and on everything in GIVEN.
+
+    Args:
+        kind: The config's model.
+        given: Settings as JSON values; a setting that is missing or null has its default.
+        context: How many tokens the model takes.
+    """
+    values = {name: value for name, value in given.items() if value is not None}
+    for name, field in offered(kind):
+        if name in values or name in RESOLVED_ELSEWHERE:
+            continue
+        rule = mark(field, DefaultFrom)
+        if rule is not None and rule.value is not None:
+            default = rule.value(values, context)
+        else:
+            default = field.get_default(call_default_factory=True, validated_data=values)
+        if default is not None:
+            values[name] = default
+    ordered = {name: values[name] for name in kind.model_fields if name in values}
+    return ordered | values
+
+
+def resolve(config: TrainConfig, context: int) -> dict[str, Any]:
+    """Return CONFIG with every default filled in, for a model that takes CONTEXT tokens."""
+    given = config.model_dump(include=config.model_fields_set - RESOLVED_ELSEWHERE, mode="json")
+    return with_defaults(type(config), given, context)
