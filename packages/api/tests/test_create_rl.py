@@ -28,7 +28,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "no data": (
         {"prompt_dataset_ref": ...},
         [],
-        "name what to ask in `prompt_dataset_ref`, or trajectories to learn from in",
+        "name the dataset of prompts in `prompt_dataset_ref`, or datasets of trajectories in",
     ),
     "a task": (
         {"task_ref": PROMPTS},
@@ -45,7 +45,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         [],
         "`prompt_split` has no effect without `prompt_dataset_ref`; give both",
     ),
-    "temperature 0": ({"temperature": 0}, [], "`temperature` must be above 0"),
+    "temperature 0": ({"temperature": 0}, ["temperature"], "must be above 0: completions sampled"),
     "a group of one": ({"group_size": 1}, ["group_size"], "greater than or equal to 2"),
     "a misspelt setting": ({"num_rollout": 4}, ["num_rollout"], "there is no such field"),
     "more in an update than in a step": (
@@ -73,7 +73,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "two steps off": (
         {"execution_mode": "one_step_off_async", "max_steps_off_policy": 2},
         [],
-        "`max_steps_off_policy` is 1 in `one_step_off_async` mode",
+        "`max_steps_off_policy` must be 1 in `one_step_off_async` mode",
     ),
     "weights older than allowed": (
         {"execution_mode": "fully_async", "max_steps_off_policy": 2, "weight_sync_interval": 3},
@@ -140,6 +140,8 @@ async def test_every_default_is_resolved_and_echoed(api: Any) -> None:
         "algorithm": "importance_sampling",
         "prompt_dataset_ref": PROMPTS,
         "prompt_split": "train",
+        "trajectory_dataset_refs": [],
+        "stop": [],
         "execution_mode": "sync",
         "reward_recipe": {"name": "row_reward_v1", "params": {}},
         "num_rollouts": 8,
