@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format docs bench published-client catalog-mirror catalog-refresh clean
+.PHONY: help setup demo serve test check format docs bench tokenizers published-client catalog-mirror catalog-refresh clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -30,7 +30,7 @@ demo: setup  ## The whole journey on this machine: catalog, refusal, rehearsal, 
 serve: setup  ## Start the API, the dispatcher and the engine on this machine
 	$(BIN)/dn serve
 
-test: setup  ## Every test
+test: setup tokenizers  ## Every test
 	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal
 
 check: setup  ## Format, lint, types, imports, and that generated files are up to date
@@ -61,6 +61,9 @@ catalog-refresh: setup  ## Compare the catalog with SOURCE=url-or-file (WRITE=1 
 bench: setup  ## Measure, and print ratios taken side by side in one run
 	$(BIN)/python benchmarks/run.py
 
+tokenizers: setup  ## Fetch the tokenizers that tests of chat formats compare with
+	-@$(BIN)/python scripts/fetch_tokenizers.py
+
 published-client: .published-client/.ready  ## Install the published dn 2.x client into an environment of its own
 
 .published-client/.ready: tests/clients/dreadnode-2.0.52.lock.txt
@@ -69,4 +72,4 @@ published-client: .published-client/.ready  ## Install the published dn 2.x clie
 	@touch $@
 
 clean:  ## Remove what make made, and nothing else
-	rm -rf $(VENV) .published-client .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .published-client .tokenizers .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,9 @@
 """A trainer and an API that a loop can be tried against: small, honest, and all their own."""
 
 import asyncio
+import functools
 import hashlib
+import importlib.util
 import json
 import math
 import os
@@ -17,7 +19,8 @@ import numpy as np
 import pytest
 import uvicorn
 from dreadnode_runtime.backend.trainer import Export, Saved
-from dreadnode_runtime.data.rendering import Example
+from dreadnode_runtime.data.renderers.formats import formats_of, names_of
+from dreadnode_runtime.data.rendering import Example, Rendering
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -309,3 +312,42 @@ def engine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterat
     engine.start()
     yield engine
     engine.kill()
+
+
+def _tokenizers() -> Any:
+    """Load scripts/fetch_tokenizers.py, which knows the real tokenizers."""
+    path = Path(__file__).parents[3] / "scripts" / "fetch_tokenizers.py"
+    spec = importlib.util.spec_from_file_location("fetch_tokenizers", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def tokenizers() -> Any:
+    """The module that loads real tokenizers; `make tokenizers` fetches their files."""
+    module = _tokenizers()
+    if not (module.folder() / "chat_templates").is_dir():
+        pytest.skip("real tokenizers are not here; `make tokenizers` fetches them")
+    return module
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer(tokenizers: Any) -> Callable[..., Any]:
+    """Load a real tokenizer, with the chat template of a maker: each kind once."""
+    return functools.cache(tokenizers.load)
+
+
+@pytest.fixture(scope="session")
+def rendering_of(tokenizers: Any, real_tokenizer: Callable[..., Any]) -> Callable[..., Rendering]:
+    """Make the rendering of a catalog model with the tokenizer that stands for its own."""
+
+    @functools.cache
+    def make(model: str, template: str | None = "its own") -> Rendering:
+        name, own, added = tokenizers.of_model(model)
+        tokenizer = real_tokenizer(name, own if template == "its own" else template, added)
+        return Rendering(formats_of(names_of(model), tokenizer, model))
+
+    return make

@@ -86,6 +86,23 @@ class PieceBackend:
         return made
 
 
+class ReadingTokenizer:
+    """A tokenizer for reading: what it has is TOKENIZER's, without copies of its vocabulary."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self._tokenizer, name)
+
+    @property
+    def backend_tokenizer(self) -> "PieceBackend":
+        """What a renderer copies to write with, which it is not asked to do."""
+        return PieceBackend(PieceTokenizer(self._tokenizer))
+
+
 class CookbookWriter:
     """Writes with RENDERER, which was made with PIECES as its tokenizer."""
 

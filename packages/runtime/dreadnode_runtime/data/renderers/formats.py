@@ -13,7 +13,11 @@ from tinker_cookbook import model_info
 from tinker_cookbook.renderers import get_renderer
 
 from dreadnode_runtime.data.renderers.chat import Chat
-from dreadnode_runtime.data.renderers.cookbook import CookbookWriter, PieceTokenizer
+from dreadnode_runtime.data.renderers.cookbook import (
+    CookbookWriter,
+    PieceTokenizer,
+    ReadingTokenizer,
+)
 from dreadnode_runtime.data.renderers.corrected import CORRECTED
 from dreadnode_runtime.data.renderers.differences import differences
 from dreadnode_runtime.data.renderers.probes import Probe, reads_back
@@ -91,7 +95,7 @@ def stand_in_format(name: str, reader: Any, tokenizer: Any) -> Format:
 def _rendered(name: str, tokenizer: Any, model: str, encoder: Encoder) -> Format:
     """Return the format NAME as written by its renderer, ours where there is one."""
     registered = f"dreadnode/{name}" if name in CORRECTED else name
-    reader = get_renderer(registered, tokenizer, model_name=model)
+    reader = get_renderer(registered, ReadingTokenizer(tokenizer), model_name=model)
     pieces = PieceTokenizer(tokenizer)
     writer = CookbookWriter(get_renderer(registered, pieces, model_name=model), pieces)
     return Format(name, COOKBOOK if registered == name else OURS, writer, reader, encoder)

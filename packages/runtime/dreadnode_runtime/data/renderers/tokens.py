@@ -9,6 +9,7 @@ they merge anything, so the result equals that of encoding the whole text at onc
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import tokenizers
@@ -39,7 +40,7 @@ class Encoder:
         self._firsts = {name[0] for name in self._names} | {COVER}
         alternatives = "|".join(re.escape(name) for name in self._names) or r"(?!)"
         self._split = re.compile(f"({alternatives})")
-        self._literal = _literal(tokenizer)
+        self._backend = _backend(tokenizer)
         self._known: dict[str, list[int]] = {}
 
     def cover(self, text: str) -> str:
@@ -83,8 +84,7 @@ class Encoder:
         new.pop("", None)
         if new:
             wanted = list(new)
-            encoded = self._encode_literally([self.uncover(piece) for piece in wanted])
-            new = dict(zip(wanted, encoded, strict=True))
+            new = dict(zip(wanted, self._encode_pieces(wanted), strict=True))
         tokens = [self._joined(pieces, new) for pieces in split]
         if len(known) > REMEMBERED_PIECES:
             known.clear()
@@ -104,14 +104,41 @@ class Encoder:
                 joined += new[piece] if piece in new else self._known[piece]
         return joined
 
-    def _encode_literally(self, pieces: list[str]) -> list[list[int]]:
-        if self._literal is None:
+    def _encode_pieces(self, pieces: list[str]) -> list[list[int]]:
+        """Return the tokens of PIECES, none of which holds a control token that is not covered."""
+        if self._backend is None:
             return [
-                list(self._tokenizer.encode(p, add_special_tokens=False, split_special_tokens=True))
-                for p in pieces
+                list(
+                    self._tokenizer.encode(
+                        self.uncover(piece), add_special_tokens=False, split_special_tokens=True
+                    )
+                )
+                for piece in pieces
             ]
-        found = self._literal.encode_batch_fast(pieces, add_special_tokens=False)
-        return [encoding.ids for encoding in found]
+        covered = {piece: self.uncover(piece) for piece in pieces if COVER in piece}
+        plain = [piece for piece in pieces if piece not in covered]
+        batches = [(self._backend, plain, plain)]
+        if covered:
+            batches.append((self._literal, list(covered), list(covered.values())))
+        found: dict[str, list[int]] = {}
+        for backend, names, texts in batches:
+            encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
+            found.update(zip(names, (encoding.ids for encoding in encodings), strict=True))
+        return [found[piece] for piece in pieces]
+
+    @cached_property
+    def _literal(self) -> Any:
+        """A copy of the tokenizer that encodes control tokens as plain text.
+
+        `encode_special_tokens` does so for special tokens only, so all control tokens become
+        special. The copy takes a second or more, and few rows need it.
+        """
+        described = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        for token in described["added_tokens"]:
+            token["special"] = token["content"] in self._ids
+        literal = tokenizers.Tokenizer.from_str(json.dumps(described))
+        literal.encode_special_tokens = True
+        return literal
 
 
 def control_tokens(tokenizer: Any) -> dict[str, int]:
@@ -127,20 +154,11 @@ def control_tokens(tokenizer: Any) -> dict[str, int]:
     }
 
 
-def _literal(tokenizer: Any) -> tokenizers.Tokenizer | None:
-    """Return a copy of TOKENIZER that encodes control tokens as plain text.
-
-    `encode_special_tokens` does so for special tokens only, so all control tokens become special.
-    None where the tokenizer is not one of the `tokenizers` library.
-    """
+def _backend(tokenizer: Any) -> tokenizers.Tokenizer | None:
+    """Return what TOKENIZER encodes with, if that is of the `tokenizers` library."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, tokenizers.Tokenizer):
         return None
-    control = control_tokens(tokenizer)
-    described = json.loads(backend.to_str())
-    for token in described["added_tokens"]:
-        token["special"] = token["content"] in control
-    described["truncation"] = described["padding"] = None
-    literal = tokenizers.Tokenizer.from_str(json.dumps(described))
-    literal.encode_special_tokens = True
-    return literal
+    backend.no_truncation()
+    backend.no_padding()
+    return backend

@@ -1,0 +1,122 @@
+"""Every active model's format: it writes what its chat template writes, and reads back its own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from dreadnode.training.models import TINKER_MODELS
+from dreadnode_runtime.data.normal_form import Unusable
+from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.renderers import formats
+from dreadnode_runtime.data.renderers.differences import NOTHING_TO_COMPARE, differences
+from dreadnode_runtime.data.renderers.probes import Probe, shapes
+from dreadnode_runtime.data.rendering import Rendering, load_rendering
+
+INKLING = "thinkingmachines/Inkling"
+ACTIVE = [model.tinker_id for model in TINKER_MODELS if model.status == "active"]
+RENDERED = [model for model in ACTIVE if not model.startswith(INKLING)]
+BASES = [model for model in RENDERED if model.endswith("-Base")]
+WITHOUT_TEMPLATE = ("deepseek-ai/", "moonshotai/", "zai-org/")
+COMPARED = [m for m in RENDERED if m not in BASES and not m.startswith(WITHOUT_TEMPLATE)]
+
+MakeRendering = Callable[..., Rendering]
+
+
+def own_formats(model: str, tokenizers: Any, real_tokenizer: Callable[..., Any]) -> Any:
+    """Return the formats of MODEL as our renderers write them, and as its template does."""
+    tokenizer = real_tokenizer(*tokenizers.of_model(model))
+    names = formats.names_of(model)
+    encoder = formats.Encoder(tokenizer)
+    written = [formats._rendered(name, tokenizer, model, encoder) for name in names]
+    templated = {made.name: made for made in formats._templated(names, tokenizer, written)}
+    return [(made, templated[made.name]) for made in written]
+
+
+@pytest.mark.parametrize("model", COMPARED)
+def test_the_tokenizers_own_template_writes_where_there_is_one(
+    model: str, rendering_of: MakeRendering
+) -> None:
+    rendering = rendering_of(model)
+
+    assert rendering.source == formats.TEMPLATE
+    assert rendering.notes == []
+
+
+@pytest.mark.parametrize("model", COMPARED)
+def test_our_renderer_writes_every_shape_as_the_template_does(
+    model: str, tokenizers: Any, real_tokenizer: Callable[..., Any]
+) -> None:
+    for written, template in own_formats(model, tokenizers, real_tokenizer):
+        assert differences(written, template) == ()
+
+
+@pytest.mark.parametrize("model", COMPARED)
+@pytest.mark.parametrize("shape", [s.title for s in shapes() if s.prompt])
+def test_a_prompt_is_token_for_token_what_a_server_sends(
+    model: str,
+    shape: str,
+    rendering_of: MakeRendering,
+    tokenizers: Any,
+    real_tokenizer: Callable[..., Any],
+) -> None:
+    chat = next(each.chat for each in shapes() if each.title == shape)
+    said = conversation({"messages": chat.messages, "tools": chat.tools})
+    tokenizer = real_tokenizer(*tokenizers.of_model(model))
+
+    prompt = rendering_of(model).prompt(said)
+
+    sent = tokenizer.apply_chat_template(
+        chat.messages, tools=chat.tools or None, add_generation_prompt=True, return_dict=False
+    )
+    assert prompt == list(sent)
+
+
+@pytest.mark.parametrize("model", RENDERED)
+def test_every_active_model_can_be_trained_on_answers(
+    model: str, rendering_of: MakeRendering
+) -> None:
+    trains: set[Probe] = set().union(*(each.trains for each in rendering_of(model)._formats))
+
+    assert Probe.TEXT in trains
+    if model not in BASES:
+        assert trains == set(Probe)
+
+
+@pytest.mark.parametrize("model", [m for m in RENDERED if m.startswith(WITHOUT_TEMPLATE)])
+def test_a_format_with_nothing_to_compare_it_with_says_so(
+    model: str, rendering_of: MakeRendering
+) -> None:
+    (note,) = rendering_of(model).notes
+
+    assert note.endswith(NOTHING_TO_COMPARE)
+
+
+def test_a_template_of_another_format_is_not_used_and_its_differences_are_named(
+    rendering_of: MakeRendering, tokenizers: Any, real_tokenizer: Callable[..., Any]
+) -> None:
+    older = real_tokenizer("deepseek_v3", "deepseekv3", ("<think>", "</think>"))
+    model = "deepseek-ai/DeepSeek-V3.1"
+
+    rendering = Rendering(formats.formats_of(formats.names_of(model), older, model))
+
+    assert rendering.source == formats.OURS
+    assert any("where the chat template writes" in note for note in rendering.notes)
+
+
+@pytest.mark.parametrize("model", BASES)
+def test_a_base_model_has_turns_and_no_tools(model: str, rendering_of: MakeRendering) -> None:
+    said = conversation(
+        {
+            "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}],
+            "tools": [{"name": "tide"}],
+        }
+    )
+
+    with pytest.raises(Unusable, match="role_colon has no tool calls"):
+        rendering_of(model).examples(said, row=1, max_length=512)
+
+
+@pytest.mark.parametrize("model", [m for m in ACTIVE if m.startswith(INKLING)])
+def test_a_model_whose_renderer_package_is_not_published_says_so(model: str) -> None:
+    with pytest.raises(Exception, match=r"tml_renderers"):
+        load_rendering(model, rehearsal=False, tokenizer="not-a-folder")
