@@ -2,6 +2,7 @@
 
 import datetime as dt
 import decimal
+import gzip
 import hashlib
 import json
 import math
@@ -80,9 +81,8 @@ def test_an_array_larger_than_a_piece_of_it_is_read_whole(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (b"", "The file is not JSON that begins with an array"),
+        (b"", "The file begins with neither an array nor an object"),
         (b"[]", "The file has no rows"),
-        (b'{"a": 1}\n{"a": 2}\n', "The file is an object, not an array of objects"),
         (b'[{"a": 1}, [2]]', "Row 2 is not an object"),
         (b'[{"a": NaN}]', "Row 1 is not JSON (JSON has no NaN)"),
         (b'[{"a": 1}, {"a": -Infinity}]', "Row 2 is not JSON (JSON has no -Infinity)"),
@@ -285,4 +285,111 @@ def test_a_process_prints_what_it_found_or_why_not(
     assert codes == [0, 0]
     said = capsys.readouterr().out
     assert '{"rows": 1, "bytes": 11, "sha256": "' in said
-    assert '{"error": "The file is not JSON that begins with an array' in said
+    assert '{"error": "The file begins with neither an array nor an object' in said
+
+
+def compressed(data: bytes, compression: str) -> bytes:
+    if compression == "gz":
+        return gzip.compress(data[:5]) + gzip.compress(data[5:])
+    return bytes(pa.compress(data, "zstd", asbytes=True))
+
+
+@pytest.mark.parametrize("compression", ["gz", "zst"])
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("jsonl", b'\xef\xbb\xbf{"a": 1}\r\n\n{"a": 2}'),
+        ("json", b'[{"a": 1}, {"a": 2}]'),
+        ("csv", b"a\n1\n2\n"),
+    ],
+)
+def test_a_compressed_file_of_text_is_read(
+    tmp_path: Path, kind: str, data: bytes, compression: str
+) -> None:
+    rows = convert(tmp_path, f"{kind}.{compression}", compressed(data, compression))
+
+    assert [int(row["a"]) for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize("compression", ["gz", "zst"])
+@pytest.mark.parametrize("damage", ["cut", "plain"])
+def test_a_damaged_compressed_file_is_refused(
+    tmp_path: Path, compression: str, damage: str
+) -> None:
+    data = b'{"a": 1}\n' * 20000
+    data = data if damage == "plain" else compressed(data, compression)[:-12]
+
+    assert "cannot be read as " in refusal(tmp_path, f"jsonl.{compression}", data)
+
+
+@pytest.mark.parametrize("compression", ["gz", "zst"])
+def test_a_compressed_file_that_unpacks_to_too_much_is_refused(
+    tmp_path: Path, compression: str
+) -> None:
+    data = compressed(b'{"a": 1}\n' * 1000, compression)
+
+    with pytest.raises(Unreadable, match="more than the limit of 100 bytes"):
+        convert(tmp_path, f"jsonl.{compression}", data, limit=100)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a": 1}\n{"a": 2}\n', '\ufeff{"a": 1}\r\n\r\n{"a":\n2}', '{"a": 1} {"a": 2}']
+)
+def test_json_lines_named_json_are_read(tmp_path: Path, text: str) -> None:
+    assert convert(tmp_path, "json", text.encode()) == [{"a": 1}, {"a": 2}]
+
+
+def test_a_line_that_is_not_an_object_among_json_lines_is_named(tmp_path: Path) -> None:
+    assert refusal(tmp_path, "json", b'{"a": 1}\n[2]\n').startswith("Row 2 is not an object")
+
+
+JSON_TEXT = pa.json_(pa.string())
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "read_as"),
+    [
+        (JSON_TEXT, ['{"x": [1, null]}', None, '"t"'], [{"x": [1, None]}, None, "t"]),
+        (pa.list_(JSON_TEXT), [["1", "true"], None, []], [[1, True], None, []]),
+        (
+            pa.struct([("f", JSON_TEXT), ("n", pa.int8())]),
+            [("{}", 1), None],
+            [{"f": {}, "n": 1}, None],
+        ),
+        (
+            pa.list_(pa.struct([("f", pa.list_(JSON_TEXT))])),
+            [[{"f": ['{"a": 1.5}']}], [{"f": None}]],
+            [[{"f": [{"a": 1.5}]}], [{"f": None}]],
+        ),
+        (pa.map_(pa.string(), JSON_TEXT), [[("k", "[1]")], None], [{"k": [1]}, None]),
+    ],
+)
+def test_values_of_the_type_json_are_read_at_any_depth(
+    tmp_path: Path, kind: Any, stored: list[Any], read_as: list[Any]
+) -> None:
+    plain_type = without_json(kind)
+    array = pa.array(stored, plain_type).cast(kind)
+    path = tmp_path / "made.parquet"
+    pq.write_table(pa.table({"v": array}), path)
+
+    assert convert(tmp_path, "parquet", path.read_bytes()) == [{"v": each} for each in read_as]
+
+
+def without_json(kind: Any) -> Any:
+    if kind == JSON_TEXT:
+        return pa.string()
+    if pa.types.is_struct(kind):
+        return pa.struct([(field.name, without_json(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(kind.key_type, without_json(kind.item_type))
+    return pa.list_(without_json(kind.value_type)) if pa.types.is_list(kind) else kind
+
+
+def test_text_that_is_not_json_in_a_column_of_that_type_is_named(tmp_path: Path) -> None:
+    array = pa.array(['{"x": 1}', "{"], pa.string()).cast(JSON_TEXT)
+    path = tmp_path / "made.parquet"
+    pq.write_table(pa.table({"v": array}), path)
+
+    told = refusal(tmp_path, "parquet", path.read_bytes())
+
+    assert told.startswith("Row 2, column `v` has the type JSON and holds other text")

@@ -92,7 +92,7 @@ def test_a_dataset_in_which_no_row_renders_is_refused(
         "ok": False,
         "loc": ["config", "dataset_ref"],
         "error": "None of the 9 rows can be trained on; 9 of them: "
-        "no messages, and no prompt with an answer (rows 1, 2, 3, 4, 5 …)",
+        "no messages, and no prompt with an answer; its fields are `a` (rows 1, 2, 3, 4, 5 …)",
     }
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from pathlib import Path
 
 import pytest
-from dreadnode.datasets.files import collect, default_ref
+from dreadnode.datasets.files import collect, default_ref, format_of
 from dreadnode.datasets.jsonl import VERSION, check, is_path, parse_ref
 from dreadnode.errors import InputError, UnusableFile
 
@@ -39,7 +40,6 @@ def test_a_good_file_is_counted_measured_and_digested(tmp_path: Path) -> None:
         (b'{"a": NaN}\n', "line 1: not JSON .NaN is not a JSON number"),
         (b'{"a": "\xff"}\n', "line 1: not UTF-8"),
         ('{"a": 1}\n'.encode("utf-16"), "line 1: not UTF-8"),
-        (b"\xef\xbb\xbf" + b'{"a": 1}\n', "line 1: not JSON"),
         (b"[" * 100_000, "line 1: not JSON"),
     ],
 )
@@ -88,3 +88,42 @@ def test_a_file_is_told_from_a_name_by_how_it_is_written(tmp_path: Path) -> None
     assert is_path("rows.jsonl")
     assert is_path(str(tmp_path / "x"))
     assert not is_path("support@1.0.0")
+
+
+def test_a_byte_order_mark_is_not_part_of_the_first_row(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'\xef\xbb\xbf{"a": 1}\n{"a": 2}\n')
+
+    assert check(file).rows == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "format_"),
+    [
+        ("rows.jsonl.gz", "jsonl.gz"),
+        ("rows.ndjson.zst", "jsonl.zst"),
+        ("ROWS.JSON.GZ", "json.gz"),
+        ("rows.csv.zst", "csv.zst"),
+        ("rows.parquet", "parquet"),
+        ("rows.parquet.gz", None),
+        ("rows.gz", None),
+        ("rows.txt", None),
+    ],
+)
+def test_the_name_of_a_file_says_its_format_and_its_compression(
+    name: str, format_: str | None
+) -> None:
+    assert format_of(Path(name)) == format_
+
+
+def test_compressed_files_of_a_folder_are_splits(tmp_path: Path) -> None:
+    (tmp_path / "train-00000-of-00001.jsonl.gz").write_bytes(gzip.compress(b'{"a": 1}\n'))
+    (tmp_path / "validation.csv.zst").write_bytes(b"some bytes")
+
+    found = collect(tmp_path)
+
+    assert {name: file.format for name, file in found.items()} == {
+        "train": "jsonl.gz",
+        "validation": "csv.zst",
+    }
+    assert is_path("rows.jsonl.gz")

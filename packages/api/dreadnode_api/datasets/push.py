@@ -8,6 +8,8 @@ from pathlib import PurePosixPath
 from fastapi import Request
 
 from dreadnode_api.blob_store import BlobStore, Incoming
+from dreadnode_api.datasets.formats.compression import ENCODINGS
+from dreadnode_api.datasets.formats.compression import SUFFIXES as COMPRESSIONS
 from dreadnode_api.datasets.schemas import is_split_name
 from dreadnode_api.errors import ApiError, Invalid, Malformed, plain
 from dreadnode_api.http.multipart import Part, parts
@@ -32,6 +34,15 @@ SUFFIXES = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
+
+
+def media_type(kind: str) -> str:
+    """Return the content type of a file of the format KIND."""
+    if kind.endswith(".gz"):
+        return "application/gzip"
+    if kind.endswith(".zst"):
+        return "application/zstd"
+    return next(media for media, each in MEDIA_TYPES.items() if each == kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +139,7 @@ async def received(
     async with AsyncExitStack() as stack:
         receiver = Receiver(store, reader, limit, stack)
         if kind != "multipart/form-data":
-            await receiver.file(ONLY_SPLIT, MEDIA_TYPES.get(kind, "jsonl"), request.stream())
+            await receiver.file(ONLY_SPLIT, _kind_of_body(kind, request), request.stream())
         else:
             body = request.stream()
             try:
@@ -159,14 +170,33 @@ def _content_type(request: Request) -> tuple[str, str]:
     return kind, boundary
 
 
+def _kind_of_body(media_type: str, request: Request) -> str:
+    """Return the format of a body that is one file: by its content type and encoding."""
+    kind = MEDIA_TYPES.get(media_type, "jsonl")
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding in ("", "identity"):
+        return kind
+    if encoding not in ENCODINGS or kind == "parquet":
+        raise Invalid(
+            f"The `Content-Encoding` `{plain(encoding[:40])}` is not supported; use `gzip` or "
+            "`zstd` around JSONL, JSON or CSV"
+        )
+    return f"{kind}.{ENCODINGS[encoding]}"
+
+
 def _kind(part: Part) -> str:
     """Return the format of PART: by its file name, else by its content type, else JSONL."""
-    suffix = PurePosixPath(part.filename.lower()).suffix
-    if suffix in SUFFIXES:
-        return SUFFIXES[suffix]
-    if suffix:
+    name = PurePosixPath(part.filename.lower())
+    compression = COMPRESSIONS.get(name.suffix)
+    suffix = PurePosixPath(name.stem).suffix if compression else name.suffix
+    if suffix in SUFFIXES and not (compression and SUFFIXES[suffix] == "parquet"):
+        return f"{SUFFIXES[suffix]}.{compression}" if compression else SUFFIXES[suffix]
+    if suffix or compression:
         known = ", ".join(f"`{each}`" for each in SUFFIXES)
-        raise Invalid(f"The file name `{plain(part.filename[:100])}` must end in one of {known}")
+        raise Invalid(
+            f"The file name `{plain(part.filename[:100])}` must end in one of {known}, "
+            "or in `.gz` or `.zst` behind one of the text formats"
+        )
     return MEDIA_TYPES.get(part.content_type.lower(), "jsonl")
 
 

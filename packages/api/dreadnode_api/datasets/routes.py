@@ -9,7 +9,7 @@ from starlette.responses import FileResponse
 from dreadnode_api.auth.callers import Caller
 from dreadnode_api.auth.deps import AnyCaller, OrgMember, OrgReader, OrgSlug, check_org
 from dreadnode_api.datasets import service
-from dreadnode_api.datasets.push import MAX_SPLITS, MEDIA_TYPES, received
+from dreadnode_api.datasets.push import MAX_SPLITS, MEDIA_TYPES, media_type, received
 from dreadnode_api.datasets.schemas import (
     Dataset,
     DatasetList,
@@ -163,7 +163,7 @@ async def get_content(
     part = "" if len(found.splits) == 1 else f"-{chosen.name}"
     return FileResponse(
         store.path(sha256),
-        media_type=next(media for media, each in MEDIA_TYPES.items() if each == kind),
+        media_type=media_type(kind),
         filename=f"{name}-{version}{part}.{kind}",
         headers={"ETag": f'"{sha256}"'},
     )

@@ -17,7 +17,9 @@ class Split(Response):
     """One file of a dataset: as it was pushed, and as JSONL, which is what jobs read."""
 
     name: str
-    format: str = Field(description="jsonl, json, csv or parquet, as it was pushed")
+    format: str = Field(
+        description="jsonl, json, csv or parquet, as it was pushed, with .gz or .zst behind it"
+    )
     rows: int
     bytes: int = Field(description="Of the file as it was pushed")
     sha256: str = Field(description="Of the file as it was pushed")

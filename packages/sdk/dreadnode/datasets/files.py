@@ -23,6 +23,8 @@ FORMATS = {
     ".parquet": "parquet",
 }
 """How a file's name tells what it is."""
+COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
+"""How the name of a compressed file of text ends, behind its format."""
 MEDIA_TYPES = {
     "jsonl": "application/x-ndjson",
     "json": "application/json",
@@ -43,7 +45,7 @@ class DataFile:
 
     Attributes:
         path: The file.
-        format: jsonl, json, csv or parquet.
+        format: jsonl, json, csv or parquet; of a compressed file `jsonl.gz` and the like.
         sha256: The digest of its bytes.
     """
 
@@ -107,12 +109,13 @@ def _folder(folder: Path) -> dict[str, Path]:
     for path in paths:
         if path.name.startswith("."):
             continue
-        if path.is_dir() or path.suffix.lower() not in FORMATS:
+        if path.is_dir() or format_of(path) is None:
             raise UnusableFile(
                 f"{path} is no {_list(FORMATS)} file, and a folder that is pushed holds one for "
                 "each split; move it away, or name the files with `--split SPLIT=FILE`"
             )
-        name = _SHARD.sub("", path.stem).lower()
+        stem = Path(path.stem).stem if path.suffix.lower() in COMPRESSIONS else path.stem
+        name = _SHARD.sub("", stem).lower()
         if not SPLIT.fullmatch(name):
             raise UnusableFile(
                 f"{path}: `{name}` cannot be the name of a split (letters, digits and . _ - only); "
@@ -128,9 +131,24 @@ def _folder(folder: Path) -> dict[str, Path]:
     return found
 
 
+def format_of(path: Path) -> str | None:
+    """Return the format that the name of PATH says, compression included; None where it does not.
+
+    Parquet is compressed within, so a compressed Parquet file is none of them.
+    """
+    compression = _compression(path)
+    inner = FORMATS.get(Path(path.stem if compression else path.name).suffix.lower())
+    return None if inner is None or (compression and inner == "parquet") else inner + compression
+
+
+def _compression(path: Path) -> str:
+    found = COMPRESSIONS.get(path.suffix.lower())
+    return f".{found}" if found else ""
+
+
 def _file(path: Path, kind: str | None) -> DataFile:
     """Return what is known of PATH."""
-    known = kind or FORMATS.get(path.suffix.lower())
+    known = format_of(path) if kind is None else kind + _compression(path)
     if known in (None, "jsonl"):
         return DataFile(path, "jsonl", check(path).sha256)
     digest = hashlib.sha256()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
@@ -12,7 +13,12 @@ from typing import NoReturn
 from dreadnode.errors import InputError, UnusableFile
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
-FILES = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+FILES = tuple(
+    suffix + compression
+    for suffix in (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
+    for compression in ("", ".gz", ".zst")
+    if suffix != ".parquet" or not compression
+)
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,63}")
 
 
@@ -45,6 +51,8 @@ def check(path: Path) -> Checked:
             for number, line in enumerate(file, start=1):
                 digest.update(line)
                 size += len(line)
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     _object(path, number, line)
                     rows += 1

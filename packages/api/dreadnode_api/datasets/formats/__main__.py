@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from dreadnode_api.datasets.formats import MAX_ROW_BYTES, Unreadable
+from dreadnode_api.datasets.formats.compression import guarded, split_kind, unpacked
 
 MAGIC = b"PAR1"
 
@@ -71,6 +72,13 @@ def _convert(kind: str, file: BinaryIO, out: BinaryIO, limit: int) -> dict[str, 
 
 def _rows(kind: str, file: BinaryIO) -> Iterator[str]:
     # Imported only where needed: loading Arrow takes longer than reading most files.
+    kind, compression = split_kind(kind)
+    if compression is not None:
+        return guarded(_rows(kind, unpacked(file, compression)), compression)
+    if kind == "jsonl":
+        from dreadnode_api.datasets.formats import jsonl
+
+        return jsonl.rows(file)
     if kind == "json":
         from dreadnode_api.datasets.formats import json_array
 

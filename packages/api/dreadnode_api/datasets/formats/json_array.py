@@ -1,4 +1,7 @@
-"""JSON: one array of objects. A row keeps its original text, so no number or escape changes."""
+"""JSON: one array of objects, or objects one after another, as JSON Lines are often named `.json`.
+
+A row keeps its original text, so no number or escape changes.
+"""
 
 import codecs
 import json
@@ -21,14 +24,21 @@ _DECODER = json.JSONDecoder(object_pairs_hook=unique, parse_constant=no_constant
 
 
 def rows(file: BinaryIO) -> Iterator[str]:
-    """Yield the objects of the array in FILE.
+    """Yield the objects in FILE.
 
     Raises:
-        Unreadable: it is not an array of objects in UTF-8.
+        Unreadable: it is neither an array of objects nor JSON Lines, in UTF-8.
     """
     text = _Text(file)
-    if (first := text.next()) != "[":
-        raise Unreadable(_not_an_array(first))
+    first = text.next()
+    if first == "{":
+        yield from _one_after_another(text)
+        return
+    if first != "[":
+        raise Unreadable(
+            "The file begins with neither an array nor an object; "
+            "a JSON dataset is one array of objects, or one object on each line"
+        )
     number = 0
     if text.next() == "]":
         text.take()
@@ -44,13 +54,11 @@ def rows(file: BinaryIO) -> Iterator[str]:
         raise Unreadable("The file continues after the array; a dataset is one array of objects")
 
 
-def _not_an_array(first: str) -> str:
-    if first == "{":
-        return (
-            "The file is an object, not an array of objects; a file with one object on each line "
-            "is JSONL, with the suffix `.jsonl`"
-        )
-    return "The file is not JSON that begins with an array; a JSON dataset is one array of objects"
+def _one_after_another(text: "_Text") -> Iterator[str]:
+    number = 0
+    while text.next():
+        number += 1
+        yield text.object(number)
 
 
 class _Text:
@@ -91,7 +99,7 @@ class _Text:
     def object(self, number: int) -> str:
         """Return the next object as one line of text."""
         if self.next() != "{":
-            raise Unreadable(f"Row {number} is not an object; a JSON dataset is an array of them")
+            raise Unreadable(f"Row {number} is not an object; a row of a dataset is one object")
         while True:
             try:
                 _, end = _DECODER.raw_decode(self._text, self._at)

@@ -1,6 +1,7 @@
 """JSONL: one JSON object in UTF-8 on each line; blank lines are skipped. Lines count from 1."""
 
 import json
+from collections.abc import Iterator
 from typing import BinaryIO, NoReturn
 
 from dreadnode_api.datasets.formats import MAX_ROW_BYTES, Unreadable, json_reason, no_constant
@@ -12,7 +13,24 @@ def count(file: BinaryIO) -> int:
     Raises:
         Unreadable: a line is not a JSON object in UTF-8, or is too long, or there is none.
     """
-    rows = number = 0
+    number = sum(1 for _ in _lines(file))
+    if not number:
+        raise Unreadable("The dataset is empty; it needs one JSON object on each line")
+    return number
+
+
+def rows(file: BinaryIO) -> Iterator[str]:
+    """Yield the rows of FILE, each the text of its line.
+
+    Raises:
+        Unreadable: a line is not a JSON object in UTF-8, or is too long.
+    """
+    for line in _lines(file):
+        yield line.decode("utf-8").strip()
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    number = 0
     while line := file.readline(MAX_ROW_BYTES + 2):
         number += 1
         if len(line.rstrip(b"\n")) > MAX_ROW_BYTES:
@@ -21,10 +39,7 @@ def count(file: BinaryIO) -> int:
             line = line.removeprefix(b"\xef\xbb\xbf")
         if line.strip():
             _check(number, line)
-            rows += 1
-    if not rows:
-        raise Unreadable("The dataset is empty; it needs one JSON object on each line")
-    return rows
+            yield line
 
 
 def _check(number: int, line: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Parquet: columns of any type with an exact JSON form, including nested ones.
+"""Parquet: columns of any type with an exact JSON form, including nested ones and `arrow.json`.
 
 Dates and timestamps become ISO 8601 text with all their digits. Decimals, bytes, durations and
 times of day are refused with what to cast them to.
@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dreadnode_api.datasets.formats import Unreadable, check_columns, to_json
+from dreadnode_api.datasets.formats import Unreadable, check_columns, json_reason, to_json
+from dreadnode_api.datasets.formats.arrow_json import Parser, json_parsers
 
 # A batch of the longest rows must fit into memory.
 ROWS_AT_ONCE = 128
@@ -30,10 +31,13 @@ def rows(file: BinaryIO) -> Iterator[str]:
     try:
         source = pq.ParquetFile(file, pre_buffer=False)
         schema = _as_json(source.schema_arrow)
+        parsers = json_parsers(source.schema_arrow)
         for batch in source.iter_batches(batch_size=ROWS_AT_ONCE, use_threads=False):
             # Types without a JSON form, such as timestamps, are converted to text.
             for row in batch.cast(schema).to_pylist(maps_as_pydicts="strict"):
                 number += 1
+                for name, parse in parsers.items():
+                    row[name] = _parsed(number, name, parse, row[name])
                 yield _text(number, row)
     except pa.ArrowMemoryError:
         raise MemoryError from None
@@ -49,6 +53,16 @@ def _text(number: int, row: dict[str, Any]) -> str:
         raise Unreadable(
             f"Row {number}, column `{_culprit(row)}` has a number that is infinite or NaN; "
             "JSON has no such numbers, so write null"
+        ) from None
+
+
+def _parsed(number: int, name: str, parse: Parser, value: Any) -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise Unreadable(
+            f"Row {number}, column `{name}` has the type JSON and holds other text "
+            f"({json_reason(error)})"
         ) from None
 
 
@@ -79,6 +93,9 @@ def _type(kind: pa.DataType, column: str, depth: int) -> pa.DataType:
     is_ = pa.types
     if depth > MAX_DEPTH:
         raise Unreadable(f"Column `{column}` is nested more than {MAX_DEPTH} levels deep")
+    if isinstance(kind, pa.BaseExtensionType):
+        # What `arrow.json` holds is parsed row by row; other types are read as what they store.
+        return _type(kind.storage_type, column, depth + 1)
     if is_.is_dictionary(kind):
         return _type(kind.value_type, column, depth)
     if any(test(kind) for test in _EXACT):

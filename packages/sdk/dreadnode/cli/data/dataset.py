@@ -29,7 +29,7 @@ def push(
         Path,
         Parameter(
             help="A .jsonl, .json, .csv or .parquet file, which becomes the split `train`; or a "
-            "folder of such files, each named for its split."
+            "folder of such files, each named for its split. Text may be compressed: .gz or .zst."
         ),
     ],
     ref: Annotated[
@@ -50,9 +50,9 @@ def push(
 ) -> None:
     """Store a file, or a file for each split, as a version of a dataset, which never changes.
 
-    JSONL has one JSON object on each line; JSON is an array of objects; CSV has a header; Parquet
-    may have nested columns. To push the same content again changes nothing; other content needs
-    another version.
+    JSONL has one JSON object on each line; JSON is an array of objects, or JSONL; CSV has a
+    header; Parquet may have nested columns. To push the same content again changes nothing; other
+    content needs another version.
     """
     from dreadnode.datasets.jsonl import parse_ref
 

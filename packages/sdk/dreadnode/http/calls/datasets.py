@@ -35,7 +35,8 @@ def push_dataset(scope: Scope, /, name: str, version: str, file: Path | Files) -
         return replace(call, file=file)
     from dreadnode.datasets.files import MEDIA_TYPES, ONLY_SPLIT
 
-    if list(file) == [ONLY_SPLIT]:
+    # A compressed file goes as a part, whose name says what it is.
+    if list(file) == [ONLY_SPLIT] and file[ONLY_SPLIT].format in MEDIA_TYPES:
         only = file[ONLY_SPLIT]
         return replace(call, file=only.path, content_type=MEDIA_TYPES[only.format])
     from dreadnode.http.multipart import Form
