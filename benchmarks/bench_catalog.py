@@ -64,7 +64,7 @@ def searches() -> None:
 
 
 def suggestions() -> None:
-    """Score suggestions on both halves of the collection, beside the plain choices."""
+    """Score suggestions on both halves of the collection, compared with plain choices."""
     rows = [line.split("\t") for line in NAMES.read_text(encoding="utf-8").splitlines()[1:]]
     scorers: dict[str, Suggest] = {
         "ours": lambda name: [model.tinker_id for model in suggest_training_models(name)],

@@ -1,6 +1,6 @@
 """Chaos for minutes: a whole server under load, and something of it struck every few seconds.
 
-What is struck, and what must hold afterwards, stands in `tests/chaos.py`; here it goes on for
+`tests/chaos.py` has the faults and the invariants; here they run for
 longer, on SQLite and then on PostgreSQL, and leaves to chance at which moment each strike comes.
 
 `CHAOS_MINUTES` (1 for each database by default), `CHAOS_SEED`, `CHAOS_DATABASES`.
@@ -26,7 +26,7 @@ DATABASES = os.environ.get("CHAOS_DATABASES", "sqlite,postgresql").split(",")
 
 
 async def run(kind: str, folder: Path, model: Path) -> str:
-    """Strike a server on a database of this kind for as long as told, and say how it went."""
+    """Inject faults into a server on a database of this kind for a given time; print the result."""
     async with chaos(kind, folder, model, Plan(SEED)) as struck:
         await struck.run(again_and_again(SEED, 60 * MINUTES))
         attempts = await struck.attempts()

@@ -1,10 +1,10 @@
-"""The engine beside plain transformers and PEFT, in one run on one machine.
+"""The engine compared with plain transformers and PEFT, in one run on one machine.
 
 Training: tokens per second of forward, backward and optimizer step on the same batch, for one run
-and for several. Sampling: generated tokens per second beside `generate`, for one request, for
+and for several. Sampling: generated tokens per second compared with `generate`, for one request, for
 sixteen, and for sixteen over four adapters. Every figure is a ratio of two measurements that
 alternate, so that other load falls on both alike; each comparison ends when its seconds are over.
-Time to ready and memory: the first step through a new engine, beside a new process that takes the
+Time to ready and memory: the first step through a new engine, compared with a new process that takes the
 same step by hand.
 """
 
@@ -248,7 +248,7 @@ def save_adapters(base: LoadedBase, folder: Path, count: int) -> list[Path]:
 def show(what: str, figures: tuple[float, float, float]) -> None:
     """Print one comparison."""
     ours, theirs, ratio = figures
-    print(f"  {what:<34} {ours:9.0f} tokens/s, beside {theirs:9.0f}: {ratio:5.2f}x", flush=True)
+    print(f"  {what:<34} {ours:9.0f} tokens/s, against {theirs:9.0f}: {ratio:5.2f}x", flush=True)
 
 
 def measure(served: ServedModel, device: Device, seconds: float, folder: Path) -> None:
@@ -276,7 +276,7 @@ def measure(served: ServedModel, device: Device, seconds: float, folder: Path) -
     figures = compare(mixed, lambda: by_peft(texts[: 2 if large else 4], new), seconds)
     show("sample, 16 at once, 4 adapters", figures)
     figures = compare(mixed, lambda: adapter_by_adapter(base, texts, new, folders), seconds)
-    show("the same, beside one by one", figures)
+    show("the same, compared with one by one", figures)
 
 
 FIRST_STEP = """
@@ -294,7 +294,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def first_step(served: ServedModel, device: Device, threads: int, folder: Path) -> None:
-    """Print how long a new engine takes to its first step, and its memory, beside a new script."""
+    """Print how long a new engine takes to its first step, and its memory, compared with a new script."""
     started = time.perf_counter()
     arguments = [str(served.path), device.name, str(threads), ",".join(TARGETS)]
     script = [sys.executable, "-c", FIRST_STEP, *arguments]

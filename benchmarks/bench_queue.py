@@ -226,7 +226,7 @@ async def page(client: httpx.AsyncClient, number: int = 1) -> float:
 
 
 async def events(settings: Settings, database: Database, client: Any, sandboxes: int) -> float:
-    """Return how many progress events a second so many sandboxes can tell."""
+    """Return how many progress events a second this many sandboxes can report."""
     await fill(database, sandboxes, "queued")
     jobs = []
     for _ in range(sandboxes):

@@ -1,4 +1,4 @@
-"""Our supervised loop beside tinker-cookbook's, on one engine, with the same rows and settings.
+"""Our supervised loop compared with tinker-cookbook's, on one engine, with the same rows and settings.
 
 Both go through the official SDK against the same process: rows to tokens, every step, a checkpoint
 each ten steps, and the last save. Ours also exports the adapter and fetches its files. They take
@@ -99,7 +99,7 @@ def compare(folder: Path, model: Path, rows: Path) -> None:
 
 
 async def ours(folder: Path, model: Path, rows: Path, work: float) -> None:
-    """Train with this project's loop, whose client does its WORK when it tells of a step."""
+    """Train with this project's loop, whose client does its WORK when it reports a step."""
     from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
     from dreadnode_runtime.control.events import Stop
     from dreadnode_runtime.data.prepare import prepare
@@ -183,7 +183,7 @@ async def cookbook(folder: Path, talks: list[Any], tokenizer: Any, work: float) 
 
 
 class Busy(Silence):
-    """Does some other work when a step is told."""
+    """Does some other work when a step is reported."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds

@@ -1,4 +1,4 @@
-"""A real engine with a tiny random model, in a process beside the benchmark that asks it."""
+"""A real engine with a tiny random model, in a process of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KEY = "tml-key-of-the-benchmark"
 
 
 class Silence:
-    """Hears what a loop tells, and does nothing."""
+    """Accepts the events of a loop, and does nothing."""
 
     def tell(self, *_: Any, **__: Any) -> None:
         """Hear an event."""

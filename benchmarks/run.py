@@ -1,4 +1,4 @@
-"""Run every benchmark beside this file, one after the other; each prints ratios of one run."""
+"""Run every benchmark of this folder, one after the other; each prints ratios of one run."""
 
 from __future__ import annotations
 

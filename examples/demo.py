@@ -1,4 +1,4 @@
-"""The whole journey of one job on this machine, in a few minutes: `make demo`.
+"""One job on this machine from the catalog to its adapter, in a few minutes: `make demo`.
 
 It starts a server of its own, on free ports and with a data directory of its own, and leaves
 nothing running. Every step is a real command; the lines that begin with `$` can be typed against
@@ -29,7 +29,7 @@ STOP_WITHIN = 60.0  # seconds
 
 
 def main() -> int:
-    """Run the journey; return 0 when every step did what it should."""
+    """Run every step; return 0 when each did what it should."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir()
@@ -164,7 +164,7 @@ def ask(*model: str, tokenizer: str, engine_url: str) -> None:
 
 
 def show_loss(metrics: dict[str, list[float]]) -> None:
-    """Draw the loss as one line of blocks, with its first and last value."""
+    """Show the loss as one line of blocks, with its first and last value."""
     losses = metrics["train/loss"]
     low, high = min(losses), max(losses)
     blocks = "▁▂▃▄▅▆▇█"

@@ -1,6 +1,6 @@
 """Load a base model and an adapter with plain transformers and PEFT, and ask it one question.
 
-No part of dreadnode training is imported here: the adapter belongs to whoever trained it.
+No part of dreadnode training is imported here: the adapter works without it.
 
     python examples/load_adapter.py --base DIR --adapter DIR "question"
 """
