@@ -1,7 +1,7 @@
-"""Chaos for minutes: a whole server under load, and something of it struck every few seconds.
+"""Chaos for minutes: a whole server under load, with a fault every few seconds.
 
-`tests/chaos.py` has the faults and the invariants; here they run for
-longer, on SQLite and then on PostgreSQL, and leaves to chance at which moment each strike comes.
+`tests/chaos.py` has the faults and the invariants. Here they run for longer, on SQLite and then on
+PostgreSQL, at random moments.
 
 `CHAOS_MINUTES` (1 for each database by default), `CHAOS_SEED`, `CHAOS_DATABASES`.
 """

@@ -1,11 +1,11 @@
 """The engine compared with plain transformers and PEFT, in one run on one machine.
 
 Training: tokens per second of forward, backward and optimizer step on the same batch, for one run
-and for several. Sampling: generated tokens per second compared with `generate`, for one request, for
+and for several. Sampling: tokens per second compared with `generate`, for one request, for
 sixteen, and for sixteen over four adapters. Every figure is a ratio of two measurements that
 alternate, so that other load falls on both alike; each comparison ends when its seconds are over.
-Time to ready and memory: the first step through a new engine, compared with a new process that takes the
-same step by hand.
+Time to ready and memory: the first step through a new engine, compared with a new process
+that takes the same step by hand.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def first_step(served: ServedModel, device: Device, threads: int, folder: Path) -> None:
-    """Print how long a new engine takes to its first step, and its memory, compared with a new script."""
+    """Print a new engine's time to its first step, and its memory, compared with a script."""
     started = time.perf_counter()
     arguments = [str(served.path), device.name, str(threads), ",".join(TARGETS)]
     script = [sys.executable, "-c", FIRST_STEP, *arguments]

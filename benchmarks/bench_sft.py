@@ -1,4 +1,4 @@
-"""Our supervised loop compared with tinker-cookbook's, on one engine, with the same rows and settings.
+"""Our supervised loop compared with tinker-cookbook's, on one engine with equal settings.
 
 Both go through the official SDK against the same process: rows to tokens, every step, a checkpoint
 each ten steps, and the last save. Ours also exports the adapter and fetches its files. They take
