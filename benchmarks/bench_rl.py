@@ -2,8 +2,8 @@
 
 Both take the same steps on the same prompts, through the official SDK against the same process. A
 reward takes a tenth of a second, and each eighth one a second and more, as a reward that asks a
-model or a test suite does: a step of `sync` waits for its slowest answer, and the engine with it. They
-take turns; the best of each counts. `BENCH_RL_STEPS` and `BENCH_RL_ROUNDS` set how long it takes.
+model or a test suite does: a step of `sync` waits for its slowest answer, and the engine with it.
+They take turns; the best of each counts. `BENCH_RL_STEPS` and `BENCH_RL_ROUNDS` set the length.
 """
 
 from __future__ import annotations
