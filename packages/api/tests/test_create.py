@@ -189,6 +189,8 @@ async def test_a_sound_job_is_queued_with_every_default_resolved(api: Any) -> No
         "weight_decay": 0.0,
         "grad_clip_norm": 0.0,
         "train_on": "all_assistant_messages",
+        "format": "conversations",
+        "packed": False,
         "shuffle": True,
         "strict": False,
     }

@@ -122,3 +122,27 @@ def test_the_evaluation_data_is_checked_too(question: dict[str, Any], tmp_path: 
 
     assert answer["loc"] == ["config", "eval_dataset_ref"]
     assert "no answer" in answer["error"]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_plain_text_is_checked_as_it_is_trained(
+    question: dict[str, Any], tmp_path: Path, packed: bool
+) -> None:
+    (tmp_path / "train.jsonl").write_text('{"text": "The pier is open."}\n' * 40)
+    config = {**question["config"], "format": "text", "packed": packed, "max_sequence_length": 32}
+
+    answer = check(question | {"config": config})
+
+    assert (answer["ok"], answer["usable"]) == (True, 40)
+    assert answer["trained_tokens"] < answer["tokens"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"format": "text", "system_prompt": "Be brief."}, {"packed": True}]
+)
+def test_a_setting_that_the_format_would_ignore_is_refused(
+    question: dict[str, Any], change: dict[str, Any]
+) -> None:
+    answer = check(question | {"config": question["config"] | change})
+
+    assert (answer["ok"], answer["loc"]) == (False, ["config"])

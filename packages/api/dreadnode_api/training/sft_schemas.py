@@ -58,6 +58,16 @@ class SftConfig(TrainConfig):
         Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"] | None,
         DATA,
     ] = Field("all_assistant_messages", description="Which messages contribute to the loss.")
+    format: Annotated[Literal["conversations", "rendered", "text"] | None, DATA] = Field(
+        "conversations",
+        description="Row format: conversations in any common shape, text that is already rendered "
+        "in the model's chat format, or plain text for continued pretraining.",
+    )
+    packed: Annotated[bool | None, DATA] = Field(
+        False,
+        description="Pack rows of text into sequences of the maximum length; "
+        "for the formats `rendered` and `text`.",
+    )
     early_stopping_patience: Annotated[int | None, EVALUATION, Needs("eval_interval")] = Field(
         None,
         ge=1,
@@ -84,6 +94,20 @@ class SftConfig(TrainConfig):
     @classmethod
     def _evaluated(cls, value: Any) -> Any:
         return evaluated(value, "dataset_ref")
+
+    @model_validator(mode="after")
+    def _fits_format(self) -> Self:
+        if self.format in (None, "conversations"):
+            if self.packed:
+                raise ValueError("`packed` needs the `format` `text` or `rendered`")
+            return self
+        for name in ("train_on", "system_prompt"):
+            if name in self.model_fields_set and getattr(self, name) is not None:
+                raise ValueError(
+                    f"`{name}` is for conversations, and the `format` is `{self.format}`; "
+                    f"leave `{name}` out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _names_data(self) -> Self:

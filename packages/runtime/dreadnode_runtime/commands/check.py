@@ -6,10 +6,10 @@ from typing import Any
 
 from dreadnode_runtime.commands.check_rl import Refused, check_rl
 from dreadnode_runtime.data.counts import Counts, as_report
-from dreadnode_runtime.data.prepare import prepare
 from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig, check_trackers, check_warmup, read_config
+from dreadnode_runtime.sft.data import prepare_rows
 
 
 def check(question: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
             place = ["config", "eval_dataset_ref"]
             of_eval = _count(path, rendering, config)
         place = ["config", "warmup_steps"]
-        check_warmup(config, config.total_steps(counts.usable))
+        check_warmup(config, config.total_steps(counts.sequences or counts.usable))
     except JobFailed as refusal:
         return _refusal(place, str(refusal))
     return {
@@ -63,15 +63,7 @@ def answer(question: str) -> str:
 
 
 def _count(path: str, rendering: Rendering, config: SftConfig) -> Counts:
-    return prepare(
-        Path(path),
-        rendering,
-        max_length=config.max_sequence_length,
-        train_on=config.train_on,
-        system_prompt=config.system_prompt,
-        strict=config.strict,
-        keep=lambda _: None,
-    )
+    return prepare_rows(Path(path), rendering, config, lambda _: None)
 
 
 def _refusal(loc: list[str], error: str) -> dict[str, Any]:

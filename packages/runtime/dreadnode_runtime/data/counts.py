@@ -1,9 +1,9 @@
 """What became of a dataset's rows: used, left out by reason, and fields that were not read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from dreadnode_runtime.data.normal_form import Conversation
 from dreadnode_runtime.errors import JobFailed
 
 NAMED = 5
@@ -12,6 +12,15 @@ REASONS = 50
 """How many reasons, or fields, are told apart; the rest are counted together."""
 OTHER = "other reasons"
 OTHER_FIELDS = "other fields"
+
+
+class Read(Protocol):
+    """A row that was read: a conversation or a document."""
+
+    @property
+    def unread(self) -> Sequence[str]:
+        """Fields that no reader took."""
+        ...
 
 
 @dataclass(slots=True)
@@ -28,6 +37,7 @@ class Counts:
         tokens: Of all sequences.
         trained_tokens: Those that carry loss.
         truncated: Rows that were cut at their end.
+        sequences: What a step takes `batch_size` of, where that is not the usable rows: packed.
     """
 
     rows: int = 0
@@ -39,6 +49,7 @@ class Counts:
     tokens: int = 0
     trained_tokens: int = 0
     truncated: int = 0
+    sequences: int = 0
 
     def drop(self, row: int, reason: str) -> None:
         """Count ROW as left out for REASON."""
@@ -47,16 +58,16 @@ class Counts:
         if len(named) < NAMED:
             named.append(row)
 
-    def read(self, said: Conversation) -> None:
-        """Count what was found out about the row of SAID beside its conversation."""
+    def read(self, said: "Read") -> None:
+        """Count what was found out about the row of SAID beside what it says."""
         for name in said.unread:
             _counted(self.unread, name, 1, OTHER_FIELDS)
-        for note in said.notes:
+        for note in getattr(said, "notes", ()):
             _counted(self.notes, note, 1, OTHER)
 
     def add(self, other: "Counts") -> None:
         """Count what became of another dataset's rows too."""
-        for name in ("rows", "usable", "tokens", "trained_tokens", "truncated"):
+        for name in ("rows", "usable", "tokens", "trained_tokens", "truncated", "sequences"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for reason, count in other.dropped.items():
             kept = _counted(self.dropped, reason, count, OTHER)

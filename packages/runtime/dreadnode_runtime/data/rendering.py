@@ -30,6 +30,10 @@ TRAIN_ON = ("all_assistant_messages", "last_assistant_message", "last_assistant_
 """What `train_on` may name: which of a conversation's assistant messages carry loss."""
 
 
+END_OF_DOCUMENT = ("<|endoftext|>", "<|end_of_text|>")
+"""Names of the token that ends a document in pretraining, where that is not the end of a turn."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
     """One sequence to train on.
@@ -190,6 +194,21 @@ class Rendering:
     def already_rendered(self, text: str) -> list[int]:
         """Return the tokens of TEXT, whose control tokens are meant as such."""
         return self._encoder.encode_rendered(text)
+
+    def document(self, text: str) -> list[int]:
+        """Return the tokens of TEXT as a document for pretraining: no chat format is around it.
+
+        It begins as the tokenizer begins a text, and ends with the token that ends a document.
+        """
+        tokenizer = self._format.reader.tokenizer
+        start = [] if tokenizer.bos_token_id is None else tokenizer("")["input_ids"][:1]
+        ends = (tokenizer.convert_tokens_to_ids(name) for name in END_OF_DOCUMENT)
+        vocabulary = tokenizer.get_vocab()
+        known = (
+            token for name, token in zip(END_OF_DOCUMENT, ends, strict=True) if name in vocabulary
+        )
+        end = next(known, tokenizer.eos_token_id)
+        return [*start, *self._encoder.encode(self._encoder.cover(text)), end]
 
     @property
     def stop(self) -> list[int] | list[str]:

@@ -118,6 +118,8 @@ class SftConfig(TrainingConfig):
         early_stopping_patience: Evaluations without progress after which training ends.
         early_stopping_min_delta: By how much a loss must be lower to be progress.
         train_on: Which assistant messages of a conversation carry loss.
+        format: What rows are: conversations, text that is rendered already, or plain text.
+        packed: Whether rows of text share sequences, each filled to `max_sequence_length`.
     """
 
     dataset_ref: DatasetRef
@@ -131,12 +133,26 @@ class SftConfig(TrainingConfig):
         "all_assistant_messages"
     )
 
+    format: Literal["conversations", "rendered", "text"] = "conversations"
+    packed: bool = False
+
     @model_validator(mode="after")
     def _early_stopping_needs_evaluations(self) -> Self:
         if self.early_stopping_patience is not None and self.eval_interval is None:
             raise ValueError("`early_stopping_patience` needs `eval_interval`")
         if self.early_stopping_min_delta and self.early_stopping_patience is None:
             raise ValueError("`early_stopping_min_delta` needs `early_stopping_patience`")
+        return self
+
+    @model_validator(mode="after")
+    def _only_conversations_have_system_prompts(self) -> Self:
+        if self.format != "conversations" and self.system_prompt:
+            raise ValueError(
+                f"a system prompt, or a capability, is for conversations, and the `format` is "
+                f"`{self.format}`"
+            )
+        if self.format == "conversations" and self.packed:
+            raise ValueError("`packed` needs the `format` `text` or `rendered`")
         return self
 
     def rows_per_step(self) -> int:

@@ -5,10 +5,10 @@ from typing import Any
 
 from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.data.counts import Counts
-from dreadnode_runtime.data.prepare import prepare
 from dreadnode_runtime.data.rendering import Example, Rendering
 from dreadnode_runtime.jobs.config import SftConfig, read_config
 from dreadnode_runtime.jobs.lifecycle import Work, counted
+from dreadnode_runtime.sft.data import prepare_rows
 from dreadnode_runtime.sft.loop import Plan, train
 from dreadnode_runtime.sft.metric_history import History
 
@@ -89,13 +89,5 @@ def _rendered(
     dataset: Dataset, rendering: Rendering, config: SftConfig
 ) -> tuple[list[list[Example]], Counts]:
     rows: list[list[Example]] = []
-    counts = prepare(
-        dataset.path,
-        rendering,
-        max_length=config.max_sequence_length,
-        train_on=config.train_on,
-        system_prompt=config.system_prompt,
-        strict=config.strict,
-        keep=rows.append,
-    )
+    counts = prepare_rows(dataset.path, rendering, config, rows.append)
     return rows, counts

@@ -108,6 +108,14 @@ class SftConfig(Request):
     ) = None
     """Which messages contribute to the loss. Default: all_assistant_messages."""
 
+    format: Literal["conversations", "rendered", "text"] | None = None
+    """Row format: conversations in any common shape, text that is already rendered in the model's
+    chat format, or plain text for continued pretraining. Default: conversations."""
+
+    packed: bool | None = None
+    """Pack rows of text into sequences of the maximum length; for the formats `rendered` and
+    `text`. Default: false."""
+
     early_stopping_patience: Annotated[int, Field(ge=1, le=10000)] | None = None
     """Stop after this many evaluations without improvement. Needs `eval_interval`."""
 

@@ -61,6 +61,27 @@ class SftFlags:
         ),
     ] = None
 
+    format: Annotated[
+        Literal["conversations", "rendered", "text"] | None,
+        Parameter(
+            group=DATA,
+            help="Row format: conversations in any common shape, text that is already "
+            "rendered in the model's chat format, or plain text for continued "
+            "pretraining.",
+            show_default="conversations",
+        ),
+    ] = None
+
+    packed: Annotated[
+        bool | None,
+        Parameter(
+            group=DATA,
+            help="Pack rows of text into sequences of the maximum length; for the "
+            "formats `rendered` and `text`.",
+            show_default="false",
+        ),
+    ] = None
+
     steps: Annotated[
         int | None,
         Parameter(
@@ -259,6 +280,8 @@ FLAG_NAMES = {
     "batch_size": "--batch-size",
     "gradient_accumulation_steps": "--gradient-accumulation-steps",
     "train_on": "--train-on",
+    "format": "--format",
+    "packed": "--packed",
     "early_stopping_patience": "--early-stopping-patience",
     "early_stopping_min_delta": "--early-stopping-min-delta",
 }
