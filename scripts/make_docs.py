@@ -1,8 +1,9 @@
 """Write everything that is generated from the code.
 
 From the API's request models: the schema of job files, the SDK's types, the flags of `dn train` and
-the tables of settings. From the commands: the CLI reference. From the routes: the OpenAPI
-description. ``--check`` names the file and the line of what differs.
+the tables of settings. From the SDK's async client: the sync client. From the commands: the CLI
+reference. From the routes: the OpenAPI description. ``--check`` names the file and the line of what
+differs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from job_settings import kinds
 from rich.console import Console
 from sdk_types import sdk_types
 from settings_tables import job_tables, named_in, with_tables
+from sync_client import sync_modules
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -49,6 +51,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
     The modules of the SDK come first: the CLI reference is made by importing them.
     """
+    yield from sync_modules()
     found = kinds()
     for kind in found:
         yield f"{SDK}/training/{kind.name}_request.py", sdk_types(kind)

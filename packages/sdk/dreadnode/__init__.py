@@ -5,21 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dreadnode.http.async_client import AsyncApiClient
-    from dreadnode.http.client import ApiClient
+    from dreadnode.http.async_api.client import AsyncApiClient
+    from dreadnode.http.sync_api.client import ApiClient
 
 __version__ = "0.1.0"
 __all__ = ["ApiClient", "AsyncApiClient", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    # The clients bring httpx with them, which takes ten times as long to import as all the rest.
+    # The clients import httpx2, which takes ten times as long as everything else.
     if name == "ApiClient":
-        from dreadnode.http.client import ApiClient
+        from dreadnode.http.sync_api.client import ApiClient
 
         return ApiClient
     if name == "AsyncApiClient":
-        from dreadnode.http.async_client import AsyncApiClient
+        from dreadnode.http.async_api.client import AsyncApiClient
 
         return AsyncApiClient
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

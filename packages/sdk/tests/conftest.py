@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 KEY = "dn_test"
@@ -48,8 +48,8 @@ class FakeApi:
     """
 
     jobs: list[dict[str, Any]] = field(default_factory=lambda: [job()])
-    failures: list[Exception | httpx.Response] = field(default_factory=list)
-    requests: list[httpx.Request] = field(default_factory=list)
+    failures: list[Exception | httpx2.Response] = field(default_factory=list)
+    requests: list[httpx2.Request] = field(default_factory=list)
     datasets: dict[tuple[str, str], bytes] = field(default_factory=dict)
     splits: dict[tuple[str, str], dict[str, tuple[str, bytes]]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class FakeApi:
     artifacts: dict[str, Any] = field(default_factory=dict)
     organizations: list[str] = field(default_factory=lambda: ["main"])
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
         request.read()
         self.requests.append(request)
         if self.failures:
@@ -108,26 +108,26 @@ class FakeApi:
         ]
 
     @property
-    def transport(self) -> httpx.MockTransport:
-        return httpx.MockTransport(self)
+    def transport(self) -> httpx2.MockTransport:
+        return httpx2.MockTransport(self)
 
     @property
     def asked(self) -> list[str]:
         """Method and path of each request."""
         return [f"{each.method} {each.url.path.removeprefix('/api/v1')}" for each in self.requests]
 
-    def _answer(self, request: httpx.Request, path: str) -> httpx.Response:
+    def _answer(self, request: httpx2.Request, path: str) -> httpx2.Response:
         scope, _, rest = path.partition("/training/jobs")
         if path == "/user":
             user = {"id": "u-1", "username": "ada", "email_address": "ada@example.com"}
-            return httpx.Response(200, json=user)
+            return httpx2.Response(200, json=user)
         if path == "/user/organizations":
-            return httpx.Response(
+            return httpx2.Response(
                 200, json=[{"id": key, "key": key, "name": key} for key in self.organizations]
             )
         if path.endswith("/ws"):
             workspace = {"id": "ws-1", "key": "default", "name": "Default", "is_default": True}
-            return httpx.Response(
+            return httpx2.Response(
                 200, json=[{**workspace, "key": "x", "is_default": False}, workspace]
             )
         if "/datasets" in path:
@@ -136,10 +136,10 @@ class FakeApi:
             return refuse(404, "not_found_error", "There is no such path")
         return self._job(request, rest)
 
-    def _job(self, request: httpx.Request, rest: str) -> httpx.Response:
+    def _job(self, request: httpx2.Request, rest: str) -> httpx2.Response:
         if rest == "" and request.method == "GET":
             page = {"items": self.jobs, "total": len(self.jobs), "page": 1, "page_size": 20}
-            return httpx.Response(200, json=page)
+            return httpx2.Response(200, json=page)
         if rest == "":
             body = json.loads(request.content)
             if not body["model"].startswith("Qwen/Qwen3-8B"):
@@ -150,39 +150,39 @@ class FakeApi:
                     "Did you mean one of: Qwen/Qwen3-8B, Qwen/Qwen3-8B-Base?",
                     loc=["body", "model"],
                 )
-            return httpx.Response(201, json={**self.jobs[0], "config": body["config"]})
+            return httpx2.Response(201, json={**self.jobs[0], "config": body["config"]})
         if not rest.startswith("/job-1"):
             return refuse(404, "not_found_error", "There is no job of this id in this workspace")
         action = rest.removeprefix("/job-1")
         if action in ("", "/cancel", "/retry"):
-            return httpx.Response(200, json=self.jobs.pop(0) if self.jobs[1:] else self.jobs[0])
+            return httpx2.Response(200, json=self.jobs.pop(0) if self.jobs[1:] else self.jobs[0])
         if action == "/chat":
-            return httpx.Response(200, json=self.chat(json.loads(request.content)))
+            return httpx2.Response(200, json=self.chat(json.loads(request.content)))
         if action == "/logs":
-            return httpx.Response(200, json={"items": self.logs})
+            return httpx2.Response(200, json={"items": self.logs})
         if action == "/artifacts":
-            return httpx.Response(200, json={"artifacts": self.artifacts})
+            return httpx2.Response(200, json={"artifacts": self.artifacts})
         if action == "/files":
-            return httpx.Response(200, json={"items": self.stored()})
+            return httpx2.Response(200, json={"items": self.stored()})
         if action == "/checkpoints/adapter":
-            return httpx.Response(200, json=self.export(json.loads(request.content)["checkpoint"]))
-        return httpx.Response(200, content=self.files[action.removeprefix("/files/")])
+            return httpx2.Response(200, json=self.export(json.loads(request.content)["checkpoint"]))
+        return httpx2.Response(200, content=self.files[action.removeprefix("/files/")])
 
-    def _dataset(self, request: httpx.Request, name: str, *rest: str) -> httpx.Response:
+    def _dataset(self, request: httpx2.Request, name: str, *rest: str) -> httpx2.Response:
         if request.method == "PUT":
             if request.headers["content-type"].startswith("multipart/form-data"):
                 self.splits[name, rest[0]] = parts = _parts(request)
-                return httpx.Response(201, json=_described(name, rest[0], request.content, parts))
+                return httpx2.Response(201, json=_described(name, rest[0], request.content, parts))
             stored = self.datasets.setdefault((name, rest[0]), request.content)
             if stored != request.content:
                 return refuse(
                     409, "conflict_error", f"Dataset `{name}@{rest[0]}` exists with other content"
                 )
-            return httpx.Response(201, json=_described(name, rest[0], stored))
+            return httpx2.Response(201, json=_described(name, rest[0], stored))
         if rest[1:] == ("content",):
             split = request.url.params.get("split")
             held = self.splits.get((name, rest[0]), {})
-            return httpx.Response(
+            return httpx2.Response(
                 200, content=held[split][1] if split else self.datasets[name, rest[0]]
             )
         found = [
@@ -196,11 +196,11 @@ class FakeApi:
             )
         if not name:
             page = {"items": found, "total": len(found), "page": 1, "page_size": 20}
-            return httpx.Response(200, json=page)
-        return httpx.Response(200, json=found[0] if rest else {"name": name, "versions": found})
+            return httpx2.Response(200, json=page)
+        return httpx2.Response(200, json=found[0] if rest else {"name": name, "versions": found})
 
 
-def _parts(request: httpx.Request) -> dict[str, tuple[str, bytes]]:
+def _parts(request: httpx2.Request) -> dict[str, tuple[str, bytes]]:
     """Return the files of a form: what each is called, and its bytes."""
     head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
     form = email.message_from_bytes(head + request.content)
@@ -244,11 +244,11 @@ def _described(
 
 def refuse(
     status: int, kind: str, detail: str, *, loc: list[str] | None = None, **headers: str
-) -> httpx.Response:
+) -> httpx2.Response:
     """Return a refusal in the documented envelope."""
     errors = [{"loc": loc, "msg": detail, "type": "value_error"}] if loc else None
     body = {"code": status, "type": kind, "detail": detail, "errors": errors}
-    return httpx.Response(status, json=body, headers=headers)
+    return httpx2.Response(status, json=body, headers=headers)
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def make_job() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
-def make_refusal() -> Callable[..., httpx.Response]:
+def make_refusal() -> Callable[..., httpx2.Response]:
     return refuse
 
 

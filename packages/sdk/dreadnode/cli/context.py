@@ -13,7 +13,7 @@ from dreadnode.errors import ConfigError
 
 if TYPE_CHECKING:
     from dreadnode.config import Connection
-    from dreadnode.http.client import ApiClient
+    from dreadnode.http.sync_api.client import ApiClient
 
 CONNECTION = Group("Connection", sort_key=90)
 
@@ -68,7 +68,7 @@ class Common:
             scoped: Whether an organization and a workspace are needed.
         """
         connection = self.connection()
-        from dreadnode.http.client import ApiClient
+        from dreadnode.http.sync_api.client import ApiClient
 
         client = ApiClient.to(connection, transport=transport.get())
         if scoped:

@@ -18,7 +18,7 @@ from dreadnode.cli.output import hint, say
 from dreadnode.errors import AuthenticationError, DreadnodeError, InputError
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2
 
 app = App(
     name="dn",
@@ -50,7 +50,7 @@ for _name, _target in (
 app.command("dreadnode.cli.server.engine:engine", name="engine", help_flags=[], version_flags=[])
 
 
-def run(arguments: list[str], *, transport: httpx.BaseTransport | None = None) -> int:
+def run(arguments: list[str], *, transport: httpx2.BaseTransport | None = None) -> int:
     """Run one command line.
 
     Args:

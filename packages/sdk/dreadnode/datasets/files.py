@@ -1,7 +1,7 @@
-"""Files that become a dataset: which split each is, in which format, and what can be said of it.
+"""The files of a dataset: the split and the format of each, and the default name.
 
-JSONL is read to its end before it is sent anywhere; what is wrong with a file of another format the
-server says, which makes JSONL of it.
+JSONL is checked completely before it is sent. The server checks the other formats when it converts
+them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ FORMATS = {
     ".csv": "csv",
     ".parquet": "parquet",
 }
-"""How a file's name tells what it is."""
+"""The format of each suffix."""
 COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
-"""How the name of a compressed file of text ends, behind its format."""
+"""The suffixes of a compressed text file, after the suffix of its format."""
 MEDIA_TYPES = {
     "jsonl": "application/x-ndjson",
     "json": "application/json",
@@ -32,20 +32,19 @@ MEDIA_TYPES = {
     "parquet": "application/vnd.apache.parquet",
 }
 ONLY_SPLIT = "train"
-"""What a single file becomes."""
+"""The split of a single file."""
 SPLIT = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _DIGEST_DIGITS = 12
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file that is to become a split.
+    """The file of one split.
 
     Attributes:
         path: The file.
-        format: jsonl, json, csv or parquet; of a compressed file `jsonl.gz` and the like.
+        format: jsonl, json, csv or parquet; of a compressed file `jsonl.gz` and so on.
         sha256: The digest of its bytes.
     """
 
@@ -59,17 +58,17 @@ Files = Mapping[str, DataFile]
 
 
 def collect(source: Path, splits: Sequence[str] = (), kind: str | None = None) -> Files:
-    """Return the files of a dataset by split, each read once to its end.
+    """Return the files of a dataset by split; each file is read once.
 
     Args:
-        source: A file, which becomes the split `train`, or a folder, in which the name of each file
-            is that of its split.
+        source: A file, which becomes the split `train`, or a folder, whose files are named like
+            their splits.
         splits: Further files, each as SPLIT=FILE.
-        kind: The format of all files; what each file's name says if None.
+        kind: The format of all files; from each file's suffix if None.
 
     Raises:
-        InputError: The same split is named twice, or a name cannot be that of a split.
-        UnusableFile: A file cannot be read, or is of no known format.
+        InputError: A split is named twice, or its name is not valid.
+        UnusableFile: A file cannot be read, or its format is unknown.
     """
     paths = _folder(source) if source.is_dir() else {ONLY_SPLIT: source}
     for each in splits:
@@ -78,18 +77,18 @@ def collect(source: Path, splits: Sequence[str] = (), kind: str | None = None) -
             raise InputError(f"`--split {each}`: write SPLIT=FILE, as in `validation=./val.csv`")
         if not SPLIT.fullmatch(name):
             raise InputError(
-                f"`{name}` cannot be the name of a split: lower-case letters, digits and . _ - only"
+                f"`{name}` is not a valid split name: use lower-case letters, digits and . _ - only"
             )
         if name in paths:
             raise InputError(
-                f"the split `{name}` would be both {paths[name]} and {path}; name each once"
+                f"the split `{name}` is both {paths[name]} and {path}; name each split once"
             )
         paths[name] = Path(path)
-    return {name: _file(path, kind) for name, path in paths.items()}
+    return {name: _data_file(path, kind) for name, path in paths.items()}
 
 
 def default_ref(source: Path, files: Files) -> tuple[str, str]:
-    """Return a name made of SOURCE's own, and a version that changes with the content of FILES."""
+    """Return a name from SOURCE's own name, and a version that depends on the content of FILES."""
     path = source.resolve() if source.is_dir() else source
     stem = path.name.split(".")[0].lower()
     name = re.sub(r"[^a-z0-9_-]+", "-", stem).strip("-_")[:100] or "rows"
@@ -99,42 +98,29 @@ def default_ref(source: Path, files: Files) -> tuple[str, str]:
     return name, hashlib.sha256("".join(lines).encode()).hexdigest()[:_DIGEST_DIGITS]
 
 
-def _folder(folder: Path) -> dict[str, Path]:
-    """Return the files in FOLDER by split; one that is no data is refused, not passed over."""
-    found: dict[str, Path] = {}
-    try:
-        paths = sorted(folder.iterdir())
-    except OSError as error:
-        raise UnusableFile(f"{folder} cannot be read: {_reason(error)}") from error
-    for path in paths:
-        if path.name.startswith("."):
-            continue
-        if path.is_dir() or format_of(path) is None:
-            raise UnusableFile(
-                f"{path} is no {_list(FORMATS)} file, and a folder that is pushed holds one for "
-                "each split; move it away, or name the files with `--split SPLIT=FILE`"
-            )
-        stem = Path(path.stem).stem if path.suffix.lower() in COMPRESSIONS else path.stem
-        name = _SHARD.sub("", stem).lower()
-        if not SPLIT.fullmatch(name):
-            raise UnusableFile(
-                f"{path}: `{name}` cannot be the name of a split (letters, digits and . _ - only); "
-                "rename it"
-            )
-        if name in found:
-            raise UnusableFile(
-                f"{found[name]} and {path} are both the split `{name}`; put them into one file"
-            )
-        found[name] = path
-    if not found:
-        raise UnusableFile(f"{folder} holds no {_list(FORMATS)} file")
-    return found
+def single_file(path: Path) -> DataFile:
+    """Return PATH with the format of its suffix, JSONL without a known one; it is not read.
+
+    Raises:
+        UnusableFile: PATH is a folder.
+    """
+    if path.is_dir():
+        raise UnusableFile(
+            f"{path} is a folder; pass `dreadnode.datasets.files.collect(folder)` to "
+            "`push_dataset` to push one file for each split"
+        )
+    return DataFile(path, format_of(path) or "jsonl", sha256="")
+
+
+def form_files(files: Files) -> dict[str, tuple[Path, str]]:
+    """Return the path of each split, and the file name that tells the server its format."""
+    return {split: (file.path, f"{split}.{file.format}") for split, file in files.items()}
 
 
 def format_of(path: Path) -> str | None:
-    """Return the format that the name of PATH says, compression included; None where it does not.
+    """Return the format of PATH by its name, with its compression; None if it is unknown.
 
-    Parquet is compressed within, so a compressed Parquet file is none of them.
+    Parquet compresses its own content, so a compressed Parquet file is not supported.
     """
     compression = _compression(path)
     inner = FORMATS.get(Path(path.stem if compression else path.name).suffix.lower())
@@ -146,27 +132,55 @@ def _compression(path: Path) -> str:
     return f".{found}" if found else ""
 
 
-def _file(path: Path, kind: str | None) -> DataFile:
-    """Return what is known of PATH."""
+def _folder(folder: Path) -> dict[str, Path]:
+    """Return the files in FOLDER by split; a file that is not data is refused, not skipped."""
+    found: dict[str, Path] = {}
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise UnusableFile(f"{folder} cannot be read: {_reason(error)}") from error
+    for path in paths:
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() or format_of(path) is None:
+            raise UnusableFile(
+                f"{path} is not a {_suffixes()} file, but a pushed folder has one such file for "
+                "each split; move it away, or name the files with `--split SPLIT=FILE`"
+            )
+        stem = Path(path.stem).stem if path.suffix.lower() in COMPRESSIONS else path.stem
+        name = _SHARD.sub("", stem).lower()
+        if not SPLIT.fullmatch(name):
+            raise UnusableFile(
+                f"{path}: `{name}` is not a valid split name (letters, digits and . _ - only); "
+                "rename the file"
+            )
+        if name in found:
+            raise UnusableFile(
+                f"{found[name]} and {path} are both the split `{name}`; merge them into one file"
+            )
+        found[name] = path
+    if not found:
+        raise UnusableFile(f"{folder} has no {_suffixes()} file")
+    return found
+
+
+def _data_file(path: Path, kind: str | None) -> DataFile:
     known = format_of(path) if kind is None else kind + _compression(path)
     if known in (None, "jsonl"):
         return DataFile(path, "jsonl", check(path).sha256)
-    digest = hashlib.sha256()
-    size = 0
     try:
         with path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            is_empty = file.tell() == 0
     except OSError as error:
         raise UnusableFile(f"{path} cannot be read: {_reason(error)}") from error
-    if not size:
+    if is_empty:
         raise UnusableFile(f"{path} is empty")
-    return DataFile(path, known or "", digest.hexdigest())
+    return DataFile(path, known or "", digest)
 
 
-def _list(names: Mapping[str, str]) -> str:
-    *first, last = names
+def _suffixes() -> str:
+    *first, last = FORMATS
     return f"{', '.join(first)} or {last}"
 
 

@@ -1,17 +1,15 @@
-"""When a call is made again, and how long a job is waited for: decisions, without a network.
+"""Which failed calls are sent again and when, and how long an outage may last.
 
-A plan asks for one thing after the other and is told what came of it: that a call be made, whose
-answer is sent into it or whose failure is thrown into it, or that so many seconds pass. A client
-carries it out, blocking or awaiting; what it comes to is what it returns.
+Everything here decides without a network; the clients do what it decides.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from dreadnode.errors import (
     ApiError,
@@ -26,27 +24,23 @@ from dreadnode.http.calls import Call
 if TYPE_CHECKING:
     from dreadnode.training.jobs import TrainingJob
 
-T = TypeVar("T")
-Plan = Generator[Call[Any] | float, Any, T]
-OnUpdate = Callable[["TrainingJob | None"], None]
+_NOT_PROCESSED = frozenset({429, 503})
+"""Statuses of requests that the server did not process, so every call may be sent again."""
 
-_NOT_DONE = frozenset({429, 503})
-"""Answers that promise that nothing was done, so that any call may be made again."""
-
-
-RECONNECT = 1.0
-"""Seconds before a stream that has ended is asked for again."""
+RECONNECT_SECONDS = 1.0
+"""Seconds before an event stream that ended is opened again."""
 
 
 @dataclass(frozen=True)
 class Retries:
-    """How often and how soon a failed call is made again.
+    """How often and how soon a failed call is sent again.
 
     Attributes:
-        limit: Attempts after the first.
-        first: Seconds before the second attempt; the wait doubles from there.
-        longest: The longest wait in seconds; a server that asks for more is not waited for.
-        jitter: Draws from 0 to 1; each wait is between half of its time and the whole.
+        limit: Attempts after the first one.
+        first: Seconds before the second attempt; the delay doubles from there.
+        longest: The longest delay in seconds. A longer `Retry-After` ends the attempts.
+        jitter: Returns a random number from 0 to 1. Each delay is between half of its time and all
+            of it.
     """
 
     limit: int = 3
@@ -55,17 +49,19 @@ class Retries:
     jitter: Callable[[], float] = random.random
 
     def delay(self, call: Call[Any], attempt: int, failure: DreadnodeError) -> float | None:
-        """Return the seconds after which to make CALL again, or None for never.
+        """Return the seconds to wait before CALL is sent again, or None to give up.
 
         Args:
             call: The call that failed.
-            attempt: How many attempts were made again before; 0 after the first failure.
-            failure: What went wrong.
+            attempt: How many times it was sent again before; 0 after the first failure.
+            failure: The error of this attempt.
         """
         if attempt >= self.limit:
             return None
         if isinstance(failure, ApiError):
-            if failure.status not in _NOT_DONE and not (_by_a_proxy(failure) and call.repeatable):
+            if failure.status not in _NOT_PROCESSED and not (
+                _is_from_proxy(failure) and call.repeatable
+            ):
                 return None
             if failure.retry_after is not None:
                 return failure.retry_after if failure.retry_after <= self.longest else None
@@ -74,34 +70,45 @@ class Retries:
         return min(self.first * 2.0**attempt, self.longest) * (0.5 + self.jitter() / 2)
 
 
-def _by_a_proxy(failure: ApiError) -> bool:
-    """Whether it came from between: the server's own 502 and 504 are about its engine, and say so.
+def _is_from_proxy(failure: ApiError) -> bool:
+    """Whether a proxy answered while the server behind it restarts.
 
-    A proxy answers like that while the server behind it starts again.
+    The server's own 502 and 504 are about its engine, and their envelope has a type.
     """
     return failure.status in (502, 504) and not failure.type
 
 
-class Silence:
-    """How long a server has not answered; after PATIENCE seconds it is taken for gone."""
+class Outage:
+    """Measures how long the server has not answered.
+
+    Args:
+        patience: Seconds without a response after which the server counts as gone.
+        clock: Returns the time in seconds.
+    """
 
     def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._patience = patience
         self._clock = clock
-        self._heard = clock()
+        self._last_response = clock()
 
-    def broken(self) -> None:
-        """Take note that the server has answered."""
-        self._heard = self._clock()
+    def answered(self) -> None:
+        """Record that the server has answered."""
+        self._last_response = self._clock()
 
-    def goes_on(self, failure: ConnectionFailed | ServerError) -> None:
-        """Take note of an answer that did not come; raise FAILURE when that has lasted too long."""
-        if self._clock() - self._heard >= self._patience:
+    def failed(self, failure: ConnectionFailed | ServerError) -> None:
+        """Record a missing response; raise FAILURE when the outage has lasted too long."""
+        if self._clock() - self._last_response >= self._patience:
             raise failure
 
 
-class Wait:
-    """The waiting for one job, through restarts of the server."""
+class JobWait:
+    """Decides when the wait for one job is over, through restarts of the server.
+
+    Args:
+        timeout: The longest wait in seconds; None waits without a limit.
+        patience: Seconds without a response after which the server counts as gone.
+        clock: Returns the time in seconds.
+    """
 
     def __init__(
         self,
@@ -113,62 +120,29 @@ class Wait:
         self._clock = clock
         self._timeout = timeout
         self._started = clock()
-        self._silence = Silence(patience, clock)
+        self._outage = Outage(patience, clock)
 
-    def seen(self, job: TrainingJob) -> bool:
-        """Take note of JOB; return True if the waiting is over.
+    def is_over(self, job: TrainingJob) -> bool:
+        """Return whether JOB has completed.
 
         Raises:
             JobEnded: It failed or was cancelled.
-            WaitTimedOut: It goes on, and the time is up.
+            WaitTimedOut: It still runs after the timeout.
         """
-        self._silence.broken()
+        self._outage.answered()
         if job.status == "completed":
             return True
         if job.has_ended:
             raise JobEnded(job)
-        if self._timeout is not None and self._is_over():
+        if self._timeout is not None and self._has_timed_out():
             raise WaitTimedOut(job, self._timeout)
         return False
 
-    def missed(self, failure: ConnectionFailed | ServerError) -> None:
-        """Take note of an answer that did not come; raise FAILURE when that has lasted too long."""
-        self._silence.goes_on(failure)
-        if self._is_over():
+    def failed(self, failure: ConnectionFailed | ServerError) -> None:
+        """Record a missing response; raise FAILURE after the timeout or a long outage."""
+        self._outage.failed(failure)
+        if self._has_timed_out():
             raise failure
 
-    def _is_over(self) -> bool:
+    def _has_timed_out(self) -> bool:
         return self._timeout is not None and self._clock() - self._started >= self._timeout
-
-
-def persistently(call: Call[T], retries: Retries) -> Plan[T]:
-    """Plan to make CALL, again as long as it fails in passing, and to return what it gives."""
-    attempt = 0
-    while True:
-        try:
-            given: T = yield call
-        except DreadnodeError as failure:
-            delay = retries.delay(call, attempt, failure)
-            if delay is None:
-                raise
-        else:
-            return given
-        yield delay
-        attempt += 1
-
-
-def until_ended(
-    look: Call[TrainingJob], wait: Wait, interval: float, on_update: OnUpdate | None
-) -> Plan[TrainingJob]:
-    """Plan to LOOK at a job every so many seconds until it has completed, and to return it."""
-    while True:
-        job: TrainingJob | None = None
-        try:
-            job = yield look
-        except (ConnectionFailed, ServerError) as failure:
-            wait.missed(failure)
-        if on_update:
-            on_update(job)
-        if job and wait.seen(job):
-            return job
-        yield interval

@@ -1,16 +1,19 @@
-"""What both clients need to send a call and to read its answer; the one place that reads httpx."""
+"""What both clients need to send a call and to read its response."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+
+import httpx2
 
 from dreadnode import __version__
 from dreadnode.config import Scope, is_loopback
@@ -23,27 +26,24 @@ from dreadnode.errors import (
     UnusableFile,
     refusal,
 )
-from dreadnode.http.calls import Call
-from dreadnode.http.calls.jobs import training_job_events
-from dreadnode.http.httpx_import import httpx
-from dreadnode.http.retries import Silence
-from dreadnode.http.sse import Reader
+from dreadnode.http.calls import Call, training_job_events
+from dreadnode.http.retries import Outage
 
 if TYPE_CHECKING:
     from dreadnode.training.jobs import JobEvent
 
 T = TypeVar("T")
-Client = TypeVar("Client", httpx.Client, httpx.AsyncClient)
+Client = TypeVar("Client", httpx2.Client, httpx2.AsyncClient)
 
-TIMEOUT = httpx.Timeout(30.0, connect=5.0)
-"""How long to wait for a server."""
+TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
+"""The default timeouts of a request."""
 
 CHUNK = 1 << 16
 """Bytes that are read or written at a time."""
 
 
-def http_options(server: str, api_key: str | None, timeout: httpx.Timeout) -> dict[str, Any]:
-    """Return what both httpx clients are made with."""
+def client_options(server: str, api_key: str | None, timeout: httpx2.Timeout) -> dict[str, Any]:
+    """Return the options of both httpx2 clients."""
     python = sys.version_info
     headers = {
         "User-Agent": f"dreadnode/{__version__} python/{python.major}.{python.minor}",
@@ -51,105 +51,136 @@ def http_options(server: str, api_key: str | None, timeout: httpx.Timeout) -> di
     }
     if api_key:
         if not (api_key.isascii() and api_key.isprintable()):
-            raise ConfigError("the API key holds characters that no key has; copy it once more")
+            raise ConfigError("the API token has invalid characters; copy it again")
         headers["Authorization"] = f"Bearer {api_key}"
     return {
         "base_url": server if server.endswith("/api/v1") else f"{server}/api/v1",
         "headers": headers,
         "timeout": timeout,
-        # To read the trusted certificates takes longer than most calls do; plain HTTP has no use
-        # for them, and a redirect to another scheme is not followed.
+        # Loading the trusted certificates takes longer than most calls, and plain HTTP does not
+        # use them: a redirect to another scheme is not followed.
         "verify": ssl.create_default_context() if server.startswith("https:") else False,
-        # A proxy is never the way to this machine.
+        # A proxy cannot reach a server on this machine.
         "trust_env": not is_loopback(server),
     }
 
 
-def request(client: Client, call: Call[Any], content: Any) -> httpx.Request:
-    """Build the request that CALL describes, with CONTENT as its body."""
+@contextmanager
+def open_request(client: Client, call: Call[Any]) -> Iterator[httpx2.Request]:
+    """Yield the request that CALL describes; its files are open until the block ends."""
     headers = dict(call.headers)
-    if call.file is not None:
-        headers["Content-Length"] = str(call.file.stat().st_size)
-    elif call.form is not None:
-        headers["Content-Length"] = str(call.form.length)
-    if content is not None:
-        headers["Content-Type"] = call.content_type
-    timeout = client.timeout
-    if call.seconds is not None:
-        of = timeout
-        timeout = httpx.Timeout(call.seconds, connect=of.connect, write=of.write, pool=of.pool)
-    return client.build_request(
-        call.method,
-        call.path,
-        params=call.params,
-        content=content,
-        headers=headers,
-        timeout=timeout,
-    )
+    content: Any = call.body
+    files = None
+    with ExitStack() as stack:
+        if call.files is not None:
+            files = {
+                field: (name, stack.enter_context(_open_file(path)))
+                for field, (path, name) in call.files.items()
+            }
+        elif call.file is not None:
+            file = stack.enter_context(_open_file(call.file))
+            headers["Content-Length"] = str(os.fstat(file.fileno()).st_size)
+            content = _chunks(file) if isinstance(client, httpx2.Client) else _async_chunks(file)
+        if content is not None:
+            headers["Content-Type"] = call.content_type
+        yield client.build_request(
+            call.method,
+            call.path,
+            params=call.params,
+            content=content,
+            files=files,
+            headers=headers,
+            timeout=_timeout(client.timeout, call.seconds),
+        )
 
 
-def read(call: Call[T], response: httpx.Response) -> T:
-    """Return what CALL gives, or raise what was said or meant instead."""
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK):
+        yield chunk
+
+
+async def _async_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    # In a thread: a slow disk must not stop the event loop.
+    while chunk := await asyncio.to_thread(file.read, CHUNK):
+        yield chunk
+
+
+def _timeout(default: httpx2.Timeout, seconds: float | None) -> httpx2.Timeout:
+    if seconds is None:
+        return default
+    return httpx2.Timeout(seconds, connect=default.connect, write=default.write, pool=default.pool)
+
+
+def parse_response(call: Call[T], response: httpx2.Response) -> T:
+    """Return the result of CALL, or raise the error that RESPONSE stands for."""
     if not response.is_success:
         raise refusal(response.status_code, response.headers, response.content)
-    with _understood(call, response):
+    with expect_valid(call, response):
         return call.parse(response.content)
 
 
-class Listener:
-    """Reads the events of a job out of the lines of one connection after the other.
+class EventStream:
+    """Reads a job's events from one connection after the other.
 
     Args:
-        scope: Where the job is.
+        scope: The job's workspace.
         job_id: The job.
-        after: Only what comes behind the event with this id.
-        patience: How many seconds the server may be silent.
+        after: Only events after the one with this id.
+        patience: Seconds without a connection after which the server counts as gone.
     """
 
     def __init__(self, scope: Scope, job_id: str, after: int, patience: float) -> None:
         self._scope = scope
         self._job_id = job_id
         self._after = after
-        self._silence = Silence(patience)
-        self._reader = Reader()
+        self._outage = Outage(patience)
+        self._is_connected = False
 
     def call(self) -> Call[bytes]:
-        """Describe the call for what has not been told yet."""
-        self._reader = Reader()
+        """Describe the call for the events that were not read yet."""
+        self._is_connected = False
         self._call = training_job_events(self._scope, self._job_id, after=self._after)
         return self._call
 
-    def read(self, line: str, response: httpx.Response) -> JobEvent | None:
-        """Take the next line of RESPONSE; return an event if it ends one."""
-        self._silence.broken()
-        message = self._reader.read(line)
-        if message is None:
+    def connected(self) -> None:
+        """Record that the server has answered."""
+        self._is_connected = True
+
+    def parse(self, event: httpx2.ServerSentEvent, response: httpx2.Response) -> JobEvent | None:
+        """Return the job's event in EVENT, if it holds one."""
+        if not event.data:
             return None
         from dreadnode.training.jobs import JobEvent
 
-        with _understood(self._call, response):
-            told = JobEvent.model_validate({**json.loads(message.data), "id": message.id})
-        self._after = told.id
-        return told
+        with expect_valid(self._call, response):
+            parsed = JobEvent.model_validate({**json.loads(event.data), "id": event.id})
+        self._after = parsed.id
+        return parsed
 
-    def missed(self, failure: ConnectionFailed | ServerError) -> None:
-        """Take note of a connection that broke; raise FAILURE when none has held for too long."""
-        self._silence.goes_on(failure)
+    def failed(self, failure: ConnectionFailed | ServerError) -> None:
+        """Record a lost connection; raise FAILURE when the outage has lasted too long."""
+        if self._is_connected:
+            # The outage begins now: until here the connection was alive.
+            self._outage.answered()
+        else:
+            self._outage.failed(failure)
 
 
 @contextmanager
-def _understood(call: Call[Any], response: httpx.Response) -> Iterator[None]:
+def expect_valid(call: Call[Any], response: httpx2.Response) -> Iterator[None]:
+    """Turn the errors of parsing RESPONSE into one of ours."""
     try:
         yield
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(
-            f"the answer to {call.method} {call.path} is not what this client expects"
-            f"{_where(error)}; is {response.url.host} a dreadnode server of a matching version?"
+            f"the response to {call.method} {call.path} is not what this client expects"
+            f"{_first_field(error)}; is {response.url.host} a dreadnode server of a matching "
+            "version?"
         ) from error
 
 
-def _where(error: Exception) -> str:
-    """Name the first field that was not understood, if it was a field."""
+def _first_field(error: Exception) -> str:
+    """Name the first field that was invalid, if the error is about fields."""
     from pydantic import ValidationError
 
     if not isinstance(error, ValidationError):
@@ -160,34 +191,33 @@ def _where(error: Exception) -> str:
 
 
 @contextmanager
-def translated(client: Client, call: Call[Any]) -> Iterator[None]:
-    """Turn what httpx raises into our own errors."""
+def translate_errors(client: Client, call: Call[Any]) -> Iterator[None]:
+    """Turn the errors of httpx2 into ours."""
     server = str(client.base_url).removesuffix("/").removesuffix("/api/v1")
     try:
         yield
-    except httpx.ConnectError as error:
+    except httpx2.ConnectError as error:
         raise ConnectionFailed(
             f"no server answers at {server}; start one with `dn serve`, or name another with "
             "`--server`",
             unsent=True,
         ) from error
-    except httpx.TimeoutException as error:
-        unsent = isinstance(error, (httpx.ConnectTimeout, httpx.PoolTimeout))
+    except httpx2.TimeoutException as error:
+        unsent = isinstance(error, (httpx2.ConnectTimeout, httpx2.PoolTimeout))
         raise TimedOut(
             f"{server} did not answer in time; try again later", unsent=unsent
         ) from error
-    except httpx.InvalidURL as error:
-        raise ConnectionFailed(f"{server} is not an address that can be reached") from error
-    except httpx.HTTPError as error:
+    except httpx2.InvalidURL as error:
+        raise ConnectionFailed(f"{server} is not a valid address") from error
+    except httpx2.HTTPError as error:
         raise ConnectionFailed(
-            f"the connection to {server} broke while it answered {call.method} {call.path}; "
-            "try again"
+            f"the connection to {server} broke during {call.method} {call.path}; try again"
         ) from error
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open the file that is to be sent, or say why it cannot be read."""
+def _open_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to send, or say why it cannot be read."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -196,28 +226,19 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def chunks(file: BinaryIO) -> Iterator[bytes]:
-    """Read FILE to its end."""
-    while chunk := file.read(CHUNK):
-        yield chunk
-
-
-async def async_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    """Read FILE to its end, without holding up whatever else is going on."""
-    import asyncio
-
-    while chunk := await asyncio.to_thread(file.read, CHUNK):
-        yield chunk
-
-
 @contextmanager
-def fresh(to: Path, sha256: str | None) -> Iterator[Callable[[bytes], object]]:
-    """Yield what writes a file beside TO, and put that file in its place once it is whole."""
-    fresh = to.with_name(f".{to.name}.{os.getpid()}")
+def atomic_write(to: Path, sha256: str | None) -> Iterator[Callable[[bytes], object]]:
+    """Yield a function that writes a file beside TO, which replaces TO once it is complete.
+
+    Raises:
+        ProtocolError: The content does not have the digest SHA256.
+        UnusableFile: The file cannot be written.
+    """
+    temporary = to.with_name(f".{to.name}.{os.getpid()}")
     digest = hashlib.sha256()
     try:
         to.parent.mkdir(parents=True, exist_ok=True)
-        with fresh.open("wb") as file:
+        with temporary.open("wb") as file:
 
             def write(chunk: bytes) -> None:
                 file.write(chunk)
@@ -225,9 +246,9 @@ def fresh(to: Path, sha256: str | None) -> Iterator[Callable[[bytes], object]]:
 
             yield write
         if sha256 is not None and digest.hexdigest() != sha256:
-            raise ProtocolError(f"{to.name} arrived damaged and was not kept; try again")
-        fresh.replace(to)
+            raise ProtocolError(f"{to.name} was damaged in transit and is not kept; try again")
+        temporary.replace(to)
     except OSError as error:
         raise UnusableFile(f"{to} cannot be written: {error.strerror}") from error
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

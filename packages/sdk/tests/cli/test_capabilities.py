@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from dreadnode.capabilities import without_front_matter
 from dreadnode.cli.main import run
@@ -27,13 +27,13 @@ STORED = {
 
 
 @pytest.fixture
-def sent() -> list[httpx.Request]:
+def sent() -> list[httpx2.Request]:
     return []
 
 
 @pytest.fixture
 def dn(
-    sent: list[httpx.Request],
+    sent: list[httpx2.Request],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -48,17 +48,17 @@ def dn(
     }.items():
         monkeypatch.setenv(f"DREADNODE_{name}", value)
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         sent.append(request)
         if request.url.path.endswith("/capabilities"):
             page = {"capabilities": [STORED], "total": 1, "page": 1, "limit": 20}
-            return httpx.Response(200, json=page)
+            return httpx2.Response(200, json=page)
         if request.url.path.endswith("/archive"):
-            return httpx.Response(200, content=b"a gzipped tar")
-        return httpx.Response(200, json=STORED)
+            return httpx2.Response(200, content=b"a gzipped tar")
+        return httpx2.Response(200, json=STORED)
 
     def call(line: str) -> str:
-        code = run(shlex.split(line), transport=httpx.MockTransport(answer))
+        code = run(shlex.split(line), transport=httpx2.MockTransport(answer))
         said = capsys.readouterr()
         return f"exit: {code}\n--- stdout\n{said.out}--- stderr\n{said.err}"
 
@@ -72,7 +72,7 @@ def folder(manifest: str, **agents: str) -> None:
         Path(f"desk/agents/{name}.md").write_text(text)
 
 
-def test_a_text_file_is_pushed_as_a_prompt(dn: Dn, sent: list[httpx.Request]) -> None:
+def test_a_text_file_is_pushed_as_a_prompt(dn: Dn, sent: list[httpx2.Request]) -> None:
     Path("prompt.md").write_text("Begin with Ahoy.\n")
 
     assert dn("capability push prompt.md harbour@1.0.0") == snapshot("""\
@@ -91,7 +91,7 @@ hint: `dn train sft --capability harbour@1.0.0 …` trains with it
 
 
 def test_a_folder_says_its_name_and_its_entry_agent_speaks(
-    dn: Dn, sent: list[httpx.Request]
+    dn: Dn, sent: list[httpx2.Request]
 ) -> None:
     folder(
         "name: harbour\nversion: 0.1.0\ndescription: The desk\nentry_agent: b\n",
@@ -115,7 +115,7 @@ harbour@1.0.0  The harbour desk  2026-11-22 03:00:00
 """)
 
 
-def test_one_is_shown_by_name_or_by_version(dn: Dn, sent: list[httpx.Request]) -> None:
+def test_one_is_shown_by_name_or_by_version(dn: Dn, sent: list[httpx2.Request]) -> None:
     dn("capability get harbour")
     dn("capability get harbour@1.0.0 --json")
 
@@ -141,7 +141,7 @@ def test_one_is_shown_by_name_or_by_version(dn: Dn, sent: list[httpx.Request]) -
     ],
 )
 def test_what_cannot_be_a_capability_is_refused_before_anything_is_sent(
-    dn: Dn, sent: list[httpx.Request], line: str, words: str
+    dn: Dn, sent: list[httpx2.Request], line: str, words: str
 ) -> None:
     folder("name: harbour\nversion: 0.1.0\n")
     Path("prompt.md").write_text("Begin with Ahoy.")
@@ -164,7 +164,7 @@ def test_a_manifest_that_is_none_is_refused(dn: Dn, manifest: str) -> None:
 
 
 def test_an_entry_agent_without_a_file_is_refused_and_not_replaced(
-    dn: Dn, sent: list[httpx.Request]
+    dn: Dn, sent: list[httpx2.Request]
 ) -> None:
     folder("name: harbour\nversion: 0.1.0\nentry_agent: c\n", a="first", b="second")
 
@@ -177,7 +177,7 @@ def test_an_entry_agent_without_a_file_is_refused_and_not_replaced(
 
 @pytest.mark.parametrize("command", ["capability push prompt.md", "dataset push rows.jsonl"])
 def test_a_version_given_as_a_flag_is_refused_and_not_taken_for_a_question(
-    dn: Dn, sent: list[httpx.Request], command: str
+    dn: Dn, sent: list[httpx2.Request], command: str
 ) -> None:
     said = dn(f"{command} --version 1.0.0")
 
@@ -186,7 +186,7 @@ def test_a_version_given_as_a_flag_is_refused_and_not_taken_for_a_question(
     assert sent == []
 
 
-def test_a_job_names_its_capability(dn: Dn, sent: list[httpx.Request]) -> None:
+def test_a_job_names_its_capability(dn: Dn, sent: list[httpx2.Request]) -> None:
     dn("train sft --model Qwen/Qwen3-8B --dataset a@1 --capability harbour@1.0.0")
 
     assert json.loads(sent[0].content)["capability_ref"] == {"name": "harbour", "version": "1.0.0"}
@@ -207,7 +207,7 @@ def test_a_capability_is_fetched_into_a_file_that_was_not_there(dn: Dn) -> None:
     assert "exists already" in again
 
 
-def test_one_version_of_a_capability_is_deleted(dn: Dn, sent: list[httpx.Request]) -> None:
+def test_one_version_of_a_capability_is_deleted(dn: Dn, sent: list[httpx2.Request]) -> None:
     deleted = dn("capability delete harbour@1.0.0")
     unversioned = dn("capability delete harbour")
 

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from dreadnode.cli.main import run
 from dreadnode.training import TINKER_MODELS, search_training_models, view
@@ -29,10 +29,10 @@ class CatalogApi:
         self.queries: list[dict[str, str]] = []
         self.tinker: Any = {"supported_models": [{"model_name": "Qwen/Qwen3-8B"}]}
 
-    def __call__(self, request: httpx.Request) -> httpx.Response:
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
         if request.url.path.endswith("/get_server_capabilities"):
             assert request.headers["x-api-key"] == "tml-mine"
-            return httpx.Response(200, json=self.tinker)
+            return httpx2.Response(200, json=self.tinker)
         assert request.headers["authorization"] == "Bearer dn_test"
         asked = dict(request.url.params)
         self.queries.append(dict(asked))
@@ -45,7 +45,7 @@ class CatalogApi:
             known = self.engine["age_seconds"] is not None
             for model in page["models"]:
                 model["available"] = model["tinker_id"] in self.engine["serves"] if known else None
-        return httpx.Response(200, json=page)
+        return httpx2.Response(200, json=page)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> CatalogApi:
 @pytest.fixture
 def dn(server: CatalogApi, capsys: pytest.CaptureFixture[str]) -> Dn:
     def call(line: str) -> str:
-        code = run(shlex.split(line), transport=httpx.MockTransport(server))
+        code = run(shlex.split(line), transport=httpx2.MockTransport(server))
         said = capsys.readouterr()
         return f"exit: {code}\n--- stdout\n{said.out}--- stderr\n{said.err}"
 

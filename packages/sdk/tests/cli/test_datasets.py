@@ -200,15 +200,15 @@ def test_what_cannot_be_a_dataset_is_refused_before_anything_is_sent(dn: Dn, api
 
     assert api.requests == []
     assert said == snapshot("""\
-error: odd/README.md is no .jsonl, .ndjson, .json, .csv or .parquet file, and a folder that is pushed holds one for each split; move it away, or name the files with `--split SPLIT=FILE`
-error: twice/train.csv and twice/train.jsonl are both the split `train`; put them into one file
-error: none holds no .jsonl, .ndjson, .json, .csv or .parquet file
-error: named/ä.csv: `ä` cannot be the name of a split (letters, digits and . _ - only); rename it
+error: odd/README.md is not a .jsonl, .ndjson, .json, .csv or .parquet file, but a pushed folder has one such file for each split; move it away, or name the files with `--split SPLIT=FILE`
+error: twice/train.csv and twice/train.jsonl are both the split `train`; merge them into one file
+error: none has no .jsonl, .ndjson, .json, .csv or .parquet file
+error: named/ä.csv: `ä` is not a valid split name (letters, digits and . _ - only); rename the file
 error: empty.parquet is empty
 error: rows.csv cannot be read: no such file or directory
 error: `--split nothing`: write SPLIT=FILE, as in `validation=./val.csv`
-error: the split `train` would be both rows.jsonl and rows.jsonl; name each once
-error: `Train` cannot be the name of a split: lower-case letters, digits and . _ - only
+error: the split `train` is both rows.jsonl and rows.jsonl; name each split once
+error: `Train` is not a valid split name: use lower-case letters, digits and . _ - only
 error: `--rows` must be above 0, and is 0
 """)
 
@@ -232,8 +232,6 @@ def test_a_job_names_its_splits(dn: Dn, api: Any) -> None:
         "prompt_split": "big",
         "eval_dataset_ref": b,
         "eval_split": "small",
-        "trajectory_dataset_refs": [],
-        "stop": [],
     }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from inline_snapshot import snapshot
 
@@ -86,7 +86,7 @@ def test_a_damaged_download_is_not_kept(dn: Dn, api: Any, monkeypatch: pytest.Mo
         api,
         "_job",
         lambda request, rest: (
-            httpx.Response(200, content=b"weight") if "/files/" in rest else answer(request, rest)
+            httpx2.Response(200, content=b"weight") if "/files/" in rest else answer(request, rest)
         ),
     )
 
@@ -94,7 +94,7 @@ def test_a_damaged_download_is_not_kept(dn: Dn, api: Any, monkeypatch: pytest.Mo
 exit: 1
 --- stdout
 --- stderr
-error: adapter_model.safetensors arrived damaged and was not kept; try again
+error: adapter_model.safetensors was damaged in transit and is not kept; try again
 """)
     assert list(Path("mine").iterdir()) == []
 

@@ -203,7 +203,7 @@ job.toml: unknown setting `rehears`; did you mean `rehearse`?
         ),
         (
             JOB.replace("support@1.0.0", "support"),
-            "job.toml: `config.dataset_ref`: `support` names no version; write NAME@VERSION, or the path of a file (`dn dataset get support` lists the versions)",
+            "job.toml: `config.dataset_ref`: `support` has no version; write NAME@VERSION, or the path of a file (`dn dataset get support` lists the versions)",
         ),
         (
             JOB.replace('"support@1.0.0"', '{ name = "support" }'),

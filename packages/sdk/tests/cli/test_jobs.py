@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from inline_snapshot import snapshot
 
@@ -100,7 +100,7 @@ def test_an_id_that_is_a_path_stays_an_id(dn: Dn, api: Any) -> None:
 exit: 2
 --- stdout
 --- stderr
-error: `..` cannot be the name or the id of anything
+error: `..` is not a valid name or id
 """)
 
 
@@ -143,13 +143,13 @@ hint: `dn train download job-1` fetches the adapter, `dn train chat job-1` talks
 
 
 def test_waiting_goes_on_while_the_server_is_being_restarted(
-    dn: Dn, api: Any, make_job: MakeJob, make_refusal: Callable[..., httpx.Response]
+    dn: Dn, api: Any, make_job: MakeJob, make_refusal: Callable[..., httpx2.Response]
 ) -> None:
     api.jobs = [make_job(status="completed")]
     api.failures = [
-        *[httpx.ConnectError("refused")] * 6,
+        *[httpx2.ConnectError("refused")] * 6,
         make_refusal(500, "internal_server_error", "starting"),
-        httpx.ReadError("dropped"),
+        httpx2.ReadError("dropped"),
     ]
 
     assert dn("train wait job-1") == snapshot("""\

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from dreadnode.config import Profiles, config_path
 from inline_snapshot import snapshot
@@ -164,7 +164,7 @@ hint: `dn login` saves a key; `dn whoami` tells which one is used
 
 
 def test_a_server_that_is_not_there_is_one_sentence(dn: Dn, api: Any) -> None:
-    api.failures = [httpx.ConnectError("refused")] * 9
+    api.failures = [httpx2.ConnectError("refused")] * 9
 
     assert dn("train list") == snapshot("""\
 exit: 1
@@ -175,14 +175,14 @@ error: no server answers at http://server.test; start one with `dn serve`, or na
 
 
 def test_something_else_that_answers_there_is_one_sentence(dn: Dn, api: Any) -> None:
-    page = httpx.Response(200, html="<html>Welcome to nginx!</html>")
-    api.failures = [page, *[httpx.Response(502, html="<html>Bad gateway</html>")] * 4]
+    page = httpx2.Response(200, html="<html>Welcome to nginx!</html>")
+    api.failures = [page, *[httpx2.Response(502, html="<html>Bad gateway</html>")] * 4]
 
     assert dn("train list") + dn("train list") == snapshot("""\
 exit: 1
 --- stdout
 --- stderr
-error: the answer to GET /org/main/ws/default/training/jobs is not what this client expects; is server.test a dreadnode server of a matching version?
+error: the response to GET /org/main/ws/default/training/jobs is not what this client expects; is server.test a dreadnode server of a matching version?
 exit: 1
 --- stdout
 --- stderr

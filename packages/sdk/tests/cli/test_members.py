@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 from dreadnode.cli.main import run
 from inline_snapshot import snapshot
@@ -36,13 +36,13 @@ NIGHT = {"id": "w-2", "key": "night", "name": "Night shift", "is_default": False
 
 
 @pytest.fixture
-def sent() -> list[httpx.Request]:
+def sent() -> list[httpx2.Request]:
     return []
 
 
 @pytest.fixture
 def dn(
-    sent: list[httpx.Request], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    sent: list[httpx2.Request], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Dn:
     for name, value in {
         "SERVER": "http://server.test",
@@ -52,18 +52,18 @@ def dn(
     }.items():
         monkeypatch.setenv(f"DREADNODE_{name}", value)
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         sent.append(request)
         method, path = request.method, request.url.path.removeprefix("/api/v1/org/main")
         if path == "/members":
             both = {"member": GRACE, "token": TOKEN}
-            return httpx.Response(200, json=both if method == "POST" else {"items": [GRACE]})
+            return httpx2.Response(200, json=both if method == "POST" else {"items": [GRACE]})
         if path == "/ws":
-            return httpx.Response(200, json=NIGHT if method == "POST" else [NIGHT])
-        return httpx.Response(200, json=GRACE)
+            return httpx2.Response(200, json=NIGHT if method == "POST" else [NIGHT])
+        return httpx2.Response(200, json=GRACE)
 
     def call(line: str) -> str:
-        code = run(shlex.split(line), transport=httpx.MockTransport(answer))
+        code = run(shlex.split(line), transport=httpx2.MockTransport(answer))
         said = capsys.readouterr()
         return f"exit: {code}\n--- stdout\n{said.out}--- stderr\n{said.err}"
 
@@ -71,7 +71,7 @@ def dn(
 
 
 def test_a_new_member_gets_a_token_which_alone_goes_to_stdout(
-    dn: Dn, sent: list[httpx.Request]
+    dn: Dn, sent: list[httpx2.Request]
 ) -> None:
     assert dn("member add grace --email grace@example.com --days 7") == snapshot("""\
 exit: 0
@@ -103,19 +103,19 @@ def test_members_are_listed_by_name(dn: Dn) -> None:
     ],
 )
 def test_a_member_is_named_by_the_user(
-    dn: Dn, sent: list[httpx.Request], line: str, method: str, body: bytes
+    dn: Dn, sent: list[httpx2.Request], line: str, method: str, body: bytes
 ) -> None:
     assert dn(line).startswith("exit: 0")
     assert (sent[0].method, sent[0].url.path) == (method, "/api/v1/org/main/members/grace")
     assert sent[0].content == body
 
 
-def test_a_role_that_does_not_exist_is_a_wrong_argument(dn: Dn, sent: list[httpx.Request]) -> None:
+def test_a_role_that_does_not_exist_is_a_wrong_argument(dn: Dn, sent: list[httpx2.Request]) -> None:
     assert dn("member role grace owner").startswith("exit: 2")
     assert sent == []
 
 
-def test_a_workspace_is_made_and_listed(dn: Dn, sent: list[httpx.Request]) -> None:
+def test_a_workspace_is_made_and_listed(dn: Dn, sent: list[httpx2.Request]) -> None:
     made = dn("workspace create night --name 'Night shift'")
 
     assert json.loads(sent[0].content) == {"key": "night", "name": "Night shift"}

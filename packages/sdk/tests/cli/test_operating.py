@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from dreadnode.cli.main import run
 from inline_snapshot import snapshot
@@ -47,13 +47,13 @@ ANSWERS: dict[tuple[str, str], Any] = {
 
 
 @pytest.fixture
-def sent() -> list[httpx.Request]:
+def sent() -> list[httpx2.Request]:
     return []
 
 
 @pytest.fixture
 def dn(
-    sent: list[httpx.Request], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    sent: list[httpx2.Request], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> Dn:
     monkeypatch.setenv("TZ", "UTC")
     for name, value in {
@@ -62,13 +62,13 @@ def dn(
     }.items():  # fmt: skip
         monkeypatch.setenv(f"DREADNODE_{name}", value)
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         sent.append(request)
         path = request.url.path.removeprefix("/api/v1/org/main/ws/default")
-        return httpx.Response(200, json=ANSWERS[request.method, path])
+        return httpx2.Response(200, json=ANSWERS[request.method, path])
 
     def call(line: str) -> str:
-        code = run(shlex.split(line), transport=httpx.MockTransport(answer))
+        code = run(shlex.split(line), transport=httpx2.MockTransport(answer))
         said = capsys.readouterr()
         return f"exit: {code}\n--- stdout\n{said.out}--- stderr\n{said.err}"
 
@@ -76,7 +76,7 @@ def dn(
 
 
 def test_the_secret_of_a_new_webhook_is_all_that_goes_to_stdout(
-    dn: Dn, sent: list[httpx.Request]
+    dn: Dn, sent: list[httpx2.Request]
 ) -> None:
     said = dn("webhook create https://hooks.example.com/x --status failed --status completed")
 

@@ -153,7 +153,7 @@ def test_a_file_that_is_not_json_lines_is_never_sent(dn: Dn, api: Any) -> None:
 exit: 1
 --- stdout
 --- stderr
-error: rows.jsonl, line 2: not JSON (Expecting value); JSONL holds one object on each line
+error: rows.jsonl, line 2: not JSON (Expecting value); JSONL needs one object on each line
 """)
 
 
@@ -182,23 +182,23 @@ error: gone.jsonl cannot be read: no such file or directory
 exit: 1
 --- stdout
 --- stderr
-error: empty.jsonl is empty; it takes one JSON object on each line
+error: empty.jsonl is empty; JSONL needs one JSON object on each line
 exit: 2
 --- stdout
 --- stderr
-error: `support` names no version; write NAME@VERSION, or the path of a file (`dn dataset get support` lists the versions)
+error: `support` has no version; write NAME@VERSION, or the path of a file (`dn dataset get support` lists the versions)
 exit: 2
 --- stdout
 --- stderr
-error: `support@latest`: a job names its data exactly, and `latest` would change under it; `dn dataset get support` lists the versions
+error: `support@latest`: a job needs an exact version, because `latest` can change; `dn dataset get support` lists the versions
 exit: 2
 --- stdout
 --- stderr
-error: `Support` cannot be the name of a dataset: lower-case letters, digits and . _ - only
+error: `Support` is not a valid dataset name: use lower-case letters, digits and . _ - only
 exit: 2
 --- stdout
 --- stderr
-error: `!` cannot be a version: letters, digits and . + - only, at most 64 of them
+error: `!` is not a valid version: use at most 64 letters, digits and . + - only
 """)
 
 

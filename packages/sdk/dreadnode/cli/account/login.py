@@ -15,7 +15,7 @@ from dreadnode.cli.output import say
 from dreadnode.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from dreadnode.http.client import ApiClient
+    from dreadnode.http.sync_api.client import ApiClient
     from dreadnode.wire import User
 
 

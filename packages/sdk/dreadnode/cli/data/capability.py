@@ -127,7 +127,7 @@ def download(
     """Fetch the files of a capability as a gzipped tar; an existing file is not overwritten."""
     from dreadnode import capabilities
     from dreadnode.errors import UnusableFile
-    from dreadnode.http.calls.capabilities import capability_archive
+    from dreadnode.http.calls import capability_archive
 
     name, version = capabilities.parse_ref(capability)
     target = to or Path(f"{name}-{version}.tar.gz")

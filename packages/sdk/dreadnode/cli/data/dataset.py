@@ -15,7 +15,7 @@ from dreadnode.cli.output import count, hint, say
 from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
-    from dreadnode.http.client import ApiClient
+    from dreadnode.http.sync_api.client import ApiClient
     from dreadnode.wire import Dataset
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
@@ -111,7 +111,7 @@ def read_rows(
 ) -> None:
     """Show the rows of a dataset as jobs read them: JSONL, whatever was pushed."""
     from dreadnode.datasets.jsonl import parse_ref
-    from dreadnode.http.calls.datasets import dataset_content
+    from dreadnode.http.calls import dataset_content
 
     if rows is not None and rows < 1:
         raise InputError(f"`--rows` must be above 0, and is {rows}")

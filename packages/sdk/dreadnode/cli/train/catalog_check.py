@@ -80,7 +80,7 @@ def _tinker(common: Common) -> tuple[str, list[str]]:
     """Ask Tinker, or what speaks its protocol, for the capabilities of this key's organization."""
     from dreadnode.cli.context import transport
     from dreadnode.http.calls import Call
-    from dreadnode.http.client import ApiClient
+    from dreadnode.http.sync_api.client import ApiClient
 
     address = os.environ.get("TINKER_BASE_URL") or HOSTED_TINKER
     call = Call(

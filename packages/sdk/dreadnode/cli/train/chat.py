@@ -13,7 +13,7 @@ from dreadnode.cli.output import say
 from dreadnode.errors import DreadnodeError, InputError
 
 if TYPE_CHECKING:
-    from dreadnode.http.client import ApiClient
+    from dreadnode.http.sync_api.client import ApiClient
     from dreadnode.training.chat import ChatAnswer
 
 HELP = "`/reset` begins a new conversation, Ctrl-D ends it"

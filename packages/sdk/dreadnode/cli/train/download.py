@@ -14,7 +14,7 @@ from dreadnode.cli.output import say, show
 from dreadnode.errors import ConfigError, InputError, ProtocolError, UnusableFile
 
 if TYPE_CHECKING:
-    from dreadnode.http.client import ApiClient
+    from dreadnode.http.sync_api.client import ApiClient
     from dreadnode.training.jobs import JobFile
 
 ADAPTER, BEST = PurePosixPath("adapter"), PurePosixPath("best")
@@ -94,7 +94,7 @@ def _fetch(
     client: ApiClient, job: str, files: list[JobFile], kept: PurePosixPath, folder: Path
 ) -> None:
     """Save FILES, which lie in the folder KEPT on the server, in FOLDER."""
-    from dreadnode.http.calls.jobs import training_job_file
+    from dreadnode.http.calls import training_job_file
 
     for file in files:
         target = folder / PurePosixPath(file.path).relative_to(kept)

@@ -11,7 +11,7 @@ from dreadnode.errors import JobEnded
 
 if TYPE_CHECKING:
     from dreadnode.cli.context import Common
-    from dreadnode.http.client import ApiClient
+    from dreadnode.http.sync_api.client import ApiClient
     from dreadnode.training.jobs import TrainingJob
 
 LINES = 10

@@ -17,7 +17,7 @@ from dreadnode.cli.train.sft_flags import FLAG_NAMES, NO_FLAGS, SftFlags
 from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
-    from dreadnode.http.client import ApiClient
+    from dreadnode.http.sync_api.client import ApiClient
     from dreadnode.training.jobs import TrainingJob
     from dreadnode.wire import CapabilityRef, DatasetRef
 

@@ -14,7 +14,7 @@ from dreadnode.cli.output import Output, hint, show
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dreadnode.http.client import ApiClient
+    from dreadnode.http.sync_api.client import ApiClient
     from dreadnode.training.jobs import JobEvent, LogEntry
 
 LEVELS = ("debug", "info", "warning", "error")

@@ -1,17 +1,15 @@
-"""The blocking and the awaiting client: what they send, repeat, and make of answers."""
+"""Both clients: what they send, what they repeat, and how they read responses."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
-import pkgutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from dreadnode import ApiClient, AsyncApiClient, __version__
 from dreadnode.config import Scope
@@ -30,8 +28,7 @@ from dreadnode.errors import (
     WaitTimedOut,
 )
 from dreadnode.http import calls
-from dreadnode.http.calls import datasets, identity, jobs
-from dreadnode.http.retries import Retries, Wait
+from dreadnode.http.retries import JobWait, Retries
 from dreadnode.http.transport import TIMEOUT
 from dreadnode.training.jobs import SftConfig, SftRequest, TrainingJob
 from dreadnode.wire import DatasetRef
@@ -39,12 +36,11 @@ from dreadnode.wire import DatasetRef
 REQUEST = SftRequest(
     model="Qwen/Qwen3-8B", config=SftConfig(dataset_ref=DatasetRef(name="a", version="1"))
 )
-PARTS = list(pkgutil.iter_modules(calls.__path__))
 Both = Any
 
 
-class Blocking:
-    """Calls the blocking client in the manner of the awaiting one, so that a test tries both."""
+class SyncAsAsync:
+    """Calls the sync client like the async one, so that each test covers both."""
 
     def __init__(self, client: ApiClient) -> None:
         self._client = client
@@ -64,7 +60,7 @@ def slept() -> list[float]:
     return []
 
 
-@pytest.fixture(params=["blocking", "awaiting"])
+@pytest.fixture(params=["sync", "async"])
 def client(request: pytest.FixtureRequest, api: Any, slept: list[float]) -> Both:
     """Each client in turn, against the test's API."""
 
@@ -77,12 +73,12 @@ def client(request: pytest.FixtureRequest, api: Any, slept: list[float]) -> Both
         "transport": api.transport,
         "retries": Retries(jitter=lambda: 1.0),
     }
-    if request.param == "awaiting":
+    if request.param == "async":
         return AsyncApiClient("http://server.test", "dn_test", sleep=sleep, **options)
-    return Blocking(ApiClient("http://server.test", "dn_test", sleep=slept.append, **options))
+    return SyncAsAsync(ApiClient("http://server.test", "dn_test", sleep=slept.append, **options))
 
 
-async def test_an_answer_becomes_a_typed_job_and_unknown_fields_are_passed_over(
+async def test_a_response_becomes_a_typed_job_and_unknown_fields_are_ignored(
     client: Both, api: Any, make_job: Callable[..., dict[str, Any]]
 ) -> None:
     api.jobs = [make_job(invented_next_year=1, progress={"step": 3, "steps": 9, "also": 2})]
@@ -94,7 +90,7 @@ async def test_an_answer_becomes_a_typed_job_and_unknown_fields_are_passed_over(
     assert (job.status, job.progress.step, job.has_ended) == ("queued", 3, False)
 
 
-async def test_every_request_names_the_client_and_the_key(client: Both, api: Any) -> None:
+async def test_every_request_has_the_client_version_and_the_token(client: Both, api: Any) -> None:
     await client.get_user()
 
     (request,) = api.requests
@@ -103,7 +99,7 @@ async def test_every_request_names_the_client_and_the_key(client: Both, api: Any
     assert request.url == "http://server.test/api/v1/user"
 
 
-async def test_a_refusal_is_an_error_of_its_class(client: Both) -> None:
+async def test_a_refused_request_raises_the_error_class_of_its_status(client: Both) -> None:
     with pytest.raises(UnknownModelError) as caught:
         await client.create_training_job(REQUEST.model_copy(update={"model": "Qwen/Qwen3-8"}))
 
@@ -112,7 +108,7 @@ async def test_a_refusal_is_an_error_of_its_class(client: Both) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_an_answer_that_nothing_was_done_is_asked_again(
+async def test_a_request_that_was_not_processed_is_repeated(
     client: Both, api: Any, slept: list[float], make_refusal: Callable[..., Any], status: int
 ) -> None:
     api.failures = [make_refusal(status, "t", "busy") for _ in range(3)]
@@ -122,7 +118,7 @@ async def test_an_answer_that_nothing_was_done_is_asked_again(
     assert slept == [0.25, 0.5, 1.0]
 
 
-async def test_retry_after_is_obeyed_and_a_server_that_asks_for_too_much_is_not_waited_for(
+async def test_retry_after_is_obeyed_and_a_too_long_one_ends_the_attempts(
     client: Both, api: Any, slept: list[float], make_refusal: Callable[..., Any]
 ) -> None:
     api.failures = [make_refusal(429, "t", "busy", **{"retry-after": "7"})]
@@ -136,35 +132,33 @@ async def test_retry_after_is_obeyed_and_a_server_that_asks_for_too_much_is_not_
     assert caught.value.retry_after == 3600
 
 
-async def test_a_broken_connection_is_tried_again_where_that_is_safe(
-    client: Both, api: Any
-) -> None:
-    api.failures = [httpx.ReadError("dropped")]
+async def test_a_broken_connection_is_repeated_where_that_is_safe(client: Both, api: Any) -> None:
+    api.failures = [httpx2.ReadError("dropped")]
     await client.create_training_job(REQUEST)
     first, second = api.requests
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
 
-    api.failures = [httpx.ReadError("dropped")]
+    api.failures = [httpx2.ReadError("dropped")]
     await client.retry_training_job("job-1")
     first, second = api.requests[2:]
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
 
-    api.failures = [httpx.ReadError("dropped")]
+    api.failures = [httpx2.ReadError("dropped")]
     with pytest.raises(ConnectionFailed):
         await client.cancel_training_job("job-1")
     assert api.asked.count("POST /org/main/ws/default/training/jobs/job-1/cancel") == 1
 
 
-async def test_a_request_that_never_left_is_always_tried_again(client: Both, api: Any) -> None:
-    api.failures = [httpx.ConnectError("refused")]
+async def test_an_unsent_request_is_always_repeated(client: Both, api: Any) -> None:
+    api.failures = [httpx2.ConnectError("refused")]
 
     await client.cancel_training_job("job-1")
 
     assert len(api.requests) == 2
 
 
-async def test_an_end_comes_to_trying(client: Both, api: Any, slept: list[float]) -> None:
-    api.failures = [httpx.ReadTimeout("slow")] * 9
+async def test_the_attempts_are_limited(client: Both, api: Any, slept: list[float]) -> None:
+    api.failures = [httpx2.ReadTimeout("slow")] * 9
 
     with pytest.raises(TimedOut):
         await client.get_user()
@@ -173,10 +167,10 @@ async def test_an_end_comes_to_trying(client: Both, api: Any, slept: list[float]
 
 
 @pytest.mark.parametrize("blocks", [True, False])
-async def test_a_server_that_accepts_and_stays_silent_is_given_up(blocks: bool) -> None:
+async def test_a_server_that_accepts_and_never_answers_times_out(blocks: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # The system accepts; nobody answers.
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        options: Any = {"timeout": httpx.Timeout(0.1), "retries": Retries(limit=0)}
+        options: Any = {"timeout": httpx2.Timeout(0.1), "retries": Retries(limit=0)}
         blocking, awaiting = ApiClient(address, **options), AsyncApiClient(address, **options)
         asked = asyncio.to_thread(blocking.get_user) if blocks else awaiting.get_user()
 
@@ -184,13 +178,13 @@ async def test_a_server_that_accepts_and_stays_silent_is_given_up(blocks: bool) 
             await asked
 
 
-def test_a_call_waits_five_seconds_to_connect_and_thirty_to_be_answered() -> None:
-    assert httpx.Timeout(30.0, connect=5.0) == TIMEOUT
+def test_a_call_waits_five_seconds_to_connect_and_thirty_for_the_response() -> None:
+    assert httpx2.Timeout(30.0, connect=5.0) == TIMEOUT
     assert ApiClient("http://server.test")._http.timeout == TIMEOUT
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
-async def test_a_failure_of_the_server_is_told_at_once(
+async def test_a_server_error_is_raised_at_once(
     client: Both, api: Any, make_refusal: Callable[..., Any], status: int
 ) -> None:
     api.failures = [make_refusal(status, "t", "broken")]
@@ -202,21 +196,21 @@ async def test_a_failure_of_the_server_is_told_at_once(
 
 
 @pytest.mark.parametrize("status", [502, 504])
-async def test_a_proxy_that_misses_its_server_is_asked_again_where_that_is_safe(
+async def test_an_error_page_of_a_proxy_is_repeated_where_that_is_safe(
     client: Both, api: Any, status: int
 ) -> None:
-    api.failures = [httpx.Response(status, text="<h1>Bad Gateway</h1>")]
+    api.failures = [httpx2.Response(status, text="<h1>Bad Gateway</h1>")]
     await client.get_user()
     assert len(api.requests) == 2
 
-    api.failures = [httpx.Response(status, text="<h1>Bad Gateway</h1>")]
+    api.failures = [httpx2.Response(status, text="<h1>Bad Gateway</h1>")]
     with pytest.raises(ServerError):
         await client.cancel_training_job("job-1")
     assert len(api.requests) == 3
 
 
-async def test_a_wrong_key_is_not_tried_twice(client: Both, api: Any) -> None:
-    api.failures = [httpx.Response(401, json={"detail": "No"})]
+async def test_a_wrong_token_is_not_repeated(client: Both, api: Any) -> None:
+    api.failures = [httpx2.Response(401, json={"detail": "No"})]
 
     with pytest.raises(AuthenticationError):
         await client.get_user()
@@ -226,7 +220,7 @@ async def test_a_wrong_key_is_not_tried_twice(client: Both, api: Any) -> None:
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"id": 1}', b"null", b"\xff"])
 async def test_no_parsing_error_escapes(client: Both, api: Any, body: bytes) -> None:
-    api.failures = [httpx.Response(200, content=body)]
+    api.failures = [httpx2.Response(200, content=body)]
 
     with pytest.raises(ProtocolError):
         await client.get_training_job("job-1")
@@ -235,11 +229,11 @@ async def test_no_parsing_error_escapes(client: Both, api: Any, body: bytes) -> 
 @pytest.mark.parametrize(
     "failure",
     [
-        httpx.RemoteProtocolError("bad"),
-        httpx.ProxyError("no"),
-        httpx.DecodingError("gzip"),
-        httpx.WriteError("dropped"),
-        httpx.UnsupportedProtocol("x"),
+        httpx2.RemoteProtocolError("bad"),
+        httpx2.ProxyError("no"),
+        httpx2.DecodingError("gzip"),
+        httpx2.WriteError("dropped"),
+        httpx2.UnsupportedProtocol("x"),
     ],
 )
 async def test_no_httpx_exception_escapes(client: Both, api: Any, failure: Exception) -> None:
@@ -249,12 +243,12 @@ async def test_no_httpx_exception_escapes(client: Both, api: Any, failure: Excep
         await client.get_user()
 
 
-async def test_a_file_is_sent_whole_each_time_with_its_length(
+async def test_each_attempt_sends_the_complete_file_with_its_length(
     client: Both, api: Any, tmp_path: Path
 ) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"a": 1}\n' * 20_000)
-    api.failures = [httpx.WriteError("dropped")]
+    api.failures = [httpx2.WriteError("dropped")]
 
     await client.push_dataset("a", "1", file)
 
@@ -263,17 +257,14 @@ async def test_a_file_is_sent_whole_each_time_with_its_length(
     assert "transfer-encoding" not in api.requests[-1].headers
 
 
-async def test_a_file_that_is_gone_is_a_sentence(client: Both, tmp_path: Path) -> None:
+async def test_a_missing_file_is_an_error_of_ours(client: Both, tmp_path: Path) -> None:
     with pytest.raises(UnusableFile, match="cannot be read"):
         await client.push_dataset("a", "1", tmp_path / "gone.jsonl")
 
 
-async def test_a_saved_file_appears_whole_or_not_at_all(
-    client: Both, api: Any, tmp_path: Path
-) -> None:
+async def test_a_saved_file_is_complete_or_absent(client: Both, api: Any, tmp_path: Path) -> None:
     api.files = {"adapter/a": b"x" * 200_000}
-    scope = Scope("main", "default")
-    call = jobs.training_job_file(scope, "job-1", "adapter/a")
+    call = calls.training_job_file(Scope("main", "default"), "job-1", "adapter/a")
 
     with pytest.raises(ProtocolError):
         await client.save(call, tmp_path / "deep" / "a", sha256="0" * 64)
@@ -283,14 +274,14 @@ async def test_a_saved_file_appears_whole_or_not_at_all(
     assert (tmp_path / "deep" / "a").read_bytes() == api.files["adapter/a"]
 
 
-async def test_waiting_outlives_a_restart_of_the_server(
+async def test_waiting_survives_a_restart_of_the_server(
     client: Both,
     api: Any,
     make_job: Callable[..., dict[str, Any]],
     make_refusal: Callable[..., Any],
 ) -> None:
     api.jobs = [make_job(), make_job(status="running"), make_job(status="completed")]
-    api.failures = [*[httpx.ConnectError("refused")] * 20, make_refusal(502, "t", "no engine")]
+    api.failures = [*[httpx2.ConnectError("refused")] * 20, make_refusal(502, "t", "no engine")]
     seen: list[str | None] = []
 
     job = await client.wait_for_training_job(
@@ -302,14 +293,14 @@ async def test_waiting_outlives_a_restart_of_the_server(
     assert None in seen
 
 
-async def test_waiting_gives_up_on_a_server_that_stays_silent(client: Both, api: Any) -> None:
-    api.failures = [httpx.ConnectError("refused")] * 9
+async def test_waiting_ends_after_a_long_outage(client: Both, api: Any) -> None:
+    api.failures = [httpx2.ConnectError("refused")] * 9
 
     with pytest.raises(ConnectionFailed):
         await client.wait_for_training_job("job-1", patience=0)
 
 
-async def test_waiting_for_a_job_that_ends_badly_raises_with_the_job(
+async def test_waiting_for_a_cancelled_job_raises_an_error_with_the_job(
     client: Both, api: Any, make_job: Callable[..., dict[str, Any]]
 ) -> None:
     api.jobs = [make_job(status="cancelled")]
@@ -320,26 +311,28 @@ async def test_waiting_for_a_job_that_ends_badly_raises_with_the_job(
     assert caught.value.job.status == "cancelled"
 
 
-def test_waiting_has_a_clock_of_its_own(make_job: Callable[..., dict[str, Any]]) -> None:
+def test_the_wait_for_a_job_has_a_timeout_and_a_patience(
+    make_job: Callable[..., dict[str, Any]],
+) -> None:
     now = 0.0
-    wait = Wait(timeout=10, patience=5, clock=lambda: now)
+    wait = JobWait(timeout=10, patience=5, clock=lambda: now)
     job = TrainingJob.model_validate(make_job(status="running"))
     failure = ConnectionFailed("gone")
 
-    assert not wait.seen(job)
+    assert not wait.is_over(job)
     now = 4.0
-    wait.missed(failure)
-    assert not wait.seen(job)
+    wait.failed(failure)
+    assert not wait.is_over(job)
     now = 9.5
     with pytest.raises(ConnectionFailed):
-        wait.missed(failure)
+        wait.failed(failure)
     now = 10.0
     with pytest.raises(WaitTimedOut):
-        wait.seen(job)
+        wait.is_over(job)
 
 
-def test_jitter_keeps_each_pause_between_half_and_the_whole() -> None:
-    call = identity.get_user(Scope())
+def test_jitter_keeps_each_delay_between_half_and_all_of_its_time() -> None:
+    call = calls.get("/user", bytes)
     failure = ConnectionFailed("x", unsent=True)
 
     shortest = Retries(jitter=lambda: 0.0).delay(call, 1, failure)
@@ -349,28 +342,23 @@ def test_jitter_keeps_each_pause_between_half_and_the_whole() -> None:
     assert Retries(limit=99, longest=30, jitter=lambda: 1.0).delay(call, 90, failure) == 30
 
 
-def test_both_clients_make_every_call_that_is_described() -> None:
-    modules = [importlib.import_module(f"dreadnode.http.calls.{each.name}") for each in PARTS]
-    described = {
-        name: value
-        for module in modules
-        for name, value in vars(module).items()
-        if inspect.isfunction(value)
-        and value.__module__ == module.__name__
-        and str(inspect.signature(value).return_annotation).startswith("Call[")
-        and not name.startswith("_")
-        and name not in ("get", "training_job_events")  # A helper; and a stream, which is watched.
+def test_both_clients_have_the_same_documented_methods() -> None:
+    methods = {
+        name: method
+        for name, method in inspect.getmembers(ApiClient, inspect.isfunction)
+        if not name.startswith("_") and name != "close"
     }
 
-    assert len(described) >= 37
-    for name, describe in described.items():
-        blocking, awaiting = getattr(ApiClient, name), getattr(AsyncApiClient, name)
-        assert not inspect.iscoroutinefunction(blocking)
-        assert inspect.iscoroutinefunction(awaiting)
-        assert blocking.__doc__ == awaiting.__doc__ == describe.__doc__
+    assert len(methods) >= 40
+    for name, method in methods.items():
+        other = getattr(AsyncApiClient, name)
+        assert inspect.iscoroutinefunction(other) or inspect.isasyncgenfunction(other), name
+        assert not inspect.iscoroutinefunction(method)
+        assert method.__doc__ == other.__doc__
+        assert list(inspect.signature(method).parameters) == [*inspect.signature(other).parameters]
 
 
-def test_a_call_without_the_scope_that_it_needs_is_refused_before_it_is_made(api: Any) -> None:
+def test_a_call_without_an_organization_is_refused_before_it_is_sent(api: Any) -> None:
     client = ApiClient("http://server.test", "dn_test", transport=api.transport)
 
     with pytest.raises(ConfigError, match="organization"):
@@ -380,9 +368,9 @@ def test_a_call_without_the_scope_that_it_needs_is_refused_before_it_is_made(api
 
 
 @pytest.mark.parametrize("name", ["", ".", ".."])
-def test_a_name_that_is_a_step_through_the_path_is_refused(name: str) -> None:
+def test_a_name_that_is_a_relative_path_is_refused(name: str) -> None:
     with pytest.raises(InputError):
-        datasets.get_dataset(Scope("main"), name)
+        calls.dataset_content(Scope("main"), name, "1")
 
 
 @pytest.mark.parametrize("server", ["http://server.test/", "http://server.test/api/v1"])
@@ -392,8 +380,8 @@ def test_the_base_path_is_added_once(api: Any, server: str) -> None:
     assert str(api.requests[0].url) == "http://server.test/api/v1/user"
 
 
-def test_a_key_with_a_line_break_is_refused_before_anything_is_sent() -> None:
-    with pytest.raises(ConfigError, match="key"):
+def test_a_token_with_a_line_break_is_refused_before_anything_is_sent() -> None:
+    with pytest.raises(ConfigError, match="token"):
         ApiClient("http://server.test", "dn_\nx")
 
 

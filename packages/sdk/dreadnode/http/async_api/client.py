@@ -1,0 +1,26 @@
+"""The client with async methods.
+
+async with AsyncApiClient(server, token, organization="main", workspace="default") as client:
+    job = await client.create_training_job(SftRequest(model="Qwen/Qwen3-8B", config=config))
+    job = await client.wait_for_training_job(job.id)
+"""
+
+from __future__ import annotations
+
+from dreadnode.http.async_api.account import AsyncAccountMethods
+from dreadnode.http.async_api.capabilities import AsyncCapabilityMethods
+from dreadnode.http.async_api.catalog import AsyncCatalogMethods
+from dreadnode.http.async_api.datasets import AsyncDatasetMethods
+from dreadnode.http.async_api.jobs import AsyncJobMethods
+from dreadnode.http.async_api.webhooks import AsyncWebhookMethods
+
+
+class AsyncApiClient(
+    AsyncAccountMethods,
+    AsyncCatalogMethods,
+    AsyncDatasetMethods,
+    AsyncCapabilityMethods,
+    AsyncJobMethods,
+    AsyncWebhookMethods,
+):
+    """A client of the API with async methods."""

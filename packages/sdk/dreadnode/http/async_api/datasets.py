@@ -1,0 +1,78 @@
+"""Datasets, whose versions never change."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dreadnode.http.async_api.requests import AsyncRequests
+from dreadnode.http.calls import Call, dataset_content, get, organization, segment
+
+if TYPE_CHECKING:
+    from dreadnode.datasets.files import Files
+    from dreadnode.wire import Dataset, DatasetPage, DatasetVersions
+
+CONVERSION_SECONDS = 330.0
+"""Seconds that a server may take to read a pushed file."""
+
+
+class AsyncDatasetMethods(AsyncRequests):
+    """Methods for datasets."""
+
+    async def push_dataset(self, name: str, version: str, file: Path | Files) -> Dataset:
+        """Store a dataset as NAME@VERSION; pushing the same content again has no effect.
+
+        Args:
+            name: The dataset.
+            version: Its version.
+            file: A file, whose suffix tells its format; or the file of each split, from
+                `dreadnode.datasets.files.collect`.
+
+        Raises:
+            UnusableFile: A file cannot be read.
+        """
+        from dreadnode.datasets.files import MEDIA_TYPES, ONLY_SPLIT, form_files, single_file
+        from dreadnode.wire import Dataset
+
+        call = Call(
+            "PUT",
+            f"{organization(self.scope)}/datasets/{segment(name)}/{segment(version)}",
+            Dataset.model_validate_json,
+            seconds=CONVERSION_SECONDS,
+            repeatable=True,
+        )
+        files = {ONLY_SPLIT: single_file(file)} if isinstance(file, Path) else file
+        only = files.get(ONLY_SPLIT)
+        # A compressed file is sent as a part of a form, whose file name tells its format.
+        if len(files) == 1 and only and (media_type := MEDIA_TYPES.get(only.format)):
+            call = replace(call, file=only.path, content_type=media_type)
+        else:
+            call = replace(call, files=form_files(files))
+        return await self.send(call)
+
+    async def list_datasets(self, *, page: int = 1, page_size: int = 20) -> DatasetPage:
+        """List the organization's datasets."""
+        from dreadnode.wire import DatasetPage
+
+        path = f"{organization(self.scope)}/datasets"
+        params = {"page": page, "page_size": page_size}
+        return await self.send(get(path, DatasetPage.model_validate_json, params))
+
+    async def get_dataset(self, name: str) -> DatasetVersions:
+        """Return a dataset with all its versions, newest first."""
+        from dreadnode.wire import DatasetVersions
+
+        path = f"{organization(self.scope)}/datasets/{segment(name)}"
+        return await self.send(get(path, DatasetVersions.model_validate_json))
+
+    async def get_dataset_version(self, name: str, version: str) -> Dataset:
+        """Return one version of a dataset."""
+        from dreadnode.wire import Dataset
+
+        path = f"{organization(self.scope)}/datasets/{segment(name)}/{segment(version)}"
+        return await self.send(get(path, Dataset.model_validate_json))
+
+    async def dataset_content(self, name: str, version: str, *, split: str | None = None) -> bytes:
+        """Return the rows of a split as JSONL; of the only split, or of `train`, if None."""
+        return await self.send(dataset_content(self.scope, name, version, split=split))

@@ -1,0 +1,280 @@
+"""Training jobs, from their creation to their files."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import httpx2
+
+from dreadnode.errors import ConnectionFailed, ServerError
+from dreadnode.http.async_api.requests import AsyncRequests
+from dreadnode.http.calls import (
+    Call,
+    body_of,
+    drop_none,
+    get,
+    training_job,
+    training_job_file,
+    workspace,
+)
+from dreadnode.http.retries import RECONNECT_SECONDS, JobWait
+from dreadnode.http.transport import EventStream
+
+if TYPE_CHECKING:
+    from dreadnode.training.chat import ChatAnswer, ChatRequest
+    from dreadnode.training.checkpoints import CheckpointAdapter, CheckpointList
+    from dreadnode.training.jobs import (
+        Artifacts,
+        JobEvent,
+        JobFiles,
+        LogEntries,
+        SftRequest,
+        TrainingJob,
+        TrainingJobPage,
+    )
+    from dreadnode.training.rl import RlRequest
+
+CHAT_SECONDS = 600.0
+"""Longer than any server takes for one chat message."""
+
+EXPORT_SECONDS = 3600.0
+"""Longer than a server takes for an export, unless its own limit was raised to hours."""
+
+
+class AsyncJobMethods(AsyncRequests):
+    """Methods for training jobs."""
+
+    async def create_training_job(
+        self, request: SftRequest | RlRequest, *, idempotency_key: str | None = None
+    ) -> TrainingJob:
+        """Submit a training job.
+
+        Args:
+            request: The job.
+            idempotency_key: A second request with the same key returns the first job. If None, the
+                client creates one, so that it can repeat the call after a lost response.
+        """
+        from dreadnode.training.jobs import TrainingJob
+
+        call = Call(
+            "POST",
+            f"{workspace(self.scope)}/training/jobs",
+            TrainingJob.model_validate_json,
+            body=body_of(request),
+            headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
+            repeatable=True,
+        )
+        return await self.send(call)
+
+    async def list_training_jobs(
+        self,
+        *,
+        page: int = 1,
+        page_size: int = 20,
+        status: str | None = None,
+        backend: str | None = None,
+        trainer_type: str | None = None,
+        project_ref: str | None = None,
+    ) -> TrainingJobPage:
+        """List the workspace's jobs, newest first."""
+        from dreadnode.training.jobs import TrainingJobPage
+
+        params = drop_none(
+            page=page,
+            page_size=page_size,
+            status=status,
+            backend=backend,
+            trainer_type=trainer_type,
+            project_ref=project_ref,
+        )
+        path = f"{workspace(self.scope)}/training/jobs"
+        return await self.send(get(path, TrainingJobPage.model_validate_json, params))
+
+    async def get_training_job(self, job_id: str) -> TrainingJob:
+        """Return one job."""
+        from dreadnode.training.jobs import TrainingJob
+
+        return await self.send(
+            get(training_job(self.scope, job_id), TrainingJob.model_validate_json)
+        )
+
+    async def cancel_training_job(self, job_id: str) -> TrainingJob:
+        """Ask a job to stop; a running job saves a checkpoint first."""
+        from dreadnode.training.jobs import TrainingJob
+
+        path = f"{training_job(self.scope, job_id)}/cancel"
+        return await self.send(Call("POST", path, TrainingJob.model_validate_json))
+
+    async def retry_training_job(
+        self, job_id: str, *, from_start: bool = False, idempotency_key: str | None = None
+    ) -> TrainingJob:
+        """Create a job that repeats a failed or cancelled one from its newest checkpoint.
+
+        The new job's `start_step` is the step of that checkpoint.
+
+        Args:
+            job_id: The failed or cancelled job.
+            from_start: Start at step 0 and ignore the checkpoints. A job whose checkpoints have all
+                expired is refused without it.
+            idempotency_key: As for `create_training_job`.
+        """
+        from dreadnode.training.jobs import TrainingJob
+
+        call = Call(
+            "POST",
+            f"{training_job(self.scope, job_id)}/retry",
+            TrainingJob.model_validate_json,
+            body=json.dumps({"from_start": True}).encode() if from_start else None,
+            headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
+            repeatable=True,
+        )
+        return await self.send(call)
+
+    async def wait_for_training_job(
+        self,
+        job_id: str,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - the job's time, not this call's
+        interval: float = 1.0,
+        patience: float = 300.0,
+        on_update: Callable[[TrainingJob | None], None] | None = None,
+    ) -> TrainingJob:
+        """Wait until a job has completed, through restarts of the server, and return it.
+
+        Args:
+            job_id: The job.
+            timeout: The longest wait in seconds; None waits without a limit.
+            interval: Seconds between two requests.
+            patience: Seconds without a response after which the server counts as gone.
+            on_update: Called with the job after each request, and with None without a response.
+
+        Raises:
+            JobEnded: The job failed or was cancelled.
+            WaitTimedOut: The job still runs after the timeout.
+        """
+        wait = JobWait(timeout=timeout, patience=patience)
+        while True:
+            job: TrainingJob | None = None
+            try:
+                job = await self.get_training_job(job_id)
+            except (ConnectionFailed, ServerError) as failure:
+                wait.failed(failure)
+            if on_update:
+                on_update(job)
+            if job and wait.is_over(job):
+                return job
+            await self._sleep(interval)
+
+    async def watch_training_job(
+        self, job_id: str, *, after: int = 0, patience: float = 300.0
+    ) -> AsyncIterator[JobEvent]:
+        """Yield a job's events until it has ended, through restarts of the server.
+
+        Args:
+            job_id: The job.
+            after: Only events after the one with this id.
+            patience: Seconds without a connection after which the server counts as gone.
+        """
+        events = EventStream(self.scope, job_id, after, patience)
+        while True:
+            try:
+                async with self._open(events.call()) as response:
+                    events.connected()
+                    if response.status_code == httpx2.codes.NO_CONTENT:
+                        return
+                    async for event in httpx2.EventSource(response):
+                        if parsed := events.parse(event, response):
+                            yield parsed
+            except (ConnectionFailed, ServerError) as failure:
+                events.failed(failure)
+            await self._sleep(RECONNECT_SECONDS)
+
+    async def list_training_job_logs(
+        self,
+        job_id: str,
+        *,
+        after: int | None = None,
+        level: str | None = None,
+        since: datetime | None = None,
+        tail: int | None = None,
+        query: str | None = None,
+    ) -> LogEntries:
+        """Return a job's log, oldest line first.
+
+        Args:
+            job_id: The job.
+            after: Only lines after the one with this cursor.
+            level: The lowest level.
+            since: Only lines from this time on; without a zone, in this machine's zone.
+            tail: Only this many lines, the last ones.
+            query: Only lines that contain this text.
+        """
+        from dreadnode.training.jobs import LogEntries
+
+        start = None if since is None else since.astimezone(UTC).isoformat()
+        params = drop_none(after=after, level=level, since=start, tail=tail, query=query)
+        path = f"{training_job(self.scope, job_id)}/logs"
+        return await self.send(get(path, LogEntries.model_validate_json, params))
+
+    async def get_training_job_artifacts(self, job_id: str) -> Artifacts:
+        """Return a job's artifacts by name."""
+        from dreadnode.training.jobs import Artifacts
+
+        path = f"{training_job(self.scope, job_id)}/artifacts"
+        return await self.send(get(path, Artifacts.model_validate_json))
+
+    async def list_training_job_files(self, job_id: str) -> JobFiles:
+        """List the files of a job, with the files of its adapter."""
+        from dreadnode.training.jobs import JobFiles
+
+        path = f"{training_job(self.scope, job_id)}/files"
+        return await self.send(get(path, JobFiles.model_validate_json))
+
+    async def training_job_file(self, job_id: str, path: str) -> bytes:
+        """Return the bytes of one file of a job."""
+        return await self.send(training_job_file(self.scope, job_id, path))
+
+    async def list_training_job_checkpoints(self, job_id: str) -> CheckpointList:
+        """List a job's checkpoints on the engine, oldest first."""
+        from dreadnode.training.checkpoints import CheckpointList
+
+        path = f"{training_job(self.scope, job_id)}/checkpoints"
+        return await self.send(get(path, CheckpointList.model_validate_json))
+
+    async def export_training_job_checkpoint(
+        self, job_id: str, checkpoint: str
+    ) -> CheckpointAdapter:
+        """Export a checkpoint as an adapter among the job's files; the first time takes minutes.
+
+        Args:
+            job_id: The job.
+            checkpoint: The checkpoint's name or path, or `best`.
+        """
+        from dreadnode.training.checkpoints import AdapterRequest, CheckpointAdapter
+
+        call = Call(
+            "POST",
+            f"{training_job(self.scope, job_id)}/checkpoints/adapter",
+            CheckpointAdapter.model_validate_json,
+            body=body_of(AdapterRequest(checkpoint=checkpoint)),
+            repeatable=True,
+            seconds=EXPORT_SECONDS,
+        )
+        return await self.send(call)
+
+    async def chat_with_training_job(self, job_id: str, request: ChatRequest) -> ChatAnswer:
+        """Sample the next message of a conversation from the job's weights."""
+        from dreadnode.training.chat import ChatAnswer
+
+        call = Call(
+            "POST",
+            f"{training_job(self.scope, job_id)}/chat",
+            ChatAnswer.model_validate_json,
+            body=body_of(request),
+            seconds=CHAT_SECONDS,
+        )
+        return await self.send(call)
