@@ -19,6 +19,7 @@ from dreadnode_api.chat.session_pool import Talks
 from dreadnode_api.checkpoints import routes as checkpoint_routes
 from dreadnode_api.checkpoints.exports import Exports
 from dreadnode_api.datasets import routes as dataset_routes
+from dreadnode_api.datasets.row_check import RowCheck
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.http import error_responses as answers
@@ -77,6 +78,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings)
     app.state.upload_reader = UploadReader(settings)
+    app.state.row_check = RowCheck(settings)
     app.state.talks = Talks(settings)
     app.state.exports = Exports(settings, database, app.state.store)
     answers.install(app)

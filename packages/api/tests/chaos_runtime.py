@@ -27,4 +27,6 @@ class Job(fake_runtime.Job):
 
 if __name__ == "__main__":
     fake_runtime.Job = Job  # type: ignore[misc]
-    sys.exit(fake_runtime.check() if sys.argv[1] == "check" else fake_runtime.run(sys.argv[2]))
+    commands = {"check": fake_runtime.check, "rows": fake_runtime.check_rows}
+    command = commands.get(sys.argv[1])
+    sys.exit(command() if command else fake_runtime.run(sys.argv[2]))

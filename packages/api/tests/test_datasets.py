@@ -116,3 +116,19 @@ async def test_lists_show_the_newest_version_of_each_by_name(api: Any) -> None:
     assert [d["name"] for d in rest["items"]] == ["c"]
     assert [d["version"] for d in versions["versions"]] == ["2", "1"]
     assert (await api("GET", "/org/acme/datasets", key="stranger")).status_code == 404
+
+
+async def test_rows_that_no_job_can_use_are_refused_and_not_stored(api: Any) -> None:
+    refused = await api("PUT", PATH, content=b'{"Frage": "2+2?", "Antwort": "4"}\n')
+    found = await api("GET", "/org/acme/datasets/rows")
+
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == "None of the rows has a known field"
+    assert found.status_code == 404
+
+
+async def test_a_push_names_what_is_not_read_of_the_rows(api: Any) -> None:
+    stored = await api("PUT", PATH, content=ROW.replace(b"}", b', "context": "c"}'))
+
+    assert stored.status_code == 201
+    assert stored.json()["notes"] == ["not read: context, in 1 of 1 rows"]

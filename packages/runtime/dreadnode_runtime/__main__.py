@@ -1,8 +1,19 @@
-"""Joins a job with its loop: `python -m dreadnode_runtime --job-id ID`, or `… check|chat|export`.
+"""Joins a job with its loop: `python -m dreadnode_runtime --job-id ID`, or or with a command.
+
+The commands are `check`, `rows`, `chat` and `export`.
 
 Exit codes of a job: 0, it ended and that was told; 1, it failed by its own fault and that was told;
 75, something else stopped it, and another attempt may go further.
 """
+
+import sys
+
+from dreadnode_runtime.commands import check_rows
+
+if __name__ == "__main__" and sys.argv[1:] == ["rows"]:
+    # A push waits for this answer, so it comes before the imports that take seconds.
+    sys.stdout.write(check_rows.answer(sys.stdin.read()) + "\n")
+    sys.exit()
 
 import argparse
 import asyncio
@@ -10,7 +21,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -66,6 +66,7 @@ class Dataset(Response):
     splits: list[Split] = Field(default_factory=list)
     created_at: datetime
     created_by: str | None = None
+    notes: list[str] = Field(default_factory=list)
 
     @property
     def ref(self) -> DatasetRef:

@@ -10,6 +10,7 @@ from dreadnode_api.auth.callers import Caller
 from dreadnode_api.auth.deps import AnyCaller, OrgMember, OrgReader, OrgSlug, check_org
 from dreadnode_api.datasets import service
 from dreadnode_api.datasets.push import MAX_SPLITS, MEDIA_TYPES, media_type, received
+from dreadnode_api.datasets.row_check import RowCheck
 from dreadnode_api.datasets.schemas import (
     Dataset,
     DatasetList,
@@ -43,6 +44,15 @@ def upload_reader(request: Request) -> UploadReader:
 
 
 InUploadReader = Annotated[UploadReader, Depends(upload_reader)]
+
+
+def get_row_check(request: Request) -> RowCheck:
+    """Return what checks the rows of a push."""
+    found: RowCheck = request.app.state.row_check
+    return found
+
+
+InRowCheck = Annotated[RowCheck, Depends(get_row_check)]
 
 BODY = {
     "requestBody": {
@@ -83,6 +93,7 @@ async def push_dataset(
     database: InDatabase,
     store: InStore,
     reader: InUploadReader,
+    row_check: InRowCheck,
     settings: InSettings,
 ) -> Dataset:
     """Store a version: one file, which becomes the split `train`, or a part for each split.
@@ -95,10 +106,11 @@ async def push_dataset(
         raise Invalid("`latest` is no version; name one such as `1.0.0`", "version")
     limit = settings.max_dataset_bytes
     async with received(request, store, reader, limit) as splits:
+        notes = await row_check.check(splits)
         async with database.writing() as session:
             found, new = await service.add_version(session, caller, name, version, splits)
         response.status_code = 201 if new else 200
-        return view(found)
+        return view(found).model_copy(update={"notes": notes})
 
 
 @router.get("")

@@ -39,6 +39,10 @@ class Dataset(Response):
     splits: list[Split]
     created_at: Timestamp
     created_by: str | None
+    notes: list[str] = Field(
+        default_factory=list,
+        description="What a push found out about the rows, such as fields that are not read",
+    )
 
 
 class DatasetList(Response):

@@ -154,4 +154,6 @@ def upload(
     if len(stored.splits) > 1:
         what = f"{what}, in {len(stored.splits)} splits"
     say(f"stored {source} as {stored.ref}: {what}")
+    for note in stored.notes:
+        say(f"note: {note}")
     return stored

@@ -1,0 +1,76 @@
+"""The check of a pushed dataset's rows: whether a job can use any, and what is not read of them.
+
+It needs neither a model nor a tokenizer, and runs in a short-lived process of the runtime.
+"""
+
+import asyncio
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dreadnode_api.datasets.push import UploadedSplit
+from dreadnode_api.errors import Invalid, plain
+from dreadnode_api.runtime_processes import environment as processes
+from dreadnode_api.runtime_processes.confined import ask
+from dreadnode_api.settings import Settings
+
+MOST_ROWS = 100_000
+"""How many rows of a split are read: a push waits for them."""
+
+
+class RowCheckFailed(Exception):
+    """The checking process failed: our bug, and a 500."""
+
+
+class RowCheck:
+    """Checks the rows of pushed datasets, a bounded number at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._room = asyncio.Semaphore(settings.preflight_at_once)
+
+    async def check(self, splits: list[UploadedSplit]) -> list[str]:
+        """Return what a person should know about the rows of SPLITS, one sentence each.
+
+        Raises:
+            Invalid: No job could use a row of one of them; the sentence says why.
+            RowCheckFailed: The process failed.
+        """
+        notes: list[str] = []
+        for split in splits:
+            prefix = f"Split `{split.name}`: " if len(splits) > 1 else ""
+            try:
+                found = await self._split(str(split.content.file.absolute()))
+            except TimeoutError:
+                found = [
+                    "the rows take too long to read, so they are checked when a job is submitted"
+                ]
+            except Invalid as refused:
+                raise Invalid(prefix + refused.detail) from None
+            notes += [prefix + plain(note) for note in found]
+        return notes
+
+    async def _split(self, path: str) -> list[str]:
+        question = json.dumps({"path": path, "rows": MOST_ROWS}).encode()
+        seconds = self._settings.convert_timeout
+        async with self._room:
+            with tempfile.TemporaryDirectory(prefix="rows-") as folder:
+                said = await ask(
+                    [*self._settings.runtime_command, "rows"],
+                    question,
+                    folder=Path(folder),
+                    environment=processes.clean_environment(self._settings, Path(folder)),
+                    limits=processes.limits(self._settings) | {"cpu_seconds": math.ceil(seconds)},
+                    seconds=seconds,
+                )
+        try:
+            answer: Any = json.loads(said.output) if said.code == 0 else None
+            if answer["ok"] is False:
+                raise Invalid(plain(str(answer["error"])))
+            return [str(note) for note in answer["notes"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RowCheckFailed(
+                f"the check of the rows ended with {said.code}: {said.complaint[-2000:]!r}"
+            ) from error
