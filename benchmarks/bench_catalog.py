@@ -22,7 +22,7 @@ from dreadnode.training import (
 from rapidfuzz import fuzz, process
 from rapidfuzz.distance import JaroWinkler, Levenshtein
 
-NAMES = Path(__file__).parent.parent / "packages/sdk/tests/training/foreign_names.tsv"
+NAMES = Path(__file__).parent.parent / "packages/sdk/tests/catalog/foreign_names.tsv"
 IDS = [model.tinker_id for model in TINKER_MODELS]
 Suggest = Callable[[str], list[str]]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
+from dreadnode.catalog.published import SourceError, read
+from dreadnode.catalog.refresh import refresh
+from dreadnode.catalog.source import replace_table
 from dreadnode.training import TINKER_MODELS, models
-from dreadnode.training.published import SourceError, read
-from dreadnode.training.refresh import refresh
-from dreadnode.training.source import replace_table
 
 LARGEST = 8 * 1024 * 1024
 # Tinker's documentation site turns Python's own name away.

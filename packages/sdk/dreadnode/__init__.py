@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dreadnode.version import __version__
+
 if TYPE_CHECKING:
     from dreadnode.http.async_api.client import AsyncApiClient
     from dreadnode.http.sync_api.client import ApiClient
 
-__version__ = "0.1.0"
 __all__ = ["ApiClient", "AsyncApiClient", "__version__"]
 
 

@@ -8,7 +8,7 @@ import sys
 def main() -> int:
     """Run the command line; return 0, or 1 for a refusal, 2 for wrong arguments, 130 for Ctrl-C."""
     if sys.argv[1:] == ["--version"]:
-        from dreadnode import __version__
+        from dreadnode.version import __version__
 
         sys.stdout.write(f"{__version__}\n")
         return 0

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, Parameter
 
-from dreadnode import __version__
 from dreadnode.cli.help import Page
 from dreadnode.cli.output import hint, say
 from dreadnode.errors import AuthenticationError, DreadnodeError, InputError
+from dreadnode.version import __version__
 
 if TYPE_CHECKING:
     import httpx2

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import httpx2
 
-from dreadnode import __version__
 from dreadnode.config import Scope, is_loopback
 from dreadnode.errors import (
     ConfigError,
@@ -28,6 +27,7 @@ from dreadnode.errors import (
 )
 from dreadnode.http.calls import Call, training_job_events
 from dreadnode.http.retries import Outage
+from dreadnode.version import __version__
 
 if TYPE_CHECKING:
     from dreadnode.training.jobs import JobEvent

@@ -13,8 +13,8 @@ from dreadnode.errors import InputError
 from dreadnode.training import CATALOG_AS_OF, TINKER_MODELS, CatalogQueryError
 
 if TYPE_CHECKING:
+    from dreadnode.catalog.search import Query
     from dreadnode.cli.output import Column
-    from dreadnode.training.search import Query
 
 FILTERS = Group("Filters", sort_key=1)
 OUTPUT = Group("Output", sort_key=2)
@@ -137,8 +137,8 @@ def _refuse_contradictions(shape: Shape, common: Common, *, offline: bool, check
 
 def _checked(filters: Filters, shape: Shape) -> Query:
     """Return the query that FILTERS ask, or say which flag cannot be meant."""
-    from dreadnode.training.search import Query
-    from dreadnode.training.view import expansions
+    from dreadnode.catalog.search import Query
+    from dreadnode.catalog.view import expansions
 
     try:
         expansions(shape.expand)
@@ -151,8 +151,8 @@ def _checked(filters: Filters, shape: Shape) -> Query:
 
 
 def _own(query: Query, expand: str | None, shape: Shape) -> dict[str, Any]:
-    from dreadnode.training import view
-    from dreadnode.training.search import run
+    from dreadnode.catalog import view
+    from dreadnode.catalog.search import run
 
     answer: dict[str, Any] = view.page(
         run(query, TINKER_MODELS), view.expansions(expand), facets=shape.facets

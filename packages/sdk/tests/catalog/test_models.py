@@ -7,6 +7,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+from dreadnode.catalog.source import render_table, replace_table
 from dreadnode.training import (
     ALGORITHMS,
     CATALOG_AS_OF,
@@ -15,7 +16,6 @@ from dreadnode.training import (
     get_training_model,
 )
 from dreadnode.training import models as catalog
-from dreadnode.training.source import render_table, replace_table
 
 EXTENDED = [model for model in TINKER_MODELS if model.extended is not None]
 DATE = re.compile(r"20\d\d-\d\d(-\d\d)?")

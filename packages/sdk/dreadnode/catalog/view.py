@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dreadnode.training.models import CatalogQueryError, SearchResult, TrainingModel
+from dreadnode.catalog.types import CatalogQueryError, SearchResult, TrainingModel
 
 EXPANSIONS = ("details", "prices", "extended", "lifecycle", "available")
 

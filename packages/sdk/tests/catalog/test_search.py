@@ -3,14 +3,14 @@
 import math
 
 import pytest
+from dreadnode.catalog.search import RATES, SORT_KEYS
+from dreadnode.catalog.view import EXPANSIONS, entry, expansions, page
 from dreadnode.training import (
     TINKER_MODELS,
     CatalogQueryError,
     TrainingModel,
     search_training_models,
 )
-from dreadnode.training.search import RATES, SORT_KEYS
-from dreadnode.training.view import EXPANSIONS, entry, expansions, page
 
 DOCUMENTED = {
     "tinker_id",

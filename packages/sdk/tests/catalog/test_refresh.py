@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dreadnode.catalog.published import SourceError, read
+from dreadnode.catalog.refresh import Refresh, refresh
 from dreadnode.training import TINKER_MODELS, TrainingModel, models
-from dreadnode.training.published import SourceError, read
-from dreadnode.training.refresh import Refresh, refresh
 
 ROOT = Path(__file__).resolve().parents[4]
 DAY = "2026-12-01"

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dreadnode.training.models import TrainingModelPricing
+from dreadnode.catalog.types import TrainingModelPricing
 
 _UNKNOWN = frozenset({"", "-", "\u2013", "\u2014", "n/a", "tbd"})
 _TOKENS = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[km]?)", re.IGNORECASE)

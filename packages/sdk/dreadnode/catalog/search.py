@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 
-from dreadnode.training.models import (
+from dreadnode.catalog.types import (
     ALGORITHMS,
     CatalogQueryError,
     SearchResult,
@@ -20,7 +19,6 @@ TYPES = ("dense", "moe")
 STATUSES = ("active", "retired")
 RATES = ("prefill", "cached_prefill", "sample", "train")
 SORT_KEYS = ("size_b", "total_size_b", "context_length", "max_lora_rank", *RATES)
-FACETS = ("family", "type", "status", "organization", "training_type", "vision")
 MAX_LIMIT = 100
 MAX_TEXT = 200
 
@@ -156,22 +154,6 @@ def _number(model: TrainingModel, key: str) -> float | None:
     holder = (model.pricing or _UNPRICED) if key in RATES else model
     value: float | None = getattr(holder, key)
     return value
-
-
-def count_facets(models: Sequence[TrainingModel]) -> Mapping[str, Mapping[str, int]]:
-    """Count the values of each facet, the most frequent first; an unknown value is not counted."""
-    counts = {facet: Counter(map(attrgetter(facet), models)) for facet in FACETS}
-    algorithms: Counter[str] = Counter()
-    for supported, count in Counter(model.supported_algorithms for model in models).items():
-        algorithms.update(dict.fromkeys(supported, count))
-    return {
-        facet: {_word(value): count for value, count in found.most_common() if value is not None}
-        for facet, found in (counts | {"algorithm": algorithms}).items()
-    }
-
-
-def _word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _refuse_text(name: str, value: str | None) -> None:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 
-from dreadnode.training.models import TrainingModel
+from dreadnode.catalog.types import TrainingModel
 
 _DAY = "CATALOG_AS_OF = "
 _BEGIN = "TINKER_MODELS: tuple[TrainingModel, ...] = ("

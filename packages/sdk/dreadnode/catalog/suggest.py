@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 
 from rapidfuzz.distance import OSA, Indel
 
-from dreadnode.training.models import TINKER_MODELS, TrainingModel, as_extended
-from dreadnode.training.names import KINDS, Name, readings
+from dreadnode.catalog.names import KINDS, Name, readings
+from dreadnode.catalog.types import TrainingModel, as_extended
 
 _TOO_FAR = 3.0
 _CONFLICT = 4.0
@@ -94,12 +93,6 @@ class Index:
                 return known
         # A trait may be cut short; a family may not, or Mistral Nemo were a Nemotron.
         return next((known for known in self._traits if known.startswith(word)), word)
-
-
-@cache
-def catalog_index() -> Index:
-    """Return the index of the catalog, made when it is first asked for."""
-    return Index(TINKER_MODELS)
 
 
 def _read(model: TrainingModel, families: frozenset[str]) -> _Candidate:

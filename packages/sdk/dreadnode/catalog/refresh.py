@@ -6,15 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
-from dreadnode.training.models import (
+from dreadnode.catalog.names import readings
+from dreadnode.catalog.published import RATES, Published, SourceError
+from dreadnode.catalog.types import (
     ExtendedVariant,
     ModelType,
     TrainingModel,
     TrainingModelPricing,
     as_extended,
 )
-from dreadnode.training.names import readings
-from dreadnode.training.published import RATES, Published, SourceError
 
 LEAST_KEPT = 0.5
 """Share of the active models that a source must still name to be believed."""
