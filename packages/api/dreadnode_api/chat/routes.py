@@ -133,5 +133,6 @@ async def _partner(job: Job, checkpoint: str, engine: EngineClient) -> Partner:
         "checkpoint": checkpoint,
         "context": min(limit for limit in limits if limit is not None),
         "system_prompt": job.config.get("system_prompt"),
+        "renderer": (job.preflight or {}).get("renderer"),
     }
     return Partner(job.lineage, opening)

@@ -39,6 +39,7 @@ class Opening(BaseModel):
         checkpoint: Path of the weights, of either kind.
         context: Tokens that the trained model takes.
         system_prompt: The job's, in front of every conversation.
+        renderer: The variant of the chat format that the weights were trained with, if known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,6 +50,7 @@ class Opening(BaseModel):
     checkpoint: str
     context: int
     system_prompt: str | None = None
+    renderer: str | None = None
 
 
 class Question(BaseModel):
@@ -111,11 +113,15 @@ async def serve(lines: AsyncIterator[str], tell: Callable[[str], None]) -> None:
     opening = Opening.model_validate_json(await anext(lines))
     try:
         rendering = load_rendering(
-            opening.model, rehearsal=opening.rehearsal, tokenizer=opening.tokenizer
+            opening.model,
+            rehearsal=opening.rehearsal,
+            tokenizer=opening.tokenizer,
+            renderer=opening.renderer,
         )
         async with open_sampler(opening.checkpoint) as sampler:
             talk = Talk(opening, rendering, sampler)
-            tell(json.dumps({"ok": True, "renderer": rendering.name}))
+            chosen = {"format_notes": rendering.chosen} if rendering.chosen else {}
+            tell(json.dumps({"ok": True, "renderer": rendering.name, **chosen}))
             async for line in lines:
                 tell(json.dumps(await talk.answer(Question.model_validate_json(line))))
     except RuntimeFault as fault:

@@ -9,7 +9,7 @@ from dreadnode_runtime.data.counts import Counts, as_report
 from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig, check_trackers, check_warmup, read_config
-from dreadnode_runtime.sft.data import prepare_rows
+from dreadnode_runtime.sft.data import fitted, prepare_rows
 
 
 def check(question: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +40,7 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
             question["model"], rehearsal=question["rehearsal"], tokenizer=question["tokenizer"]
         )
         place = ["config", "dataset_ref"]
+        rendering = fitted(Path(question["datasets"]["train"]), rendering, config)
         counts = _count(question["datasets"]["train"], rendering, config)
         if path := question["datasets"].get("eval"):
             place = ["config", "eval_dataset_ref"]
@@ -54,6 +55,7 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
         "trained_tokens": counts.trained_tokens,
         **({"evaluation": as_report(of_eval)} if of_eval else {}),
         "renderer": rendering.name,
+        "format_notes": rendering.notes,
     }
 
 

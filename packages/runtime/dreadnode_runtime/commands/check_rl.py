@@ -77,6 +77,7 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
         "steps": steps,
         "rollouts": steps * config.num_rollouts * config.group_size,
         "renderer": rendering.name,
+        "format_notes": rendering.notes,
         "confined": confined,
     }
 

@@ -1,14 +1,35 @@
 """A dataset's file to what is trained on, with a count of everything that was left out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from dreadnode_runtime.data.counts import Counts
-from dreadnode_runtime.data.normal_form import Unusable, with_system_prompt
+from dreadnode_runtime.data.normal_form import Conversation, Row, Unusable, with_system_prompt
 from dreadnode_runtime.data.reading import conversation, encodable
 from dreadnode_runtime.data.rendering import Example, Rendering
 from dreadnode_runtime.data.rows import read_rows
 from dreadnode_runtime.errors import JobFailed
+
+AT_ONCE = 512
+"""How many rows are rendered together: what they have in common is encoded once."""
+
+
+def fitting(
+    path: Path, rendering: Rendering, *, train_on: str, system_prompt: str | None = None
+) -> Rendering:
+    """Return RENDERING with the variant of the format that can train on the rows at PATH."""
+
+    def conversations() -> Iterator[Conversation]:
+        for _, value in read_rows(path):
+            with suppress(Unusable):
+                yield _said(value, system_prompt)
+
+    try:
+        return rendering.fitted(conversations(), train_on)
+    except (ValueError, UnicodeDecodeError):
+        # A line that cannot be read is named where the rows are counted.
+        return rendering
 
 
 def prepare(
@@ -30,26 +51,39 @@ def prepare(
             sentence says which and why.
     """
     counts = Counts()
+    waiting: list[tuple[int, Conversation]] = []
+
+    def render() -> None:
+        found = rendering.batch(waiting, max_length=max_length, train_on=train_on)
+        for (row, said), made in zip(waiting, found, strict=True):
+            if isinstance(made, Unusable):
+                counts.drop(row, str(made))
+                continue
+            counts.usable += 1
+            counts.read(said)
+            counts.truncated += made.cut
+            counts.tokens += sum(len(example.tokens) for example in made.examples)
+            counts.trained_tokens += sum(int(each.trained.sum()) for each in made.examples)
+            keep(made.examples)
+        waiting.clear()
+
     try:
         for row, value in read_rows(path):
             counts.rows += 1
             try:
-                said = with_system_prompt(conversation(encodable(value)), system_prompt)
-                examples, cut = rendering.examples(
-                    said, row=row, max_length=max_length, train_on=train_on
-                )
+                waiting.append((row, _said(value, system_prompt)))
             except Unusable as unusable:
                 counts.drop(row, str(unusable))
-                continue
-            counts.usable += 1
-            counts.read(said)
-            counts.truncated += cut
-            counts.tokens += sum(len(example.tokens) for example in examples)
-            counts.trained_tokens += sum(int(example.trained.sum()) for example in examples)
-            keep(examples)
+            if len(waiting) == AT_ONCE:
+                render()
+        render()
     except (ValueError, UnicodeDecodeError) as error:
         raise JobFailed(f"{error}; a dataset is one JSON object a line", code="data") from error
     if strict:
         counts.forbid()
     counts.refuse_if_unusable(counts.usable, nothing="None of the {rows} rows can be trained on")
     return counts
+
+
+def _said(value: Row, system_prompt: str | None) -> Conversation:
+    return with_system_prompt(conversation(encodable(value)), system_prompt)

@@ -85,6 +85,11 @@ class Rendering:
         return self._format.source
 
     @property
+    def chosen(self) -> tuple[str, ...]:
+        """Why another variant than the model's default writes, where one does."""
+        return self._notes
+
+    @property
     def notes(self) -> list[str]:
         """Why this format was chosen, and how it differs from the chat template."""
         format_ = self._format
@@ -96,7 +101,9 @@ class Rendering:
     def named(self, name: str) -> "Rendering":
         """Return the rendering with the variant NAME, if the model has it."""
         used = next((each for each in self._formats if each.name == name), self._format)
-        return Rendering(self._formats, used, self._notes)
+        if used is self._format:
+            return self
+        return Rendering(self._formats, used, [f"The weights were trained with {name}"])
 
     @property
     def fits_all(self) -> bool:
@@ -200,7 +207,7 @@ class Rendering:
 
         It begins as the tokenizer begins a text, and ends with the token that ends a document.
         """
-        tokenizer = self._format.reader.tokenizer
+        tokenizer = self._encoder.tokenizer
         start = [] if tokenizer.bos_token_id is None else tokenizer("")["input_ids"][:1]
         ends = (tokenizer.convert_tokens_to_ids(name) for name in END_OF_DOCUMENT)
         vocabulary = tokenizer.get_vocab()
@@ -229,7 +236,7 @@ class Rendering:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of TOKENS, special ones included."""
-        tokenizer = self._format.reader.tokenizer
+        tokenizer = self._encoder.tokenizer
         return str(tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def _chat(self, said: Conversation) -> tuple[Chat, list[int]]:

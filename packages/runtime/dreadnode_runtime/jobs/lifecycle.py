@@ -252,6 +252,8 @@ class Work:
                 trained_model=job.trained_model,
                 rehearsal=job.rehearsal,
                 renderer=rendering.name,
+                writer=rendering.source,
+                format_notes=rendering.notes,
                 datasets=datasets,
                 eval_dataset=eval_dataset,
                 counts=counts,
@@ -285,6 +287,11 @@ class Work:
                 f"and were {lost}",
                 level="warning",
             )
+
+    def tell_format(self, rendering: Rendering) -> None:
+        """Warn of what is special about the chat format, and how it differs from the template."""
+        for note in rendering.notes:
+            self.reporter.log(f"Chat format: {note}", level="warning")
 
     async def _store(self, export: Export, card: Card) -> None:
         """Write CARD beside the adapter, and store both with the job."""

@@ -18,6 +18,8 @@ class Card:
         trained_model: What was really trained; in a rehearsal, the stand-in.
         rehearsal: Whether these two differ on purpose.
         renderer: Name of the chat format that it was trained in.
+        writer: Who writes that format.
+        format_notes: Why that format, and how it differs from the tokenizer's chat template.
         datasets: What it was trained on.
         eval_dataset: What it was evaluated on.
         config: The job's settings, defaults included.
@@ -37,6 +39,8 @@ class Card:
     counts: Counts
     config: dict[str, Any]
     metrics: dict[str, Any]
+    writer: str | None = None
+    format_notes: Sequence[str] = ()
     step: int | None = None
 
     def text(self) -> str:
@@ -56,6 +60,7 @@ class Card:
             f"A LoRA adapter (PEFT) of `{self.trained_model}`, made by job `{self.job_id}`.",
             "",
             *_table("Training", self._training()),
+            *_notes(self.format_notes),
             *_table("Results", self._results()),
             *_table("Configuration", self.config),
         ]
@@ -85,6 +90,7 @@ class Card:
             "Rows": f"{self.counts.usable} of {self.counts.rows}, {self.counts.truncated} cut off",
             "Fields that were not read": "; ".join(self.counts.unread_fields()) or None,
             "Format": self.renderer,
+            "Format written by": self.writer,
             "Optimizer steps": self.metrics.get("train/steps"),
             "Weights of": None if self.step is None else f"step {self.step}, the best evaluation",
             "Tokens processed": self.metrics.get("train/num_tokens_processed"),
@@ -112,6 +118,12 @@ class Card:
                 if name.startswith("eval/"):
                     said[title] += f", {best(values):.4f} at best"
         return said
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    if not notes:
+        return []
+    return ["## Chat format", "", *(f"- {note}" for note in notes), ""]
 
 
 def _data(dataset: Dataset) -> str:

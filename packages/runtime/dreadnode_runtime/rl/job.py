@@ -115,6 +115,7 @@ async def run_rl(work: Work) -> None:
             reporter.log(f"The reward's own code runs with {', '.join(limits)}")
         how = asking(config, rendering, recipe, environment)
         reporter.phase("validating", "rendering the prompts")
+        work.tell_format(rendering)
         prompts, counts = await asyncio.to_thread(read_prompts, sources, how)
         work.tell_counts(counts, config.max_sequence_length)
         eval_prompts: list[Prompt] = []

@@ -5,9 +5,16 @@ from pathlib import Path
 
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.plain_text import prepare_text
-from dreadnode_runtime.data.prepare import prepare
+from dreadnode_runtime.data.prepare import fitting, prepare
 from dreadnode_runtime.data.rendering import Example, Rendering
 from dreadnode_runtime.jobs.config import SftConfig
+
+
+def fitted(path: Path, rendering: Rendering, config: SftConfig) -> Rendering:
+    """Return RENDERING with the variant of the chat format that can train on the rows at PATH."""
+    if config.format != "conversations":
+        return rendering
+    return fitting(path, rendering, train_on=config.train_on, system_prompt=config.system_prompt)
 
 
 def prepare_rows(

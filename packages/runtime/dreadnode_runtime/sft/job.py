@@ -8,7 +8,7 @@ from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.rendering import Example, Rendering
 from dreadnode_runtime.jobs.config import SftConfig, read_config
 from dreadnode_runtime.jobs.lifecycle import Work, counted
-from dreadnode_runtime.sft.data import prepare_rows
+from dreadnode_runtime.sft.data import fitted, prepare_rows
 from dreadnode_runtime.sft.loop import Plan, train
 from dreadnode_runtime.sft.metric_history import History
 
@@ -29,6 +29,8 @@ async def run_sft(work: Work) -> None:
         )
     async with work.trainer(config) as (trainer, rendering, so_far):
         reporter.phase("validating", "rendering the rows")
+        rendering = await asyncio.to_thread(fitted, dataset.path, rendering, config)
+        work.tell_format(rendering)
         rows, counts = await asyncio.to_thread(_rendered, dataset, rendering, config)
         eval_rows: list[list[Example]] = []
         if eval_dataset is not None:

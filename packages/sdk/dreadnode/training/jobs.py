@@ -44,6 +44,8 @@ class Preflight(Response):
 
     Attributes:
         dropped: How many rows are left out, by reason; `first_dropped` numbers the first of them.
+        renderer: The chat format that the rows are written in.
+        format_notes: Why that format, and how it differs from the tokenizer's chat template.
     """
 
     datasets: list[ReadData] = Field(default_factory=list)
@@ -53,6 +55,8 @@ class Preflight(Response):
     first_dropped: dict[str, list[int]] = Field(default_factory=dict)
     tokens: int | None = None
     truncated: int = 0
+    renderer: str | None = None
+    format_notes: list[str] = Field(default_factory=list)
 
 
 class JobCapability(Response):

@@ -145,3 +145,17 @@ def _result_of(call: dict[str, Any], number: int, results: list[dict[str, Any]])
     """Return the one of RESULTS that has the id of CALL, or else stands at its NUMBER."""
     same = (r for r in results if "id" in call and r.get("tool_call_id") == call["id"])
     return next(same, results[number])
+
+
+def without_booleans(schema: Any) -> Any:
+    """Return SCHEMA with `true` where a schema belongs as the empty schema, which says the same."""
+    if isinstance(schema, list):
+        return [without_booleans(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {key: without_booleans(value) for key, value in schema.items()}
+    if isinstance(properties := made.get("properties"), dict):
+        made["properties"] = {k: {} if v is True else v for k, v in properties.items()}
+    if made.get("items") is True:
+        made["items"] = {}
+    return made

@@ -15,7 +15,7 @@ from tinker_cookbook.renderers import Message, ToolCall
 from tinker_cookbook.renderers.base import ParseTermination, RenderContext, RenderedMessage
 from tinker_cookbook.renderers.gpt_oss import GptOssRenderer, _format_tool_definition
 
-from dreadnode_runtime.data.renderers.chat import content_and_reasoning
+from dreadnode_runtime.data.renderers.chat import content_and_reasoning, without_booleans
 from dreadnode_runtime.data.renderers.qwen3 import as_json, rendered
 
 TOOLS_NEED_A_CHANNEL = "\nCalls to these tools must go to the commentary channel: 'functions'."
@@ -39,7 +39,7 @@ class GptOss(GptOssRenderer):  # type: ignore[misc]
             told, rest = f"# Instructions\n\n{messages[0]['content']}\n\n", messages[1:]
         if tools:
             first["content"] += TOOLS_NEED_A_CHANNEL
-            types = "\n\n".join(_declared(tool["function"]) for tool in tools)
+            types = "\n\n".join(_declared(without_booleans(tool["function"])) for tool in tools)
             told += f"# Tools\n\n## functions\n\nnamespace functions {{\n\n{types}\n\n"
             told += "} // namespace functions"
         developer = [Message(role="developer", content=told)] if told else []

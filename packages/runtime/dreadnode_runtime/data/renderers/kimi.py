@@ -10,6 +10,8 @@ from tinker_cookbook.exceptions import RendererError
 from tinker_cookbook.renderers import Message, ToolCall, ToolSpec
 from tinker_cookbook.renderers.kimi_k25 import KimiK25DisableThinkingRenderer, KimiK25Renderer
 
+from dreadnode_runtime.data.renderers.chat import without_booleans
+
 
 class _Corrected:
     def arrange(self, messages: list[Message], tools: list[dict[str, Any]]) -> list[Message]:
@@ -51,20 +53,6 @@ def _numbered(messages: list[Message]) -> list[Message]:
         elif message["role"] == "tool":
             raise RendererError("a tool result answers no tool call before it")
         made.append(message)
-    return made
-
-
-def without_booleans(schema: Any) -> Any:
-    """Return SCHEMA with `true` where a schema belongs as the empty schema, which says the same."""
-    if isinstance(schema, list):
-        return [without_booleans(each) for each in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {key: without_booleans(value) for key, value in schema.items()}
-    if isinstance(properties := made.get("properties"), dict):
-        made["properties"] = {k: {} if v is True else v for k, v in properties.items()}
-    if made.get("items") is True:
-        made["items"] = {}
     return made
 
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, UndefinedError
 from tinker_cookbook.exceptions import RendererError
 from transformers.utils import chat_template_utils
 
@@ -37,19 +37,29 @@ class TemplateWriter:
         Raises:
             RendererError: The template refuses it.
         """
-        messages = [_with_thinking(message) for message in chat.messages]
         try:
-            return str(
-                self._template.render(
-                    messages=messages,
-                    tools=chat.tools or None,
-                    documents=None,
-                    add_generation_prompt=prompt,
-                    **self._settings,
-                )
-            )
+            return self._text(chat.messages, chat.tools, prompt=prompt)
+        except UndefinedError as error:
+            described = [_described(tool) for tool in chat.tools]
+            if described == chat.tools:
+                raise RendererError(f"the chat template refuses it: {error}") from error
+            # Some templates take it for granted that every tool has a description.
+            return self._text(chat.messages, described, prompt=prompt)
         except TemplateError as error:
             raise RendererError(f"the chat template refuses it: {error}") from error
+
+    def _text(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]], *, prompt: bool
+    ) -> str:
+        return str(
+            self._template.render(
+                messages=[_with_thinking(message) for message in messages],
+                tools=tools or None,
+                documents=None,
+                add_generation_prompt=prompt,
+                **self._settings,
+            )
+        )
 
 
 class PlainTemplateWriter:
@@ -95,3 +105,7 @@ def _with_thinking(message: dict[str, Any]) -> dict[str, Any]:
     if "reasoning_content" not in message:
         return message
     return {"thinking": message["reasoning_content"], **message}
+
+
+def _described(tool: dict[str, Any]) -> dict[str, Any]:
+    return {**tool, "function": {"description": "", **tool["function"]}}

@@ -33,7 +33,7 @@ class Encoder:
     """Encodes what a chat format writes, with one tokenizer."""
 
     def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._ids = control_tokens(tokenizer)
         self._names = sorted(self._ids, key=len, reverse=True)
         self._number = {name: number for number, name in enumerate(self._names)}
@@ -68,7 +68,7 @@ class Encoder:
 
     def name_of(self, token: int) -> str:
         """Return the text of TOKEN, a control token."""
-        return str(self._tokenizer.convert_ids_to_tokens(token))
+        return str(self.tokenizer.convert_ids_to_tokens(token))
 
     def encode(self, text: str) -> list[int]:
         """Return the tokens of TEXT."""
@@ -109,7 +109,7 @@ class Encoder:
         if self._backend is None:
             return [
                 list(
-                    self._tokenizer.encode(
+                    self.tokenizer.encode(
                         self.uncover(piece), add_special_tokens=False, split_special_tokens=True
                     )
                 )
@@ -133,7 +133,7 @@ class Encoder:
         `encode_special_tokens` does so for special tokens only, so all control tokens become
         special. The copy takes a second or more, and few rows need it.
         """
-        described = json.loads(self._tokenizer.backend_tokenizer.to_str())
+        described = json.loads(self.tokenizer.backend_tokenizer.to_str())
         for token in described["added_tokens"]:
             token["special"] = token["content"] in self._ids
         literal = tokenizers.Tokenizer.from_str(json.dumps(described))

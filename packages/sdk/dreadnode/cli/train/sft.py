@@ -87,6 +87,8 @@ def sft(
 
 def submitted(client: ApiClient, job: TrainingJob, common: Common, *, wait: bool) -> None:
     """Show a job that has just been accepted, or wait until it has ended."""
+    for note in job.preflight.format_notes if job.preflight else ():
+        hint(f"chat format: {note}")
     if wait:
         from dreadnode.cli.train.progress import follow
 
