@@ -48,6 +48,7 @@ def test_the_check_counts_rows_and_tokens(question: dict[str, Any]) -> None:
         "trained_tokens": answer["trained_tokens"],
         "truncated": 1,
         "renderer": "stand-in/chat-template",
+        "format_notes": [],
     }
     assert 0 < answer["trained_tokens"] < answer["tokens"] <= 200
 
