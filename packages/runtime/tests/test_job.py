@@ -137,8 +137,10 @@ async def test_rows_left_out_are_counted_named_and_warned_of(run: Runs, api: Any
 
     warnings = [e["message"] for e in api.told("log") if e["level"] == "warning"]
     assert warnings == [
-        "2 of 9 rows left out: no conversation: the row has `text` only; use `format: text` "
-        "to train on plain text (rows 1, 9)",
+        (
+            "2 of 9 rows left out: no conversation: the row has `text` only; use `format: text` "
+            "to train on plain text (rows 1, 9)"
+        ),
         "1 of 9 rows left out: no answer (row 8)",
     ]
     assert "6 of 9 rows" in api.told("training_start")[0]["message"]
