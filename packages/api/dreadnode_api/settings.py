@@ -1,18 +1,39 @@
-"""Every setting of the service: read once from the environment, then passed down."""
+"""The settings of the service: read once from the environment, then passed down.
 
-import math
+A setting's type, default, bounds, unit and help stand here and nowhere else: `make docs` writes the
+table in the documentation from them.
+"""
+
 import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from sqlalchemy import make_url
 
-_CLIENT = re.compile(r"[A-Za-z][\w-]*/[0-9]+(\.[0-9]+)*")
+from dreadnode_api.units import read_bytes, read_days, read_seconds
 
+PREFIX = "DREADNODE_"
 GIB = 1024**3
 MIB = 1024**2
 TRACKER_NAMES = (
@@ -20,170 +41,285 @@ TRACKER_NAMES = (
     *("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_SERVER_CERT_PATH"),
     *("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE", "WANDB_DIR"),
 )
-
 SECRET_TRACKER_NAMES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "WANDB_API_KEY")
 
-COUNTED = frozenset(
-    {
-        *("jobs_at_once", "jobs_at_once_per_workspace", "attempts"),
-        *("preflight_at_once", "chats_at_once", "exports_at_once"),
-    }
-)
-# Where nothing means no limit, for ever, or at once.
-MAY_BE_ZERO = frozenset(
-    {
-        *("jobs_at_once_in_all", "rate_limit", "checkpoints_kept", "checkpoint_days"),
-        *("log_days", "sandbox_days", "idempotency_days", "delivery_days", "upload_days"),
-        *("retry_seconds", "webhook_retry_seconds", "webhook_give_up_seconds"),
-        *("cancel_grace_seconds", "stop_grace_seconds"),
-        *("engine_cache_seconds", "chat_idle_seconds", "ray_cpus"),
-    }
-)
+_CLIENT = re.compile(r"[A-Za-z][\w-]*/[0-9]+(\.[0-9]+)*")
+_DRIVERS = {
+    "sqlite://": "sqlite+aiosqlite://",
+    "postgresql://": "postgresql+asyncpg://",
+    "postgres://": "postgresql+asyncpg://",
+}
 
 
 class SettingsError(Exception):
     """A setting that cannot be used; its text is one sentence for a person."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What the processes `init`, `serve` and `dispatch` share.
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The unit of a number, for the documentation."""
 
-    Each field is read from the variable `DREADNODE_` + its name in capitals, except where
-    `from_environment` says otherwise. Seconds and bytes are the units throughout.
-    """
+    name: str
 
-    data_dir: Path
-    database_url: str = field(default="", repr=False)
-    public_url: str = "http://127.0.0.1:8799"
-    # `json` or `text`; empty means text at a terminal and JSON elsewhere.
-    log_format: str = ""
 
-    engine_url: str = ""
-    # The master key of our own engine, from which a key for each run is derived.
-    engine_key: str = field(default="", repr=False)
-    # The key of hosted Tinker, which knows no run keys.
-    tinker_api_key: str = field(default="", repr=False)
-    engine_timeout: float = 10.0
-    engine_cache_seconds: float = 10.0
+def _database(url: str, info: ValidationInfo) -> str:
+    """Name the asynchronous driver in a plain `sqlite:` or `postgresql:` address."""
+    if not url and "data_dir" in info.data:
+        return f"sqlite+aiosqlite:///{info.data['data_dir'] / 'dreadnode.db'}"
+    for plain, driver in _DRIVERS.items():
+        if url.startswith(plain):
+            return driver + url.removeprefix(plain)
+    if url and not url.startswith(tuple(_DRIVERS.values())):
+        raise ValueError("must begin with `sqlite://` or `postgresql://`")
+    return url
 
-    runtime_command: tuple[str, ...] = (sys.executable, "-m", "dreadnode_runtime")
-    hf_home: str = ""
-    hf_hub_offline: str = ""
-    preflight_timeout: float = 300.0
-    preflight_at_once: int = 2
-    # For making JSONL of one pushed file of another format.
-    convert_timeout: float = 300.0
-    convert_memory_bytes: int = 2 * GIB
-    # Checkpoints that are talked with at once, how long one is kept warm after its last answer, and
-    # how long an answer may take, the start of its process included.
-    chats_at_once: int = 4
-    chat_idle_seconds: float = 300.0
-    chat_timeout: float = 180.0
-    # Checkpoints that are exported at once, and how long one may take, its turn included.
-    exports_at_once: int = 1
-    export_timeout: float = 900.0
-    # Whether sandboxes and checks run Python that comes with a job, such as a reward function.
-    allow_custom_code: bool = False
 
-    # With what a job is followed that says nothing of it, and where TensorBoard's files go.
-    track: tuple[str, ...] = ()
-    tensorboard_dir: str = ""
+def _client(name: str) -> str:
+    if name and not _CLIENT.fullmatch(name):
+        raise ValueError("must be a name and a version, such as `dreadnode/0.2`")
+    return name
+
+
+def _words(value: object) -> object:
+    return tuple(value.split()) if isinstance(value, str) else value
+
+
+Seconds = Annotated[float, BeforeValidator(read_seconds), Unit("seconds"), Field(gt=0)]
+MaybeSeconds = Annotated[float, BeforeValidator(read_seconds), Unit("seconds"), Field(ge=0)]
+WholeSeconds = Annotated[int, BeforeValidator(read_seconds), Unit("seconds"), Field(gt=0)]
+Days = Annotated[float, BeforeValidator(read_days), Unit("days"), Field(ge=0)]
+Bytes = Annotated[int, BeforeValidator(read_bytes), Unit("bytes"), Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+
+SECTIONS = {
+    "data_dir": "General",
+    "engine_url": "Engine",
+    "runtime_command": "Checks, chats and exports",
+    "track": "Trackers",
+    "runner": "Sandboxes",
+    "jobs_at_once": "Jobs",
+    "job_memory_bytes": "Limits of one job",
+    "webhook_targets": "Webhooks",
+    "tidy_seconds": "Retention",
+    "max_json_bytes": "Requests",
+}
+"""The first setting of each section of the documentation, with the section's title."""
+
+
+class Settings(BaseSettings):
+    """The settings that the processes `init`, `serve` and `dispatch` share."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        validate_by_name=True,
+        validate_by_alias=True,
+        validate_default=True,
+        allow_inf_nan=False,
+    )
+
+    data_dir: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] = Field(
+        description="Folder of datasets, job files, sandboxes and the SQLite database."
+    )
+    database_url: Annotated[str, AfterValidator(_database)] = Field(
+        "", repr=False, description="Database: SQLite in the data directory, or `postgresql://…`."
+    )
+    public_url: str = Field(
+        "http://127.0.0.1:8799", description="Address at which sandboxes reach the API."
+    )
+    log_format: Literal["", "json", "text"] = Field(
+        "", description="Format of the log; empty means text at a terminal and JSON elsewhere."
+    )
+    pg_dump: str = Field(
+        "pg_dump",
+        description="Program that copies a PostgreSQL database; at least as new as the server.",
+    )
+
+    engine_url: Annotated[str, AfterValidator(lambda url: url.rstrip("/"))] = Field(
+        "", validation_alias="TINKER_BASE_URL", description="Address of the engine."
+    )
+    engine_key: str = Field(
+        "",
+        repr=False,
+        description="Master key of our own engine; the key of each run is derived from it.",
+    )
+    tinker_api_key: str = Field(
+        "",
+        repr=False,
+        validation_alias="TINKER_API_KEY",
+        description="API key of hosted Tinker, which has no run keys; sandboxes get it.",
+    )
+    engine_timeout: Seconds = Field(10.0, description="Timeout of a request to the engine.")
+    engine_cache_seconds: MaybeSeconds = Field(
+        10.0, description="How long the list of the engine's models is cached."
+    )
+
+    runtime_command: Words = Field(
+        (sys.executable, "-m", "dreadnode_runtime"),
+        description="Command that runs in a sandbox, with spaces between its words.",
+    )
+    hf_home: str = Field(
+        "", validation_alias="HF_HOME", description="Cache folder of Hugging Face files."
+    )
+    hf_hub_offline: str = Field(
+        "",
+        validation_alias="HF_HUB_OFFLINE",
+        description="`1` keeps Hugging Face libraries offline.",
+    )
+    preflight_timeout: Seconds = Field(300.0, description="Timeout of the check of a job's data.")
+    preflight_at_once: Count = Field(2, description="Checks that run at the same time.")
+    convert_timeout: Seconds = Field(
+        300.0, description="Timeout of the conversion of one pushed file to JSONL."
+    )
+    convert_memory_bytes: Bytes = Field(2 * GIB, description="Memory of such a conversion.")
+    chats_at_once: Count = Field(
+        4, description="Checkpoints that `dn train chat` keeps loaded at the same time."
+    )
+    chat_idle_seconds: MaybeSeconds = Field(
+        300.0, description="How long a checkpoint stays loaded after its last completion."
+    )
+    chat_timeout: Seconds = Field(
+        180.0, description="Timeout of a completion, including the start of its process."
+    )
+    exports_at_once: Count = Field(1, description="Checkpoints that are exported at the same time.")
+    export_timeout: Seconds = Field(
+        900.0, description="Timeout of an export, including the wait for its turn."
+    )
+    allow_custom_code: bool = Field(
+        False,
+        description="Whether checks and sandboxes run Python code that comes with a job: rewards "
+        "and environments.",
+    )
+
+    track: Words = Field(
+        (), description="Trackers of jobs that name none: `tensorboard`, `mlflow`, `wandb`."
+    )
+    tensorboard_dir: str = Field("", description="Folder of TensorBoard's files.")
     # What the libraries of the other trackers read, under their own names; it holds their keys.
-    tracker_environment: dict[str, str] = field(default_factory=dict, repr=False)
+    tracker_environment: dict[str, str] = Field(default_factory=dict, repr=False, exclude=True)
 
-    # The module of `dreadnode_api.sandbox` that starts sandboxes.
-    runner: str = "subprocess"
-    # The dashboard of the Ray cluster, the interpreter there that has the runtime, and how many
-    # processors a sandbox is given.
-    ray_address: str = ""
-    ray_python: str = "python"
-    ray_cpus: float = 1.0
+    runner: str = Field("subprocess", description="What starts sandboxes: `subprocess` or `ray`.")
+    ray_address: str = Field("", description="Dashboard of the Ray cluster.")
+    ray_python: str = Field(
+        "python", description="Python interpreter of the cluster, with the runtime installed."
+    )
+    ray_cpus: Annotated[float, Field(ge=0)] = Field(1.0, description="CPUs of one sandbox.")
 
-    # Jobs that one dispatcher sees to at once, and those of one workspace and of the whole server
-    # whatever dispatchers there are; 0 means no limit for the whole.
-    jobs_at_once: int = 2
-    jobs_at_once_per_workspace: int = 2
-    jobs_at_once_in_all: int = 0
-    lease_seconds: float = 10.0
-    poll_seconds: float = 0.5
-    attempts: int = 3
-    retry_seconds: float = 5.0
-    cancel_grace_seconds: float = 20.0
-    stop_grace_seconds: float = 20.0
-    # `stop` ends the sandboxes when the dispatcher is told to end and queues their jobs again;
-    # `leave` lets them go on for the next dispatcher to adopt.
-    on_stop: str = "stop"
+    jobs_at_once: Count = Field(2, description="Jobs that one dispatcher runs.")
+    jobs_at_once_per_workspace: Count = Field(
+        2, description="Jobs that one workspace runs, over all dispatchers."
+    )
+    jobs_at_once_in_all: CountOrZero = Field(
+        0, description="Jobs that run over all dispatchers; 0 means unlimited."
+    )
+    lease_seconds: Seconds = Field(
+        10.0, description="Time after which the jobs of a dead dispatcher are taken over."
+    )
+    poll_seconds: Seconds = Field(0.5, description="Time between two looks at the queue.")
+    attempts: Count = Field(3, description="Attempts of a job that infrastructure failures end.")
+    retry_seconds: MaybeSeconds = Field(5.0, description="Pause before another attempt.")
+    cancel_grace_seconds: MaybeSeconds = Field(
+        20.0, description="Time that a cancelled sandbox has to save and stop."
+    )
+    stop_grace_seconds: MaybeSeconds = Field(
+        20.0, description="Time that a sandbox has to save and stop when the dispatcher stops."
+    )
+    on_stop: Literal["stop", "leave"] = Field(
+        "stop",
+        description="When the dispatcher stops: `stop` ends its sandboxes and queues their jobs "
+        "again, `leave` keeps them for the next dispatcher to adopt.",
+    )
 
-    job_memory_bytes: int = 16 * GIB
-    job_cpu_seconds: int = 7 * 24 * 3600
-    job_wall_seconds: int = 7 * 24 * 3600
-    job_open_files: int = 4096
-    job_processes: int = 256
-    job_disk_bytes: int = 20 * GIB
-    job_output_bytes: int = 16 * MIB
-    # How long a sandbox goes on without a dispatcher before it is ended.
-    job_orphan_seconds: float = 3600.0
+    job_memory_bytes: Bytes = Field(16 * GIB, description="Memory.")
+    job_cpu_seconds: WholeSeconds = Field(7 * 24 * 3600, description="CPU time.")
+    job_wall_seconds: WholeSeconds = Field(7 * 24 * 3600, description="Run time.")
+    job_open_files: Annotated[int, Field(gt=0)] = Field(4096, description="Open files.")
+    job_processes: Annotated[int, Field(gt=0)] = Field(256, description="Processes and threads.")
+    job_disk_bytes: Bytes = Field(20 * GIB, description="Size of the sandbox's folder.")
+    job_output_bytes: Bytes = Field(16 * MIB, description="Output of the sandbox's process.")
+    job_orphan_seconds: Seconds = Field(
+        3600.0, description="How long a sandbox runs without a dispatcher before it is ended."
+    )
 
-    # `any` lets webhooks go to private and loopback addresses too, `public` does not.
-    webhook_targets: str = "any"
-    webhook_timeout: float = 10.0
-    # The first pause before a delivery is tried again; each is twice the one before, to an hour.
-    webhook_retry_seconds: float = 5.0
-    webhook_give_up_seconds: float = 24 * 3600.0
+    webhook_targets: Literal["any", "public"] = Field(
+        "any", description="`public` refuses webhooks to private and loopback addresses."
+    )
+    webhook_timeout: Seconds = Field(10.0, description="Timeout of one delivery.")
+    webhook_retry_seconds: MaybeSeconds = Field(
+        5.0, description="First pause before a retry; each pause doubles, up to an hour."
+    )
+    webhook_give_up_seconds: MaybeSeconds = Field(
+        24 * 3600.0, description="Time after which a delivery has failed."
+    )
 
-    # How often the dispatcher tidies up, and how long is kept what it tidies away; 0 means for
-    # ever. Days count from the end of a job, or from the making of a thing without one.
-    tidy_seconds: float = 3600.0
-    log_days: float = 365.0
-    sandbox_days: float = 30.0
-    idempotency_days: float = 30.0
-    delivery_days: float = 30.0
-    # Blobs of the registry that no capability names, and files of uploads that broke off.
-    upload_days: float = 1.0
-    # Checkpoints beside the final and the best one: how many of a job, and for how long.
-    checkpoints_kept: int = 0
-    checkpoint_days: float = 0.0
+    tidy_seconds: Seconds = Field(3600.0, description="Time between two clean-ups.")
+    log_days: Days = Field(365.0, description="Log lines and events of ended jobs; 0 keeps them.")
+    sandbox_days: Days = Field(30.0, description="Folders of sandboxes; 0 keeps them.")
+    idempotency_days: Days = Field(30.0, description="Idempotency keys; 0 keeps them.")
+    delivery_days: Days = Field(30.0, description="Settled webhook deliveries; 0 keeps them.")
+    upload_days: Days = Field(
+        1.0,
+        description="Blobs that no capability names, interrupted uploads, and exported adapters of "
+        "expired checkpoints; 0 keeps them.",
+    )
+    checkpoints_kept: CountOrZero = Field(
+        0, description="Newest checkpoints that are kept of a job and its retries; 0 means all."
+    )
+    checkpoint_days: Days = Field(
+        0.0, description="Checkpoints other than the final and the best one; 0 keeps them."
+    )
 
-    # What copies a PostgreSQL database; it must not be older than the server.
-    pg_dump: str = "pg_dump"
+    max_json_bytes: Bytes = Field(1 * MIB, description="Largest JSON body.")
+    max_dataset_bytes: Bytes = Field(2 * GIB, description="Largest dataset.")
+    max_file_bytes: Bytes = Field(8 * GIB, description="Largest file of a job.")
+    max_capability_bytes: Bytes = Field(64 * MIB, description="Largest capability.")
+    rate_limit: Annotated[float, Field(ge=0)] = Field(
+        200.0,
+        description="Requests per second and credential on average; 0 means unlimited. Catalog, "
+        "health and metrics are not counted.",
+    )
+    rate_burst: Annotated[int, Field(gt=0)] = Field(
+        400, description="Requests of one credential in a burst."
+    )
+    minimum_client: Annotated[str, AfterValidator(_client)] = Field(
+        "", description="Oldest client that is served, for example `dreadnode-sdk/2.0.0`."
+    )
 
-    max_json_bytes: int = 1 * MIB
-    max_dataset_bytes: int = 2 * GIB
-    max_file_bytes: int = 8 * GIB
-    max_capability_bytes: int = 64 * MIB
-    # Requests a second that one credential may make on average, and at once; 0 means no limit.
-    rate_limit: float = 200.0
-    rate_burst: int = 400
-    # Oldest client that is served, such as `dreadnode-sdk/2.0.0`; empty means any.
-    minimum_client: str = ""
+    def __init__(self, **values: Any) -> None:
+        """Read the settings in VALUES, and none from the environment.
 
-    def __post_init__(self) -> None:
-        """Fill the database's place in and refuse what could not work."""
-        if not self.database_url:
-            url = f"sqlite+aiosqlite:///{self.data_dir / 'dreadnode.db'}"
-            object.__setattr__(self, "database_url", url)
-        object.__setattr__(self, "database_url", _with_driver(self.database_url))
-        if self.log_format not in ("", "json", "text"):
-            raise SettingsError("`DREADNODE_LOG_FORMAT` must be `json` or `text`")
-        if self.on_stop not in ("stop", "leave"):
-            raise SettingsError("`DREADNODE_ON_STOP` must be `stop` or `leave`")
-        if self.webhook_targets not in ("any", "public"):
-            raise SettingsError("`DREADNODE_WEBHOOK_TARGETS` must be `any` or `public`")
-        if self.minimum_client and not _CLIENT.fullmatch(self.minimum_client):
-            raise SettingsError(
-                "`DREADNODE_MINIMUM_CLIENT` must be a name and a version, "
-                f"such as `dreadnode/0.2`, not `{self.minimum_client}`"
-            )
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                _check_number(each.name, value)
+        Raises:
+            SettingsError: a value is missing, unknown or impossible.
+        """
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError(_sentence(error.errors(include_url=False)[0])) from None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the environment in `from_environment` only, so that tests are not affected by it."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _outlasts_a_slow_poll(self) -> "Settings":
+        # The lease is renewed between two looks at the queue.
         if self.lease_seconds < 3 * self.poll_seconds:
-            # It is renewed between two looks at the queue, and must outlast a slow one.
             raise SettingsError(
                 "`DREADNODE_LEASE_SECONDS` must be at least three times `DREADNODE_POLL_SECONDS`"
             )
+        return self
 
     @property
     def engine_api_key(self) -> str:
@@ -204,68 +340,87 @@ class Settings:
         """Read the settings from `environ` (default: this process's environment).
 
         Raises:
-            SettingsError: a value does not parse, or `DREADNODE_DATA_DIR` is missing.
+            SettingsError: a value is impossible, a name is misspelt, or `DREADNODE_DATA_DIR` is
+                missing.
         """
         environ = os.environ if environ is None else environ
-        values: dict[str, Any] = {
-            "engine_url": environ.get("TINKER_BASE_URL", "").rstrip("/"),
-            "tinker_api_key": environ.get("TINKER_API_KEY", ""),
-            "hf_home": environ.get("HF_HOME", ""),
-            "hf_hub_offline": environ.get("HF_HUB_OFFLINE", ""),
-            "tracker_environment": {
-                name: environ[name] for name in TRACKER_NAMES if name in environ
-            },
-        }
-        for each in fields(cls):
-            text = environ.get(f"DREADNODE_{each.name.upper()}")
-            if text and each.name not in values:
-                values[each.name] = _parse(f"DREADNODE_{each.name.upper()}", text, each.type)
-        if "data_dir" not in values:
-            raise SettingsError("Set `DREADNODE_DATA_DIR` to the folder that keeps the data")
-        return cls(**values)
+        _check_names(environ)
+        source = EnvSettingsSource(cls)
+        source.env_vars = {name.lower(): value for name, value in environ.items() if value}
+        trackers = {name: environ[name] for name in TRACKER_NAMES if name in environ}
+        return cls(**source(), tracker_environment=trackers)
 
 
-def _check_number(name: str, value: float) -> None:
-    if not math.isfinite(value):
-        raise SettingsError(f"`DREADNODE_{name.upper()}` must be a finite number, not `{value}`")
-    if value < 0:
-        raise SettingsError(f"`DREADNODE_{name.upper()}` must not be negative")
-    if name in COUNTED and value < 1:
-        raise SettingsError(f"`DREADNODE_{name.upper()}` must be at least 1")
-    if value == 0 and name not in MAY_BE_ZERO:
-        raise SettingsError(f"`DREADNODE_{name.upper()}` must be more than 0")
+def variable(name: str) -> str:
+    """Return the environment variable that sets the setting NAME."""
+    alias = Settings.model_fields[name].validation_alias
+    return str(alias) if alias else f"{PREFIX}{name.upper()}"
 
 
-def _parse(name: str, text: str, kind: Any) -> Any:
-    try:
-        if kind is Path:
-            return Path(text).expanduser().absolute()
-        if kind is int:
-            return int(text)
-        if kind is float:
-            return float(text)
-    except ValueError:
-        raise SettingsError(f"`{name}` must be a number, not `{text}`") from None
-    if kind is bool:
-        if text.lower() not in ("1", "0", "true", "false", "yes", "no"):
-            raise SettingsError(f"`{name}` must be `true` or `false`, not `{text}`")
-        return text.lower() in ("1", "true", "yes")
-    if kind == tuple[str, ...]:
-        return tuple(text.split())
-    return text
+def _check_names(environ: Mapping[str, str]) -> None:
+    """Refuse a variable whose name is close to that of a setting, and which would have no effect.
+
+    Other variables may belong to the client or to a tool, so they are left alone.
+    """
+    known = {variable(name): name for name in Settings.model_fields if name not in _UNNAMED}
+    for name, value in environ.items():
+        if not value or not name.startswith(PREFIX) or name in known or name in _CLIENT_NAMES:
+            continue
+        setting = name.removeprefix(PREFIX).lower()
+        if setting in Settings.model_fields and setting not in _UNNAMED:
+            raise SettingsError(f"`{name}` has no effect; set `{variable(setting)}`")
+        plain = [each.removeprefix(PREFIX) for each in known]
+        if near := get_close_matches(name.removeprefix(PREFIX), plain, n=1, cutoff=0.85):
+            raise SettingsError(f"Unknown setting `{name}`. Did you mean `{PREFIX}{near[0]}`?")
 
 
-def _with_driver(url: str) -> str:
-    """Name the asynchronous driver in a plain `sqlite:` or `postgresql:` address."""
-    for plain, driver in (
-        ("sqlite://", "sqlite+aiosqlite://"),
-        ("postgresql://", "postgresql+asyncpg://"),
-        ("postgres://", "postgresql+asyncpg://"),
-    ):
-        if url.startswith(plain):
-            return driver + url.removeprefix(plain)
-    if not url.startswith(("sqlite+aiosqlite://", "postgresql+asyncpg://")):
-        raise SettingsError(
-            "`DREADNODE_DATABASE_URL` must begin with `sqlite://` or `postgresql://`"
-        )
-    return url
+_UNNAMED = {"tracker_environment"}
+_CLIENT_NAMES = {
+    f"{PREFIX}{name}"
+    for name in ("SERVER", "API_KEY", "ORGANIZATION", "WORKSPACE", "PROJECT", "CONFIG_DIR")
+}
+
+
+def _sentence(error: ErrorDetails) -> str:
+    """Return what is wrong with one setting, by the name of its variable."""
+    place = str(error["loc"][0])
+    name = next((n for n in Settings.model_fields if place in (n, variable(n))), place)
+    if name not in Settings.model_fields:
+        return f"Unknown setting `{place}`"
+    if name == "data_dir" and error["type"] == "missing":
+        return "Set `DREADNODE_DATA_DIR` to the folder that keeps the data"
+    text = _must(error)
+    # A secret does not show in a refusal either.
+    shown = error["type"] != "value_error" or not Settings.model_fields[name].repr
+    return f"`{variable(name)}` {text}" + ("" if shown else f", not `{error['input']}`")
+
+
+def _must(error: ErrorDetails) -> str:
+    value, context = error["input"], error.get("ctx", {})
+    bound = context.get("gt", context.get("ge"))
+    match error["type"]:
+        case "value_error":
+            return str(context["error"])
+        case "greater_than" | "greater_than_equal" if bound == 0 and float(value) < 0:
+            return "must not be negative"
+        case "greater_than":
+            return f"must be more than {bound}"
+        case "greater_than_equal":
+            return f"must be at least {bound}"
+        case "finite_number":
+            return f"must be a finite number, not `{value}`"
+        case "literal_error":
+            known = " or ".join(f"`{each}`" for each in _listed(context["expected"]) if each)
+            return f"must be {known}, not `{value}`"
+        case "bool_parsing" | "bool_type":
+            return f"must be `true` or `false`, not `{value}`"
+        case "float_parsing" | "int_parsing" | "float_type" | "int_type":
+            return f"must be a number, not `{value}`"
+        case "int_from_float":
+            return f"must be a whole number, not `{value}`"
+        case _:
+            return f"cannot be used: {error['msg']}"
+
+
+def _listed(expected: str) -> list[str]:
+    return re.findall(r"'([^']*)'", expected)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -155,7 +154,7 @@ async def test_the_adapter_of_an_expired_checkpoint_goes_with_its_bytes(api: Any
     before = {path.name for path in blobs.glob("*/*")}
     for path in blobs.glob("*/*"):
         os.utime(path, (0, 0))
-    tidier = Tidier(replace(api.settings, checkpoints_kept=1), api.database, None)
+    tidier = Tidier(api.settings.model_copy(update={"checkpoints_kept": 1}), api.database, None)
 
     await tidier.once()
     listed = await files(api, job)

@@ -7,7 +7,6 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +122,9 @@ async def test_with_postgresql_the_copy_holds_its_dump_from_which_the_jobs_come_
 ) -> None:
     await api.push()
     job = await api.job()
-    settings = replace(api.settings, pg_dump=str(postgres_server.bin_path / "pg_dump"))
+    settings = api.settings.model_copy(
+        update={"pg_dump": str(postgres_server.bin_path / "pg_dump")}
+    )
 
     made = await asyncio.to_thread(back_up, settings, tmp_path / "copy")
 
@@ -149,7 +150,7 @@ def test_with_postgresql_and_no_dump_the_copy_says_what_it_does_not_hold(
     at_home: Callable[[str], Settings], tmp_path: Path, program: str, why: str
 ) -> None:
     url = "postgresql://someone:secret@localhost/dreadnode"
-    settings = replace(at_home("data"), database_url=url, pg_dump=program)
+    settings = Settings(data_dir=at_home("data").data_dir, database_url=url, pg_dump=program)
 
     made = back_up(settings, tmp_path / "copy")
 

@@ -7,7 +7,6 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def image(config: bytes, *layers: bytes, kind: str = "capability") -> dict[str, 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return replace(settings, max_capability_bytes=100_000)
+    return settings.model_copy(update={"max_capability_bytes": 100_000})
 
 
 class Registry:

@@ -14,7 +14,6 @@ import signal
 import sqlite3
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +37,13 @@ pytestmark = pytest.mark.timeout(600)
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     """As for other tests, with more at once, and attempts enough for any order of kills."""
-    return replace(
-        settings,
-        runtime_command=(sys.executable, str(RUNTIME)),
-        attempts=100,
-        jobs_at_once=4,
-        jobs_at_once_per_workspace=4,
+    return settings.model_copy(
+        update={
+            "runtime_command": (sys.executable, str(RUNTIME)),
+            "attempts": 100,
+            "jobs_at_once": 4,
+            "jobs_at_once_per_workspace": 4,
+        }
     )
 
 

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ async def test_a_report_comes_back_as_it_was_given(own: Settings, tmp_path: Path
 async def test_a_check_that_prints_without_end_is_ended_and_not_kept(
     own: Settings, tmp_path: Path
 ) -> None:
-    preflight = Preflight(replace(own, preflight_timeout=2.0))
+    preflight = Preflight(own.model_copy(update={"preflight_timeout": 2.0}))
     before = psutil.Process().memory_info().rss
 
     with pytest.raises(Invalid, match="took longer"):
@@ -59,14 +58,14 @@ async def test_a_check_that_crashes_is_our_bug(own: Settings, tmp_path: Path) ->
 
 
 async def test_a_check_that_cannot_be_started_is_our_bug(own: Settings, tmp_path: Path) -> None:
-    preflight = Preflight(replace(own, runtime_command=("/nowhere/python",)))
+    preflight = Preflight(own.model_copy(update={"runtime_command": ("/nowhere/python",)}))
 
     with pytest.raises(CheckFailed):
         await preflight.check(question(tmp_path))
 
 
 async def test_checks_run_a_bounded_number_at_once(own: Settings, tmp_path: Path) -> None:
-    preflight = Preflight(replace(own, preflight_at_once=1, preflight_timeout=1.0))
+    preflight = Preflight(own.model_copy(update={"preflight_at_once": 1, "preflight_timeout": 1.0}))
     asked = question(tmp_path, check="hang")
     began = time.monotonic()
 

@@ -7,7 +7,7 @@ import io
 import os
 import tarfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,9 @@ class Registry:
         return [path for path in folder.rglob("*") if path.is_file()]
 
     async def clean_up(self, days: float = 1.0) -> int:
-        cleanup = Tidier(replace(self.api.settings, upload_days=days), self.api.database, None)
+        cleanup = Tidier(
+            self.api.settings.model_copy(update={"upload_days": days}), self.api.database, None
+        )
         return (await cleanup.once()).get("unused blobs", 0)
 
     async def has(self, content: bytes) -> bool:

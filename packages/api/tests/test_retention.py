@@ -1,7 +1,6 @@
 """What a server lets go of by itself, and what it never does."""
 
 import asyncio
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -57,7 +56,9 @@ def weights() -> Weights:
 
 
 async def tidy(api: Any, weights: Weights, **settings: Any) -> dict[str, int]:
-    return await Tidier(replace(api.settings, **settings), api.database, weights.client()).once()
+    return await Tidier(
+        api.settings.model_copy(update=settings), api.database, weights.client()
+    ).once()
 
 
 async def trained(api: Any, weights: Weights, steps: int, **end: Any) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import io
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,7 +253,7 @@ async def test_parquet_that_unpacks_to_more_memory_than_there_is_is_refused(
     assert bomb.stat().st_size < 100_000
 
     with pytest.raises(UnreadableUpload, match="memory"):
-        await read(replace(own, convert_memory_bytes=2**29), "parquet", bomb)
+        await read(own.model_copy(update={"convert_memory_bytes": 2**29}), "parquet", bomb)
 
 
 async def test_a_conversion_that_takes_too_long_is_ended(own: Settings, tmp_path: Path) -> None:
@@ -262,7 +261,7 @@ async def test_a_conversion_that_takes_too_long_is_ended(own: Settings, tmp_path
     slow.write_bytes(b"a\n" + b"1\n" * 3_000_000)
 
     with pytest.raises(UnreadableUpload, match=r"took longer than 0 seconds; push JSONL"):
-        await read(replace(own, convert_timeout=0.2), "csv", slow)
+        await read(own.model_copy(update={"convert_timeout": 0.2}), "csv", slow)
 
 
 async def test_datasets_from_before_the_splits_have_one_called_train(

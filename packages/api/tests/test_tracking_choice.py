@@ -1,6 +1,5 @@
 """Where a run is followed: what a job may name, and what its sandbox is given for it."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +103,6 @@ def test_keys_of_trackers_are_read_from_their_own_names_and_shown_nowhere(
 
 def test_a_server_that_is_to_follow_every_run_must_be_able_to(settings: Settings) -> None:
     with pytest.raises(SettingsError, match="needs `WANDB_API_KEY`"):
-        tracking.check(replace(settings, track=("wandb",)))
+        tracking.check(settings.model_copy(update={"track": ("wandb",)}))
     with pytest.raises(SettingsError, match="not `comet`"):
-        tracking.check(replace(settings, track=("comet",)))
+        tracking.check(settings.model_copy(update={"track": ("comet",)}))

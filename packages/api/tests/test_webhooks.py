@@ -8,7 +8,7 @@ import hmac
 import ipaddress
 import json
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -343,7 +343,7 @@ async def test_a_name_that_nobody_can_look_up_is_shown_as_such_and_given_up_in_t
     await api.push()
     await api.job()
 
-    settings = replace(api.settings, webhook_give_up_seconds=0.0)
+    settings = api.settings.model_copy(update={"webhook_give_up_seconds": 0.0})
     await drain(Deliverer(settings, api.database))
 
     [shown] = (await api("GET", f"{HOOKS}/{hook['id']}/deliveries")).json()["items"]
@@ -361,7 +361,7 @@ async def test_a_silent_receiver_costs_no_more_than_the_time_out(api: Any) -> No
     await api.push()
     await api.job()
 
-    settings = replace(api.settings, webhook_timeout=0.2)
+    settings = api.settings.model_copy(update={"webhook_timeout": 0.2})
     await drain(Deliverer(settings, api.database))
 
     [shown] = (await api("GET", f"{HOOKS}/{hook['id']}/deliveries")).json()["items"]
