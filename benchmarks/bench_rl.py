@@ -63,11 +63,11 @@ async def once(mode: str, model: Path, rows: Path, *, steps: int) -> tuple[float
     from dreadnode_runtime.data.prompts import Asking, prepare_prompts
     from dreadnode_runtime.data.rendering import load_rendering
     from dreadnode_runtime.jobs.config import read_config
-    from dreadnode_runtime.jobs.lifecycle import Outcome
+    from dreadnode_runtime.jobs.outcome import Outcome
     from dreadnode_runtime.rl.config import RlConfig
     from dreadnode_runtime.rl.loop import RlPlan, train
     from dreadnode_runtime.rl.metric_history import RlHistory
-    from dreadnode_runtime.rl.rollouts import Rollouts, sampling
+    from dreadnode_runtime.rl.rollouts import Rollouts, sampling_params
 
     given = {
         "algorithm": "importance_sampling",
@@ -98,7 +98,7 @@ async def once(mode: str, model: Path, rows: Path, *, steps: int) -> tuple[float
         metadata={},
         kind=TinkerPolicy,
     ) as policy:
-        rollouts = Rollouts(rendering, reward, sampling(rendering, config), max_length=128)
+        rollouts = Rollouts(rendering, reward, sampling_params(rendering, config), max_length=128)
         history = RlHistory()
         began = time.perf_counter()
         plan = RlPlan(config, prompts, config.total_steps(len(prompts)))
@@ -108,15 +108,15 @@ async def once(mode: str, model: Path, rows: Path, *, steps: int) -> tuple[float
 
 def slow_reward() -> Any:
     """Return a reward for lower-case letters that takes its time, the same for the same answer."""
-    from dreadnode_runtime.rewards.recipes import Answer, Recipe, Score
+    from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score
 
     class Slow(Recipe):
         name = "slow"
 
-        async def score(self, answer: Answer) -> Score:
-            is_slow = zlib.crc32(answer.text.encode()) % EVERY == 0
+        async def score(self, completion: Completion) -> Score:
+            is_slow = zlib.crc32(completion.text.encode()) % EVERY == 0
             await asyncio.sleep(SLOW if is_slow else QUICK)
-            return Score(sum(c.islower() for c in answer.text) / max(len(answer.text), 1))
+            return Score(sum(c.islower() for c in completion.text) / max(len(completion.text), 1))
 
     return Slow()
 

@@ -105,7 +105,7 @@ async def ours(folder: Path, model: Path, rows: Path, work: float) -> None:
     from dreadnode_runtime.data.prepare import prepare
     from dreadnode_runtime.data.rendering import load_rendering
     from dreadnode_runtime.jobs.config import SftConfig
-    from dreadnode_runtime.jobs.lifecycle import Outcome
+    from dreadnode_runtime.jobs.outcome import Outcome
     from dreadnode_runtime.sft.loop import Plan, train
     from dreadnode_runtime.sft.metric_history import History
 
@@ -188,7 +188,7 @@ class Busy(Silence):
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def tell(self, event_type: str, **_: Any) -> None:
+    def report(self, event_type: str, **_: Any) -> None:
         """Hear an event."""
         if event_type == "step_complete":
             time.sleep(self._seconds)

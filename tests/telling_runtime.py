@@ -6,12 +6,12 @@ import sys
 from typing import Any
 
 from dreadnode_runtime import __main__ as runtime
-from dreadnode_runtime.control.api import Service
+from dreadnode_runtime.control.api import JobApi
 
-_progress = Service.progress
+_progress = JobApi.progress
 
 
-async def progress(self: Service, event: dict[str, Any]) -> dict[str, Any]:
+async def progress(self: JobApi, event: dict[str, Any]) -> dict[str, Any]:
     """Tell EVENT, and print that it arrived."""
     job = await _progress(self, event)
     told = {"type": event["event_type"], "step": event["data"].get("step")}
@@ -20,7 +20,7 @@ async def progress(self: Service, event: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    Service.progress = progress  # type: ignore[method-assign]
+    JobApi.progress = progress  # type: ignore[method-assign]
     code = runtime.main()
     sys.stdout.flush()
     sys.stderr.flush()

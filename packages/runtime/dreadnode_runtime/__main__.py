@@ -1,9 +1,9 @@
-"""Joins a job with its loop: `python -m dreadnode_runtime --job-id ID`, or or with a command.
+"""The runtime's command line: `python -m dreadnode_runtime --job-id ID`, or with a command.
 
 The commands are `check`, `rows`, `chat` and `export`.
 
-Exit codes of a job: 0, it ended and that was told; 1, it failed by its own fault and that was told;
-75, something else stopped it, and another attempt may go further.
+Exit codes of a job: 0, it ended and the end was reported; 1, it failed and that was reported; 75,
+this attempt failed, and another attempt may resume.
 """
 
 import sys
@@ -11,7 +11,7 @@ import sys
 from dreadnode_runtime.commands import check_rows
 
 if __name__ == "__main__" and sys.argv[1:] == ["rows"]:
-    # A push waits for this answer, so it comes before the imports that take seconds.
+    # A push waits for this response, so it comes before the imports that take seconds.
     sys.stdout.write(check_rows.answer(sys.stdin.read()) + "\n")
     sys.exit()
 
@@ -29,102 +29,106 @@ import torch
 
 from dreadnode_runtime.commands import check, export
 from dreadnode_runtime.commands.chat import serve, stdin_lines
-from dreadnode_runtime.control.api import Settings, redacted, service
+from dreadnode_runtime.commands.train import run_job
+from dreadnode_runtime.control.api import Settings, connect, redacted
 from dreadnode_runtime.control.events import Reporter, Stop
-from dreadnode_runtime.errors import JobFailed, NoLongerOurs, RuntimeFault, TryAgain
-from dreadnode_runtime.jobs.run import run_job
+from dreadnode_runtime.errors import AttemptRejected, JobFailed, RuntimeFault, TryAgain
 
 OK, FAILED, AGAIN = 0, 1, os.EX_TEMPFAIL
-LAST_WORDS = 10.0
-"""Seconds in which a process that is told to go may still report."""
+FINAL_REPORT_SECONDS = 10.0
+"""Time limit of the last report of an attempt that another one may resume."""
 
 log = logging.getLogger("dreadnode_runtime")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what ARGUMENTS ask for, and return the exit code."""
+    """Run the command that ARGUMENTS name, and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m dreadnode_runtime", description=__doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--job-id", help="run this job, as the environment describes")
-    what.add_argument(
+    action = parser.add_mutually_exclusive_group(required=True)
+    action.add_argument("--job-id", help="train this job, with the settings in the environment")
+    action.add_argument(
         "command",
         nargs="?",
         choices=["check", "chat", "export"],
-        help="check the job described on stdin, or talk with the weights named there, or export "
-        "them into this folder",
+        help="check the job on stdin, chat with the checkpoint on stdin, or export it into the "
+        "current folder",
     )
-    asked = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    # Rendering makes tensors of a few hundred numbers; the cores are the engine's.
+    # Rendering uses tensors of a few hundred numbers; the cores are for the engine.
     torch.set_num_threads(1)
-    if asked.command is not None:
-        answers = sys.stdout
-        # Libraries print to stdout when they please; the answers must stand alone there.
-        with contextlib.redirect_stdout(sys.stderr):
-            tell = partial(print, file=answers, flush=True)
-            if asked.command == "check":
-                tell(check.answer(sys.stdin.read()))
-            elif asked.command == "export":
-                tell(asyncio.run(export.answer(sys.stdin.read(), Path.cwd())))
-            else:
-                asyncio.run(serve(stdin_lines(), tell))
+    if options.command is not None:
+        _run_command(options.command)
         return OK
     try:
-        settings = Settings.from_environment(asked.job_id, os.environ)
+        settings = Settings.from_environment(options.job_id, os.environ)
     except KeyError as missing:
-        parser.error(f"the environment lacks {missing}")
+        parser.error(f"the environment variable {missing} is not set")
     return asyncio.run(_run(settings))
+
+
+def _run_command(command: str) -> None:
+    """Run a short-lived COMMAND: JSON from stdin, JSON to stdout."""
+    stdout = sys.stdout
+    # Libraries may print to stdout; only responses belong there.
+    with contextlib.redirect_stdout(sys.stderr):
+        emit = partial(print, file=stdout, flush=True)
+        if command == "check":
+            emit(check.answer(sys.stdin.read()))
+        elif command == "export":
+            emit(asyncio.run(export.run(sys.stdin.read(), Path.cwd())))
+        else:
+            asyncio.run(serve(stdin_lines(), emit))
 
 
 async def _run(settings: Settings) -> int:
     stop = Stop()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _terminate, stop)
-    async with service(settings) as api, Reporter(api, settings.attempt, stop) as reporter:
+    async with connect(settings) as api, Reporter(api, settings.attempt, stop) as reporter:
         try:
             await run_job(api, reporter, stop, Path.cwd())
-            if not stop.left_to_another:
+            if not stop.leave_to_next_attempt:
                 await reporter.flush()
                 return OK
-            reporter.log(
-                "Told to stop; the next attempt goes on from the newest checkpoint, if any"
-            )
+            reporter.log("The process was told to stop; the next attempt resumes the job")
             fault: RuntimeFault | None = None
         except RuntimeFault as known:
             log.warning("%s", redacted(str(known)))
             fault = known
         except Exception:
             log.exception("this is a bug of the runtime")
-            fault = TryAgain("The runtime stopped by a bug of its own; its output says more")
-        if isinstance(fault, NoLongerOurs):
+            fault = TryAgain("The runtime stopped because of a bug; its output has a traceback")
+        if isinstance(fault, AttemptRejected):
             return AGAIN
         if fault is not None:
-            _tell(fault, reporter)
+            _report(fault, reporter)
         try:
-            async with asyncio.timeout(None if isinstance(fault, JobFailed) else LAST_WORDS):
+            limit = None if isinstance(fault, JobFailed) else FINAL_REPORT_SECONDS
+            async with asyncio.timeout(limit):
                 await reporter.flush()
-        except (RuntimeFault, TimeoutError) as unheard:
-            log.warning("could not report it: %s", redacted(str(unheard)))
+        except (RuntimeFault, TimeoutError) as undelivered:
+            log.warning("the report was not delivered: %s", redacted(str(undelivered)))
             return AGAIN
         return FAILED if isinstance(fault, JobFailed) else AGAIN
 
 
-def _tell(fault: RuntimeFault, reporter: Reporter) -> None:
-    code, whose = ("try_again", "infrastructure")
+def _report(fault: RuntimeFault, reporter: Reporter) -> None:
+    code, origin = ("try_again", "infrastructure")
     if isinstance(fault, JobFailed):
-        code, whose = fault.code, "job"
-    reporter.tell(
+        code, origin = fault.code, "job"
+    reporter.report(
         "training_error",
         level="error",
         message=str(fault),
         error=str(fault),
-        data={"code": code, "fault": whose},
+        data={"code": code, "fault": origin},
     )
 
 
 def _terminate(stop: Stop) -> None:
-    log.info("told to stop")
+    log.info("received SIGTERM")
     if not stop.training:
-        # Nothing to save yet, and what is being waited for may take long.
+        # There is nothing to save yet, and the current wait can be long.
         os._exit(AGAIN)
     stop.terminated = True
 
@@ -133,5 +137,5 @@ if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # A job that has ended is not held up by what a tracker's library still wants to do at exit.
+    # Exit handlers of tracker libraries must not delay the end of a job.
     os._exit(code)

@@ -1,22 +1,23 @@
-"""How a job can end badly, sorted by whose fault it is.
+"""Errors that end a job, sorted by who must act.
 
 RuntimeFault
-├── JobFailed     the job's own fault: said once, never tried again (exit 1)
-└── TryAgain      somebody else's: the engine or the API was away too long (exit 75)
-    └── NoLongerOurs   another attempt holds the job, or it has ended: write nothing more
+├── JobFailed     The job cannot succeed: reported once, never retried (exit code 1).
+└── TryAgain      The engine or the API failed: another attempt may succeed (exit code 75).
+    └── AttemptRejected   Another attempt holds the job, or it has ended: report nothing more.
 """
 
 
 class RuntimeFault(Exception):
-    """Anything that ends a job before its work is done; the text is one sentence for a person."""
+    """An error that ends this attempt; its text is one sentence for the user."""
 
 
 class JobFailed(RuntimeFault):
-    """The job cannot succeed as it was asked for.
+    """The job cannot succeed with its data, its settings or its code.
 
     Args:
-        message: What is wrong, where, and what to do about it.
-        code: One word for programs: `data`, `config`, `model`, `diverged`, `engine_refused`.
+        message: What is wrong, where, and what to do.
+        code: One word for programs: `config`, `data`, `diverged`, `engine_refused`, `environment`,
+            `model` or `reward`.
     """
 
     def __init__(self, message: str, *, code: str) -> None:
@@ -25,17 +26,17 @@ class JobFailed(RuntimeFault):
 
 
 class TryAgain(RuntimeFault):
-    """Something that the job needs was away for too long; another attempt may find it back."""
+    """An infrastructure failure: the engine or the API did not work for too long."""
 
 
-class NoLongerOurs(TryAgain):
-    """The API no longer takes this attempt's word: the job ended, or another attempt has it."""
+class AttemptRejected(TryAgain):
+    """The API rejected this attempt's token: the job ended, or another attempt has it."""
 
 
 def plain(error: BaseException | str) -> str:
-    """Return the first line of ERROR, fit for a message.
+    """Return the first line of ERROR for use in a message.
 
-    Square brackets become round: clients in the field read them as markup.
+    Square brackets become round ones: old clients interpret them as terminal markup.
     """
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0].translate(str.maketrans("[]", "()")).rstrip(".")[:300]

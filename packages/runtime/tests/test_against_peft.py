@@ -7,11 +7,11 @@ import pytest
 import torch
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.control.events import Stop
+from dreadnode_runtime.data.batching import Batching
 from dreadnode_runtime.data.reading import conversation
 from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.jobs.config import SftConfig
-from dreadnode_runtime.jobs.lifecycle import Outcome
-from dreadnode_runtime.sft.batching import Order
+from dreadnode_runtime.jobs.outcome import Outcome
 from dreadnode_runtime.sft.loop import Plan, train
 from dreadnode_runtime.sft.metric_history import History
 from peft import PeftModel
@@ -47,7 +47,7 @@ CONFIG = SftConfig.model_validate(
 class Silence:
     """A reporter that tells nobody."""
 
-    def tell(self, *_: Any, **__: Any) -> None: ...
+    def report(self, *_: Any, **__: Any) -> None: ...
 
     def phase(self, *_: Any) -> None: ...
 
@@ -95,7 +95,7 @@ def plain_peft(base: Path, adapter: Path, steps: int) -> tuple[list[float], dict
     )
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     adam = torch.optim.AdamW(trained, lr=1, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.01)
-    order = Order(len(ROWS), per_step=4, seed=CONFIG.seed)
+    order = Batching(len(ROWS), per_step=4, seed=CONFIG.seed)
     losses = []
     for step in range(steps):
         total, tokens = torch.zeros(()), 0

@@ -19,12 +19,12 @@ from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.errors import TryAgain
 from dreadnode_runtime.jobs.config import read_config
-from dreadnode_runtime.jobs.lifecycle import Outcome
-from dreadnode_runtime.rewards.recipes import Answer, Recipe, Score
+from dreadnode_runtime.jobs.outcome import Outcome
+from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score
 from dreadnode_runtime.rl.config import RlConfig
 from dreadnode_runtime.rl.loop import RlPlan, train
 from dreadnode_runtime.rl.metric_history import RlHistory
-from dreadnode_runtime.rl.rollouts import Rollouts, sampling
+from dreadnode_runtime.rl.rollouts import Rollouts, sampling_params
 
 FAULTS = ("429", "drop", "500", "lose", "503", "slow", "408", "lose", "502", "drop")
 EVERY = 4
@@ -143,12 +143,12 @@ async def test_a_run_over_a_bad_network_ends_the_same(
 class LowerCase(Recipe):
     name = "lower_case"
 
-    async def score(self, answer: Answer) -> Score:
-        return Score(sum(c.islower() for c in answer.text) / max(len(answer.text), 1))
+    async def score(self, completion: Completion) -> Score:
+        return Score(sum(c.islower() for c in completion.text) / max(len(completion.text), 1))
 
 
 class Quiet:
-    def tell(self, *_: Any, **__: Any) -> None: ...
+    def report(self, *_: Any, **__: Any) -> None: ...
     def phase(self, *_: Any) -> None: ...
     def log(self, *_: Any, **__: Any) -> None: ...
 
@@ -175,7 +175,7 @@ def rewards(engine: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> A
     said = [Conversation([{"role": "user", "content": f"say {n}"}]) for n in range(4)]
     prompts = [Prompt(each, row, tokens=rendering.prompt(each)) for row, each in enumerate(said, 1)]
 
-    async def learn(url: str) -> dict[str, list[float]]:
+    async def submit_update(url: str) -> dict[str, list[float]]:
         monkeypatch.setenv("TINKER_BASE_URL", url)
         history, quiet = RlHistory(), Quiet()
         async with tinker_trainer(
@@ -187,14 +187,14 @@ def rewards(engine: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> A
             metadata={},
             kind=TinkerPolicy,
         ) as policy:
-            rollouts = Rollouts(rendering, LowerCase(), sampling(rendering, settings), 128)
+            rollouts = Rollouts(rendering, LowerCase(), sampling_params(rendering, settings), 128)
             plan = RlPlan(settings, prompts, settings.total_steps(len(prompts)))
             await train(plan, policy, rollouts, quiet, Stop(), history, Outcome())  # type: ignore[arg-type]
         metrics = history.final_metrics()
         names = ("train/reward", "train/entropy", "train/kl_sampler_trainer", "tokens/sampled")
         return {name: metrics[name] for name in names}
 
-    return learn
+    return submit_update
 
 
 async def test_reinforcement_over_a_bad_network_ends_the_same(rewards: Any, engine: Any) -> None:
@@ -228,10 +228,10 @@ async def test_an_engine_that_is_gone_for_good_is_waited_for_in_bounds_and_is_no
         resume=None,
         metadata={},
     ) as trainer:
-        trainer._patience = 1.0
+        trainer._max_outage = 1.0
         await trainer.submit(batch, 1e-2)
         engine.kill()
 
         async with asyncio.timeout(60):
-            with pytest.raises(TryAgain, match="The engine was away for 1 s"):
+            with pytest.raises(TryAgain, match="The engine was unreachable for 1 s"):
                 await trainer.submit(batch, 1e-2)

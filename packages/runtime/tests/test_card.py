@@ -48,9 +48,9 @@ def test_a_card_names_every_dataset_by_digest_and_the_results_with_the_best() ->
         "| Data 2 | talks@2.0.0, sha256 bb |",
         "| Evaluation data | exam@1.0.0, split validation, sha256 cc |",
         "| Rollouts | 96 |",
-        "| Reward | 0.1000 at first, 0.4000 at last |",
-        "| Reward on the evaluation data | 0.2000 at first, 0.3000 at last, 0.6000 at best |",
-        "| KL of sampler and trainer | 0.0010 at first, 0.0020 at last |",
+        "| Reward | 0.1000 first, 0.4000 last |",
+        "| Evaluation reward | 0.2000 first, 0.3000 last, 0.6000 best |",
+        "| KL of sampler and trainer | 0.0010 first, 0.0020 last |",
     ):
         assert line in text.splitlines()
 
@@ -67,9 +67,9 @@ def test_a_card_says_what_the_steps_come_to_token_kind_by_token_kind() -> None:
     dollars = pricing.prefill + 2 * pricing.sample + 3 * pricing.train
     assert (
         f"| Cost of the steps at hosted Tinker's list prices | ${dollars:.4f} "
-        f"(1,000,000 prefill at ${pricing.prefill:g} a million, "
-        f"2,000,000 sample at ${pricing.sample:g} a million, "
-        f"3,000,000 train at ${pricing.train:g} a million; rates of {MODEL.pricing_as_of}) |"
+        f"(1,000,000 prefill at ${pricing.prefill:g} per million, "
+        f"2,000,000 sample at ${pricing.sample:g} per million, "
+        f"3,000,000 train at ${pricing.train:g} per million; rates of {MODEL.pricing_as_of}) |"
     ) in text
 
 
@@ -81,7 +81,7 @@ def test_a_sum_over_an_unknown_rate_is_unknown() -> None:
     cost = Cost({"prefill": 10, "train": 20}, {"prefill": 1.0, "train": None})
 
     assert cost.dollars is None
-    assert cost.text() == "unknown (10 prefill at $1 a million, 20 train at an unknown rate)"
+    assert cost.text() == "unknown (10 prefill at $1 per million, 20 train at an unknown rate)"
 
 
 @pytest.mark.parametrize(

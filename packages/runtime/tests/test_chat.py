@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tinker
-from dreadnode_runtime.commands.chat import Opening, Question, serve
+from dreadnode_runtime.commands.chat import ChatRequest, ChatSetup, serve
 
 MODEL = "Qwen/Qwen3-8B"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -57,9 +57,9 @@ async def lines(said: Sequence[dict[str, Any]]) -> AsyncIterator[str]:
 async def answers(*said: dict[str, Any]) -> list[dict[str, Any]]:
     """What is answered to SAID, the opening first."""
     told: list[dict[str, Any]] = []
-    Opening.model_validate(said[0])
+    ChatSetup.model_validate(said[0])
     for each in said[1:]:
-        Question.model_validate(each)
+        ChatRequest.model_validate(each)
     async with asyncio.timeout(120):
         await serve(lines(said), lambda line: told.append(json.loads(line)))
     return told
@@ -103,7 +103,7 @@ async def test_a_conversation_that_leaves_no_room_is_refused_and_the_next_is_ans
     _, long, short = await answers(opening, question(max_tokens=250), question())
 
     assert (long["ok"], long["fault"]) == (False, "request")
-    assert "so there is no room for an answer of 250" in long["error"]
+    assert "too short for a completion of 250 tokens" in long["error"]
     assert short["ok"]
 
 

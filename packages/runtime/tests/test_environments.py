@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dreadnode_runtime.backend.policy import Sampled, Sampling
+from dreadnode_runtime.backend.policy import Sampled, SamplingParams
 from dreadnode_runtime.data.normal_form import Conversation
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.rewards.recipes import Answer, Recipe, Score
+from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score
 from dreadnode_runtime.rl.environments import PythonEnvironment, open_environment
 from dreadnode_runtime.rl.rollouts import Group, Rollouts
 from dreadnode_runtime.user_code.processes import ALLOWED
@@ -38,8 +38,8 @@ class Sum(Recipe):
 
     name = "sum"
 
-    async def score(self, answer: Answer) -> Score:
-        return Score(answer.state["sum"])
+    async def score(self, completion: Completion) -> Score:
+        return Score(completion.state["sum"])
 
 
 class Script:
@@ -52,7 +52,7 @@ class Script:
         self.prompts: list[list[int]] = []
 
     def sample(
-        self, prompt: Sequence[int], count: int, sampling: Sampling, seed: int
+        self, prompt: Sequence[int], count: int, sampling: SamplingParams, seed: int
     ) -> Awaitable[list[Sampled]]:
         self.prompts.append(list(prompt))
         self.shown.append(self.tokenizer.decode(prompt))
@@ -85,13 +85,13 @@ def roll_out(rendering: Rendering, environment: PythonEnvironment, tiny_model: P
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
 
     async def roll_out(*lines: str, **limits: Any) -> tuple[Group, Script]:
-        said = environment.dressed(Conversation([{"role": "user", "content": "2+2?"}]))
+        said = environment.with_tools(Conversation([{"role": "user", "content": "2+2?"}]))
         tokens = rendering.prompt(said)
         prompt = Prompt(said, 4, data={"start": 2}, tokens=tokens)
         script = Script(tokenizer, *lines)
         limits = {"max_length": 10_000, "max_turns": 8, **limits}
         rollouts = Rollouts(
-            rendering, Sum(), Sampling(16, 1.0, [258]), environment=environment, **limits
+            rendering, Sum(), SamplingParams(16, 1.0, [258]), environment=environment, **limits
         )
         return await rollouts.group(prompt, script, 1, "0"), script
 
@@ -121,12 +121,12 @@ async def test_each_drawn_token_is_learnt_from_once_and_no_other(
         (token, logprob, mine)
         for sequence in rollout.sequences
         for token, logprob, mine in zip(
-            sequence.tokens, sequence.logprobs, sequence.drawn, strict=True
+            sequence.tokens, sequence.logprobs, sequence.sampled_mask, strict=True
         )
     ]
     drawn = [token for token, _, mine in pairs if mine]
     assert rendering.decode(drawn) == CALL + "It is 4.<|im_end|>"
-    assert rollout.sampled == len(drawn)
+    assert rollout.sampled_tokens == len(drawn)
     assert {logprob for _, logprob, mine in pairs if mine} == {-1.0}
     assert {logprob for _, logprob, mine in pairs if not mine} == {0.0}
 
@@ -153,8 +153,8 @@ async def test_turns_and_length_are_bounded(roll_out: Any) -> None:
 @pytest.mark.parametrize(
     ("call", "shown"),
     [
-        (CALL.replace('"add"', '"sub"'), "There is no tool `sub`"),
-        (CALL.replace('{"name"', '{"name'), "This call cannot be read"),
+        (CALL.replace('"add"', '"sub"'), "Unknown tool `sub`"),
+        (CALL.replace('{"name"', '{"name'), "Invalid tool call"),
     ],
 )
 async def test_a_wrong_call_is_answered_and_the_model_may_try_again(
@@ -178,5 +178,5 @@ async def test_a_tool_that_raises_fails_the_job_with_the_rows_number(roll_out: A
 async def test_an_environment_needs_the_admins_word(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ALLOWED, raising=False)
 
-    with pytest.raises(JobFailed, match="this server runs no custom code"):
+    with pytest.raises(JobFailed, match="this server does not run custom code"):
         await open_environment({"name": "python_v1", "params": {"source": TOOLS}})

@@ -12,7 +12,7 @@ import tinker
 import torch
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.backend.trainer import Optimizer
-from dreadnode_runtime.commands.export import Wish, export
+from dreadnode_runtime.commands.export import ExportRequest, export
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -47,7 +47,7 @@ async def test_an_earlier_checkpoint_becomes_the_adapter_that_it_was_and_peft_lo
 ) -> None:
     path, then = trained
 
-    answer = await export(Wish(checkpoint=path, name="step-000001"), tmp_path / "out")
+    answer = await export(ExportRequest(checkpoint=path, name="step-000001"), tmp_path / "out")
 
     assert answer == {"ok": True, "files": ["adapter_config.json", WEIGHTS]}
     found, expected = load_file(tmp_path / "out" / WEIGHTS), load_file(then / WEIGHTS)
@@ -64,7 +64,7 @@ async def test_nothing_of_an_export_stays_on_the_engine(
 ) -> None:
     before = await checkpoints()
 
-    await export(Wish(checkpoint=trained[0], name="step-000001"), tmp_path / "out")
+    await export(ExportRequest(checkpoint=trained[0], name="step-000001"), tmp_path / "out")
 
     assert await checkpoints() == before
 
@@ -77,7 +77,7 @@ async def checkpoints() -> list[str]:
 async def test_a_checkpoint_that_the_engine_does_not_have_is_the_requests_fault(
     tmp_path: Path,
 ) -> None:
-    wish = Wish(checkpoint="tinker://gone:train:0/weights/step-000001", name="step-000001")
+    wish = ExportRequest(checkpoint="tinker://gone:train:0/weights/step-000001", name="step-000001")
 
     refused = await export(wish, tmp_path / "out")
 
@@ -90,7 +90,7 @@ async def test_an_engine_that_is_away_is_the_engines_fault_and_is_said_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:9")
-    wish = Wish(checkpoint="tinker://run:train:0/weights/step-000001", name="step-000001")
+    wish = ExportRequest(checkpoint="tinker://run:train:0/weights/step-000001", name="step-000001")
 
     async with asyncio.timeout(30):
         refused = await export(wish, tmp_path / "out")
@@ -98,7 +98,7 @@ async def test_an_engine_that_is_away_is_the_engines_fault_and_is_said_at_once(
     assert refused == {
         "ok": False,
         "fault": "engine",
-        "error": "The engine does not answer; try again when it does",
+        "error": "The engine does not respond; try again later",
     }
 
 

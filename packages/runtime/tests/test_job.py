@@ -8,10 +8,10 @@ from typing import Any
 
 import httpx
 import pytest
-from dreadnode_runtime.control.api import Service, Settings
+from dreadnode_runtime.commands.train import run_job
+from dreadnode_runtime.control.api import JobApi, Settings
 from dreadnode_runtime.control.events import Reporter, Stop
 from dreadnode_runtime.errors import JobFailed, TryAgain
-from dreadnode_runtime.jobs.run import run_job
 
 SETTINGS = Settings("http://api", "dnj_secret", "main", "default", "job-1", attempt=1)
 ROWS = [{"prompt": f"question {n}", "answer": f"answer {n}"} for n in range(6)]
@@ -40,8 +40,8 @@ class Runs:
             await reporter.flush()
 
     @asynccontextmanager
-    async def reporter(self, http: httpx.AsyncClient) -> AsyncIterator[tuple[Service, Reporter]]:
-        service = Service(http, SETTINGS)
+    async def reporter(self, http: httpx.AsyncClient) -> AsyncIterator[tuple[JobApi, Reporter]]:
+        service = JobApi(http, SETTINGS)
         async with Reporter(service, 1, self.stop) as reporter:
             yield service, reporter
 
@@ -138,8 +138,8 @@ async def test_rows_left_out_are_counted_named_and_warned_of(run: Runs, api: Any
     warnings = [e["message"] for e in api.told("log") if e["level"] == "warning"]
     assert warnings == [
         (
-            "2 of 9 rows left out: no conversation: the row has `text` only; use `format: text` "
-            "to train on plain text (rows 1, 9)"
+            "2 of 9 rows left out: no conversation: the row has `text` only; use `format: text` to "
+            "train on plain text (rows 1, 9)"
         ),
         "1 of 9 rows left out: no answer (row 8)",
     ]
@@ -189,7 +189,7 @@ async def test_a_checkpoint_that_is_gone_means_starting_over(
     trainer.gone = True
     await run()
 
-    assert "starting over" in api.told("log")[0]["message"]
+    assert "training starts from step 0" in api.told("log")[0]["message"]
     assert [event["data"]["step"] for event in api.told("step_complete")] == [1, 2, 3]
 
 
@@ -236,7 +236,7 @@ async def test_a_terminated_job_says_nothing_final(run: Runs, api: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"trainer_type": "dpo"}, "There is no loop for dpo here"),
+        ({"trainer_type": "dpo"}, "Unknown trainer type `dpo`"),
         ({"config": {"dataset_ref": {"name": "none", "version": "1"}}}, "none@1 cannot be read"),
     ],
 )

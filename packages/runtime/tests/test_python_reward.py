@@ -11,9 +11,9 @@ import pytest
 from dreadnode_runtime.data.normal_form import Conversation
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.rewards.recipes import Answer, Score
+from dreadnode_runtime.rewards.python_reward import PythonReward
+from dreadnode_runtime.rewards.recipes import Completion, Score
 from dreadnode_runtime.user_code.processes import ALLOWED, CodeFailed, Pool
-from dreadnode_runtime.user_code.python_reward import PythonReward
 
 PROMPT = Prompt(Conversation([]), 7, data={"weight": 2, "word": "hé"})
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux confines code")
@@ -24,11 +24,13 @@ def allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ALLOWED, "1")
 
 
-async def judged(source: str, text: str = "abc", times: int = 1, **params: Any) -> list[Score]:
+async def open_scoring(
+    source: str, text: str = "abc", times: int = 1, **params: Any
+) -> list[Score]:
     """Return what the function of SOURCE says of an answer, so many TIMES."""
     recipe = PythonReward(source=source, **{"processes": 1, **params})
     try:
-        return [await recipe.score(Answer(PROMPT, text)) for _ in range(times)]
+        return [await recipe.score(Completion(PROMPT, text)) for _ in range(times)]
     finally:
         await recipe.close()
 
@@ -40,7 +42,7 @@ def body(*lines: str, imports: str = "") -> str:
 async def test_the_function_sees_the_answer_and_the_row() -> None:
     source = body("return len(answer) * row['weight'] + (row['word'] == 'hé')")
 
-    assert await judged(source) == [Score(7.0)]
+    assert await open_scoring(source) == [Score(7.0)]
 
 
 async def test_its_module_is_loaded_once_and_may_use_what_is_installed() -> None:
@@ -50,14 +52,14 @@ async def test_its_module_is_loaded_once_and_may_use_what_is_installed() -> None
         imports="import numpy as np\nseen = []",
     )
 
-    assert [score.value for score in await judged(source, times=3)] == [1.0, 2.0, 3.0]
+    assert [score.value for score in await open_scoring(source, times=3)] == [1.0, 2.0, 3.0]
 
 
 async def test_calls_run_side_by_side_in_several_processes() -> None:
     recipe = PythonReward(source=body("return os.getpid()", imports="import os"), processes=3)
 
     async with asyncio.timeout(60):
-        scores = await asyncio.gather(*(recipe.score(Answer(PROMPT, "")) for _ in range(12)))
+        scores = await asyncio.gather(*(recipe.score(Completion(PROMPT, "")) for _ in range(12)))
     pids = {psutil.Process(w._process.pid).pid for w in recipe._pool._workers}  # type: ignore[union-attr]
     await recipe.close()
 
@@ -70,7 +72,7 @@ FAILURES = {
     "raises": (body("x = 1", "return x / 0"), "ZeroDivisionError: division by zero (line 4 of"),
     "returns NaN": (body("return float('nan')"), "it returned nan, not a finite number"),
     "returns infinity": (body("return 1e999"), "it returned inf, not a finite number"),
-    "returns too much": (body("return -1e300"), "it returned -1e+300, above 1e+09 in size"),
+    "returns too much": (body("return -1e300"), "it returned -1e+300, outside -1e+09 to 1e+09"),
     "returns nothing": (body("pass"), "it returned NoneType, not a number"),
     "returns a text": (body("return '1'"), "it returned str, not a number"),
     "hangs": (body("while True: pass"), "it took longer than 0.5 s"),
@@ -86,7 +88,7 @@ FAILURES = {
             "return 1",
             imports="import os",
         ),
-        "its process answered what cannot be read",
+        "its process sent an invalid response",
     ),
 }
 
@@ -96,9 +98,9 @@ async def test_code_that_goes_wrong_fails_the_job_with_the_rows_number(how: str)
     source, reason = FAILURES[how]
 
     with pytest.raises(JobFailed) as failed:
-        await judged(source, timeout_sec=0.5 if how == "hangs" else 20)
+        await open_scoring(source, timeout_sec=0.5 if how == "hangs" else 20)
 
-    assert "The reward function failed on an answer to row 7: " in str(failed.value)
+    assert "The reward function failed on a completion for row 7: " in str(failed.value)
     assert reason in str(failed.value)
     assert failed.value.code == "reward"
 
@@ -111,7 +113,7 @@ async def test_or_it_is_counted_and_the_next_answer_is_judged_again(how: str) ->
         source=source, processes=1, timeout_sec=1, on_error="count", reward_on_error=-1
     )
 
-    first, second = [await recipe.score(Answer(PROMPT, text)) for text in ("wrong", "fine")]
+    first, second = [await recipe.score(Completion(PROMPT, text)) for text in ("wrong", "fine")]
     await recipe.close()
 
     assert (first.value, second) == (-1.0, Score(1.0))
@@ -121,7 +123,7 @@ async def test_or_it_is_counted_and_the_next_answer_is_judged_again(how: str) ->
 async def test_what_is_printed_is_bounded_for_each_call_and_not_for_all() -> None:
     source = body("print('x' * 700_000)", "return 1")
 
-    assert [score.value for score in await judged(source, times=3)] == [1.0, 1.0, 1.0]
+    assert [score.value for score in await open_scoring(source, times=3)] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ async def test_neither_key_is_in_its_environment(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(name, "secret")
     source = body("return 'secret' in str(os.environ)", imports="import os")
 
-    assert await judged(source) == [Score(0.0)]
+    assert await open_scoring(source) == [Score(0.0)]
 
 
 @linux
@@ -157,7 +159,7 @@ async def test_it_sees_no_process_but_its_own(monkeypatch: pytest.MonkeyPatch) -
     source = body(f"return len(open('/proc/{os.getpid()}/environ', 'rb').read())")
 
     with pytest.raises(JobFailed, match=r"row 7: (PermissionError|FileNotFoundError)"):
-        await judged(source)
+        await open_scoring(source)
 
 
 async def confined() -> list[str]:
@@ -177,7 +179,7 @@ async def test_it_reaches_no_server_where_the_system_can_see_to_that(served: str
         pytest.skip("this system lets nobody close the network")
 
     with pytest.raises(JobFailed, match=r"OSError|PermissionError"):
-        await judged(source)
+        await open_scoring(source)
 
 
 @linux
@@ -189,13 +191,13 @@ async def test_it_reads_no_files_and_writes_none(tmp_path: Path) -> None:
 
     for line in (f"open({str(secret)!r}).read()", "open('here', 'w')"):
         with pytest.raises(JobFailed, match="PermissionError"):
-            await judged(body(line, "return 1"))
+            await open_scoring(body(line, "return 1"))
 
 
 async def test_it_does_not_run_where_no_admin_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ALLOWED, "0")
 
-    with pytest.raises(ValueError, match="this server runs no custom code"):
+    with pytest.raises(ValueError, match="this server does not run custom code"):
         PythonReward(source=body("return 1"))
 
 
@@ -208,7 +210,7 @@ async def test_nothing_is_left_of_a_process_that_was_ended() -> None:
     )
 
     with pytest.raises(JobFailed, match="took longer"):
-        await judged(source, timeout_sec=1)
+        await open_scoring(source, timeout_sec=1)
 
     if "no sight of other processes" in await confined():
         running = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]

@@ -8,31 +8,30 @@ from typing import Any
 
 import httpx
 import pytest
-from dreadnode_runtime.control.api import Service, Settings, redacted
+from dreadnode_runtime.control.api import JobApi, Settings, redacted
 from dreadnode_runtime.control.events import Reporter, Stop
-from dreadnode_runtime.errors import JobFailed, NoLongerOurs, TryAgain
-from dreadnode_runtime.jobs.config import DatasetRef
+from dreadnode_runtime.errors import AttemptRejected, JobFailed, TryAgain
 
 SETTINGS = Settings("http://api", "dnj_secret", "main", "default", "job-1", attempt=2)
 
 
 @asynccontextmanager
 async def connected(
-    api: Any, patience: float = 60, token: str = "dnj_secret"
-) -> AsyncIterator[Service]:
+    api: Any, max_outage: float = 60, token: str = "dnj_secret"
+) -> AsyncIterator[JobApi]:
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(api.app),
         base_url="http://api/api/v1",
         headers={"Authorization": f"Bearer {token}"},
     ) as http:
-        yield Service(http, SETTINGS, patience=patience)
+        yield JobApi(http, SETTINGS, max_outage=max_outage)
 
 
 async def test_events_arrive_numbered_and_in_order(api: Any) -> None:
     async with connected(api) as service, Reporter(service, 2, Stop()) as reporter:
         reporter.phase("training")
         reporter.log("hello", level="warning")
-        reporter.tell("step_complete", metrics={"steps": [1]}, data={"step": 1})
+        reporter.report("step_complete", metrics={"steps": [1]}, data={"step": 1})
         await reporter.flush()
 
     assert [(e["event_type"], e["attempt"], e["seq"]) for e in api.events] == [
@@ -75,7 +74,7 @@ async def test_an_event_whose_answer_was_lost_is_not_told_twice(api: Any) -> Non
             base_url="http://api/api/v1",
             headers={"Authorization": "Bearer dnj_secret"},
         ) as http,
-        Reporter(Service(http, SETTINGS), 1, Stop()) as reporter,
+        Reporter(JobApi(http, SETTINGS), 1, Stop()) as reporter,
     ):
         reporter.log("one")
         await reporter.flush()
@@ -98,9 +97,9 @@ async def test_the_answer_to_an_event_tells_of_a_cancellation(api: Any) -> None:
 async def test_an_api_that_stays_away_ends_the_attempt(api: Any) -> None:
     stop = Stop()
     api.away_for = 1000
-    async with connected(api, patience=0) as service, Reporter(service, 1, stop) as reporter:
+    async with connected(api, max_outage=0) as service, Reporter(service, 1, stop) as reporter:
         reporter.log("one")
-        with pytest.raises(TryAgain, match="The API was away for"):
+        with pytest.raises(TryAgain, match="The API was unreachable for"):
             await reporter.flush()
 
     assert stop.requested
@@ -112,7 +111,7 @@ async def test_a_token_that_has_died_ends_the_attempt(api: Any) -> None:
         Reporter(service, 1, Stop()) as reporter,
     ):
         reporter.log("one")
-        with pytest.raises(NoLongerOurs):
+        with pytest.raises(AttemptRejected):
             await reporter.flush()
 
 
@@ -126,7 +125,7 @@ async def test_a_reporter_that_ends_leaves_no_task(api: Any) -> None:
 async def test_a_dataset_is_fetched_and_checked(api: Any, tmp_path: Path) -> None:
     api.put([{"prompt": "a", "answer": "b"}])
     async with connected(api) as service:
-        dataset = await service.dataset(DatasetRef(name="talk", version="1.0.0"), tmp_path)
+        dataset = await service.dataset("talk", "1.0.0", tmp_path)
 
     assert dataset.name == "talk@1.0.0"
     assert dataset.path.read_bytes() == api.datasets["talk@1.0.0"]
@@ -135,7 +134,7 @@ async def test_a_dataset_is_fetched_and_checked(api: Any, tmp_path: Path) -> Non
 async def test_a_dataset_that_does_not_exist_is_the_jobs_fault(api: Any, tmp_path: Path) -> None:
     async with connected(api) as service:
         with pytest.raises(JobFailed, match="The dataset none@1 cannot be read"):
-            await service.dataset(DatasetRef(name="none", version="1"), tmp_path)
+            await service.dataset("none", "1", tmp_path)
 
 
 async def test_a_file_is_stored_whole_after_the_api_was_away(api: Any, tmp_path: Path) -> None:

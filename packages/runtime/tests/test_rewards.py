@@ -7,8 +7,8 @@ import pytest
 from dreadnode_runtime.data.normal_form import Conversation, Unusable
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.rewards.combinations import RECIPES, build, reward
-from dreadnode_runtime.rewards.recipes import Answer, Score, judge
+from dreadnode_runtime.rewards.combinations import RECIPES, build, load_reward
+from dreadnode_runtime.rewards.recipes import Completion, Score, score_completion
 
 CONTAINS = {"name": "contains_v1", "params": {"needle": "yes"}}
 ROW = {"name": "row_reward_v1"}
@@ -22,7 +22,7 @@ def asked(expected: str | None = None, paid: float | None = None) -> Prompt:
 
 
 async def worth(name: str, text: str, prompt: Prompt, tokens: int = 1, **params: Any) -> Score:
-    return await build({"name": name, "params": params}).score(Answer(prompt, text, tokens))
+    return await build({"name": name, "params": params}).score(Completion(prompt, text, tokens))
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,9 @@ async def test_each_recipe_pays_what_its_description_says(
 
 
 async def test_an_answer_without_a_number_is_wrong_and_told_apart() -> None:
-    assert await worth("gsm8k_v1", "I do not know", asked("7")) == Score(0.0, unread=True)
+    assert await worth("gsm8k_v1", "I do not know", asked("7")) == Score(
+        0.0, extraction_failed=True
+    )
 
 
 async def test_a_weighted_sum_adds_its_terms_up() -> None:
@@ -74,8 +76,8 @@ async def test_a_reward_too_large_to_be_learnt_from_ends_the_job_naming_the_row(
     terms = [{"weight": weight, "reward": ROW}, {"weight": weight, "reward": CONTAINS}]
     recipe = build({"name": "weighted_sum_v1", "params": {"terms": terms}})
 
-    with pytest.raises(JobFailed, match=r"for an answer to row 7, and must stay between -1e\+09"):
-        await judge(recipe, Answer(asked(paid=9.0), "yes"))
+    with pytest.raises(JobFailed, match=r"must be between -1e\+09"):
+        await score_completion(recipe, Completion(asked(paid=9.0), "yes"))
 
 
 async def test_a_gate_pays_only_where_it_is_open() -> None:
@@ -99,12 +101,18 @@ async def test_length_is_punished_in_proportion_between_its_two_marks(
 @pytest.mark.parametrize(
     ("recipe", "sentence"),
     [
-        ({"name": "exact_mach_v1"}, "no reward recipe `exact_mach_v1`; did you mean `exact_match"),
-        ({"name": "zzz"}, "there is no reward recipe `zzz`; there are row_reward_v1, contains_v1"),
+        (
+            {"name": "exact_mach_v1"},
+            "unknown reward recipe `exact_mach_v1`; did you mean `exact_match",
+        ),
+        (
+            {"name": "zzz"},
+            "unknown reward recipe `zzz`; the recipes are row_reward_v1, contains_v1",
+        ),
         ({"name": "contains_v1"}, "`contains_v1` needs `needle` in its `params`"),
         ({"name": "contains_v1", "params": {"needle": ""}}, "the parameter `needle` of"),
-        ({**EXACT, "params": {"needle": "x"}}, "`exact_match_v1` has no parameter `needle`"),
-        ({**EXACT, "parms": {}}, "a reward has `name` and `params`, and no `parms`"),
+        ({**EXACT, "params": {"needle": "x"}}, "unknown parameter `needle` of `exact_match_v1`"),
+        ({**EXACT, "parms": {}}, "unknown key `parms`; a reward has `name` and `params`"),
         ({**CONTAINS, "params": {"needle": "x", "reward_if_true": "nan"}}, "`reward_if_true`"),
         ({"name": "task_verifier_v1"}, "`task_verifier_v1` needs the hosted service's tasks; use"),
         ({"name": "task_env_agent_v1"}, "use an `environment` with tools"),
@@ -122,7 +130,7 @@ async def test_length_is_punished_in_proportion_between_its_two_marks(
         ),
         (
             {"name": "python_v1", "params": {"source": "def reward(a, r): return 1"}},
-            "this server runs no custom code; use the built-in recipes, or ask its admin",
+            "this server does not run custom code; use a built-in recipe, or ask its admin",
         ),
     ],
 )
@@ -130,7 +138,7 @@ def test_a_reward_that_cannot_be_is_refused_in_a_sentence(
     recipe: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(JobFailed) as refused:
-        reward(recipe)
+        load_reward(recipe)
 
     assert sentence in str(refused.value)
     assert "[" not in str(refused.value)
@@ -141,8 +149,8 @@ def test_recipes_nested_without_end_are_refused() -> None:
     for _ in range(9):
         recipe = {"name": "gate_v1", "params": {"gate": recipe, "reward": EXACT}}
 
-    with pytest.raises(JobFailed, match="nested 8 deep"):
-        reward(recipe)
+    with pytest.raises(JobFailed, match="nested more than 8 deep"):
+        load_reward(recipe)
 
 
 @pytest.mark.parametrize(
@@ -155,8 +163,8 @@ def test_recipes_nested_without_end_are_refused() -> None:
     ],
 )
 def test_a_reward_that_pays_every_answer_the_same_is_refused(recipe: dict[str, Any]) -> None:
-    with pytest.raises(JobFailed, match="pays every answer to a prompt the same"):
-        reward(recipe)
+    with pytest.raises(JobFailed, match="gives all completions of a prompt the same reward"):
+        load_reward(recipe)
 
 
 @pytest.mark.parametrize("name", ["exact_match_v1", "trajectory_imitation_v1", "gsm8k_v1"])
@@ -166,7 +174,7 @@ def test_a_row_without_an_expected_answer_cannot_be_judged_by_comparing(name: st
 
 
 def test_an_expected_answer_without_a_number_cannot_be_judged_by_it() -> None:
-    with pytest.raises(Unusable, match="holds no number"):
+    with pytest.raises(Unusable, match="has no number"):
         build({"name": "gsm8k_v1"}).check(asked("seven"))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dreadnode_runtime.backend.policy import Loss, Sampled, Sampling, Sequenced
+from dreadnode_runtime.backend.policy import Loss, Sampled, SamplingParams, TrainingSequence
 from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.backend.trainer import Optimizer
@@ -17,20 +17,20 @@ from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.data.prompts import Asking, prepare_prompts
 from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.jobs.config import read_config
-from dreadnode_runtime.jobs.lifecycle import Outcome
-from dreadnode_runtime.rewards.recipes import Answer, Recipe, Score
+from dreadnode_runtime.jobs.outcome import Outcome
+from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score
 from dreadnode_runtime.rl.config import RlConfig
 from dreadnode_runtime.rl.loop import RlPlan, train
 from dreadnode_runtime.rl.metric_history import RlHistory
-from dreadnode_runtime.rl.rollouts import Rollouts, sampling
+from dreadnode_runtime.rl.rollouts import Rollouts, sampling_params
 
 
 class LowerCase(Recipe):
     name = "lower_case"
 
-    async def score(self, answer: Answer) -> Score:
-        letters = sum(c.islower() and c.isascii() for c in answer.text)
-        return Score(letters / max(len(answer.text), 1))
+    async def score(self, completion: Completion) -> Score:
+        letters = sum(c.islower() and c.isascii() for c in completion.text)
+        return Score(letters / max(len(completion.text), 1))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def opened(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 class Quiet:
-    def tell(self, *_: Any, **__: Any) -> None: ...
+    def report(self, *_: Any, **__: Any) -> None: ...
     def phase(self, *_: Any) -> None: ...
     def log(self, *_: Any, **__: Any) -> None: ...
 
@@ -103,7 +103,7 @@ async def test_every_mode_raises_the_reward_within_its_bound_of_staleness(
     )
 
     async with opened() as policy:
-        rollouts = Rollouts(rendering, reward, sampling(rendering, settings), max_length=128)
+        rollouts = Rollouts(rendering, reward, sampling_params(rendering, settings), max_length=128)
         plan = RlPlan(settings, prompts, settings.total_steps(len(prompts)))
         await train(plan, policy, rollouts, Quiet(), Stop(), history, Outcome())
 
@@ -114,12 +114,12 @@ async def test_every_mode_raises_the_reward_within_its_bound_of_staleness(
     assert metrics["async/max_staleness_observed"] == settings.staleness_bound
 
 
-def learnable(prompt: list[int], drawn: Sampled) -> Sequenced:
+def training_sequences(prompt: list[int], drawn: Sampled) -> TrainingSequence:
     tokens = np.array([*prompt, *drawn.tokens], np.int32)
     mask = np.arange(len(tokens)) >= len(prompt)
     logprobs = np.where(mask, np.concatenate([np.zeros(len(prompt)), drawn.logprobs]), 0)
-    return Sequenced(
-        tokens, logprobs.astype(np.float32), mask.astype(np.float32), drawn=mask, row=1
+    return TrainingSequence(
+        tokens, logprobs.astype(np.float32), mask.astype(np.float32), sampled_mask=mask, row=1
     )
 
 
@@ -129,12 +129,12 @@ async def test_sampler_and_trainer_agree_on_the_probability_of_every_drawn_token
     prompt = [260, 5, 6, 7, 8]
     async with opened() as policy:
         sampler = await policy.sampler()
-        drawn = await sampler.sample(prompt, 4, Sampling(8, 1.0, [261]), seed=1)
-        batch = [learnable(prompt, each) for each in drawn]
-        found = await policy.learn(batch, Loss("importance_sampling"), 1e-3)
+        drawn = await sampler.sample(prompt, 4, SamplingParams(8, 1.0, [261]), seed=1)
+        batch = [training_sequences(prompt, each) for each in drawn]
+        found = await policy.submit_update(batch, Loss("importance_sampling"), 1e-3)
 
     for sequence, logprobs in zip(batch, found, strict=True):
-        here = sequence.drawn[1:]
+        here = sequence.sampled_mask[1:]
         np.testing.assert_allclose(logprobs[here], sequence.logprobs[1:][here], atol=1e-4)
 
 
@@ -144,12 +144,12 @@ async def test_a_loss_that_the_engine_refuses_for_being_no_number_is_none_for_ev
     prompt = [260, 5, 6, 7, 8]
     async with opened() as policy:
         sampler = await policy.sampler()
-        drawn = await sampler.sample(prompt, 2, Sampling(8, 1.0, [261]), seed=1)
-        batch = [learnable(prompt, each) for each in drawn]
+        drawn = await sampler.sample(prompt, 2, SamplingParams(8, 1.0, [261]), seed=1)
+        batch = [training_sequences(prompt, each) for each in drawn]
         for each in batch:
-            each.logprobs[each.drawn] = -1e4  # So that the ratio overflows.
+            each.logprobs[each.sampled_mask] = -1e4  # So that the ratio overflows.
 
-        found = await policy.learn(batch, Loss("importance_sampling"), 1e-3)
+        found = await policy.submit_update(batch, Loss("importance_sampling"), 1e-3)
 
     assert [len(each) for each in found] == [len(each.tokens) - 1 for each in batch]
     assert all(np.isnan(each).all() for each in found)
@@ -159,7 +159,8 @@ async def test_the_same_seed_draws_the_same_answers(opened: Any) -> None:
     async with opened() as policy:
         sampler = await policy.sampler()
         first, again = [
-            await sampler.sample([260, 5, 6], 3, Sampling(8, 1.0, [261]), seed=7) for _ in "12"
+            await sampler.sample([260, 5, 6], 3, SamplingParams(8, 1.0, [261]), seed=7)
+            for _ in "12"
         ]
 
     assert [a.tokens.tolist() for a in first] == [a.tokens.tolist() for a in again]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dreadnode_runtime.backend.policy import Floats, Loss, Sampled, Sampling, Sequenced
+from dreadnode_runtime.backend.policy import Floats, Loss, Sampled, SamplingParams, TrainingSequence
 from dreadnode_runtime.backend.trainer import Saved
 from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.data.normal_form import Conversation
@@ -16,12 +16,12 @@ from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import Rendering, load_rendering
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import read_config
-from dreadnode_runtime.jobs.lifecycle import Outcome
-from dreadnode_runtime.rewards.recipes import Answer, Recipe, Score
+from dreadnode_runtime.jobs.outcome import Outcome
+from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score
 from dreadnode_runtime.rl.config import RlConfig
 from dreadnode_runtime.rl.loop import RlPlan, train
-from dreadnode_runtime.rl.metric_history import RlHistory, learning_figures
-from dreadnode_runtime.rl.rollouts import Group, Rollout, Rollouts, advantages, sampling
+from dreadnode_runtime.rl.metric_history import RlHistory, training_metrics
+from dreadnode_runtime.rl.rollouts import Group, Rollout, Rollouts, advantages, sampling_params
 
 END = 258
 """The tiny tokenizer's <|im_end|>."""
@@ -35,9 +35,9 @@ class Drawing:
         self.version = version
 
     def sample(
-        self, prompt: Sequence[int], count: int, sampling: Sampling, seed: int
+        self, prompt: Sequence[int], count: int, sampling: SamplingParams, seed: int
     ) -> Awaitable[list[Sampled]]:
-        self.policy.drawn.append((self.version, list(prompt), count, sampling, seed))
+        self.policy.sampled.append((self.version, list(prompt), count, sampling, seed))
 
         async def answer() -> list[Sampled]:
             return [self._one((seed + number) % 3 + 1) for number in range(count)]
@@ -57,23 +57,23 @@ class FakePolicy:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.drawn: list[Any] = []
-        self.learnt: list[list[Sequenced]] = []
+        self.sampled: list[Any] = []
+        self.learnt: list[list[TrainingSequence]] = []
         self.rates: list[float] = []
         self.updates = 0
         self.logprob = -1.0
         self.all_alike = False
         self.nan_at: int | None = None
-        self.on_learn: Callable[[int], None] = lambda update: None
+        self.on_update: Callable[[int], None] = lambda update: None
 
-    def learn(
-        self, batch: Sequence[Sequenced], loss: Loss, learning_rate: float
+    def submit_update(
+        self, batch: Sequence[TrainingSequence], loss: Loss, learning_rate: float
     ) -> Awaitable[list[Floats]]:
         self.calls.append(f"learn {loss.name}")
         self.learnt.append(list(batch))
         self.rates.append(learning_rate)
         self.updates += 1
-        self.on_learn(self.updates)
+        self.on_update(self.updates)
         value = np.nan if self.updates == self.nan_at else -1.0
 
         async def answer() -> list[Floats]:
@@ -104,15 +104,15 @@ class Shorter(Recipe):
 
     name = "shorter"
 
-    async def score(self, answer: Answer) -> Score:
-        return Score(1 / answer.tokens, unread=answer.truncated)
+    async def score(self, completion: Completion) -> Score:
+        return Score(1 / completion.tokens, extraction_failed=completion.truncated)
 
 
 class Told:
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
 
-    def tell(self, event_type: str, **event: Any) -> None:
+    def report(self, event_type: str, **event: Any) -> None:
         self.events.append((event_type, event))
 
     def phase(self, *_: Any) -> None: ...
@@ -167,8 +167,10 @@ def run(rendering: Rendering, policy: FakePolicy, told: Told) -> Any:
         prompts = [Prompt(said, row, tokens=[10, row]) for row in range(1, 6)]
         evaluated = prompts[:3] if settings.eval_dataset_ref else []
         plan = RlPlan(settings, prompts, settings.total_steps(5), evaluated)
-        history = RlHistory.told({}, outcome.step)
-        rollouts = Rollouts(rendering, Shorter(), sampling(rendering, settings), max_length=64)
+        history = RlHistory.from_metrics({}, outcome.step)
+        rollouts = Rollouts(
+            rendering, Shorter(), sampling_params(rendering, settings), max_length=64
+        )
         await train(plan, policy, rollouts, told, stop or Stop(), history, outcome)
         return history, outcome
 
@@ -182,8 +184,8 @@ async def test_a_step_draws_groups_learns_once_and_hands_the_sampler_new_weights
 
     assert outcome.step == 4
     assert policy.calls == ["sampler", "learn importance_sampling"] * 4
-    assert [version for version, *_ in policy.drawn] == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert {count for _, _, count, *_ in policy.drawn} == {3}
+    assert [version for version, *_ in policy.sampled] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert {count for _, _, count, *_ in policy.sampled} == {3}
 
 
 async def test_answers_are_drawn_as_the_model_speaks_up_to_its_own_end(
@@ -191,7 +193,7 @@ async def test_answers_are_drawn_as_the_model_speaks_up_to_its_own_end(
 ) -> None:
     await run(config(max_new_tokens=9, temperature=0.5))
 
-    assert policy.drawn[0][3] == Sampling(9, 0.5, [END])
+    assert policy.sampled[0][3] == SamplingParams(9, 0.5, [END])
 
 
 async def test_texts_that_stop_an_answer_stand_beside_the_models_own_end(
@@ -199,7 +201,7 @@ async def test_texts_that_stop_an_answer_stand_beside_the_models_own_end(
 ) -> None:
     await run(config(stop=["###"]))
 
-    assert policy.drawn[0][3].stop == ["<|im_end|>", "###"]
+    assert policy.sampled[0][3].stop == ["<|im_end|>", "###"]
 
 
 async def test_several_updates_of_one_step_each_learn_from_their_own_groups(
@@ -223,7 +225,7 @@ async def test_every_drawn_token_carries_its_answers_reward_less_the_groups_mean
         expected = [0, 0] + [rewards[tokens] - mean] * tokens
         np.testing.assert_allclose(sequence.advantages, expected, rtol=1e-6)
         assert sequence.logprobs.tolist() == [0, 0] + [-1] * tokens
-        assert sequence.drawn.tolist() == [False, False] + [True] * tokens
+        assert sequence.sampled_mask.tolist() == [False, False] + [True] * tokens
         assert sequence.tokens[-1] == END
 
 
@@ -245,16 +247,16 @@ async def test_groups_without_a_difference_teach_nothing_are_counted_and_told_on
     assert [f["train/degenerate_groups"] for f in history.steps] == [2, 2, 2, 2]
     assert [f["train/entropy"] for f in history.steps] == [1.0] * 4
     (warning,) = told.of("log")
-    assert "Step 1 teaches nothing: in each of its 2 groups all answers earn" in warning["message"]
+    assert "Step 1 has nothing to learn from: in each of its 2 groups" in warning["message"]
 
 
 def test_a_group_of_empty_answers_teaches_nothing_whatever_it_earns() -> None:
-    empty = Rollout([], Score(0.0), 1, 0, truncated=False, prefilled=2)
+    empty = Rollout([], Score(0.0), 1, 0, truncated=False, prompt_tokens=2)
     paid = replace(empty, score=Score(1.0))
     group = Group(Prompt(Conversation([]), 1), [empty, paid])
 
     assert group.degenerate
-    assert group.learnable(scale=False) == []
+    assert group.training_sequences(scale=False) == []
 
 
 async def test_each_step_tells_the_promised_figures(run: Any, told: Told) -> None:
@@ -281,22 +283,22 @@ async def test_each_step_tells_the_promised_figures(run: Any, told: Told) -> Non
 
 
 def test_kl_and_clipping_are_what_their_formulas_say() -> None:
-    sequence = Sequenced(
+    sequence = TrainingSequence(
         tokens=np.zeros(4, np.int32),
         logprobs=np.array([0, -1, -2, -1], np.float32),
         advantages=np.array([0, 1, -1, -1], np.float32),
-        drawn=np.array([False, True, True, True]),
+        sampled_mask=np.array([False, True, True, True]),
         row=1,
     )
     found = np.array([-0.5, -3, -0.5], np.float32)
 
-    figures = learning_figures([(sequence, found)], clip=(0.8, 1.2))
+    metrics = training_metrics([(sequence, found)], clip=(0.8, 1.2))
 
     gap = np.array([0.5, -1, 0.5])
-    assert figures["train/kl_sampler_trainer"] == pytest.approx(np.mean(np.exp(gap) - 1 - gap))
+    assert metrics["train/kl_sampler_trainer"] == pytest.approx(np.mean(np.exp(gap) - 1 - gap))
     # Clipped: the first, above 1.2 with a gain; the second, below 0.8 with a loss; not the third.
-    assert figures["train/clip_fraction"] == pytest.approx(2 / 3)
-    assert figures["train/trained_tokens"] == 3
+    assert metrics["train/clip_fraction"] == pytest.approx(2 / 3)
+    assert metrics["train/trained_tokens"] == 3
 
 
 async def test_the_end_tells_whole_series_and_the_figures_of_the_whole(run: Any) -> None:
@@ -346,7 +348,7 @@ async def test_weights_that_are_no_numbers_end_the_job_and_keep_the_checkpoint_b
     with pytest.raises(JobFailed) as failed:
         await run(config(checkpoint_interval=2))
 
-    assert "The loss of step 4 is not a number, first on row" in str(failed.value)
+    assert "The loss of step 4 is not finite, first on row" in str(failed.value)
     assert "the checkpoint of step 2 is kept" in str(failed.value)
     assert failed.value.code == "diverged"
 
@@ -356,9 +358,7 @@ async def test_a_sampler_whose_probabilities_are_no_numbers_ends_the_job(
 ) -> None:
     policy.logprob = float("nan")
 
-    with pytest.raises(
-        JobFailed, match="probabilities are not numbers any more, first seen on row"
-    ):
+    with pytest.raises(JobFailed, match="log-probabilities are not finite, first on row"):
         await run(config())
 
 
@@ -367,7 +367,7 @@ async def test_a_stop_ends_the_loop_after_its_step_with_a_checkpoint(
     run: Any, policy: FakePolicy, how: str
 ) -> None:
     stop = Stop()
-    policy.on_learn = lambda update: setattr(stop, how, update == 2 or getattr(stop, how))
+    policy.on_update = lambda update: setattr(stop, how, update == 2 or getattr(stop, how))
 
     _, outcome = await run(config(), stop=stop)
 
@@ -379,12 +379,12 @@ async def test_a_resumed_job_goes_on_with_the_prompts_that_come_next(
     run: Any, policy: FakePolicy, told: Told
 ) -> None:
     await run(config())
-    whole = [(prompt, seed) for _, prompt, _, _, seed in policy.drawn]
-    policy.drawn.clear()
+    whole = [(prompt, seed) for _, prompt, _, _, seed in policy.sampled]
+    policy.sampled.clear()
 
     history, outcome = await run(config(), outcome=Outcome(2, 2, ["tinker://run/weights/step-2"]))
 
-    assert [(prompt, seed) for _, prompt, _, _, seed in policy.drawn] == whole[4:]
+    assert [(prompt, seed) for _, prompt, _, _, seed in policy.sampled] == whole[4:]
     assert told.of("step_complete")[-2]["metrics"]["steps"] == [3]
     assert outcome.step == 4
     assert len(history.steps) == 4
@@ -401,7 +401,7 @@ def test_what_was_told_before_a_resume_is_told_again_at_the_end() -> None:
         "eval/reward_history": [0.0, 0.5, 0.9],
     }
 
-    history = RlHistory.told(told, 2)
+    history = RlHistory.from_metrics(told, 2)
 
     assert [f["train/reward"] for f in history.steps] == [0.1, 0.25]
     assert [f["train/reward_max"] for f in history.steps] == [1, 2.5]
@@ -414,7 +414,7 @@ async def test_a_repetition_of_a_cancelled_job_goes_on_counting(run: Any) -> Non
     history, _ = await run(config(steps=2))
     before = history.final_metrics()
 
-    again = RlHistory.told(before, 2)
+    again = RlHistory.from_metrics(before, 2)
 
     assert before["train/num_rollouts"] > 0
     assert again.final_metrics()["train/num_rollouts"] == before["train/num_rollouts"]
@@ -451,7 +451,7 @@ async def test_sampling_goes_on_while_training_does(
     draw = Drawing.sample
 
     def slow(self: Drawing, *args: Any) -> Awaitable[list[Sampled]]:
-        late = len(policy.drawn) >= 2
+        late = len(policy.sampled) >= 2
 
         async def answer() -> list[Sampled]:
             if late:

@@ -104,7 +104,7 @@ def test_a_job_learns_from_a_persons_own_reward_and_leaves_an_adapter(
         "adapter/README.md",
     }
     assert "secret" not in json.dumps(api.events)
-    assert any("The reward's own code runs with" in e.get("message", "") for e in api.events)
+    assert any("The reward's code runs with" in e.get("message", "") for e in api.events)
 
 
 def test_a_killed_job_goes_on_from_its_checkpoint(sandbox: Any, api: Any) -> None:
@@ -146,7 +146,7 @@ def test_a_reward_that_raises_fails_the_job_with_the_rows_number(sandbox: Any, a
     (error,) = api.told("training_error")
     assert error["data"] == {"code": "reward", "fault": "job"}
     assert error["error"] == (
-        "The reward function failed on an answer to row 4: ZeroDivisionError: division by zero "
+        "The reward function failed on a completion for row 4: ZeroDivisionError: division by zero "
         "(line 2 of its source)"
     )
 
@@ -216,12 +216,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "an unknown reward": (
         {"reward_recipe": {"name": "contain_v1"}},
         ["config", "reward_recipe"],
-        "The reward cannot be used: there is no reward recipe `contain_v1`; did you mean `contai",
+        "The reward cannot be used: unknown reward recipe `contain_v1`; did you mean `contai",
     ),
     "a reward that pays all the same": (
         {"reward_recipe": {"name": "row_reward_v1"}},
         ["config", "reward_recipe"],
-        "pays every answer to a prompt the same",
+        "gives all completions of a prompt the same reward",
     ),
     "a reward that cannot be loaded": (
         {"reward_recipe": {"name": "python_v1", "params": {"source": "def reward(:"}}},
@@ -236,7 +236,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
             }
         },
         ["config", "reward_recipe"],
-        "The reward function failed on an answer to row 1: KeyError: 'absent' (line 1 of its",
+        "The reward function failed on a completion for row 1: KeyError: 'absent' (line 1 of its",
     ),
     "a reward whose every failure would be counted": (
         {
@@ -256,12 +256,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
             }
         },
         ["config", "environment"],
-        "The environment cannot be used: it has no tools",
+        "The environment cannot be used: `tools` returns an empty list",
     ),
     "an unknown environment": (
         {"environment": {"name": "world", "params": {"source": "x"}}},
         ["config", "environment"],
-        "The environment's `name` is wrong",
+        "The environment's `name` is invalid",
     ),
     "prompts without room": (
         {"max_sequence_length": 16},

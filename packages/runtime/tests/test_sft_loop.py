@@ -8,7 +8,7 @@ import pytest
 from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig, read_config
-from dreadnode_runtime.jobs.lifecycle import Outcome, checkpoint_name, step_of_checkpoint
+from dreadnode_runtime.jobs.outcome import Outcome, checkpoint_name, step_of_checkpoint
 from dreadnode_runtime.sft.loop import Plan, train
 from dreadnode_runtime.sft.metric_history import History
 
@@ -20,15 +20,15 @@ class Told:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.on_event: Callable[[str], None] = lambda event_type: None
 
-    def tell(self, event_type: str, **event: Any) -> None:
+    def report(self, event_type: str, **event: Any) -> None:
         self.events.append((event_type, event))
         self.on_event(event_type)
 
     def phase(self, phase: str, reason: str | None = None) -> None:
-        self.tell("phase", data={"phase": phase, "reason": reason})
+        self.report("phase", data={"phase": phase, "reason": reason})
 
     def log(self, message: str, *, level: str = "info", **data: Any) -> None:
-        self.tell("log", message=message, level=level, data=data)
+        self.report("log", message=message, level=level, data=data)
 
     def of(self, event_type: str) -> list[dict[str, Any]]:
         return [event for kind, event in self.events if kind == event_type]
@@ -62,8 +62,10 @@ def plan(example: Any) -> Callable[..., Plan]:
 async def run(
     plan: Plan, trainer: Any, told: Any, stop: Stop | None = None, start: int = 0
 ) -> Outcome:
-    history = History.told({}, start, lambda _: plan.config.learning_rate)
-    return await train(plan, trainer, told, stop or Stop(), history, Outcome(start, start))
+    history = History.from_metrics({}, start, lambda _: plan.config.learning_rate)
+    outcome = Outcome(start, start)
+    await train(plan, trainer, told, stop or Stop(), history, outcome)
+    return outcome
 
 
 async def test_the_next_step_is_submitted_before_the_last_one_is_awaited(
@@ -175,7 +177,7 @@ async def test_a_loss_that_is_no_number_ends_the_job_and_names_the_rows(
 ) -> None:
     trainer.loss_of = lambda step, e: nan if step >= 3 and e.row == 5 else 1.0
 
-    with pytest.raises(JobFailed, match=r"not a number in row 5: .*the checkpoint of step \d+"):
+    with pytest.raises(JobFailed, match=r"not finite in row 5: .*the checkpoint of step \d+"):
         await run(plan(epochs=20, checkpoint_interval=2), trainer, told)
 
     assert len(asyncio.all_tasks()) <= 4
@@ -191,8 +193,8 @@ async def test_a_loss_far_above_the_first_is_warned_of_once_and_names_step_and_f
     assert outcome.step == 6
     assert told.of("log") == [
         {
-            "message": "The loss of step 4 is 21,144.5000, more than 3 times the 2.0000 at first; "
-            "unless it comes down again, lower the learning rate",
+            "message": "The loss of step 4 is 21,144.5000, more than 3 times the first "
+            "loss, 2.0000; if it does not fall again, lower the learning rate",
             "level": "warning",
             "data": {"step": 4},
         }
@@ -204,7 +206,7 @@ async def test_a_resumed_run_measures_by_the_first_loss_of_the_job_and_does_not_
     plan: Any, trainer: Any, told: Told, before: list[float | None], warned: list[int]
 ) -> None:
     columns = {"train/loss": before, "train/num_sequences": [2] * 3, "train/num_tokens": [9] * 3}
-    history = History.told({"steps": [1, 2, 3], **columns}, 3, lambda _: 1e-4)
+    history = History.from_metrics({"steps": [1, 2, 3], **columns}, 3, lambda _: 1e-4)
     trainer.steps, trainer.loss_of = 3, lambda step, e: [5.0, 7.0, 8.0][step - 3]
 
     await train(plan(epochs=2), trainer, told, Stop(), history, Outcome(3, 3))
@@ -220,7 +222,7 @@ def test_a_resumed_history_ends_at_the_checkpoint_and_believes_the_last_word() -
         "train/num_tokens": [10] * 5,
     }
 
-    history = History.told(metrics, 2, lambda _: 1e-4)
+    history = History.from_metrics(metrics, 2, lambda _: 1e-4)
 
     assert history.loss == [4.0, 2.5]
     assert history.tokens == [10, 10]
@@ -290,7 +292,7 @@ async def test_a_checkpoint_is_told_only_when_the_next_loss_proves_it(
 ) -> None:
     trainer.loss_of = lambda step, e: 1.0 if step < 4 else nan
 
-    with pytest.raises(JobFailed, match=r"step 5 is not a number in all of its 2 rows.*step 2 is"):
+    with pytest.raises(JobFailed, match=r"step 5 is not finite in all of its 2 rows.*step 2 is"):
         await run(plan(epochs=3, checkpoint_interval=2), trainer, told)
 
     assert "save step-000004" in trainer.names
@@ -389,9 +391,12 @@ async def test_a_job_that_had_stopped_early_does_not_go_on_after_a_resume(
     plan: Any, trainer: Any, told: Told
 ) -> None:
     early = {"early_stopping_patience": 1, "eval_interval": 2, "eval_rows": 2}
-    history = History.told({"eval/steps": [2, 4], "eval/loss_history": [1.0, 2.0]}, 4, lambda _: 1)
+    history = History.from_metrics(
+        {"eval/steps": [2, 4], "eval/loss_history": [1.0, 2.0]}, 4, lambda _: 1
+    )
 
-    outcome = await train(plan(epochs=9, **early), trainer, told, Stop(), history, Outcome(4, 4))
+    outcome = Outcome(4, 4)
+    await train(plan(epochs=9, **early), trainer, told, Stop(), history, outcome)
 
     assert (outcome.stopped_early, outcome.step, trainer.calls) == (True, 4, [])
 
@@ -399,10 +404,10 @@ async def test_a_job_that_had_stopped_early_does_not_go_on_after_a_resume(
 def test_a_resumed_history_knows_the_best_evaluation() -> None:
     metrics = {"eval/steps": [2, 4, 6], "eval/loss_history": [3.0, 1.0, 0.5]}
 
-    history = History.told(metrics, 5, lambda _: 1e-4)
+    history = History.from_metrics(metrics, 5, lambda _: 1e-4)
 
     assert (history.best_step, history.best_loss, history.evals_without_progress) == (4, 1.0, 0)
-    assert history.evaluated(6, 2.0, min_delta=0) is False
+    assert history.add_evaluation(6, 2.0, min_delta=0) is False
 
 
 @pytest.mark.parametrize(

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 from dreadnode_runtime.control.events import Stop
+from dreadnode_runtime.control.job_record import Job
 from dreadnode_runtime.control.trackers import Run
-from dreadnode_runtime.control.tracking import figures_of, followed
+from dreadnode_runtime.control.tracking import metrics_of, open_trackers
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig, check_trackers
-from dreadnode_runtime.jobs.lifecycle import Job
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a library take its time to load, though the run is over in no time."""
-    monkeypatch.setattr("dreadnode_runtime.control.tracking.PATIENCE", 90.0)
+    monkeypatch.setattr("dreadnode_runtime.control.tracking.CLOSE_SECONDS", 90.0)
 
 
 class Told:
@@ -28,7 +28,9 @@ class Told:
         self.listeners: list[Any] = []
         self.warnings: list[str] = []
 
-    def tell(self, kind: str, data: dict[str, Any], metrics: dict[str, Any] | None = None) -> None:
+    def report(
+        self, kind: str, data: dict[str, Any], metrics: dict[str, Any] | None = None
+    ) -> None:
         for listener in self.listeners:
             listener({"event_type": kind, "data": data, "metrics": metrics or {}})
 
@@ -53,13 +55,13 @@ def job(*track: str) -> Job:
 
 async def train(told: Any, *track: str, start: int = 0, steps: int = 3, **how: Any) -> None:
     """Tell what a short training tells, with an evaluation at its end."""
-    async with asyncio.timeout(100), followed(job(*track), told, Stop(), **how):
-        told.tell("phase", {"phase": "starting"})
-        told.tell("training_start", {"start": start})
+    async with asyncio.timeout(100), open_trackers(job(*track), told, Stop(), **how):
+        told.report("phase", {"phase": "starting"})
+        told.report("training_start", {"start": start})
         for step in range(start + 1, start + steps + 1):
             metrics = {"steps": [step], "train/loss": [1 / step], "train/num_tokens": [10]}
-            told.tell("step_complete", {"step": step}, metrics)
-        told.tell("eval_complete", {"step": start + steps}, {"eval/loss": 0.5})
+            told.report("step_complete", {"step": step}, metrics)
+        told.report("eval_complete", {"step": start + steps}, {"eval/loss": 0.5})
 
 
 def curve(folder: Path, name: str) -> list[tuple[int, float]]:
@@ -127,12 +129,12 @@ async def test_weights_and_biases_writes_a_run_without_a_network(
 
 
 class Broken:
-    """A tracker that does what the test says at its first figures."""
+    """A tracker that does what the test says at its first metrics."""
 
     def __init__(self, fail: Any) -> None:
         self._fail = fail
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._fail()
 
     def close(self, end: str) -> None: ...
@@ -152,8 +154,8 @@ async def test_a_tracker_that_fails_is_warned_of_once_and_stops_nothing(
 
     (warning,) = told.warnings
     assert warning == (
-        "Weights & Biases does not follow this run any more: 401 for the key ***; "
-        "the figures are all in the job's own record"
+        "Weights & Biases no longer receives this run: 401 for the key ***; "
+        "all metrics are in the job's own record"
     )
 
 
@@ -165,28 +167,28 @@ async def test_a_tracker_that_cannot_begin_is_warned_of_once(tmp_path: Path) -> 
 
     await train(told, "mlflow", open_=refuse)
 
-    assert told.warnings[0].startswith("MLflow does not follow this run any more: no such server")
+    assert told.warnings[0].startswith("MLflow no longer receives this run: no such server")
     assert len(told.warnings) == 1
 
 
 async def test_a_tracker_that_hangs_does_not_hold_up_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("dreadnode_runtime.control.tracking.PATIENCE", 0.2)
+    monkeypatch.setattr("dreadnode_runtime.control.tracking.CLOSE_SECONDS", 0.2)
     forever = threading.Event()
     told = Told()
 
     await train(told, "tensorboard", open_=lambda name, run: Broken(forever.wait))
 
     (warning,) = told.warnings
-    assert "it did not take the last figures within 0 s" in warning
+    assert "it did not take the last metrics within 0 s" in warning
     forever.set()
 
 
 async def end_with(raised: BaseException, open_: Any) -> None:
     told: Any = Told()
-    async with followed(job("wandb"), told, Stop(), open_):
-        told.tell("training_start", {"start": 0})
+    async with open_trackers(job("wandb"), told, Stop(), open_):
+        told.report("training_start", {"start": 0})
         raise raised
 
 
@@ -213,7 +215,7 @@ def test_only_finite_numbers_reach_a_tracker_and_axes_do_not() -> None:
         "steps": [3], "train/loss": [0.5], "eval/loss": float("nan"), "train/kl": [None], "x": "y",
     }  # fmt: skip
 
-    assert figures_of(told) == {"train/loss": 0.5}
+    assert metrics_of(told) == {"train/loss": 0.5}
 
 
 def test_a_library_that_is_not_installed_is_said_before_the_job_exists(

@@ -1,1 +1,1 @@
-"""What the loops ask of a training service, and the tinker SDK behind it."""
+"""The interface to a training engine, and its implementation with the tinker SDK."""

@@ -1,4 +1,4 @@
-"""Waiting for something that is far away, for as long as it is there."""
+"""Waiting for a remote result while the remote side is reachable."""
 
 import asyncio
 import time
@@ -7,34 +7,35 @@ from typing import Any, TypeVar
 
 from dreadnode_runtime.errors import TryAgain
 
-LOOK_EVERY = 15.0
-"""Seconds between two looks at whether it is there."""
+CHECK_INTERVAL = 15.0
+"""Seconds between two availability checks."""
 T = TypeVar("T")
 
 
-async def while_there(
+async def while_available(
     work: Coroutine[Any, Any, T],
-    is_there: Callable[[], Awaitable[bool]],
-    patience: float,
-    look_every: float = LOOK_EVERY,
+    is_available: Callable[[], Awaitable[bool]],
+    max_outage: float,
+    check_interval: float = CHECK_INTERVAL,
 ) -> T:
-    """Await WORK, unless IS_THERE says no for PATIENCE seconds on end.
+    """Await WORK without a time limit, unless IS_AVAILABLE is false for MAX_OUTAGE seconds.
 
-    Work that takes long is no reason to end it: large models wait long for their turn.
+    A time limit on the work itself would be wrong: a step of a large model can wait in a queue
+    for hours.
 
     Raises:
-        TryAgain: It was away for too long; WORK is cancelled.
+        TryAgain: The outage lasted too long; WORK is cancelled.
     """
     task = asyncio.ensure_future(work)
-    gone_at: float | None = None
+    outage_start: float | None = None
     try:
-        while not (await asyncio.wait({task}, timeout=look_every))[0]:
-            if await is_there():
-                gone_at = None
+        while not (await asyncio.wait({task}, timeout=check_interval))[0]:
+            if await is_available():
+                outage_start = None
                 continue
-            gone_at = time.monotonic() if gone_at is None else gone_at
-            if time.monotonic() - gone_at >= patience:
-                raise TryAgain(f"The engine was away for {patience:.0f} s")
+            outage_start = time.monotonic() if outage_start is None else outage_start
+            if time.monotonic() - outage_start >= max_outage:
+                raise TryAgain(f"The engine was unreachable for {max_outage:.0f} s")
         return await task
     finally:
         task.cancel()

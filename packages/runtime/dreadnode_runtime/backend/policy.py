@@ -1,4 +1,4 @@
-"""What reinforcement learning asks of whatever trains, beyond what supervised training does."""
+"""The interface that reinforcement learning needs beyond that of supervised training."""
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ Tokens = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How answers are drawn.
+class SamplingParams:
+    """Sampling settings.
 
     Attributes:
-        max_tokens: At most so many.
-        temperature: 1 draws from the model's own distribution.
-        stop: What ends an answer: token ids, or texts.
-        top_p: Draws from the likeliest tokens that together have this probability.
+        max_tokens: Maximum number of tokens to sample.
+        temperature: 1 samples from the model's own distribution.
+        stop: Stop sequences: token ids, or strings.
+        top_p: Samples from the most likely tokens that together have this probability.
     """
 
     max_tokens: int
@@ -32,12 +32,12 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Sampled:
-    """One answer as it was drawn.
+    """One sampled completion.
 
     Attributes:
-        tokens: Of shape (T,), the token that ended it included.
-        logprobs: Of shape (T,): of each token, under the weights that drew it.
-        truncated: Whether it met the limit before it ended.
+        tokens: Shape (T,), including the token that ended the completion.
+        logprobs: Shape (T,): log-probability of each token under the weights that sampled it.
+        truncated: Whether sampling reached `max_tokens` before the completion ended.
     """
 
     tokens: Tokens
@@ -46,56 +46,56 @@ class Sampled:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sequenced:
-    """Prompt and answer, or a whole conversation, as one sequence to learn from.
+class TrainingSequence:
+    """Prompt and completion, or a whole conversation, as one sequence for a policy loss.
 
     Attributes:
-        tokens: Of shape (T,).
-        logprobs: Of shape (T,): under the weights that drew them; 0 where nothing was drawn.
-        advantages: Of shape (T,): 0 where nothing was drawn.
-        drawn: Of shape (T,): which tokens the model drew.
-        row: Number of the dataset's row.
+        tokens: Shape (T,).
+        logprobs: Shape (T,): under the weights that sampled the tokens; 0 on prompt tokens.
+        advantages: Shape (T,); 0 on prompt tokens.
+        sampled_mask: Shape (T,): which tokens the model sampled.
+        row: Number of the dataset's row, from 1.
     """
 
     tokens: Tokens
     logprobs: Floats
     advantages: Floats
-    drawn: npt.NDArray[np.bool_]
+    sampled_mask: npt.NDArray[np.bool_]
     row: int
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Tinker's name of a policy loss, with its settings."""
+    """A policy loss by Tinker's name, with its settings."""
 
     name: Literal["importance_sampling", "ppo"]
     config: tuple[tuple[str, float], ...] = ()
 
 
 class Sampler(Protocol):
-    """Draws from the weights of one moment."""
+    """Samples completions from one fixed version of the weights."""
 
     def sample(
-        self, prompt: Sequence[int], count: int, sampling: Sampling, seed: int
+        self, prompt: Sequence[int], count: int, sampling: SamplingParams, seed: int
     ) -> Awaitable[list[Sampled]]:
-        """Draw COUNT answers to PROMPT; the same SEED may draw the same again."""
+        """Sample COUNT completions of PROMPT; an engine may repeat them for the same SEED."""
         ...
 
 
 class Policy(Trainer, Protocol):
-    """A trainer whose weights can be drawn from, and can learn from what was drawn."""
+    """A trainer whose weights can be sampled from and trained with a policy loss."""
 
-    def learn(
-        self, batch: Sequence[Sequenced], loss: Loss, learning_rate: float
+    def submit_update(
+        self, batch: Sequence[TrainingSequence], loss: Loss, learning_rate: float
     ) -> Awaitable[list[Floats]]:
-        """Queue a forward-backward of LOSS and one optimizer step.
+        """Submit a forward-backward pass of LOSS and one optimizer step.
 
         Returns:
-            To be awaited: for each sequence the log-probability, before the step, of every token
-            but the first, of shape (T - 1,).
+            An awaitable of one array for each sequence: the log-probability, before the step, of
+            every token but the first, shape (T - 1,).
         """
         ...
 
     def sampler(self) -> Awaitable[Sampler]:
-        """Queue a copy of the weights after everything submitted so far, to draw from."""
+        """Submit a copy of the weights, after everything submitted so far, to sample from."""
         ...

@@ -1,4 +1,7 @@
-"""The one module that speaks to the tinker SDK."""
+"""Supervised training through the tinker SDK.
+
+Only this module, `tinker_policy` and `commands.export` use the SDK.
+"""
 
 import asyncio
 import math
@@ -13,26 +16,25 @@ import numpy as np
 import tinker
 from tinker import types
 
-from dreadnode_runtime.backend.availability import while_there
+from dreadnode_runtime.backend.adapter import fetch
+from dreadnode_runtime.backend.availability import while_available
 from dreadnode_runtime.backend.trainer import Export, Optimizer, Saved
 from dreadnode_runtime.data.rendering import Example
 from dreadnode_runtime.errors import JobFailed, RuntimeFault, TryAgain, plain
-from dreadnode_runtime.jobs.adapter import fetch
 
 LOSS: Final = "cross_entropy"
 NOT_FINITE = "not finite"
-"""How our engine's refusal of a loss or gradient that is no number can be told from others."""
-WEIGHTS = "adapter_model.safetensors"
+"""Part of our engine's message when a loss or a gradient is not finite."""
 SIZE_SECONDS = 10.0
-PATIENCE = 15 * 60.0
-"""Seconds for which the engine may be away before a job gives up."""
-CLOSING = 10.0
-"""Seconds that saying goodbye to the engine may take."""
+MAX_OUTAGE = 15 * 60.0
+"""Seconds that the engine may be unreachable before the attempt ends."""
+CLOSE_SECONDS = 10.0
+"""Time limit of closing the session."""
 T = TypeVar("T")
 
 
 class TinkerTrainer:
-    """Trains through the official SDK, against whatever stands behind `TINKER_BASE_URL`."""
+    """Trains through the official SDK, with the engine at `TINKER_BASE_URL`."""
 
     def __init__(
         self,
@@ -41,32 +43,32 @@ class TinkerTrainer:
         optimizer: Optimizer,
         *,
         resumed: bool,
-        patience: float = PATIENCE,
+        max_outage: float = MAX_OUTAGE,
     ) -> None:
         self._client = client
         self._service = service
         self._optimizer = optimizer
-        self._patience = patience
+        self._max_outage = max_outage
         self.resumed = resumed
 
     @property
     def tokenizer(self) -> str | None:
-        """Where the trained model's tokenizer is, if the engine says so."""
-        # Known since the client was made, so that this asks nobody.
+        """Folder or hub id of the trained model's tokenizer, if the engine reports it."""
+        # The SDK has it since it created the client; this sends no request.
         return self._client.get_info().model_data.tokenizer_id
 
-    async def _watched(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await WORK for as long as it takes, unless the engine is away for too long.
+    async def _until_outage(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await WORK without a time limit, unless the engine is unreachable for too long.
 
-        The SDK asks for a result until it gets one, which bridges a restart, and would also wait
-        for ever.
+        The SDK polls for a result until it gets one, which survives a restart of the engine but
+        would also never end.
         """
-        return await translated(while_there(work, engine_answers, self._patience))
+        return await translate_errors(while_available(work, engine_is_available, self._max_outage))
 
     def submit(
         self, batches: Sequence[Sequence[Example]], learning_rate: float
     ) -> Awaitable[list[float]]:
-        """Queue a forward-backward for each of BATCHES and one optimizer step after them."""
+        """Submit a forward-backward pass for each of BATCHES and one optimizer step."""
         passes = [self._client.forward_backward(_datums(batch), LOSS) for batch in batches]
         update = self._client.optim_step(self._adam(learning_rate))
 
@@ -78,17 +80,17 @@ class TinkerTrainer:
                 except tinker.RequestFailedError as error:
                     if NOT_FINITE not in error.message:
                         raise
-                    losses += await self._one_by_one(batch)
+                    losses += await self._losses_one_by_one(batch)
             await update
             return losses
 
-        return self._watched(result())
+        return self._until_outage(result())
 
-    async def _one_by_one(self, batch: Sequence[Example]) -> list[float]:
-        """Return the loss of each example, NaN where there is none, after BATCH had none.
+    async def _losses_one_by_one(self, batch: Sequence[Example]) -> list[float]:
+        """Return the loss of each example, after the loss of BATCH was not finite; NaN marks those.
 
-        Some engines answer NaN in its place and others refuse the whole batch. Where each example
-        has a loss by itself, it is the gradient that is no number, and no example is to blame.
+        Some engines return NaN for an example, others refuse the whole batch. Where each example
+        alone has a finite loss, the gradient was not finite: every example gets NaN.
         """
         passes = [self._client.forward(_datums([example]), LOSS) for example in batch]
         losses = []
@@ -100,28 +102,28 @@ class TinkerTrainer:
         return losses if any(map(math.isnan, losses)) else [math.nan] * len(losses)
 
     def _adam(self, learning_rate: float) -> types.AdamParams:
-        o = self._optimizer
+        optimizer = self._optimizer
         return types.AdamParams(
             learning_rate=learning_rate,
-            beta1=o.beta1,
-            beta2=o.beta2,
-            eps=o.eps,
-            weight_decay=o.weight_decay,
-            grad_clip_norm=o.grad_clip_norm,
+            beta1=optimizer.beta1,
+            beta2=optimizer.beta2,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            grad_clip_norm=optimizer.grad_clip_norm,
         )
 
     def evaluate(self, batch: Sequence[Example]) -> Awaitable[list[float]]:
-        """Queue a forward pass; await it for each example's loss, summed over its tokens."""
+        """Submit a forward pass; await it for each example's loss, summed over its tokens."""
         output = self._client.forward(_datums(batch), LOSS)
 
         async def result() -> list[float]:
             return _losses(batch, await output)
 
-        return self._watched(result())
+        return self._until_outage(result())
 
     def save(self, name: str) -> Awaitable[Saved]:
-        """Queue a save of weights and optimizer; await what to resume from."""
-        # A second try of the same step, after a resume, may find the name taken.
+        """Submit a save of weights and optimizer."""
+        # After a resume the same step is saved again under the same name.
         saved = self._client.save_state(name, overwrite=True)
 
         async def result() -> Saved:
@@ -129,12 +131,12 @@ class TinkerTrainer:
             sizes = await self._sizes(path)
             return Saved(path, sizes.get(path))
 
-        return self._watched(result())
+        return self._until_outage(result())
 
     async def _sizes(self, path: str) -> dict[str, int]:
-        """Return the sizes of all checkpoints of PATH's run, as far as the engine tells them."""
+        """Return the sizes of all checkpoints of PATH's run that the engine reports."""
         run = path.removeprefix("tinker://").partition("/")[0]
-        # A size is nice to know, and nothing to fail or to wait for.
+        # The size is optional: the job neither fails nor waits for it.
         with suppress(tinker.TinkerError, httpx.HTTPError, OSError, TimeoutError, RuntimeError):
             async with asyncio.timeout(SIZE_SECONDS):
                 rest = await asyncio.to_thread(tinker.RestClient)
@@ -143,14 +145,16 @@ class TinkerTrainer:
         return {}
 
     async def export(self, name: str, folder: Path, checkpoint: str | None = None) -> Export:
-        """Save everything under NAME, and fetch the adapter's files into FOLDER.
+        """Save everything under NAME, and download the adapter's files into FOLDER.
 
         Raises:
-            JobFailed: The weights are no numbers, or the export lacks a file that PEFT needs.
+            JobFailed: The weights are not finite, or the export lacks a file that PEFT needs.
         """
         client = self._client
         if checkpoint is not None:
-            client = await translated(asyncio.to_thread(copied, self._service, checkpoint))
+            client = await translate_errors(
+                asyncio.to_thread(load_weights, self._service, checkpoint)
+            )
 
         async def result() -> tuple[Saved, Saved, dict[str, str]]:
             saved = client.save_state(name, overwrite=True) if checkpoint is None else None
@@ -163,8 +167,8 @@ class TinkerTrainer:
             sizes = await self._sizes(sampled)
             return Saved(state, sizes.get(state)), Saved(sampled, sizes.get(sampled)), dict(urls)
 
-        state, sampler, urls = await self._watched(result())
-        await translated(fetch(urls, folder, name))
+        state, sampler, urls = await self._until_outage(result())
+        await translate_errors(fetch(urls, folder, name))
         return Export(state=state, sampler=sampler, adapter=folder)
 
 
@@ -179,10 +183,10 @@ async def tinker_trainer(
     metadata: dict[str, str],
     kind: type[TinkerTrainer] = TinkerTrainer,
 ) -> AsyncIterator[TinkerTrainer]:
-    """Make a training client, and finish its session at the end.
+    """Open a training client, and finish its session at the end.
 
-    It goes on from the checkpoint RESUME, optimizer included, if the engine still has it; whether
-    it does is the trainer's `resumed`.
+    Training resumes from the checkpoint RESUME, optimizer included, if the engine still has it; the
+    trainer's `resumed` says so.
 
     Raises:
         JobFailed: The engine refuses the model or the rank.
@@ -192,18 +196,20 @@ async def tinker_trainer(
         client = None
         if resume is not None:
             with suppress(JobFailed):
-                client = await translated(asyncio.to_thread(_load, service, resume), making=True)
+                client = await translate_errors(
+                    asyncio.to_thread(_load, service, resume), creating=True
+                )
         resumed = client is not None
         if client is None:
-            client = await translated(
-                asyncio.to_thread(_create, service, base_model, rank, seed), making=True
+            client = await translate_errors(
+                asyncio.to_thread(_create, service, base_model, rank, seed), creating=True
             )
         yield kind(client, service, optimizer, resumed=resumed)
 
 
 @asynccontextmanager
 async def session(metadata: dict[str, str]) -> AsyncIterator[tinker.ServiceClient]:
-    """Open a session with the engine, and finish it in the way in which it ended."""
+    """Open a session with the engine, and finish it with the status of the work in it."""
     status: Literal["success", "errored", "interrupted"] = "errored"
     service = tinker.ServiceClient(user_metadata=metadata)
     try:
@@ -213,21 +219,21 @@ async def session(metadata: dict[str, str]) -> AsyncIterator[tinker.ServiceClien
         status = "interrupted"
         raise
     finally:
-        # The work is saved by now; an engine that is away must not keep the process alive.
+        # The results are saved by now; an unreachable engine must not delay the end.
         with suppress(TimeoutError, tinker.TinkerError, httpx.HTTPError, OSError):
-            async with asyncio.timeout(CLOSING):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await service.close(status)
 
 
-# These wait for the network in the calling thread, so each gets a thread of its own.
+# The SDK blocks the calling thread in these, so each runs in a thread of its own.
 
 
 def _load(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:
     return service.create_training_client_from_state_with_optimizer(path).result()
 
 
-def copied(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:
-    """Return a client for a copy of the weights at PATH, the optimizer left out."""
+def load_weights(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:
+    """Return a training client with the weights at PATH and a new optimizer."""
     return service.create_training_client_from_state(path).result()
 
 
@@ -238,7 +244,7 @@ def _create(
 
 
 def _datums(batch: Sequence[Example]) -> list[types.Datum]:
-    """Shift by one: the model sees all but the last token, and predicts all but the first."""
+    """Shift by one: the input is all tokens but the last, the targets all but the first."""
     return [
         types.Datum(
             model_input=types.ModelInput.from_ints(example.tokens[:-1].tolist()),
@@ -258,45 +264,47 @@ def _losses(batch: Sequence[Example], output: types.ForwardBackwardOutput) -> li
     ]
 
 
-async def engine_answers() -> bool:
-    """Whether anything speaks HTTP where the engine should be."""
+async def engine_is_available() -> bool:
+    """Whether the engine's address answers, with anything but a server error."""
     try:
         async with httpx.AsyncClient(timeout=10) as http:
-            answer = await http.get(f"{os.environ['TINKER_BASE_URL'].rstrip('/')}/api/v1/healthz")
+            response = await http.get(f"{os.environ['TINKER_BASE_URL'].rstrip('/')}/api/v1/healthz")
     except httpx.HTTPError:
         return False
-    return not answer.is_server_error
+    return not response.is_server_error
 
 
-async def translated(work: Awaitable[T], *, making: bool = False) -> T:
-    """Await WORK, and say what goes wrong in this package's words."""
+async def translate_errors(work: Awaitable[T], *, creating: bool = False) -> T:
+    """Await WORK, and raise the SDK's errors as this package's own."""
     try:
         return await work
     except RuntimeFault:
         raise
     except (tinker.TinkerError, httpx.HTTPError, OSError, TimeoutError, RuntimeError) as error:
-        raise _fault(error, making=making) from error
+        raise _fault(error, creating=creating) from error
 
 
-def _fault(error: BaseException, *, making: bool) -> RuntimeFault:
-    """Return whose fault ERROR is: a refusal that will be repeated is the job's.
+def _fault(error: BaseException, *, creating: bool) -> RuntimeFault:
+    """Return `JobFailed` for a refusal that a retry would repeat, else `TryAgain`.
 
-    What is unknown when a run is being MADE will stay so; a run that becomes unknown was lost.
+    A 404 while CREATING a run is final; later, it means that the engine lost the run.
     """
     known: Any = error
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
-        known = error.__cause__  # The client was stopped by an earlier request, which says why.
+        known = error.__cause__  # An earlier request stopped the client: its error says why.
     final = (tinker.BadRequestError, tinker.UnprocessableEntityError, tinker.PermissionDeniedError)
     refused = isinstance(known, final)
     refused |= isinstance(known, tinker.RequestFailedError) and known.category == "user"
-    refused |= making and isinstance(known, tinker.NotFoundError)
+    refused |= creating and isinstance(known, tinker.NotFoundError)
     if refused:
-        return JobFailed(f"The engine refused the work: {_said(known)}", code="engine_refused")
-    return TryAgain(f"The engine could not do the work: {_said(known)}")
+        return JobFailed(
+            f"The engine refused the work: {_engine_message(known)}", code="engine_refused"
+        )
+    return TryAgain(f"The engine could not do the work: {_engine_message(known)}")
 
 
-def _said(error: BaseException) -> str:
-    """Return the engine's own words, without what the SDK puts around them."""
+def _engine_message(error: BaseException) -> str:
+    """Return the engine's own message, without the text that the SDK adds."""
     return plain(
         plain(error).removeprefix("Request failed: ").partition(" for self.request_id=")[0]
     )

@@ -1,4 +1,4 @@
-"""The little that a loop asks of whatever trains: a fake of a few lines serves every test."""
+"""The interface that the training loops need; a fake of a few lines implements it in tests."""
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,15 @@ from dreadnode_runtime.data.rendering import Example
 
 @dataclass(frozen=True, slots=True)
 class Optimizer:
-    """Adam's settings other than the learning rate; the defaults change nothing."""
+    """Adam settings other than the learning rate.
+
+    Attributes:
+        beta1: Decay rate of the first moment.
+        beta2: Decay rate of the second moment.
+        eps: Adam epsilon, added to the denominator.
+        weight_decay: Decoupled weight decay (AdamW).
+        grad_clip_norm: Clip gradients to this norm; 0 disables clipping.
+    """
 
     beta1: float = 0.9
     beta2: float = 0.95
@@ -21,11 +29,11 @@ class Optimizer:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A checkpoint that the engine has acknowledged.
+    """A checkpoint that the engine has confirmed.
 
     Attributes:
-        path: Where the engine has it.
-        bytes: Its size; None where the engine does not say.
+        path: The engine's path of the checkpoint.
+        bytes: Its size; None if the engine does not report it.
     """
 
     path: str
@@ -34,11 +42,11 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What is left of a finished training.
+    """The results of a finished training.
 
     Attributes:
-        state: What to resume from: weights and optimizer.
-        sampler: What to sample from.
+        state: Weights and optimizer, to resume from.
+        sampler: Weights to sample from.
         adapter: Folder with the PEFT adapter's files.
     """
 
@@ -48,10 +56,10 @@ class Export:
 
 
 class Trainer(Protocol):
-    """Trains one LoRA adapter. Work is done in the order in which it is submitted.
+    """Trains one LoRA adapter; the engine runs operations in the order of submission.
 
     Attributes:
-        resumed: Whether it goes on from a checkpoint.
+        resumed: Whether training continues from a checkpoint.
     """
 
     resumed: bool
@@ -64,31 +72,31 @@ class Trainer(Protocol):
     def submit(
         self, batches: Sequence[Sequence[Example]], learning_rate: float
     ) -> Awaitable[list[float]]:
-        """Queue a forward-backward for each of BATCHES and one optimizer step after them.
+        """Submit a forward-backward pass for each of BATCHES and one optimizer step.
 
         Returns:
-            To be awaited: for each example, in order, the loss in nats summed over the tokens that
-            carry loss, each counted once whatever its weight.
+            An awaitable of one loss for each example, in order: the sum, in nats, over the tokens
+            that carry loss, each counted once whatever its weight.
         """
         ...
 
     def evaluate(self, batch: Sequence[Example]) -> Awaitable[list[float]]:
-        """Queue a forward pass; await it for the same figures, at the weights of this moment."""
+        """Submit a forward pass with the current weights; the losses are as in `submit`."""
         ...
 
     def save(self, name: str) -> Awaitable[Saved]:
-        """Queue a save of weights and optimizer; await what to resume from."""
+        """Submit a save of weights and optimizer."""
         ...
 
     async def export(self, name: str, folder: Path, checkpoint: str | None = None) -> Export:
-        """Save everything under NAME, and fetch the adapter's files into FOLDER.
+        """Save everything under NAME, and download the adapter's files into FOLDER.
 
         Args:
-            name: Of what is saved.
-            folder: Made if missing.
-            checkpoint: Whose weights; those of this moment when there is none.
+            name: Name of the checkpoints.
+            folder: Created if it does not exist.
+            checkpoint: Path of the weights to export; the current weights if None.
 
         Raises:
-            JobFailed: The weights are no numbers, or the export lacks a file.
+            JobFailed: The weights are not finite, or the export lacks a file.
         """
         ...

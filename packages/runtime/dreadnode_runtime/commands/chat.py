@@ -1,45 +1,42 @@
-"""Talks with weights: `python -m dreadnode_runtime chat`, one JSON object a line, both ways.
+"""Chat with a checkpoint: `python -m dreadnode_runtime chat`, one JSON object per line, both ways.
 
-The first line says whose weights (`Opening`), and is answered by what they are rendered with. Each
-line after it holds a whole conversation (`Question`) and is answered by what the model says to it:
-nothing is remembered between two lines. The end of stdin ends the process.
+The first line names the checkpoint (`ChatSetup`); its response names the renderer. Each further
+line holds a whole conversation (`ChatRequest`); its response is the model's message. Nothing is
+kept between two lines. The end of stdin ends the process.
 
-An answer is `{"ok": true, …}`, or `{"ok": false, "fault": …, "error": …}` with one sentence: the
-fault is the `request`'s, or the `engine`'s, and only after the latter another try may help.
+A response is `{"ok": true, …}`, or `{"ok": false, "fault": …, "error": …}` with one sentence. The
+fault is `request` or `engine`; only after `engine` may a retry help.
 """
 
 import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from tinker_cookbook.renderers import Message
 
-from dreadnode_runtime.backend.policy import Sampler, Sampling
+from dreadnode_runtime.backend.policy import Sampler, SamplingParams
 from dreadnode_runtime.backend.tinker_policy import open_sampler
-from dreadnode_runtime.commands.responses import Answer, answer_of, refusal
+from dreadnode_runtime.commands.responses import Response, error_response, refusal
 from dreadnode_runtime.data.normal_form import Unusable, with_system_prompt
 from dreadnode_runtime.data.reading import conversation
 from dreadnode_runtime.data.rendering import Rendering, load_rendering, plain_message, text_of
 from dreadnode_runtime.errors import RuntimeFault
 
-OpenSampler = Callable[[str], AbstractAsyncContextManager[Sampler]]
 
-
-class Opening(BaseModel):
-    """Whose weights are talked with.
+class ChatSetup(BaseModel):
+    """The checkpoint to chat with.
 
     Attributes:
         model: Catalog id that the job names.
         rehearsal: Whether the stand-in was trained in its place.
         tokenizer: Folder of the trained model's tokenizer, or its id on a hub.
         checkpoint: Path of the weights, of either kind.
-        context: Tokens that the trained model takes.
-        system_prompt: The job's, in front of every conversation.
-        renderer: The variant of the chat format that the weights were trained with, if known.
+        context: Maximum tokens of prompt and completion.
+        system_prompt: The job's system prompt, added to every conversation.
+        renderer: Variant of the chat format that the weights were trained with, if known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -53,8 +50,8 @@ class Opening(BaseModel):
     renderer: str | None = None
 
 
-class Question(BaseModel):
-    """What the model is to go on from, and how its answer is drawn."""
+class ChatRequest(BaseModel):
+    """A conversation that the model continues, with sampling settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -66,82 +63,84 @@ class Question(BaseModel):
     stop: tuple[str, ...] = ()
 
 
-class Talk:
-    """Answers conversations with the weights of one checkpoint."""
+class ChatSession:
+    """Continues conversations with the weights of one checkpoint."""
 
-    def __init__(self, opening: Opening, rendering: Rendering, sampler: Sampler) -> None:
-        self._opening = opening
+    def __init__(self, setup: ChatSetup, rendering: Rendering, sampler: Sampler) -> None:
+        self._setup = setup
         self._rendering = rendering
         self._sampler = sampler
 
-    async def answer(self, question: Question) -> Answer:
-        """Return what the model says, or why it says nothing."""
+    async def respond(self, request: ChatRequest) -> Response:
+        """Return the model's message, or an error response."""
         try:
-            said = conversation({"messages": question.messages})
-            prompt = self._rendering.prompt(with_system_prompt(said, self._opening.system_prompt))
+            messages = conversation({"messages": request.messages})
+            prompt = self._rendering.prompt(with_system_prompt(messages, self._setup.system_prompt))
         except Unusable as unusable:
-            return refusal(f"The conversation cannot be written: {unusable}")
-        room = self._opening.context - len(prompt)
-        if question.max_tokens > room:
+            return refusal(f"The conversation cannot be rendered: {unusable}")
+        context = self._setup.context
+        if request.max_tokens > context - len(prompt):
             return refusal(
-                f"The conversation has {len(prompt)} tokens and the model takes "
-                f"{self._opening.context}, so there is no room for an answer of "
-                f"{question.max_tokens}; ask for fewer, or begin a new conversation"
+                f"The conversation has {len(prompt)} tokens and the model's context is {context}, "
+                f"too short for a completion of {request.max_tokens} tokens; ask for fewer, or "
+                "start a new conversation"
             )
         try:
-            (drawn,) = await self._sampler.sample(prompt, 1, self._how(question), question.seed)
+            (sampled,) = await self._sampler.sample(
+                prompt, 1, self._sampling_params(request), request.seed
+            )
         except RuntimeFault as fault:
-            return answer_of(fault)
+            return error_response(fault)
         return {
             "ok": True,
-            "message": _shown(self._rendering.answer(drawn.tokens.tolist())),
-            "finish_reason": "length" if drawn.truncated else "stop",
-            "usage": {"prompt_tokens": len(prompt), "sampled_tokens": len(drawn.tokens)},
+            "message": _message(self._rendering.answer(sampled.tokens.tolist())),
+            "finish_reason": "length" if sampled.truncated else "stop",
+            "usage": {"prompt_tokens": len(prompt), "sampled_tokens": len(sampled.tokens)},
         }
 
-    def _how(self, question: Question) -> Sampling:
-        return Sampling(
-            question.max_tokens,
-            question.temperature,
-            self._rendering.stops(question.stop),
-            question.top_p,
+    def _sampling_params(self, request: ChatRequest) -> SamplingParams:
+        return SamplingParams(
+            request.max_tokens,
+            request.temperature,
+            self._rendering.stops(request.stop),
+            request.top_p,
         )
 
 
-async def serve(lines: AsyncIterator[str], tell: Callable[[str], None]) -> None:
-    """Answer LINES through TELL until they end."""
-    opening = Opening.model_validate_json(await anext(lines))
+async def serve(lines: AsyncIterator[str], emit: Callable[[str], None]) -> None:
+    """Respond to each of LINES through EMIT until they end."""
+    setup = ChatSetup.model_validate_json(await anext(lines))
     try:
         rendering = load_rendering(
-            opening.model,
-            rehearsal=opening.rehearsal,
-            tokenizer=opening.tokenizer,
-            renderer=opening.renderer,
+            setup.model,
+            rehearsal=setup.rehearsal,
+            tokenizer=setup.tokenizer,
+            renderer=setup.renderer,
         )
-        async with open_sampler(opening.checkpoint) as sampler:
-            talk = Talk(opening, rendering, sampler)
-            chosen = {"format_notes": rendering.chosen} if rendering.chosen else {}
-            tell(json.dumps({"ok": True, "renderer": rendering.name, **chosen}))
+        async with open_sampler(setup.checkpoint) as sampler:
+            session = ChatSession(setup, rendering, sampler)
+            notes = {"format_notes": rendering.chosen} if rendering.chosen else {}
+            emit(json.dumps({"ok": True, "renderer": rendering.name, **notes}))
             async for line in lines:
-                tell(json.dumps(await talk.answer(Question.model_validate_json(line))))
+                emit(json.dumps(await session.respond(ChatRequest.model_validate_json(line))))
     except RuntimeFault as fault:
-        tell(json.dumps(answer_of(fault)))
+        emit(json.dumps(error_response(fault)))
 
 
 async def stdin_lines() -> AsyncIterator[str]:
-    """Yield the lines of stdin, each as soon as it is there."""
+    """Yield the lines of stdin as they arrive."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         yield line
 
 
-def _shown(message: Message) -> dict[str, Any]:
-    """Return MESSAGE with its reasoning and its tool calls apart from what it says."""
+def _message(message: Message) -> dict[str, Any]:
+    """Return MESSAGE with its text, its reasoning and its tool calls apart."""
     content = message["content"]
     parts = [] if isinstance(content, str) else content
-    thoughts = [part["thinking"] for part in parts if part["type"] == "thinking"]
+    reasoning = [part["thinking"] for part in parts if part["type"] == "thinking"]
     return {
         "role": "assistant",
         "content": text_of(message),
-        "reasoning": "\n".join(thoughts) or None,
+        "reasoning": "\n".join(reasoning) or None,
         "tool_calls": plain_message(message).get("tool_calls", []),
     }

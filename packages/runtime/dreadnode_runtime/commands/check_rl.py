@@ -13,9 +13,9 @@ from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import check_trackers, check_warmup, read_config
-from dreadnode_runtime.rewards.recipes import Answer, Recipe, judge
+from dreadnode_runtime.rewards.recipes import Completion, Recipe, score_completion
 from dreadnode_runtime.rl.config import RlConfig
-from dreadnode_runtime.rl.job import Source, asking, judged, read_prompts
+from dreadnode_runtime.rl.job import PromptFile, open_scoring, prompt_settings, read_prompts
 
 TRIED = 3
 """How many prompts the reward is tried on."""
@@ -49,9 +49,9 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
             question["model"], rehearsal=question["rehearsal"], tokenizer=question["tokenizer"]
         )
         place = ["config", "reward_recipe"]
-        async with judged(config) as (recipe, environment):
+        async with open_scoring(config) as (recipe, environment):
             confined = await recipe.confinement()
-            how = asking(config, rendering, recipe, environment)
+            how = prompt_settings(config, rendering, recipe, environment)
             sources = _sources(question["datasets"])
             place = ["config", sources[0].field]
             prompts, counts = read_prompts(sources, how)
@@ -59,9 +59,8 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
             await _try(recipe, prompts[:TRIED])
             if path := question["datasets"].get("eval"):
                 place = ["config", "eval_dataset_ref"]
-                _, of_eval = read_prompts(
-                    [Source("eval", Path(path), False, "eval_dataset_ref")], how
-                )
+                file = PromptFile("eval", Path(path), False, "eval_dataset_ref")
+                _, of_eval = read_prompts([file], how)
         place = ["config", "warmup_steps"]
         steps = config.total_steps(len(prompts))
         check_warmup(config, steps)
@@ -82,13 +81,13 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _sources(datasets: dict[str, Any]) -> list[Source]:
+def _sources(datasets: dict[str, Any]) -> list[PromptFile]:
     sources = []
     if path := datasets.get("train"):
-        sources.append(Source("prompts", Path(path), False, "prompt_dataset_ref"))
+        sources.append(PromptFile("prompts", Path(path), False, "prompt_dataset_ref"))
     for number, path in enumerate(datasets.get("trajectories") or [], 1):
         name = f"trajectory dataset {number}"
-        sources.append(Source(name, Path(path), True, "trajectory_dataset_refs"))
+        sources.append(PromptFile(name, Path(path), True, "trajectory_dataset_refs"))
     return sources
 
 
@@ -99,11 +98,11 @@ async def _try(recipe: Recipe, prompts: list[Prompt]) -> None:
         JobFailed: The reward fails, every time or in a way that the job does not count.
     """
     answers = [
-        Answer(prompt, text, tokens=1)
+        Completion(prompt, text, tokens=1)
         for prompt in prompts
         for text in dict.fromkeys((prompt.expected or "", ""))
     ]
-    scores = [await judge(recipe, answer) for answer in answers]
+    scores = [await score_completion(recipe, answer) for answer in answers]
     errors = [score.error for score in scores]
     if None not in errors:
         raise JobFailed(

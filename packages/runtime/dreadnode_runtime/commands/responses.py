@@ -1,19 +1,19 @@
-"""What the short-lived processes answer in place of what they were asked for: why there is none."""
+"""Error responses of the short-lived processes."""
 
 from typing import Any
 
 from dreadnode_runtime.control.api import redacted
 from dreadnode_runtime.errors import JobFailed, RuntimeFault, plain
 
-Answer = dict[str, Any]
+Response = dict[str, Any]
 
 
-def refusal(error: str, fault: str = "request") -> Answer:
-    """Return an answer that says in one sentence why there is no other."""
+def refusal(error: str, fault: str = "request") -> Response:
+    """Return an error response with one sentence."""
     return {"ok": False, "fault": fault, "error": error}
 
 
-def answer_of(fault: RuntimeFault) -> Answer:
-    """Return an answer that says what went wrong, and whether another try may help."""
-    whose = "request" if isinstance(fault, JobFailed) else "engine"
-    return refusal(redacted(plain(fault)), whose)
+def error_response(fault: RuntimeFault) -> Response:
+    """Return the error response for FAULT; only after a fault of the engine may a retry help."""
+    origin = "request" if isinstance(fault, JobFailed) else "engine"
+    return refusal(redacted(plain(fault)), origin)

@@ -1,1 +1,1 @@
-"""The control plane as a job uses it: API client, events and experiment trackers."""
+"""The control plane as a job sees it: the API, progress events, and experiment trackers."""

@@ -1,4 +1,4 @@
-"""The API, as a job sees it: its own record, its datasets, and a place for its files."""
+"""The API as a job uses it: its record, its datasets, and its files."""
 
 import asyncio
 import hashlib
@@ -14,22 +14,21 @@ from urllib.parse import quote
 
 import httpx
 
-from dreadnode_runtime.errors import JobFailed, NoLongerOurs, TryAgain, plain
-from dreadnode_runtime.jobs.config import DatasetRef
+from dreadnode_runtime.errors import AttemptRejected, JobFailed, TryAgain, plain
 
-PATIENCE = 15 * 60.0
-"""Seconds for which the API may be away before a job gives up."""
-SECRETS = (
+MAX_OUTAGE = 15 * 60.0
+"""Seconds that the API may be unreachable before the attempt ends."""
+SECRET_VARIABLES = (
     *("DREADNODE_API_KEY", "TINKER_API_KEY", "WANDB_API_KEY"),
     *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
 )
-_LONGEST_PAUSE = 30.0
+_MAX_WAIT = 30.0
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a sandbox is given, and nothing else."""
+    """The settings that the runner passes to a sandbox."""
 
     server: str
     api_key: str = field(repr=False)
@@ -40,7 +39,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, job_id: str, environment: Mapping[str, str]) -> "Settings":
-        """Read the variables that the runner sets.
+        """Read the environment variables that the runner sets.
 
         Raises:
             KeyError: One is missing; its name is the error's text.
@@ -57,7 +56,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The rows of a dataset's split, fetched."""
+    """The downloaded rows of one split of a dataset."""
 
     name: str
     path: Path
@@ -65,20 +64,20 @@ class Dataset:
     split: str | None = None
 
 
-class Service:
-    """Makes the few calls that a job makes; each is repeated while the API is away.
+class JobApi:
+    """The calls that a job makes; each is retried while the API is unreachable.
 
     Args:
-        http: Speaks to the server; `base_url` ends in `/api/v1`.
-        settings: What the sandbox was given.
-        patience: Seconds for which the API may be away.
+        http: HTTP client; its `base_url` ends in `/api/v1`.
+        settings: The settings of the sandbox.
+        max_outage: Seconds that the API may be unreachable.
     """
 
     def __init__(
-        self, http: httpx.AsyncClient, settings: Settings, *, patience: float = PATIENCE
+        self, http: httpx.AsyncClient, settings: Settings, *, max_outage: float = MAX_OUTAGE
     ) -> None:
         self._http = http
-        self._patience = patience
+        self._max_outage = max_outage
         self._org = f"/org/{settings.organization}"
         self._job = f"{self._org}/ws/{settings.workspace}/training/jobs/{settings.job_id}"
 
@@ -87,27 +86,30 @@ class Service:
         return _object(await self._call("GET", self._job))
 
     async def progress(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Tell EVENT, and return the job as it is then."""
+        """Report EVENT, and return the job's current record."""
         return _object(await self._call("POST", f"{self._job}/progress", json=event))
 
-    async def dataset(self, ref: DatasetRef, folder: Path, split: str | None = None) -> Dataset:
-        """Fetch the rows of a dataset's split into FOLDER, and check them against their digest.
+    async def dataset(
+        self, name: str, version: str, folder: Path, split: str | None = None
+    ) -> Dataset:
+        """Download the rows of a dataset's split into FOLDER, and verify their digest.
 
         Raises:
-            JobFailed: There is no such dataset, or no such split.
-            TryAgain: What arrived is not what the server holds.
+            JobFailed: The dataset or the split does not exist.
+            TryAgain: The download is damaged.
         """
-        base = f"{self._org}/datasets/{quote(ref.name)}/{quote(ref.version)}"
+        base = f"{self._org}/datasets/{quote(name)}/{quote(version)}"
+        ref = f"{name}@{version}"
         content = f"{base}/content" + (f"?split={quote(split)}" if split else "")
         path = folder / (f"{ref}.{split}.jsonl" if split else f"{ref}.jsonl")
         try:
-            facts = _object(await self._call("GET", base))
-            digest = await self._retried(lambda: self._download(content, path))
-        except NoLongerOurs as error:
+            record = _object(await self._call("GET", base))
+            digest = await self._with_retries(lambda: self._download(content, path))
+        except AttemptRejected as error:
             raise JobFailed(f"The dataset {ref} cannot be read: {error}", code="data") from error
-        if digest not in _digests(facts, split):
+        if digest not in _digests(record, split):
             raise TryAgain(f"The dataset {ref} arrived damaged")
-        return Dataset(str(ref), path, digest, split)
+        return Dataset(ref, path, digest, split)
 
     async def upload(self, path: str, file: Path) -> None:
         """Store FILE with the job, as PATH."""
@@ -117,15 +119,15 @@ class Service:
                 f"{self._job}/files/{quote(path)}", content=_chunks(file), timeout=300
             )
 
-        await self._retried(lambda: self._answered(send))
+        await self._with_retries(lambda: self._checked(send))
 
     async def _call(self, method: str, path: str, json: Any = None) -> httpx.Response:
         async def send() -> httpx.Response:
             return await self._http.request(method, path, json=json)
 
-        return await self._retried(lambda: self._answered(send))
+        return await self._with_retries(lambda: self._checked(send))
 
-    async def _answered(self, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
+    async def _checked(self, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
         response = await send()
         _check(response)
         return response
@@ -140,27 +142,27 @@ class Service:
                     file.write(chunk)
         return digest.hexdigest()
 
-    async def _retried(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Repeat ATTEMPT, ever more slowly, while the API is away."""
-        gone_at: float | None = None
-        pause = 0.25
+    async def _with_retries(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Retry ATTEMPT, with longer and longer waits, while the API is unreachable."""
+        outage_start: float | None = None
+        wait = 0.25
         while True:
             try:
                 return await attempt()
-            except (httpx.TransportError, _AwayError) as error:
+            except (httpx.TransportError, _UnavailableError) as error:
                 now = time.monotonic()
-                gone_at = now if gone_at is None else gone_at
-                if now - gone_at >= self._patience:
+                outage_start = now if outage_start is None else outage_start
+                if now - outage_start >= self._max_outage:
                     raise TryAgain(
-                        f"The API was away for {self._patience:.0f} s ({plain(error)})"
+                        f"The API was unreachable for {self._max_outage:.0f} s ({plain(error)})"
                     ) from error
-            # Some disorder, so that the sandboxes of one server do not all come back at once.
-            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            # Jitter, so that the sandboxes of one server do not all retry at the same moment.
+            await asyncio.sleep(wait * random.uniform(0.75, 1.25))  # noqa: S311
+            wait = min(2 * wait, _MAX_WAIT)
 
 
 @asynccontextmanager
-async def service(settings: Settings) -> AsyncIterator[Service]:
+async def connect(settings: Settings) -> AsyncIterator[JobApi]:
     """Open a connection to the API."""
     server = settings.server.rstrip("/").removesuffix("/api/v1")
     async with httpx.AsyncClient(
@@ -168,24 +170,25 @@ async def service(settings: Settings) -> AsyncIterator[Service]:
         headers={"Authorization": f"Bearer {settings.api_key}"},
         timeout=30,
     ) as http:
-        yield Service(http, settings)
+        yield JobApi(http, settings)
 
 
-class _AwayError(Exception):
-    """The API answered, but not as one that works."""
+class _UnavailableError(Exception):
+    """The API responded with a status that a retry may change."""
 
 
 def _check(response: httpx.Response) -> None:
-    """Sort a refusal: for a while, or for good."""
+    """Raise if RESPONSE is an error: `_UnavailableError` if a retry may help."""
     status = response.status_code
     if status < 400:
         return
     if status in (408, 429) or status >= 500:
-        raise _AwayError(f"it answered {status}")
+        raise _UnavailableError(f"it responded with {status}")
     if status in (401, 403, 404, 409, 410):
-        raise NoLongerOurs(f"The API no longer takes this attempt's word: it answered {status}")
+        raise AttemptRejected(f"The API rejected this attempt's token ({status})")
     raise JobFailed(
-        f"The API refuses {response.request.method} {response.request.url.path} with {status}",
+        f"The API refused {response.request.method} {response.request.url.path} with "
+        f"{status}; see the server's log",
         code="api_refused",
     )
 
@@ -194,27 +197,27 @@ def _object(response: httpx.Response) -> dict[str, Any]:
     try:
         value = response.json()
     except ValueError as error:
-        raise TryAgain("The API answered something that is not JSON") from error
+        raise TryAgain("The API's response is not JSON") from error
     if not isinstance(value, dict):
-        raise TryAgain("The API answered something that is not an object")
+        raise TryAgain("The API's response is not a JSON object")
     return value
 
 
-def _digests(facts: dict[str, Any], split: str | None) -> set[str]:
-    """Return the digests that the rows may have: SPLIT's, or any split's if the API chooses."""
-    return {each["content_sha256"] for each in facts["splits"] if split in (None, each["name"])}
+def _digests(record: dict[str, Any], split: str | None) -> set[str]:
+    """Return the valid digests: of SPLIT, or of every split if the API chooses one."""
+    return {each["content_sha256"] for each in record["splits"] if split in (None, each["name"])}
 
 
 async def _chunks(file: Path, size: int = 1 << 20) -> AsyncIterator[bytes]:
     with file.open("rb") as data:
-        # Reading a local file blocks for less time than handing it to a thread would take.
+        # Reading a local file blocks for less time than a switch to a thread takes.
         while chunk := data.read(size):
             yield chunk
 
 
 def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
-    """Return TEXT without any of the sandbox's keys."""
-    for name in SECRETS:
+    """Return TEXT with the sandbox's secrets replaced by `***`."""
+    for name in SECRET_VARIABLES:
         if secret := environment.get(name):
             text = text.replace(secret, "***")
     return text

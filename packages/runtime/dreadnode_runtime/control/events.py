@@ -1,63 +1,63 @@
-"""What a job tells while it runs: in order, each event once, and without holding up training."""
+"""Progress events: delivered in order, each once, without delaying the training."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from dreadnode_runtime.control.api import Service, redacted
+from dreadnode_runtime.control.api import JobApi, redacted
 from dreadnode_runtime.errors import RuntimeFault
 
 Event = dict[str, Any]
 
 
 class Stop:
-    """Whether the loop is to end after its step, and why.
+    """Whether the loop must end after its current step, and why.
 
     Attributes:
-        cancelled: Somebody cancelled the job: it ends for good.
-        terminated: The process is to go: the job is left for the next attempt.
-        training: Whether the loop has begun, so that there is something to save.
-        broken: Why nothing can be told any more.
+        cancelled: The user cancelled the job: it ends for good.
+        terminated: The process must exit: the next attempt resumes the job.
+        training: Whether the loop has started, so that there is something to save.
+        delivery_error: Why events can no longer be delivered.
     """
 
     def __init__(self) -> None:
         self.cancelled = False
         self.terminated = False
         self.training = False
-        self.broken: RuntimeFault | None = None
+        self.delivery_error: RuntimeFault | None = None
 
     @property
     def requested(self) -> bool:
-        """Whether to end."""
-        return self.cancelled or self.terminated or self.broken is not None
+        """Whether the loop must end."""
+        return self.cancelled or self.terminated or self.delivery_error is not None
 
     @property
-    def left_to_another(self) -> bool:
-        """Whether another attempt is to go on; one who cancels and then hurries wants none."""
+    def leave_to_next_attempt(self) -> bool:
+        """Whether another attempt resumes the job; a cancelled job is never resumed."""
         return self.terminated and not self.cancelled
 
 
 class Reporter:
-    """Numbers events and sends them one after the other, from a task of its own.
+    """Numbers events and sends them one after the other, in a task of its own.
 
-    A loop says what happened and goes on; while the API is away, events wait here. The answer to
-    each event is the job, from which the reporter learns that somebody cancelled it.
+    The loop does not wait for delivery: events queue up here while the API is unreachable. The
+    response to each event is the job, which says whether the user cancelled it.
 
     Attributes:
-        listeners: What else hears each event, at once.
+        listeners: Called with each event, at once.
     """
 
-    def __init__(self, service: Service, attempt: int, stop: Stop) -> None:
+    def __init__(self, api: JobApi, attempt: int, stop: Stop) -> None:
         self.listeners: list[Callable[[Event], None]] = []
-        self._service = service
+        self._api = api
         self._attempt = attempt
         self._stop = stop
         self._seq = 0
-        self._waiting: asyncio.Queue[Event] = asyncio.Queue()
+        self._queue: asyncio.Queue[Event] = asyncio.Queue()
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Reporter":
-        self._task = asyncio.create_task(self._send_all())
+        self._task = asyncio.create_task(self._deliver_all())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -65,7 +65,7 @@ class Reporter:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def tell(
+    def report(
         self,
         event_type: str,
         *,
@@ -76,7 +76,7 @@ class Reporter:
         artifacts: dict[str, Any] | None = None,
         error: str | None = None,
     ) -> None:
-        """Queue an event; it is sent as soon as those before it are."""
+        """Queue an event for delivery."""
         self._seq += 1
         event: Event = {
             "event_type": event_type,
@@ -92,42 +92,42 @@ class Reporter:
             event["artifacts"] = artifacts
         if error is not None:
             event["error"] = redacted(error)
-        self._waiting.put_nowait(event)
+        self._queue.put_nowait(event)
         for listener in self.listeners:
             listener(event)
 
     def phase(self, phase: str, reason: str | None = None) -> None:
-        """Say what the job is doing now."""
+        """Report what the job is doing now."""
         data = {"phase": phase} | ({} if reason is None else {"reason": reason})
-        self.tell("phase", data=data)
+        self.report("phase", data=data)
 
     def log(self, message: str, *, level: str = "info", **data: Any) -> None:
         """Add a line to the job's log."""
-        self.tell("log", message=message, level=level, data=data)
+        self.report("log", message=message, level=level, data=data)
 
     async def flush(self) -> None:
-        """Wait until everything told so far has arrived.
+        """Wait until all events are delivered.
 
         Raises:
-            TryAgain: It cannot: the API was away for too long, or takes no more.
+            TryAgain: The API was unreachable for too long, or rejects this attempt.
         """
         if self._task is None:
             raise RuntimeError("the reporter is not running")
-        arrived = asyncio.create_task(self._waiting.join())
-        await asyncio.wait({arrived, self._task}, return_when=asyncio.FIRST_COMPLETED)
-        if not arrived.done():
-            arrived.cancel()
-        if self._stop.broken is not None:
-            raise self._stop.broken
+        delivered = asyncio.create_task(self._queue.join())
+        await asyncio.wait({delivered, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        if not delivered.done():
+            delivered.cancel()
+        if self._stop.delivery_error is not None:
+            raise self._stop.delivery_error
 
-    async def _send_all(self) -> None:
+    async def _deliver_all(self) -> None:
         while True:
-            event = await self._waiting.get()
+            event = await self._queue.get()
             try:
-                job = await self._service.progress(event)
+                job = await self._api.progress(event)
             except RuntimeFault as fault:
-                self._stop.broken = fault
+                self._stop.delivery_error = fault
                 return
             if job.get("cancel_requested_at"):
                 self._stop.cancelled = True
-            self._waiting.task_done()
+            self._queue.task_done()

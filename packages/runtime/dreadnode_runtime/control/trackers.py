@@ -1,7 +1,7 @@
 """Weights & Biases, MLflow and TensorBoard, each through its own library.
 
-A library is imported when a run is followed with it, and its names are nowhere else. All of them
-find where to go, and their keys, in the environment, as they do everywhere.
+A library is imported when a job uses it. Each reads its server and its API key from its usual
+environment variables.
 """
 
 import importlib.util
@@ -24,48 +24,48 @@ PACKAGES: dict[Name, str] = {
     "mlflow": "mlflow-skinny",
     "wandb": "wandb",
 }
-LONGEST_PARAMETER = 500
-"""Characters of a setting that a tracker is told; a longer one is in the job's own record."""
+MAX_PARAMETER_LENGTH = 500
+"""Characters of a setting that trackers get; a longer one is only in the job's record."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What is followed.
+    """One run in a tracker.
 
     Attributes:
-        job_id: By which all attempts are one run.
-        name: For people.
-        project: Or experiment, or folder.
-        facts: Settings and what else does not change.
+        job_id: Identifies the run; all attempts of a job share it.
+        name: Display name.
+        project: Name of the project, experiment or folder.
+        parameters: Settings and other constants.
         start: Steps done before this attempt.
     """
 
     job_id: str
     name: str
     project: str
-    facts: Mapping[str, str]
+    parameters: Mapping[str, str]
     start: int
 
 
 class Tracker(Protocol):
-    """Takes figures of a run. It may raise anything, and take its time."""
+    """Receives the metrics of a run. Its methods may block and raise any exception."""
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Take FIGURES of STEP."""
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log METRICS of STEP."""
         ...
 
     def close(self, end: End) -> None:
-        """Take note of how the run ended, and send what is left."""
+        """Send the remaining metrics, and set how the run ended."""
         ...
 
 
 def missing(names: tuple[Name, ...]) -> Name | None:
-    """Return the first of NAMES whose library is not installed here."""
+    """Return the first of NAMES whose library is not installed."""
     return next((name for name in names if importlib.util.find_spec(name) is None), None)
 
 
 def open_tracker(name: Name, run: Run) -> Tracker:
-    """Begin, or go on with, the run in the tracker called NAME."""
+    """Start or resume the run in the tracker called NAME."""
     kinds: dict[Name, Callable[[Run], Tracker]] = {
         "tensorboard": TensorBoard,
         "mlflow": Mlflow,
@@ -75,69 +75,69 @@ def open_tracker(name: Name, run: Run) -> Tracker:
 
 
 class TensorBoard:
-    """Event files in a folder of the run's own."""
+    """Event files in one folder for each run."""
 
     def __init__(self, run: Run) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = Path(os.environ["DREADNODE_TENSORBOARD_DIR"]) / run.project / run.job_id
-        # What an attempt told beyond the checkpoint that this one goes on from is told again.
+        # Steps after the checkpoint are logged again by this attempt.
         purged = run.start + 1 if run.start else None
         self._writer: Any = SummaryWriter(str(folder), purge_step=purged, flush_secs=10)
-        facts = "\n".join(f"| {name} | {value} |" for name, value in run.facts.items())
-        self._writer.add_text("job", f"| | |\n| --- | --- |\n{facts}", run.start)
+        table = "\n".join(f"| {name} | {value} |" for name, value in run.parameters.items())
+        self._writer.add_text("job", f"| | |\n| --- | --- |\n{table}", run.start)
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add a point to each figure's curve."""
-        for name, value in figures.items():
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a point to each metric's curve."""
+        for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
 
     def close(self, end: End) -> None:
-        """Write what is left."""
+        """Write the remaining metrics."""
         self._writer.close()
 
 
 class Mlflow:
-    """A run of an experiment, found again by the job's id."""
+    """A run of an experiment, identified by the job's id."""
 
     def __init__(self, run: Run) -> None:
-        # It reports its own use otherwise, to its makers.
+        # By default it reports its use to its developers.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
         self._client: Any = MlflowClient()
         self._metric: Any = Metric
-        known = self._client.get_experiment_by_name(run.project)
-        experiment = known.experiment_id if known else self._client.create_experiment(run.project)
-        wanted = f"tags.`dreadnode.job` = '{run.job_id}'"
-        found = self._client.search_runs([experiment], wanted, max_results=1)
-        if found:
-            self._id = found[0].info.run_id
+        found = self._client.get_experiment_by_name(run.project)
+        experiment = found.experiment_id if found else self._client.create_experiment(run.project)
+        query = f"tags.`dreadnode.job` = '{run.job_id}'"
+        runs = self._client.search_runs([experiment], query, max_results=1)
+        if runs:
+            self._id = runs[0].info.run_id
             self._client.set_terminated(self._id, "RUNNING")
             return
         tags = {"dreadnode.job": run.job_id}
         self._id = self._client.create_run(experiment, tags=tags, run_name=run.name).info.run_id
-        params = [Param(name, value) for name, value in run.facts.items()]
+        params = [Param(name, value) for name, value in run.parameters.items()]
         self._client.log_batch(self._id, params=params)
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add a point to each figure's curve, all in one request."""
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a point to each metric's curve, in one request."""
         now = int(time.time() * 1000)
-        points = [self._metric(name, value, now, step) for name, value in figures.items()]
+        points = [self._metric(name, value, now, step) for name, value in metrics.items()]
         self._client.log_batch(self._id, metrics=points)
 
     def close(self, end: End) -> None:
-        """Say how the run ended."""
+        """Set how the run ended."""
         status = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[end]
         self._client.set_terminated(self._id, status)
 
 
 class WeightsAndBiases:
-    """A run whose id is the job's, so that every attempt goes on with it."""
+    """A run with the job's id, which each attempt resumes."""
 
     def __init__(self, run: Run) -> None:
-        # It reports its own errors otherwise, to its makers.
+        # By default it reports its errors to its developers.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
@@ -146,10 +146,10 @@ class WeightsAndBiases:
             id=run.job_id,
             name=run.name,
             project=run.project,
-            config=dict(run.facts),
+            config=dict(run.parameters),
             resume="allow",
             settings=wandb.Settings(
-                # Figures and settings, and nothing of the machine or of what is printed.
+                # Metrics and settings only: nothing about the machine, and no output.
                 console="off",
                 silent=True,
                 save_code=False,
@@ -160,16 +160,16 @@ class WeightsAndBiases:
                 init_timeout=60,
             ),
         )
-        # Its own counter only goes up; ours goes back when an attempt goes on from a checkpoint.
+        # Its own counter only increases; ours goes back when an attempt resumes a checkpoint.
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add a point to each figure's curve."""
-        self._run.log({"step": step, **figures})
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a point to each metric's curve."""
+        self._run.log({"step": step, **metrics})
 
     def close(self, end: End) -> None:
-        """Send what is left, and say how the run ended."""
+        """Send the remaining metrics, and set how the run ended."""
         self._run.finish(exit_code=0 if end == "completed" else 1)
-        # Its own process still writes then, and would be ended with the sandbox.
+        # Its service process still writes then, and would be killed with the sandbox.
         self._teardown()

@@ -1,7 +1,7 @@
-"""Passes what a job tells on to trackers, and never lets them get in its way.
+"""Passes progress events on to experiment trackers without delaying the training.
 
-Each has a thread of its own, since their libraries block. One that fails, hangs or cannot keep up
-is given up with one warning in the job's log; training neither waits for it nor ends with it.
+Each tracker has a thread of its own, because the libraries block. A tracker that fails, hangs or
+cannot keep up is stopped with one warning in the job's log; the training continues.
 """
 
 import asyncio
@@ -14,8 +14,9 @@ from typing import Any
 
 from dreadnode_runtime.control.api import redacted
 from dreadnode_runtime.control.events import Event, Reporter, Stop
+from dreadnode_runtime.control.job_record import Job
 from dreadnode_runtime.control.trackers import (
-    LONGEST_PARAMETER,
+    MAX_PARAMETER_LENGTH,
     TITLES,
     End,
     Name,
@@ -24,28 +25,27 @@ from dreadnode_runtime.control.trackers import (
     open_tracker,
 )
 from dreadnode_runtime.errors import JobFailed, plain
-from dreadnode_runtime.jobs.lifecycle import Job
 
-MOST_WAITING = 10_000
-"""Events that wait for a tracker before it is taken for dead."""
-PATIENCE, HURRY = 20.0, 3.0
-"""Seconds that a tracker has for its last words: at the end, and when the process is to go."""
+MAX_QUEUED = 10_000
+"""Events that may wait for a tracker before it is stopped."""
+CLOSE_SECONDS, CLOSE_SECONDS_WHEN_TERMINATED = 20.0, 3.0
+"""Time limits for closing a tracker: at the end of a job, and before the process must exit."""
 AXES = ("steps", "eval/steps")
 OpenTracker = Callable[[Name, Run], Tracker]
 
 
 @asynccontextmanager
-async def followed(
+async def open_trackers(
     job: Job, reporter: Reporter, stop: Stop, open_: OpenTracker = open_tracker
 ) -> AsyncIterator[None]:
-    """Let the trackers that JOB's config names hear what REPORTER tells, until the job has ended.
+    """Pass REPORTER's events to the trackers that JOB's config names, until the job has ended.
 
-    Nothing that goes wrong with them is raised.
+    Errors of the trackers are never raised.
     """
     names: list[Name] = list(job.config.get("track") or [])
-    followers = [Follower(name, job, reporter, open_) for name in names]
-    for each in followers:
-        reporter.listeners.append(each.hear)
+    threads = [TrackerThread(name, job, reporter, open_) for name in names]
+    for each in threads:
+        reporter.listeners.append(each.on_event)
     end: End = "interrupted"
     try:
         yield
@@ -54,14 +54,14 @@ async def followed(
         end = "failed"
         raise
     finally:
-        patience = HURRY if stop.terminated else PATIENCE
-        await asyncio.gather(*(each.close(end, patience) for each in followers))
+        seconds = CLOSE_SECONDS_WHEN_TERMINATED if stop.terminated else CLOSE_SECONDS
+        await asyncio.gather(*(each.close(end, seconds) for each in threads))
 
 
-class Follower:
+class TrackerThread:
     """One tracker, in a thread of its own.
 
-    It begins with the first event that says where training starts: before that there is no run.
+    The thread starts with the event `training_start`: only then is the first step known.
     """
 
     def __init__(self, name: Name, job: Job, reporter: Reporter, open_: OpenTracker) -> None:
@@ -70,59 +70,59 @@ class Follower:
         self._reporter = reporter
         self._open = open_
         self._loop = asyncio.get_running_loop()
-        self._events: queue.Queue[Event | End] = queue.Queue(MOST_WAITING)
+        self._events: queue.Queue[Event | End] = queue.Queue(MAX_QUEUED)
         self._thread: threading.Thread | None = None
-        self._given_up = False
+        self._stopped = False
 
-    def hear(self, event: Event) -> None:
-        """Take EVENT, without waiting for anything."""
+    def on_event(self, event: Event) -> None:
+        """Queue EVENT for the tracker; never blocks."""
         kind = event["event_type"]
         if kind == "training_start" and self._thread is None:
-            # A daemon: whatever its library waits for, the process can end.
-            self._thread = threading.Thread(target=self._work, args=[event], daemon=True)
+            # A daemon thread does not keep the process alive while its library waits.
+            self._thread = threading.Thread(target=self._run, args=[event], daemon=True)
             self._thread.start()
-        elif kind in ("step_complete", "eval_complete") and self._thread and not self._given_up:
+        elif kind in ("step_complete", "eval_complete") and self._thread and not self._stopped:
             try:
                 self._events.put_nowait(event)
             except queue.Full:
-                self._give_up(f"{MOST_WAITING} events wait for it")
+                self._stop(f"{MAX_QUEUED} events are waiting for it")
 
-    async def close(self, end: End, patience: float) -> None:
-        """Tell the tracker how the run ended, and wait PATIENCE seconds until it took note."""
-        if self._thread is None or self._given_up:
+    async def close(self, end: End, seconds: float) -> None:
+        """Close the tracker's run as END, within SECONDS."""
+        if self._thread is None or self._stopped:
             return
         self._events.put_nowait(end)
-        await asyncio.to_thread(self._thread.join, patience)
+        await asyncio.to_thread(self._thread.join, seconds)
         if self._thread.is_alive():
-            self._give_up(f"it did not take the last figures within {patience:.0f} s")
+            self._stop(f"it did not take the last metrics within {seconds:.0f} s")
 
-    def _work(self, started: Event) -> None:
+    def _run(self, started: Event) -> None:
         try:
-            tracker = self._open(self._name, run_of(self._job, started["data"].get("start") or 0))
+            tracker = self._open(
+                self._name, tracker_run(self._job, started["data"].get("start") or 0)
+            )
             while isinstance(event := self._events.get(), dict):
-                if self._given_up:
+                if self._stopped:
                     return
-                if figures := figures_of(event["metrics"]):
-                    tracker.log(int(event["data"].get("step") or 0), figures)
+                if values := metrics_of(event["metrics"]):
+                    tracker.log(int(event["data"].get("step") or 0), values)
             tracker.close(event)
         except Exception as error:
-            # Whatever somebody else's library raises, it is no reason to stop a training.
-            self._loop.call_soon_threadsafe(
-                self._give_up, plain(redacted(str(error) or repr(error)))
-            )
+            # An error of a tracker's library must not end the training.
+            self._loop.call_soon_threadsafe(self._stop, plain(redacted(str(error) or repr(error))))
 
-    def _give_up(self, why: str) -> None:
-        if not self._given_up:
-            self._given_up = True
+    def _stop(self, why: str) -> None:
+        if not self._stopped:
+            self._stopped = True
             self._reporter.log(
-                f"{TITLES[self._name]} does not follow this run any more: {why}; "
-                "the figures are all in the job's own record",
+                f"{TITLES[self._name]} no longer receives this run: {why}; "
+                "all metrics are in the job's own record",
                 level="warning",
             )
 
 
-def figures_of(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the newest value of each of METRICS that is a finite number, the axes left out."""
+def metrics_of(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the newest value of each of METRICS that is a finite number, without the axes."""
     newest = {
         name: value[-1] if isinstance(value, list) and value else value
         for name, value in metrics.items()
@@ -135,23 +135,23 @@ def figures_of(metrics: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
-def run_of(job: Job, start: int) -> Run:
-    """Return what trackers are told of JOB, which goes on from step START."""
+def tracker_run(job: Job, start: int) -> Run:
+    """Return JOB's run, which resumes after step START."""
     config = {name: value for name, value in job.config.items() if not name.startswith("track")}
-    told = {
+    constants = {
         "model": job.model,
         "trained_model": job.trained_model,
         "rehearsal": job.rehearsal,
         "trainer_type": job.trainer_type,
         **config,
     }
-    texts = {name: str(value) for name, value in told.items() if value is not None}
-    facts = {name: text for name, text in texts.items() if len(text) <= LONGEST_PARAMETER}
+    strings = {name: str(value) for name, value in constants.items() if value is not None}
+    parameters = {name: text for name, text in strings.items() if len(text) <= MAX_PARAMETER_LENGTH}
     name = job.name or job.id
     return Run(
         job_id=job.id,
         name=f"REHEARSAL: {name}" if job.rehearsal else name,
         project=str(job.config.get("track_project") or "dreadnode"),
-        facts=facts,
+        parameters=parameters,
         start=start,
     )

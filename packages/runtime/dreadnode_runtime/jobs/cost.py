@@ -1,7 +1,7 @@
-"""What a training comes to at list prices: tokens that were counted, times the catalog's rates.
+"""The cost of a training at list prices: counted tokens times the catalog's rates.
 
-Rates are US dollars for a million tokens at hosted Tinker; whether that is where a job ran, or on
-hardware of one's own, is not known here. A sum over an unknown rate is unknown.
+Rates are US dollars per million tokens at hosted Tinker. The runtime does not know whether the job
+ran there or on the user's own hardware. A sum over an unknown rate is unknown.
 """
 
 from collections.abc import Mapping
@@ -15,17 +15,17 @@ KINDS = {
     "sample": "tokens/sampled",
     "train": "tokens/trained",
 }
-"""Rates, and the metrics that count what they are for."""
+"""The metric that counts the tokens of each rate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Tokens by rate, and what they cost.
+    """Token counts and rates.
 
     Attributes:
-        tokens: By the name of their rate.
-        rates: US dollars for a million, by the same name; None where unknown.
-        as_of: When the rates were read.
+        tokens: Number of tokens by the name of their rate.
+        rates: US dollars per million tokens, by the same name; None if unknown.
+        as_of: Date of the rates.
     """
 
     tokens: Mapping[str, int]
@@ -34,7 +34,7 @@ class Cost:
 
     @property
     def dollars(self) -> float | None:
-        """The sum, or nothing where a rate is unknown."""
+        """The total; None if a rate is unknown."""
         total = 0.0
         for name, count in self.tokens.items():
             rate = self.rates[name]
@@ -44,9 +44,9 @@ class Cost:
         return total
 
     def text(self) -> str:
-        """Return the sum and what it is made of, in one line."""
+        """Return the total and its parts, in one line."""
         parts = [
-            f"{count:,} {name} at {'an unknown rate' if rate is None else f'${rate:g} a million'}"
+            f"{count:,} {name} at {'an unknown rate' if rate is None else f'${rate:g} per million'}"
             for name, count in self.tokens.items()
             for rate in [self.rates[name]]
         ]
@@ -56,9 +56,9 @@ class Cost:
 
 
 def list_cost(model: str, metrics: Mapping[str, Any]) -> Cost | None:
-    """Return what the steps of a training of MODEL come to, evaluations left out.
+    """Return the cost of the training steps of a job of MODEL, without its evaluations.
 
-    None without a count of tokens. METRICS are the final ones of a job.
+    METRICS are the job's final ones; None if they have no token count.
     """
     counted = {name: metrics.get(metric) for name, metric in KINDS.items()}
     if "train/num_tokens_processed" in metrics:

@@ -1,4 +1,4 @@
-"""The README.md that goes with an adapter: where it comes from, so that it is not mistaken."""
+"""The model card (README.md) of an adapter: what was trained, how, on which data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,20 +11,21 @@ from dreadnode_runtime.jobs.cost import list_cost
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """What a model card says.
+    """The content of a model card.
 
     Attributes:
         model: Catalog id that the job names.
-        trained_model: What was really trained; in a rehearsal, the stand-in.
-        rehearsal: Whether these two differ on purpose.
-        renderer: Name of the chat format that it was trained in.
-        writer: Who writes that format.
+        trained_model: The model that was trained; in a rehearsal, the stand-in.
+        rehearsal: Whether the job was a rehearsal.
+        renderer: Name of the renderer, that is the chat format.
+        writer: The source of that format: a chat template, or a renderer.
         format_notes: Why that format, and how it differs from the tokenizer's chat template.
-        datasets: What it was trained on.
-        eval_dataset: What it was evaluated on.
-        config: The job's settings, defaults included.
+        datasets: Training data.
+        eval_dataset: Evaluation data, if any.
+        counts: Row counts of the training data.
+        config: The job's settings, including defaults.
         metrics: The job's final metrics.
-        step: Whose weights these are, when not the last one's.
+        step: Step of the weights; None for the last step.
     """
 
     job_id: str
@@ -44,7 +45,7 @@ class Card:
     step: int | None = None
 
     def text(self) -> str:
-        """Return the card as Markdown, with the front matter that model hubs read."""
+        """Return the card as Markdown, with the front matter for model hubs."""
         tags = ["lora", self.trainer_type, *(["rehearsal"] if self.rehearsal else [])]
         parts = [
             "---",
@@ -57,7 +58,7 @@ class Card:
             f"# {self._title()}",
             "",
             *self._warning(),
-            f"A LoRA adapter (PEFT) of `{self.trained_model}`, made by job `{self.job_id}`.",
+            f"A LoRA adapter (PEFT) of `{self.trained_model}`, trained by job `{self.job_id}`.",
             "",
             *_table("Training", self._training()),
             *_notes(self.format_notes),
@@ -75,20 +76,21 @@ class Card:
             return []
         return [
             f"> **This is a rehearsal.** It was trained on the stand-in `{self.trained_model}`,",
-            f"> **not on `{self.model}`**. It does not work with `{self.model}`, and says nothing",
-            "> about how good that model would be. It shows that data, config and loop work.",
+            f"> **not on `{self.model}`**. It does not work with `{self.model}` and says nothing",
+            "> about that model's quality. It shows that data, settings and training loop work.",
             "",
         ]
 
     def _training(self) -> dict[str, Any]:
         cost = None if self.rehearsal else list_cost(self.model, self.metrics)
+        counts = self.counts
         return {
             "Model of the job": self.model,
             "Trained model": self.trained_model,
             **{_numbered("Data", n): _data(each) for n, each in enumerate(self.datasets)},
             "Evaluation data": None if self.eval_dataset is None else _data(self.eval_dataset),
-            "Rows": f"{self.counts.usable} of {self.counts.rows}, {self.counts.truncated} cut off",
-            "Fields that were not read": "; ".join(self.counts.unread_fields()) or None,
+            "Rows": f"{counts.usable} of {counts.rows}, {counts.truncated} truncated",
+            "Fields that were not read": "; ".join(counts.unread_fields()) or None,
             "Format": self.renderer,
             "Format written by": self.writer,
             "Optimizer steps": self.metrics.get("train/steps"),
@@ -101,23 +103,23 @@ class Card:
         }
 
     def _results(self) -> dict[str, Any]:
-        """Return each series' first, last and best value, where there is one."""
+        """Return the first, the last and (of evaluations) the best value of each metric."""
         series = {
             "Loss": ("train/loss", min),
-            "Loss on the evaluation data": ("eval/loss_history", min),
+            "Evaluation loss": ("eval/loss_history", min),
             "Reward": ("train/reward", max),
-            "Reward on the evaluation data": ("eval/reward_history", max),
+            "Evaluation reward": ("eval/reward_history", max),
             "KL of sampler and trainer": ("train/kl_sampler_trainer", min),
             "Entropy": ("train/entropy", max),
         }
-        said = {}
+        results = {}
         for title, (name, best) in series.items():
             values = [value for value in self.metrics.get(name) or [] if value is not None]
             if values:
-                said[title] = f"{values[0]:.4f} at first, {values[-1]:.4f} at last"
+                results[title] = f"{values[0]:.4f} first, {values[-1]:.4f} last"
                 if name.startswith("eval/"):
-                    said[title] += f", {best(values):.4f} at best"
-        return said
+                    results[title] += f", {best(values):.4f} best"
+        return results
 
 
 def _notes(notes: Sequence[str]) -> list[str]:
@@ -136,10 +138,10 @@ def _numbered(title: str, index: int) -> str:
 
 
 def _table(heading: str, values: dict[str, Any]) -> list[str]:
-    said = {key: value for key, value in values.items() if value not in (None, [], {})}
-    if not said:
+    shown = {key: value for key, value in values.items() if value not in (None, [], {})}
+    if not shown:
         return []
-    rows = [f"| {key} | {_cell(value)} |" for key, value in said.items()]
+    rows = [f"| {key} | {_cell(value)} |" for key, value in shown.items()]
     return [f"## {heading}", "", "| | |", "| --- | --- |", *rows, ""]
 
 

@@ -1,1 +1,1 @@
-"""Reward recipes and their combinations."""
+"""Rewards: built-in recipes, combinations of them, and a user's own function."""

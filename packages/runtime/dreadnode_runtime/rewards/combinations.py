@@ -1,11 +1,11 @@
-"""Rewards made of others, and the way from a recipe's name and parameters to the reward.
+"""Combinations of rewards, and the construction of a reward from its name and parameters.
 
 | recipe | reward |
 | --- | --- |
 | `weighted_sum_v1` | the sum of each term's reward times its weight |
-| `gate_v1` | that of `reward` where that of `gate` is above `threshold`, else `otherwise` |
-| `length_shaped_v1` | that of `reward`, less a penalty that grows with the answer's length |
-| `python_v1` | a person's own function: see `python_reward` |
+| `gate_v1` | that of `reward` if that of `gate` is above `threshold`, else `otherwise` |
+| `length_shaped_v1` | that of `reward` minus a penalty for long completions |
+| `python_v1` | the result of the user's own function: see `python_reward` |
 """
 
 import difflib
@@ -23,8 +23,9 @@ from pydantic import (
 )
 
 from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.rewards.python_reward import PythonReward
 from dreadnode_runtime.rewards.recipes import (
-    Answer,
+    Completion,
     Contains,
     ExactMatch,
     Finite,
@@ -34,36 +35,35 @@ from dreadnode_runtime.rewards.recipes import (
     Score,
     TrajectoryImitation,
 )
-from dreadnode_runtime.user_code.python_reward import PythonReward
 
-DEEPEST = 8
-"""How deep recipes may be nested."""
-NOT_HERE = {
+MAX_DEPTH = 8
+"""Maximum nesting depth of recipes."""
+UNSUPPORTED = {
     "task_verifier_v1": "use `exact_match_v1`, or a `python_v1` function that checks the flag",
-    "task_env_verifier_v1": "use a `python_v1` reward on the answer",
+    "task_env_verifier_v1": "use a `python_v1` reward",
     "task_env_agent_v1": "use an `environment` with tools, and a `python_v1` reward",
 }
-"""Recipes of the hosted service that need its tasks, and what to use here."""
+"""Recipes of the hosted service that need its tasks, and their replacements here."""
 
 
 def _recipe(value: Any) -> Any:
     return value if isinstance(value, Recipe) else build(value)
 
 
-Part = Annotated[SerializeAsAny[Recipe], BeforeValidator(_recipe)]
+SubRecipe = Annotated[SerializeAsAny[Recipe], BeforeValidator(_recipe)]
 
 
 class Term(BaseModel):
-    """A reward and how much it counts."""
+    """A reward and its weight."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weight: Finite
-    reward: Part
+    reward: SubRecipe
 
 
 class WeightedSum(Recipe):
-    """Add rewards up, each times its weight."""
+    """The weighted sum of rewards."""
 
     name = "weighted_sum_v1"
     terms: Annotated[tuple[Term, ...], Field(min_length=1, max_length=32)]
@@ -74,61 +74,65 @@ class WeightedSum(Recipe):
         return [term.reward for term in self.terms]
 
     @property
-    def reads_answer(self) -> bool:
-        """Whether any term that counts does."""
-        return any(term.reward.reads_answer and term.weight for term in self.terms)
+    def depends_on_completion(self) -> bool:
+        """Whether a term with a weight other than 0 does."""
+        return any(term.reward.depends_on_completion and term.weight for term in self.terms)
 
-    async def score(self, answer: Answer) -> Score:
-        """Return the sum; it is unread or wrong if any term is."""
-        scores = [await term.reward.score(answer) for term in self.terms]
+    async def score(self, completion: Completion) -> Score:
+        """Return the sum; it has the failures of its terms."""
+        scores = [await term.reward.score(completion) for term in self.terms]
         value = sum(t.weight * s.value for t, s in zip(self.terms, scores, strict=True))
         error = next((s.error for s in scores if s.error is not None), None)
-        return Score(value, any(s.unread for s in scores), error)
+        return Score(value, any(s.extraction_failed for s in scores), error)
 
 
 class Gate(Recipe):
-    """Pay a reward only where another one is above a threshold."""
+    """A reward that counts only if another one, the gate, is above a threshold."""
 
     name = "gate_v1"
-    gate: Part
-    reward: Part
+    gate: SubRecipe
+    reward: SubRecipe
     threshold: Finite = 0.0
     otherwise: Finite = 0.0
 
     @property
     def parts(self) -> Sequence[Recipe]:
-        """The gate and the reward behind it."""
+        """The gate and the reward."""
         return [self.gate, self.reward]
 
     @property
-    def reads_answer(self) -> bool:
-        """Whether one of them does."""
-        return self.gate.reads_answer or self.reward.reads_answer
+    def depends_on_completion(self) -> bool:
+        """Whether one of the two does."""
+        return self.gate.depends_on_completion or self.reward.depends_on_completion
 
-    async def score(self, answer: Answer) -> Score:
-        """Return the reward behind the gate; behind a closed one nothing is computed."""
-        gate = await self.gate.score(answer)
+    async def score(self, completion: Completion) -> Score:
+        """Return the reward, or `otherwise`; a closed gate skips the reward's computation."""
+        gate = await self.gate.score(completion)
         if gate.value <= self.threshold:
-            return Score(self.otherwise, gate.unread, gate.error)
-        behind = await self.reward.score(answer)
-        return Score(behind.value, gate.unread or behind.unread, gate.error or behind.error)
+            return Score(self.otherwise, gate.extraction_failed, gate.error)
+        reward = await self.reward.score(completion)
+        return Score(
+            reward.value,
+            gate.extraction_failed or reward.extraction_failed,
+            gate.error or reward.error,
+        )
 
 
 class LengthShaped(Recipe):
-    """Take off what an answer is too long.
+    """A reward minus a penalty for long completions.
 
-    The penalty is 0 up to `free_tokens`, grows in proportion from there, and is `penalty` from
+    The penalty is 0 up to `free_tokens`, grows linearly from there, and is `penalty` from
     `max_tokens` on: the soft overlong punishment of DAPO (Yu et al. 2025, equation 13).
     """
 
     name = "length_shaped_v1"
-    reward: Part
+    reward: SubRecipe
     free_tokens: Annotated[int, Field(ge=0)]
     max_tokens: Annotated[int, Field(ge=1)]
     penalty: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
     @model_validator(mode="after")
-    def _in_order(self) -> Self:
+    def _check_order(self) -> Self:
         if self.free_tokens >= self.max_tokens:
             raise ValueError("`free_tokens` must be below `max_tokens`")
         return self
@@ -138,12 +142,12 @@ class LengthShaped(Recipe):
         """The reward that is shaped."""
         return [self.reward]
 
-    async def score(self, answer: Answer) -> Score:
-        """Return the reward less the penalty."""
-        score = await self.reward.score(answer)
-        beyond = (answer.tokens - self.free_tokens) / (self.max_tokens - self.free_tokens)
-        value = score.value - self.penalty * min(max(beyond, 0.0), 1.0)
-        return Score(value, score.unread, score.error)
+    async def score(self, completion: Completion) -> Score:
+        """Return the reward minus the penalty."""
+        score = await self.reward.score(completion)
+        excess = (completion.tokens - self.free_tokens) / (self.max_tokens - self.free_tokens)
+        value = score.value - self.penalty * min(max(excess, 0.0), 1.0)
+        return Score(value, score.extraction_failed, score.error)
 
 
 RECIPES: dict[str, type[Recipe]] = {
@@ -166,57 +170,57 @@ def build(recipe: Any) -> Recipe:
     """Return the reward that RECIPE, `{"name": …, "params": {…}}`, describes.
 
     Raises:
-        ValueError: There is no such recipe, or a parameter is wrong.
+        ValueError: The recipe is unknown, or a parameter is invalid.
     """
     if not isinstance(recipe, dict) or not isinstance(recipe.get("name"), str):
         raise ValueError("a reward is an object with `name` and `params`")  # noqa: TRY004
     if unknown := sorted(set(recipe) - {"name", "params"}):
-        raise ValueError(f"a reward has `name` and `params`, and no `{unknown[0]}`")
-    if _depth(recipe) > DEEPEST:
-        raise ValueError(f"rewards may be nested {DEEPEST} deep")
+        raise ValueError(f"unknown key `{unknown[0]}`; a reward has `name` and `params`")
+    if _depth(recipe) > MAX_DEPTH:
+        raise ValueError(f"rewards are nested more than {MAX_DEPTH} deep")
     name = recipe["name"]
-    if name in NOT_HERE:
-        raise ValueError(f"`{name}` needs the hosted service's tasks; {NOT_HERE[name]}")
+    if name in UNSUPPORTED:
+        raise ValueError(f"`{name}` needs the hosted service's tasks; {UNSUPPORTED[name]}")
     kind = RECIPES.get(name)
     if kind is None:
-        near = difflib.get_close_matches(name, RECIPES, n=1)
-        known = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(RECIPES)}"
-        raise ValueError(f"there is no reward recipe `{name}`; {known}")
+        close = difflib.get_close_matches(name, RECIPES, n=1)
+        known = f"did you mean `{close[0]}`?" if close else f"the recipes are {', '.join(RECIPES)}"
+        raise ValueError(f"unknown reward recipe `{name}`; {known}")
     try:
         return kind.model_validate(recipe.get("params") or {})
     except ValidationError as error:
-        raise ValueError(_plainly(name, error)) from error
+        raise ValueError(_explain(name, error)) from error
 
 
-def reward(recipe: Any) -> Recipe:
+def load_reward(recipe: Any) -> Recipe:
     """Return the reward of a job.
 
     Raises:
-        JobFailed: It cannot be what the job asks for; the sentence says why.
+        JobFailed: The job cannot use it; the message says why.
     """
     try:
         built = build(recipe)
     except ValueError as error:
         raise JobFailed(f"The reward cannot be used: {error}", code="reward") from error
-    if not built.reads_answer:
+    if not built.depends_on_completion:
         raise JobFailed(
-            f"The reward `{recipe['name']}` pays every answer to a prompt the same, so there is "
-            "nothing to learn from it; name one that reads the answer, such as `exact_match_v1` "
-            "or `contains_v1`, or combine them with `weighted_sum_v1` or `gate_v1`",
+            f"The reward `{recipe['name']}` gives all completions of a prompt the same reward, so "
+            "there is nothing to learn; use one that depends on the completion, such as "
+            "`exact_match_v1`, or combine it with one by `weighted_sum_v1` or `gate_v1`",
             code="reward",
         )
     return built
 
 
-def all_parts(recipe: Recipe) -> Iterator[Recipe]:
-    """Yield RECIPE and everything that it is made of."""
+def iterate_recipes(recipe: Recipe) -> Iterator[Recipe]:
+    """Yield RECIPE and all of its parts."""
     yield recipe
     for part in recipe.parts:
-        yield from all_parts(part)
+        yield from iterate_recipes(part)
 
 
 def _depth(value: Any) -> int:
-    """Return how many recipes are nested in VALUE, itself included."""
+    """Return the nesting depth of recipes in VALUE, including VALUE."""
     if isinstance(value, dict):
         deepest = max((_depth(item) for item in value.values()), default=0)
         return deepest + (1 if "name" in value else 0)
@@ -225,7 +229,7 @@ def _depth(value: Any) -> int:
     return 0
 
 
-def _plainly(name: str, error: ValidationError) -> str:
+def _explain(name: str, error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"] if part != "params")
     if first["type"] == "value_error":
@@ -233,5 +237,5 @@ def _plainly(name: str, error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"`{name}` needs `{key}` in its `params`"
     if first["type"] == "extra_forbidden":
-        return f"`{name}` has no parameter `{key}`"
-    return f"the parameter `{key}` of `{name}` is wrong: {first['msg']}"
+        return f"unknown parameter `{key}` of `{name}`"
+    return f"the parameter `{key}` of `{name}` is invalid: {first['msg']}"

@@ -1,15 +1,15 @@
-"""Reward recipes: what an answer to a prompt is worth, as a function of its parameters.
+"""Reward recipes: the reward of a completion, as a function of the recipe's parameters.
 
-A recipe is checked when a job is submitted, tried on the first rows before the job exists, and
-then asked once for each answer. Those that combine others are in `reward_combinations`; a person's
-own function is in `python_reward`.
+A recipe is validated when a job is submitted, tried on the first rows before the job exists, and
+called once for each completion. `combinations` has the recipes that combine others, `python_reward`
+the user's own function.
 
 | recipe | reward |
 | --- | --- |
 | `row_reward_v1` | the row's `reward`, else `default` |
-| `contains_v1` | whether the answer contains `needle` |
-| `exact_match_v1` | whether the answer is the expected one, white space at its ends aside |
-| `trajectory_imitation_v1` | the same; a match earns the row's `reward`, if it has one |
+| `contains_v1` | whether the completion contains `needle` |
+| `exact_match_v1` | whether the completion equals the expected one, surrounding white space aside |
+| `trajectory_imitation_v1` | the same; a match gets the row's `reward`, if it has one |
 | `gsm8k_v1` | whether the final number is the expected one |
 """
 
@@ -25,17 +25,17 @@ from dreadnode_runtime.data.normal_form import Unusable, scalar_text
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.errors import JobFailed
 
-LARGEST = 1e9
-"""Of a reward, in size: single precision, in which advantages are learnt from, ends somewhere."""
+MAX_REWARD = 1e9
+"""Largest absolute value of a reward: advantages are computed in single precision."""
 NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 TOLERANCE = 1e-6
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Text = Annotated[str, Field(min_length=1)]
+NonEmptyString = Annotated[str, Field(min_length=1)]
 
 
 def _expected_text(value: Any) -> Any:
-    """Write a number as JSON does, as for a row's answer: 0 is an expected answer."""
+    """Write a number as JSON does, as in a row: 0 is an expected completion too."""
     return value if value is None else scalar_text(value)
 
 
@@ -43,15 +43,15 @@ Expected = Annotated[str | None, BeforeValidator(_expected_text)]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a model said to a prompt.
+class Completion:
+    """A sampled completion, as a reward sees it.
 
     Attributes:
-        prompt: What it was asked.
-        text: What it said, without its reasoning and its end-of-turn token.
-        tokens: How many it sampled.
-        truncated: Whether it was cut off at the limit instead of ending by itself.
-        state: What became of the environment that it was said in, if there is one.
+        prompt: The prompt.
+        text: The completion without reasoning and end tokens.
+        tokens: Number of sampled tokens.
+        truncated: Whether it was cut at the token limit.
+        state: Final state of the environment, if there is one.
     """
 
     prompt: Prompt
@@ -63,29 +63,29 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What an answer is worth.
+    """The reward of a completion.
 
     Attributes:
         value: The reward.
-        unread: Whether what is to be judged, such as a final number, was not found in the answer.
-        error: What went wrong in a person's own reward, where the job counts that and goes on.
+        extraction_failed: Whether the value to score, such as a final number, was not found.
+        error: The error of a user's own reward, if the job counts errors instead of failing.
     """
 
     value: float
-    unread: bool = False
+    extraction_failed: bool = False
     error: str | None = None
 
 
 class Recipe(BaseModel):
-    """A reward with its parameters, which are the fields; what it does not know is refused."""
+    """A reward; its fields are its parameters, and unknown parameters are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: ClassVar[str]
 
     @property
-    def reads_answer(self) -> bool:
-        """Whether two answers to the same prompt can earn different rewards."""
+    def depends_on_completion(self) -> bool:
+        """Whether two completions of the same prompt can get different rewards."""
         return True
 
     @property
@@ -94,144 +94,146 @@ class Recipe(BaseModel):
         return ()
 
     def check(self, prompt: Prompt) -> None:
-        """Return if answers to PROMPT can be judged.
+        """Check that completions of PROMPT can be scored.
 
         Raises:
-            Unusable: The row lacks what they are compared with; the text says what.
+            Unusable: The row lacks the value to compare with; the text says which.
         """
         for part in self.parts:
             part.check(prompt)
 
-    async def score(self, answer: Answer) -> Score:
-        """Return what ANSWER is worth.
+    async def score(self, completion: Completion) -> Score:
+        """Return the reward of COMPLETION.
 
         Raises:
-            JobFailed: A person's own reward went wrong, and the job does not count that.
+            JobFailed: A user's own reward failed, and the job does not count errors.
         """
         raise NotImplementedError
 
     async def confinement(self) -> list[str]:
-        """Say under which limits a person's own code runs here; nothing if there is none."""
+        """Return the limits under which user code runs here; none without user code."""
         return [line for part in self.parts for line in await part.confinement()]
 
     async def close(self) -> None:
-        """End what it has started."""
+        """End the processes that it started."""
         for part in self.parts:
             await part.close()
 
 
-async def judge(recipe: Recipe, answer: Answer) -> Score:
-    """Return what RECIPE pays for ANSWER.
+async def score_completion(recipe: Recipe, completion: Completion) -> Score:
+    """Return RECIPE's reward of COMPLETION.
 
     Raises:
-        JobFailed: It is too much to be learnt from, or a person's own reward went wrong.
+        JobFailed: The reward is too large, or a user's own reward failed.
     """
-    score = await recipe.score(answer)
-    if not abs(score.value) <= LARGEST:
+    score = await recipe.score(completion)
+    if not abs(score.value) <= MAX_REWARD:
         raise JobFailed(
-            f"The reward pays {score.value:g} for an answer to {answer.prompt.place}, and must "
-            f"stay between {-LARGEST:g} and {LARGEST:g}",
+            f"The reward of a completion for {completion.prompt.place} is {score.value:g}, and "
+            f"must be between {-MAX_REWARD:g} and {MAX_REWARD:g}",
             code="reward",
         )
     return score
 
 
 class RowReward(Recipe):
-    """Pay what the row says, whatever the answer: of use within a combination only."""
+    """The row's own reward, whatever the completion: useful only in a combination."""
 
     name = "row_reward_v1"
     default: Finite = 0.0
 
     @property
-    def reads_answer(self) -> bool:
-        """Never: all answers to a prompt earn the same."""
+    def depends_on_completion(self) -> bool:
+        """Never: all completions of a prompt get the same reward."""
         return False
 
-    async def score(self, answer: Answer) -> Score:
+    async def score(self, completion: Completion) -> Score:
         """Return the row's reward."""
-        paid = answer.prompt.reward
-        return Score(self.default if paid is None else paid)
+        reward = completion.prompt.reward
+        return Score(self.default if reward is None else reward)
 
 
-class _Verdict(Recipe):
+class _Binary(Recipe):
+    """One reward for a correct completion, another for a wrong one."""
+
     reward_if_true: Finite = 1.0
     reward_if_false: Finite = 0.0
 
     @property
-    def reads_answer(self) -> bool:
-        """Whether a right answer earns something else than a wrong one."""
+    def depends_on_completion(self) -> bool:
+        """Whether the two rewards differ."""
         return self.reward_if_true != self.reward_if_false
 
-    def _paid(self, right: bool) -> float:
-        return self.reward_if_true if right else self.reward_if_false
+    def _reward(self, correct: bool) -> float:
+        return self.reward_if_true if correct else self.reward_if_false
 
 
-class Contains(_Verdict):
-    """Pay answers that contain a text, capitals minded."""
+class Contains(_Binary):
+    """Whether the completion contains a string; case matters."""
 
     name = "contains_v1"
-    needle: Text
+    needle: NonEmptyString
 
-    async def score(self, answer: Answer) -> Score:
-        """Return what containing the needle is worth, or not containing it."""
-        return Score(self._paid(self.needle in answer.text))
+    async def score(self, completion: Completion) -> Score:
+        """Return the reward for containing the string or not."""
+        return Score(self._reward(self.needle in completion.text))
 
 
 class ExactMatch(Recipe):
-    """Pay 1 for the expected answer, white space at the ends aside, and else 0."""
+    """1 if the completion equals the expected one, without surrounding white space; else 0."""
 
     name = "exact_match_v1"
     expected: Expected = None
 
     def check(self, prompt: Prompt) -> None:
-        """Return if there is an expected answer."""
+        """Check that there is an expected completion."""
         _expected(self.expected, prompt)
 
-    async def score(self, answer: Answer) -> Score:
+    async def score(self, completion: Completion) -> Score:
         """Return 1 for a match."""
-        expected = _expected(self.expected, answer.prompt)
-        return Score(float(answer.text.strip() == expected.strip()))
+        expected = _expected(self.expected, completion.prompt)
+        return Score(float(completion.text.strip() == expected.strip()))
 
 
-class TrajectoryImitation(_Verdict):
-    """Pay for saying what the trajectory says at this turn."""
+class TrajectoryImitation(_Binary):
+    """Whether the completion equals the trajectory's message at this turn."""
 
     name = "trajectory_imitation_v1"
 
     @property
-    def reads_answer(self) -> bool:
-        """Always: the row may pay for a match."""
+    def depends_on_completion(self) -> bool:
+        """Always: the row can have a reward for a match."""
         return True
 
     def check(self, prompt: Prompt) -> None:
-        """Return if the trajectory says something here."""
+        """Check that the trajectory has a message at this turn."""
         _expected(None, prompt)
 
-    async def score(self, answer: Answer) -> Score:
+    async def score(self, completion: Completion) -> Score:
         """Return the row's reward for a match."""
-        right = answer.text.strip() == _expected(None, answer.prompt).strip()
-        if right and answer.prompt.reward is not None:
-            return Score(answer.prompt.reward)
-        return Score(self._paid(right))
+        correct = completion.text.strip() == _expected(None, completion.prompt).strip()
+        if correct and completion.prompt.reward is not None:
+            return Score(completion.prompt.reward)
+        return Score(self._reward(correct))
 
 
-class Gsm8k(_Verdict):
-    """Pay for the right final number: the last one after `####`, else the last one of all."""
+class Gsm8k(_Binary):
+    """Whether the final number is the expected one: the last after `####`, else the last of all."""
 
     name = "gsm8k_v1"
     expected: Expected = None
 
     def check(self, prompt: Prompt) -> None:
-        """Return if the expected answer holds a number."""
+        """Check that the expected completion has a number."""
         if final_number(_expected(self.expected, prompt)) is None:
-            raise Unusable("its expected answer holds no number")
+            raise Unusable("its expected answer has no number")
 
-    async def score(self, answer: Answer) -> Score:
-        """Return what the right number is worth; an answer without one is a wrong one."""
-        found = final_number(answer.text)
-        wanted = final_number(_expected(self.expected, answer.prompt))
-        right = found is not None and wanted is not None and abs(found - wanted) <= TOLERANCE
-        return Score(self._paid(right), unread=found is None)
+    async def score(self, completion: Completion) -> Score:
+        """Return the reward for the right number; a completion without a number is wrong."""
+        found = final_number(completion.text)
+        expected = final_number(_expected(self.expected, completion.prompt))
+        correct = found is not None and expected is not None and abs(found - expected) <= TOLERANCE
+        return Score(self._reward(correct), extraction_failed=found is None)
 
 
 def final_number(text: str) -> float | None:

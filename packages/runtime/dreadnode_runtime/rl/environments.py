@@ -1,15 +1,14 @@
-"""Tools that a model may use over several turns, through an interface of two verbs.
+"""Environments: tools that the model can call over several turns.
 
-An environment begins an episode for each rollout. The episode is given what the model said and
-answers with the conversation to go on from, or with nothing when it is over: when the model calls
-no tool any more. A person's own environment, `python_v1`, is three functions, run in confined
-processes like a reward:
+An environment starts an episode for each rollout. The episode gets the model's message and returns
+the conversation that the model continues; it ends when the message has no tool call. A user's own
+environment, `python_v1`, consists of three functions, run in confined processes like a reward:
 
     def tools(): ...                    # [{"name": …, "description": …, "parameters": {…}}]
     def start(row): ...                 # the state of a new episode, anything that JSON can hold
-    def call(state, name, arguments):   # what a call does: (the new state, the tool's answer)
+    def call(state, name, arguments):   # returns (the new state, the tool's result)
 
-Calls of one episode may reach different processes, so all that lasts is the state.
+Calls of one episode can run in different processes, so only the state is kept between them.
 """
 
 import json
@@ -26,11 +25,18 @@ from dreadnode_runtime.data.normal_form import Message as NormalMessage
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import plain_message
 from dreadnode_runtime.errors import JobFailed, plain
-from dreadnode_runtime.user_code.processes import CodeFailed, Pool, must_be_allowed
-from dreadnode_runtime.user_code.python_reward import Megabytes, Processes, Seconds, Source
+from dreadnode_runtime.user_code.processes import (
+    CodeFailed,
+    Megabytes,
+    Pool,
+    Processes,
+    Seconds,
+    Source,
+    check_allowed,
+)
 
-LONGEST_RESULT = 20_000
-"""Characters of a tool's answer that the model is shown."""
+MAX_RESULT_LENGTH = 20_000
+"""Characters of a tool's result that the model gets."""
 FUNCTIONS = ("tools", "start", "call")
 
 
@@ -38,37 +44,37 @@ class Episode(Protocol):
     """One rollout's conversation with its tools.
 
     Attributes:
-        state: What became of the world, for the reward to look at.
+        state: The environment's state, which the reward can read.
     """
 
     state: Any
 
     async def respond(self, message: Message) -> Conversation | None:
-        """Return the conversation after MESSAGE and its tools' answers, or nothing at the end.
+        """Return the conversation with MESSAGE and its tools' results, or None at the end.
 
         Raises:
-            JobFailed: The environment went wrong.
+            JobFailed: The environment's code failed.
         """
         ...
 
 
 class Environment(Protocol):
-    """What rollouts take place in."""
+    """Tools, and how an episode with them starts."""
 
-    def dressed(self, prompt: Conversation) -> Conversation:
-        """Return PROMPT with the tools that can be called in it."""
+    def with_tools(self, prompt: Conversation) -> Conversation:
+        """Return PROMPT with the environment's tools."""
         ...
 
-    async def begin(self, prompt: Prompt) -> Episode:
-        """Begin an episode that starts with PROMPT.
+    async def start_episode(self, prompt: Prompt) -> Episode:
+        """Start an episode with PROMPT.
 
         Raises:
-            JobFailed: The environment went wrong.
+            JobFailed: The environment's code failed.
         """
         ...
 
     async def close(self) -> None:
-        """End what was started."""
+        """Close the environment."""
         ...
 
 
@@ -81,7 +87,7 @@ class _Params(BaseModel):
     processes: Processes = 4
 
 
-class _Wish(BaseModel):
+class _EnvironmentSpec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Literal["python_v1"]
@@ -89,18 +95,18 @@ class _Wish(BaseModel):
 
 
 class PythonEnvironment:
-    """A person's own environment: the functions `tools`, `start` and `call`."""
+    """A user's own environment: the functions `tools`, `start` and `call`."""
 
     def __init__(self, pool: Pool, tools: list[dict[str, Any]]) -> None:
         self._pool = pool
         self._tools = tools
 
-    def dressed(self, prompt: Conversation) -> Conversation:
-        """Return PROMPT with the environment's tools, which take the place of the row's own."""
+    def with_tools(self, prompt: Conversation) -> Conversation:
+        """Return PROMPT with the environment's tools, which replace those of the row."""
         return replace(prompt, tools=self._tools)
 
-    async def begin(self, prompt: Prompt) -> "PythonEpisode":
-        """Begin an episode in the state that `start` returns for the row."""
+    async def start_episode(self, prompt: Prompt) -> "PythonEpisode":
+        """Start an episode in the state that `start` returns for the row."""
         state = await self.call(prompt, "start", dict(prompt.data))
         return PythonEpisode(self, prompt, state)
 
@@ -109,7 +115,7 @@ class PythonEnvironment:
         await self._pool.close()
 
     async def call(self, prompt: Prompt, function: str, *arguments: Any) -> Any:
-        """Return what FUNCTION of the source returns in an episode that began with PROMPT."""
+        """Return the result of FUNCTION in an episode that started with PROMPT."""
         try:
             return await self._pool.call(function, *arguments, number=False)
         except CodeFailed as failed:
@@ -120,63 +126,66 @@ class PythonEnvironment:
 
 
 class PythonEpisode:
-    """One conversation in a person's own environment."""
+    """One conversation in a user's own environment."""
 
     def __init__(self, environment: PythonEnvironment, prompt: Prompt, state: Any) -> None:
         self._environment = environment
         self._prompt = prompt
-        self._said = prompt.said
+        self._conversation = prompt.said
         self.state = state
 
     async def respond(self, message: Message) -> Conversation | None:
-        """Answer the tool calls in MESSAGE, in order; without any, the episode is over."""
+        """Run the tool calls in MESSAGE, in order; without a call, the episode ends."""
         calls = message.get("tool_calls", [])
-        broken = message.get("unparsed_tool_calls", [])
-        if not calls and not broken:
+        unparsed = message.get("unparsed_tool_calls", [])
+        if not calls and not unparsed:
             return None
-        results = [_result(call.id, call.function.name, await self._called(call)) for call in calls]
-        results += [_result(None, "", f"This call cannot be read: {c.error}") for c in broken]
+        results = [_result(call.id, call.function.name, await self._run(call)) for call in calls]
+        results += [_result(None, "", f"Invalid tool call: {c.error}") for c in unparsed]
         added = cast("list[NormalMessage]", [plain_message(message), *results])
-        self._said = Conversation([*self._said.messages, *added], self._said.tools)
-        return self._said
+        conversation = self._conversation
+        self._conversation = Conversation([*conversation.messages, *added], conversation.tools)
+        return self._conversation
 
-    async def _called(self, call: Any) -> str:
+    async def _run(self, call: Any) -> str:
         name = call.function.name
-        if name not in [tool["name"] for tool in self._said.tools]:
-            return f"There is no tool `{name}`"
+        if name not in [tool["name"] for tool in self._conversation.tools]:
+            return f"Unknown tool `{name}`"
         try:
             arguments = json.loads(call.function.arguments)
         except ValueError:
-            return f"The arguments of `{name}` are not JSON"
-        answer = await self._environment.call(self._prompt, "call", self.state, name, arguments)
-        if not isinstance(answer, list) or len(answer) != 2:
+            return f"The arguments of `{name}` are not valid JSON"
+        result = await self._environment.call(self._prompt, "call", self.state, name, arguments)
+        if not isinstance(result, list) or len(result) != 2:
             raise JobFailed(
-                "The environment's `call` must return the new state and the tool's answer, and did "
-                f"not on {self._prompt.place}",
+                "The environment's `call` must return the new state and the tool's result, but did "
+                f"not for {self._prompt.place}",
                 code="environment",
             )
-        self.state, said = answer
-        text = said if isinstance(said, str) else json.dumps(said)
-        return text if len(text) <= LONGEST_RESULT else text[:LONGEST_RESULT] + " … (cut off)"
+        self.state, output = result
+        text = output if isinstance(output, str) else json.dumps(output)
+        return (
+            text if len(text) <= MAX_RESULT_LENGTH else text[:MAX_RESULT_LENGTH] + " … (truncated)"
+        )
 
 
-async def open_environment(wish: dict[str, Any] | None) -> PythonEnvironment | None:
-    """Return the environment that a job's config describes, its source loaded.
+async def open_environment(spec: dict[str, Any] | None) -> PythonEnvironment | None:
+    """Return the environment that a job's config describes, with its source loaded.
 
     Raises:
-        JobFailed: It cannot be used; the sentence says why.
+        JobFailed: It cannot be used; the message says why.
     """
-    if wish is None:
+    if spec is None:
         return None
     try:
-        params = _Wish.model_validate(wish).params
-        must_be_allowed()
+        params = _EnvironmentSpec.model_validate(spec).params
+        check_allowed()
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise JobFailed(
-            f"The environment's `{place}` is wrong: {first['msg']}; it is `python_v1`, with its "
-            "`source` in `params`",
+            f"The environment's `{place}` is invalid: {first['msg']}; use "
+            "`python_v1` with its `source` in `params`",
             code="environment",
         ) from error
     except ValueError as error:
@@ -191,7 +200,7 @@ async def open_environment(wish: dict[str, Any] | None) -> PythonEnvironment | N
     try:
         tools = read_tools(await pool.call("tools", number=False), Findings())
         if not tools:
-            raise Unusable("it has no tools")  # noqa: TRY301
+            raise Unusable("`tools` returns an empty list")  # noqa: TRY301
     except (CodeFailed, Unusable) as failed:
         await pool.close()
         raise JobFailed(

@@ -1,4 +1,4 @@
-"""A reinforcement-learning job: its prompts, its reward, its loop, and its end."""
+"""A reinforcement-learning job: read the prompts, open the reward, run the loop."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,26 +12,27 @@ from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.prompts import Asking, Prompt, prepare_prompts
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.jobs.config import DatasetRef, read_config
-from dreadnode_runtime.jobs.lifecycle import Work, counted
-from dreadnode_runtime.rewards.combinations import reward
+from dreadnode_runtime.jobs.lifecycle import JobContext, Results
+from dreadnode_runtime.jobs.outcome import plural
+from dreadnode_runtime.rewards.combinations import load_reward
+from dreadnode_runtime.rewards.python_reward import PythonReward
 from dreadnode_runtime.rewards.recipes import Recipe
 from dreadnode_runtime.rl.config import RlConfig
 from dreadnode_runtime.rl.environments import Environment, open_environment
 from dreadnode_runtime.rl.loop import RlPlan, train
 from dreadnode_runtime.rl.metric_history import RlHistory
-from dreadnode_runtime.rl.rollouts import Rollouts, sampling
-from dreadnode_runtime.user_code.python_reward import PythonReward
+from dreadnode_runtime.rl.rollouts import Rollouts, sampling_params
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PromptFile:
     """A file of prompts.
 
     Attributes:
-        name: Of its dataset.
-        path: Where it is.
-        trajectories: Whether each turn of the assistant in it is a prompt.
-        field: What names it in the config.
+        name: Name of its dataset.
+        path: Path of the file.
+        trajectories: Whether each assistant turn in it becomes a prompt.
+        field: The setting that names the dataset.
     """
 
     name: str
@@ -41,13 +42,13 @@ class Source:
 
 
 @asynccontextmanager
-async def judged(config: RlConfig) -> AsyncIterator[tuple[Recipe, Environment | None]]:
-    """Open the reward and the environment of CONFIG, and end what they start.
+async def open_scoring(config: RlConfig) -> AsyncIterator[tuple[Recipe, Environment | None]]:
+    """Open CONFIG's reward and environment, and close them at the end.
 
     Raises:
         JobFailed: One of them cannot be used.
     """
-    recipe = reward(config.reward_recipe)
+    recipe = load_reward(config.reward_recipe)
     environment = None
     try:
         environment = await open_environment(config.environment)
@@ -58,16 +59,16 @@ async def judged(config: RlConfig) -> AsyncIterator[tuple[Recipe, Environment | 
             await environment.close()
 
 
-def asking(
+def prompt_settings(
     config: RlConfig, rendering: Rendering, recipe: Recipe, environment: Environment | None
 ) -> Asking:
-    """Return how rows become prompts in a job with CONFIG."""
+    """Return how a job with CONFIG turns rows into prompts."""
     return Asking(
         rendering,
         config.max_sequence_length,
         config.max_new_tokens,
         judge=recipe.check,
-        dress=(lambda said: said) if environment is None else environment.dressed,
+        dress=(lambda said: said) if environment is None else environment.with_tools,
         system_prompt=config.system_prompt,
         strict=config.strict,
         whole_rows=environment is not None or _reads_rows(recipe),
@@ -75,119 +76,120 @@ def asking(
 
 
 def _reads_rows(recipe: Recipe) -> bool:
-    """Tell whether RECIPE is given whole rows: a person's own function is."""
+    """Whether RECIPE gets whole rows, as a user's own function does."""
     return isinstance(recipe, PythonReward) or any(map(_reads_rows, recipe.parts))
 
 
-def read_prompts(sources: list[Source], how: Asking) -> tuple[list[Prompt], Counts]:
-    """Return the prompts of all SOURCES, with one count."""
+def read_prompts(files: list[PromptFile], settings: Asking) -> tuple[list[Prompt], Counts]:
+    """Return the prompts of all FILES, and the sum of their row counts."""
     prompts: list[Prompt] = []
     counts = Counts()
-    for source in sources:
-        name = source.name if len(sources) > 1 else ""
+    for file in files:
+        name = file.name if len(files) > 1 else ""
         found, of_file = prepare_prompts(
-            source.path, how, trajectories=source.trajectories, dataset=name
+            file.path, settings, trajectories=file.trajectories, dataset=name
         )
         prompts += found
         counts.add(of_file)
     return prompts, counts
 
 
-async def run_rl(work: Work) -> None:
-    """Train WORK's job to its end, or to where its stop ends it, and tell how it ended.
+async def run_rl(context: JobContext) -> dict[str, Any] | None:
+    """Train an RL job, and return its final event; None if another attempt resumes it.
 
     Raises:
-        RuntimeFault: It cannot go on; whose fault it is, is the class.
+        RuntimeFault: The job failed (`JobFailed`), or this attempt did.
     """
-    job, reporter = work.job, work.reporter
+    job, reporter = context.job, context.reporter
     config = read_config(RlConfig, job.config)
-    datasets, sources = await _fetched(work, config)
+    datasets, files = await _download(context, config)
     eval_dataset = None
     if config.eval_dataset_ref is not None:
-        eval_dataset = await work.service.dataset(
-            config.eval_dataset_ref, work.folder, config.eval_split
-        )
+        eval_dataset = await context.dataset(config.eval_dataset_ref, config.eval_split)
     async with (
-        judged(config) as (recipe, environment),
-        work.trainer(config) as (policy, rendering, outcome),
+        open_scoring(config) as (recipe, environment),
+        context.trainer(config) as (policy, rendering, outcome),
     ):
         if limits := await recipe.confinement():
-            reporter.log(f"The reward's own code runs with {', '.join(limits)}")
-        how = asking(config, rendering, recipe, environment)
+            reporter.log(f"The reward's code runs with {', '.join(limits)}")
+        settings = prompt_settings(config, rendering, recipe, environment)
         reporter.phase("validating", "rendering the prompts")
-        work.tell_format(rendering)
-        prompts, counts = await asyncio.to_thread(read_prompts, sources, how)
-        work.tell_counts(counts, config.max_sequence_length)
+        context.report_format(rendering)
+        prompts, counts = await asyncio.to_thread(read_prompts, files, settings)
+        context.report_counts(counts, config.max_sequence_length)
         eval_prompts: list[Prompt] = []
         if eval_dataset is not None:
-            source = Source(eval_dataset.name, eval_dataset.path, False, "eval_dataset_ref")
-            eval_prompts, of_eval = await asyncio.to_thread(read_prompts, [source], how)
-            work.tell_counts(of_eval, config.max_sequence_length, "Evaluation data: ")
+            file = PromptFile(eval_dataset.name, eval_dataset.path, False, "eval_dataset_ref")
+            eval_prompts, eval_counts = await asyncio.to_thread(read_prompts, [file], settings)
+            context.report_counts(eval_counts, config.max_sequence_length, "Evaluation data: ")
             eval_prompts = eval_prompts[: config.eval_max_rollouts]
         plan = RlPlan(config, prompts, config.total_steps(len(prompts)), eval_prompts)
-        history = RlHistory.told(job.metrics, outcome.step)
+        history = RlHistory.from_metrics(job.metrics, outcome.step)
         rollouts = Rollouts(
             rendering,
             recipe,
-            sampling(rendering, config),
+            sampling_params(rendering, config),
             config.max_sequence_length,
             environment,
             config.max_turns,
             config.seed,
         )
-        _tell_start(work, plan, rendering, counts, outcome.step)
+        _report_start(context, plan, rendering, counts, outcome.step)
 
-        await train(plan, policy, rollouts, reporter, work.stop, history, outcome)
+        await train(plan, policy, rollouts, reporter, context.stop, history, outcome)
 
-        await work.finish(
-            policy,
-            rendering,
-            outcome,
+        results = Results(
             steps=plan.steps,
             metrics=history.final_metrics(),
-            at_end=history.at(outcome.step),
+            last_step_metrics=history.at(outcome.step),
             best_step=history.best_step,
             artifacts=_artifacts(config, eval_dataset),
             datasets=datasets,
             eval_dataset=eval_dataset,
             counts=counts,
         )
+        return await context.finish(policy, rendering, outcome, results)
 
 
-async def _fetched(work: Work, config: RlConfig) -> tuple[list[Dataset], list[Source]]:
-    wanted: list[tuple[DatasetRef, str | None, str]] = []
+async def _download(
+    context: JobContext, config: RlConfig
+) -> tuple[list[Dataset], list[PromptFile]]:
+    sources: list[tuple[DatasetRef, str | None, str]] = []
     if config.prompt_dataset_ref is not None:
-        wanted.append((config.prompt_dataset_ref, config.prompt_split, "prompt_dataset_ref"))
-    wanted += [(ref, None, "trajectory_dataset_refs") for ref in config.trajectory_dataset_refs]
-    datasets = [await work.service.dataset(ref, work.folder, split) for ref, split, _ in wanted]
-    sources = [
-        Source(dataset.name, dataset.path, field == "trajectory_dataset_refs", field)
-        for dataset, (_, _, field) in zip(datasets, wanted, strict=True)
+        sources.append((config.prompt_dataset_ref, config.prompt_split, "prompt_dataset_ref"))
+    sources += [(ref, None, "trajectory_dataset_refs") for ref in config.trajectory_dataset_refs]
+    datasets = [await context.dataset(ref, split) for ref, split, _ in sources]
+    files = [
+        PromptFile(dataset.name, dataset.path, field == "trajectory_dataset_refs", field)
+        for dataset, (_, _, field) in zip(datasets, sources, strict=True)
     ]
-    return datasets, sources
+    return datasets, files
 
 
 def _artifacts(config: RlConfig, eval_dataset: Dataset | None) -> dict[str, Any]:
-    made: dict[str, Any] = {
+    artifacts: dict[str, Any] = {
         "execution_mode": config.execution_mode,
         "prompt_dataset": config.prompt_dataset_ref and str(config.prompt_dataset_ref),
         "trajectory_datasets": [str(ref) for ref in config.trajectory_dataset_refs],
     }
     if eval_dataset is not None:
-        made["eval_dataset"] = eval_dataset.name
-    return made
+        artifacts["eval_dataset"] = eval_dataset.name
+    return artifacts
 
 
-def _tell_start(work: Work, plan: RlPlan, rendering: Rendering, counts: Counts, start: int) -> None:
+def _report_start(
+    context: JobContext, plan: RlPlan, rendering: Rendering, counts: Counts, start: int
+) -> None:
     config = plan.config
     resumed = f" from step {start}" if start else ""
-    work.reporter.tell(
+    context.reporter.report(
         "training_start",
         message=(
-            f"Training {work.job.subject}{resumed} by {config.algorithm}, {config.execution_mode}: "
-            f"{counted(plan.steps, 'step')} of {counted(config.num_rollouts, 'prompt')} with "
-            f"{config.group_size} answers each, out of {counted(len(plan.prompts), 'prompt')} in "
-            f"{counts.usable} of {counts.rows} rows, written by {rendering.name}"
+            f"Training {context.job.model_description}{resumed} with {config.algorithm}, "
+            f"{config.execution_mode}: {plural(plan.steps, 'step')} of "
+            f"{plural(config.num_rollouts, 'prompt')} with {config.group_size} completions each, "
+            f"from {plural(len(plan.prompts), 'prompt')} in {counts.usable} of {counts.rows} rows, "
+            f"rendered by {rendering.name}"
         ),
         data={
             "trainer_type": "rl",

@@ -1,13 +1,12 @@
-"""Which rollouts to start and which to learn from, so that none is too old: the three modes in one.
+"""Schedules groups of rollouts for the three execution modes, so that none gets too stale.
 
-Time is counted in steps done. A group of rollouts is drawn by weights of some age, its version, and
-may be learnt from while `step - version <= bound`. Synchronous training has as many groups under
-way as one step takes; asynchronous training has LEAD steps' worth more, so that sampling goes on
-while training does.
+Time is counted in steps done. A group of rollouts is sampled by weights of some version, and may be
+trained on while `step - version <= bound`. Synchronous training has the groups of one step in
+flight; asynchronous training has those of LEAD more steps, so that sampling and training overlap.
 
-At most `(lead + 1) * per_step` groups are under way, and those of a step are chosen among the
-finished ones by earliest deadline; a step waits until what remains can still be learnt from in
-time. So nothing that was drawn is thrown away, and nothing is learnt from too late.
+At most `(lead + 1) * per_step` groups are in flight. A step takes the finished groups with the
+earliest deadlines, and waits until the remaining ones can still be trained on in time. So no group
+is discarded, and none is trained on too late.
 """
 
 import asyncio
@@ -17,8 +16,8 @@ from typing import Generic, TypeVar
 
 from dreadnode_runtime.control.events import Stop
 
-LOOK_EVERY = 0.25
-"""Seconds between two looks at whether the loop is to end."""
+STOP_CHECK_INTERVAL = 0.25
+"""Seconds between two checks whether the loop must end."""
 S = TypeVar("S")
 G = TypeVar("G")
 
@@ -30,15 +29,15 @@ class _Started(Generic[G]):
     task: "asyncio.Future[G]"
 
 
-class Feed(Generic[S, G]):
-    """Starts groups of rollouts and hands them out in time.
+class RolloutScheduler(Generic[S, G]):
+    """Starts groups of rollouts and hands them out before they are too stale.
 
     Args:
-        start: Starts the group of an index, drawn by a sampler.
+        start: Starts the group of an index, with a sampler.
         per_step: Groups of one step.
-        lead: Steps' worth of groups under way beyond those of the present step.
-        bound: How many steps a group's weights may be behind when it is learnt from.
-        in_order: Whether groups are learnt from in the order in which they were started.
+        lead: Number of steps whose groups may be in flight beyond those of the current step.
+        bound: Maximum staleness, in steps, of a group's weights when it is trained on.
+        in_order: Whether groups are trained on in the order in which they were started.
         first: Index of the first group.
         total: Index after the last group.
     """
@@ -56,18 +55,18 @@ class Feed(Generic[S, G]):
     ) -> None:
         self._start = start
         self._per_step = per_step
-        self._room = (lead + 1) * per_step
+        self._capacity = (lead + 1) * per_step
         self._bound = bound
         self._in_order = in_order
         self._next = first
         self._total = total
-        self._under_way: list[_Started[G]] = []
-        self.most_pending = 0
+        self._in_flight: list[_Started[G]] = []
+        self.max_pending = 0
 
     @property
     def pending(self) -> int:
-        """How many groups were started and not yet learnt from."""
-        return len(self._under_way)
+        """Number of groups that were started and not yet handed out."""
+        return len(self._in_flight)
 
     @property
     def started(self) -> int:
@@ -75,57 +74,63 @@ class Feed(Generic[S, G]):
         return self._next
 
     def fill(self, sampler: S, version: int) -> None:
-        """Start groups, drawn by SAMPLER with the weights of VERSION, while there is room."""
-        while self._next < self._total and len(self._under_way) < self._room:
+        """Start groups, sampled by SAMPLER with weights of VERSION, up to the capacity."""
+        while self._next < self._total and len(self._in_flight) < self._capacity:
             task = asyncio.ensure_future(self._start(self._next, sampler))
-            self._under_way.append(_Started(self._next, version, task))
+            self._in_flight.append(_Started(self._next, version, task))
             self._next += 1
-        self.most_pending = max(self.most_pending, len(self._under_way))
+        self.max_pending = max(self.max_pending, len(self._in_flight))
 
     async def take(self, step: int, stop: Stop) -> list[tuple[int, G]]:
-        """Wait for the groups to learn from after STEP steps, each with the age of its weights.
+        """Wait for the groups to train on after STEP steps; return each with its staleness.
 
-        Nothing, if STOP says so.
+        Returns an empty list if STOP ends the loop.
 
         Raises:
-            Exception: What a rollout ended with.
+            Exception: The error of a rollout.
         """
         while True:
             if stop.requested:
                 return []
-            for group in self._under_way:
+            for group in self._in_flight:
                 if group.task.done():
-                    group.task.result()  # Raises what it ended with, whether it is chosen or not.
+                    group.task.result()  # Raises its error, even if the group is not chosen.
             if chosen := self._choose(step):
-                self._under_way = [g for g in self._under_way if g not in chosen]
+                self._in_flight = [g for g in self._in_flight if g not in chosen]
                 chosen.sort(key=lambda group: group.index)
                 return [(step - group.version, group.task.result()) for group in chosen]
-            waiting = [group.task for group in self._under_way if not group.task.done()]
-            await asyncio.wait(waiting, timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
+            unfinished = [group.task for group in self._in_flight if not group.task.done()]
+            await asyncio.wait(
+                unfinished, timeout=STOP_CHECK_INTERVAL, return_when=asyncio.FIRST_COMPLETED
+            )
 
     def close(self) -> None:
-        """End what is under way."""
-        for group in self._under_way:
+        """Cancel the groups in flight."""
+        for group in self._in_flight:
             group.task.cancel()
 
     def _choose(self, step: int) -> list[_Started[G]]:
-        """Return the groups of this step, or none while it has to wait."""
-        wanted = min(self._per_step, len(self._under_way))
+        """Return the groups of this step; an empty list while it must wait."""
+        count = min(self._per_step, len(self._in_flight))
         if self._in_order:
-            chosen = self._under_way[:wanted]
+            chosen = self._in_flight[:count]
             return chosen if all(group.task.done() for group in chosen) else []
-        finished = [group for group in self._under_way if group.task.done()]
-        chosen = sorted(finished, key=lambda group: (group.version, group.index))[:wanted]
-        if len(chosen) < wanted:
+        finished = [group for group in self._in_flight if group.task.done()]
+        chosen = sorted(finished, key=lambda group: (group.version, group.index))[:count]
+        if len(chosen) < count:
             return []
-        return chosen if self._leaves_time(step, chosen) else []
+        return chosen if self._meets_deadlines(step, chosen) else []
 
-    def _leaves_time(self, step: int, chosen: list[_Started[G]]) -> bool:
-        """Whether all others can be learnt from in the following steps before they are too old."""
-        others = [
-            group.version + self._bound - step for group in self._under_way if group not in chosen
+    def _meets_deadlines(self, step: int, chosen: list[_Started[G]]) -> bool:
+        """Whether all other groups fit into the following steps before they are too stale.
+
+        By earliest deadline first, n steps can take n * per_step groups: that must be enough for
+        the groups whose deadline is at most n steps away, for every n.
+        """
+        steps_left = [
+            group.version + self._bound - step for group in self._in_flight if group not in chosen
         ]
         return all(
-            sum(left <= steps for left in others) <= steps * self._per_step
+            sum(left <= steps for left in steps_left) <= steps * self._per_step
             for steps in range(self._bound + 1)
         )

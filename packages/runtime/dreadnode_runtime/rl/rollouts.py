@@ -1,9 +1,9 @@
-"""From a prompt to what can be learnt from: draw a group of answers, judge, compare.
+"""Rollouts: sample a group of completions for a prompt, score them, compute advantages.
 
-An answer's advantage is its reward less the mean of its group (a leave-none-out baseline, as in
-GRPO, Shao et al. 2024), by default not divided by the standard deviation (Dr. GRPO, Liu et al.
-2025). Every drawn token carries its answer's advantage, and a loss is the sum over tokens, so each
-token counts the same.
+A completion's advantage is its reward minus the mean reward of its group (as in GRPO, Shao et al.
+2024, arXiv:2402.03300, equation 3). By default it is not divided by the group's standard deviation
+(Dr. GRPO, Liu et al. 2025, arXiv:2503.20783). Every sampled token carries its completion's
+advantage, and a loss is a sum over tokens, so each token counts the same.
 """
 
 import asyncio
@@ -15,25 +15,25 @@ from dataclasses import dataclass, field
 import numpy as np
 from tinker_cookbook.renderers import Message
 
-from dreadnode_runtime.backend.policy import Sampled, Sampler, Sampling, Sequenced
+from dreadnode_runtime.backend.policy import Sampled, Sampler, SamplingParams, TrainingSequence
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import Rendering, text_of
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.rewards.recipes import Answer, Recipe, Score, judge
+from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score, score_completion
 from dreadnode_runtime.rl.config import RlConfig
 from dreadnode_runtime.rl.environments import Environment, Episode
 
 EPSILON = 1e-6
-"""Keeps a division by a standard deviation finite."""
+"""Added to the standard deviation before a division."""
 
 
 @dataclass(slots=True)
 class _Sequence:
-    """A conversation in tokens, as far as each turn only added to it."""
+    """A conversation in tokens, as long as each turn only appends to it."""
 
     tokens: list[int]
     logprobs: list[float]
-    drawn: list[bool]
+    sampled_mask: list[bool]
 
     @classmethod
     def of(cls, prompt: Sequence[int]) -> "_Sequence":
@@ -42,111 +42,113 @@ class _Sequence:
     def add(self, sampled: Sampled) -> None:
         self.tokens += sampled.tokens.tolist()
         self.logprobs += sampled.logprobs.tolist()
-        self.drawn += [True] * len(sampled.tokens)
+        self.sampled_mask += [True] * len(sampled.tokens)
 
     def extended(self, prompt: Sequence[int]) -> "_Sequence | None":
-        """Return this one up to the end of PROMPT, if PROMPT begins with it."""
+        """Return this sequence extended to the end of PROMPT, if PROMPT begins with it."""
         if list(prompt[: len(self.tokens)]) != self.tokens:
             return None
         new = len(prompt) - len(self.tokens)
-        return _Sequence(list(prompt), self.logprobs + [0.0] * new, self.drawn + [False] * new)
+        return _Sequence(
+            list(prompt), self.logprobs + [0.0] * new, self.sampled_mask + [False] * new
+        )
 
 
 @dataclass(slots=True)
 class Rollout:
-    """One answer, or one conversation, with what it is worth.
+    """One completion, or one conversation with an environment, and its score.
 
     Attributes:
-        sequences: One; more where the format writes a turn differently once it is history.
-        score: What it is worth.
-        turns: How often the model spoke.
-        sampled: Tokens that it drew.
-        truncated: Whether a turn met its limit.
-        prefilled: Tokens that it read before it spoke, over all turns.
+        sequences: One; more if the chat format renders a turn differently once it is history.
+        score: The reward.
+        turns: Number of completions.
+        sampled_tokens: Tokens sampled in all turns.
+        truncated: Whether a turn reached its token limit.
+        prompt_tokens: Tokens of the prompts of all turns.
     """
 
     sequences: list[_Sequence]
     score: Score
     turns: int
-    sampled: int
+    sampled_tokens: int
     truncated: bool
-    prefilled: int
+    prompt_tokens: int
 
 
 @dataclass(slots=True)
 class Group:
-    """The answers to one prompt."""
+    """The rollouts of one prompt."""
 
     prompt: Prompt
     rollouts: list[Rollout] = field(default_factory=list)
 
     @property
     def rewards(self) -> list[float]:
-        """One for each answer."""
+        """The reward of each rollout."""
         return [rollout.score.value for rollout in self.rollouts]
 
     @property
     def degenerate(self) -> bool:
-        """Whether there is nothing to learn: equal rewards, or nothing drawn."""
-        return len(set(self.rewards)) < 2 or not any(r.sampled for r in self.rollouts)
+        """Whether there is nothing to learn: all rewards are equal, or nothing was sampled."""
+        return len(set(self.rewards)) < 2 or not any(r.sampled_tokens for r in self.rollouts)
 
-    def learnable(self, *, scale: bool) -> list[Sequenced]:
-        """Return the sequences to learn from; none if the group is degenerate."""
+    def training_sequences(self, *, scale: bool) -> list[TrainingSequence]:
+        """Return the sequences to train on; none if the group is degenerate."""
         if self.degenerate:
             return []
         return [
-            Sequenced(
+            TrainingSequence(
                 tokens=np.array(sequence.tokens, np.int32),
                 logprobs=np.array(sequence.logprobs, np.float32),
-                advantages=np.where(sequence.drawn, np.float32(advantage), np.float32(0)),
-                drawn=np.array(sequence.drawn, np.bool_),
+                advantages=np.where(sequence.sampled_mask, np.float32(advantage), np.float32(0)),
+                sampled_mask=np.array(sequence.sampled_mask, np.bool_),
                 row=self.prompt.row,
             )
             for rollout, advantage in zip(
                 self.rollouts, advantages(self.rewards, scale=scale), strict=True
             )
             for sequence in rollout.sequences
-            if any(sequence.drawn)
+            if any(sequence.sampled_mask)
         ]
 
 
 def advantages(rewards: Sequence[float], *, scale: bool) -> list[float]:
-    """Return REWARDS less their mean; with SCALE, over their standard deviation."""
+    """Return REWARDS minus their mean; with SCALE, divided by their standard deviation."""
     mean = statistics.fmean(rewards)
-    centred = [reward - mean for reward in rewards]
+    centered = [reward - mean for reward in rewards]
     if not scale:
-        return centred
-    spread = statistics.pstdev(rewards)
-    return [each / (spread + EPSILON) for each in centred]
+        return centered
+    deviation = statistics.pstdev(rewards)
+    return [each / (deviation + EPSILON) for each in centered]
 
 
 @dataclass(frozen=True, slots=True)
 class Rollouts:
-    """Draws and judges.
+    """Samples and scores groups of rollouts.
 
     Attributes:
-        rendering: Writes conversations, and reads answers.
-        reward: Judges answers.
-        sampling: How they are drawn.
-        max_length: Tokens of prompt and answers together.
-        environment: Answers to tool calls, if there is one.
-        max_turns: How often the model speaks at most.
-        seed: What the draws depend on.
+        rendering: Renders conversations and parses completions.
+        reward: Scores completions.
+        sampling: Sampling settings.
+        max_length: Maximum tokens of prompt and completions together.
+        environment: Runs tool calls, if the job has an environment.
+        max_turns: Maximum completions of one rollout.
+        seed: Random seed for sampling.
     """
 
     rendering: Rendering
     reward: Recipe
-    sampling: Sampling
+    sampling: SamplingParams
     max_length: int
     environment: Environment | None = None
     max_turns: int = 1
     seed: int = 0
 
     async def group(self, prompt: Prompt, sampler: Sampler, count: int, index: str) -> Group:
-        """Draw COUNT answers to PROMPT and judge them; INDEX tells its draws from all others.
+        """Sample and score COUNT completions of PROMPT; INDEX makes the group's seed unique.
 
         Raises:
-            JobFailed: The weights are no numbers, or a person's code went wrong.
+            JobFailed: The weights are not finite, or user code failed.
         """
         firsts = await sampler.sample(prompt.tokens, count, self.sampling, self._seed(index))
         rollouts = await asyncio.gather(
@@ -160,56 +162,58 @@ class Rollouts:
     async def _rollout(
         self, prompt: Prompt, sampler: Sampler, first: Sampled, index: str
     ) -> Rollout:
-        episode = None if self.environment is None else await self.environment.begin(prompt)
+        episode = None
+        if self.environment is not None:
+            episode = await self.environment.start_episode(prompt)
         sequence = _Sequence.of(prompt.tokens)
-        sequences, prefilled = [sequence], len(prompt.tokens)
-        said, turns, sampled, truncated = first, 0, 0, False
+        sequences, prompt_tokens = [sequence], len(prompt.tokens)
+        sampled, turns, sampled_tokens, truncated = first, 0, 0, False
         while True:
-            _must_be_numbers(said, prompt)
-            turns, sampled = turns + 1, sampled + len(said.tokens)
-            truncated = truncated or said.truncated
-            sequence.add(said)
-            message = self.rendering.answer(said.tokens.tolist())
-            following = None
-            if episode is not None and not said.truncated and turns < self.max_turns:
-                following = await self._following(episode, message)
-            if following is None:
+            _check_finite(sampled, prompt)
+            turns, sampled_tokens = turns + 1, sampled_tokens + len(sampled.tokens)
+            truncated = truncated or sampled.truncated
+            sequence.add(sampled)
+            message = self.rendering.answer(sampled.tokens.tolist())
+            next_prompt = None
+            if episode is not None and not sampled.truncated and turns < self.max_turns:
+                next_prompt = await self._next_prompt(episode, message)
+            if next_prompt is None:
                 break
-            if len(following) + self.sampling.max_tokens > self.max_length:
+            if len(next_prompt) + self.sampling.max_tokens > self.max_length:
                 truncated = True
                 break
-            extended = sequence.extended(following)
+            extended = sequence.extended(next_prompt)
             if extended is None:
-                sequence = _Sequence.of(following)
+                sequence = _Sequence.of(next_prompt)
                 sequences.append(sequence)
             else:
                 sequence = sequences[-1] = extended
-            prefilled += len(following)
+            prompt_tokens += len(next_prompt)
             seed = self._seed(f"{index}/{turns}")
-            (said,) = await sampler.sample(following, 1, self.sampling, seed)
+            (sampled,) = await sampler.sample(next_prompt, 1, self.sampling, seed)
         state = None if episode is None else episode.state
-        answer = Answer(prompt, text_of(message), sampled, truncated, state)
-        score = await judge(self.reward, answer)
-        return Rollout(sequences, score, turns, sampled, truncated, prefilled)
+        completion = Completion(prompt, text_of(message), sampled_tokens, truncated, state)
+        score = await score_completion(self.reward, completion)
+        return Rollout(sequences, score, turns, sampled_tokens, truncated, prompt_tokens)
 
-    async def _following(self, episode: Episode, message: Message) -> list[int] | None:
-        """Return the tokens of the next turn's prompt, or nothing when the episode is over."""
-        said = await episode.respond(message)
-        return None if said is None else self.rendering.prompt(said)
+    async def _next_prompt(self, episode: Episode, message: Message) -> list[int] | None:
+        """Return the tokens of the next turn's prompt; None at the end of the episode."""
+        conversation = await episode.respond(message)
+        return None if conversation is None else self.rendering.prompt(conversation)
 
     def _seed(self, index: str) -> int:
         return zlib.crc32(f"{self.seed}/{index}".encode()) & 0x7FFFFFFF
 
 
-def sampling(rendering: Rendering, config: RlConfig) -> Sampling:
-    """Return how CONFIG has answers drawn, in the format of RENDERING."""
-    return Sampling(config.max_new_tokens, config.temperature, rendering.stops(config.stop))
+def sampling_params(rendering: Rendering, config: RlConfig) -> SamplingParams:
+    """Return CONFIG's sampling settings, with the stop sequences of RENDERING."""
+    return SamplingParams(config.max_new_tokens, config.temperature, rendering.stops(config.stop))
 
 
-def _must_be_numbers(sampled: Sampled, prompt: Prompt) -> None:
+def _check_finite(sampled: Sampled, prompt: Prompt) -> None:
     if not np.isfinite(sampled.logprobs).all():
         raise JobFailed(
-            f"The model's probabilities are not numbers any more, first seen on {prompt.place}: "
-            "lower the learning rate, and go on from the last checkpoint",
+            f"The model's log-probabilities are not finite, first on {prompt.place}: lower the "
+            "learning rate, and resume from the last checkpoint",
             code="diverged",
         )

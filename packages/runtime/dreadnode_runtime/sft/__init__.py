@@ -1,1 +1,1 @@
-"""Supervised fine-tuning: batches, the loop and its metrics."""
+"""Supervised fine-tuning: the job, its loop and its metrics."""

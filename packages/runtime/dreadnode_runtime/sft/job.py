@@ -1,4 +1,4 @@
-"""A supervised job: rows to sequences, the loop, and what it leaves."""
+"""A supervised job: render the rows, run the loop, return the results."""
 
 import asyncio
 from typing import Any
@@ -7,70 +7,67 @@ from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.rendering import Example, Rendering
 from dreadnode_runtime.jobs.config import SftConfig, read_config
-from dreadnode_runtime.jobs.lifecycle import Work, counted
+from dreadnode_runtime.jobs.lifecycle import JobContext, Results
+from dreadnode_runtime.jobs.outcome import plural
 from dreadnode_runtime.sft.data import fitted, prepare_rows
 from dreadnode_runtime.sft.loop import Plan, train
 from dreadnode_runtime.sft.metric_history import History
 
 
-async def run_sft(work: Work) -> None:
-    """Train a supervised job to its end, or to where it is stopped.
+async def run_sft(context: JobContext) -> dict[str, Any] | None:
+    """Train a supervised job, and return its final event; None if another attempt resumes it.
 
     Raises:
-        RuntimeFault: It cannot go on; whose fault it is, is the class.
+        RuntimeFault: The job failed (`JobFailed`), or this attempt did.
     """
-    job, reporter = work.job, work.reporter
+    job, reporter = context.job, context.reporter
     config = read_config(SftConfig, job.config)
-    dataset = await work.service.dataset(config.dataset_ref, work.folder, config.split)
+    dataset = await context.dataset(config.dataset_ref, config.split)
     eval_dataset = None
     if config.eval_dataset_ref is not None:
-        eval_dataset = await work.service.dataset(
-            config.eval_dataset_ref, work.folder, config.eval_split
-        )
-    async with work.trainer(config) as (trainer, rendering, so_far):
+        eval_dataset = await context.dataset(config.eval_dataset_ref, config.eval_split)
+    async with context.trainer(config) as (trainer, rendering, outcome):
         reporter.phase("validating", "rendering the rows")
         rendering = await asyncio.to_thread(fitted, dataset.path, rendering, config)
-        work.tell_format(rendering)
-        rows, counts = await asyncio.to_thread(_rendered, dataset, rendering, config)
+        context.report_format(rendering)
+        rows, counts = await asyncio.to_thread(_render, dataset, rendering, config)
         eval_rows: list[list[Example]] = []
         if eval_dataset is not None:
             eval_rows, eval_counts = await asyncio.to_thread(
-                _rendered, eval_dataset, rendering, config
+                _render, eval_dataset, rendering, config
             )
-            work.tell_counts(eval_counts, config.max_sequence_length, "Evaluation data: ")
+            context.report_counts(eval_counts, config.max_sequence_length, "Evaluation data: ")
         plan = Plan(config, rows, config.total_steps(len(rows)), eval_rows)
-        history = History.told(
+        history = History.from_metrics(
             job.metrics,
-            so_far.step,
+            outcome.step,
             lambda step: config.rate(step, plan.steps),
             config.early_stopping_min_delta,
         )
-        resumed = f" from step {so_far.step}" if so_far.step else ""
-        reporter.tell(
+        resumed = f" from step {outcome.step}" if outcome.step else ""
+        reporter.report(
             "training_start",
             message=(
-                f"Training {job.subject}{resumed}: {counted(plan.steps, 'step')} on "
+                f"Training {job.model_description}{resumed}: {plural(plan.steps, 'step')} on "
                 f"{counts.usable} of {counts.rows} rows, {counts.tokens} tokens of which "
-                f"{counts.trained_tokens} carry loss, written by {rendering.name}"
+                f"{counts.trained_tokens} carry loss, rendered by {rendering.name}"
             ),
             data={
                 "trainer_type": "sft",
                 "backend": "tinker",
                 "renderer": rendering.name,
-                "start": so_far.step,
+                "start": outcome.step,
                 "steps": plan.steps,
             },
         )
-        work.tell_counts(counts, config.max_sequence_length)
+        context.report_counts(counts, config.max_sequence_length)
 
-        outcome = await train(plan, trainer, reporter, work.stop, history, so_far)
+        await train(plan, trainer, reporter, context.stop, history, outcome)
+
         artifacts: dict[str, Any] = {"dataset": dataset.name}
         if eval_dataset is not None:
             artifacts["eval_dataset"] = eval_dataset.name
-        await work.finish(
-            trainer,
-            rendering,
-            outcome,
+        results = Results(
             steps=plan.steps,
             metrics=history.final_metrics(
                 rows=len(rows),
@@ -78,16 +75,17 @@ async def run_sft(work: Work) -> None:
                 accumulation=config.gradient_accumulation_steps,
                 eval_rows=len(eval_rows),
             ),
-            at_end=history.at(outcome.step),
+            last_step_metrics=history.at(outcome.step),
             best_step=history.best_step,
             artifacts=artifacts,
             datasets=[dataset],
             eval_dataset=eval_dataset,
             counts=counts,
         )
+        return await context.finish(trainer, rendering, outcome, results)
 
 
-def _rendered(
+def _render(
     dataset: Dataset, rendering: Rendering, config: SftConfig
 ) -> tuple[list[list[Example]], Counts]:
     rows: list[list[Example]] = []

@@ -1,27 +1,28 @@
-"""What each step so far was like, and the figures that a job ends with."""
+"""The metrics of each step, and the final metrics of a supervised job."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-TOO_HIGH = 3.0
-"""How many times its first loss a job's loss may be before it is warned of."""
+LOSS_WARNING_FACTOR = 3.0
+"""A loss above this multiple of the first loss causes a warning."""
 
 
 @dataclass(slots=True)
 class History:
-    """One entry a step, and one an evaluation; an attempt that goes on starts with what was told.
+    """One entry for each step and each evaluation; a resumed attempt starts with the earlier ones.
 
     Attributes:
-        loss: Mean loss of the trained tokens, in nats; NaN where it was never heard.
-        sequences: Rows taken in.
-        tokens: Positions trained over.
-        eval_steps: After which step each evaluation was.
-        eval_loss: What it found.
+        loss: Mean loss of the trained tokens, in nats; NaN where it is unknown.
+        sequences: Rows in the step.
+        tokens: Tokens processed.
+        tokens_total: Tokens processed in all steps.
+        eval_steps: The step of each evaluation.
+        eval_loss: Its loss.
         best_step: The step of the best evaluation; None before the first.
-        best_loss: What that found.
-        to_beat: The last loss that counted as progress.
+        best_loss: Its loss.
+        to_beat: The last evaluation loss that counted as progress.
         evals_without_progress: Evaluations since then.
     """
 
@@ -38,46 +39,47 @@ class History:
     evals_without_progress: int = 0
 
     @classmethod
-    def told(
+    def from_metrics(
         cls,
         metrics: dict[str, Any],
         steps: int,
         rate: Callable[[int], float],
         min_delta: float = 0.0,
     ) -> "History":
-        """Return the first STEPS steps out of a job's METRICS, or as much as they hold.
+        """Return the first STEPS steps of a job's METRICS, as far as they are known.
 
-        Steps after the checkpoint were told too, and are told again: the last word counts.
+        An earlier attempt can have reported steps after its last checkpoint, which this attempt
+        repeats: of several values for one step, the last counts.
 
         Args:
-            metrics: As the API holds them.
-            steps: How many the checkpoint holds.
-            rate: The learning rate of a step, from 1.
-            min_delta: By how much an evaluation must be lower to count as progress.
+            metrics: The job's metrics, from the API.
+            steps: The step of the checkpoint.
+            rate: Returns the learning rate of a step, from 1.
+            min_delta: Minimum decrease of the evaluation loss that counts as progress.
         """
         history = cls()
         names = ("train/loss", "train/num_sequences", "train/num_tokens")
-        columns = [_series(metrics, name) for name in names]
-        by_step = dict(zip(_series(metrics, "steps"), zip(*columns, strict=False), strict=False))
+        columns = [_values(metrics, name) for name in names]
+        by_step = dict(zip(_values(metrics, "steps"), zip(*columns, strict=False), strict=False))
         for step in range(1, steps + 1):
             loss, sequences, tokens = by_step.get(step, (None, 0, 0))
             history.add(math.nan if loss is None else loss, rate(step), sequences, tokens)
         evals = zip(
-            _series(metrics, "eval/steps"), _series(metrics, "eval/loss_history"), strict=False
+            _values(metrics, "eval/steps"), _values(metrics, "eval/loss_history"), strict=False
         )
         for step, loss in sorted(dict(evals).items()):
             if step <= steps:
-                history.evaluated(step, loss, min_delta)
+                history.add_evaluation(step, loss, min_delta)
         return history
 
     @property
     def first_loss(self) -> float | None:
-        """The first loss that was heard: what all later ones are measured by."""
+        """The first known loss, to which later ones are compared."""
         return next((loss for loss in self.loss if math.isfinite(loss)), None)
 
     def is_too_high(self, loss: float) -> bool:
-        """Whether LOSS is so far above the first one that the training seems to come apart."""
-        return self.first_loss is not None and loss > TOO_HIGH * self.first_loss
+        """Whether LOSS is so far above the first loss that the training seems to diverge."""
+        return self.first_loss is not None and loss > LOSS_WARNING_FACTOR * self.first_loss
 
     @property
     def evaluated_at(self) -> int | None:
@@ -85,7 +87,7 @@ class History:
         return self.eval_steps[-1] if self.eval_steps else None
 
     def at(self, step: int) -> dict[str, float]:
-        """Return the losses of STEP, as far as they were heard: what its checkpoint shows."""
+        """Return the known losses of STEP, for its checkpoint."""
         found = {"train/loss": self.loss[step - 1]} if 0 < step <= len(self.loss) else {}
         if step in self.eval_steps:
             found["eval/loss"] = self.eval_loss[self.eval_steps.index(step)]
@@ -99,10 +101,10 @@ class History:
         self.tokens.append(tokens)
         self.tokens_total += tokens
 
-    def evaluated(self, step: int, loss: float, min_delta: float) -> bool:
-        """Add an evaluation, and return whether it is better than all before it.
+    def add_evaluation(self, step: int, loss: float, min_delta: float) -> bool:
+        """Add an evaluation, and return whether it is the best so far.
 
-        The least improvement makes it the best; progress is one of at least MIN_DELTA.
+        Any decrease makes it the best; a decrease of more than MIN_DELTA counts as progress.
         """
         self.eval_steps.append(step)
         self.eval_loss.append(loss)
@@ -118,8 +120,8 @@ class History:
     def final_metrics(
         self, *, rows: int, rows_per_step: int, accumulation: int, eval_rows: int = 0
     ) -> dict[str, Any]:
-        """Return everything that is known of a finished training, whole series included."""
-        heard = [loss for loss in self.loss if math.isfinite(loss)]
+        """Return the final metrics of the job, with the value of each step."""
+        known = [loss for loss in self.loss if math.isfinite(loss)]
         steps = len(self.loss)
         metrics: dict[str, Any] = {
             "train/steps": steps,
@@ -131,17 +133,17 @@ class History:
             "steps": list(range(1, steps + 1)),
             "train/loss": [loss if math.isfinite(loss) else None for loss in self.loss],
             "train/learning_rate": list(self.learning_rate),
-            # Without these a repetition of a cancelled job could not go on counting.
+            # A retry of a cancelled job continues these counts.
             "train/num_sequences": list(self.sequences),
             "train/num_tokens": list(self.tokens),
         }
         metrics["train_loss"] = metrics["train/loss"]
         metrics["learning_rate"] = metrics["train/learning_rate"]
-        if heard:
+        if known:
             metrics |= {
-                "train/loss_last": heard[-1],
-                "train/loss_mean": sum(heard) / len(heard),
-                "train/loss_best": min(heard),
+                "train/loss_last": known[-1],
+                "train/loss_mean": sum(known) / len(known),
+                "train/loss_best": min(known),
             }
         if self.eval_steps:
             metrics |= {
@@ -153,6 +155,6 @@ class History:
         return metrics
 
 
-def _series(metrics: dict[str, Any], name: str) -> list[Any]:
+def _values(metrics: dict[str, Any], name: str) -> list[Any]:
     value = metrics.get(name)
     return value if isinstance(value, list) else []

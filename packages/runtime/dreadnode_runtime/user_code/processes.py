@@ -1,7 +1,7 @@
-"""A person's own Python code, run in confined processes of its own: see `confined` for the limits.
+"""Runs a user's own Python code in confined processes; `confined` lists the limits.
 
-It runs only where an admin allows it, in an environment of its own that holds no key. Calls go
-over pipes, one JSON object a line, and each has a time limit.
+User code runs only if the server's admin allows it, without the sandbox's environment variables.
+Calls go over pipes, one JSON object for each line, and each call has a time limit.
 """
 
 import asyncio
@@ -15,36 +15,43 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from dreadnode_runtime.errors import plain
 
 ALLOWED = "DREADNODE_ALLOW_CUSTOM_CODE"
-"""Variable that an admin sets where a person's own code may run."""
+"""Variable that an admin sets to allow user code."""
 START_SECONDS = 60.0
-LONGEST_ANSWER = 1 << 20
+MAX_RESPONSE_BYTES = 1 << 20
 _PR_SET_DUMPABLE = 4
 
+Source = Annotated[str, Field(min_length=1, max_length=200_000)]
+Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
+Megabytes = Annotated[int, Field(ge=128, le=65_536)]
+Processes = Annotated[int, Field(ge=1, le=64)]
 
-def must_be_allowed() -> None:
-    """Return if this server runs custom code.
+
+def check_allowed() -> None:
+    """Check that this server runs custom code.
 
     Raises:
         ValueError: It does not.
     """
     if os.environ.get(ALLOWED, "").lower() not in ("1", "true", "yes"):
         raise ValueError(
-            "this server runs no custom code; use the built-in recipes, or ask its admin to set "
+            "this server does not run custom code; use a built-in recipe, or ask its admin to set "
             f"`{ALLOWED}=1`"
         )
 
 
 class CodeFailed(Exception):
-    """A person's code did not do what was asked; the text is one sentence part that says how."""
+    """User code failed; the text is a sentence part that says how."""
 
 
 class Worker:
-    """One confined process with a person's source in it; calls go through it one by one."""
+    """One confined process with the user's source; it runs one call at a time."""
 
     def __init__(self, source: str, functions: Sequence[str], memory_mb: int) -> None:
         self._setup = {"source": source, "functions": list(functions), "memory_mb": memory_mb}
@@ -53,7 +60,7 @@ class Worker:
         self.confined: list[str] = []
 
     async def start(self) -> None:
-        """Start the process and load the source, unless that is done.
+        """Start the process and load the source, unless it is running.
 
         Raises:
             CodeFailed: The source cannot be loaded.
@@ -67,11 +74,11 @@ class Worker:
             "-I",
             str(Path(__file__).with_name("confined.py")),
             cwd=self._folder,
-            # Nothing of the sandbox's environment: no key, no token, no address.
+            # None of the sandbox's variables: they hold tokens and addresses.
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            limit=LONGEST_ANSWER,
+            limit=MAX_RESPONSE_BYTES,
             start_new_session=True,
         )
         setup = {**self._setup, "output": str(Path(self._folder) / "output")}
@@ -85,17 +92,17 @@ class Worker:
     async def call(
         self, function: str, arguments: Sequence[Any], *, number: bool, seconds: float
     ) -> Any:
-        """Return what FUNCTION returns for ARGUMENTS; with NUMBER, it must be a finite one.
+        """Return the result of FUNCTION for ARGUMENTS; with NUMBER, it must be a finite number.
 
         Raises:
-            CodeFailed: It failed, in one of the ways that this module's table lists.
+            CodeFailed: It raised, took too long, or its process ended.
         """
         await self.start()
-        asked = {"function": function, "arguments": arguments, "number": number}
-        return (await self._exchange(asked, seconds))["value"]
+        request = {"function": function, "arguments": arguments, "number": number}
+        return (await self._exchange(request, seconds))["value"]
 
     async def end(self) -> None:
-        """End the process and everything that it started."""
+        """Kill the process and everything that it started."""
         process, self._process = self._process, None
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
@@ -108,21 +115,21 @@ class Worker:
     async def _exchange(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
         try:
             async with asyncio.timeout(seconds):
-                answer = await self._answer(request)
+                response = await self._send(request)
         except TimeoutError:
             await self.end()
             raise CodeFailed(f"it took longer than {seconds:g} s") from None
         except (OSError, ValueError) as error:
             await self.end()
-            raise CodeFailed(f"its process answered what cannot be read: {plain(error)}") from error
+            raise CodeFailed(f"its process sent an invalid response: {plain(error)}") from error
         except asyncio.CancelledError:
             await self.end()
             raise
-        if "error" in answer:
-            raise CodeFailed(str(answer["error"]))
-        return answer
+        if "error" in response:
+            raise CodeFailed(str(response["error"]))
+        return response
 
-    async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _send(self, request: dict[str, Any]) -> dict[str, Any]:
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             raise RuntimeError("the worker is not running")
@@ -133,21 +140,21 @@ class Worker:
         if not line:
             await self.end()
             raise CodeFailed("it ended its process")
-        answer = json.loads(line)
-        if not isinstance(answer, dict) or not {"error", "value", "confined"} & answer.keys():
-            raise ValueError("not an answer")
-        return answer
+        response = json.loads(line)
+        if not isinstance(response, dict) or not {"error", "value", "confined"} & response.keys():
+            raise ValueError("not a response")
+        return response
 
 
 class Pool:
-    """Some workers with the same source; each is started when it is first needed.
+    """Workers with the same source; each is started when it is first needed.
 
     Args:
-        source: Of a Python module.
-        functions: What it must define.
-        processes: How many calls run at the same time.
-        memory_mb: Of each process.
-        seconds: How long a call may take.
+        source: Source of a Python module.
+        functions: Functions that it must define.
+        processes: Maximum number of concurrent calls.
+        memory_mb: Memory limit of each process, in MiB.
+        seconds: Time limit of each call.
     """
 
     def __init__(
@@ -166,7 +173,7 @@ class Pool:
             self._idle.put_nowait(worker)
 
     async def call(self, function: str, *arguments: Any, number: bool = True) -> Any:
-        """Return what FUNCTION returns; with NUMBER, it must be a finite one.
+        """Return the result of FUNCTION; with NUMBER, it must be a finite number.
 
         Raises:
             CodeFailed: It failed.
@@ -178,7 +185,7 @@ class Pool:
             self._idle.put_nowait(worker)
 
     async def confined(self) -> list[str]:
-        """Load the source, and say under which limits it runs.
+        """Load the source, and return the limits that hold for it.
 
         Raises:
             CodeFailed: It cannot be loaded.
@@ -188,12 +195,12 @@ class Pool:
         return worker.confined
 
     async def close(self) -> None:
-        """End all processes."""
+        """Kill all processes."""
         for worker in self._workers:
             await worker.end()
 
 
 def _hide_own_memory() -> None:
-    """Let no other process of this user read this one's memory and environment, keys included."""
+    """Keep other processes of this user from reading this process's memory and environment."""
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""The files of an adapter as PEFT loads them, fetched from where the engine offers them."""
+"""The files of a PEFT adapter, downloaded from the engine."""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ FILES: Final = ("adapter_config.json", WEIGHTS)
 
 
 async def fetch(urls: Mapping[str, str], folder: Path, name: str) -> None:
-    """Fetch the adapter's files into FOLDER, and look at the weights.
+    """Download the adapter's files into FOLDER, and check that the weights are finite.
 
     Args:
-        urls: The address of each file.
-        folder: Where they go; made if it is not there.
-        name: What the export is called in messages.
+        urls: URL of each file, by file name.
+        folder: Created if it does not exist.
+        name: Name of the export in messages.
 
     Raises:
-        JobFailed: The weights are no numbers, or the export lacks a file that PEFT needs.
-        httpx.HTTPError: An address does not answer.
+        JobFailed: The weights are not finite, or the export lacks a file that PEFT needs.
+        httpx.HTTPError: A download failed.
     """
     if missing := [file for file in FILES if file not in urls]:
         raise JobFailed(
@@ -34,9 +34,9 @@ async def fetch(urls: Mapping[str, str], folder: Path, name: str) -> None:
     async with httpx.AsyncClient(timeout=60, follow_redirects=True) as http:
         for file in FILES:
             await _download(http, urls[file], folder / file)
-    if not await asyncio.to_thread(_finite, folder / WEIGHTS):
+    if not await asyncio.to_thread(_is_finite, folder / WEIGHTS):
         raise JobFailed(
-            f"The weights of `{name}` are not numbers: lower the learning rate, and go on from "
+            f"The weights of `{name}` are not finite: lower the learning rate, and resume from "
             "an earlier checkpoint",
             code="diverged",
         )
@@ -50,7 +50,7 @@ async def _download(http: httpx.AsyncClient, url: str, to: Path) -> None:
                 file.write(chunk)
 
 
-def _finite(weights: Path) -> bool:
+def _is_finite(weights: Path) -> bool:
     with safe_open(weights, framework="pt") as tensors:
         names = tensors.keys()
         return all(bool(tensors.get_tensor(name).isfinite().all()) for name in names)

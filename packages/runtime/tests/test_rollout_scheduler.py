@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from dreadnode_runtime.control.events import Stop
-from dreadnode_runtime.rl.rollout_scheduler import Feed
+from dreadnode_runtime.rl.rollout_scheduler import RolloutScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,12 +30,12 @@ class Rollouts:
         await asyncio.sleep(0)
 
 
-def feed(rollouts: Rollouts, **changes: Any) -> Feed[str, int]:
+def feed(rollouts: Rollouts, **changes: Any) -> RolloutScheduler[str, int]:
     plan = {"per_step": 2, "lead": 0, "bound": 0, "in_order": True, "first": 0, "total": 100}
-    return Feed(rollouts.start, **{**plan, **changes})
+    return RolloutScheduler(rollouts.start, **{**plan, **changes})
 
 
-async def taken(feed: Feed[str, int], step: int) -> list[tuple[int, int]] | None:
+async def taken(feed: RolloutScheduler[str, int], step: int) -> list[tuple[int, int]] | None:
     """Return what a step takes at once, or nothing if it has to wait."""
     try:
         async with asyncio.timeout(0.02):
@@ -103,7 +103,7 @@ async def test_what_a_rollout_ends_with_ends_the_step() -> None:
     async def fails(index: int, _: str) -> int:
         raise LookupError(f"group {index}")
 
-    broken: Feed[str, int] = Feed(
+    broken: RolloutScheduler[str, int] = RolloutScheduler(
         fails, per_step=1, lead=3, bound=3, in_order=False, first=0, total=9
     )
     broken.fill("w0", 0)
@@ -147,7 +147,7 @@ def test_whatever_the_rollouts_take_none_is_too_old_or_lost(
     async def run() -> tuple[list[int], list[int]]:
         steps, version = 12, -1
         lead = bound - (interval - 1)
-        free: Feed[int, int] = Feed(
+        free: RolloutScheduler[int, int] = RolloutScheduler(
             work,
             per_step=per_step,
             lead=lead,

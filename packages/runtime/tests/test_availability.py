@@ -4,7 +4,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from dreadnode_runtime.backend.availability import while_there
+from dreadnode_runtime.backend.availability import while_available
 from dreadnode_runtime.errors import TryAgain
 
 
@@ -29,7 +29,7 @@ async def test_work_that_takes_long_is_waited_for_while_the_engine_is_there(
     eventually: Any,
 ) -> None:
     there, finished = There(True), asyncio.Event()
-    waiting = asyncio.create_task(while_there(until(finished), there, 0, look_every=0.001))
+    waiting = asyncio.create_task(while_available(until(finished), there, 0, check_interval=0.001))
     await eventually(lambda: there.asked > 5)
     finished.set()
 
@@ -37,15 +37,15 @@ async def test_work_that_takes_long_is_waited_for_while_the_engine_is_there(
 
 
 async def test_an_engine_that_stays_away_ends_the_wait() -> None:
-    with pytest.raises(TryAgain, match="The engine was away for 0 s"):
-        await while_there(until(asyncio.Event()), There(True, False), 0, look_every=0.001)
+    with pytest.raises(TryAgain, match="The engine was unreachable for 0 s"):
+        await while_available(until(asyncio.Event()), There(True, False), 0, check_interval=0.001)
 
     assert len(asyncio.all_tasks()) <= 2
 
 
 async def test_an_engine_that_comes_back_is_forgiven(eventually: Any) -> None:
     there, finished = There(False, False, True), asyncio.Event()
-    waiting = asyncio.create_task(while_there(until(finished), there, 60, look_every=0.001))
+    waiting = asyncio.create_task(while_available(until(finished), there, 60, check_interval=0.001))
     await eventually(lambda: there.asked > 5)
     finished.set()
 
@@ -57,4 +57,4 @@ async def test_what_goes_wrong_in_the_work_is_not_hidden() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        await while_there(fails(), There(True), 0)
+        await while_available(fails(), There(True), 0)

@@ -1,13 +1,13 @@
-"""Which rows an optimizer step takes in: a function of seed and step, so a resume repeats it."""
+"""Which rows each optimizer step uses: a function of seed and step, so that a resume repeats it."""
 
 import random
 from functools import lru_cache
 
 
-class Order:
-    """Goes through ROWS rows epoch by epoch, each epoch shuffled on its own.
+class Batching:
+    """Goes through ROWS rows epoch by epoch and shuffles each epoch separately.
 
-    The last batch of an epoch may be smaller: every row comes once in every epoch.
+    The last batch of an epoch can be smaller: each row occurs once in each epoch.
     """
 
     def __init__(self, rows: int, per_step: int, seed: int, *, shuffle: bool = True) -> None:
@@ -19,14 +19,14 @@ class Order:
         self._epoch = lru_cache(maxsize=2)(self._permutation)
 
     def batch(self, step: int) -> list[int]:
-        """Return the indices, from 0, of the rows of optimizer step STEP, from 0."""
+        """Return the row indices, from 0, of optimizer step STEP, from 0."""
         epoch, within = divmod(step, self.steps_per_epoch)
         start = within * self._per_step
         return self._epoch(epoch)[start : start + self._per_step]
 
     def _permutation(self, epoch: int) -> list[int]:
-        order = list(range(self._rows))
+        indices = list(range(self._rows))
         if self._shuffle:
-            # A text seed is hashed whole, so that neighbouring seeds and epochs share nothing.
-            random.Random(f"{self._seed}/{epoch}").shuffle(order)  # noqa: S311
-        return order
+            # A string seed is hashed as a whole: neighboring seeds and epochs are unrelated.
+            random.Random(f"{self._seed}/{epoch}").shuffle(indices)  # noqa: S311
+        return indices

@@ -1,0 +1,43 @@
+"""Runs one job: reads its record, and chooses the loop for its kind."""
+
+from functools import partial
+from pathlib import Path
+
+from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
+from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
+from dreadnode_runtime.control.api import JobApi
+from dreadnode_runtime.control.events import Reporter, Stop
+from dreadnode_runtime.control.job_record import Job
+from dreadnode_runtime.control.tracking import open_trackers
+from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.jobs.lifecycle import JobContext, OpenTrainer
+from dreadnode_runtime.rl.job import run_rl
+from dreadnode_runtime.sft.job import run_sft
+
+LOOPS = {"sft": run_sft, "rl": run_rl}
+OPEN_POLICY = partial(tinker_trainer, kind=TinkerPolicy)
+"""Opens a trainer for any loop: a policy is a trainer that can also be sampled from."""
+
+
+async def run_job(
+    api: JobApi,
+    reporter: Reporter,
+    stop: Stop,
+    folder: Path,
+    open_trainer: OpenTrainer = OPEN_POLICY,
+) -> None:
+    """Train the sandbox's job, unless STOP ends it early, and report its end.
+
+    Raises:
+        RuntimeFault: The job failed (`JobFailed`), or this attempt did.
+    """
+    job = Job.from_record(await api.job())
+    loop = LOOPS.get(job.trainer_type)
+    if loop is None:
+        raise JobFailed(f"Unknown trainer type `{job.trainer_type}`", code="config")
+    reporter.phase("starting")
+    async with open_trackers(job, reporter, stop):
+        end = await loop(JobContext(job, api, reporter, stop, folder, open_trainer))
+    # Trackers are closed before the end is reported: the API ends the sandbox soon afterwards.
+    if end is not None:
+        reporter.report("training_end", **end)

@@ -1,0 +1,49 @@
+"""The job's record, as the API returns it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The fields of a job's record that the runtime reads.
+
+    Attributes:
+        model: Catalog id that the user chose.
+        trained_model: The model that is trained; in a rehearsal, the stand-in.
+        config: Settings, with every default filled in by the API.
+        metrics: Metrics of earlier attempts.
+        artifacts: Checkpoints and other results of earlier attempts.
+    """
+
+    id: str
+    name: str | None
+    trainer_type: str
+    model: str
+    trained_model: str
+    rehearsal: bool
+    config: dict[str, Any]
+    metrics: dict[str, Any]
+    artifacts: dict[str, Any]
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> "Job":
+        """Return the job that the API describes with RECORD."""
+        return cls(
+            id=record["id"],
+            name=record.get("name"),
+            trainer_type=record["trainer_type"],
+            model=record["model"],
+            trained_model=record.get("trained_model") or record["model"],
+            rehearsal=bool(record.get("rehearsal")),
+            config=record["config"],
+            metrics=record.get("metrics") or {},
+            artifacts=record.get("artifacts") or {},
+        )
+
+    @property
+    def model_description(self) -> str:
+        """The model for messages; it always names a stand-in."""
+        if not self.rehearsal:
+            return self.model
+        return f"the stand-in {self.trained_model} in place of {self.model}"
