@@ -1,0 +1,133 @@
+"""The check of chat rows: rows a second and memory, beside another build of this project.
+
+`python -m dreadnode_runtime check` renders every row of a file, as a job's preflight does. The
+builds take turns on the same file; what a start takes, measured on one row, is subtracted, and the
+best of each counts. Memory is that of the largest process, on a tenth of the rows and on all.
+
+`BENCH_ROWS` sets the number of rows, `BENCH_ROWS_BASELINE` names a checkout of the other build,
+`BENCH_ROWS_MODEL` the catalog model, and `BENCH_ROWS_TOKENIZER` a folder with its tokenizer; a tiny
+one is made without the last.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS = int(os.environ.get("BENCH_ROWS", "20000"))
+ROUNDS = 2
+MODEL = os.environ.get("BENCH_ROWS_MODEL", "Qwen/Qwen3-8B")
+WORDS = str.split(
+    "the pier opens at low tide and closes when the harbour board says so because of wind rain or "
+    "a boat that comes in late with fish from the north where nobody has seen one for a week"
+)
+
+
+@dataclass(frozen=True)
+class Took:
+    """One check: seconds, the largest resident memory in MiB, and the check's answer."""
+
+    seconds: float
+    memory: float
+    answer: dict[str, Any]
+
+
+def main() -> int:
+    """Print rows a second of each build, and their ratio."""
+    builds = {"ours": ROOT}
+    if baseline := os.environ.get("BENCH_ROWS_BASELINE"):
+        builds["baseline"] = Path(baseline).resolve()
+    with tempfile.TemporaryDirectory() as work:
+        folder = Path(work)
+        tokenizer = os.environ.get("BENCH_ROWS_TOKENIZER") or _tiny_tokenizer(folder)
+        files = {count: _written(folder, count) for count in (1, ROWS // 10, ROWS)}
+        starts = {name: _check(root, files[1], tokenizer) for name, root in builds.items()}
+        tenths = {name: _check(root, files[ROWS // 10], tokenizer) for name, root in builds.items()}
+        rounds = [
+            {name: _check(root, files[ROWS], tokenizer) for name, root in builds.items()}
+            for _ in range(ROUNDS)
+        ]
+    speeds = {}
+    for name in builds:
+        best = min((each[name] for each in rounds), key=lambda took: took.seconds)
+        speeds[name] = ROWS / max(best.seconds - starts[name].seconds, 1e-9)
+        print(
+            f"{name:>9}: {speeds[name]:8,.0f} rows a second of {ROWS:,}, "
+            f"{best.answer['tokens']:,} tokens, {best.memory:,.0f} MiB "
+            f"({tenths[name].memory:,.0f} MiB with a tenth of the rows)"
+        )
+    if "baseline" in speeds:
+        print(f"ours checks {speeds['ours'] / speeds['baseline']:.2f} times the rows a second")
+    return 0
+
+
+def _check(root: Path, rows: Path, tokenizer: str) -> Took:
+    """Check ROWS with the build at ROOT, in a process of its own."""
+    question = {
+        "model": MODEL,
+        "rehearsal": False,
+        "trained_model": MODEL,
+        "tokenizer": tokenizer,
+        "trainer_type": "sft",
+        "config": {"dataset_ref": {"name": "a", "version": "1"}, "max_sequence_length": 4096},
+        "datasets": {"train": str(rows), "eval": None},
+    }
+    paths = os.pathsep.join(str(root / "packages" / name) for name in ("runtime", "sdk"))
+    began = time.perf_counter()
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as answered:
+        asked.write(json.dumps(question).encode())
+        asked.seek(0)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dreadnode_runtime", "check"],
+            env={**os.environ, "PYTHONPATH": paths},
+            cwd=rows.parent,
+            stdin=asked,
+            stdout=answered,
+            stderr=subprocess.DEVNULL,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.perf_counter() - began
+        answered.seek(0)
+        answer = json.loads(answered.read())
+    assert answer["ok"] is True, answer
+    assert answer["usable"] == answer["rows"], answer
+    return Took(seconds, usage.ru_maxrss / 1024, answer)
+
+
+def _written(folder: Path, count: int) -> Path:
+    """Write COUNT conversations of one to four questions, and return the file."""
+    path = folder / f"{count}.jsonl"
+    dice = random.Random(0)
+
+    def text(least: int, most: int) -> str:
+        return " ".join(dice.choices(WORDS, k=dice.randint(least, most))).capitalize() + "."
+
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(count):
+            messages = [{"role": "system", "content": "You answer questions of visitors. " * 8}]
+            for _ in range(dice.randint(1, 4)):
+                messages.append({"role": "user", "content": text(8, 60)})
+                messages.append({"role": "assistant", "content": text(20, 120)})
+            file.write(json.dumps({"messages": messages}) + "\n")
+    return path
+
+
+def _tiny_tokenizer(folder: Path) -> str:
+    sys.path.insert(0, str(ROOT))
+    from conftest import write_tiny_model
+
+    return str(write_tiny_model(folder / "model", "qwen3"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
