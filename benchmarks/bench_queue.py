@@ -33,7 +33,7 @@ from dreadnode_api.auth.callers import Role
 from dreadnode_api.db import Database
 from dreadnode_api.jobs import queue
 from dreadnode_api.jobs.dispatcher import Dispatcher
-from dreadnode_api.jobs.records import end, lock
+from dreadnode_api.jobs.records import end_job, lock
 from dreadnode_api.main import create_app
 from dreadnode_api.models.auth import Membership, Organization, User
 from dreadnode_api.models.base import new_id
@@ -169,7 +169,7 @@ class AtOnce:
     async def start(self, sandbox: Sandbox) -> None:
         """Complete the job of `sandbox`."""
         async with self._database.writing() as session:
-            await end(session, await lock(session, sandbox.job_id), Status.COMPLETED)
+            await end_job(session, await lock(session, sandbox.job_id), Status.COMPLETED)
         self._started.append(sandbox.job_id)
 
     async def state(self, job_id: str, attempt: int) -> State:
@@ -180,10 +180,10 @@ class AtOnce:
         """Return nothing."""
         return []
 
-    async def attend(self, job_id: str, attempt: int) -> None:
+    async def heartbeat(self, job_id: str, attempt: int) -> None:
         """Do nothing."""
 
-    stop = kill = clean = attend
+    stop = kill = clean = heartbeat
 
 
 async def work_off(settings: Settings, database: Database, dispatchers: int) -> float:

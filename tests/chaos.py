@@ -1,9 +1,9 @@
 """A whole server under load, of which something is struck every few seconds.
 
 `dn serve` with the real engine, the real runtime and a tiny random model. Struck are the API, the
-dispatcher, the engine, a sandbox, the warden over one, and `dn serve` itself, each with `kill -9`;
-and the disk, which is full, and the database, which goes away. Meanwhile jobs are submitted, and
-some cancelled, by a client that only knows that an answer may be lost. Afterwards
+dispatcher, the engine, a sandbox, a sandbox's supervisor, and `dn serve` itself, each with `kill
+-9`; and the disk, which is full, and the database, which goes away. Meanwhile jobs are submitted,
+and some cancelled, by a client that only knows that an answer may be lost. Afterwards
 
 * every job that was accepted, and no other, has reached a truthful end: completed with the losses
   of an unbroken run, to the last bit, or, if somebody wished it, cancelled with the first of them;
@@ -48,7 +48,7 @@ VICTIMS = {
     "dispatcher": "dreadnode_api dispatch",
     "engine": "dreadnode_engine",
     "sandbox": "--job-id",
-    "warden": "supervisor.py",
+    "supervisor": "supervisor.py",
 }
 """What is killed, and what its command line holds."""
 SERVICES = ("API", "dispatcher", "engine")

@@ -24,9 +24,8 @@ from dreadnode_api.errors import ApiError
 from dreadnode_api.http.patterns import EMAIL, NEW_SLUG, ORGANIZATION_NAME, USERNAME, explain
 from dreadnode_api.jobs.dispatcher import Dispatcher, host_id
 from dreadnode_api.maintenance.background import beside
-from dreadnode_api.sandbox import runners
+from dreadnode_api.sandbox import runners, trackers
 from dreadnode_api.settings import Settings, SettingsError
-from dreadnode_api.training import tracking
 
 log = logging.getLogger("dreadnode_api")
 
@@ -50,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         settings = Settings.from_environment()
-        tracking.check(settings)
+        trackers.check_settings(settings)
         logs.configure(settings.log_format, settings.secrets)
         if given.command == "init":
             return asyncio.run(_init(settings))

@@ -1,5 +1,6 @@
 """The application: `create_app(settings)` joins routes, refusals and what they need."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -15,9 +16,9 @@ from dreadnode_api.capabilities import registry, visibility
 from dreadnode_api.capabilities import routes as capability_routes
 from dreadnode_api.catalog import routes as catalog_routes
 from dreadnode_api.chat import routes as chat_routes
-from dreadnode_api.chat.session_pool import Talks
+from dreadnode_api.chat.session_pool import ChatSessionPool
 from dreadnode_api.checkpoints import routes as checkpoint_routes
-from dreadnode_api.checkpoints.exports import Exports
+from dreadnode_api.checkpoints.exports import Exporter
 from dreadnode_api.datasets import routes as dataset_routes
 from dreadnode_api.datasets.row_check import RowCheck
 from dreadnode_api.db import Database
@@ -33,6 +34,7 @@ from dreadnode_api.settings import Settings
 from dreadnode_api.training import events, sandbox_routes
 from dreadnode_api.training import routes as job_routes
 from dreadnode_api.training.preflight import Preflight
+from dreadnode_api.training.validation import Validator
 from dreadnode_api.uploads import UploadReader
 from dreadnode_api.webhooks import routes as webhook_routes
 
@@ -51,9 +53,18 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        background = [
+            asyncio.create_task(app.state.validator.run()),
+            asyncio.create_task(app.state.preflight.warm_up()),
+        ]
         yield
-        await app.state.exports.close()
-        await app.state.talks.close()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await app.state.validator.close()
+        await app.state.preflight.close()
+        await app.state.exporter.close()
+        await app.state.chat_sessions.close()
         await engine.close()
         await app.state.authenticator.close()
         await database.dispose()
@@ -76,11 +87,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.authenticator = Authenticator(database)
     app.state.catalog_answers = catalog_routes.Answers()
     app.state.store = BlobStore(settings.data_dir / "blobs")
-    app.state.preflight = Preflight(settings)
+    app.state.preflight = Preflight(settings, database)
+    app.state.validator = Validator(database, app.state.preflight)
     app.state.upload_reader = UploadReader(settings)
     app.state.row_check = RowCheck(settings)
-    app.state.talks = Talks(settings)
-    app.state.exports = Exports(settings, database, app.state.store)
+    app.state.chat_sessions = ChatSessionPool(settings)
+    app.state.exporter = Exporter(settings, database, app.state.store)
     answers.install(app)
     for module in (
         auth_routes,

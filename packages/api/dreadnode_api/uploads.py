@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode_api.errors import plain
-from dreadnode_api.runtime_processes.confined import ask
+from dreadnode_api.runtime_processes.child import run
 from dreadnode_api.settings import Settings
 
 OPEN_FILES = 256
@@ -54,13 +54,14 @@ class UploadReader:
         async with self._slots:
             with tempfile.TemporaryDirectory(prefix="upload-") as folder:
                 try:
-                    result = await ask(
+                    result = await run(
                         [sys.executable, "-I", "-m", module, *arguments],
                         b"",
                         folder=Path(folder),
                         environment=_environment(folder),
                         limits={
                             "memory_bytes": settings.convert_memory_bytes,
+                            "processes": 1,
                             "cpu_seconds": math.ceil(seconds),
                             "open_files": OPEN_FILES,
                             "disk_bytes": output_bytes,
@@ -70,13 +71,13 @@ class UploadReader:
                 except TimeoutError:
                     raise UnreadableUpload(_too_slow(seconds)) from None
         if result.code < 0:
-            raise UnreadableUpload(_killed(-result.code, seconds))
+            raise UnreadableUpload(_killed(-result.code, result.reason, seconds))
         try:
-            answer = json.loads(result.output) if result.code == 0 else None
+            answer = json.loads(result.stdout) if result.code == 0 else None
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise ReadingFailed(f"{module} exited with {result.code}: {result.complaint[-2000:]!r}")
+            raise ReadingFailed(f"{module} exited with {result.code}: {result.stderr[-2000:]!r}")
         if "error" in answer:
             raise UnreadableUpload(plain(str(answer["error"])))
         return answer
@@ -103,8 +104,8 @@ def _too_slow(seconds: float) -> str:
     )
 
 
-def _killed(number: int, seconds: float) -> str:
-    if number == signal.SIGXCPU:
+def _killed(number: int, reason: str | None, seconds: float) -> str:
+    if reason == "cpu_time":
         return _too_slow(seconds)
     return (
         f"Reading the file ended with {signal.Signals(number).name}: it is damaged, or takes more "

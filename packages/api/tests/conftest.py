@@ -281,7 +281,9 @@ async def api(settings: Settings, engine: FakeEngine) -> AsyncIterator[Api]:
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
         yield Api(app, database, settings, client, keys, org_id, workspace_id)
-    await app.state.talks.close()
+    await app.state.validator.close()
+    await app.state.preflight.close()
+    await app.state.chat_sessions.close()
     await app.state.authenticator.close()
     await database.dispose()
 
@@ -383,7 +385,7 @@ class Service:
         return found
 
     async def gone(self, seconds: float = 20) -> None:
-        """Return when no sandbox and no warden is left."""
+        """Return when no sandbox and no supervisor is left."""
         try:
             async with asyncio.timeout(seconds):
                 while self.sandboxes():

@@ -33,7 +33,12 @@ def check_rows() -> int:
 
 
 def check() -> int:
-    question = json.load(sys.stdin)
+    for line in sys.stdin:
+        say(json.dumps(check_one(json.loads(line))))
+    return 0
+
+
+def check_one(question: dict[str, Any]) -> dict[str, Any]:
     datasets = question["datasets"]
     path = Path(datasets["train"] or datasets["trajectories"][0])
     rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
@@ -48,28 +53,46 @@ def check() -> int:
         while True:
             say("x" * 100_000)
     if wish.get("check") == "environment":
-        say(json.dumps({"ok": False, "loc": ["config"], "error": " ".join(sorted(os.environ))}))
-        return 0
+        return {"ok": False, "loc": ["config"], "error": " ".join(sorted(os.environ))}
+    if wish.get("check") == "process":
+        return {"ok": False, "loc": ["config"], "error": f"process {os.getpid()}"}
+    if wish.get("check") == "write":
+        Path("written").write_text("data of this organization")
+    if wish.get("check") == "files":
+        found = sorted(each.name for each in Path.cwd().iterdir())
+        return {"ok": False, "loc": ["config"], "error": f"files: {found}"}
+    if wish.get("check") == "garbage":
+        say("not JSON")
+    if wish.get("check") == "until":
+        while not Path(wish["file"]).exists():
+            time.sleep(0.02)
+    if log := wish.get("log"):
+        with Path(log).open("a") as checks:
+            checks.write(f"{os.getpid()}\n")
+    if wish.get("check") == "allocate":
+        program = f"held = bytearray(b'x' * {wish['bytes']}); import time; time.sleep(600)"
+        for _ in range(wish["times"]):
+            subprocess.Popen([sys.executable, "-c", program])
+        time.sleep(600)
+    if wish.get("check") == "hang-after-log":
+        time.sleep(600)
     usable = sum("response" in row or "messages" in row for row in rows)
     if usable == 0:
-        answer: dict[str, Any] = {
+        return {
             "ok": False,
             "loc": ["config", "dataset_ref"],
             "error": f"None of the {len(rows)} rows can be trained on",
         }
-    else:
-        answer = {
-            "ok": True,
-            "rows": len(rows),
-            "usable": usable,
-            "dropped": {"no answer": len(rows) - usable} if usable < len(rows) else {},
-            "tokens": 10 * usable,
-            "trained_tokens": 5 * usable,
-            "truncated": 0,
-            "renderer": "fake",
-        }
-    say(json.dumps(answer))
-    return 0
+    return {
+        "ok": True,
+        "rows": len(rows),
+        "usable": usable,
+        "dropped": {"no answer": len(rows) - usable} if usable < len(rows) else {},
+        "tokens": 10 * usable,
+        "trained_tokens": 5 * usable,
+        "truncated": 0,
+        "renderer": "fake",
+    }
 
 
 def chat() -> int:

@@ -198,7 +198,7 @@ async def test_what_cannot_be_exported_is_said_with_what_can(api: Any) -> None:
     }
 
     assert none.status_code == 409
-    assert none.json()["detail"].startswith("The job has no checkpoint yet; the first one comes")
+    assert none.json()["detail"].startswith("The job has no checkpoint yet; it saves the first one")
     assert (unknown.status_code, unknown.json()["detail"]) == (
         422,
         (
@@ -207,7 +207,7 @@ async def test_what_cannot_be_exported_is_said_with_what_can(api: Any) -> None:
         ),
     )
     assert {name: (a.status_code, a.json()["detail"]) for name, a in answers.items()} == {
-        "best": (422, "The job has no best checkpoint: it is not evaluated, or was not yet"),
+        "best": (422, "The job has no best checkpoint, because it has no evaluation yet"),
         "step-000009": (
             409,
             "The checkpoint `step-000009` is still being written; try again in a moment",
@@ -322,7 +322,7 @@ async def test_a_server_that_ends_leaves_nothing_of_an_export(api: Any) -> None:
     asked = asyncio.create_task(export(api, job, "hang-1"))
     await until(lambda: len(processes()) == 2)
 
-    await api.app.state.exports.close()
+    await api.app.state.exporter.close()
 
     await asyncio.gather(asked, return_exceptions=True)
     await until(lambda: not processes())
@@ -330,17 +330,26 @@ async def test_a_server_that_ends_leaves_nothing_of_an_export(api: Any) -> None:
 
 
 @ON_SQLITE
-async def test_two_who_ask_for_the_same_get_one_export_and_too_many_are_sent_away(api: Any) -> None:
-    most = api.settings.exports_at_once + exports.WAITING
+async def test_callers_of_the_same_checkpoint_share_one_export(api: Any) -> None:
     job, _ = await running(api, "slow-1")
 
-    answers = await asyncio.gather(*(export(api, job, "slow-1") for _ in range(most + 1)))
+    responses = await asyncio.gather(*(export(api, job, "slow-1") for _ in range(8)))
 
-    made = [answer.json() for answer in answers if answer.status_code == 200]
-    assert sorted(answer.status_code for answer in answers) == [200] * most + [429]
-    assert made == [made[0]] * most
-    refused = next(answer for answer in answers if answer.status_code == 429)
-    assert refused.headers["retry-after"] == "30"
+    assert [response.status_code for response in responses] == 8 * [200]
+    assert [response.json() for response in responses] == 8 * [responses[0].json()]
+
+
+@ON_SQLITE
+async def test_too_many_exports_of_an_organization_are_refused(api: Any) -> None:
+    most = api.settings.exports_at_once + exports.MAX_WAITING
+    names = [f"slow-{number}" for number in range(most + 1)]
+    job, _ = await running(api, *names)
+
+    responses = await asyncio.gather(*(export(api, job, name) for name in names))
+
+    assert sorted(response.status_code for response in responses) == [200] * most + [429]
+    refused = next(response for response in responses if response.status_code == 429)
+    assert refused.headers["retry-after"] == "5"
 
 
 @ON_SQLITE

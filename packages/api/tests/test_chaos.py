@@ -48,7 +48,7 @@ def settings(settings: Settings) -> Settings:
 
 
 def running(service: Any) -> Counter[str]:
-    """Return how many sandboxes each job has at this moment; their wardens do not count."""
+    """Return how many sandboxes each job has at this moment; their supervisors do not count."""
     found: Counter[str] = Counter()
     for process in service.sandboxes():
         with contextlib.suppress(psutil.Error):
@@ -66,7 +66,7 @@ async def watch(service: Any, most: Counter[str]) -> None:
 
 
 def kill_one(service: Any, chance: random.Random) -> str:
-    """Kill a process of the service, or a sandbox, or the warden over one."""
+    """Kill a process of the service, or a sandbox, or the supervisor over one."""
     victim = chance.choice(["serve", "dispatch", "sandbox", "sandbox"])
     if victim == "sandbox":
         alive = sorted(service.sandboxes(), key=lambda process: process.pid)

@@ -1,4 +1,4 @@
-"""Talking with a job's weights: which ones, who may, and what it may take."""
+"""Chats with the weights of a job: which weights, who may chat, and what a session may use."""
 
 import asyncio
 import json
@@ -7,23 +7,25 @@ from typing import Any
 
 import psutil
 import pytest
+from dreadnode_api.chat import session_pool
+from dreadnode_api.chat.session_pool import ChatSessionPool
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-"""Nothing here is written to a database, and each database reads checkpoints elsewhere."""
+"""Chats write nothing to the database, and other tests read checkpoints from both."""
 
 WEIGHTS = "tinker://run-1/weights/step-{:06d}"
 
 
-async def job_with(api: Any, wish: str | None = None) -> tuple[dict[str, Any], str]:
-    """A job in its first attempt whose partner behaves as WISH says, and its sandbox's key."""
-    config = {"system_prompt": json.dumps({"chat": wish})} if wish else {}
+async def job_with(api: Any, behavior: str | None = None) -> tuple[dict[str, Any], str]:
+    """A job in its first attempt whose chat session behaves as BEHAVIOR says, and its token."""
+    config = {"system_prompt": json.dumps({"chat": behavior})} if behavior else {}
     await api.push()
     await api.job(config=config)
     job, key = await api.start()
     return job, key
 
 
-async def tell(api: Any, job: dict[str, Any], key: str, kind: str, **more: Any) -> None:
+async def report(api: Any, job: dict[str, Any], key: str, kind: str, **more: Any) -> None:
     path = f"{api.jobs}/{job['id']}/progress"
     told = await api("POST", path, key=key, json={"event_type": kind, **more})
     assert told.status_code == 200, told.text
@@ -31,7 +33,7 @@ async def tell(api: Any, job: dict[str, Any], key: str, kind: str, **more: Any) 
 
 async def saved(api: Any, job: dict[str, Any], key: str, step: int, **more: Any) -> None:
     artifacts = {"latest_checkpoint": WEIGHTS.format(step), **more}
-    await tell(api, job, key, "checkpoint_saved", data={"step": step}, artifacts=artifacts)
+    await report(api, job, key, "checkpoint_saved", data={"step": step}, artifacts=artifacts)
 
 
 async def chat(api: Any, job: dict[str, Any], said: str = "Hello", **more: Any) -> Any:
@@ -40,9 +42,9 @@ async def chat(api: Any, job: dict[str, Any], said: str = "Hello", **more: Any) 
     return await api("POST", f"{api.jobs}/{job['id']}/chat", key=key, json=body)
 
 
-async def trained(api: Any, wish: str | None = None) -> dict[str, Any]:
+async def trained(api: Any, behavior: str | None = None) -> dict[str, Any]:
     """A job with one checkpoint."""
-    job, key = await job_with(api, wish)
+    job, key = await job_with(api, behavior)
     await saved(api, job, key, 10)
     return job
 
@@ -81,7 +83,7 @@ async def test_an_ended_job_answers_with_its_last_weights_and_any_other_by_name(
         "latest_checkpoint": "tinker://run-1/weights/final",
         "sampler_checkpoint": "tinker://run-1/sampler_weights/final",
     }
-    await tell(api, job, key, "training_end", artifacts=final)
+    await report(api, job, key, "training_end", artifacts=final)
 
     names = (None, "final", "best", "step-000020", WEIGHTS.format(20))
     answers = [await chat(api, job, checkpoint=name) for name in names]
@@ -95,7 +97,7 @@ async def test_an_ended_job_answers_with_its_last_weights_and_any_other_by_name(
     ]
 
 
-async def test_a_checkpoint_that_is_not_there_is_said_to_be_so(api: Any) -> None:
+async def test_a_missing_checkpoint_is_named_in_the_error(api: Any) -> None:
     job, key = await job_with(api)
 
     early = await chat(api, job)
@@ -104,8 +106,8 @@ async def test_a_checkpoint_that_is_not_there_is_said_to_be_so(api: Any) -> None
 
     assert early.status_code == 409
     assert early.json()["detail"] == (
-        "The job has no checkpoint yet; the first one comes after `checkpoint_interval` steps, "
-        "or when the job ends"
+        "The job has no checkpoint yet; it saves the first one after `checkpoint_interval` steps, "
+        "or when it ends"
     )
     assert (unknown.status_code, unknown.json()["detail"]) == (
         422,
@@ -113,7 +115,7 @@ async def test_a_checkpoint_that_is_not_there_is_said_to_be_so(api: Any) -> None
     )
 
 
-async def test_a_rehearsal_says_that_the_stand_in_talks(api: Any) -> None:
+async def test_a_chat_with_a_rehearsal_names_the_stand_in(api: Any) -> None:
     await api.push()
     await api.job(rehearse=True)
     job, key = await api.start()
@@ -125,7 +127,7 @@ async def test_a_rehearsal_says_that_the_stand_in_talks(api: Any) -> None:
     assert answer["trained_model"] != answer["model"]
 
 
-async def test_a_reader_may_not_spend_tokens_and_a_sandbox_may_not_talk(api: Any) -> None:
+async def test_neither_a_reader_nor_a_sandbox_may_chat(api: Any) -> None:
     job, key = await job_with(api)
     await saved(api, job, key, 10)
 
@@ -147,7 +149,7 @@ async def test_a_reader_may_not_spend_tokens_and_a_sandbox_may_not_talk(api: Any
         {"stops": ["a"]},
     ],
 )
-async def test_a_wish_that_cannot_be_is_refused(api: Any, wrong: dict[str, Any]) -> None:
+async def test_an_invalid_request_is_refused(api: Any, wrong: dict[str, Any]) -> None:
     job = await trained(api)
 
     answer = await chat(api, job, **wrong)
@@ -155,7 +157,9 @@ async def test_a_wish_that_cannot_be_is_refused(api: Any, wrong: dict[str, Any])
     assert (answer.status_code, answer.json()["type"]) == (422, "validation_error")
 
 
-async def test_a_conversation_without_room_is_refused_in_the_runtimes_words(api: Any) -> None:
+async def test_a_conversation_that_is_too_long_is_refused(
+    api: Any,
+) -> None:
     job = await trained(api)
 
     answer = await chat(api, job, "long")
@@ -163,7 +167,7 @@ async def test_a_conversation_without_room_is_refused_in_the_runtimes_words(api:
     assert (answer.status_code, answer.json()["detail"]) == (422, "There is no room")
 
 
-async def test_the_partner_has_a_key_for_the_runs_of_this_job_and_nothing_else(api: Any) -> None:
+async def test_a_session_has_a_key_for_the_runs_of_this_job_and_no_other_secret(api: Any) -> None:
     object.__setattr__(api.settings, "engine_url", "http://engine")
     job = await trained(api)
 
@@ -173,7 +177,7 @@ async def test_the_partner_has_a_key_for_the_runs_of_this_job_and_nothing_else(a
     assert ours == ["TINKER_API_KEY", "TINKER_BASE_URL", "TINKER_TELEMETRY"]
 
 
-async def test_a_partner_is_kept_warm_until_nobody_talks_any_more(api: Any) -> None:
+async def test_a_session_stays_warm_until_it_is_idle_for_long_enough(api: Any) -> None:
     object.__setattr__(api.settings, "chat_idle_seconds", 0.2)
     job = await trained(api)
 
@@ -189,30 +193,39 @@ async def test_a_partner_is_kept_warm_until_nobody_talks_any_more(api: Any) -> N
     assert third.split() != [pid, "3"]
 
 
-async def test_a_silent_partner_makes_room_and_a_busy_one_does_not(api: Any) -> None:
-    object.__setattr__(api.settings, "chats_at_once", 1)
+async def test_an_idle_session_makes_room_and_a_busy_one_is_waited_for(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job, key = await job_with(api, "slow")
     for step in (10, 20):
         await saved(api, job, key, step)
-
     names = ("step-000010", "step-000020")
-    after_another = [await chat(api, job, checkpoint=name) for name in names]
-    at_once = await asyncio.gather(*(chat(api, job, checkpoint=name) for name in names))
 
-    assert [answer.status_code for answer in after_another] == [200, 200]
-    assert sorted(answer.status_code for answer in at_once) == [200, 429]
-    refused = next(answer for answer in at_once if answer.status_code == 429)
-    assert refused.headers["retry-after"] == "5"
+    sequential, parallel, refused = [], [], []
+    for wait_seconds, responses in ((30.0, parallel), (0.2, refused)):
+        monkeypatch.setattr(session_pool, "WAIT_SECONDS", wait_seconds)
+        await api.app.state.chat_sessions.close()
+        api.app.state.chat_sessions = ChatSessionPool(
+            api.settings.model_copy(update={"chats_at_once": 1})
+        )
+        sequential += [await chat(api, job, checkpoint=name) for name in names]
+        responses += await asyncio.gather(*(chat(api, job, checkpoint=name) for name in names))
+
+    assert [response.status_code for response in (*sequential, *parallel)] == 6 * [200]
+    assert sorted(response.status_code for response in refused) == [200, 429]
+    late = next(response for response in refused if response.status_code == 429)
+    assert late.headers["retry-after"] == "5"
+    assert late.json()["detail"] == "No slot for chats became free within 0.2 s; try again in 5 s"
 
 
-async def test_a_partner_that_hangs_is_ended_with_all_that_it_started(api: Any) -> None:
+async def test_a_session_that_hangs_is_killed_with_everything_it_started(api: Any) -> None:
     object.__setattr__(api.settings, "chat_timeout", 1.0)
     job = await trained(api, "hang")
 
     answer = await chat(api, job)
 
     assert (answer.status_code, answer.json()["type"]) == (504, "gateway_timeout_error")
-    assert "did not answer within 1 s" in answer.json()["detail"]
+    assert "did not respond within 1 s" in answer.json()["detail"]
     async with asyncio.timeout(20):
         while [c for c in psutil.Process(os.getpid()).children(recursive=True) if _chats(c)]:
             await asyncio.sleep(0.02)
@@ -225,7 +238,7 @@ def _chats(process: psutil.Process) -> bool:
         return False
 
 
-async def test_an_engine_that_is_away_is_a_502_and_a_broken_partner_a_500(api: Any) -> None:
+async def test_an_unavailable_engine_is_a_502_and_a_failed_session_a_500(api: Any) -> None:
     away = await trained(api, "refuse")
     refused = [await chat(api, away) for _ in range(2)]
     await api.job(config={"system_prompt": json.dumps({"chat": "crash"})})
@@ -240,7 +253,7 @@ async def test_an_engine_that_is_away_is_a_502_and_a_broken_partner_a_500(api: A
     assert crashed.status_code == 500
 
 
-async def test_who_waits_for_a_partner_that_anothers_question_ends_gets_a_new_one(
+async def test_a_request_that_waits_for_a_session_which_fails_gets_a_new_one(
     api: Any,
 ) -> None:
     job = await trained(api)

@@ -33,7 +33,7 @@ class Machine:
         self.looked_at_lately = True
         return Running() if (job_id, attempt) in self.alive else Exited(0)
 
-    async def attend(self, job_id: str, attempt: int) -> None: ...
+    async def heartbeat(self, job_id: str, attempt: int) -> None: ...
 
     async def stop(self, job_id: str, attempt: int) -> None:
         self.alive.discard((job_id, attempt))
@@ -179,7 +179,7 @@ async def _clock(database: Database) -> datetime:
         return await clock(session)
 
 
-async def test_a_lease_whose_holder_renews_it_is_never_silent_whatever_its_end_says(
+async def test_a_lease_whose_holder_renews_it_is_not_taken_whatever_its_end_is(
     api: Any, job: str
 ) -> None:
     async with api.database.writing() as session:
@@ -187,12 +187,12 @@ async def test_a_lease_whose_holder_renews_it_is_never_silent_whatever_its_end_s
         assert held is not None
         lease = queue.Lease(held.id, held.attempt, held.lease or "")
     async with api.database.reading() as session:
-        silent = await queue.others(session, [])
+        unrenewed = await queue.foreign_leases(session, [])
     async with api.database.writing() as session:
         await queue.renew(session, [lease], 60)
 
     async with api.database.writing() as session:
-        stolen = await queue.adopt(session, "there", 60, silent=silent)
+        stolen = await queue.adopt(session, "there", 60, unrenewed=unrenewed)
 
-    assert list(silent) == [lease.token]
+    assert list(unrenewed) == [lease.token]
     assert stolen is None

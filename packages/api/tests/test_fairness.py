@@ -54,7 +54,7 @@ async def take(database: Database, per_workspace: int = 1000, in_all: int = 0) -
 async def finish(database: Database, job: Job) -> None:
     async with database.writing() as session:
         lease = queue.Lease(job.id, job.attempt, job.lease or "")
-        held = await queue.held(session, lease)
+        held = await queue.lock_leased(session, lease)
         await queue.finish(session, held, Status.COMPLETED, code=None)
 
 
@@ -164,4 +164,4 @@ async def test_every_job_gets_its_turn_and_no_workspace_waits_for_two_turns_of_a
         ids = list(places.values())
         left = await session.scalars(select(Job.id).where(Job.workspace_id.in_(ids)))
         assert len(left.all()) == sum(jobs.values())
-        await session.execute(delete(queue.Turn).where(queue.Turn.workspace_id.in_(ids)))
+        await session.execute(delete(queue.FairShare).where(queue.FairShare.workspace_id.in_(ids)))

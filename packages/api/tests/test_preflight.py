@@ -1,4 +1,4 @@
-"""The process that checks data: bounded in all it may take, and gone with whoever asked."""
+"""Checks of data: shared by equal requests, bounded, warm, and ended with their last caller."""
 
 import asyncio
 import contextlib
@@ -6,16 +6,23 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from dreadnode_api.errors import Invalid
+from dreadnode_api.db import Database
+from dreadnode_api.errors import TooManyRequests
+from dreadnode_api.models.auth import Organization
 from dreadnode_api.settings import Settings
-from dreadnode_api.training.preflight import CheckFailed, Preflight
+from dreadnode_api.training.check_request import CheckRequest, check_request
+from dreadnode_api.training.checker import Checker, CheckFailed
+from dreadnode_api.training.data import JobData
+from dreadnode_api.training.preflight import Preflight
 
 RUNTIME = Path(__file__).with_name("fake_runtime.py")
+SETTINGS = {"learning_rate": 1e-4, "train_on": "all_assistant_messages", "epochs": 1}
 
 
 @pytest.fixture
@@ -24,82 +31,262 @@ def own(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path, runtime_command=(sys.executable, str(RUNTIME)))
 
 
-def question(tmp_path: Path, **wish: Any) -> dict[str, Any]:
+@pytest.fixture
+async def checker(own: Settings) -> AsyncIterator[Checker]:
+    """A checker whose processes end with the test."""
+    made = Checker(own)
+    yield made
+    await made.close()
+
+
+def request_for(tmp_path: Path, *, code: bool = False, org: str = "o", **more: Any) -> CheckRequest:
+    """A check whose process behaves as MORE says, with a user's own code if CODE is true."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a", "response": "b"}\n')
-    return {
-        "config": {"system_prompt": json.dumps(wish)},
-        "datasets": {"train": str(rows)},
-    }
+    config = {**SETTINGS, "system_prompt": json.dumps(more)}
+    if code:
+        config["reward_recipe"] = {"name": "python_v1", "params": {}}
+    return keyed(JobData(files={"train": str(rows)}, sources=[]), org=org, **config)
 
 
-async def test_a_report_comes_back_as_it_was_given(own: Settings, tmp_path: Path) -> None:
-    report = await Preflight(own).check(question(tmp_path))
+def keyed(data: JobData, *, org: str = "o", model: str = "m", **config: Any) -> CheckRequest:
+    return check_request(
+        org,
+        data,
+        model=model,
+        rehearsal=False,
+        trained_model=model,
+        tokenizer=None,
+        trainer_type="sft",
+        config=config,
+    )
 
-    assert (report["rows"], report["usable"], report["renderer"]) == (1, 1, "fake")
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+async def no_children() -> None:
+    async with asyncio.timeout(20):
+        while children():
+            await asyncio.sleep(0.02)
+
+
+async def test_a_report_is_returned_unchanged(checker: Checker, tmp_path: Path) -> None:
+    result = await checker.run(request_for(tmp_path))
+
+    assert result.report is not None
+    assert (result.report["rows"], result.report["renderer"]) == (1, "fake")
+
+
+async def test_a_second_check_uses_the_same_process(checker: Checker, tmp_path: Path) -> None:
+    first, second = [await checker.run(request_for(tmp_path, check="process")) for _ in range(2)]
+
+    assert first.error == second.error
+
+
+async def test_a_process_that_ran_custom_code_is_not_used_again(
+    checker: Checker, tmp_path: Path
+) -> None:
+    request = request_for(tmp_path, code=True, check="process")
+
+    first, second = [await checker.run(request) for _ in range(2)]
+
+    assert first.error != second.error
+
+
+async def test_a_process_that_ended_while_it_was_idle_is_replaced(
+    checker: Checker, tmp_path: Path
+) -> None:
+    await checker.run(request_for(tmp_path))
+    for child in children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
+    await asyncio.sleep(0.2)
+
+    result = await checker.run(request_for(tmp_path))
+
+    assert result.report is not None
+
+
+async def test_nothing_that_a_check_writes_is_there_in_the_next_one(
+    checker: Checker, tmp_path: Path
+) -> None:
+    await checker.run(request_for(tmp_path, check="write"))
+
+    result = await checker.run(request_for(tmp_path, check="files"))
+
+    assert result.error == "files: []"
 
 
 async def test_a_check_that_prints_without_end_is_ended_and_not_kept(
-    own: Settings, tmp_path: Path
+    checker: Checker, tmp_path: Path
 ) -> None:
-    preflight = Preflight(own.model_copy(update={"preflight_timeout": 2.0}))
     before = psutil.Process().memory_info().rss
 
-    with pytest.raises(Invalid, match="took longer"):
-        await preflight.check(question(tmp_path, check="flood"))
+    with pytest.raises(CheckFailed):
+        await checker.run(request_for(tmp_path, check="flood"))
 
     assert psutil.Process().memory_info().rss - before < 200_000_000
-    assert psutil.Process().children(recursive=True) == []
+    await no_children()
 
 
-async def test_a_check_that_crashes_is_our_bug(own: Settings, tmp_path: Path) -> None:
-    with pytest.raises(CheckFailed, match="the check broke"):
-        await Preflight(own).check(question(tmp_path, check="crash"))
+async def test_a_check_that_takes_too_long_is_refused_and_ended(
+    own: Settings, tmp_path: Path
+) -> None:
+    checker = Checker(own.model_copy(update={"preflight_timeout": 1.0}))
+
+    result = await checker.run(request_for(tmp_path, check="hang"))
+
+    assert result.error is not None
+    assert "took longer than 1 seconds" in result.error
+    await no_children()
+
+
+async def test_a_check_that_takes_too_much_memory_in_all_its_processes_is_refused_and_ended(
+    own: Settings, tmp_path: Path
+) -> None:
+    checker = Checker(own.model_copy(update={"job_memory_bytes": 160 * 2**20}))
+    request = request_for(tmp_path, check="allocate", bytes=60 * 2**20, times=6)
+
+    result = await checker.run(request)
+
+    assert result.error is not None
+    assert "needs more than the 167,772,160 bytes of memory" in result.error
+    await no_children()
+
+
+@pytest.mark.parametrize("behavior", ["crash", "garbage"])
+async def test_a_check_that_fails_is_our_bug_unless_it_ran_custom_code(
+    checker: Checker, tmp_path: Path, behavior: str
+) -> None:
+    with pytest.raises(CheckFailed):
+        await checker.run(request_for(tmp_path, check=behavior))
+
+    result = await checker.run(request_for(tmp_path, code=True, check=behavior))
+
+    assert result.error is not None
+    assert "custom code" in result.error
 
 
 async def test_a_check_that_cannot_be_started_is_our_bug(own: Settings, tmp_path: Path) -> None:
-    preflight = Preflight(own.model_copy(update={"runtime_command": ("/nowhere/python",)}))
+    checker = Checker(own.model_copy(update={"runtime_command": ("/nowhere/python",)}))
 
     with pytest.raises(CheckFailed):
-        await preflight.check(question(tmp_path))
+        await checker.run(request_for(tmp_path))
 
 
-async def test_checks_run_a_bounded_number_at_once(own: Settings, tmp_path: Path) -> None:
-    preflight = Preflight(own.model_copy(update={"preflight_at_once": 1, "preflight_timeout": 1.0}))
-    asked = question(tmp_path, check="hang")
-    began = time.monotonic()
+async def test_equal_checks_run_once_and_end_with_their_last_caller(
+    own: Settings, database: Database, tmp_path: Path
+) -> None:
+    preflight = Preflight(own, database)
+    log = tmp_path / "checks"
+    request = request_for(tmp_path, check="hang-after-log", log=str(log))
 
-    ended = await asyncio.gather(
-        *(preflight.check(asked) for _ in range(2)), return_exceptions=True
-    )
+    async def ask() -> None:
+        with preflight.check(request) as running:
+            await running.result()
 
-    assert [type(each) for each in ended] == [Invalid, Invalid]
-    assert time.monotonic() - began >= 2
+    callers = [asyncio.create_task(ask()) for _ in range(3)]
+    async with asyncio.timeout(20):
+        while not log.exists():
+            await asyncio.sleep(0.02)
+    callers[0].cancel()
+    callers[1].cancel()
+    await asyncio.sleep(0.3)
+    left = [child for child in children() if child.status() != psutil.STATUS_ZOMBIE]
+    callers[2].cancel()
+    await asyncio.gather(*callers, return_exceptions=True)
+
+    assert left
+    assert len(log.read_text().splitlines()) == 1
+    await no_children()
+    await preflight.close()
 
 
-def test_a_check_dies_with_whoever_asked_for_it(own: Settings, tmp_path: Path) -> None:
+async def test_a_check_that_does_not_start_in_time_is_refused_and_one_that_runs_is_not(
+    own: Settings, database: Database, tmp_path: Path
+) -> None:
+    preflight = Preflight(own.model_copy(update={"preflight_at_once": 1}), database)
+    first, second = [request_for(tmp_path, check="hang", n=number) for number in range(2)]
+
+    with preflight.check(first) as running, preflight.check(second) as waiting:
+        unfinished = await running.result(0.3)
+        with pytest.raises(TooManyRequests) as refused:
+            await waiting.result(0.3)
+
+    assert unfinished is None
+    assert refused.value.headers["Retry-After"] == "5"
+    await preflight.close()
+
+
+async def test_an_organization_with_many_checks_does_not_keep_another_waiting(
+    own: Settings, database: Database, tmp_path: Path
+) -> None:
+    preflight = Preflight(own.model_copy(update={"preflight_at_once": 2}), database)
+    async with database.writing() as session:
+        session.add(Organization(id="modest", slug="modest", name="Modest"))
+    held = [request_for(tmp_path, org="greedy", check="hang", n=number) for number in range(6)]
+    for request in held:
+        preflight.join(request)
+    await asyncio.sleep(0)
+
+    with preflight.check(request_for(tmp_path, org="modest")) as running:
+        result = await running.result(20)
+
+    assert result is not None
+    assert result.report is not None
+    await preflight.close()
+
+
+def test_the_key_depends_on_data_and_settings_that_matter(tmp_path: Path) -> None:
+    def data(sha256: str) -> JobData:
+        return JobData(files={"train": "x"}, sources=[{"role": "train", "sha256": sha256}])
+
+    base = keyed(data("a"), **SETTINGS).key
+    equal = [
+        keyed(data("a"), **SETTINGS | {"learning_rate": 1.0, "seed": 7}).key,
+        keyed(data("a"), **SETTINGS | {"epochs": 9}).key,
+    ]
+    different = [
+        keyed(data("b"), **SETTINGS).key,
+        keyed(data("a"), org="other", **SETTINGS).key,
+        keyed(data("a"), model="other", **SETTINGS).key,
+        keyed(data("a"), **SETTINGS | {"train_on": "last_assistant_message"}).key,
+        keyed(data("a"), **SETTINGS | {"epochs": 9, "warmup_steps": 3}).key,
+        keyed(data("a"), **SETTINGS | {"a_setting_of_the_future": 1}).key,
+    ]
+
+    assert set(equal) == {base}
+    assert base not in different
+    assert len(set(different)) == len(different)
+
+
+def test_a_check_dies_with_the_process_that_runs_it(own: Settings, tmp_path: Path) -> None:
     program = f"""
 import asyncio, sys
 from pathlib import Path
+from dreadnode_api.models.auth import Organization
 from dreadnode_api.settings import Settings
-from dreadnode_api.training.preflight import Preflight
+from dreadnode_api.training.check_request import CheckRequest
+from dreadnode_api.training.checker import Checker
 settings = Settings(data_dir=Path("."), runtime_command=(sys.executable, {str(RUNTIME)!r}))
-asyncio.run(Preflight(settings).check({question(tmp_path, check="hang")!r}))
+request = CheckRequest.from_json({request_for(tmp_path, check="hang").to_json()!r})
+asyncio.run(Checker(settings).run(request))
 """
     asking = subprocess.Popen([sys.executable, "-c", program])
     process = psutil.Process(asking.pid)
     until = time.monotonic() + 30
-    while not any("check" in child.cmdline() for child in process.children()):
+    # The supervisor, the check, and the process that the check has started.
+    while len(checks := process.children(recursive=True)) < 3:
         assert time.monotonic() < until
         time.sleep(0.05)
-    checks = process.children()
-    beneath = [each for check in checks for each in check.children(recursive=True)]
 
     asking.kill()
     asking.wait()
 
-    _gone, alive = psutil.wait_procs(checks, timeout=10)
-    for left in [*alive, *beneath]:
+    _gone, alive = psutil.wait_procs(checks, timeout=20)
+    for left in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
             left.kill()
     assert alive == []

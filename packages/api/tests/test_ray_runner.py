@@ -17,7 +17,15 @@ from typing import Any
 import psutil
 import pytest
 from dreadnode_api.sandbox import ray_entry, runners
-from dreadnode_api.sandbox.runner import Exited, Limits, Lost, RunnerAway, Running, Sandbox, State
+from dreadnode_api.sandbox.runner import (
+    Exited,
+    Limits,
+    Lost,
+    RunnerUnavailable,
+    Running,
+    Sandbox,
+    State,
+)
 from dreadnode_api.settings import Settings, SettingsError
 
 # What Ray's own client and its cluster read, once, when they are imported; the runner knows
@@ -130,7 +138,7 @@ async def begin(runner: Any, wanted: Sandbox) -> None:
     while True:
         try:
             return await runner.start(wanted)
-        except RunnerAway:
+        except RunnerUnavailable:
             await asyncio.sleep(0.5)
 
 
@@ -268,7 +276,7 @@ async def test_a_cluster_that_refuses_the_token_is_asked_again_and_no_sandbox_is
 
     assert asking.returncode == 1
     last = said.decode().strip().splitlines()
-    assert any("RunnerAway" in line or "_Refused" in line for line in last), said.decode()
+    assert any("RunnerUnavailable" in line or "_Refused" in line for line in last), said.decode()
 
 
 async def test_what_was_never_submitted_is_lost(runner: Any) -> None:
@@ -281,9 +289,9 @@ async def test_a_cluster_that_does_not_answer_is_away_and_no_sandbox_is_lost(
     address = f"http://127.0.0.1:{_free_port()}"
     away = runners.create(Settings(data_dir=tmp_path, runner="ray", ray_address=address))
 
-    with pytest.raises(RunnerAway, match="the Ray cluster does not answer"):
+    with pytest.raises(RunnerUnavailable, match="the Ray cluster does not answer"):
         await away.state("job", 1)
-    with pytest.raises(RunnerAway):
+    with pytest.raises(RunnerUnavailable):
         await away.start(sandbox("pass", "job"))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from dreadnode_api.checkpoints.retention import EngineFiles, Held, beyond
+from dreadnode_api.checkpoints.retention import Candidate, EngineCheckpoints, select_expired
 from dreadnode_api.maintenance.cleanup import Tidier
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint
@@ -46,8 +46,8 @@ class Weights:
             return Response(status_code=503)
         return Response(status_code=204 if self.held.pop(request.path_params["id"], None) else 404)
 
-    def client(self) -> EngineFiles:
-        return EngineFiles("http://engine", "tml-master", transport=self._transport)
+    def client(self) -> EngineCheckpoints:
+        return EngineCheckpoints("http://engine", "tml-master", transport=self._transport)
 
 
 @pytest.fixture
@@ -170,11 +170,11 @@ def test_what_is_beyond_leaves_at_least_as_many_as_are_to_be_kept(
 ) -> None:
     start = now()
     held = [
-        Held("job", str(i), line, start - timedelta(days=age), line in needed)
+        Candidate("job", str(i), line, start - timedelta(days=age), line in needed)
         for i, (line, age) in enumerate(made)
     ]
 
-    gone = beyond(held, kept, start - timedelta(days=50))
+    gone = select_expired(held, kept, start - timedelta(days=50))
 
     for line in "ab":
         left = [h for h in held if h.lineage == line and h not in gone]
@@ -187,13 +187,13 @@ def test_what_is_beyond_leaves_at_least_as_many_as_are_to_be_kept(
 
 def test_a_checkpoint_that_a_repetition_began_with_counts_once_and_as_new() -> None:
     start = now()
-    first = Held("first", "ten", "line", start - timedelta(hours=3), is_needed=False)
-    older = Held("first", "five", "line", start - timedelta(hours=4), is_needed=False)
-    again = Held("second", "ten", "line", start, is_needed=False)
-    later = Held("second", "twenty", "line", start - timedelta(hours=1), is_needed=False)
+    first = Candidate("first", "ten", "line", start - timedelta(hours=3), is_needed=False)
+    older = Candidate("first", "five", "line", start - timedelta(hours=4), is_needed=False)
+    again = Candidate("second", "ten", "line", start, is_needed=False)
+    later = Candidate("second", "twenty", "line", start - timedelta(hours=1), is_needed=False)
 
-    assert beyond([first, older, again, later], 2, None) == [older]
-    assert {each.path for each in beyond([first, older, again, later], 1, None)} == {
+    assert select_expired([first, older, again, later], 2, None) == [older]
+    assert {each.path for each in select_expired([first, older, again, later], 1, None)} == {
         "five",
         "twenty",
     }
@@ -264,7 +264,7 @@ async def test_an_engine_that_does_not_answer_stops_nothing_else(
 ) -> None:
     job = await trained(api, weights, 1, end={"message": "done"})
     await age(api, job)
-    nobody = EngineFiles("http://127.0.0.1:1", "tml-master")
+    nobody = EngineCheckpoints("http://127.0.0.1:1", "tml-master")
 
     done = await asyncio.wait_for(Tidier(api.settings, api.database, nobody).once(), 30)
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from dreadnode_runtime.commands import check, export
+from dreadnode_runtime.commands import check_server, export
 from dreadnode_runtime.commands.chat import serve, stdin_lines
 from dreadnode_runtime.commands.train import run_job
 from dreadnode_runtime.control.api import Settings, connect, redacted
@@ -74,7 +74,7 @@ def _run_command(command: str) -> None:
     with contextlib.redirect_stdout(sys.stderr):
         emit = partial(print, file=stdout, flush=True)
         if command == "check":
-            emit(check.answer(sys.stdin.read()))
+            check_server.serve(sys.stdin, emit)
         elif command == "export":
             emit(asyncio.run(export.run(sys.stdin.read(), Path.cwd())))
         else:

@@ -1,1 +1,1 @@
-"""Chat with a job's weights."""
+"""Chats with the weights of a job."""

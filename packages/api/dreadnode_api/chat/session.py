@@ -1,155 +1,100 @@
-"""One conversation partner: a process of the runtime that samples from one checkpoint.
+"""A chat session: a process of the runtime that samples from one checkpoint.
 
-It is asked and answers in lines of JSON, keeps to a job's limits, and ends with the service, with
-its stdin, or when it is killed. It gets a key for the runs of its job and nothing else.
+It reads requests and writes responses as JSON lines, keeps to a job's limits, and gets a key for
+the runs of its job and nothing else.
 """
 
 import asyncio
-import contextlib
-import json
-import os
-import signal
-import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreadnode_api.runtime_processes.environment import engine_environment, limits
-from dreadnode_api.sandbox import supervisor as warden
+from dreadnode_api.runtime_processes.child import Child
+from dreadnode_api.runtime_processes.environment import (
+    RUN_KEY_SECONDS,
+    child_limits,
+    engine_environment,
+)
 from dreadnode_api.settings import Settings
-
-LONGEST_LINE = 16 * 1024 * 1024
-KEPT_COMPLAINT = 4096
-POLITE_SECONDS = 5.0
-"""How long a process whose stdin has ended may take to give the engine its memory back."""
-
-
-class Broken(Exception):
-    """The process ended, or answered what cannot be read, which is our bug and a 500."""
-
-
-class Ended(Exception):
-    """The process had ended before it was asked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Partner:
-    """Whose weights are talked with.
+class ChatTarget:
+    """The weights that a chat session samples from.
 
     Attributes:
-        lineage: The subject under which the engine keeps them.
-        opening: What the process is told first.
+        org_id: the organization of their job.
+        checkpoint: their path.
+        lineage: the subject of the engine's key that opens them.
+        opening: the first line that the process reads.
     """
 
+    org_id: str
+    checkpoint: str
     lineage: str
     opening: Mapping[str, Any]
 
 
-class Talk:
-    """A process that answers one question after the other.
+class ChatSession:
+    """A process that answers one request after the other, started by the first one.
 
     Attributes:
-        users: How many wait for an answer of it.
-        dead: Whether it can be asked no more.
+        is_dead: whether it can take no more requests.
+        used_at: when it answered last (`time.monotonic()`).
     """
 
-    def __init__(self, settings: Settings, partner: Partner) -> None:
-        self.users = 0
-        self.dead = False
+    def __init__(self, settings: Settings, target: ChatTarget) -> None:
+        self.is_dead = False
+        self.used_at = self._created_at = time.monotonic()
         self._settings = settings
-        self._partner = partner
-        self._turn = asyncio.Lock()
-        self._process: asyncio.subprocess.Process | None = None
-        self._complaint = bytearray()
-        self._listening: asyncio.Task[None] | None = None
+        self._target = target
+        self._child: Child | None = None
         self._folder = tempfile.TemporaryDirectory(prefix="chat-", ignore_cleanup_errors=True)
 
-    async def ask(self, question: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the runtime's answer to QUESTION; the first one takes as long as a start.
+    @property
+    def is_usable(self) -> bool:
+        """Whether it lives, and its key outlasts one more answer."""
+        return not self.is_dead and time.monotonic() - self._created_at < RUN_KEY_SECONDS / 2
 
-        Whoever is cut off while the process works leaves an answer that nobody takes, so the
-        process ends too.
+    async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the runtime's response; the first one includes the start of the process.
+
+        A session that fails, or whose caller is cancelled while it works, ends.
 
         Raises:
-            Broken: There is no answer.
-            Ended: It was not asked.
+            ChildFailed: there is no response.
         """
-        async with self._turn:
-            if self.dead:
-                raise Ended
-            try:
-                if self._process is None:
-                    opened = await self._open()
-                    if not opened["ok"]:
-                        self.dead = True
-                        return opened
-                return await self._exchange(self._process, question)
-            except BaseException:
-                self.kill()
-                raise
+        try:
+            if self._child is None:
+                self._child = await self._start()
+                opened = await self._child.request(self._target.opening)
+                if not opened["ok"]:
+                    self.is_dead = True
+                    return opened
+            return await self._child.request(request)
+        except BaseException:
+            self.is_dead = True
+            if self._child is not None:
+                await asyncio.shield(self._child.kill())
+            raise
+        finally:
+            self.used_at = time.monotonic()
 
     async def close(self) -> None:
-        """End the process, at first by telling it that nothing more comes."""
-        self.dead = True
-        if self._process is not None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(POLITE_SECONDS):
-                    if self._process.stdin is not None:
-                        self._process.stdin.close()
-                    await self._process.wait()
-            self.kill()
-            await self._process.wait()
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+        """End the process, which may first release the engine's memory."""
+        self.is_dead = True
+        if self._child is not None:
+            await self._child.close()
         await asyncio.to_thread(self._folder.cleanup)
 
-    def kill(self) -> None:
-        """End the process and all that it started, at once."""
-        self.dead = True
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    async def _open(self) -> dict[str, Any]:
+    async def _start(self) -> Child:
         settings, home = self._settings, Path(self._folder.name)
-        bounds = json.dumps(limits(settings))
-        confine = [sys.executable, "-I", "-S", warden.__file__, "--confine", bounds]
-        self._process = process = await asyncio.create_subprocess_exec(
-            *confine,
-            str(os.getpid()),
-            *settings.runtime_command,
-            "chat",
-            cwd=home,
-            env=engine_environment(settings, self._partner.lineage, home),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            limit=LONGEST_LINE,
+        return await Child.start(
+            [*settings.runtime_command, "chat"],
+            folder=home,
+            environment=engine_environment(settings, self._target.lineage, home),
+            limits=child_limits(settings),
         )
-        self._listening = asyncio.create_task(self._listen(process.stderr))
-        return await self._exchange(process, self._partner.opening)
-
-    async def _exchange(
-        self, process: asyncio.subprocess.Process | None, said: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        if process is None or process.stdin is None or process.stdout is None:
-            raise Broken("it has no pipes")
-        try:
-            process.stdin.write(json.dumps(said).encode() + b"\n")
-            await process.stdin.drain()
-            line = await process.stdout.readline()
-            answer: dict[str, Any] = json.loads(line)
-            if not isinstance(answer["ok"], bool):
-                raise TypeError("`ok` is neither true nor false")  # noqa: TRY301
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise Broken(f"{error}: {bytes(self._complaint)[-2000:]!r}") from error
-        return answer
-
-    async def _listen(self, stream: asyncio.StreamReader | None) -> None:
-        """Keep the end of what the process complains of, so that its pipe never fills."""
-        while stream is not None and (chunk := await stream.read(65536)):
-            self._complaint = (self._complaint + chunk)[-KEPT_COMPLAINT:]

@@ -1,1 +1,1 @@
-"""Checkpoints: what a sandbox told of them, and how long they are kept."""
+"""Checkpoints of jobs: their records, adapters, exports and retention."""

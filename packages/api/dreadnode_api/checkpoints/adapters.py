@@ -1,10 +1,11 @@
-"""Adapters of checkpoints among the files of their job: kept whole, found again, and let go.
+"""Adapters of checkpoints, stored among the files of their job.
 
     checkpoints/step-000010/adapter_config.json
     checkpoints/step-000010/adapter_model.safetensors
 
-A row's `adapter` is its folder; attempts of a job may use a name twice, so the second one's folder
-has a number behind it. What is there is listed in the job's artifacts, `checkpoint_adapters`.
+The column `adapter` of a checkpoint is its folder. Attempts of a job may use a name twice, so the
+folder of the second one ends with a number. The job's artifact `checkpoint_adapters` lists all
+folders.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.blob_references import referenced
 from dreadnode_api.blob_store import BlobStore, Incoming
-from dreadnode_api.checkpoints.choice import name_of
+from dreadnode_api.checkpoints.choice import checkpoint_name
 from dreadnode_api.db import Database
 from dreadnode_api.jobs import files
 from dreadnode_api.jobs.records import lock
@@ -33,8 +34,8 @@ BATCH = 200
 _LONGEST_NAME = 100
 
 
-async def files_of(session: AsyncSession, checkpoint: Checkpoint) -> Sequence[JobFile]:
-    """Return the files of a checkpoint's adapter, by path; none if nobody has asked for it yet."""
+async def adapter_files(session: AsyncSession, checkpoint: Checkpoint) -> Sequence[JobFile]:
+    """Return the files of a checkpoint's adapter by path; none if it was not exported yet."""
     if checkpoint.adapter is None:
         return []
     paths = [f"{checkpoint.adapter}{name}" for name in FILES]
@@ -46,36 +47,35 @@ async def files_of(session: AsyncSession, checkpoint: Checkpoint) -> Sequence[Jo
     return found.all()
 
 
-async def keep(
+async def store_adapter(
     session: AsyncSession,
     checkpoint: Checkpoint,
-    made: Mapping[str, Incoming],
+    incoming: Mapping[str, Incoming],
     settings: Settings,
 ) -> Sequence[JobFile]:
-    """Keep what was MADE, by name, as the adapter of a checkpoint, all of it or nothing.
+    """Store all files of INCOMING, by name, as the adapter of a checkpoint.
 
     Raises:
-        Malformed: the job would have too many files, or too much in them.
+        Malformed: the job would have too many files, or too large ones.
     """
     job = await lock(session, checkpoint.job_id)
     row = await session.get_one(Checkpoint, (job.id, checkpoint.path), populate_existing=True)
     if row.adapter is None:
-        row.adapter = await _folder(session, row)
+        row.adapter = await _new_folder(session, row)
         job.artifacts = {**job.artifacts, ARTIFACT: await _folders(session, job)}
     rows = [
-        await files.add(session, job, f"{row.adapter}{name}", incoming, settings)
-        for name, incoming in sorted(made.items())
+        await files.add_file(session, job, f"{row.adapter}{name}", each, settings)
+        for name, each in sorted(incoming.items())
     ]
-    for incoming in made.values():
-        incoming.keep()
+    for each in incoming.values():
+        each.keep()
     return rows
 
 
-async def let_go(database: Database, store: BlobStore, days: float) -> int:
-    """Delete the adapters of checkpoints that expired DAYS ago, and return how many.
+async def delete_expired(database: Database, store: BlobStore, days: float) -> int:
+    """Delete the adapters of checkpoints that expired DAYS ago, and return how many; 0 keeps all.
 
-    0 days keep them. Bytes are deleted within the transaction that takes their rows, as in
-    `maintenance.blobs`.
+    Files are deleted in the transaction that deletes their rows.
     """
     if not days:
         return 0
@@ -90,29 +90,29 @@ async def let_go(database: Database, store: BlobStore, days: float) -> int:
             )
             .limit(BATCH)
         )
-        old = found.all()
-    gone = 0
-    for each in old:
+        expired = found.all()
+    deleted = 0
+    for each in expired:
         async with database.writing() as session:
-            # An export that was under way when its checkpoint expired may be younger.
-            if any(file.created_at >= before for file in await files_of(session, each)):
+            # An export that was running when its checkpoint expired may be younger.
+            if any(file.created_at >= before for file in await adapter_files(session, each)):
                 continue
-            for sha256 in await _forget(session, each):
+            for sha256 in await delete_adapter(session, each):
                 await to_thread.run_sync(store.delete_unused, sha256, before.timestamp())
-        gone += 1
-    return gone
+        deleted += 1
+    return deleted
 
 
-async def _forget(session: AsyncSession, checkpoint: Checkpoint) -> Sequence[str]:
-    """Delete the rows of an adapter's files, and return the digests that no row names now."""
+async def delete_adapter(session: AsyncSession, checkpoint: Checkpoint) -> Sequence[str]:
+    """Delete the rows of an adapter's files, and return the digests that no row refers to now."""
     job = await lock(session, checkpoint.job_id)
-    gone = await files_of(session, checkpoint)
-    for each in gone:
+    deleted = await adapter_files(session, checkpoint)
+    for each in deleted:
         await session.delete(each)
     row = await session.get_one(Checkpoint, (job.id, checkpoint.path))
     row.adapter = None
     job.artifacts = {**job.artifacts, ARTIFACT: await _folders(session, job)}
-    digests = {each.sha256 for each in gone}
+    digests = {each.sha256 for each in deleted}
     return sorted(digests - await referenced(session, digests))
 
 
@@ -127,12 +127,12 @@ async def _folders(session: AsyncSession, job: Job) -> list[str]:
     return [each for each in found if each is not None]
 
 
-async def _folder(session: AsyncSession, checkpoint: Checkpoint) -> str:
-    """Return a folder for a checkpoint's adapter that no other one of its job has."""
+async def _new_folder(session: AsyncSession, checkpoint: Checkpoint) -> str:
+    """Return a folder for a checkpoint's adapter that its job does not use yet."""
     job = await session.get_one(Job, checkpoint.job_id)
     taken = set(await _folders(session, job))
-    # A sandbox may call a checkpoint anything.
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", name_of(checkpoint)).lstrip("._-")[:_LONGEST_NAME]
-    plain = f"checkpoints/{name or 'checkpoint'}"
+    # A sandbox may give a checkpoint any name.
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", checkpoint_name(checkpoint)).lstrip("._-")
+    plain = f"checkpoints/{name[:_LONGEST_NAME] or 'checkpoint'}"
     numbered = (f"{plain}-{number}/" for number in itertools.count(2))
     return next(each for each in itertools.chain([f"{plain}/"], numbered) if each not in taken)

@@ -1,4 +1,4 @@
-"""Which checkpoint of a job somebody means, and whose weights it holds."""
+"""Finds the checkpoint that a request names, and describes its weights."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,25 +8,27 @@ from pydantic import Field
 from dreadnode_api.errors import Conflict, Invalid
 from dreadnode_api.http.schemas import Response
 from dreadnode_api.models.checkpoints import Checkpoint, State
-from dreadnode_api.models.jobs import Job
+from dreadnode_api.models.jobs import ENDED, Job
 
-NAMED = 5
-"""Names that a refusal tells."""
+NAMES_LISTED = 5
+"""How many names an error lists."""
 
 
-class OfWeights(Response):
-    """What a job's weights have given, and whose they are."""
+class WeightsInfo(Response):
+    """The job and the checkpoint that weights come from."""
 
     job_id: str
     model: str
-    trained_model: str = Field(description="The stand-in, in a rehearsal")
+    trained_model: str = Field(
+        description="The model that was trained; the stand-in in a rehearsal"
+    )
     rehearsal: bool
     checkpoint: str
-    step: int | None = Field(description="Optimizer steps that the weights have behind them")
+    step: int | None = Field(description="Optimizer steps of the weights")
 
 
-def whose(job: Job, weights: Checkpoint) -> dict[str, Any]:
-    """Return the fields of `OfWeights`."""
+def weights_info(job: Job, weights: Checkpoint) -> dict[str, Any]:
+    """Return the fields of `WeightsInfo`."""
     return {
         "job_id": job.id,
         "model": job.model,
@@ -37,27 +39,24 @@ def whose(job: Job, weights: Checkpoint) -> dict[str, Any]:
     }
 
 
-def chosen(
+def choose_checkpoint(
     job: Job, saved: Sequence[Checkpoint], wanted: str | None, *, trainable: bool = False
 ) -> Checkpoint:
-    """Return the checkpoint that WANTED names, or the newest; weights to sample from come first.
+    """Return the checkpoint that WANTED names, or else the newest, sampler weights preferred.
 
     Args:
-        job: whose checkpoints they are.
-        saved: all of them.
+        job: the job.
+        saved: all of its checkpoints.
         wanted: a name, a path, or `best`.
-        trainable: leave out weights that can be sampled from and nothing else.
+        trainable: ignore weights that can only be sampled from.
 
     Raises:
-        Conflict: there is none yet, or it cannot be had any more, or not yet.
-        Invalid: none is called that.
+        Conflict: there is no checkpoint yet, or it has expired, or it is still being written.
+        Invalid: no checkpoint has that name.
     """
     fitting = [c for c in saved if c.kind == "training" or not trainable]
     if not fitting:
-        raise Conflict(
-            "The job has no checkpoint yet; the first one comes after `checkpoint_interval` "
-            "steps, or when the job ends"
-        )
+        raise Conflict(_no_checkpoint(job))
     newest_first = sorted(fitting, key=lambda c: (c.number, c.kind == "sampler"), reverse=True)
     if wanted is None:
         named = newest_first
@@ -68,7 +67,7 @@ def chosen(
     ready = next((c for c in named if c.state == State.READY), None)
     if ready is not None:
         return ready
-    name = name_of(named[0])
+    name = checkpoint_name(named[0])
     if named[0].state == State.WRITING:
         raise Conflict(f"The checkpoint `{name}` is still being written; try again in a moment")
     raise Conflict(
@@ -77,21 +76,30 @@ def chosen(
     )
 
 
-def name_of(checkpoint: Checkpoint) -> str:
-    """Return what its job calls a checkpoint: the last part of its path."""
+def checkpoint_name(checkpoint: Checkpoint) -> str:
+    """Return the name of a checkpoint: the last part of its path."""
     return checkpoint.path.rpartition("/")[2]
+
+
+def _no_checkpoint(job: Job) -> str:
+    if job.status in ENDED:
+        return "The job ended before it saved a checkpoint"
+    return (
+        "The job has no checkpoint yet; it saves the first one after `checkpoint_interval` steps, "
+        "or when it ends"
+    )
 
 
 def _is_called(checkpoint: Checkpoint, name: str) -> bool:
     if name == "best":
-        return checkpoint.is_best or name_of(checkpoint) == "best"
-    return name in (checkpoint.path, name_of(checkpoint))
+        return checkpoint.is_best or checkpoint_name(checkpoint) == "best"
+    return name in (checkpoint.path, checkpoint_name(checkpoint))
 
 
 def _unknown(wanted: str, newest_first: Sequence[Checkpoint]) -> str:
     if wanted == "best":
-        return "The job has no best checkpoint: it is not evaluated, or was not yet"
-    names = list(dict.fromkeys(name_of(c) for c in newest_first if c.state == State.READY))
-    told = ", ".join(f"`{name}`" for name in names[:NAMED]) or "none that is ready"
-    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"The job has no checkpoint `{wanted}`; it has {told}{rest}"
+        return "The job has no best checkpoint, because it has no evaluation yet"
+    names = list(dict.fromkeys(checkpoint_name(c) for c in newest_first if c.state == State.READY))
+    listed = ", ".join(f"`{name}`" for name in names[:NAMES_LISTED]) or "none that is ready"
+    rest = f" and {len(names) - NAMES_LISTED} more" if len(names) > NAMES_LISTED else ""
+    return f"The job has no checkpoint `{wanted}`; it has {listed}{rest}"

@@ -1,7 +1,7 @@
-"""From a checkpoint on the engine to an adapter among the job's files, by a runtime process.
+"""Exports a checkpoint from the engine to an adapter among the files of its job.
 
-The process (`python -m dreadnode_runtime export`) has a folder, and a key for the runs of its job.
-It ends when whoever asks hangs up, and what it made is kept when all of it is there.
+A runtime process (`python -m dreadnode_runtime export`) does it, with a folder and a key for the
+runs of its job. It ends when the caller disconnects, and its files are stored once all are there.
 """
 
 import asyncio
@@ -15,110 +15,109 @@ from anyio import to_thread
 
 from dreadnode_api.blob_store import BlobStore, Incoming
 from dreadnode_api.checkpoints import adapters
-from dreadnode_api.checkpoints.choice import name_of
+from dreadnode_api.checkpoints.choice import checkpoint_name
 from dreadnode_api.db import Database
-from dreadnode_api.errors import GatewayTimeout, TooManyRequests
+from dreadnode_api.errors import GatewayTimeout
+from dreadnode_api.fair_queue import FairQueue
 from dreadnode_api.models.checkpoints import Checkpoint
 from dreadnode_api.models.jobs import Job, JobFile
-from dreadnode_api.runtime_processes.confined import ask
-from dreadnode_api.runtime_processes.environment import engine_environment, limits, refused
+from dreadnode_api.runtime_processes.child import run
+from dreadnode_api.runtime_processes.environment import child_limits, engine_environment, refusal
 from dreadnode_api.settings import Settings
 
-WAITING = 4
-"""Requests that may wait for their turn."""
-RETRY_SECONDS = 30
+MAX_WAITING = 4
+"""How many exports of one organization may wait."""
 
 
 class ExportFailed(Exception):
-    """The exporting process did not do its work, which is our bug and a 500."""
+    """The process failed without a reason of its own, which is a bug and a 500."""
 
 
-class Exports:
-    """Exports checkpoints, a bounded number at once, and each of them once."""
+class Exporter:
+    """Exports checkpoints, a bounded number at once and each of them once."""
 
     def __init__(self, settings: Settings, database: Database, store: BlobStore) -> None:
         self._settings = settings
         self._database = database
         self._store = store
-        self._room = asyncio.Semaphore(settings.exports_at_once)
-        self._under_way: set[asyncio.Task[Any] | None] = set()
-        # One export of a checkpoint at a time: whoever waits for it finds what it has made.
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._queue = FairQueue(
+            settings.exports_at_once,
+            "exports",
+            wait_seconds=settings.export_timeout,
+            waiting=MAX_WAITING,
+        )
+        self._tasks: set[asyncio.Task[Any] | None] = set()
+        # One export of a checkpoint at a time: the next caller finds its files.
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def make(self, job: Job, checkpoint: Checkpoint) -> Sequence[JobFile]:
-        """Return the files of CHECKPOINT's adapter, which the engine exports if it has to.
+    async def export(self, job: Job, checkpoint: Checkpoint) -> Sequence[JobFile]:
+        """Return the files of CHECKPOINT's adapter, after an export if there are none.
 
         Raises:
-            TooManyRequests: as many others wait as may.
-            GatewayTimeout: it took too long.
-            BadGateway: the engine is away.
-            Invalid: it refuses, or the weights are not numbers.
-            Malformed: the job's files would be too many, or too large.
+            TooManyRequests: too many exports of the organization wait.
+            GatewayTimeout: the export took too long.
+            BadGateway: the engine does not answer.
+            Invalid: the engine refuses, or the weights are not numbers.
+            Malformed: the job would have too many files, or too large ones.
             ExportFailed: the process failed.
         """
-        if len(self._under_way) >= self._settings.exports_at_once + WAITING:
-            raise TooManyRequests(
-                f"{len(self._under_way)} exports are under way or wait for their turn; try again "
-                "in a minute",
-                headers={"Retry-After": str(RETRY_SECONDS)},
-            )
         task = asyncio.current_task()
-        self._under_way.add(task)
-        turn = self._turns.setdefault(checkpoint.path, asyncio.Lock())
+        self._tasks.add(task)
+        lock = self._locks.setdefault(checkpoint.path, asyncio.Lock())
         try:
-            async with asyncio.timeout(self._settings.export_timeout), turn:
+            async with asyncio.timeout(self._settings.export_timeout), lock:
                 async with self._database.reading() as session:
-                    now = await session.get_one(Checkpoint, (job.id, checkpoint.path))
-                    found = await adapters.files_of(session, now)
+                    current = await session.get_one(Checkpoint, (job.id, checkpoint.path))
+                    found = await adapters.adapter_files(session, current)
                 if found:
                     return found
-                async with self._room:
-                    return await self._make(job, checkpoint)
+                async with self._queue.slot(job.org_id):
+                    return await self._export(job, checkpoint)
         except TimeoutError:
             raise GatewayTimeout(
                 f"The engine did not export the checkpoint within "
-                f"{self._settings.export_timeout:.0f} s; try again when it has less to do, or "
-                "raise `DREADNODE_EXPORT_TIMEOUT` on the server"
+                f"{self._settings.export_timeout:.0f} s; try again when it is less busy, or raise "
+                "`DREADNODE_EXPORT_TIMEOUT` on the server"
             ) from None
         finally:
-            self._under_way.discard(task)
+            self._tasks.discard(task)
 
     async def close(self) -> None:
-        """End what is under way, and leave nothing of it."""
-        ending = [task for task in self._under_way if task is not None]
-        for task in ending:
+        """End the running exports and delete their partial files."""
+        running = [task for task in self._tasks if task is not None]
+        for task in running:
             task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
 
-    async def _make(self, job: Job, checkpoint: Checkpoint) -> Sequence[JobFile]:
+    async def _export(self, job: Job, checkpoint: Checkpoint) -> Sequence[JobFile]:
         with self._store.temporary_folder() as folder:
             await self._run(job, checkpoint, folder)
-            made = {name: await self._written(folder / name) for name in adapters.FILES}
+            files = {name: await self._written(folder / name) for name in adapters.FILES}
             async with self._database.writing() as session:
-                return await adapters.keep(session, checkpoint, made, self._settings)
+                return await adapters.store_adapter(session, checkpoint, files, self._settings)
 
     async def _run(self, job: Job, checkpoint: Checkpoint, folder: Path) -> None:
-        """Have the process write the adapter into FOLDER."""
+        """Let a runtime process write the adapter into FOLDER."""
         settings = self._settings
-        question = {"checkpoint": checkpoint.path, "name": name_of(checkpoint)}
+        request = {"checkpoint": checkpoint.path, "name": checkpoint_name(checkpoint)}
         size = min(settings.max_file_bytes, settings.job_disk_bytes)
-        said = await ask(
+        result = await run(
             [*settings.runtime_command, "export"],
-            json.dumps(question).encode(),
+            json.dumps(request).encode(),
             folder=folder,
             environment=engine_environment(settings, job.lineage, folder),
-            limits=limits(settings) | {"disk_bytes": size},
+            limits=child_limits(settings) | {"disk_bytes": size},
             seconds=settings.export_timeout,
         )
         try:
-            answer: dict[str, Any] = json.loads(said.output)
-            done = answer["ok"]
+            response: dict[str, Any] = json.loads(result.stdout)
+            done = response["ok"]
         except (ValueError, KeyError, TypeError) as error:
             raise ExportFailed(
-                f"the export ended with {said.code}: {said.complaint[-2000:]!r}"
+                f"the export ended with {result.reason or result.code}: {result.stderr[-2000:]!r}"
             ) from error
         if done is not True:
-            raise refused(answer)
+            raise refusal(response)
 
     async def _written(self, file: Path) -> Incoming:
         try:

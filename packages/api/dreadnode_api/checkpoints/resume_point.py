@@ -1,4 +1,4 @@
-"""What of an ended job's checkpoints a repetition of it can go on from."""
+"""The checkpoint from which a retry of an ended job can resume."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,49 +12,49 @@ from dreadnode_api.models.jobs import Job
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
-    """What is left of a job's checkpoints.
+class ResumePoint:
+    """The newest checkpoint of a job, and those before it.
 
     Attributes:
-        artifacts: those of the job's artifacts that name checkpoints, without the expired ones.
-        step: optimizer steps that the newest one holds; 0 if none is left, None if nobody told.
-        let_go: whether the job had checkpoints of which none is left.
+        artifacts: the job's artifacts that name checkpoints, without the expired ones.
+        step: optimizer steps of the newest checkpoint; 0 if there is none, None if unknown.
+        has_expired: whether the job had checkpoints and all of them have expired.
     """
 
     artifacts: dict[str, Any]
     step: int | None
-    let_go: bool
+    has_expired: bool
 
 
-async def remains_of(session: AsyncSession, job: Job) -> Remains:
-    """Return what is left of the checkpoints of a job, of those too that it was handed itself.
+async def find_resume_point(session: AsyncSession, job: Job) -> ResumePoint:
+    """Return the resume point of a job, which may be a checkpoint of a job that it retried.
 
-    Which they are is said by its artifacts: an attempt that started over has left out those of
-    the attempts before. Whether they are left is said by the rows.
+    The job's artifacts list its checkpoints: an attempt that started over does not list those of
+    earlier attempts. The rows tell which of them have expired.
     """
     rows = await _rows(session, job)
     paths = _paths(job, rows)
     expired = {row.path for row in rows if row.state == State.EXPIRED}
-    left = [path for path in paths if path not in expired]
-    if not left:
-        return Remains({}, step=0, let_go=bool(paths))
-    artifacts: dict[str, Any] = {"latest_checkpoint": left[-1]}
+    available = [path for path in paths if path not in expired]
+    if not available:
+        return ResumePoint({}, step=0, has_expired=bool(paths))
+    artifacts: dict[str, Any] = {"latest_checkpoint": available[-1]}
     if "checkpoints" in job.artifacts:
-        artifacts["checkpoints"] = left
+        artifacts["checkpoints"] = available
     best = job.artifacts.get("best_checkpoint")
     if best is not None and best not in expired:
         artifacts["best_checkpoint"] = best
-    steps = (row.step for row in rows if row.path == left[-1] and row.step is not None)
-    return Remains(artifacts, step=next(steps, None), let_go=False)
+    steps = (row.step for row in rows if row.path == available[-1] and row.step is not None)
+    return ResumePoint(artifacts, step=next(steps, None), has_expired=False)
 
 
 async def _rows(session: AsyncSession, job: Job) -> Sequence[Checkpoint]:
-    """Return the checkpoints to go on from of a job and of those that it repeats, as told."""
+    """Return the training checkpoints of a job and of the jobs that it retries, oldest first."""
     chain = [job.id]
-    before = job.retry_of
-    while before is not None:
-        chain.append(before)
-        before = await session.scalar(select(Job.retry_of).where(Job.id == before))
+    previous = job.retry_of
+    while previous is not None:
+        chain.append(previous)
+        previous = await session.scalar(select(Job.retry_of).where(Job.id == previous))
     found = await session.scalars(
         select(Checkpoint)
         .where(Checkpoint.job_id.in_(chain), Checkpoint.kind == "training")
@@ -66,11 +66,11 @@ async def _rows(session: AsyncSession, job: Job) -> Sequence[Checkpoint]:
 def _paths(job: Job, rows: Sequence[Checkpoint]) -> list[str]:
     """Return the paths of a job's checkpoints, the newest last.
 
-    A loop that tells only the newest one has not told which others belong to it: all it saved do.
+    A loop that reports only the newest one does not say which others belong to it, so all do.
     """
-    told = job.artifacts.get("checkpoints")
-    if not isinstance(told, list):
-        told = [row.path for row in rows if row.job_id == job.id]
+    listed = job.artifacts.get("checkpoints")
+    if not isinstance(listed, list):
+        listed = [row.path for row in rows if row.job_id == job.id]
     newest = job.artifacts.get("latest_checkpoint")
-    paths = [path for path in told if isinstance(path, str) and path != newest]
+    paths = [path for path in listed if isinstance(path, str) and path != newest]
     return [*paths, newest] if isinstance(newest, str) else paths

@@ -1,8 +1,8 @@
-"""How long checkpoints are kept: by number and by age, never the final one nor the best one.
+"""Deletes old checkpoints, by number and by age, but never the final or the best one.
 
-First a row is `expired`, then the engine is asked to delete what it names, and asked again until it
-has: a checkpoint is never shown as ready that may be gone. On the way the sizes of new ones are
-read, which the sandbox does not know.
+The row is set to `expired` first. Then the engine deletes the checkpoint, and is asked again until
+it has, so that a checkpoint which may be deleted is never shown as ready. The same task reads the
+sizes of new checkpoints, which the sandbox does not know.
 """
 
 import logging
@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 SCHEME = "tinker://"
 BATCH = 200
-GONE = (204, 200, 404)
+DELETED_STATUSES = (204, 200, 404)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Candidate:
     """A checkpoint that may expire.
 
     Attributes:
-        lineage: the first job of the chain of retries, all of which may go on from it.
+        lineage: the first job of the chain of retries, all of which may resume from it.
         is_needed: whether a job of the lineage has not ended.
     """
 
@@ -45,32 +45,34 @@ class Held:
     is_needed: bool
 
 
-def beyond(held: Iterable[Held], kept: int, before: datetime | None) -> list[Held]:
-    """Return the checkpoints that need not be kept.
+def select_expired(
+    candidates: Iterable[Candidate], kept: int, before: datetime | None
+) -> list[Candidate]:
+    """Return the candidates that expire.
 
     Args:
-        held: those that may expire, of any lineages.
-        kept: how many of a lineage to keep, the newest; 0 keeps all.
-        before: those made before this moment are too old; None keeps all.
+        candidates: checkpoints of any lineages.
+        kept: how many of the newest of a lineage to keep; 0 keeps all.
+        before: checkpoints created before this time expire; None keeps all.
     """
     found = []
-    in_order = sorted(held, key=attrgetter("lineage", "created_at"), reverse=True)
+    in_order = sorted(candidates, key=attrgetter("lineage", "created_at"), reverse=True)
     for _, family in groupby(in_order, key=attrgetter("lineage")):
-        # A repetition lists the checkpoint that it began with once more: its newest entry counts.
-        goes: dict[str, bool] = {}
+        # A retry lists the checkpoint that it started from again; its newest entry counts.
+        expires: dict[str, bool] = {}
         for each in family:
-            if each.path not in goes:
-                newest, too_many = not goes, 0 < kept <= len(goes)
+            if each.path not in expires:
+                newest, too_many = not expires, 0 < kept <= len(expires)
                 too_old = before is not None and each.created_at < before
-                # What an unfinished job goes on from after a fault is its newest.
-                goes[each.path] = (too_many or too_old) and not (newest and each.is_needed)
-            if goes[each.path]:
+                # An unfinished job resumes from its newest checkpoint after a failure.
+                expires[each.path] = (too_many or too_old) and not (newest and each.is_needed)
+            if expires[each.path]:
                 found.append(each)
     return found
 
 
-async def expire(database: Database, settings: Settings) -> int:
-    """Mark what need not be kept any longer as expired, and return how many."""
+async def expire_old(database: Database, settings: Settings) -> int:
+    """Mark old checkpoints as expired, and return how many."""
     if not settings.checkpoints_kept and not settings.checkpoint_days:
         return 0
     async with database.reading() as session:
@@ -88,28 +90,28 @@ async def expire(database: Database, settings: Settings) -> int:
         ).all()
         unfinished = select(Job.lineage).where(Job.status.not_in(ENDED))
         needed = set(await session.scalars(unfinished))
-    held = [Held(job, path, line, made, line in needed) for job, path, line, made in rows]
+    candidates = [Candidate(job, path, line, at, line in needed) for job, path, line, at in rows]
     days = settings.checkpoint_days
     before = now() - timedelta(days=days) if days else None
-    chosen = beyond(held, settings.checkpoints_kept, before)
+    expired = select_expired(candidates, settings.checkpoints_kept, before)
     async with database.writing() as session:
-        for each in chosen:
+        for each in expired:
             await session.execute(
                 update(Checkpoint)
                 .where(
                     Checkpoint.job_id == each.job_id,
                     Checkpoint.path == each.path,
-                    # It may have become the best one since we looked.
+                    # It may have become the best one since it was read.
                     Checkpoint.is_best.is_(False),
                     Checkpoint.is_final.is_(False),
                 )
                 .values(state=State.EXPIRED, expired_at=now())
             )
-    return len(chosen)
+    return len(expired)
 
 
-class EngineFiles:
-    """The part of the engine's REST interface that manages checkpoints."""
+class EngineCheckpoints:
+    """Client of the engine's REST interface for checkpoints."""
 
     def __init__(
         self, url: str, key: str, *, transport: httpx.AsyncBaseTransport | None = None
@@ -119,27 +121,29 @@ class EngineFiles:
         )
 
     async def delete(self, path: str) -> bool:
-        """Have the engine delete a checkpoint, and say whether it is gone.
+        """Delete a checkpoint on the engine, and return whether it is deleted.
 
         Raises:
             httpx.HTTPError: the engine does not answer.
         """
         run, _, name = path.removeprefix(SCHEME).partition("/")
-        answer = await self._client.delete(f"/training_runs/{quote(run)}/checkpoints/{quote(name)}")
-        return answer.status_code in GONE
+        response = await self._client.delete(
+            f"/training_runs/{quote(run)}/checkpoints/{quote(name)}"
+        )
+        return response.status_code in DELETED_STATUSES
 
     async def sizes(self, run: str) -> dict[str, int]:
-        """Return the sizes in bytes of a run's checkpoints by their paths.
+        """Return the sizes of a run's checkpoints in bytes, by path.
 
         Raises:
             httpx.HTTPError: the engine does not answer.
         """
-        answer = await self._client.get(f"/training_runs/{quote(run)}/checkpoints")
-        if answer.status_code != 200:
+        response = await self._client.get(f"/training_runs/{quote(run)}/checkpoints")
+        if response.status_code != 200:
             return {}
         return {
             each["tinker_path"]: int(each["size_bytes"])
-            for each in answer.json()["checkpoints"]
+            for each in response.json()["checkpoints"]
             if each.get("size_bytes") is not None
         }
 
@@ -148,13 +152,13 @@ class EngineFiles:
         await self._client.aclose()
 
 
-async def forget(database: Database, files: EngineFiles) -> int:
-    """Have the engine delete what has expired, and return how many it did delete."""
+async def delete_expired(database: Database, engine: EngineCheckpoints) -> int:
+    """Delete expired checkpoints on the engine, and return how many."""
     expired = (Checkpoint.state == State.EXPIRED, Checkpoint.deleted_at.is_(None))
-    gone = 0
+    deleted = 0
     for row in await _rows(database, *expired):
-        if row.path.startswith(SCHEME) and not await files.delete(row.path):
-            log.warning("the engine does not delete %s; it is asked again", row.path)
+        if row.path.startswith(SCHEME) and not await engine.delete(row.path):
+            log.warning("the engine does not delete %s; the request is repeated later", row.path)
             continue
         async with database.writing() as session:
             await session.execute(
@@ -162,24 +166,24 @@ async def forget(database: Database, files: EngineFiles) -> int:
                 .where(Checkpoint.job_id == row.job_id, Checkpoint.path == row.path)
                 .values(deleted_at=now())
             )
-        gone += 1
-    return gone
+        deleted += 1
+    return deleted
 
 
-async def measure(database: Database, files: EngineFiles) -> int:
-    """Read the sizes of checkpoints that have none yet, and return how many became known."""
+async def record_sizes(database: Database, engine: EngineCheckpoints) -> int:
+    """Record the sizes of new checkpoints, and return how many."""
     unknown = (Checkpoint.state == State.READY, Checkpoint.bytes.is_(None))
     rows = [row for row in await _rows(database, *unknown) if row.path.startswith(SCHEME)]
-    known: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for run in sorted({row.path.removeprefix(SCHEME).partition("/")[0] for row in rows}):
-        known |= await files.sizes(run)
-    measured = [row for row in rows if row.path in known]
+        sizes |= await engine.sizes(run)
+    measured = [row for row in rows if row.path in sizes]
     async with database.writing() as session:
         for row in measured:
             await session.execute(
                 update(Checkpoint)
                 .where(Checkpoint.job_id == row.job_id, Checkpoint.path == row.path)
-                .values(bytes=known[row.path])
+                .values(bytes=sizes[row.path])
             )
     return len(measured)
 

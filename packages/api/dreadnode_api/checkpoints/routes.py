@@ -1,4 +1,4 @@
-"""The checkpoints of a job, as people look at them."""
+"""Routes of a job's checkpoints."""
 
 from typing import Annotated, Any, Literal
 
@@ -7,18 +7,18 @@ from pydantic import Field
 
 from dreadnode_api.auth.deps import Member
 from dreadnode_api.checkpoints import adapters, records
-from dreadnode_api.checkpoints.choice import OfWeights, chosen, whose
-from dreadnode_api.checkpoints.exports import Exports
+from dreadnode_api.checkpoints.choice import WeightsInfo, choose_checkpoint, weights_info
+from dreadnode_api.checkpoints.exports import Exporter
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import ERRORS, Conflict
 from dreadnode_api.http.deps import InDatabase, InEngine, ReadSession
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.schemas import Request as RequestBody
 from dreadnode_api.http.schemas import Response, Timestamp
+from dreadnode_api.jobs import service
+from dreadnode_api.jobs.deps import JobId, JobReader
 from dreadnode_api.models.checkpoints import Checkpoint, State
 from dreadnode_api.models.jobs import Job
-from dreadnode_api.training import service
-from dreadnode_api.training.deps import JobId, JobReader
 from dreadnode_api.training.schemas import JobFileView
 
 router = APIRouter(
@@ -29,21 +29,21 @@ router = APIRouter(
 class CheckpointView(Response):
     """A checkpoint of a job."""
 
-    path: str = Field(description="Where the engine has it")
+    path: str = Field(description="Its path on the engine")
     kind: Literal["training", "sampler"] = Field(
-        description="With optimizer and position, or weights to sample from"
+        description="`training` has the optimizer and the position; `sampler` only has weights"
     )
-    step: int | None = Field(description="Optimizer steps that it holds")
+    step: int | None = Field(description="Optimizer steps of the weights")
     attempt: int
     state: State
     best: bool = Field(description="Whether its evaluation is the best so far")
     final: bool = Field(description="Whether the job ended with it")
     metrics: dict[str, Any]
-    bytes: int | None = Field(description="Its size, as soon as it is known")
+    bytes: int | None = Field(description="Its size, once it is known")
     created_at: Timestamp
     expired_at: Timestamp | None
     adapter: str | None = Field(
-        description="The folder of the job's files where it lies as an adapter, once exported"
+        description="The folder of its adapter among the job's files, once it is exported"
     )
 
 
@@ -54,67 +54,69 @@ class CheckpointList(Response):
 
 
 class AdapterRequest(RequestBody):
-    """Which checkpoint is wanted as an adapter."""
+    """The checkpoint to export as an adapter."""
 
     checkpoint: str = Field(min_length=1, max_length=500, description="Name, path, or `best`")
 
 
-class CheckpointAdapter(OfWeights):
-    """A checkpoint as PEFT loads it, and whose it is."""
+class CheckpointAdapter(WeightsInfo):
+    """A checkpoint as a PEFT adapter, and the weights that it comes from."""
 
-    folder: str = Field(description="Where the files lie among those of the job")
+    folder: str = Field(description="The folder of the adapter among the job's files")
     files: list[JobFileView]
 
 
-def exports(request: Request) -> Exports:
-    """Return what has checkpoints exported."""
-    found: Exports = request.app.state.exports
+def exporter(request: Request) -> Exporter:
+    """Return the exporter of this application."""
+    found: Exporter = request.app.state.exporter
     return found
 
 
 @router.get("/checkpoints")
-async def list_checkpoints(place: JobReader, session: ReadSession) -> CheckpointList:
-    """List the checkpoints of a job, the expired ones too, oldest first."""
-    job = await service.get_job(session, place.workspace_id, place.job_id)
-    return CheckpointList(items=[_view(row) for row in await records.of_job(session, job.id)])
+async def list_checkpoints(scope: JobReader, session: ReadSession) -> CheckpointList:
+    """List the checkpoints of a job, including the expired ones, oldest first."""
+    job = await service.get_job(session, scope.workspace_id, scope.job_id)
+    return CheckpointList(
+        items=[_view(row) for row in await records.job_checkpoints(session, job.id)]
+    )
 
 
 @router.post("/checkpoints/adapter")
 async def export_training_job_checkpoint(
-    place: Member,
+    scope: Member,
     job_id: JobId,
-    wish: AdapterRequest,
+    body: AdapterRequest,
     request: Request,
     database: InDatabase,
     engine: InEngine,
-    exporter: Annotated[Exports, Depends(exports)],
+    exports: Annotated[Exporter, Depends(exporter)],
 ) -> CheckpointAdapter:
-    """Have a checkpoint exported as an adapter into the job's files; asked again, find it there.
+    """Export a checkpoint as an adapter into the job's files; a second call finds it there.
 
-    The engine works on it until the answer is there, or for as long as somebody waits for it.
+    The export stops when the client disconnects.
     """
     async with database.reading() as session:
-        job = await service.get_job(session, place.workspace_id, job_id)
-        saved = await records.of_job(session, job.id)
-        weights = chosen(job, saved, wish.checkpoint, trainable=True)
-        files = await adapters.files_of(session, weights)
+        job = await service.get_job(session, scope.workspace_id, job_id)
+        saved = await records.job_checkpoints(session, job.id)
+        weights = choose_checkpoint(job, saved, body.checkpoint, trainable=True)
+        files = await adapters.adapter_files(session, weights)
     if not files:
         await _check_engine(engine, job)
-        files = await while_connected(request, exporter.make(job, weights))
+        files = await while_connected(request, exports.export(job, weights))
     return CheckpointAdapter(
-        **whose(job, weights),
+        **weights_info(job, weights),
         folder=files[0].path.rpartition("/")[0] + "/",
         files=[JobFileView(path=f.path, bytes=f.bytes, sha256=f.sha256) for f in files],
     )
 
 
 async def _check_engine(engine: EngineClient, job: Job) -> None:
-    """Return if the engine can load what JOB has trained.
+    """Check that the engine can load the weights of JOB.
 
     Raises:
-        Conflict: it does not serve that model any more.
-        BadGateway: it cannot be asked.
-        GatewayTimeout: it does not answer.
+        Conflict: the engine does not serve that model any more.
+        BadGateway: the engine cannot be reached.
+        GatewayTimeout: the engine does not respond in time.
     """
     served = (await engine.capabilities()).models.get(job.trained_model)
     if served is None or not served.can_train:

@@ -12,8 +12,8 @@ from typing import Any
 
 from dreadnode_api.datasets.push import UploadedSplit
 from dreadnode_api.errors import Invalid, plain
-from dreadnode_api.runtime_processes import environment as processes
-from dreadnode_api.runtime_processes.confined import ask
+from dreadnode_api.runtime_processes.child import run
+from dreadnode_api.runtime_processes.environment import child_limits, clean_environment
 from dreadnode_api.settings import Settings
 
 MOST_ROWS = 100_000
@@ -57,20 +57,20 @@ class RowCheck:
         seconds = self._settings.convert_timeout
         async with self._room:
             with tempfile.TemporaryDirectory(prefix="rows-") as folder:
-                said = await ask(
+                result = await run(
                     [*self._settings.runtime_command, "rows"],
                     question,
                     folder=Path(folder),
-                    environment=processes.clean_environment(self._settings, Path(folder)),
-                    limits=processes.limits(self._settings) | {"cpu_seconds": math.ceil(seconds)},
+                    environment=clean_environment(self._settings, Path(folder)),
+                    limits=child_limits(self._settings) | {"cpu_seconds": math.ceil(seconds)},
                     seconds=seconds,
                 )
         try:
-            answer: Any = json.loads(said.output) if said.code == 0 else None
+            answer: Any = json.loads(result.stdout) if result.code == 0 else None
             if answer["ok"] is False:
                 raise Invalid(plain(str(answer["error"])))
             return [str(note) for note in answer["notes"]]
         except (ValueError, KeyError, TypeError) as error:
             raise RowCheckFailed(
-                f"the check of the rows ended with {said.code}: {said.complaint[-2000:]!r}"
+                f"the check of the rows ended with {result.code}: {result.stderr[-2000:]!r}"
             ) from error

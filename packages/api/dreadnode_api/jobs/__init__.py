@@ -1,1 +1,1 @@
-"""The jobs table, which is the queue, and the dispatcher that works it off."""
+"""The jobs table, which is the queue, and the dispatcher that runs its jobs."""

@@ -1,8 +1,8 @@
-"""The dispatcher: takes queued jobs, starts their sandboxes, and sees each to its end.
+"""The dispatcher: claims queued jobs, starts their sandboxes, and watches each until it ends.
 
-Any number of dispatchers may share a database; the leases of `queue.py` keep them apart. What a
-dispatcher knows is either in the database or in the sandbox's folder, so it may be killed at any
-moment: when its leases run out, the next one adopts what lives and queues again what does not.
+Any number of dispatchers may share a database; the leases of `queue.py` keep them apart. The state
+of a dispatcher is in the database or in the sandbox's folder, so it may be killed at any time. When
+its leases expire, the next one adopts the sandboxes that still run and queues the other jobs again.
 """
 
 import asyncio
@@ -18,16 +18,24 @@ from dreadnode_api.auth.service import new_token
 from dreadnode_api.auth.tokens import run_key
 from dreadnode_api.db import Database
 from dreadnode_api.jobs import queue
-from dreadnode_api.jobs.exit_outcomes import settle
-from dreadnode_api.jobs.queue import Lease, LeaseLost, News
+from dreadnode_api.jobs.exit_outcomes import apply_exit_outcome
+from dreadnode_api.jobs.queue import Lease, LeaseLost, LeaseStatus
 from dreadnode_api.jobs.records import set_phase
 from dreadnode_api.models.auth import Organization, Workspace
 from dreadnode_api.models.base import new_id
 from dreadnode_api.models.jobs import ENDED, Job, Status
 from dreadnode_api.runtime_processes.environment import clean_environment
-from dreadnode_api.sandbox.runner import Exited, Limits, Lost, Runner, RunnerAway, Running, Sandbox
+from dreadnode_api.sandbox import trackers
+from dreadnode_api.sandbox.runner import (
+    Exited,
+    Limits,
+    Lost,
+    Runner,
+    RunnerUnavailable,
+    Running,
+    Sandbox,
+)
 from dreadnode_api.settings import Settings
-from dreadnode_api.training import tracking
 
 log = logging.getLogger(__name__)
 
@@ -36,27 +44,27 @@ OUTPUT_LINES = 20
 
 @dataclass(slots=True)
 class Watched:
-    """A job that this dispatcher sees to its end.
+    """A job that this dispatcher watches until it ends.
 
     Attributes:
-        news: what the last renewal of the lease brought, None before the first.
-        lost: whether the lease is another's now.
-        told_to_stop: whether this dispatcher asked the sandbox to stop.
+        status: the result of the last renewal of the lease, None before the first one.
+        is_lost: whether another dispatcher has the lease now.
+        stop_requested: whether this dispatcher asked the sandbox to stop.
         overdue_since: since when (`time.monotonic()`) the sandbox should be ending.
-        away: whether the runner did not answer when it was last asked about it.
+        runner_unavailable: whether the runner did not answer the last call about it.
     """
 
     lease: Lease
-    news: News | None = None
-    lost: bool = False
-    told_to_stop: bool = False
+    status: LeaseStatus | None = None
+    is_lost: bool = False
+    stop_requested: bool = False
     overdue_since: float | None = None
-    away: bool = False
+    runner_unavailable: bool = False
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
 class Dispatcher:
-    """Works the queue off until it is told to stop."""
+    """Runs the jobs of the queue until it is asked to stop."""
 
     def __init__(self, settings: Settings, database: Database, runner: Runner, host: str) -> None:
         self._settings = settings
@@ -64,16 +72,16 @@ class Dispatcher:
         self._runner = runner
         self._host = host
         self._watched: dict[str, Watched] = {}
-        # The ends of others' leases, and since when (`time.monotonic()`) they have not moved.
-        self._seen: dict[str, tuple[datetime, float]] = {}
+        # The ends of others' leases, and since when (`time.monotonic()`) they are unchanged.
+        self._foreign: dict[str, tuple[datetime, float]] = {}
 
     async def run(self, stop: asyncio.Event, abandon: asyncio.Event) -> None:
-        """Take and watch jobs until `stop` is set, then let go of them.
+        """Claim and watch jobs until `stop` or `abandon` is set.
 
         Args:
             stop: end the sandboxes and queue their jobs again (or, with `on_stop=leave`, leave
-                them to the next dispatcher).
-            abandon: end at once and leave the sandboxes to the next dispatcher.
+                them running for the next dispatcher).
+            abandon: end at once and leave the sandboxes running for the next dispatcher.
         """
         renewed_at = 0.0
         while not stop.is_set() and not abandon.is_set():
@@ -84,33 +92,33 @@ class Dispatcher:
                 await self._adopt()
                 await self._claim()
             except Exception:
-                # The database may be away for a while; sandboxes go on, and so do we.
-                log.exception("the queue cannot be worked off right now")
+                # The database may be unavailable for a while; the sandboxes keep running.
+                log.exception("the queue cannot be processed right now")
                 await asyncio.sleep(self._settings.poll_seconds)
-            await _first(stop, abandon, seconds=self._settings.poll_seconds)
-        await self._let_go(abandon)
+            await _wait_for_any(stop, abandon, seconds=self._settings.poll_seconds)
+        await self._shut_down(abandon)
 
     async def _renew(self) -> None:
         watched = list(self._watched.values())
         if not watched:
             return
         async with self._database.writing() as session:
-            news = await queue.renew(
+            statuses = await queue.renew(
                 session, [each.lease for each in watched], self._settings.lease_seconds
             )
         for each in watched:
-            each.news = news.get(each.lease.token)
-            each.lost = each.news is None
-        # After it, so that a folder that cannot be written costs no lease.
+            each.status = statuses.get(each.lease.token)
+            each.is_lost = each.status is None
+        # Last, so that a folder that cannot be written costs no lease.
         for each in watched:
-            if not each.lost:
-                await self._runner.attend(each.lease.job_id, each.lease.attempt)
+            if not each.is_lost:
+                await self._runner.heartbeat(each.lease.job_id, each.lease.attempt)
 
     async def _adopt(self) -> None:
-        """Take over what others have let go of; it is only read while there is nothing."""
+        """Take over jobs whose leases have expired; without any, the database is only read."""
         async with self._database.reading() as session:
-            leases = await queue.others(session, list(self._watched))
-        silent = self._silent(leases)
+            leases = await queue.foreign_leases(session, list(self._watched))
+        unrenewed = self._unrenewed(leases)
         while leases:
             async with self._database.writing() as session:
                 job = await queue.adopt(
@@ -118,7 +126,7 @@ class Dispatcher:
                     self._host,
                     self._settings.lease_seconds,
                     list(self._watched),
-                    silent,
+                    unrenewed,
                 )
             if job is None:
                 return
@@ -127,15 +135,15 @@ class Dispatcher:
             )
             self._watch(job, None)
 
-    def _silent(self, leases: dict[str, datetime]) -> dict[str, datetime]:
-        """Return those that were not renewed for as long as a lease lasts, watched from here."""
+    def _unrenewed(self, leases: dict[str, datetime]) -> dict[str, datetime]:
+        """Return the leases that were not renewed for a whole lease, measured by this process."""
         at = time.monotonic()
-        self._seen = {
-            token: seen if (seen := self._seen.get(token)) and seen[0] == until else (until, at)
+        self._foreign = {
+            token: seen if (seen := self._foreign.get(token)) and seen[0] == until else (until, at)
             for token, until in leases.items()
         }
-        long_since = at - self._settings.lease_seconds
-        return {token: until for token, (until, since) in self._seen.items() if since < long_since}
+        deadline = at - self._settings.lease_seconds
+        return {token: until for token, (until, since) in self._foreign.items() if since < deadline}
 
     async def _claim(self) -> None:
         while len(self._watched) < self._settings.jobs_at_once:
@@ -156,38 +164,40 @@ class Dispatcher:
                 )
                 session.add(token)
             log.info("starting job %s, attempt %d", job.id, job.attempt, extra={"job_id": job.id})
-            sandbox = sandbox_of(self._settings, job, organization.slug, workspace.slug, key)
+            sandbox = describe_sandbox(self._settings, job, organization.slug, workspace.slug, key)
             self._watch(job, sandbox)
 
     def _watch(self, job: Job, sandbox: Sandbox | None) -> None:
         watched = Watched(Lease(job.id, job.attempt, job.lease or ""))
         self._watched[watched.lease.token] = watched
-        watched.task = asyncio.create_task(self._see_to_the_end(watched, sandbox))
+        watched.task = asyncio.create_task(self._run_job(watched, sandbox))
 
-    async def _see_to_the_end(self, watched: Watched, sandbox: Sandbox | None) -> None:
-        """Give one job its one ending."""
+    async def _run_job(self, watched: Watched, sandbox: Sandbox | None) -> None:
+        """Start the sandbox of one job, wait for its end, and record the outcome."""
         lease = watched.lease
-        logs.JOB.set(lease.job_id)  # Of this task alone.
+        logs.JOB.set(lease.job_id)  # Only in this task.
         try:
             if sandbox is not None:
                 await self._start(watched, sandbox)
-                if watched.told_to_stop:
-                    # While it was being started it could not hear of that.
-                    with contextlib.suppress(RunnerAway):
+                if watched.stop_requested:
+                    # A request during the start did not reach the sandbox.
+                    with contextlib.suppress(RunnerUnavailable):
                         await self._runner.stop(lease.job_id, lease.attempt)
             await self._wait_for_end(watched)
         except LeaseLost:
-            log.warning("job %s was taken over; leaving it alone", lease.job_id)
-            await self._end_superseded(lease)
+            log.warning("another dispatcher has taken over job %s", lease.job_id)
+            await self._kill_superseded(lease)
         except Exception:
-            log.exception("job %s stopped; it is taken up again when its lease ends", lease.job_id)
+            log.exception(
+                "job %s is not watched any more; it is adopted when its lease expires", lease.job_id
+            )
         finally:
             del self._watched[lease.token]
 
-    async def _end_superseded(self, lease: Lease) -> None:
-        """Kill the sandbox of an attempt that is over for everybody, so that none runs beside it.
+    async def _kill_superseded(self, lease: Lease) -> None:
+        """Kill the sandbox of an attempt that is over, so that no two attempts run at once.
 
-        Whoever took the lease over may have adopted this very sandbox; then it is theirs.
+        The other dispatcher may have adopted this very sandbox; then it keeps running.
         """
         try:
             async with self._database.reading() as session:
@@ -195,16 +205,16 @@ class Dispatcher:
             if job.attempt > lease.attempt or job.status == Status.QUEUED:
                 await self._runner.kill(lease.job_id, lease.attempt)
         except Exception:
-            # Its key is revoked, so it ends by itself at its next word.
-            log.exception("what is left of job %s here cannot be ended", lease.job_id)
+            # Its token is revoked, so it ends by itself at its next event.
+            log.exception("the old sandbox of job %s cannot be killed", lease.job_id)
 
     async def _start(self, watched: Watched, sandbox: Sandbox) -> None:
-        """Start a sandbox; while the runner is away, only asking again tells what became of it."""
-        while not watched.lost and not watched.told_to_stop:
+        """Start a sandbox, and repeat the call while the runner is unavailable."""
+        while not watched.is_lost and not watched.stop_requested:
             try:
                 await self._runner.start(sandbox)
-            except RunnerAway as away:
-                await self._say(watched, str(away))
+            except RunnerUnavailable as error:
+                await self._report_runner(watched, str(error))
                 await asyncio.sleep(self._settings.poll_seconds)
             else:
                 return
@@ -217,74 +227,78 @@ class Dispatcher:
                 if not isinstance(state, Running):
                     output = await self._runner.output(lease.job_id, lease.attempt, OUTPUT_LINES)
                     break
-                await self._say(watched, None)
-                await self._hurry(watched)
-            except RunnerAway as away:
-                # Could not ask is not ended.
-                await self._say(watched, str(away))
-            if watched.lost:
+                await self._report_runner(watched, None)
+                await self._stop_overdue(watched)
+            except RunnerUnavailable as error:
+                # The sandbox may still run.
+                await self._report_runner(watched, str(error))
+            if watched.is_lost:
                 raise LeaseLost(lease.job_id)
             await asyncio.sleep(self._settings.poll_seconds)
-        # Before the lease is given back: after it nobody would look here again.
-        with contextlib.suppress(RunnerAway):
+        # Before the lease is released, because nobody cleans up afterwards.
+        with contextlib.suppress(RunnerUnavailable):
             await self._runner.clean(lease.job_id, lease.attempt)
-        await self._settled(watched, state, output)
+        await self._record_outcome(watched, state, output)
 
-    async def _say(self, watched: Watched, trouble: str | None) -> None:
-        """Show on the job that its runner does not answer, and later that it does again."""
-        if watched.away == (trouble is not None):
+    async def _report_runner(self, watched: Watched, trouble: str | None) -> None:
+        """Show on the job that its runner does not answer, and later that it answers again."""
+        if watched.runner_unavailable == (trouble is not None):
             return
         async with self._database.writing() as session:
-            job = await queue.held(session, watched.lease)
+            job = await queue.lock_leased(session, watched.lease)
             if job.status not in ENDED:
                 set_phase(session, job, job.phase or "starting", trouble)
-        watched.away = trouble is not None
+        watched.runner_unavailable = trouble is not None
         log.info("job %s: %s", watched.lease.job_id, trouble or "the runner answers again")
 
-    async def _settled(self, watched: Watched, state: Exited | Lost, output: list[str]) -> None:
+    async def _record_outcome(
+        self, watched: Watched, outcome: Exited | Lost, output: list[str]
+    ) -> None:
         async with self._database.writing() as session:
-            job = await queue.held(session, watched.lease)
-            await settle(
+            job = await queue.lock_leased(session, watched.lease)
+            await apply_exit_outcome(
                 session,
                 job,
-                state,
+                outcome,
                 settings=self._settings,
-                told_to_stop=watched.told_to_stop,
+                stop_requested=watched.stop_requested,
                 output=output,
             )
         log.info("job %s, attempt %d: %s", job.id, job.attempt, job.status)
 
-    async def _hurry(self, watched: Watched) -> None:
-        """Stop a sandbox that should be ending by itself and does not."""
-        news, lease = watched.news, watched.lease
-        if news is None or watched.told_to_stop or not (news.ended or news.cancel_wished):
+    async def _stop_overdue(self, watched: Watched) -> None:
+        """Stop a sandbox that should end by itself and does not."""
+        status, lease = watched.status, watched.lease
+        if status is None or watched.stop_requested:
+            return
+        if not (status.has_ended or status.cancel_requested):
             return
         if watched.overdue_since is None:
             watched.overdue_since = time.monotonic()
         if time.monotonic() - watched.overdue_since > self._settings.cancel_grace_seconds:
             await self._runner.stop(lease.job_id, lease.attempt)
-            watched.told_to_stop = True
+            watched.stop_requested = True
 
-    async def _let_go(self, abandon: asyncio.Event) -> None:
+    async def _shut_down(self, abandon: asyncio.Event) -> None:
         watched = list(self._watched.values())
         if self._settings.on_stop == "leave" or abandon.is_set():
-            await self._leave(watched)
+            await self._hand_over(watched)
             return
         for each in watched:
-            each.told_to_stop = True
-            with contextlib.suppress(RunnerAway):
+            each.stop_requested = True
+            with contextlib.suppress(RunnerUnavailable):
                 await self._runner.stop(each.lease.job_id, each.lease.attempt)
-        # Twice the grace: by then only a runner that does not answer is left to wait for.
+        # After twice the grace period only an unavailable runner can be the reason to wait.
         until = time.monotonic() + 2 * self._settings.stop_grace_seconds + 1
         while self._watched and not abandon.is_set() and time.monotonic() < until:
             with contextlib.suppress(Exception):
                 await self._renew()
-            await _first(abandon, seconds=self._settings.poll_seconds)
+            await _wait_for_any(abandon, seconds=self._settings.poll_seconds)
         if self._watched:
-            await self._leave(list(self._watched.values()))
+            await self._hand_over(list(self._watched.values()))
 
-    async def _leave(self, watched: list[Watched]) -> None:
-        """Stop watching; the next dispatcher takes over at once."""
+    async def _hand_over(self, watched: list[Watched]) -> None:
+        """Stop watching, so that the next dispatcher can take over at once."""
         for each in watched:
             if each.task is not None:
                 each.task.cancel()
@@ -294,15 +308,15 @@ class Dispatcher:
                     await queue.expire(session, each.lease)
 
 
-def sandbox_of(settings: Settings, job: Job, org: str, workspace: str, key: str) -> Sandbox:
-    """Describe the sandbox of a claimed job.
+def describe_sandbox(settings: Settings, job: Job, org: str, workspace: str, key: str) -> Sandbox:
+    """Return the sandbox of a claimed job.
 
-    Its environment holds the key of this one job, the engine's key for this one run, and nothing
-    else of the server's.
+    Its environment holds the token of this job and the engine's key for this run, and no other
+    secret of the server.
     """
     environment = {
         **clean_environment(settings, Path("/")),
-        **tracking.environment(job.config, settings),
+        **trackers.environment(job.config, settings),
         "DREADNODE_SERVER": settings.public_url,
         "DREADNODE_API_KEY": key,
         "DREADNODE_ORGANIZATION": org,
@@ -337,15 +351,15 @@ def sandbox_of(settings: Settings, job: Job, org: str, workspace: str, key: str)
 
 
 def host_id(data_dir: Path) -> str:
-    """Return the name of the machine whose sandboxes have their folders under `data_dir`."""
+    """Return the id of the machine whose sandboxes have their folders under `data_dir`."""
     path = data_dir / "host.id"
     with contextlib.suppress(FileExistsError), path.open("x") as file:
         file.write(new_id())
     return path.read_text().strip()
 
 
-async def _first(*events: asyncio.Event, seconds: float) -> None:
-    """Return when one of `events` is set, or after `seconds`."""
+async def _wait_for_any(*events: asyncio.Event, seconds: float) -> None:
+    """Wait until one of `events` is set, or for `seconds`."""
     tasks = [asyncio.create_task(event.wait()) for event in events]
     await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

@@ -1,4 +1,4 @@
-"""The files of a job: rows that name blobs, within bounds."""
+"""The files of a job: rows that refer to blobs, within limits."""
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -11,13 +11,15 @@ from dreadnode_api.settings import Settings
 MAX_FILES = 1000
 
 
-async def add(
+async def add_file(
     session: AsyncSession, job: Job, path: str, incoming: Incoming, settings: Settings
 ) -> JobFile:
-    """Write down INCOMING, still to be kept, as a file of a locked job; its path may be taken.
+    """Record INCOMING as a file of a locked job, in place of one with the same path.
+
+    The caller still has to keep the incoming bytes.
 
     Raises:
-        Malformed: the job would have too many files, or too much in them.
+        Malformed: the job would have too many files, or too large ones.
     """
     others, held = (
         await session.execute(

@@ -1,14 +1,13 @@
-"""The queue: five statements on the jobs table. `tables.py` draws the states.
+"""The queue: a few statements on the jobs table. `models/jobs.py` shows the states.
 
-A claim gives a job a lease; every later write of the dispatcher names it. Whoever holds no
-lease any more writes nothing. Two facts make this safe across processes and machines: a lease is
-only ever taken from a job that has none or whose lease has run out, and both happens inside one
-transaction with the row locked.
+A claim gives a job a lease, and every later write of the dispatcher names it. A dispatcher that has
+lost its lease writes nothing. This is safe across processes and machines, because a lease is only
+taken from a job that has none, or whose lease has expired, in one transaction with the row locked.
 
-No two machines need agree about the time, and a clock may jump. Moments are the database's. From
-another machine a lease is taken only when its holder was seen not to renew it for as long as it
-lasts, counted by the watcher's own `time.monotonic()`; a dispatcher of the same machine, to which
-the sandbox is not lost, need not wait for that when the lease has run out.
+Machines need not agree about the time, and a clock may jump: all times are the database's. A lease
+of another machine is taken only when its holder did not renew it for a whole lease, measured with
+the taker's own `time.monotonic()`. A dispatcher on the same machine still reaches the sandbox, so
+it takes an expired lease at once.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -20,25 +19,32 @@ from sqlalchemy import Select, and_, false, func, literal_column, or_, select, t
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.db import clock
-from dreadnode_api.jobs.records import end, forget_unfinished, move, record, revoke_keys, set_phase
+from dreadnode_api.jobs.records import (
+    delete_unfinished_checkpoints,
+    end_job,
+    record_event,
+    revoke_tokens,
+    set_phase,
+    set_status,
+)
 from dreadnode_api.models.auth import Workspace
 from dreadnode_api.models.base import new_id, now
-from dreadnode_api.models.jobs import ENDED, LONG_AGO, Job, Status, Turn
+from dreadnode_api.models.jobs import ENDED, LONG_AGO, VALIDATING, FairShare, Job, Status
 
 LONGEST_PAUSE = timedelta(minutes=10)
-"""No attempt waits for longer; one that seems to was queued before the clock was set back."""
+"""The longest wait of an attempt; a longer one means that the clock was set back."""
 
-# Claims on PostgreSQL take turns, which makes the limit of a workspace exact.
-_TURN = 0x646E5F63
+# Claims on PostgreSQL hold this lock one after the other, so the limit of a workspace is exact.
+_CLAIM_LOCK = 0x646E5F63
 
 
 class LeaseLost(Exception):
-    """Another dispatcher has this job now; write nothing more about it."""
+    """Another dispatcher owns this job now; this one must write nothing more about it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write about one attempt at one job."""
+    """The right to write about one attempt at a job."""
 
     job_id: str
     attempt: int
@@ -48,21 +54,21 @@ class Lease:
 async def claim(
     session: AsyncSession, host: str, seconds: float, per_workspace: int, in_all: int = 0
 ) -> Job | None:
-    """Take the next queued job for its next attempt, or None when there is none to take.
+    """Claim the next queued job for its next attempt, or return None if there is none.
 
-    Fair between workspaces: the one with the fewest running jobs comes first, and among equals
-    the one whose last turn is longest ago, however many jobs another has queued. Within a
-    workspace the oldest job comes first.
+    Workspaces share fairly: the one with the fewest running jobs comes first; among equals, the one
+    that was served longest ago, however many jobs another one has queued. Within a workspace the
+    oldest job comes first.
 
     Args:
         session: the transaction.
-        host: whose sandboxes the taker starts.
+        host: the machine on which the dispatcher starts sandboxes.
         seconds: how long the lease lasts.
-        per_workspace: the most jobs of one workspace that may run.
-        in_all: the most jobs that may run on this server; 0 means no limit.
+        per_workspace: how many jobs of one workspace may run.
+        in_all: how many jobs may run on this server; 0 means no limit.
     """
     if session.get_bind().dialect.name == "postgresql":
-        await session.execute(text("SELECT pg_advisory_xact_lock(:turn)"), {"turn": _TURN})
+        await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CLAIM_LOCK})
     if in_all:
         leased = select(func.count()).select_from(Job).where(Job.lease.is_not(None))
         if (await session.scalar(leased) or 0) >= in_all:
@@ -77,25 +83,27 @@ async def claim(
         .with_for_update(skip_locked=True)
     )
     if job is None:
-        # Somebody writes to it at this moment, as a cancellation does; the next look tells.
+        # Another transaction, such as a cancellation, has locked it; the next claim looks again.
         return None
-    turns = select(func.coalesce(func.max(Turn.turn), 0))
-    turn = (await session.scalar(turns) or 0) + 1
-    await session.merge(Turn(workspace_id=job.workspace_id, turn=turn))
-    await move(session, job, Status.RUNNING)
+    latest = select(func.coalesce(func.max(FairShare.turn), 0))
+    turn = (await session.scalar(latest) or 0) + 1
+    await session.merge(FairShare(workspace_id=job.workspace_id, turn=turn))
+    await set_status(session, job, Status.RUNNING)
     job.attempt += 1
     job.applied_seq = 0
     job.started_at = job.started_at or now()
     _take(job, host, at + timedelta(seconds=seconds))
-    record(session, job, "status", data={"status": Status.RUNNING.value, "attempt": job.attempt})
+    record_event(
+        session, job, "status", data={"status": Status.RUNNING.value, "attempt": job.attempt}
+    )
     set_phase(session, job, "starting")
-    # An earlier attempt that lives on somewhere must not write any more.
-    await revoke_keys(session, job.id)
+    # An earlier attempt that still runs somewhere must not write any more.
+    await revoke_tokens(session, job.id)
     return job
 
 
 def _next(per_workspace: int, at: datetime) -> Select[tuple[str]]:
-    """Return the question for the next job; what it costs depends on the number of workspaces."""
+    """Return the query for the next job; its cost grows with the workspaces, not with the jobs."""
     is_due = or_(Job.available_at <= at, Job.available_at > at + LONGEST_PAUSE)
     busy = (
         select(Job.workspace_id, func.count().label("running"))
@@ -105,8 +113,9 @@ def _next(per_workspace: int, at: datetime) -> Select[tuple[str]]:
     )
     oldest = (
         select(Job.id)
-        # Spelt out, because neither database takes a partial index for a parameter.
+        # A literal, because neither database uses a partial index for a parameter.
         .where(Job.status == literal_column("'queued'"), is_due)
+        .where(func.coalesce(Job.phase, "") != VALIDATING)
         .where(Job.workspace_id == Workspace.id)
         .order_by(Job.id)
         .limit(1)
@@ -115,10 +124,10 @@ def _next(per_workspace: int, at: datetime) -> Select[tuple[str]]:
     )
     running = func.coalesce(busy.c.running, 0)
     waiting = (
-        select(oldest.label("job_id"), running.label("running"), Turn.turn.label("turn"))
+        select(oldest.label("job_id"), running.label("running"), FairShare.turn.label("turn"))
         .select_from(Workspace)
         .outerjoin(busy, busy.c.workspace_id == Workspace.id)
-        .outerjoin(Turn, Turn.workspace_id == Workspace.id)
+        .outerjoin(FairShare, FairShare.workspace_id == Workspace.id)
         .where(running < per_workspace)
         .subquery()
     )
@@ -136,8 +145,8 @@ def _take(job: Job, host: str, until: datetime) -> None:
     job.host = host
 
 
-async def others(session: AsyncSession, own: Collection[str]) -> dict[str, datetime]:
-    """Return the leases that others hold, with the end of each, which moves at each renewal."""
+async def foreign_leases(session: AsyncSession, own: Collection[str]) -> dict[str, datetime]:
+    """Return the leases of other dispatchers with their ends, which every renewal moves."""
     found = await session.execute(
         select(Job.lease, Job.lease_until).where(Job.lease.is_not(None), Job.lease.not_in(own))
     )
@@ -149,23 +158,23 @@ async def adopt(
     host: str,
     seconds: float,
     own: Collection[str] = (),
-    silent: Mapping[str, datetime] = MappingProxyType({}),
+    unrenewed: Mapping[str, datetime] = MappingProxyType({}),
 ) -> Job | None:
-    """Take over a job whose lease nobody renews: its dispatcher is dead or cut off.
+    """Take over a job whose lease is not renewed: its dispatcher is dead or disconnected.
 
-    The attempt stays the same, for its sandbox may live. If it lives on another machine, it is
-    out of reach, and the next attempt's claim takes its key away.
+    The attempt stays the same, because its sandbox may still run. A sandbox on another machine is
+    out of reach, and the claim of the next attempt revokes its token.
 
     Args:
         session: the transaction.
-        host: whose sandboxes the taker reaches.
+        host: the machine whose sandboxes the dispatcher reaches.
         seconds: how long its lease lasts.
-        own: the leases that the taker holds.
-        silent: the leases of others that were not renewed for as long as one lasts, with the end
-            that each had all that time.
+        own: the leases that the dispatcher holds.
+        unrenewed: the leases of others that were not renewed for a whole lease, with the end that
+            each had all that time.
     """
     at = await clock(session)
-    unmoved = [and_(Job.lease == token, Job.lease_until == end) for token, end in silent.items()]
+    unmoved = [and_(Job.lease == token, Job.lease_until == end) for token, end in unrenewed.items()]
     job: Job | None = await session.scalar(
         select(Job)
         .where(Job.lease.is_not(None), Job.lease.not_in(own))
@@ -180,15 +189,17 @@ async def adopt(
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """What the holder of a lease must know of its job."""
+class LeaseStatus:
+    """What the holder of a lease must know about its job."""
 
-    ended: bool
-    cancel_wished: bool
+    has_ended: bool
+    cancel_requested: bool
 
 
-async def renew(session: AsyncSession, leases: Sequence[Lease], seconds: float) -> dict[str, News]:
-    """Prolong leases, and return the news by lease; one that is missing there is lost."""
+async def renew(
+    session: AsyncSession, leases: Sequence[Lease], seconds: float
+) -> dict[str, LeaseStatus]:
+    """Extend leases, and return the status of each; a lease without one is lost."""
     until = await clock(session) + timedelta(seconds=seconds)
     found = await session.execute(
         update(Job)
@@ -198,17 +209,17 @@ async def renew(session: AsyncSession, leases: Sequence[Lease], seconds: float) 
         .execution_options(synchronize_session=False)
     )
     return {
-        token: News(status in ENDED, wish is not None)
-        for token, status, wish in found
+        token: LeaseStatus(status in ENDED, cancelled_at is not None)
+        for token, status, cancelled_at in found
         if token is not None
     }
 
 
-async def held(session: AsyncSession, lease: Lease) -> Job:
+async def lock_leased(session: AsyncSession, lease: Lease) -> Job:
     """Return the job of `lease`, locked for writing.
 
     Raises:
-        LeaseLost: another dispatcher has it now.
+        LeaseLost: another dispatcher owns it now.
     """
     job: Job | None = await session.scalar(
         select(Job).where(Job.id == lease.job_id, Job.lease == lease.token).with_for_update()
@@ -219,42 +230,42 @@ async def held(session: AsyncSession, lease: Lease) -> Job:
 
 
 def release(job: Job) -> None:
-    """Give the lease of a locked job back: nothing of its sandbox is left."""
+    """Release the lease of a locked job whose sandbox has ended."""
     job.lease = job.lease_until = job.host = None
 
 
 async def expire(session: AsyncSession, lease: Lease) -> None:
-    """Leave a living sandbox to the next dispatcher here, at once instead of after the lease."""
-    job = await held(session, lease)
+    """Let the next dispatcher here adopt a running sandbox at once, not when the lease expires."""
+    job = await lock_leased(session, lease)
     job.lease_until = LONG_AGO
 
 
 async def requeue(
-    session: AsyncSession, job: Job, reason: str, *, wait: float = 0, fault: bool = True
+    session: AsyncSession, job: Job, reason: str, *, wait: float = 0, is_failure: bool = True
 ) -> None:
     """Put a locked job back into the queue for its next attempt."""
-    job.faults += fault
-    await move(session, job, Status.QUEUED)
+    job.infrastructure_failures += is_failure
+    await set_status(session, job, Status.QUEUED)
     pause = min(timedelta(seconds=wait), LONGEST_PAUSE)
     job.available_at = await clock(session) + pause if wait else LONG_AGO
     release(job)
-    record(
+    record_event(
         session,
         job,
         "status",
         f"Attempt {job.attempt} ended: {reason}; the job is queued again",
-        level="warning" if fault else "info",
-        data={"status": Status.QUEUED.value, "attempt": job.attempt, "fault": fault},
+        level="warning" if is_failure else "info",
+        data={"status": Status.QUEUED.value, "attempt": job.attempt, "fault": is_failure},
     )
     set_phase(session, job, "waiting for capacity", reason)
-    await forget_unfinished(session, job.id)
-    await revoke_keys(session, job.id)
+    await delete_unfinished_checkpoints(session, job.id)
+    await revoke_tokens(session, job.id)
 
 
 async def finish(
     session: AsyncSession, job: Job, status: Status, *, error: str | None = None, code: str | None
 ) -> None:
-    """End a locked job, unless it has ended already, and give its lease back."""
+    """End a locked job, unless it has already ended, and release its lease."""
     if job.status not in ENDED:
-        await end(session, job, status, error=error, code=code)
+        await end_job(session, job, status, error=error, code=code)
     release(job)

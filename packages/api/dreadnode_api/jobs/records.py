@@ -1,4 +1,4 @@
-"""The few writes to a job that all share: lock it, say what happened, end it."""
+"""The writes to a job that all modules share: lock it, record an event, end it."""
 
 from datetime import timedelta
 from typing import Any
@@ -13,19 +13,20 @@ from dreadnode_api.models.checkpoints import Checkpoint, State
 from dreadnode_api.models.jobs import ENDED, Event, Job, Status, Tally
 from dreadnode_api.models.webhooks import Announcement
 
-LAST_WORDS = timedelta(minutes=2)
+FINAL_EVENT_GRACE = timedelta(minutes=2)
+"""How long an ended job's token still works, so that a sandbox can repeat its last event."""
 
 
 async def lock(session: AsyncSession, job_id: str) -> Job:
-    """Return an existing job for writing; other writers wait for the end of this transaction.
+    """Return an existing job for writing; other writers wait until this transaction ends.
 
     Raises:
-        sqlalchemy.exc.NoResultFound: there is no such job; none is ever deleted.
+        sqlalchemy.exc.NoResultFound: the job was deleted.
     """
     return await session.get_one(Job, job_id, with_for_update=True, populate_existing=True)
 
 
-def record(
+def record_event(
     session: AsyncSession,
     job: Job,
     kind: str,
@@ -36,8 +37,8 @@ def record(
 ) -> int:
     """Add an event to a locked job and return its number.
 
-    The number comes from the job's own row, so events become visible in the order of their
-    numbers and a reader that has seen number n has seen all before it.
+    The number comes from the job's own row. Events therefore become visible in order, and a reader
+    that has seen number n has seen all events before it.
     """
     job.events += 1
     job.updated_at = now()
@@ -52,24 +53,24 @@ def record(
         )
     )
     if kind == "status":
-        # In the transaction of the change itself, so that webhooks miss none.
+        # In the same transaction, so that webhooks miss no change.
         session.add(Announcement(job_id=job.id, number=job.events))
     return job.events
 
 
 def set_phase(session: AsyncSession, job: Job, phase: str, reason: str | None = None) -> None:
-    """Say what a locked job is doing, if that is news."""
+    """Set what a locked job is doing, and record an event if that changes."""
     if (job.phase, job.phase_reason) != (phase, reason):
         job.phase, job.phase_reason = phase, reason
-        record(session, job, "phase", data={"phase": phase, "reason": reason})
+        record_event(session, job, "phase", data={"phase": phase, "reason": reason})
 
 
-async def move(session: AsyncSession, job: Job, status: Status, *, new: bool = False) -> None:
-    """Bring a locked job into another state, or a new one into its first, and count it there."""
+async def set_status(session: AsyncSession, job: Job, status: Status, *, new: bool = False) -> None:
+    """Set the status of a locked or new job, and update the counts of jobs."""
     changes = {status: 1} if new else {job.status: -1, status: 1}
     job.status = status
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    # In one order everywhere, so that two transactions never wait for each other.
+    # Always in the same order, so that two transactions never wait for each other.
     for state, change in sorted(changes.items()):
         statement = insert(Tally).values(
             workspace_id=job.workspace_id,
@@ -86,7 +87,7 @@ async def move(session: AsyncSession, job: Job, status: Status, *, new: bool = F
         )
 
 
-async def end(
+async def end_job(
     session: AsyncSession,
     job: Job,
     status: Status,
@@ -94,11 +95,11 @@ async def end(
     error: str | None = None,
     code: str | None = None,
 ) -> None:
-    """Bring a locked job to its end: its state, its last event, and the death of its keys."""
+    """End a locked job: set its status, record its last event, and let its tokens expire."""
     if job.status in ENDED:
-        raise ValueError(f"job {job.id} has ended already")
-    await move(session, job, status)
-    await forget_unfinished(session, job.id)
+        raise ValueError(f"job {job.id} has already ended")
+    await set_status(session, job, status)
+    await delete_unfinished_checkpoints(session, job.id)
     job.phase = job.phase_reason = None
     job.error, job.error_code = error, code
     job.completed_at = now()
@@ -106,7 +107,7 @@ async def end(
         Status.COMPLETED: "The job is complete",
         Status.CANCELLED: "The job is cancelled",
     }.get(status)
-    record(
+    record_event(
         session,
         job,
         "status",
@@ -114,16 +115,16 @@ async def end(
         level="error" if status == Status.FAILED else "info",
         data={"status": status.value, "error_code": code},
     )
-    # Its keys open nothing any more; for a little while a repeated last word is still answered.
+    # A sandbox may repeat its last event for a short time.
     await session.execute(
         update(Token)
         .where(Token.job_id == job.id, Token.revoked_at.is_(None))
-        .values(expires_at=now() + LAST_WORDS)
+        .values(expires_at=now() + FINAL_EVENT_GRACE)
     )
 
 
-async def forget_unfinished(session: AsyncSession, job_id: str) -> None:
-    """Forget the checkpoints that were being written: who would have told of them is gone."""
+async def delete_unfinished_checkpoints(session: AsyncSession, job_id: str) -> None:
+    """Delete the rows of checkpoints that were being written, because their sandbox has ended."""
     await session.execute(
         delete(Checkpoint)
         .where(Checkpoint.job_id == job_id, Checkpoint.state == State.WRITING)
@@ -131,8 +132,8 @@ async def forget_unfinished(session: AsyncSession, job_id: str) -> None:
     )
 
 
-async def revoke_keys(session: AsyncSession, job_id: str) -> None:
-    """Revoke the keys of every attempt of a job so far, so that none of them writes again."""
+async def revoke_tokens(session: AsyncSession, job_id: str) -> None:
+    """Revoke the tokens of all attempts of a job so far, so that none of them writes again."""
     await session.execute(
         update(Token)
         .where(Token.job_id == job_id, Token.revoked_at.is_(None))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from dreadnode_api.checkpoints.retention import EngineFiles
+from dreadnode_api.checkpoints.retention import EngineCheckpoints
 from dreadnode_api.db import Database
 from dreadnode_api.maintenance.cleanup import Tidier
 from dreadnode_api.settings import Settings
@@ -15,7 +15,9 @@ from dreadnode_api.webhooks.delivery import Deliverer
 async def beside(settings: Settings, database: Database) -> AsyncIterator[None]:
     """Tell webhooks and tidy up for as long as the block runs; both may be cut off anywhere."""
     files = (
-        EngineFiles(settings.engine_url, settings.engine_api_key) if settings.engine_url else None
+        EngineCheckpoints(settings.engine_url, settings.engine_api_key)
+        if settings.engine_url
+        else None
     )
     tasks = [
         asyncio.create_task(Deliverer(settings, database).run()),

@@ -36,7 +36,7 @@ class Tidier:
     """
 
     def __init__(
-        self, settings: Settings, database: Database, files: retention.EngineFiles | None
+        self, settings: Settings, database: Database, files: retention.EngineCheckpoints | None
     ) -> None:
         self._settings = settings
         self._database = database
@@ -65,18 +65,18 @@ class Tidier:
             "webhook deliveries": await self._deliveries(settings.delivery_days),
             "keys of ended jobs": await self._job_keys(),
             "sandbox folders": await self._folders(settings.sandbox_days),
-            "checkpoints": await retention.expire(self._database, settings),
-            "adapters of checkpoints": await adapters.let_go(
+            "checkpoints": await retention.expire_old(self._database, settings),
+            "adapters of checkpoints": await adapters.delete_expired(
                 self._database, store, settings.upload_days
             ),
             **await blobs.clean_up(self._database, store, settings.upload_days),
         }
         if self._files is not None:
             try:
-                done["checkpoints on the engine"] = await retention.forget(
+                done["checkpoints on the engine"] = await retention.delete_expired(
                     self._database, self._files
                 )
-                await retention.measure(self._database, self._files)
+                await retention.record_sizes(self._database, self._files)
             except (httpx.HTTPError, KeyError, ValueError) as error:
                 log.warning("the engine cannot be asked about its checkpoints: %s", error)
         return done

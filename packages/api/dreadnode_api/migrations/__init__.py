@@ -12,6 +12,7 @@ from dreadnode_api.db import Database
 from dreadnode_api.models import auth as _auth
 from dreadnode_api.models import capabilities as _capabilities
 from dreadnode_api.models import checkpoints as _checkpoints
+from dreadnode_api.models import checks as _checks
 from dreadnode_api.models import datasets as _datasets
 from dreadnode_api.models import jobs as _jobs
 from dreadnode_api.models import webhooks as _webhooks
@@ -19,7 +20,7 @@ from dreadnode_api.models.base import Table
 
 METADATA = Table.metadata
 # Imported for the tables that they register.
-_OWNERS = (_auth, _capabilities, _checkpoints, _datasets, _jobs, _webhooks)
+_OWNERS = (_auth, _capabilities, _checkpoints, _checks, _datasets, _jobs, _webhooks)
 
 # Any number that no other program takes for its advisory lock.
 _LOCK = 0x646E5F6D

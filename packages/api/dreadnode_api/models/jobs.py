@@ -1,19 +1,19 @@
-"""Jobs and what is known of them. The jobs table is the queue.
+"""Jobs, their events, metrics and files. The jobs table is the queue.
 
                       claim                    training_end
     (create) ──► queued ──► running ───────────────────────────► completed
                    ▲  │        │ │  training_end with cancelled,
                    │  │        │ │  or killed after the grace
-     lost sandbox, │  │ cancel │ └──────────────────────────────► cancelled
-     fault not its │  └────────┼────────────────────────────────►    ▲
-     own, attempts │           │                                     │ cancel while queued
-     left          └───────────┤
+    infrastructure │  │ cancel │ └──────────────────────────────► cancelled
+    failure, with  │  └────────┼────────────────────────────────►    ▲
+    attempts left  │           │                                     │ cancel while queued
+                   └───────────┤
                                └────────────────────────────────► failed
-                                 training_error, own fault, attempts used up
+                                 training_error, a limit exceeded, attempts used up
 
-Nothing leaves `completed`, `failed` or `cancelled`. Who works on a running job holds its
-`lease`; every write of a dispatcher names it, so that one given up for dead cannot overwrite
-its heir. Writes of the sandbox name its attempt, through its token.
+A job never leaves `completed`, `failed` or `cancelled`. The dispatcher of a running job holds its
+`lease` and names it in every write, so that a dispatcher which is believed dead cannot overwrite
+its successor. Writes of the sandbox name its attempt, through its token.
 """
 
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ from dreadnode_api.models.base import Table, UtcDateTime, new_id, now
 
 
 class Status(StrEnum):
-    """The five states that clients know."""
+    """The status of a job, as clients see it."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -46,24 +46,27 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
+VALIDATING = "validating"
+"""The phase of a queued job whose data is still being checked; no dispatcher claims it."""
+
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
-"""Before every other moment, by any clock."""
+"""Earlier than any other time, by any clock."""
 
 ENDED = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED})
 
 
 class Job(Table):
-    """One training job: what was asked, where it stands, and who works on it."""
+    """One training job: its request, its state, and the dispatcher that owns it."""
 
     __tablename__ = "jobs"
     __table_args__ = (
         UniqueConstraint("workspace_id", "idempotency_key"),
         Index("ix_jobs_workspace_id_id", "workspace_id", "id"),
-        # A page of the few failed ones must not pass over all the others.
+        # A page of a few failed jobs must not scan all others.
         Index("ix_jobs_workspace_id_status_id", "workspace_id", "status", "id"),
         Index("ix_jobs_workspace_id_project_ref_id", "workspace_id", "project_ref", "id"),
         Index("ix_jobs_status_available_at", "status", "available_at"),
-        # A lease says that a sandbox may exist; few jobs of a full table have one.
+        # Only a job with a lease may have a sandbox, and few jobs have one.
         Index(
             "ix_jobs_leased",
             "workspace_id",
@@ -71,7 +74,7 @@ class Job(Table):
             sqlite_where=text("lease IS NOT NULL"),
             postgresql_where=text("lease IS NOT NULL"),
         ),
-        # The oldest queued job of a workspace, at once.
+        # Finds the oldest queued job of a workspace without a scan.
         Index(
             "ix_jobs_queued",
             "workspace_id",
@@ -88,13 +91,13 @@ class Job(Table):
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     request_sha256: Mapped[str | None] = mapped_column(String(64))
     retry_of: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
-    # Where a repetition begins: after so many steps, whose weights it was handed.
+    # The step from which a retry resumes.
     start_step: Mapped[int | None] = mapped_column(BigInteger)
     # The first job of a chain of retries. The engine's keys name it, so that a retry can load
-    # the checkpoints of the job it goes on from.
+    # the checkpoints of the job that it retries.
     lineage: Mapped[str] = mapped_column(String(36))
 
-    # What was asked.
+    # The request.
     name: Mapped[str | None] = mapped_column(String(200))
     backend: Mapped[str] = mapped_column(String(16))
     trainer_type: Mapped[str] = mapped_column(String(16))
@@ -110,7 +113,7 @@ class Job(Table):
     config: Mapped[dict[str, Any]] = mapped_column(JSON)
     preflight: Mapped[dict[str, Any] | None] = mapped_column(JSON)
 
-    # Where it stands.
+    # The state.
     status: Mapped[str] = mapped_column(String(16), default=Status.QUEUED)
     phase: Mapped[str | None] = mapped_column(String(32))
     phase_reason: Mapped[str | None] = mapped_column(Text)
@@ -128,17 +131,17 @@ class Job(Table):
     completed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     cancel_requested_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
-    # Who works on it, and since how many faults that were not its own.
-    # By the database's clock; a new job need not wait, whatever the time is anywhere.
+    # The dispatcher that owns it. `available_at` is by the database's clock, and in the past for
+    # a new job, whatever the clocks say.
     available_at: Mapped[datetime] = mapped_column(UtcDateTime, default=LONG_AGO)
-    faults: Mapped[int] = mapped_column(Integer, default=0)
+    infrastructure_failures: Mapped[int] = mapped_column("faults", Integer, default=0)
     lease: Mapped[str | None] = mapped_column(String(36))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     host: Mapped[str | None] = mapped_column(String(64))
 
 
-class Turn(Table):
-    """When a workspace had its last turn at the queue, counted in turns of all of them."""
+class FairShare(Table):
+    """When the queue served a workspace last, counted in claims of all workspaces."""
 
     __tablename__ = "queue_turns"
 
@@ -147,9 +150,9 @@ class Turn(Table):
 
 
 class Tally(Table):
-    """How many jobs of a workspace are in a state, so that no list has to count them.
+    """How many jobs of a workspace have a status, so that lists need not count them.
 
-    Written in the transaction of the change itself, by `records.move` and nobody else.
+    Updated in the transaction that changes a status, by `records.set_status` only.
     """
 
     __tablename__ = "job_tallies"
@@ -162,7 +165,7 @@ class Tally(Table):
 
 
 class Event(Table):
-    """One thing that happened to a job, numbered from 1 within it; logs are events too."""
+    """An event of a job, numbered from 1 within the job; log lines are events too."""
 
     __tablename__ = "job_events"
 
@@ -175,11 +178,11 @@ class Event(Table):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
-class Points(Table):
+class MetricPoints(Table):
     """The list-valued metrics of one progress event: parallel lists on an axis of steps.
 
-    The series of a job are the concatenation of its rows by `number`. One row an event keeps
-    the cost of an event independent of how long the series already is.
+    The metric history of a job is the concatenation of its rows by `number`. With one row for each
+    event, the cost of an event does not grow with the history.
     """
 
     __tablename__ = "job_points"
@@ -191,7 +194,7 @@ class Points(Table):
 
 
 class JobFile(Table):
-    """A file that a sandbox has handed in; the bytes lie in the blob store."""
+    """A file that a sandbox has uploaded; its bytes are in the blob store."""
 
     __tablename__ = "job_files"
 

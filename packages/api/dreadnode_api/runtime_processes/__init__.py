@@ -1,1 +1,1 @@
-"""Short-lived processes of the runtime that answer one question."""
+"""Child processes of the service, such as checks, chats and exports: bounded, and supervised."""

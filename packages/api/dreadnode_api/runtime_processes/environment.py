@@ -1,4 +1,4 @@
-"""What the short-lived processes of the runtime are given, and what their refusals become."""
+"""The environment, limits and errors of the runtime's child processes."""
 
 import os
 from collections.abc import Mapping
@@ -9,13 +9,13 @@ from dreadnode_api.auth.tokens import run_key
 from dreadnode_api.errors import ApiError, BadGateway, Invalid
 from dreadnode_api.settings import Settings
 
-KEY_SECONDS = 24 * 3600
-"""How long a process may ask the engine."""
+RUN_KEY_SECONDS = 24 * 3600
+"""How long a process may call the engine."""
 
 
 def clean_environment(settings: Settings, home: Path) -> dict[str, str]:
-    """Return the environment that any process of the runtime begins with: no key, no token."""
-    given = {
+    """Return the environment that every process of the runtime starts with: it has no secrets."""
+    variables = {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
         "LANG": os.environ.get("LANG", "C.UTF-8"),
         "HOME": str(home),
@@ -25,32 +25,33 @@ def clean_environment(settings: Settings, home: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": settings.hf_hub_offline,
         "DREADNODE_ALLOW_CUSTOM_CODE": "1" if settings.allow_custom_code else "",
     }
-    return {name: value for name, value in given.items() if value}
+    return {name: value for name, value in variables.items() if value}
 
 
 def engine_environment(settings: Settings, lineage: str, home: Path) -> dict[str, str]:
-    """Return the environment of a process that may ask the engine about the runs of LINEAGE."""
-    key = run_key(settings.engine_key, lineage, KEY_SECONDS) if settings.engine_key else ""
-    given = {
+    """Return the environment of a process that may access the runs of LINEAGE on the engine."""
+    key = run_key(settings.engine_key, lineage, RUN_KEY_SECONDS) if settings.engine_key else ""
+    variables = {
         **clean_environment(settings, home),
         "TINKER_API_KEY": key or settings.tinker_api_key,
         "TINKER_BASE_URL": settings.engine_url,
         "TINKER_TELEMETRY": "0",
     }
-    return {name: value for name, value in given.items() if value}
+    return {name: value for name, value in variables.items() if value}
 
 
-def limits(settings: Settings) -> dict[str, int]:
-    """Return what a process may take that is no sandbox and works for one."""
+def child_limits(settings: Settings) -> dict[str, int]:
+    """Return the limits of a child process of the runtime: those of a job."""
     return {
         "memory_bytes": settings.job_memory_bytes,
+        "processes": settings.job_processes,
         "cpu_seconds": settings.job_cpu_seconds,
         "open_files": settings.job_open_files,
         "disk_bytes": settings.job_disk_bytes,
     }
 
 
-def refused(answer: Mapping[str, Any]) -> ApiError:
-    """Return the refusal that a process has answered: the engine's fault, or the request's."""
-    sentence = str(answer["error"])
-    return BadGateway(sentence) if answer.get("fault") == "engine" else Invalid(sentence)
+def refusal(response: Mapping[str, Any]) -> ApiError:
+    """Return the error that a process reports: the engine's fault, or the request's."""
+    message = str(response["error"])
+    return BadGateway(message) if response.get("fault") == "engine" else Invalid(message)

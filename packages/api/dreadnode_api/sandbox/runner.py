@@ -1,4 +1,4 @@
-"""What a runner is asked to start, and what it can say of it: all that a runner must offer."""
+"""The interface of a runner: what it starts, and what it reports about a sandbox."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a sandbox may use; seconds, bytes and numbers."""
+    """What a sandbox may use, in seconds, bytes and counts."""
 
     memory_bytes: int
     cpu_seconds: int
@@ -23,10 +23,10 @@ class Sandbox:
     """One attempt at one job, to be started once.
 
     Attributes:
-        environment: every variable that the process gets. It holds the keys, so it is shown
-            nowhere.
+        environment: the complete environment of the process. It holds tokens, so it is never
+            shown or logged.
         stop_grace: seconds between the request to stop and the kill.
-        orphan_seconds: how long the process goes on while no dispatcher attends to it.
+        orphan_seconds: how long the process runs without the heartbeat of a dispatcher.
     """
 
     job_id: str
@@ -43,18 +43,17 @@ class Sandbox:
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The sandbox lives."""
+    """The sandbox is running."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exited:
-    """The sandbox has ended and nothing of it is left.
+    """The sandbox has ended, and none of its processes is left.
 
     Attributes:
         code: its exit code, or minus the signal that killed it.
-        reason: why it was ended from outside, if it was: `memory`, `cpu_time`, `wall_time`,
-            `disk`, `processes`, `orphaned`, `stopped` (in the grace period) or `killed`
-            (after it).
+        reason: why the supervisor ended it, if it did: `memory`, `cpu_time`, `wall_time`, `disk`,
+            `processes`, `orphaned`, `stopped` (in the grace period) or `killed` (after it).
     """
 
     code: int
@@ -63,39 +62,39 @@ class Exited:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """There is no such sandbox, or its end was not witnessed; nothing of it is left."""
+    """The sandbox does not exist, or its end was not recorded; none of its processes is left."""
 
 
 State = Running | Exited | Lost
 
 
-class RunnerAway(Exception):
-    """The runner could not be asked, so nothing new is known; the text says why.
+class RunnerUnavailable(Exception):
+    """The runner does not answer, so the state of a sandbox is unknown; the message says why.
 
-    Whatever was asked may be asked again. It never means that a sandbox has ended.
+    Every call may be repeated. This never means that a sandbox has ended.
     """
 
 
 class Runner(Protocol):
-    """Starts sandboxes and ends them. A sandbox is named by its job and attempt.
+    """Starts and ends sandboxes. A sandbox is identified by its job and attempt.
 
-    Every method may raise `RunnerAway`.
+    Every method may raise `RunnerUnavailable`.
     """
 
     async def start(self, sandbox: Sandbox) -> None:
-        """Start `sandbox`, unless it was started already."""
+        """Start `sandbox`, unless it was started before."""
 
     async def state(self, job_id: str, attempt: int) -> State:
-        """Look at a sandbox, started by this process or by an earlier one."""
+        """Return the state of a sandbox, which this process or an earlier one started."""
 
-    async def attend(self, job_id: str, attempt: int) -> None:
-        """Say that somebody still looks after a sandbox."""
+    async def heartbeat(self, job_id: str, attempt: int) -> None:
+        """Report to a sandbox that a dispatcher still owns it."""
 
     async def stop(self, job_id: str, attempt: int) -> None:
         """Ask a sandbox to save and stop; it is killed after its grace period."""
 
     async def kill(self, job_id: str, attempt: int) -> None:
-        """Kill a sandbox with all that it started."""
+        """Kill a sandbox with everything it started."""
 
     async def output(self, job_id: str, attempt: int, lines: int) -> list[str]:
         """Return the last lines that a sandbox printed."""

@@ -1,22 +1,23 @@
-"""The one process that stands over a sandbox: `python -I -S supervisor.py FOLDER < order.json`.
+"""Supervises one process and everything it starts, in a process of its own.
 
-It starts the sandbox, holds it to its limits, keeps a bounded part of what it prints, ends it
-with everything that it started, and writes down how it ended. Because it is the sandbox's parent
-and no child of the dispatcher's, a sandbox survives its dispatcher, and the next one learns from
-FOLDER all that this one would have known:
+A sandbox: `python -I -S supervisor.py FOLDER < launch-spec.json`. The supervisor starts the
+sandbox, enforces its limits, keeps a bounded part of its output, ends it with everything it
+started, and records how it ended. A sandbox survives its dispatcher, and the next dispatcher reads
+from FOLDER all that the first one knew:
 
-    warden.json   this process, written before the sandbox begins
-    sandbox.json  the sandbox, which leads a process group of its own
-    lock          held while this process lives, so that an attempt never runs twice
-    attended      touched by whichever dispatcher looks after it
-    output.log    the newest part of its output; output.1.log the part before
-    exit.json     how it ended, written last
-
-`supervisor.py --confine LIMITS PARENT COMMAND...` only sets its own limits and then becomes the
-command.
+    supervisor.json  this process, written before the sandbox starts
+    sandbox.json     the sandbox, which leads its own process group
+    lock             held while this process lives, so that an attempt never runs twice
+    heartbeat        touched by the dispatcher that owns the job
+    output.log       the newest part of the output; output.1.log holds the part before it
+    exit.json        how the sandbox ended, written last
 
 SIGTERM asks the sandbox to stop and kills it after its grace period; SIGQUIT kills it at once.
-Only the standard library is imported, and little of it: this process is paid for by every job.
+A child process: `python -I -S supervisor.py --child LIMITS PARENT COMMAND...`. The command shares
+stdin, stdout and stderr with the supervisor, and its whole tree ends with the command, with PARENT,
+or on SIGTERM. The exit code says how it ended; see `encode`.
+
+Only a small part of the standard library is imported, because every job pays for this process.
 """
 
 import contextlib
@@ -37,257 +38,312 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 TICK = 0.25
 MEASURE_EVERY = 1.0
+MEASURE_CHILD_EVERY = 0.1
+MEASURE_SHARE = 0.01
 DISK_EVERY = 5.0
-CHUNK = 65536
+KILL_SECONDS = 10.0
 PROC = Path("/proc")
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
+REASONS = (
+    "memory", "cpu_time", "wall_time", "disk", "processes", "orphaned", "stopped", "killed",
+)  # fmt: skip
+_FIRST_REASON = 200
+_FIRST_SIGNAL = 128
+
+
+def encode(code: int, reason: str | None) -> int:
+    """Return one exit code for how a process ended; codes below 128 are the process's own."""
+    if reason is not None:
+        return _FIRST_REASON + REASONS.index(reason)
+    return _FIRST_SIGNAL - code if code < 0 else min(code, _FIRST_SIGNAL - 1)
+
+
+def decode(code: int) -> tuple[int, str | None]:
+    """Return the process's own code, or minus the signal that killed it, and the reason."""
+    if _FIRST_REASON <= code < _FIRST_REASON + len(REASONS):
+        return -signal.SIGKILL, REASONS[code - _FIRST_REASON]
+    return (_FIRST_SIGNAL - code if code > _FIRST_SIGNAL else code), None
+
 
 def identity(pid: int) -> str | None:
-    """Return what tells the process `pid` from any other that ever had its number.
+    """Return a string that tells a process from all others with its number; None if it has ended.
 
-    Its start, in ticks since the boot, and the boot: neither moves when the clock is set.
+    It holds the boot and the process's start in ticks since then, which no clock change moves.
     """
     try:
         stat = (PROC / str(pid) / "stat").read_text()
         boot = (PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return _identity_elsewhere(pid)
+        return _identity_without_proc(pid)
     fields = stat.rpartition(")")[2].split()
-    # A zombie is no longer anybody.
+    # A zombie has ended.
     return None if fields[0] in "ZX" else f"{boot}:{fields[19]}"
 
 
-def _identity_elsewhere(pid: int) -> str | None:
+def _identity_without_proc(pid: int) -> str | None:
     if (PROC / "self").exists():
         return None
-    found = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False
-    )
+    command = ["ps", "-o", "lstart=", "-p", str(pid)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     return found.stdout.strip() or None
 
 
-def confine(limits: dict[str, int], parent: int) -> None:
-    """Bind this process to `limits`, those that the kernel keeps, and to the life of `parent`."""
+def bind_to_parent(parent: int, number: int) -> None:
+    """Have the kernel send signal `number` to this process when `parent` ends."""
     if LIBC is not None:
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        LIBC.prctl(PR_SET_PDEATHSIG, number, 0, 0, 0)
         if os.getppid() != parent:
-            os._exit(1)  # It died before it could be bound to.
-    for what, bound in (
+            os._exit(1)  # The parent ended before the call above.
+
+
+def apply_limits(limits: dict[str, int], parent: int) -> None:
+    """Apply the limits that the kernel enforces, and end with `parent`."""
+    bind_to_parent(parent, signal.SIGKILL)
+    for kind, bound in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, limits["open_files"]),
         (resource.RLIMIT_CPU, limits["cpu_seconds"]),
         (resource.RLIMIT_FSIZE, limits["disk_bytes"]),
         (resource.RLIMIT_DATA, limits["memory_bytes"]),
     ):
-        hard = resource.getrlimit(what)[1]
-        wanted = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
-        resource.setrlimit(what, (wanted, wanted))
+        hard = resource.getrlimit(kind)[1]
+        limit = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
+        resource.setrlimit(kind, (limit, limit))
 
 
-def write_whole(path: Path, value: dict[str, Any]) -> None:
-    """Write a file that is either not there or complete."""
-    incoming = path.with_name(f".{path.name}.{os.getpid()}")
-    with incoming.open("w") as file:
+def atomic_write(path: Path, value: dict[str, Any]) -> None:
+    """Write a JSON file that is either missing or complete."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w") as file:
         json.dump(value, file)
         file.flush()
         os.fsync(file.fileno())
-    incoming.replace(path)
+    partial.replace(path)
 
 
 class Output:
-    """Keeps the newest output in two files of half the bound each."""
+    """Keeps the newest output in two files, each at most half of the bound."""
 
     def __init__(self, folder: Path, bound: int) -> None:
-        self._now = folder / "output.log"
-        self._before = folder / "output.1.log"
+        self._newest = folder / "output.log"
+        self._previous = folder / "output.1.log"
         self._half = max(bound // 2, 1)
-        self._file = self._now.open("ab", buffering=0)
+        self._file = self._newest.open("ab", buffering=0)
         self._size = self._file.tell()
 
     def write(self, data: bytes) -> None:
-        """Keep `data`, and forget the oldest when there is too much."""
+        """Append `data`, and drop the oldest half when the file is full."""
         try:
             self._file.write(data)
             self._size += len(data)
             if self._size > self._half:
                 self._file.close()
-                self._now.replace(self._before)
-                self._file = self._now.open("ab", buffering=0)
+                self._newest.replace(self._previous)
+                self._file = self._newest.open("ab", buffering=0)
                 self._size = 0
         except OSError:
-            pass  # A full disk must not stop the job; what it prints is lost.
+            pass  # A full disk must not stop the job; its output is lost instead.
 
 
-class Warden:
-    """Stands over one sandbox from its start to its end."""
+class Supervisor:
+    """Supervises one sandbox from its start to its end."""
 
-    def __init__(self, folder: Path, order: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, launch_spec: dict[str, Any]) -> None:
         self.folder = folder
-        self.order = order
-        self.limits: dict[str, int] = order["limits"]
+        self.launch_spec = launch_spec
+        self.limits: dict[str, int] = launch_spec["limits"]
         self.work = folder / "work"
         self.output = Output(folder, self.limits["output_bytes"])
         self.reason: str | None = None
         self.deadline: float | None = None
-        # The signals that have come in; a handler only notes them down.
-        self.wanted: list[int] = []
+        # Signals that have arrived; a handler only appends to this list.
+        self.signals: list[int] = []
         self.peak = 0
         self.process: subprocess.Popen[bytes]
 
     def run(self) -> None:
-        """Start the sandbox, watch it, end it, and write down how it ended."""
+        """Start the sandbox, watch it, end it, and record how it ended."""
         self.work.mkdir(exist_ok=True)
-        began = time.monotonic()
+        started = time.monotonic()
         try:
             self.process = self._start()
         except OSError as error:
             self.output.write(f"the sandbox cannot be started: {error}\n".encode())
-            write_whole(self.folder / "exit.json", {"code": 127, "reason": None})
+            atomic_write(self.folder / "exit.json", {"code": 127, "reason": None})
             return
         pid = self.process.pid
-        write_whole(self.folder / "sandbox.json", {"pid": pid, "identity": identity(pid)})
-        self._watch(began)
-        self._end_all()
+        atomic_write(self.folder / "sandbox.json", {"pid": pid, "identity": identity(pid)})
+        self._watch(started)
+        end_tree(self.process)
         self._drain()
         full = _bytes_under(self.work) >= self.limits["disk_bytes"]
         code = self.process.returncode
         if self.reason is None and code == -signal.SIGXCPU:
             self.reason = "cpu_time"
         if self.reason is None and code and full:
-            # The system refused a write before we looked, and the sandbox died of that.
-            self.reason = "disk"
-        write_whole(
-            self.folder / "exit.json",
-            {
-                "code": code,
-                "reason": self.reason,
-                "seconds": round(time.monotonic() - began, 3),
-                "peak_bytes": self.peak,
-            },
-        )
+            self.reason = "disk"  # The system refused a write before the next measurement.
+        seconds = round(time.monotonic() - started, 3)
+        outcome = {"code": code, "reason": self.reason, "seconds": seconds, "peak_bytes": self.peak}
+        atomic_write(self.folder / "exit.json", outcome)
 
-    def _start(self) -> "subprocess.Popen[bytes]":
-        if LIBC is not None:
-            # What the sandbox starts and leaves behind becomes our child, and ends with us.
-            LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    def _start(self) -> subprocess.Popen[bytes]:
+        become_subreaper()
         parent = os.getpid()
         # This process has one thread, so running Python after the fork is safe.
         return subprocess.Popen(
-            self.order["command"],
+            self.launch_spec["command"],
             cwd=self.work,
-            env=self.order["environment"],
+            env=self.launch_spec["environment"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=lambda: confine(self.limits, parent),
+            preexec_fn=lambda: apply_limits(self.limits, parent),
         )
 
-    def _watch(self, began: float) -> None:
-        attended, seen_at = self._attended(), began
-        next_measure = next_disk = began
+    def _watch(self, started: float) -> None:
+        heartbeat, heartbeat_at = self._heartbeat(), started
+        next_measure = next_disk = started
         while self.process.poll() is None:
             self._pump(TICK)
             now = time.monotonic()
-            if signal.SIGQUIT in self.wanted:
+            if signal.SIGQUIT in self.signals:
                 self.kill_now()
-            elif signal.SIGTERM in self.wanted:
+            elif signal.SIGTERM in self.signals:
                 self.ask_to_stop()
-            if (touched := self._attended()) != attended:
-                attended, seen_at = touched, now
+            if (touched := self._heartbeat()) != heartbeat:
+                heartbeat, heartbeat_at = touched, now
             if now >= next_disk:
                 next_disk = now + DISK_EVERY
                 if _bytes_under(self.work) > self.limits["disk_bytes"]:
-                    self._overstepped("disk")
+                    self._exceed("disk")
             if now >= next_measure:
                 next_measure = now + MEASURE_EVERY
-                self._measure()
-            if now - began > self.limits["wall_seconds"]:
-                self._overstepped("wall_time")
-            if now - seen_at > self.order["orphan_seconds"]:
+                used, limit = measure(self.limits)
+                self.peak = max(self.peak, used)
+                if limit is not None:
+                    self._exceed(limit)
+            if now - started > self.limits["wall_seconds"]:
+                self._exceed("wall_time")
+            if now - heartbeat_at > self.launch_spec["orphan_seconds"]:
                 self.ask_to_stop("orphaned")
             if self.deadline is not None and now > self.deadline:
                 self.kill_now()
 
-    def _measure(self) -> None:
-        members = descendants(os.getpid())
-        if len(members) > self.limits["processes"]:
-            self._overstepped("processes")
-        used = sum(_resident(pid) for pid in members)
-        self.peak = max(self.peak, used)
-        if used > self.limits["memory_bytes"]:
-            self._overstepped("memory")
-
-    def _overstepped(self, limit: str) -> None:
+    def _exceed(self, limit: str) -> None:
         self.reason = self.reason or limit
-        self._kill_group()
+        send_signal(-self.process.pid, signal.SIGKILL)
 
     def ask_to_stop(self, reason: str = "stopped") -> None:
-        """Ask the sandbox to save and stop, once; the grace period runs from now."""
+        """Ask the sandbox once to save and stop; the grace period starts now."""
         if self.deadline is None:
             self.reason = self.reason or reason
-            self.deadline = time.monotonic() + self.order["stop_grace"]
-            self._signal(self.process.pid, signal.SIGTERM)
+            self.deadline = time.monotonic() + self.launch_spec["stop_grace"]
+            send_signal(self.process.pid, signal.SIGTERM)
 
     def kill_now(self) -> None:
         """Kill the sandbox."""
         self.reason = "killed" if self.reason in (None, "stopped") else self.reason
-        self._kill_group()
+        send_signal(-self.process.pid, signal.SIGKILL)
 
-    def _kill_group(self) -> None:
-        self._signal(-self.process.pid, signal.SIGKILL)
-
-    @staticmethod
-    def _signal(pid: int, number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    def _attended(self) -> float:
+    def _heartbeat(self) -> float:
         try:
-            return (self.folder / "attended").stat().st_mtime
+            return (self.folder / "heartbeat").stat().st_mtime
         except OSError:
             return 0.0
 
     def _pump(self, seconds: float) -> bool:
-        """Take over what the sandbox printed; say whether there was something."""
+        """Copy what the sandbox printed to the output; return whether there was something."""
         pipe = self.process.stdout
         if pipe is None or not select.select([pipe], [], [], seconds)[0]:
             return False
-        data = os.read(pipe.fileno(), CHUNK)
+        data = os.read(pipe.fileno(), 65536)
         if not data:
-            # Its output is closed, and it may live on; waiting must not become a busy loop.
-            time.sleep(seconds)
+            time.sleep(seconds)  # Its output is closed while it may still run.
             return False
         self.output.write(data)
         return True
 
     def _drain(self) -> None:
         until = time.monotonic() + 2
-        while self._pump(0) and time.monotonic() < until:
+        while time.monotonic() < until and self._pump(0):
             pass
 
-    def _end_all(self) -> None:
-        """Kill and reap whatever the sandbox left behind, sessions of its own included."""
-        self._kill_group()
-        until = time.monotonic() + 10
-        while (left := descendants(os.getpid())) and time.monotonic() < until:
-            for pid in left:
-                self._signal(pid, signal.SIGKILL)
-            _reap()
-            time.sleep(0.01)
+
+def supervise_child(limits: dict[str, int], parent: int, command: list[str]) -> int:
+    """Run `command` on this process's own pipes, and return how it ended, encoded."""
+    signals: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: signals.append(number))
+    bind_to_parent(parent, signal.SIGTERM)
+    become_subreaper()
+    own = os.getpid()
+    try:
+        process = subprocess.Popen(
+            command, start_new_session=True, preexec_fn=lambda: apply_limits(limits, own)
+        )
+    except OSError as error:
+        sys.stderr.write(f"{command[0]} cannot be started: {error}\n")
+        return 127
+    # Only the command may hold the pipes, so that its end is visible on them.
+    for descriptor in (0, 1):
+        os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    reason = None
+    while reason is None and process.poll() is None:
+        began = time.monotonic()
+        reason = measure(limits)[1]
+        # On a machine with many processes a look takes longer, and must stay a small share.
+        pause = max(MEASURE_CHILD_EVERY, (time.monotonic() - began) / MEASURE_SHARE)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(pause)
+        reason = "stopped" if signals else reason
+    end_tree(process)
+    if reason is None and process.returncode == -signal.SIGXCPU:
+        reason = "cpu_time"
+    return encode(process.returncode, reason)
+
+
+def become_subreaper() -> None:
+    """Make orphaned descendants children of this process, so that they can be ended."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def measure(limits: dict[str, int]) -> tuple[int, str | None]:
+    """Return the memory of all descendants in bytes, and the limit that they exceed together."""
+    members = descendants(os.getpid())
+    used = sum(_resident(pid) for pid in members)
+    if len(members) > limits["processes"]:
+        return used, "processes"
+    return used, "memory" if used > limits["memory_bytes"] else None
+
+
+def end_tree(process: subprocess.Popen[bytes]) -> None:
+    """Kill and reap `process` and all descendants, also those in other sessions."""
+    send_signal(-process.pid, signal.SIGKILL)
+    process.wait()
+    until = time.monotonic() + KILL_SECONDS
+    while (left := descendants(os.getpid())) and time.monotonic() < until:
+        for pid in left:
+            send_signal(pid, signal.SIGKILL)
+        _reap()
+        time.sleep(0.01)
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to a process, or to a group (minus its number), unless it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
 
 
 def _reap() -> None:
-    try:
+    with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    except ChildProcessError:
-        pass
 
 
 def descendants(root: int) -> list[int]:
-    """Return the living descendants of `root`, itself left out."""
+    """Return the living descendants of `root`, without `root` itself."""
     children: dict[int, list[int]] = {}
     for entry in PROC.glob("[0-9]*/stat"):
         try:
@@ -296,11 +352,9 @@ def descendants(root: int) -> list[int]:
             continue
         if state not in "ZX":
             children.setdefault(int(parent), []).append(int(entry.parent.name))
-    found, waiting = [], [root]
-    while waiting:
-        born = children.get(waiting.pop(), [])
-        found += born
-        waiting += born
+    found = list(children.get(root, []))
+    for pid in found:  # It grows while it is walked.
+        found += children.get(pid, [])
     return found
 
 
@@ -316,41 +370,34 @@ def _bytes_under(folder: Path) -> int:
     total = 0
     for root, _folders, files in os.walk(folder):
         for name in files:
-            try:
+            with contextlib.suppress(OSError):
                 total += (Path(root) / name).lstat().st_blocks * 512
-            except OSError:
-                continue
     return total
 
 
 def main() -> int:
-    """Stand over the sandbox that stdin describes, in the folder that the argument names."""
+    """Supervise the sandbox of the launch spec on stdin, in the folder that the argument names."""
     folder = Path(sys.argv[1])
-    order = json.load(sys.stdin)
+    launch_spec = json.load(sys.stdin)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return 3  # Somebody stands over this attempt already.
-        if (folder / "warden.json").exists():
-            return 3  # It ran before; an attempt runs once.
-        warden = Warden(folder, order)
+            return 3  # Another supervisor runs this attempt.
+        if (folder / "supervisor.json").exists():
+            return 3  # The attempt ran before, and an attempt runs once.
+        supervisor = Supervisor(folder, launch_spec)
         for number in (signal.SIGTERM, signal.SIGQUIT):
-            signal.signal(number, lambda got, _frame: warden.wanted.append(got))
+            signal.signal(number, lambda got, _frame: supervisor.signals.append(got))
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        write_whole(folder / "warden.json", {"pid": os.getpid(), "identity": identity(os.getpid())})
-        warden.run()
+        own = os.getpid()
+        atomic_write(folder / "supervisor.json", {"pid": own, "identity": identity(own)})
+        supervisor.run()
     return 0
 
 
-def become(limits: str, parent: str, *command: str) -> None:
-    """Bind this process and become `command`: for what is short-lived and needs no warden."""
-    confine(json.loads(limits), int(parent))
-    os.execvp(command[0], command)  # noqa: S606
-
-
 if __name__ == "__main__":
-    if sys.argv[1] == "--confine":
-        become(*sys.argv[2:])
+    if sys.argv[1] == "--child":
+        sys.exit(supervise_child(json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]))
     sys.exit(main())

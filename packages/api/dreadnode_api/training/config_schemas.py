@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from dreadnode_api.http.schemas import Request
+from dreadnode_api.sandbox.trackers import Project, Tracker
 from dreadnode_api.training.refs import Ref, SplitName
 from dreadnode_api.training.setting_metadata import (
     DATA,
@@ -21,7 +22,6 @@ from dreadnode_api.training.setting_metadata import (
     NotOffered,
     mark,
 )
-from dreadnode_api.training.tracking import Project, Tracker
 
 MAX_STEPS = 10_000_000
 

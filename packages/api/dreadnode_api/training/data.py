@@ -1,4 +1,4 @@
-"""Which data a job reads: each dataset that it names, one split of it, and where that is kept."""
+"""The data that a job reads: one split of each dataset, and where its file is."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,56 +12,56 @@ from dreadnode_api.training.refs import Ref
 from dreadnode_api.training.schemas import RlJobRequest, SftJobRequest
 
 TRAIN, EVAL = "train", "validation"
-"""The splits that are read of a dataset that has several, unless the job names another."""
+"""The splits that are used when a dataset has several and the job names none."""
 
 
 @dataclass
-class Data:
-    """What a job reads.
+class JobData:
+    """The data that a job reads.
 
     Attributes:
-        files: Paths of the `train`, the `eval` and the `trajectories` files, for the check.
-        splits: Settings that name the splits, as they are resolved.
-        read: What is read, with its digest, for the job's record.
+        files: paths of the `train`, `eval` and `trajectories` files, for the check.
+        splits: the settings that name splits, resolved.
+        sources: every split with its digest, for the record of the job.
     """
 
     files: dict[str, Any] = field(default_factory=lambda: {"train": None, "eval": None})
     splits: dict[str, str] = field(default_factory=dict)
-    read: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[dict[str, Any]] = field(default_factory=list)
 
 
-async def named(
+async def resolve_data(
     session: AsyncSession, org_id: str, request: SftJobRequest | RlJobRequest, store: BlobStore
-) -> Data:
-    """Return the data that `request` names.
+) -> JobData:
+    """Return the data that `request` refers to.
 
     Raises:
-        Invalid: a dataset, its version or its split does not exist, or it has several splits and
-            the job does not say which to evaluate on.
+        Invalid: a dataset, its version or its split does not exist, or the dataset has several
+            splits and the job does not say which one to evaluate on.
     """
-    config, data = request.config, Data()
+    config, data = request.config, JobData()
 
-    async def path(role: str, field: str, ref: Ref, split_field: str, split: str | None) -> str:
-        place = ("config", split_field if split is not None else field)
+    async def resolve(role: str, field: str, ref: Ref, split_field: str, split: str | None) -> str:
+        loc = ("config", split_field if split is not None else field)
         try:
-            found = await datasets.get_version(session, org_id, ref.name, ref.version)
-            place = ("config", split_field)
-            chosen = datasets.split_of(found, split, EVAL if role == "eval" else TRAIN)
+            version = await datasets.get_version(session, org_id, ref.name, ref.version)
+            loc = ("config", split_field)
+            found = datasets.split_of(version, split, EVAL if role == "eval" else TRAIN)
         except NotFound as error:
-            raise Invalid(error.detail, *place) from None
+            raise Invalid(error.detail, *loc) from None
         if role != "trajectories":
-            data.splits[split_field] = chosen.name
-        data.read.append(
+            data.splits[split_field] = found.name
+        data.sources.append(
             {
                 "role": role,
                 "name": ref.name,
                 "version": ref.version,
-                "split": chosen.name,
-                "rows": chosen.rows,
-                "sha256": chosen.content_sha256,
+                "split": found.name,
+                "rows": found.rows,
+                "sha256": found.content_sha256,
             }
         )
-        return str(store.path(chosen.content_sha256))
+        return str(store.path(found.content_sha256))
 
     if isinstance(request, SftJobRequest):
         train_field, train = "dataset_ref", request.config.dataset_ref
@@ -69,15 +69,15 @@ async def named(
     else:
         train_field, train = "prompt_dataset_ref", request.config.prompt_dataset_ref
         split_field, split = "prompt_split", request.config.prompt_split
-        field_ = "trajectory_dataset_refs"
+        refs_field = "trajectory_dataset_refs"
         data.files["trajectories"] = [
-            await path("trajectories", field_, ref, field_, None)
+            await resolve("trajectories", refs_field, ref, refs_field, None)
             for ref in request.config.trajectory_dataset_refs
         ]
     if train is not None:
-        data.files["train"] = await path("train", train_field, train, split_field, split)
+        data.files["train"] = await resolve("train", train_field, train, split_field, split)
     if config.eval_dataset_ref is not None:
-        data.files["eval"] = await path(
+        data.files["eval"] = await resolve(
             "eval", "eval_dataset_ref", config.eval_dataset_ref, "eval_split", config.eval_split
         )
     return data

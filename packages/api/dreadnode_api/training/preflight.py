@@ -1,80 +1,119 @@
-"""The check of a job's data in a short-lived process of the runtime, never in the API's own."""
+"""The checks of jobs that are being created: shared, bounded, and ended with their last caller.
+
+Equal checks run once, and every caller waits for the same result. A check that nobody waits for any
+more ends at once. The result is stored for the next job on the same data.
+"""
 
 import asyncio
-import json
-import math
-import os
-import tempfile
-from pathlib import Path
-from typing import Any
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
-from dreadnode_api.errors import Invalid
-from dreadnode_api.runtime_processes import environment as processes
-from dreadnode_api.runtime_processes.confined import Said, ask
+from dreadnode_api.db import Database
+from dreadnode_api.fair_queue import FairQueue, busy
 from dreadnode_api.settings import Settings
+from dreadnode_api.training import check_results
+from dreadnode_api.training.check_request import CheckRequest
+from dreadnode_api.training.checker import Checker, CheckResult
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 1000
+"""How many checks of one organization may wait."""
 
 
-class Report(BaseModel):
-    """What the data holds."""
+@dataclass(slots=True)
+class RunningCheck:
+    """A check that waits for a slot or runs.
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    Attributes:
+        started: set when it has a slot.
+        callers: how many wait for it.
+    """
 
-    rows: int
-    usable: int
-    dropped: dict[str, int] = {}
-    tokens: int
-    truncated: int = 0
+    task: asyncio.Task[CheckResult]
+    started: asyncio.Event
+    callers: int = field(default=0)
 
+    async def result(self, seconds: float | None = None) -> CheckResult | None:
+        """Return the result, or None if the check runs and is not done after SECONDS.
 
-class CheckFailed(Exception):
-    """The checking process did not do its work, which is our bug and a 500."""
+        Raises:
+            TooManyRequests: the check has not even started after SECONDS.
+            CheckFailed: the check failed without a reason of its own.
+        """
+        done, _ = await asyncio.wait({self.task}, timeout=seconds)
+        if done:
+            return self.task.result()
+        if not self.started.is_set():
+            raise busy(f"The data was not checked within {seconds:.0f} s, because other checks run")
+        return None
 
 
 class Preflight:
-    """Runs checks, a bounded number at once."""
+    """Runs checks, each of them once and a bounded number at the same time."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._room = asyncio.Semaphore(settings.preflight_at_once)
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._database = database
+        self._checker = Checker(settings)
+        self._queue = FairQueue(
+            settings.preflight_at_once, "checks", wait_seconds=None, waiting=MAX_WAITING
+        )
+        self._running: dict[str, RunningCheck] = {}
+        # Also those that nobody waits for any more, until their processes have ended.
+        self._tasks: set[asyncio.Task[CheckResult]] = set()
 
-    async def check(self, question: dict[str, Any]) -> dict[str, Any]:
-        """Return the runtime's report on the data of a job that does not exist yet.
-
-        Raises:
-            Invalid: the data cannot be trained on; the runtime says why in one sentence.
-            CheckFailed: the process failed, or answered what cannot be read.
-        """
-        async with self._room:
-            said = await self._run(json.dumps(question).encode())
-        if said.code != 0:
-            raise CheckFailed(f"the check ended with {said.code}: {said.complaint[-2000:]!r}")
+    @contextmanager
+    def check(self, request: CheckRequest) -> Iterator[RunningCheck]:
+        """Join the equal check that runs, or start one; it ends with the last caller."""
+        running = self.join(request)
         try:
-            answer = json.loads(said.output)
-            if answer["ok"] is False:
-                raise Invalid(str(answer["error"]), *(answer.get("loc") or ["config"]))
-            return Report.model_validate(answer).model_dump(exclude={"ok"})
-        except (ValueError, KeyError, TypeError, ValidationError) as error:
-            raise CheckFailed(f"the check answered {said.output[:2000]!r}") from error
+            yield running
+        finally:
+            self.leave(request, running)
 
-    async def _run(self, question: bytes) -> Said:
-        cpu_seconds = math.ceil(self._settings.preflight_timeout) * (os.cpu_count() or 1)
-        with tempfile.TemporaryDirectory(prefix="preflight-") as folder:
-            try:
-                return await ask(
-                    [*self._settings.runtime_command, "check"],
-                    question,
-                    folder=Path(folder),
-                    environment=processes.clean_environment(self._settings, Path(folder)),
-                    limits=processes.limits(self._settings) | {"cpu_seconds": cpu_seconds},
-                    seconds=self._settings.preflight_timeout,
-                )
-            except TimeoutError:
-                raise Invalid(
-                    f"Checking the data took longer than {self._settings.preflight_timeout:.0f} "
-                    "seconds; train on a smaller dataset, or raise "
-                    "`DREADNODE_PREFLIGHT_TIMEOUT` on the server",
-                    "config",
-                    "dataset_ref",
-                ) from None
+    def join(self, request: CheckRequest) -> RunningCheck:
+        """Return the equal check that runs, or start one, and become one of its callers."""
+        running = self._running.get(request.key)
+        if running is None or running.task.done():
+            started = asyncio.Event()
+            task = asyncio.create_task(self._run(request, started))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            running = self._running[request.key] = RunningCheck(task, started)
+        running.callers += 1
+        return running
+
+    def leave(self, request: CheckRequest, running: RunningCheck) -> None:
+        """Stop being a caller of a check; without callers it ends."""
+        running.callers -= 1
+        if not running.callers:
+            running.task.cancel()
+            if self._running.get(request.key) is running:
+                del self._running[request.key]
+
+    async def warm_up(self) -> None:
+        """Start the process for the first check before it is needed."""
+        await self._checker.warm_up()
+
+    async def close(self) -> None:
+        """End all checks and their processes."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._checker.close()
+
+    async def _run(self, request: CheckRequest, started: asyncio.Event) -> CheckResult:
+        async with self._queue.slot(request.org_id):
+            started.set()
+            result = await self._checker.run(request)
+        try:
+            await check_results.store(self._database, request, result)
+        except SQLAlchemyError:
+            # The next equal check runs again; this one is not lost.
+            log.exception("the result of a check cannot be stored")
+        return result

@@ -1,9 +1,8 @@
-"""What a sandbox tells becomes metrics, logs, checkpoints and in the end a state.
+"""Applies the progress events of a sandbox: metrics, logs, checkpoints and finally a status.
 
-Events of an attempt are numbered. Each is applied once and in order: one that was applied is
-answered and otherwise ignored, so a sandbox may repeat what it got no answer to; one that comes
-too early is refused. Events of an attempt that was given up, and events after the end, change
-nothing.
+Events of an attempt are numbered, and each is applied once and in order. A sandbox may repeat an
+event to which it got no response; the repeated event changes nothing. An event that arrives too
+early is refused. Events of an earlier attempt, or after the end, change nothing.
 """
 
 from typing import Any, get_args
@@ -11,31 +10,35 @@ from typing import Any, get_args
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dreadnode_api.checkpoints import records as checkpoints
+from dreadnode_api.checkpoints.records import (
+    CheckpointEvent,
+    record_saved,
+    record_writing,
+)
 from dreadnode_api.errors import Conflict, Invalid
-from dreadnode_api.jobs.records import end, lock, record, set_phase
-from dreadnode_api.models.jobs import ENDED, Job, Points, Status
+from dreadnode_api.jobs.records import end_job, lock, record_event, set_phase
+from dreadnode_api.models.jobs import ENDED, Job, MetricPoints, Status
 from dreadnode_api.training.schemas import Phase, ProgressRequest
 
 AXES = ("steps", "eval/steps")
 MAX_LIST = 100_000
 MAX_STEP = 2**53
 MAX_REASON = 2_000
-_JUDGED = {"eval_loss": "eval/loss", "eval_reward": "eval/reward"}
-"""What of a job's progress an evaluation tells, and steps leave as it is."""
+_EVALUATED = {"eval_loss": "eval/loss", "eval_reward": "eval/reward"}
+"""The fields of a job's progress that an evaluation sets and a step keeps."""
 _LEVELS = {"training_error": "error"}
 
 
 async def apply(session: AsyncSession, job_id: str, attempt: int, event: ProgressRequest) -> Job:
-    """Apply `event`, told with the key of `attempt`, and return the job as it is then.
+    """Apply `event`, sent with the token of `attempt`, and return the updated job.
 
     Raises:
         Conflict: an earlier event of the attempt is missing.
-        Invalid: the event cannot be understood.
+        Invalid: the event is invalid.
     """
     job = await lock(session, job_id)
     if (event.attempt or attempt) > attempt:
-        raise Invalid(f"This key is that of attempt {attempt}", "attempt")
+        raise Invalid(f"This token belongs to attempt {attempt}", "attempt")
     if job.status in ENDED or (event.attempt or attempt) < job.attempt:
         return job
     if event.seq is not None:
@@ -66,23 +69,35 @@ async def _apply(session: AsyncSession, job: Job, event: ProgressRequest) -> Non
     if event.metrics and kind != "training_end":
         data = {**data, "metrics": event.metrics}
     level = _LEVELS.get(kind, event.level)
-    number = record(session, job, kind, event.message, level=level, data=data)
+    number = record_event(session, job, kind, event.message, level=level, data=data)
     if event.artifacts and kind != "checkpoint_writing":
         job.artifacts = {**job.artifacts, **event.artifacts}
     if kind == "checkpoint_writing":
-        await checkpoints.begin(session, job, event, number)
+        await record_writing(session, job, _checkpoint_event(event, number))
     elif kind in ("checkpoint_saved", "training_end"):
-        await checkpoints.tell(session, job, event, number)
+        await record_saved(session, job, _checkpoint_event(event, number))
     if kind == "training_end":
         await _finish(session, job, event, number)
     elif kind == "training_error":
         await _fail(session, job, event)
     else:
-        _measure(session, job, event, number)
+        _add_metrics(session, job, event, number)
+
+
+def _checkpoint_event(event: ProgressRequest, number: int) -> CheckpointEvent:
+    ends = event.event_type == "training_end"
+    return CheckpointEvent(
+        number=number,
+        data=event.data,
+        artifacts=event.artifacts or {},
+        metrics=event.metrics,
+        ends_job=ends and event.data.get("cancelled") is not True,
+        is_save=event.event_type == "checkpoint_saved",
+    )
 
 
 def check_metrics(metrics: dict[str, Any]) -> None:
-    """Return if every metric is a number, a text or nothing, or a list of them.
+    """Check that every metric is a number, a string or null, or a list of them.
 
     Raises:
         Invalid: one is something else.
@@ -104,46 +119,50 @@ def _scalar(value: Any) -> bool:
 def _phase(session: AsyncSession, job: Job, event: ProgressRequest) -> None:
     phase = str(event.data.get("phase"))
     if phase not in get_args(Phase):
-        raise Invalid(f"`{phase}` is no phase of a job", "data", "phase")
+        raise Invalid(f"`{phase}` is not a phase of a job", "data", "phase")
     reason = event.data.get("reason") or event.message
     if reason is not None and not (isinstance(reason, str) and len(reason) <= MAX_REASON):
         raise Invalid(
-            f"`reason` must be a text of at most {MAX_REASON:,} characters", "data", "reason"
+            f"`reason` must be a string of at most {MAX_REASON:,} characters", "data", "reason"
         )
     if job.phase != "cancelling":
         set_phase(session, job, phase, reason)
 
 
 async def _start(session: AsyncSession, job: Job, event: ProgressRequest) -> None:
-    """Begin, or go on from a checkpoint: what an earlier attempt told beyond it is told again."""
-    told = event.data.get("start", event.data.get("step"))
-    step = 0 if told is None else _whole(told)
+    """Start, or resume from a checkpoint and drop the metrics after it, which are sent again."""
+    value = event.data.get("start", event.data.get("step"))
+    step = 0 if value is None else _int(value)
     if step is None or step < 0:
-        raise Invalid("The step to go on from must be a whole number from 0 on", "data", "start")
+        raise Invalid(
+            "The step to resume from must be a whole number of at least 0", "data", "start"
+        )
     if job.start_step is not None:
-        # The engine may have lost the checkpoint that the repetition was handed.
+        # The engine may have lost the checkpoint that the retry should resume from.
         job.start_step = min(job.start_step, step)
-    await session.execute(delete(Points).where(Points.job_id == job.id, Points.step > step))
+    await session.execute(
+        delete(MetricPoints).where(MetricPoints.job_id == job.id, MetricPoints.step > step)
+    )
     if job.phase != "cancelling":
         set_phase(session, job, "training")
 
 
 def _step(job: Job, event: ProgressRequest) -> None:
-    told = event.data
+    data = event.data
     job.progress = {
-        **{name: value for name, value in (job.progress or {}).items() if name in _JUDGED},
-        "step": _whole(told.get("step")),
-        "steps": _whole(told.get("steps")),
-        "tokens": _whole(told.get("tokens_total", told.get("tokens"))),
-        "loss": _newest(event.metrics.get("train/loss", told.get("loss"))),
+        **{name: value for name, value in (job.progress or {}).items() if name in _EVALUATED},
+        "step": _int(data.get("step")),
+        "steps": _int(data.get("steps")),
+        "tokens": _int(data.get("tokens_total", data.get("tokens"))),
+        "loss": _newest(event.metrics.get("train/loss", data.get("loss"))),
         "reward": _newest(event.metrics.get("train/reward")),
-        "seconds_left": _number(told.get("seconds_left")),
+        "seconds_left": _number(data.get("seconds_left")),
     }
 
 
 def _evaluation(job: Job, event: ProgressRequest) -> None:
-    told = {name: _newest(event.metrics.get(metric)) for name, metric in _JUDGED.items()}
-    known = {name: value for name, value in told.items() if value is not None}
+    values = {name: _newest(event.metrics.get(metric)) for name, metric in _EVALUATED.items()}
+    known = {name: value for name, value in values.items() if value is not None}
     # A loop may evaluate before its first step.
     job.progress = {"step": 0, **(job.progress or {}), **known}
 
@@ -152,7 +171,7 @@ def _newest(value: Any) -> float | None:
     return _number(value[-1] if isinstance(value, list) and value else value)
 
 
-def _whole(value: Any) -> int | None:
+def _int(value: Any) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
@@ -161,44 +180,43 @@ def _number(value: Any) -> float | None:
     return float(value) if is_number else None
 
 
-def _measure(session: AsyncSession, job: Job, event: ProgressRequest, number: int) -> None:
-    """Append lists and replace scalars."""
+def _add_metrics(session: AsyncSession, job: Job, event: ProgressRequest, number: int) -> None:
+    """Append the lists and replace the scalars."""
     lists = {name: v for name, v in event.metrics.items() if isinstance(v, list)}
     scalars = {name: v for name, v in event.metrics.items() if not isinstance(v, list)}
     if lists:
-        told = event.data.get("step")
-        axis = next((lists[name] for name in AXES if lists.get(name)), [told])
+        axis = next((lists[name] for name in AXES if lists.get(name)), [event.data.get("step")])
         step = _number(axis[-1]) or 0.0
         if not 0 <= step < MAX_STEP:
-            raise Invalid(f"A step must lie between 0 and {MAX_STEP:,}", "metrics")
-        session.add(Points(job_id=job.id, number=number, step=int(step), lists=lists))
+            raise Invalid(f"A step must be between 0 and {MAX_STEP:,}", "metrics")
+        session.add(MetricPoints(job_id=job.id, number=number, step=int(step), lists=lists))
     if scalars:
         job.scalars = {**job.scalars, **scalars}
 
 
 async def _finish(session: AsyncSession, job: Job, event: ProgressRequest, number: int) -> None:
-    """Replace the metrics by the final ones, which repeat the whole series, and end the job."""
+    """Replace the metrics by the final ones, which hold the whole history, and end the job."""
     if event.metrics:
-        await session.execute(delete(Points).where(Points.job_id == job.id))
+        await session.execute(delete(MetricPoints).where(MetricPoints.job_id == job.id))
         lists = {name: v for name, v in event.metrics.items() if isinstance(v, list)}
         job.scalars = {n: v for n, v in event.metrics.items() if not isinstance(v, list)}
         if lists:
-            session.add(Points(job_id=job.id, number=number, step=0, lists=lists))
+            session.add(MetricPoints(job_id=job.id, number=number, step=0, lists=lists))
     cancelled = event.data.get("cancelled") is True
-    await end(session, job, Status.CANCELLED if cancelled else Status.COMPLETED)
+    await end_job(session, job, Status.CANCELLED if cancelled else Status.COMPLETED)
 
 
 async def _fail(session: AsyncSession, job: Job, event: ProgressRequest) -> None:
-    """End the job, unless the fault is not its own: then the dispatcher may try it again."""
-    sentence = event.error or event.message or "The training loop failed without saying why"
+    """End the job, unless the infrastructure failed: then the dispatcher may retry it."""
+    message = event.error or event.message or "The training loop failed without an error message"
     if event.data.get("fault") == "infrastructure":
-        set_phase(session, job, job.phase or "starting", sentence)
+        set_phase(session, job, job.phase or "starting", message)
         return
     code = event.data.get("code")
-    await end(
+    await end_job(
         session,
         job,
         Status.FAILED,
-        error=sentence,
+        error=message,
         code=code[:64] if isinstance(code, str) else "training_error",
     )

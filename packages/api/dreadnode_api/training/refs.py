@@ -1,4 +1,4 @@
-"""How a wish for a job names what was pushed before."""
+"""References in a job request to datasets and capabilities, by name and version."""
 
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from dreadnode_api.http.schemas import Request
 
 
 class Ref(Request):
-    """Something that was pushed, by name and version."""
+    """A dataset or a capability, by name and version."""
 
     name: str = Field(pattern=NAME)
     version: str = Field(pattern=VERSION)
@@ -19,13 +19,13 @@ class Ref(Request):
 
 
 SplitName = Annotated[str, Field(pattern=SPLIT)]
-"""One of the splits that a dataset has."""
+"""The name of a split of a dataset."""
 
 
 def evaluated(config: Any, trained_on: str) -> Any:
-    """Return CONFIG, as it arrives, with `eval_dataset_ref` where only a split of it is named.
+    """Return the raw CONFIG with `eval_dataset_ref` filled in if it has only `eval_split`.
 
-    A split to evaluate on, without a dataset, is one of the dataset in TRAINED_ON.
+    An evaluation split without a dataset belongs to the dataset in the field TRAINED_ON.
     """
     if not isinstance(config, dict) or config.get("eval_split") is None:
         return config
@@ -33,6 +33,6 @@ def evaluated(config: Any, trained_on: str) -> Any:
         return config
     if config.get(trained_on) is None:
         raise ValueError(
-            f"`eval_split` has no effect without `eval_dataset_ref` or `{trained_on}`; give both"
+            f"`eval_split` has no effect without `eval_dataset_ref` or `{trained_on}`; set one"
         )
     return {**config, "eval_dataset_ref": config[trained_on]}

@@ -1,4 +1,4 @@
-"""Repeating an ended job, from where it can be gone on from."""
+"""Retries an ended job, from its newest checkpoint."""
 
 import hashlib
 
@@ -6,21 +6,33 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.auth.deps import WorkspaceScope
-from dreadnode_api.checkpoints.resume_point import Remains, remains_of
+from dreadnode_api.checkpoints.resume_point import ResumePoint, find_resume_point
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import Conflict
-from dreadnode_api.jobs.records import record
+from dreadnode_api.jobs.records import record_event
+from dreadnode_api.jobs.service import (
+    QUEUED_PHASE,
+    QUEUED_REASON,
+    enqueue,
+    get_job,
+    metric_history,
+)
 from dreadnode_api.models.base import new_id
-from dreadnode_api.models.jobs import Job, Points, Status
+from dreadnode_api.models.jobs import Job, MetricPoints, Status
 from dreadnode_api.training.checks import still_served
-from dreadnode_api.training.service import enqueue, get_job, points, same_wish
+from dreadnode_api.training.service import find_by_idempotency_key
 
-FROM_START = Remains({}, step=0, let_go=False)
+FROM_START = ResumePoint({}, step=0, has_expired=False)
+_COPIED = (
+    "lineage", "org_id", "workspace_id", "name", "backend", "trainer_type", "algorithm", "model",
+    "trained_model", "rehearsal", "capability", "project_ref", "run_ref", "tags", "config",
+    "preflight",
+)  # fmt: skip
 
 
 async def retry_job(
-    place: WorkspaceScope,
+    scope: WorkspaceScope,
     job_id: str,
     key: str | None,
     *,
@@ -28,110 +40,107 @@ async def retry_job(
     database: Database,
     engine: EngineClient,
 ) -> tuple[Job, bool]:
-    """Return a new queued job that repeats an ended one, or that of the same key, and which.
+    """Return a new queued job that retries an ended one, or the job of this idempotency key.
 
-    It goes on from the newest checkpoint that is left of the job that it repeats; of one that
-    never had any, or with `from_start`, it starts over.
+    The retry resumes from the newest checkpoint that is left. It starts over with `from_start`, and
+    if the job never had a checkpoint. The second value tells whether the job is new.
 
     Raises:
-        Conflict: the job has not ended, or is complete, or has lost its checkpoints, or the key
-            was used for something else.
-        Invalid: the engine cannot train its model any more.
+        Conflict: the job has not ended, or is complete, or all its checkpoints have expired, or
+            the idempotency key was used for another request.
+        Invalid: the engine cannot train the job's model any more.
         NotFound: there is no such job.
     """
-    wish = f"retry {job_id}" + (" from start" if from_start else "")
-    digest = hashlib.sha256(wish.encode()).hexdigest()
-    if key is not None and (known := await same_wish(database, place, key, digest)):
+    request = f"retry {job_id}" + (" from start" if from_start else "")
+    digest = hashlib.sha256(request.encode()).hexdigest()
+    if key is not None and (known := await find_by_idempotency_key(database, scope, key, digest)):
         return known, False
     async with database.reading() as session:
-        old = await _repeatable(session, place, job_id)
-        await _beginning(session, old, from_start=from_start)
+        old = await _get_retryable(session, scope, job_id)
+        await _resume_point(session, old, from_start=from_start)
     still_served(old.trained_model, await engine.capabilities())
     try:
         async with database.writing() as session:
-            old = await _repeatable(session, place, job_id)
-            remains = await _beginning(session, old, from_start=from_start)
-            return await _repeat(session, place, old, remains, key, digest), True
+            old = await _get_retryable(session, scope, job_id)
+            resume_point = await _resume_point(session, old, from_start=from_start)
+            return await _create_retry(session, scope, old, resume_point, key, digest), True
     except IntegrityError:
-        known = await same_wish(database, place, key or "", digest)
+        known = await find_by_idempotency_key(database, scope, key or "", digest)
         if known is None:
             raise
         return known, False
 
 
-async def _repeatable(session: AsyncSession, place: WorkspaceScope, job_id: str) -> Job:
-    old = await get_job(session, place.workspace_id, job_id)
-    if old.status not in (Status.FAILED, Status.CANCELLED):
+async def _get_retryable(session: AsyncSession, scope: WorkspaceScope, job_id: str) -> Job:
+    job = await get_job(session, scope.workspace_id, job_id)
+    if job.status not in (Status.FAILED, Status.CANCELLED):
         raise Conflict(
-            f"The job `{job_id}` is {old.status}; only a failed or cancelled job can be repeated"
+            f"The job `{job_id}` is {job.status}; only a failed or cancelled job can be retried"
         )
-    return old
+    return job
 
 
-async def _beginning(session: AsyncSession, old: Job, *, from_start: bool) -> Remains:
-    """Return what the repetition goes on from.
+async def _resume_point(session: AsyncSession, old: Job, *, from_start: bool) -> ResumePoint:
+    """Return where the retry starts.
 
     Raises:
-        Conflict: that was there once, and nobody has said that the steps may be taken again.
+        Conflict: all checkpoints have expired, and the request does not ask to start over.
     """
     if from_start:
         return FROM_START
-    remains = await remains_of(session, old)
-    if remains.let_go:
+    found = await find_resume_point(session, old)
+    if found.has_expired:
         raise Conflict(
-            f"All checkpoints of the job `{old.id}` have expired, so it would start over from "
-            f"step 0; if you want that, say `dn train retry {old.id} --from-start`, or "
+            f"All checkpoints of the job `{old.id}` have expired, so the retry would start over "
+            f"from step 0; to do that, run `dn train retry {old.id} --from-start`, or send "
             "`from_start: true` in the request's body"
         )
-    return remains
+    return found
 
 
-async def _repeat(
+async def _create_retry(
     session: AsyncSession,
-    place: WorkspaceScope,
+    scope: WorkspaceScope,
     old: Job,
-    remains: Remains,
+    resume_point: ResumePoint,
     key: str | None,
     digest: str,
 ) -> Job:
-    names = (
-        "lineage", "org_id", "workspace_id", "name", "backend", "trainer_type", "algorithm",
-        "model", "trained_model", "rehearsal", "capability", "project_ref", "run_ref", "tags",
-        "config", "preflight",
-    )  # fmt: skip
-    capability = old.artifacts.get("capability")
+    artifacts = dict(resume_point.artifacts)
+    if capability := old.artifacts.get("capability"):
+        artifacts["capability"] = capability
     job = Job(
         id=new_id(),
         retry_of=old.id,
-        start_step=remains.step,
+        start_step=resume_point.step,
         idempotency_key=key,
         request_sha256=digest,
-        created_by=place.caller.user_id,
+        created_by=scope.caller.user_id,
         events=0,
-        artifacts={"capability": capability} | remains.artifacts
-        if capability
-        else remains.artifacts,
-        **{name: getattr(old, name) for name in names},
+        artifacts=artifacts,
+        **{name: getattr(old, name) for name in _COPIED},
     )
-    await enqueue(session, job)
-    if remains.artifacts:
-        # The series so far; the new job's start cuts them off at the checkpoint it goes on from.
-        for each in await points(session, old.id):
-            session.add(Points(job_id=job.id, number=each.number, step=each.step, lists=each.lists))
+    await enqueue(session, job, QUEUED_PHASE, QUEUED_REASON)
+    if resume_point.artifacts:
+        # The history so far; the start of the new job drops what comes after its checkpoint.
+        for each in await metric_history(session, old.id):
+            session.add(
+                MetricPoints(job_id=job.id, number=each.number, step=each.step, lists=each.lists)
+            )
     job.events = max(job.events, old.events)
-    record(
+    record_event(
         session,
         job,
         "log",
-        f"This job repeats `{old.id}` {_begins(remains)}",
-        data={"retry_of": old.id, "start_step": remains.step},
+        f"This job retries `{old.id}` {_describe_start(resume_point)}",
+        data={"retry_of": old.id, "start_step": resume_point.step},
     )
     return job
 
 
-def _begins(remains: Remains) -> str:
-    if not remains.artifacts:
+def _describe_start(resume_point: ResumePoint) -> str:
+    if not resume_point.artifacts:
         return "and starts over from step 0"
-    if remains.step is None:
-        return "and goes on from its newest checkpoint"
-    return f"and goes on from the checkpoint of step {remains.step}"
+    if resume_point.step is None:
+        return "and resumes from its newest checkpoint"
+    return f"and resumes from the checkpoint of step {resume_point.step}"

@@ -1,8 +1,9 @@
-"""Jobs, as people use them."""
+"""Routes of jobs for users."""
 
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from sqlalchemy import select
 
 from dreadnode_api.auth.deps import Member, Reader
@@ -10,16 +11,16 @@ from dreadnode_api.errors import ERRORS
 from dreadnode_api.http.deps import (
     InDatabase,
     InEngine,
-    InSettings,
-    InStore,
     ReadSession,
     WriteSession,
 )
+from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.schemas import TimestampInput
+from dreadnode_api.jobs import service as jobs
+from dreadnode_api.jobs.deps import JobId, JobReader
 from dreadnode_api.models.jobs import Event, Job, Status
-from dreadnode_api.training import retry as repetition
-from dreadnode_api.training import service
-from dreadnode_api.training.deps import IdempotencyKey, InPreflight, JobId, JobReader
+from dreadnode_api.training import retry, service
+from dreadnode_api.training.deps import IdempotencyKey, InServices
 from dreadnode_api.training.schemas import (
     Artifacts,
     Backend,
@@ -46,35 +47,34 @@ LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
     responses={200: {"model": TrainingJob, "description": "The job of this idempotency key"}},
 )
 async def create_training_job(
-    place: Member,
+    scope: Member,
     request: Annotated[JobRequest, Body()],
     response: Response,
+    connection: Request,
     database: InDatabase,
-    engine: InEngine,
-    store: InStore,
-    preflight: InPreflight,
-    settings: InSettings,
+    services: InServices,
     idempotency_key: IdempotencyKey = None,
 ) -> TrainingJob:
-    """Check a job from its model to its data, and queue it if nothing speaks against it."""
+    """Check a job from its model to its data, and put it into the queue if all checks pass.
+
+    The response comes within 30 seconds. A job whose data takes longer to check is created in the
+    phase `validating`, and fails with the message of the check if its data cannot be trained on.
+    """
     job, new = await service.create_job(
-        place,
+        scope,
         request,
         idempotency_key,
-        database=database,
-        engine=engine,
-        store=store,
-        preflight=preflight,
-        settings=settings,
+        services=services,
+        while_connected=partial(while_connected, connection),
     )
     response.status_code = 201 if new else 200
     async with database.reading() as session:
-        return job_view(job, await service.creator(session, job))
+        return job_view(job, await jobs.get_creator(session, job))
 
 
 @router.get("")
 async def list_training_jobs(
-    place: Reader,
+    scope: Reader,
     session: ReadSession,
     page: Annotated[int, Query(ge=1, le=1_000_000)] = 1,
     page_size: Annotated[int, Query(ge=1, le=100)] = 20,
@@ -90,25 +90,25 @@ async def list_training_jobs(
         "trainer_type": trainer_type,
         "project_ref": project_ref,
     }
-    found, total = await service.list_jobs(session, place.workspace_id, filters, page, page_size)
+    found, total = await jobs.list_jobs(session, scope.workspace_id, filters, page, page_size)
     items = [job_view(job, user) for job, user in found]
     return JobPage(items=items, total=total, page=page, page_size=page_size)
 
 
 @router.get("/{job_id}")
-async def get_training_job(place: JobReader, session: ReadSession) -> TrainingJob:
-    """Return a job with its series, and the last lines of its log if it has failed."""
-    job = await service.get_job(session, place.workspace_id, place.job_id)
-    points = await service.points(session, job.id)
-    last = await service.last_lines(session, job) if job.status == Status.FAILED else []
-    return job_view(job, await service.creator(session, job), points, last)
+async def get_training_job(scope: JobReader, session: ReadSession) -> TrainingJob:
+    """Return a job with its metric history, and the last lines of its log if it has failed."""
+    job = await jobs.get_job(session, scope.workspace_id, scope.job_id)
+    history = await jobs.metric_history(session, job.id)
+    last_lines = await jobs.last_lines(session, job) if job.status == Status.FAILED else []
+    return job_view(job, await jobs.get_creator(session, job), history, last_lines)
 
 
 @router.post("/{job_id}/cancel")
-async def cancel_training_job(place: Member, job_id: JobId, session: WriteSession) -> TrainingJob:
-    """End a queued job at once, and a running one after its step, with a checkpoint."""
-    job = await service.cancel_job(session, place.workspace_id, job_id)
-    return job_view(job, await service.creator(session, job))
+async def cancel_training_job(scope: Member, job_id: JobId, session: WriteSession) -> TrainingJob:
+    """End a queued job at once; a running job saves a checkpoint and ends after its step."""
+    job = await jobs.cancel_job(session, scope.workspace_id, job_id)
+    return job_view(job, await jobs.get_creator(session, job))
 
 
 @router.post(
@@ -117,44 +117,48 @@ async def cancel_training_job(place: Member, job_id: JobId, session: WriteSessio
     responses={200: {"model": TrainingJob, "description": "The job of this idempotency key"}},
 )
 async def retry_training_job(
-    place: Member,
+    scope: Member,
     job_id: JobId,
     response: Response,
     database: InDatabase,
     engine: InEngine,
-    wish: RetryRequest | None = None,
+    body: RetryRequest | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> TrainingJob:
-    """Queue a new job that repeats this one from its newest checkpoint; no body is needed.
+    """Queue a new job that retries this one from its newest checkpoint; the body is optional.
 
-    `start_step` says where it begins. One whose checkpoints have all expired is a 409, unless it
-    may start over.
+    `start_step` is the step from which it resumes. If all checkpoints have expired, the response is
+    409, unless the request asks to start over.
     """
-    job, new = await repetition.retry_job(
-        place,
+    job, new = await retry.retry_job(
+        scope,
         job_id,
         idempotency_key,
-        from_start=wish is not None and wish.from_start,
+        from_start=body is not None and body.from_start,
         database=database,
         engine=engine,
     )
     response.status_code = 201 if new else 200
     async with database.reading() as session:
-        return job_view(job, await service.creator(session, job))
+        return job_view(job, await jobs.get_creator(session, job))
 
 
 @router.get("/{job_id}/logs")
 async def get_training_job_logs(
-    place: JobReader,
+    scope: JobReader,
     session: ReadSession,
-    after: Annotated[int, Query(ge=0, le=2**31 - 1, description="Lines behind this cursor")] = 0,
-    level: Annotated[Level, Query(description="The least level")] = "debug",
-    since: Annotated[TimestampInput | None, Query(description="Lines from then on")] = None,
-    tail: Annotated[int | None, Query(ge=1, le=10_000, description="Only the last lines")] = None,
+    after: Annotated[
+        int, Query(ge=0, le=2**31 - 1, description="Only lines after this cursor")
+    ] = 0,
+    level: Annotated[Level, Query(description="The lowest level")] = "debug",
+    since: Annotated[TimestampInput | None, Query(description="Only lines since this time")] = None,
+    tail: Annotated[
+        int | None, Query(ge=1, le=10_000, description="Only this many last lines")
+    ] = None,
     query: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")] = None,
 ) -> LogPage:
     """Return the log of a job, oldest line first; without `tail`, at most 10,000 lines."""
-    job: Job = await service.get_job(session, place.workspace_id, place.job_id)
+    job: Job = await jobs.get_job(session, scope.workspace_id, scope.job_id)
     statement = select(Event).where(
         Event.job_id == job.id, Event.number > after, Event.message.is_not(None)
     )
@@ -171,7 +175,7 @@ async def get_training_job_logs(
 
 
 @router.get("/{job_id}/artifacts")
-async def get_training_job_artifacts(place: JobReader, session: ReadSession) -> Artifacts:
-    """Return what a job has made so far."""
-    job = await service.get_job(session, place.workspace_id, place.job_id)
+async def get_training_job_artifacts(scope: JobReader, session: ReadSession) -> Artifacts:
+    """Return the artifacts of a job so far."""
+    job = await jobs.get_job(session, scope.workspace_id, scope.job_id)
     return Artifacts(artifacts=job.artifacts)

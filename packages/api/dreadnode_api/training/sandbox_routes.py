@@ -1,4 +1,4 @@
-"""What the sandbox of a job tells and hands in."""
+"""Routes for the sandbox of a job: progress events and files."""
 
 from typing import Annotated
 
@@ -8,11 +8,11 @@ from starlette.responses import FileResponse
 
 from dreadnode_api.errors import ERRORS, Conflict, NotFound
 from dreadnode_api.http.deps import InDatabase, InSettings, InStore, ReadSession, WriteSession
-from dreadnode_api.jobs import files
+from dreadnode_api.jobs import files, service
+from dreadnode_api.jobs.deps import JobReader, JobSandbox, ReportingSandbox
 from dreadnode_api.jobs.records import lock
 from dreadnode_api.models.jobs import ENDED, JobFile
-from dreadnode_api.training import progress, service
-from dreadnode_api.training.deps import JobReader, JobSandbox, LastWords
+from dreadnode_api.training import progress
 from dreadnode_api.training.schemas import (
     JobFileList,
     JobFileView,
@@ -27,14 +27,14 @@ router = APIRouter(
 )
 
 PART = "[A-Za-z0-9][A-Za-z0-9._-]*"
-# OpenAPI knows no slashes in a parameter of the path, so it is told of one part only.
+# OpenAPI allows no slash in a path parameter, so it describes one part only.
 FilePath = Annotated[
     str,
     Path(
         max_length=300,
         pattern=f"^{PART}(/{PART})*$",
         json_schema_extra={"pattern": f"^{PART}$"},
-        description="Parts with slashes between them",
+        description="Path of the file, with slashes between its parts",
     ),
 ]
 
@@ -48,19 +48,19 @@ FILE_BODY = {
 
 @router.post("/progress", openapi_extra={"security": [{"HTTPBearer": []}, {"APIKeyHeader": []}]})
 async def post_progress(
-    place: LastWords, event: ProgressRequest, session: WriteSession
+    scope: ReportingSandbox, event: ProgressRequest, session: WriteSession
 ) -> TrainingJob:
-    """Take in an event; the answer tells the sandbox whether to stop."""
-    attempt = place.caller.attempt or 1
-    job = await progress.apply(session, place.job_id, attempt, event)
+    """Apply a progress event; the response tells the sandbox whether to stop."""
+    attempt = scope.caller.attempt or 1
+    job = await progress.apply(session, scope.job_id, attempt, event)
     await session.flush()
     return job_view(job, None)
 
 
 @router.get("/rl-context")
-async def get_rl_context(place: JobReader, session: ReadSession) -> RLContext:
-    """Return what a reinforcement-learning sandbox needs beside its config."""
-    job = await service.get_job(session, place.workspace_id, place.job_id)
+async def get_rl_context(scope: JobReader, session: ReadSession) -> RLContext:
+    """Return what a reinforcement-learning sandbox needs besides its config."""
+    job = await service.get_job(session, scope.workspace_id, scope.job_id)
     return RLContext(
         capability_entry_prompt=job.config.get("system_prompt"),
         reward_recipe=job.config.get("reward_recipe"),
@@ -69,30 +69,30 @@ async def get_rl_context(place: JobReader, session: ReadSession) -> RLContext:
 
 @router.put("/files/{path:path}", status_code=201, openapi_extra=FILE_BODY)
 async def put_file(
-    place: JobSandbox,
+    scope: JobSandbox,
     path: FilePath,
     request: Request,
     database: InDatabase,
     store: InStore,
     settings: InSettings,
 ) -> JobFileView:
-    """Hand in a file; the same path again replaces it."""
+    """Upload a file; a second upload to the same path replaces it."""
     async with (
         store.receiving(request.stream(), settings.max_file_bytes) as incoming,
         database.writing() as session,
     ):
-        job = await lock(session, place.job_id)
-        if job.status in ENDED or job.attempt != place.caller.attempt:
-            raise Conflict("This attempt has ended and takes no more files")
-        await files.add(session, job, path, incoming, settings)
+        job = await lock(session, scope.job_id)
+        if job.status in ENDED or job.attempt != scope.caller.attempt:
+            raise Conflict("This attempt has ended and accepts no more files")
+        await files.add_file(session, job, path, incoming, settings)
         incoming.keep()
     return JobFileView(path=path, bytes=incoming.bytes, sha256=incoming.sha256)
 
 
 @router.get("/files")
-async def list_files(place: JobReader, session: ReadSession) -> JobFileList:
-    """List the files that the job has handed in."""
-    job = await service.get_job(session, place.workspace_id, place.job_id)
+async def list_files(scope: JobReader, session: ReadSession) -> JobFileList:
+    """List the files of a job."""
+    job = await service.get_job(session, scope.workspace_id, scope.job_id)
     found = await session.scalars(
         select(JobFile).where(JobFile.job_id == job.id).order_by(JobFile.path)
     )
@@ -107,11 +107,11 @@ async def list_files(place: JobReader, session: ReadSession) -> JobFileList:
     responses={200: {"content": {"application/octet-stream": {}}, "description": "The bytes"}},
 )
 async def get_file(
-    place: JobReader, path: FilePath, database: InDatabase, store: InStore
+    scope: JobReader, path: FilePath, database: InDatabase, store: InStore
 ) -> FileResponse:
-    """Return the bytes of a file."""
+    """Return the content of a file."""
     async with database.reading() as session:
-        job = await service.get_job(session, place.workspace_id, place.job_id)
+        job = await service.get_job(session, scope.workspace_id, scope.job_id)
         found = await session.get(JobFile, (job.id, path))
     if found is None:
         raise NotFound(f"The job `{job.id}` has no file `{path}`")

@@ -1,17 +1,20 @@
-"""From rows to what a client is shown."""
+"""Turns rows of the database into responses."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreadnode_api.models.auth import User
-from dreadnode_api.models.jobs import Event, Job, Points
+from dreadnode_api.models.jobs import Event, Job, MetricPoints
 from dreadnode_api.training.schemas import Capability, CreatedBy, LogEntry, Progress, TrainingJob
 
 
 def job_view(
-    job: Job, creator: User | None, points: Sequence[Points] = (), last: Sequence[str] = ()
+    job: Job,
+    creator: User | None,
+    history: Sequence[MetricPoints] = (),
+    last_lines: Sequence[str] = (),
 ) -> TrainingJob:
-    """Return what a client is shown of `job`; `points` are its series, `last` its last lines."""
+    """Return the response for `job`, with its metric history and the last lines of its log."""
     config = job.config
     return TrainingJob.model_validate(
         {
@@ -24,8 +27,8 @@ def job_view(
             "prompt_dataset_ref": config.get("prompt_dataset_ref"),
             "trajectory_dataset_refs": config.get("trajectory_dataset_refs") or [],
             "progress": None if job.progress is None else Progress(**job.progress),
-            "metrics": {**job.scalars, **series(points)},
-            "error_log": list(last),
+            "metrics": {**job.scalars, **merge_history(history)},
+            "error_log": list(last_lines),
             "created_by_email": creator.email if creator else None,
             "created_by_user": creator and _creator(creator),
         }
@@ -44,17 +47,17 @@ def _creator(user: User) -> CreatedBy:
     return CreatedBy(id=user.id, email=user.email, username=user.username, full_name=user.full_name)
 
 
-def series(points: Sequence[Points]) -> Mapping[str, list[Any]]:
-    """Return the metrics that are lists: those of each event, one behind the other."""
+def merge_history(history: Sequence[MetricPoints]) -> Mapping[str, list[Any]]:
+    """Return the list-valued metrics of a job, concatenated in the order of its events."""
     joined: dict[str, list[Any]] = {}
-    for each in points:
+    for each in history:
         for name, values in each.lists.items():
             joined.setdefault(name, []).extend(values)
     return joined
 
 
 def log_view(event: Event) -> LogEntry:
-    """Return an event as a line of the log."""
+    """Return an event as a line of the job's log."""
     return LogEntry.model_validate(
         {
             "timestamp": event.created_at,

@@ -7,6 +7,7 @@ loaded is refused: training it in some generic format would be training another 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -373,6 +374,7 @@ def plain_message(message: Message) -> dict[str, Any]:
     return plainly
 
 
+@lru_cache(maxsize=8)
 def load_rendering(
     model: str, *, rehearsal: bool, tokenizer: str, renderer: str | None = None
 ) -> Rendering:

@@ -1,8 +1,8 @@
-"""What starts a sandbox and ends it.
+"""Runners, which start and end sandboxes.
 
-A runner is one module here with a function `create(settings)` that returns a `Runner`, or raises
-`SettingsError` with what is missing. Its name is what `DREADNODE_RUNNER` and `dn serve --runner`
-take, so a further runner is one further file.
+A runner is a module in this folder with a function `create(settings)` that returns a `Runner` or
+raises `SettingsError`. `DREADNODE_RUNNER` and `dn serve --runner` take its name, so adding a runner
+means adding one file.
 """
 
 from importlib import import_module
@@ -13,7 +13,7 @@ from dreadnode_api.settings import Settings, SettingsError
 
 
 def names() -> list[str]:
-    """Return the names of the runners that there are."""
+    """Return the names of the available runners."""
     return sorted(module.name for module in iter_modules(__path__))
 
 
@@ -21,7 +21,7 @@ def create(settings: Settings) -> Runner:
     """Return the runner that the settings name.
 
     Raises:
-        SettingsError: there is none of this name, or something that it needs is missing.
+        SettingsError: the name is unknown, or the runner lacks something that it needs.
     """
     if settings.runner not in names():
         known = ", ".join(f"`{name}`" for name in names())

@@ -1,4 +1,4 @@
-"""Where the repetition of a job begins, and that nobody takes steps again without knowing."""
+"""Where a retry resumes, and that no retry repeats steps without a request to do so."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ async def ended(api: Any, *steps: int, best: int | None = None, start: int = 0) 
     return job
 
 
-async def let_go(api: Any, steps: Sequence[int]) -> None:
+async def expire(api: Any, steps: Sequence[int]) -> None:
     async with api.database.writing() as session:
         paths = [PATH.format(step) for step in steps]
         where = Checkpoint.path.in_(paths)
@@ -49,22 +49,22 @@ async def queued(api: Any) -> Any:
     return await api.job()
 
 
-async def test_a_repetition_says_from_which_step_it_goes_on(api: Any, queued: Any) -> None:
+async def test_a_retry_reports_the_step_from_which_it_resumes(api: Any, queued: Any) -> None:
     job = await ended(api, 10, 20)
 
     repeated = (await retry(api, job)).json()
 
     assert repeated["start_step"] == 20
     log = (await api("GET", f"{api.jobs}/{repeated['id']}/logs")).json()["items"]
-    told = f"This job repeats `{job['id']}` and goes on from the checkpoint of step 20"
+    told = f"This job retries `{job['id']}` and resumes from the checkpoint of step 20"
     assert told in [line["message"] for line in log]
 
 
-async def test_where_the_newest_has_expired_it_goes_on_from_the_newest_that_is_ready(
+async def test_a_retry_resumes_from_the_newest_checkpoint_that_has_not_expired(
     api: Any, queued: Any
 ) -> None:
     job = await ended(api, 10, 20, 30, 40, best=10)
-    await let_go(api, [20, 40])
+    await expire(api, [20, 40])
 
     repeated = (await retry(api, job)).json()
 
@@ -76,9 +76,7 @@ async def test_where_the_newest_has_expired_it_goes_on_from_the_newest_that_is_r
     }
 
 
-async def test_a_job_that_never_saved_a_checkpoint_starts_over_without_being_asked(
-    api: Any, queued: Any
-) -> None:
+async def test_a_job_without_checkpoints_starts_over(api: Any, queued: Any) -> None:
     job = await ended(api)
 
     repeated = await retry(api, job)
@@ -86,17 +84,17 @@ async def test_a_job_that_never_saved_a_checkpoint_starts_over_without_being_ask
     assert (repeated.status_code, repeated.json()["start_step"]) == (201, 0)
 
 
-async def test_a_job_whose_checkpoints_have_all_expired_is_not_started_over_unless_that_is_wished(
+async def test_a_job_whose_checkpoints_have_all_expired_starts_over_only_on_request(
     api: Any, queued: Any
 ) -> None:
     job = await ended(api, 10, 20)
-    await let_go(api, [10, 20])
+    await expire(api, [10, 20])
 
     refused = await retry(api, job)
     assert (refused.status_code, refused.json()["type"]) == (409, "conflict_error")
     assert refused.json()["detail"] == (
-        f"All checkpoints of the job `{job['id']}` have expired, so it would start over from step "
-        f"0; if you want that, say `dn train retry {job['id']} --from-start`, or "
+        f"All checkpoints of the job `{job['id']}` have expired, so the retry would start over "
+        f"from step 0; to do that, run `dn train retry {job['id']} --from-start`, or send "
         "`from_start: true` in the request's body"
     )
     assert await api.count() == 1
@@ -126,7 +124,7 @@ async def test_a_repetition_that_saved_nothing_is_repeated_from_what_it_was_hand
     first = await ended(api, 10, 20)
     await retry(api, first)
     second = await ended(api, start=20)
-    await let_go(api, [20])
+    await expire(api, [20])
 
     third = await retry(api, second)
 

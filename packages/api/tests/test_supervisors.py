@@ -1,4 +1,4 @@
-"""Sandboxes as processes: what the runner promises when something of them is killed or late."""
+"""Sandboxes as processes: what the runner guarantees when a part of them is killed or late."""
 
 import asyncio
 import fcntl
@@ -45,7 +45,7 @@ def living(folder: Path) -> list[int]:
     return found
 
 
-async def test_when_a_warden_is_killed_nothing_of_its_sandbox_is_left_to_be_lost(
+async def test_when_a_supervisor_is_killed_its_sandbox_is_killed_and_reported_lost(
     tmp_path: Path,
 ) -> None:
     runner = subprocess.SubprocessRunner(tmp_path)
@@ -56,9 +56,9 @@ async def test_when_a_warden_is_killed_nothing_of_its_sandbox_is_left_to_be_lost
             await asyncio.sleep(0.02)
     assert len(living(tmp_path / "job/1/work")) == 3
 
-    warden = subprocess._read(tmp_path / "job/1/warden.json")
-    assert warden is not None
-    os.kill(int(warden["pid"]), signal.SIGKILL)
+    supervisor = subprocess._read(tmp_path / "job/1/supervisor.json")
+    assert supervisor is not None
+    os.kill(int(supervisor["pid"]), signal.SIGKILL)
 
     async with asyncio.timeout(20):
         while not isinstance(await runner.state("job", 1), Lost):
@@ -67,25 +67,25 @@ async def test_when_a_warden_is_killed_nothing_of_its_sandbox_is_left_to_be_lost
             await asyncio.sleep(0.02)
 
 
-async def test_attending_to_what_is_not_started_yet_is_no_fault(tmp_path: Path) -> None:
+async def test_a_heartbeat_before_the_start_is_accepted(tmp_path: Path) -> None:
     runner = subprocess.SubprocessRunner(tmp_path)
 
-    await runner.attend("job", 1)
+    await runner.heartbeat("job", 1)
 
     assert not (tmp_path / "job").exists()
 
 
-async def test_a_folder_that_cannot_be_written_is_told_where_it_is_attended_to(
+async def test_a_heartbeat_fails_when_the_folder_cannot_be_written(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "job").write_text("a file where a folder should be")
     runner = subprocess.SubprocessRunner(tmp_path)
 
     with pytest.raises(OSError, match="job"):
-        await runner.attend("job", 1)
+        await runner.heartbeat("job", 1)
 
 
-async def test_a_warden_that_comes_up_after_its_attempt_was_given_up_starts_nothing(
+async def test_a_supervisor_that_starts_after_its_attempt_was_given_up_starts_nothing(
     tmp_path: Path,
 ) -> None:
     runner = subprocess.SubprocessRunner(tmp_path)
@@ -107,7 +107,7 @@ async def test_a_warden_that_comes_up_after_its_attempt_was_given_up_starts_noth
     assert trace.exists()
 
 
-async def test_an_attempt_whose_warden_is_just_coming_up_is_not_given_up(tmp_path: Path) -> None:
+async def test_an_attempt_whose_supervisor_is_starting_is_not_given_up(tmp_path: Path) -> None:
     runner = subprocess.SubprocessRunner(tmp_path)
     (tmp_path / "job" / "1").mkdir(parents=True)
     with (tmp_path / "job" / "1" / "lock").open("w") as lock:

@@ -3,10 +3,10 @@
 from typing import Any
 
 import pytest
-from dreadnode_api.jobs.dispatcher import sandbox_of
+from dreadnode_api.jobs.dispatcher import describe_sandbox
 from dreadnode_api.models.jobs import Job
+from dreadnode_api.sandbox import trackers
 from dreadnode_api.settings import Settings, SettingsError
-from dreadnode_api.training import tracking
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 GIVEN = {
@@ -32,8 +32,8 @@ async def test_a_tracker_that_the_server_is_not_set_up_for_is_refused(api: Any) 
         ["body", "config", "track"],
     )
     assert refused.json()["detail"] == (
-        "This server is not set up for `wandb`: its admin sets `WANDB_API_KEY`, or "
-        "`WANDB_MODE=offline` with `WANDB_DIR` on it; leave it out of `track`"
+        "This server is not configured for `wandb`: its admin must set `WANDB_API_KEY`, or "
+        "`WANDB_MODE=offline` with `WANDB_DIR`; remove it from `track`"
     )
     assert await api.count() == 0
 
@@ -78,7 +78,7 @@ def test_a_sandbox_is_given_the_keys_of_its_own_trackers_and_no_others(
 
     def names(*track: str) -> set[str]:
         job.config = {"track": list(track)}
-        given = sandbox_of(settings, job, "acme", "lab", "dnj_key").environment
+        given = describe_sandbox(settings, job, "acme", "lab", "dnj_key").environment
         return {n for n in given if n.startswith(("MLFLOW", "WANDB", "DREADNODE_TENSORBOARD"))}
 
     assert names() == set()
@@ -95,14 +95,14 @@ def test_keys_of_trackers_are_read_from_their_own_names_and_shown_nowhere(
 
     read = Settings.from_environment(environ)
 
-    assert set(tracking.offered(read)) == {"mlflow", "wandb"}
+    assert set(trackers.available(read)) == {"mlflow", "wandb"}
     assert "secret-of" not in repr(read)
     assert {"secret-of-wandb", "secret-of-mlflow"} <= set(read.secrets)
-    tracking.check(read)
+    trackers.check_settings(read)
 
 
 def test_a_server_that_is_to_follow_every_run_must_be_able_to(settings: Settings) -> None:
     with pytest.raises(SettingsError, match="needs `WANDB_API_KEY`"):
-        tracking.check(settings.model_copy(update={"track": ("wandb",)}))
+        trackers.check_settings(settings.model_copy(update={"track": ("wandb",)}))
     with pytest.raises(SettingsError, match="not `comet`"):
-        tracking.check(settings.model_copy(update={"track": ("comet",)}))
+        trackers.check_settings(settings.model_copy(update={"track": ("comet",)}))

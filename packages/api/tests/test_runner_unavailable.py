@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from dreadnode_api.jobs.dispatcher import Dispatcher
-from dreadnode_api.sandbox.runner import Exited, RunnerAway, Running, Sandbox, State
+from dreadnode_api.sandbox.runner import Exited, RunnerUnavailable, Running, Sandbox, State
 
 
 class Cluster:
@@ -22,7 +22,7 @@ class Cluster:
     def _ask(self) -> None:
         if self.away:
             self.asked_in_vain += 1
-            raise RunnerAway("the cluster does not answer")
+            raise RunnerUnavailable("the cluster does not answer")
 
     async def start(self, sandbox: Sandbox) -> None:
         self._ask()
@@ -32,7 +32,7 @@ class Cluster:
         self._ask()
         return self.ends.get((job_id, attempt), Running())
 
-    async def attend(self, job_id: str, attempt: int) -> None: ...
+    async def heartbeat(self, job_id: str, attempt: int) -> None: ...
 
     async def stop(self, job_id: str, attempt: int) -> None:
         self._ask()

@@ -1,0 +1,121 @@
+"""Reading and cancelling jobs, as functions of a session."""
+
+from collections.abc import Sequence
+
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dreadnode_api.errors import Conflict, NotFound
+from dreadnode_api.jobs.records import end_job, lock, record_event, set_phase, set_status
+from dreadnode_api.models.auth import User
+from dreadnode_api.models.base import now
+from dreadnode_api.models.jobs import ENDED, Event, Job, MetricPoints, Status, Tally
+
+QUEUED_PHASE = "waiting for capacity"
+QUEUED_REASON = "in the queue"
+LAST_LINES = 10
+
+
+async def enqueue(session: AsyncSession, job: Job, phase: str, reason: str | None) -> None:
+    """Put a new job into the queue, which is its table."""
+    session.add(job)
+    await session.flush()  # Before the events that refer to it.
+    await set_status(session, job, Status.QUEUED, new=True)
+    record_event(session, job, "status", data={"status": Status.QUEUED.value, "attempt": 0})
+    set_phase(session, job, phase, reason)
+
+
+async def get_job(session: AsyncSession, workspace_id: str, job_id: str) -> Job:
+    """Return a job.
+
+    Raises:
+        NotFound: the workspace has no job with this id.
+    """
+    job = await session.get(Job, job_id)
+    if job is None or job.workspace_id != workspace_id:
+        raise NotFound(f"There is no job `{job_id}` in this workspace; see `dn train list`")
+    return job
+
+
+async def get_creator(session: AsyncSession, job: Job) -> User | None:
+    """Return the user who created a job."""
+    return await session.get(User, job.created_by) if job.created_by else None
+
+
+async def metric_history(session: AsyncSession, job_id: str) -> Sequence[MetricPoints]:
+    """Return the metric history of a job, in order."""
+    found = await session.scalars(
+        select(MetricPoints).where(MetricPoints.job_id == job_id).order_by(MetricPoints.number)
+    )
+    return found.all()
+
+
+async def last_lines(session: AsyncSession, job: Job) -> list[str]:
+    """Return the last lines of a job's log, oldest first."""
+    found = await session.scalars(
+        select(Event.message)
+        .where(Event.job_id == job.id, Event.message.is_not(None))
+        .order_by(Event.number.desc())
+        .limit(LAST_LINES)
+    )
+    return [message for message in reversed(found.all()) if message is not None]
+
+
+async def list_jobs(
+    session: AsyncSession,
+    workspace_id: str,
+    filters: dict[str, str | None],
+    page: int,
+    page_size: int,
+) -> tuple[Sequence[tuple[Job, User | None]], int]:
+    """Return a page of jobs, newest first, with their creators, and the number of all jobs."""
+    where = [Job.workspace_id == workspace_id]
+    where += [getattr(Job, name) == value for name, value in filters.items() if value is not None]
+    total = await _count(session, workspace_id, filters)
+    # The pages before this one are skipped in the index alone, without reading their jobs.
+    ids = (
+        select(Job.id)
+        .where(*where)
+        .order_by(Job.id.desc())
+        .offset((page - 1) * page_size)
+        .limit(page_size)
+        .subquery()
+    )
+    found = await session.execute(
+        select(Job, User)
+        .join(ids, ids.c.id == Job.id)
+        .outerjoin(User, User.id == Job.created_by)
+        .order_by(Job.id.desc())
+    )
+    return [(job, user) for job, user in found], total
+
+
+async def _count(session: AsyncSession, workspace_id: str, filters: dict[str, str | None]) -> int:
+    """Return how many jobs match: from the counts by status, unless a project is given."""
+    values = {name: value for name, value in filters.items() if value is not None}
+    if "project_ref" in values:
+        statement = select(func.count()).select_from(Job).where(Job.workspace_id == workspace_id)
+        statement = statement.where(*(getattr(Job, n) == value for n, value in values.items()))
+    else:
+        statement = select(func.sum(Tally.number)).where(Tally.workspace_id == workspace_id)
+        statement = statement.where(*(getattr(Tally, n) == value for n, value in values.items()))
+    return int(await session.scalar(statement) or 0)
+
+
+async def cancel_job(session: AsyncSession, workspace_id: str, job_id: str) -> Job:
+    """End a queued job at once, or ask a running one to stop after its step.
+
+    Raises:
+        Conflict: the job has ended.
+        NotFound: there is no such job.
+    """
+    job = await lock(session, (await get_job(session, workspace_id, job_id)).id)
+    if job.status in ENDED:
+        raise Conflict(f"The job `{job_id}` is already {job.status} and cannot be cancelled")
+    if job.cancel_requested_at is None:
+        job.cancel_requested_at = now()
+        if job.status == Status.QUEUED:
+            await end_job(session, job, Status.CANCELLED)
+        else:
+            set_phase(session, job, "cancelling", "the loop stops after its step")
+    return job
