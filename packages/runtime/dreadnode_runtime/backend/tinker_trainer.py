@@ -20,6 +20,7 @@ from dreadnode_runtime.backend.adapter import fetch
 from dreadnode_runtime.backend.availability import while_available
 from dreadnode_runtime.backend.trainer import Export, Optimizer, Saved
 from dreadnode_runtime.data.rendering import Example
+from dreadnode_runtime.data.vision import model_input
 from dreadnode_runtime.errors import JobFailed, RuntimeFault, TryAgain, plain
 
 LOSS: Final = "cross_entropy"
@@ -247,7 +248,7 @@ def _datums(batch: Sequence[Example]) -> list[types.Datum]:
     """Shift by one: the input is all tokens but the last, the targets all but the first."""
     return [
         types.Datum(
-            model_input=types.ModelInput.from_ints(example.tokens[:-1].tolist()),
+            model_input=model_input(example.tokens[:-1].tolist(), example.images),
             loss_fn_inputs={
                 "target_tokens": types.TensorData.from_numpy(example.tokens[1:].astype(np.int64)),
                 "weights": types.TensorData.from_numpy(example.weights[1:]),

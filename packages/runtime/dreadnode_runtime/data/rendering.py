@@ -5,9 +5,9 @@ so training and sampling agree for every format and row. A model whose format or
 loaded is refused: training it in some generic format would be training another task.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from tinker_cookbook.renderers import Message, get_text_content
 
 from dreadnode_runtime.data.chat_template import STAND_IN_RENDERER, StandInReader
 from dreadnode_runtime.data.marks import trained_messages
-from dreadnode_runtime.data.normal_form import Conversation, Unusable
+from dreadnode_runtime.data.normal_form import Conversation, Unusable, content_text, has_images
 from dreadnode_runtime.data.renderers.chat import Chat, chat_of, one_call_each
 from dreadnode_runtime.data.renderers.formats import formats_of, names_of, stand_in_format
 from dreadnode_runtime.data.renderers.probes import Probe
 from dreadnode_runtime.data.renderers.turns import Format, Turn
+from dreadnode_runtime.data.vision import Image, Vision, Written, no_vision, vision_of
 from dreadnode_runtime.errors import JobFailed, plain
 
 TRAIN_ON = ("all_assistant_messages", "last_assistant_message", "last_assistant_turn")
@@ -44,11 +45,13 @@ class Example:
         weights: float32 of shape (T,): what a token's loss counts, 0 where there is none. The first
             is 0, since nothing comes before it.
         row: Number of the dataset's row, from 1.
+        images: Images among the tokens, in order.
     """
 
     tokens: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32]
     row: int
+    images: tuple[Image, ...] = ()
 
     @property
     def trained(self) -> npt.NDArray[np.bool_]:
@@ -68,12 +71,25 @@ class Rendering:
     """The formats of a model, the one that a job uses, and the rules of what carries loss."""
 
     def __init__(
-        self, formats: Sequence[Format], used: Format | None = None, notes: Sequence[str] = ()
+        self,
+        formats: Sequence[Format],
+        used: Format | None = None,
+        notes: Sequence[str] = (),
+        vision: Callable[[str], Vision] = no_vision,
     ) -> None:
         self._formats = formats
+        # Loaded with the first image: most jobs have none.
+        self._load_vision = vision
         self._format = used or formats[0]
         self._encoder = self._format.encoder
         self._notes = tuple(notes)
+
+    def _with(self, used: Format, notes: Sequence[str]) -> "Rendering":
+        return Rendering(self._formats, used, notes, self._load_vision)
+
+    @cached_property
+    def _vision(self) -> Vision:
+        return self._load_vision(self.name)
 
     @property
     def name(self) -> str:
@@ -104,7 +120,7 @@ class Rendering:
         used = next((each for each in self._formats if each.name == name), self._format)
         if used is self._format:
             return self
-        return Rendering(self._formats, used, [f"The weights were trained with {name}"])
+        return self._with(used, [f"The weights were trained with {name}"])
 
     @property
     def fits_all(self) -> bool:
@@ -135,9 +151,7 @@ class Rendering:
             note = f"Some trained messages hold reasoning, for which {self.name} has no place"
         else:
             note = f"{self.name} begins answers with reasoning, and some trained messages have none"
-        return Rendering(
-            self._formats, used, [f"{note}, so {used.name} writes this job and its chat"]
-        )
+        return self._with(used, [f"{note}, so {used.name} writes this job and its chat"])
 
     def examples(
         self, said: Conversation, *, row: int, max_length: int, train_on: str = TRAIN_ON[0]
@@ -167,7 +181,11 @@ class Rendering:
         its answers are, as in tinker-cookbook's supervised loop. Sequences are cut at their end to
         MAX_LENGTH tokens. Rendering many rows at once encodes repeated text once.
         """
-        turns: list[list[Turn] | Unusable] = [self._turns(said, train_on) for _, said in rows]
+        seeing = {index for index, (_, said) in enumerate(rows) if has_images(said)}
+        turns: list[list[Turn] | Unusable] = [
+            [] if index in seeing else self._turns(said, train_on)
+            for index, (_, said) in enumerate(rows)
+        ]
         texts = [
             text
             for each in turns
@@ -177,13 +195,32 @@ class Rendering:
         ]
         encoded = iter(self._encoder.encode_many(texts))
         made: list[Rendered | Unusable] = []
-        for (row, said), each in zip(rows, turns, strict=True):
+        for index, ((row, said), each) in enumerate(zip(rows, turns, strict=True)):
+            if index in seeing:
+                made.append(self._with_images(row, said, max_length, train_on))
+                continue
             if isinstance(each, Unusable):
                 made.append(each)
                 continue
             pairs = [(next(encoded), next(encoded)) for _ in each]
             made.append(_rendered(pairs, row, said.weight, max_length))
         return made
+
+    def _with_images(
+        self, row: int, said: Conversation, max_length: int, train_on: str
+    ) -> Rendered | Unusable:
+        """Return the sequences that teach SAID, which holds images."""
+        try:
+            for message in said.messages:
+                text = content_text(message["content"])
+                if found := self._encoder.control_token_in(text, self._format.structure):
+                    raise Unusable(f"it already holds `{found}`, which {self.name} writes itself")  # noqa: TRY301
+            written = self._vision.write(said, trained_messages(said, train_on))
+        except Unusable as unusable:
+            return unusable
+        if any(len(each.tokens) > max_length for each in written):
+            return Unusable("it holds images and is longer than max_sequence_length")
+        return _with_shares(written, row, said.weight)
 
     def prompt(self, said: Conversation) -> list[int]:
         """Return the tokens that the model continues when it answers SAID.
@@ -309,6 +346,26 @@ class Rendering:
         return Unusable(f"{self.name} cannot render it: {plain(error)}")
 
 
+def _with_shares(written: Sequence[Written], row: int, weight: float) -> Rendered | Unusable:
+    """Return the sequences WRITTEN, whose weights add up to WEIGHT."""
+    total = sum(sum(each.carries) for each in written)
+    if not total:
+        return Unusable("no answer")
+    share = np.float32(weight / total)
+    return Rendered(
+        [
+            Example(
+                np.array(each.tokens, np.int32),
+                (np.array(each.carries, np.float32) * share).astype(np.float32),
+                row,
+                tuple(each.images),
+            )
+            for each in written
+        ],
+        cut=False,
+    )
+
+
 def _needs(said: Conversation, train_on: str) -> set[Probe]:
     try:
         trained = trained_messages(said, train_on)
@@ -416,7 +473,10 @@ def load_rendering(
             f"this server's engine holds ({plain(error)}); check the folder given with `--model`",
             code="model",
         ) from error
-    rendering = Rendering(formats)
+    rendering = Rendering(
+        formats,
+        vision=lambda name: vision_of(model, name, loaded, tokenizer, rehearsal=rehearsal),
+    )
     return rendering if renderer is None else rendering.named(renderer)
 
 
