@@ -146,7 +146,7 @@ async def test_with_postgresql_the_copy_holds_its_dump_from_which_the_jobs_come_
         ("/bin/false", "failed (it ended with code 1)"),
     ],
 )
-def test_with_postgresql_and_no_dump_the_copy_says_what_it_does_not_hold(
+def test_a_copy_without_its_postgresql_database_is_marked_incomplete(
     at_home: Callable[[str], Settings], tmp_path: Path, program: str, why: str
 ) -> None:
     url = "postgresql://someone:secret@localhost/dreadnode"
@@ -158,6 +158,8 @@ def test_with_postgresql_and_no_dump_the_copy_says_what_it_does_not_hold(
     assert made.note is not None
     assert f"`{program}` {why}" in made.note
     assert "secret" not in made.note
+    assert made.target == str(tmp_path / "copy.incomplete")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["copy.incomplete", "data"]
 
 
 @pytest.mark.parametrize(

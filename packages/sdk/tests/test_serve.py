@@ -44,7 +44,8 @@ if name == "init":
     sys.exit()
 
 with open(os.path.join(data, f"{name}.json"), "w") as file:
-    json.dump({"arguments": flags, "environment": dict(os.environ)}, file)
+    facts = {"folder": os.getcwd(), "umask": os.umask(0o077)}
+    json.dump({"arguments": flags, "environment": dict(os.environ), **facts}, file)
 if "--port" in flags:
     server = socket.create_server(("127.0.0.1", int(flags[flags.index("--port") + 1])))
 
@@ -143,15 +144,15 @@ class Server:
         lines = path.read_text().splitlines() if path.exists() else []
         return [(line.split()[0], line.split()[1], int(line.split()[2])) for line in lines]
 
-    def names(self, event: str) -> list[str]:
-        return [name for name, told, _ in self.events if told == event]
+    def names(self, wanted: str) -> list[str]:
+        return [name for name, event, _ in self.events if event == wanted]
 
     @property
     def alive(self) -> list[str]:
-        return [name for name, told, pid in self.events if told == "started" and alive(pid)]
+        return [name for name, event, pid in self.events if event == "started" and alive(pid)]
 
-    def told(self, name: str) -> dict[str, Any]:
-        """Return the arguments and the environment that a stand-in was given."""
+    def started_with(self, name: str) -> dict[str, Any]:
+        """Return how a stand-in was started: arguments, environment, folder and umask."""
         found: dict[str, Any] = yaml.safe_load((self.data / f"{name}.json").read_text())
         return found
 
@@ -187,8 +188,8 @@ def server(tmp_path: Path) -> Iterator[Server]:
         process.wait()
         if process.stdout:
             process.stdout.close()
-    for name, told, pid in server.events:
-        if told == "started" and name and alive(pid):
+    for name, event, pid in server.events:
+        if event == "started" and name and alive(pid):
             os.kill(pid, signal.SIGKILL)
 
 
@@ -215,18 +216,18 @@ def test_the_first_start_shows_the_token_once_and_saves_it_as_a_profile(server: 
     assert server.said.startswith("starting in")
 
 
-def test_profiles_that_are_there_already_are_left_alone(server: Server) -> None:
+def test_existing_profiles_stay_unchanged(server: Server) -> None:
     server.config.mkdir()
     (server.config / "config.yaml").write_text("active: mine\n")
 
     server.stop(server.start(), signal.SIGTERM)
 
     assert (server.config / "config.yaml").read_text() == "active: mine\n"
-    assert "exists and is left as it is" in server.said
+    assert "exists and stays unchanged" in server.said
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_the_dispatcher_first_and_the_engine_last_and_leaves_nothing(
+def test_a_signal_stops_the_dispatcher_first_and_the_engine_last(
     server: Server, number: signal.Signals
 ) -> None:
     code = server.stop(server.start(), number)
@@ -234,19 +235,19 @@ def test_a_signal_stops_the_dispatcher_first_and_the_engine_last_and_leaves_noth
     assert code == 0
     assert server.names("stopped") == ["dispatcher", "api", "engine"]
     assert server.alive == []
-    assert server.said.endswith("stopping; running jobs go back to the queue\nstopped\n")
+    assert server.said.endswith("stopping; running jobs return to the queue\nstopped\n")
 
 
-def test_a_server_that_leaves_its_jobs_to_the_next_says_so_and_tells_the_dispatcher(
+def test_on_stop_leave_is_announced_and_passed_to_the_dispatcher(
     server: Server,
 ) -> None:
     server.stop(server.start("--on-stop", "leave"), signal.SIGTERM)
 
-    assert server.told("dispatcher")["environment"]["DREADNODE_ON_STOP"] == "leave"
-    assert "stopping; running jobs go on, and the next start adopts them\n" in server.said
+    assert server.started_with("dispatcher")["environment"]["DREADNODE_ON_STOP"] == "leave"
+    assert "stopping; running jobs keep running until the next start adopts them\n" in server.said
 
 
-def test_ctrl_c_reaches_the_server_alone_and_not_what_it_runs(server: Server) -> None:
+def test_ctrl_c_reaches_only_the_server_and_not_its_processes(server: Server) -> None:
     process = server.start()
     os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=WITHIN)
@@ -254,7 +255,7 @@ def test_ctrl_c_reaches_the_server_alone_and_not_what_it_runs(server: Server) ->
     assert server.names("interrupted") == []
 
 
-def test_the_parts_are_told_where_to_find_each_other_and_what_to_keep_secret(
+def test_the_processes_get_addresses_and_secrets_in_their_environment(
     server: Server,
 ) -> None:
     (server.folder / "weights").mkdir()
@@ -262,18 +263,20 @@ def test_the_parts_are_told_where_to_find_each_other_and_what_to_keep_secret(
     process = server.start("--model", weights, DREADNODE_API_KEY="dn_of_a_person")
     server.stop(process, signal.SIGTERM)
 
-    api, dispatcher, engine = (server.told(name) for name in ("api", "dispatcher", "engine"))
+    api, dispatcher, engine = (
+        server.started_with(name) for name in ("api", "dispatcher", "engine")
+    )
     key = (server.data / "engine.key").read_text().strip()
     assert key.startswith("tml-")
     assert stat.S_IMODE((server.data / "engine.key").stat().st_mode) == 0o600
     assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
-    for told in (api, dispatcher, engine):
-        environment = told["environment"]
+    for found in (api, dispatcher, engine):
+        environment = found["environment"]
         assert environment["DREADNODE_ENGINE_KEY"] == key
         assert environment["TINKER_BASE_URL"] == f"http://127.0.0.1:{server.engine_port}"
         assert environment["DREADNODE_PUBLIC_URL"] == f"http://127.0.0.1:{server.port}"
         assert "DREADNODE_API_KEY" not in environment
-        assert key not in " ".join(told["arguments"])
+        assert key not in " ".join(found["arguments"])
     assert engine["arguments"][-2:] == ["--model", weights]
     assert api["arguments"] == ["--host", "127.0.0.1", "--port", str(server.port)]
 
@@ -287,33 +290,33 @@ def test_the_engines_key_stays_the_same_over_restarts(server: Server) -> None:
     assert len(keys) == 1
 
 
-def test_with_hosted_tinker_there_is_no_engine_of_our_own(server: Server) -> None:
+def test_with_hosted_tinker_no_local_engine_starts(server: Server) -> None:
     process = server.start(TINKER_API_KEY="tml-hosted")
     server.stop(process, signal.SIGTERM)
 
     assert server.names("started") == ["api", "dispatcher"]
-    environment = server.told("api")["environment"]
+    environment = server.started_with("api")["environment"]
     assert environment["TINKER_BASE_URL"].startswith("https://tinker.thinkingmachines.dev/")
     assert environment["TINKER_API_KEY"] == "tml-hosted"
     assert "DREADNODE_ENGINE_KEY" not in environment
 
 
-def test_the_dispatcher_is_told_of_the_runner_and_where_sandboxes_find_the_server(
+def test_the_dispatcher_gets_the_runner_and_the_public_address(
     server: Server,
 ) -> None:
     flags = ["--runner", "ray", "--ray-address", "http://head:8265"]
     process = server.start(*flags, DREADNODE_PUBLIC_URL="https://train.example.com")
     server.stop(process, signal.SIGTERM)
 
-    environment = server.told("dispatcher")["environment"]
+    environment = server.started_with("dispatcher")["environment"]
     assert environment["DREADNODE_RUNNER"] == "ray"
     assert environment["DREADNODE_RAY_ADDRESS"] == "http://head:8265"
     assert environment["DREADNODE_PUBLIC_URL"] == "https://train.example.com"
 
 
-def test_a_part_that_is_killed_comes_back(server: Server) -> None:
+def test_a_killed_process_is_started_again(server: Server) -> None:
     process = server.start()
-    api = next(pid for name, told, pid in server.events if (name, told) == ("api", "started"))
+    api = next(pid for name, event, pid in server.events if (name, event) == ("api", "started"))
 
     os.kill(api, signal.SIGKILL)
     until(lambda: server.names("started").count("api") == 2)
@@ -323,7 +326,7 @@ def test_a_part_that_is_killed_comes_back(server: Server) -> None:
     assert server.alive == []
 
 
-def test_after_a_kill_nothing_is_left_and_the_next_start_waits_for_the_ports(
+def test_after_a_kill_all_processes_stop_and_the_next_start_waits_for_the_ports(
     server: Server,
 ) -> None:
     process = server.start()
@@ -337,7 +340,7 @@ def test_after_a_kill_nothing_is_left_and_the_next_start_waits_for_the_ports(
     assert server.stop(again, signal.SIGTERM) == 0
 
 
-def test_a_second_server_on_the_same_data_is_refused_with_the_process_that_holds_it(
+def test_a_second_server_on_the_same_data_is_refused_with_the_process_id_of_the_first(
     server: Server,
 ) -> None:
     process = server.start()
@@ -346,7 +349,7 @@ def test_a_second_server_on_the_same_data_is_refused_with_the_process_that_holds
 
     assert code == 1
     assert said == (
-        f"error: another `dn serve` (process {process.pid}) uses HERE/data; stop that one, or "
+        f"error: another `dn serve` (process {process.pid}) uses HERE/data; stop it, or "
         "choose another directory with `--data-dir`\n"
     )
     assert sorted(server.alive) == ["api", "dispatcher", "engine"]
@@ -379,7 +382,7 @@ def test_a_data_directory_that_cannot_be_written_is_refused(server: Server) -> N
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and not Path("/proc").exists(), reason="needs /proc")
-def test_a_data_directory_in_a_place_that_is_not_ours_is_refused(server: Server) -> None:
+def test_a_data_directory_without_permission_is_refused(server: Server) -> None:
     server.data = Path("/proc/dreadnode")
 
     code, said = server.run()
@@ -392,15 +395,15 @@ def test_a_data_directory_in_a_place_that_is_not_ours_is_refused(server: Server)
     )
 
 
-def test_an_address_that_is_not_this_machines_is_refused(server: Server) -> None:
+def test_an_address_of_another_machine_is_refused(server: Server) -> None:
     code, said = server.run("--host", "192.0.2.1")
 
     assert code == 1
     assert said.startswith(f"error: port {server.port} on 192.0.2.1 cannot be used: ")
 
 
-def test_a_database_that_cannot_be_prepared_ends_the_start_with_its_words(server: Server) -> None:
-    server.data.mkdir()
+def test_a_failed_migration_ends_the_start_with_its_message(server: Server) -> None:
+    server.data.mkdir(mode=0o700)
     (server.data / "broken").touch()
 
     code, said = server.run()
@@ -415,18 +418,18 @@ def test_a_database_that_cannot_be_prepared_ends_the_start_with_its_words(server
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--port", "0"], "`--port` is a number from 1 to 65535, and is 0"),
-        (["--port", "70000"], "`--port` is a number from 1 to 65535, and is 70000"),
+        (["--port", "0"], "`--port` must be from 1 to 65535, not 0"),
+        (["--port", "70000"], "`--port` must be from 1 to 65535, not 70000"),
         (["--port", "5", "--engine-port", "5"], "`--port` and `--engine-port` must differ"),
         (["--model", "Qwen/Qwen3-8B"], "`--model Qwen/Qwen3-8B` is not ID=PATH"),
         (
             ["--model", "a=/nowhere"],
-            "`--model a=/nowhere`: there is no folder or GGUF file /nowhere",
+            "`--model a=/nowhere`: /nowhere is not a folder or a GGUF file",
         ),
         (["--ray-address", "http://head:8265"], "`--ray-address` needs `--runner ray`"),
     ],
 )
-def test_wrong_arguments_are_refused_before_anything_is_made(
+def test_wrong_arguments_are_refused_before_anything_is_written(
     server: Server, flags: list[str], sentence: str
 ) -> None:
     code, said = server.run(*flags)
@@ -436,11 +439,69 @@ def test_wrong_arguments_are_refused_before_anything_is_made(
     assert not server.data.exists()
 
 
-def test_a_server_that_can_be_reached_from_outside_says_so(server: Server) -> None:
+def test_a_server_that_other_machines_can_reach_prints_a_warning(server: Server) -> None:
     process = server.start("--host", "0.0.0.0")
     server.stop(process, signal.SIGTERM)
 
-    assert (
-        "warning: 0.0.0.0 can be reached from outside of this machine, without TLS" in server.said
+    assert "warning: other machines can reach 0.0.0.0 without TLS" in server.said
+    assert server.started_with("api")["environment"]["DREADNODE_PUBLIC_URL"].startswith(
+        "http://127.0.0.1:"
     )
-    assert server.told("api")["environment"]["DREADNODE_PUBLIC_URL"].startswith("http://127.0.0.1:")
+
+
+def test_every_process_runs_in_the_data_directory_with_private_files_and_a_safe_import_path(
+    server: Server,
+) -> None:
+    server.stop(server.start(), signal.SIGTERM)
+
+    for name in ("api", "dispatcher", "engine"):
+        started = server.started_with(name)
+        assert started["folder"] == str(server.data)
+        assert started["umask"] == 0o077
+        assert started["environment"]["PYTHONSAFEPATH"] == "1"
+    for path in server.data.rglob("*"):
+        assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_a_data_directory_that_others_can_open_prints_a_warning(server: Server) -> None:
+    server.data.mkdir(mode=0o700)
+    server.stop(server.start(), signal.SIGTERM)
+    assert "warning: other users" not in server.said
+
+    server.data.chmod(0o755)
+    server.stop(server.start(), signal.SIGTERM)
+    assert f"can open {server.data} (mode 755)" in server.said
+    assert f"run `chmod 700 {server.data}`" in server.said
+
+
+@pytest.mark.parametrize("command", ["serve", "server backup there", "engine models --help"])
+def test_a_module_in_the_current_folder_never_runs_in_place_of_ours(
+    server: Server, command: str
+) -> None:
+    here = server.folder / "here"
+    here.mkdir()
+    for module in ("app", "dreadnode_api", "dreadnode_engine", "dreadnode_runtime", "json"):
+        (here / f"{module}.py").write_text(f"open({str(server.folder / 'ran')!r}, 'w')")
+    server.data.mkdir(mode=0o700)
+    # A database that the real API refuses ends `dn serve` early.
+    url = "nonsense://x" if command == "serve" else ""
+
+    ended = subprocess.run(
+        [
+            *(sys.executable, "-P", "-m", "dreadnode", *command.split()),
+            *("--data-dir", server.data),
+            *(["--port", str(server.port)] if command == "serve" else []),
+        ],
+        cwd=here,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(server.folder),
+            **({"DREADNODE_DATABASE_URL": url} if url else {}),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode in (0, 1), ended.stderr
+    assert not (server.folder / "ran").exists()

@@ -65,6 +65,7 @@ class Place:
             name,
             [sys.executable, str(self.folder / "stand_in.py"), name, behaviour],
             {"PATH": os.environ["PATH"]},
+            self.folder,
             ready="ready on",
             **options,
         )
@@ -154,7 +155,9 @@ async def test_a_program_that_dies_is_started_again_and_the_others_go_on(place: 
 
     assert [name for _, name in started(place)].count("api") == 1
     assert len(said) == 3
-    assert said[0].startswith("the engine stopped (killed by SIGKILL); starting it again: see ")
+    assert said[0].startswith(
+        "the engine stopped (killed by SIGKILL) and is started again; its log is "
+    )
     assert not any(map(alive, place.pids))
 
 
@@ -180,7 +183,7 @@ async def test_a_program_that_never_answers_ends_the_whole_with_its_last_words(
 async def test_a_program_that_takes_too_long_to_answer_ends_the_whole(place: Place) -> None:
     running = supervisor(place, [place.program("engine", "silent", start_within=0.5)])
 
-    with pytest.raises(ServeError, match=r"did not answer within 0\.5 s"):
+    with pytest.raises(ServeError, match=r"was not ready within 0\.5 s"):
         await asyncio.wait_for(running.run(), WITHIN)
 
     assert not any(map(alive, place.pids))
@@ -197,7 +200,7 @@ async def test_a_program_that_does_not_stop_when_asked_is_killed(place: Place) -
     await asyncio.wait_for(task, WITHIN)
 
     assert ("engine", "asked") in place.events
-    assert said == ["the engine did not stop when asked, and is killed"]
+    assert said == ["the engine did not stop in time and is killed"]
     assert not any(map(alive, place.pids))
 
 
@@ -237,7 +240,7 @@ async def test_programs_end_by_themselves_when_the_supervisor_is_killed(place: P
 
         def program(name):
             command = [sys.executable, {str(place.folder / "stand_in.py")!r}, name, "good"]
-            return Program(name, command, {{}}, ready="ready on")
+            return Program(name, command, {{}}, Path({str(place.folder)!r}), ready="ready on")
 
         stages = [[program("engine"), program("api")]]
         asyncio.run(Supervisor(stages, Path("logs"), say=print).run())
@@ -277,10 +280,12 @@ async def test_the_log_of_a_program_that_runs_on_keeps_to_its_bound_and_goes_on(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dreadnode.local_server.supervisor._LOG_LIMIT", 20)
-    monkeypatch.setattr("dreadnode.local_server.supervisor._SHORTEN_EVERY", 0.05)
+    monkeypatch.setattr("dreadnode.local_server.supervisor._ROTATE_SECONDS", 0.05)
     log = place.folder / "logs" / "talker.log"
     command = ["sh", "-c", "echo ready on; read _; echo the first long line; read _; echo after"]
-    talker = Program("talker", command, {"PATH": os.environ["PATH"]}, ready="ready on")
+    talker = Program(
+        "talker", command, {"PATH": os.environ["PATH"]}, place.folder, ready="ready on"
+    )
     ready = asyncio.Event()
     running = supervisor(place, [talker])
     task = asyncio.create_task(running.run(when_ready=ready.set))
@@ -299,7 +304,7 @@ async def test_the_log_of_a_program_that_runs_on_keeps_to_its_bound_and_goes_on(
     assert aside == "ready on\nthe first long line\n"
 
 
-def test_pauses_double_up_to_the_longest() -> None:
-    pauses = Backoff(first=1, longest=5).pauses()
+def test_delays_double_up_to_the_longest() -> None:
+    delays = Backoff(first=1, longest=5).delays()
 
-    assert [next(pauses) for _ in range(5)] == [1, 2, 4, 5, 5]
+    assert [next(delays) for _ in range(5)] == [1, 2, 4, 5, 5]

@@ -27,8 +27,9 @@ DATABASE = "dreadnode.db"
 LEFT_OUT = {"logs", "jobs", "models", "serve.lock", "host.id"}
 DUMP = "dreadnode.pgdump"
 NOT_DUMPED = (
-    "The PostgreSQL database is not part of this copy, since {why}; save it with `pg_dump` after "
-    "this command, so that all files it names are here"
+    "The backup is incomplete: it has no copy of the PostgreSQL database, because {why}; repair "
+    "that "
+    "and run the backup again"
 )
 
 
@@ -38,7 +39,7 @@ class Backup:
 
     Attributes:
         vanished: files that were deleted while they were copied, as expired checkpoints are.
-        note: what it does not hold; None if it holds all.
+        note: why the copy is incomplete; None if it is complete.
     """
 
     target: str
@@ -62,6 +63,9 @@ def back_up(settings: Settings, target: Path) -> Backup:
         raise SettingsError(f"There is no data directory {source}; name it with `--data-dir`")
     if target.exists():
         raise SettingsError(f"{target} exists already; name a folder that does not")
+    incomplete = target.with_name(f"{target.name}.incomplete")
+    if incomplete.exists():
+        raise SettingsError(f"{incomplete} exists already; remove it, or name another folder")
     if target.resolve().is_relative_to(source):
         raise SettingsError(f"{target} lies in the data directory; name a folder outside of it")
     partial = target.with_name(f"{target.name}.partial")
@@ -74,6 +78,8 @@ def back_up(settings: Settings, target: Path) -> Backup:
         if not settings.database_url.startswith("sqlite"):
             note = _dump(settings, partial / DUMP)
             databases += [DUMP] if note is None else []
+        if note is not None:
+            target = incomplete
         vanished += _copy_files(source, partial)
         made = _describe(target, partial, databases, sorted(set(vanished)), note)
         (partial / "backup.json").write_text(json.dumps(asdict(made), indent=2) + "\n")

@@ -1,1 +1,1 @@
-"""A server on this machine, and the supervisor of its processes."""
+"""A server on this machine: its processes, and what keeps them running."""

@@ -1,7 +1,7 @@
-"""A server on this machine: API, dispatcher and engine, on one data directory.
+"""`dn serve`: the API, the dispatcher and the engine on one data directory.
 
-Nothing of the three is imported here; they are started as processes, told where to find each other
-by their environment, and watched by `dreadnode.local_server.supervisor`.
+This module imports none of them. It starts them as processes, passes their addresses in the
+environment, and leaves them to `dreadnode.local_server.supervisor`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import os
 import secrets
 import signal
 import socket
+import stat
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,41 +24,43 @@ from typing import Any
 
 from dreadnode.config import Profile, Profiles, config_path
 from dreadnode.errors import ServeError
+from dreadnode.local_server.python import ISOLATED, module_command
 from dreadnode.local_server.supervisor import Program, Supervisor
 
 HOSTED_TINKER = "https://tinker.thinkingmachines.dev/services/tinker-prod"
-"""Where a Tinker key without an address belongs."""
+"""The address that is used with a Tinker key alone."""
 
 _LOCAL = "127.0.0.1"
 _PATIENCE = 20.0
-"""Seconds for which the processes of a server that was killed may still hold their ports."""
+"""Seconds for which the processes of a killed server may still hold their ports."""
 
 Environment = Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Commands:
-    """What the processes are started with; their own arguments follow."""
+    """The commands of the processes, without their arguments."""
 
-    app: Sequence[str] = (sys.executable, "-m", "dreadnode_api")
-    engine: Sequence[str] = (sys.executable, "-m", "dreadnode_engine")
+    app: Sequence[str] = module_command("dreadnode_api")
+    engine: Sequence[str] = module_command("dreadnode_engine")
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to serve.
+    """The options of a server.
 
     Attributes:
-        data_dir: The folder that keeps everything: database, datasets, checkpoints, keys, logs.
+        data_dir: The folder with everything that the server keeps: database, datasets, checkpoints,
+            keys, logs.
         host: The address to listen on.
-        port: The API's port.
-        engine_port: The engine's port, always on this machine alone.
-        models: `ID=PATH` for each base model whose weights are at hand.
-        database_url: The database, if not SQLite in the data directory.
-        runner: What starts sandboxes, if not what DREADNODE_RUNNER names.
-        ray_address: The dashboard of the Ray cluster for the runner `ray`.
-        on_stop: What becomes of running jobs, if not what DREADNODE_ON_STOP says: `stop` saves them
-            and puts them back into the queue, `leave` has the next start adopt them.
+        port: The port of the API.
+        engine_port: The port of the engine, which always listens on this machine only.
+        models: `ID=PATH` for each base model with local weights.
+        database_url: The database; SQLite in the data directory if None.
+        runner: The runner of sandboxes; DREADNODE_RUNNER if None.
+        ray_address: The dashboard of the Ray cluster, for the runner `ray`.
+        on_stop: What happens to running jobs when the server stops; DREADNODE_ON_STOP if None.
+            `stop` saves and queues them again; `leave` keeps them running for the next start.
     """
 
     data_dir: Path
@@ -73,7 +75,7 @@ class Options:
 
     @property
     def url(self) -> str:
-        """Where the API is found from this machine."""
+        """The address of the API from this machine."""
         host = _LOCAL if self.host in ("0.0.0.0", "::", "localhost") else self.host  # noqa: S104
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
@@ -82,24 +84,27 @@ def serve(
     options: Options,
     *,
     say: Callable[[str], None],
-    tell: Callable[[str], None],
+    show: Callable[[str], None],
     commands: Commands = Commands(),
     environ: Environment | None = None,
 ) -> None:
-    """Serve until a signal says to stop.
+    """Serve until a signal stops it.
 
     Args:
-        options: How.
-        say: Tells a person what happens.
-        tell: Shows what the person must keep: the first start's token.
-        commands: What the processes are started with.
-        environ: The environment; that of this process if None.
+        options: The options of the server.
+        say: Prints a message.
+        show: Prints what the user must keep: the token of the first start.
+        commands: The commands of the processes.
+        environ: The environment; this process's own if None.
 
     Raises:
-        ServeError: The directory or a port cannot be had, or a process does not start.
+        ServeError: The directory or a port is not available, or a process does not start.
     """
     environ = dict(os.environ if environ is None else environ)
+    # For this process and all that it starts: only the owner reads what they write.
+    os.umask(0o077)
     with _locked(options.data_dir) as was_killed:
+        _warn_of_open_permissions(options.data_dir, say)
         hosted = bool(environ.get("TINKER_BASE_URL") or environ.get("TINKER_API_KEY"))
         ports = {"--port": (options.host, options.port)}
         if not hosted:
@@ -107,19 +112,20 @@ def serve(
         for flag, (host, port) in ports.items():
             _check_port(host, port, flag, patience=_PATIENCE if was_killed else 0.0)
         environment = _environment(options, environ, hosted=hosted)
-        first = _initialise(commands, environment)
+        first = _initialise(options, commands, environment)
         if first["created"]:
-            _introduce(options, first, environ, say, tell)
+            _show_first_start(options, first, environ, say, show)
         asyncio.run(_run(options, commands, environment, hosted=hosted, say=say))
 
 
 def _environment(options: Options, environ: Environment, *, hosted: bool) -> dict[str, str]:
-    """Return what every process is told; a key among its arguments could be read by others."""
+    """Return the environment of every process; other users could read keys in its arguments."""
     settings = {
         "DREADNODE_DATA_DIR": str(options.data_dir),
-        # Behind a proxy, or for sandboxes on other machines, it is another.
+        # Behind a proxy, or for sandboxes on other machines, the address differs.
         "DREADNODE_PUBLIC_URL": environ.get("DREADNODE_PUBLIC_URL") or options.url,
         "PYTHONUNBUFFERED": "1",
+        **ISOLATED,
     }
     chosen = {
         "DREADNODE_DATABASE_URL": options.database_url,
@@ -135,7 +141,7 @@ def _environment(options: Options, environ: Environment, *, hosted: bool) -> dic
         settings["DREADNODE_ENGINE_KEY"] = environ.get("DREADNODE_ENGINE_KEY") or _engine_key(
             options.data_dir
         )
-    # What a person's own client uses is nothing to the server.
+    # The token is the client's; the server does not use it.
     inherited = {name: value for name, value in environ.items() if name != "DREADNODE_API_KEY"}
     return inherited | settings
 
@@ -152,16 +158,22 @@ async def _run(
         "api",
         [*commands.app, "serve", "--host", options.host, "--port", str(options.port)],
         environment,
+        options.data_dir,
         ready="api ready on",
     )
     engine = Program(
-        "engine", _engine_command(options, commands), environment, ready="engine ready on"
+        "engine",
+        _engine_command(options, commands),
+        environment,
+        options.data_dir,
+        ready="engine ready on",
     )
-    # The dispatcher ends its sandboxes before it ends itself.
+    # The dispatcher stops its sandboxes before it stops itself.
     dispatcher = Program(
         "dispatcher",
         [*commands.app, "dispatch"],
         environment,
+        options.data_dir,
         ready="dispatcher ready",
         stop_within=45.0,
     )
@@ -169,14 +181,15 @@ async def _run(
     supervisor = Supervisor([[api] if hosted else [engine, api], [dispatcher]], logs, say=say)
     loop = asyncio.get_running_loop()
     leaves = environment.get("DREADNODE_ON_STOP") == "leave"
-    jobs = "go on, and the next start adopts them" if leaves else "go back to the queue"
+    jobs = "keep running until the next start adopts them" if leaves else "return to the queue"
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, _stop, supervisor, f"stopping; running jobs {jobs}", say)
     say(f"starting in {options.data_dir}" + ("" if hosted else "; the engine takes a few seconds"))
     if options.host not in (_LOCAL, "localhost", "::1"):
         say(
-            f"warning: {options.host} can be reached from outside of this machine, without TLS; "
-            "put a proxy that speaks TLS before it"
+            f"warning: other machines can reach {options.host} without TLS; put a TLS proxy in "
+            "front "
+            "of it"
         )
     await supervisor.run(
         when_ready=lambda: say(f"ready on {options.url} (logs in {logs}; Ctrl-C stops it)")
@@ -184,8 +197,8 @@ async def _run(
     say("stopped")
 
 
-def _stop(supervisor: Supervisor, sentence: str, say: Callable[[str], None]) -> None:
-    say(sentence)
+def _stop(supervisor: Supervisor, message: str, say: Callable[[str], None]) -> None:
+    say(message)
     supervisor.stop()
 
 
@@ -199,10 +212,10 @@ def _engine_command(options: Options, commands: Commands) -> list[str]:
 
 @contextlib.contextmanager
 def _locked(data_dir: Path) -> Iterator[bool]:
-    """Hold the data directory; yields whether the server before this one was killed.
+    """Lock the data directory, and yield whether the previous server was killed.
 
     Raises:
-        ServeError: It cannot be written, or another server holds it.
+        ServeError: The directory cannot be written, or another server uses it.
     """
     try:
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -219,8 +232,9 @@ def _locked(data_dir: Path) -> Iterator[bool]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise ServeError(
-                f"another `dn serve` (process {holder}) uses {data_dir}; stop that one, or choose "
-                "another directory with `--data-dir`"
+                f"another `dn serve` (process {holder}) uses {data_dir}; stop it, or choose "
+                "another "
+                "directory with `--data-dir`"
             ) from error
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -228,13 +242,22 @@ def _locked(data_dir: Path) -> Iterator[bool]:
         try:
             yield bool(holder)
         finally:
-            # A kill leaves the file as it is, and so the next start knows of it.
+            # A killed server leaves its process id in the file.
             file.truncate(0)
+
+
+def _warn_of_open_permissions(data_dir: Path, say: Callable[[str], None]) -> None:
+    mode = stat.S_IMODE(data_dir.stat().st_mode)
+    if mode & 0o077:
+        say(
+            f"warning: other users of this machine can open {data_dir} (mode {mode:o}), which has "
+            f"keys and data; run `chmod 700 {data_dir}`"
+        )
 
 
 def _check_port(host: str, port: int, flag: str, *, patience: float) -> None:
     deadline = time.monotonic() + patience
-    while (reason := _taken(host, port)) is not None:
+    while (reason := _port_error(host, port)) is not None:
         if time.monotonic() >= deadline:
             raise ServeError(
                 f"port {port} on {host} cannot be used: {reason}; choose another with `{flag}`"
@@ -242,12 +265,12 @@ def _check_port(host: str, port: int, flag: str, *, patience: float) -> None:
         time.sleep(0.2)
 
 
-def _taken(host: str, port: int) -> str | None:
-    """Return why nothing can listen there, or None."""
+def _port_error(host: str, port: int) -> str | None:
+    """Return why a server cannot listen there, or None."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
-            # As servers do it: connections that have just been closed do not count.
+            # Like a server: connections that were just closed do not block the port.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
             probe.listen()
@@ -257,7 +280,7 @@ def _taken(host: str, port: int) -> str | None:
 
 
 def _engine_key(data_dir: Path) -> str:
-    """Return the engine's master key, made at the first start in a file that its owner reads."""
+    """Return the engine's master key; the first start writes it to a file only its owner reads."""
     path = data_dir / "engine.key"
     with contextlib.suppress(FileNotFoundError):
         if key := path.read_text().strip():
@@ -268,15 +291,16 @@ def _engine_key(data_dir: Path) -> str:
     return key
 
 
-def _initialise(commands: Commands, environment: Environment) -> dict[str, Any]:
-    """Bring the database up to date, and at the first start make who may use the server.
+def _initialise(options: Options, commands: Commands, environment: Environment) -> dict[str, Any]:
+    """Migrate the database; the first start also creates an organization and a token.
 
     Returns:
-        `created`, and then `organization`, `workspace` and `token`.
+        `created`, and if it is true `organization`, `workspace` and `token`.
     """
     done = subprocess.run(
         [*commands.app, "init"],
         env=dict(environment),
+        cwd=options.data_dir,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -287,29 +311,31 @@ def _initialise(commands: Commands, environment: Environment) -> dict[str, Any]:
             answer = json.loads(done.stdout.strip().splitlines()[-1])
             if isinstance(answer, dict):
                 return answer
-    words = done.stderr.strip().splitlines()[-12:]
-    raise ServeError("\n".join(["the database could not be prepared:", *(f"  {w}" for w in words)]))
+    lines = done.stderr.strip().splitlines()[-12:]
+    raise ServeError(
+        "\n".join(["the database could not be prepared:", *(f"  {line}" for line in lines)])
+    )
 
 
-def _introduce(
+def _show_first_start(
     options: Options,
     first: Mapping[str, Any],
     environ: Environment,
     say: Callable[[str], None],
-    tell: Callable[[str], None],
+    show: Callable[[str], None],
 ) -> None:
-    """Show the first start's token, once, and keep it as a profile if there is none yet."""
+    """Show the token of the first start once, and save it as a profile if there is none yet."""
     say(
-        f"first start: made organization `{first['organization']}`, workspace "
+        f"first start: created organization `{first['organization']}`, workspace "
         f"`{first['workspace']}` and a token, which is shown only now:"
     )
-    tell(
+    show(
         f"export DREADNODE_SERVER={options.url} DREADNODE_API_KEY={first['token']} "
         f"DREADNODE_ORGANIZATION={first['organization']} DREADNODE_WORKSPACE={first['workspace']}"
     )
     path = config_path(environ)
     if path.exists():
-        say(f"{path} exists and is left as it is; `dn login --server {options.url}` adds this one")
+        say(f"{path} exists and stays unchanged; `dn login --server {options.url}` adds a profile")
         return
     Profiles.load(environ).save(
         Profile(
@@ -320,7 +346,7 @@ def _introduce(
             workspace=first["workspace"],
         )
     )
-    say(f"saved it as profile `local` in {path}, so `dn` in this account needs nothing more")
+    say(f"saved as profile `local` in {path}; `dn` uses it from now on")
 
 
 def _reason(error: OSError) -> str:

@@ -1,13 +1,13 @@
 """Keeps the processes of a server running, and leaves none behind.
 
-Programs are started in stages, each when those of the stage before answer, and stopped in the
-reverse order, one after the other. One that dies after it has answered is started again, after a
-pause that doubles; one that dies before that ends the whole.
+It starts programs in stages: each stage when the programs of the previous one are ready. It stops
+them one by one in the reverse order. A program that exits after it was ready is started again after
+a delay, which doubles each time; one that exits earlier ends the start.
 
-Each program's stdin is a pipe that only this process holds: should it be killed, they read the end
-of their input and stop by themselves. Their output goes straight to files, so that their last words
-are kept even then. Each has a session of its own, so that Ctrl-C reaches this process alone, which
-then stops them in order.
+The stdin of each program is a pipe that only this process holds: if this process is killed, the
+programs reach the end of their input and stop. Their output goes directly to files, which are
+complete even then. Each has its own session, so Ctrl-C reaches only this process, which then stops
+them in order.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any
 
 from dreadnode.errors import ServeError
 
-_LOOK_EVERY = 0.05
+_POLL_SECONDS = 0.05
 _LOG_LIMIT = 32 << 20
-_SHORTEN_EVERY = 60.0
-_LAST_WORDS = 12
+_ROTATE_SECONDS = 60.0
+_SHOWN_LINES = 12
 
 
 @dataclass(frozen=True)
@@ -36,17 +36,19 @@ class Program:
     """One process of the server.
 
     Attributes:
-        name: What people call it; also the name of its log.
+        name: Its name in messages and of its log.
         command: The program and its arguments.
-        environment: Its whole environment.
-        ready: What its output holds once it answers; None if it counts as soon as it runs.
-        start_within: Seconds that it may take to answer.
-        stop_within: Seconds that it may take to stop before it is killed.
+        environment: Its complete environment.
+        folder: The folder it runs in.
+        ready: The text in its output when it is ready; None if it is ready at once.
+        start_within: Seconds until it must be ready.
+        stop_within: Seconds until it must have stopped; then it is killed.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
+    folder: Path
     ready: str | None = None
     start_within: float = 600.0
     stop_within: float = 15.0
@@ -54,34 +56,34 @@ class Program:
 
 @dataclass(frozen=True)
 class Backoff:
-    """The pauses before a program is started again.
+    """The delays before a program is started again.
 
     Attributes:
-        first: Seconds before the first restart; each pause is twice the one before.
-        longest: The longest pause in seconds.
-        healthy: After so many seconds of running, the pauses begin anew.
+        first: Seconds before the first restart; each delay is twice the previous one.
+        longest: The longest delay in seconds.
+        healthy: Seconds of running after which the delays start from the first again.
     """
 
     first: float = 0.5
     longest: float = 30.0
     healthy: float = 60.0
 
-    def pauses(self) -> Iterator[float]:
-        """Yield one pause after the other."""
-        pause = self.first
+    def delays(self) -> Iterator[float]:
+        """Yield the delays in order."""
+        delay = self.first
         while True:
-            yield pause
-            pause = min(pause * 2, self.longest)
+            yield delay
+            delay = min(delay * 2, self.longest)
 
 
 class Supervisor:
-    """Runs programs until it is told to stop.
+    """Runs programs until it is stopped.
 
     Args:
-        stages: The programs, in the order in which they are started.
-        logs: The folder that keeps their output.
-        say: Tells a person what happens.
-        backoff: The pauses before restarts.
+        stages: The programs, in the order of their start.
+        logs: The folder of their logs.
+        say: Prints a message.
+        backoff: The delays before restarts.
     """
 
     def __init__(
@@ -98,34 +100,34 @@ class Supervisor:
         self._backoff = backoff
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._stopping = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._kill_now = asyncio.Event()
 
     def stop(self) -> None:
-        """Stop everything in order; asked a second time, kill it."""
+        """Stop everything in order; called a second time, kill it."""
         if self._stopping.is_set():
-            self._hurry.set()
+            self._kill_now.set()
         self._stopping.set()
 
     async def run(self, *, when_ready: Callable[[], None] = lambda: None) -> None:
         """Start everything, keep it running until `stop`, then stop it.
 
         Args:
-            when_ready: Called when everything answers.
+            when_ready: Called when everything is ready.
 
         Raises:
-            ServeError: A program died, or did not answer, before it ever had; all are stopped.
+            ServeError: A program exited before it was ready, or was not ready in time.
         """
         keepers: list[tuple[Program, asyncio.Task[None]]] = []
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             for stage in self._stages:
-                answers = [asyncio.Event() for _ in stage]
-                for program, answered in zip(stage, answers, strict=True):
-                    keeper = asyncio.create_task(self._keep(program, answered))
+                ready = [asyncio.Event() for _ in stage]
+                for program, is_ready in zip(stage, ready, strict=True):
+                    keeper = asyncio.create_task(self._keep_running(program, is_ready))
                     keepers.append((program, keeper))
-                all_answer = asyncio.create_task(_all(answers))
-                await _first(all_answer, stopping, *(keeper for _, keeper in keepers))
-                all_answer.cancel()
+                all_ready = asyncio.create_task(_all(ready))
+                await _first(all_ready, stopping, *(keeper for _, keeper in keepers))
+                all_ready.cancel()
                 if stopping.done():
                     return
             when_ready()
@@ -133,25 +135,28 @@ class Supervisor:
         finally:
             stopping.cancel()
             for program, keeper in reversed(keepers):
-                await self._end(program, keeper)
+                await self._stop_program(program, keeper)
 
-    async def _keep(self, program: Program, answered: asyncio.Event) -> None:
-        """Run PROGRAM again and again; end with an error if it dies before it has answered."""
+    async def _keep_running(self, program: Program, is_ready: asyncio.Event) -> None:
+        """Run PROGRAM again and again; raise if it exits before it was ready."""
         log = self._logs / f"{program.name}.log"
-        pauses = self._backoff.pauses()
+        delays = self._backoff.delays()
         while True:
             started, offset = time.monotonic(), _rotate(log)
             process = await self._start(program, log)
-            if not answered.is_set() and await _answers(process, program, log, offset):
-                answered.set()
-            code = await _ended(process, log)
-            if not answered.is_set():
-                raise ServeError(_did_not_start(program, code, log, offset))
+            if not is_ready.is_set() and await _is_ready(process, program, log, offset):
+                is_ready.set()
+            code = await _exit_code(process, log)
+            if not is_ready.is_set():
+                raise ServeError(_start_error(program, code, log, offset))
             if time.monotonic() - started >= self._backoff.healthy:
-                pauses = self._backoff.pauses()
-            pause = next(pauses)
-            self._say(f"the {program.name} stopped ({_ending(code)}); starting it again: see {log}")
-            await asyncio.sleep(pause)
+                delays = self._backoff.delays()
+            delay = next(delays)
+            self._say(
+                f"the {program.name} stopped ({_cause(code)}) and is started again; its log is "
+                f"{log}"
+            )
+            await asyncio.sleep(delay)
 
     async def _start(self, program: Program, log: Path) -> asyncio.subprocess.Process:
         with log.open("ab") as output:
@@ -161,13 +166,14 @@ class Supervisor:
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
                 env=dict(program.environment),
+                cwd=program.folder,
                 start_new_session=True,
             )
         self._running[program.name] = process
         return process
 
-    async def _end(self, program: Program, keeper: asyncio.Task[None]) -> None:
-        """Stop PROGRAM: ask, wait, kill."""
+    async def _stop_program(self, program: Program, keeper: asyncio.Task[None]) -> None:
+        """Stop PROGRAM: terminate it, wait, and kill it if it still runs."""
         keeper.cancel()
         with contextlib.suppress(asyncio.CancelledError, ServeError):
             await keeper
@@ -177,13 +183,13 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         ended = asyncio.create_task(process.wait())
-        hurry = asyncio.create_task(self._hurry.wait())
+        kill_now = asyncio.create_task(self._kill_now.wait())
         await asyncio.wait(
-            (ended, hurry), timeout=program.stop_within, return_when=asyncio.FIRST_COMPLETED
+            (ended, kill_now), timeout=program.stop_within, return_when=asyncio.FIRST_COMPLETED
         )
-        hurry.cancel()
+        kill_now.cancel()
         if not ended.done():
-            self._say(f"the {program.name} did not stop when asked, and is killed")
+            self._say(f"the {program.name} did not stop in time and is killed")
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         await ended
@@ -195,56 +201,57 @@ async def _all(events: Sequence[asyncio.Event]) -> None:
 
 
 async def _first(*waiting: asyncio.Task[Any]) -> None:
-    """Wait for the first of WAITING, and let its error through if it has one."""
+    """Wait for the first of WAITING, and raise its error if it has one."""
     done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     for each in done:
         each.result()
 
 
-async def _answers(
+async def _is_ready(
     process: asyncio.subprocess.Process, program: Program, log: Path, offset: int
 ) -> bool:
-    """Wait until PROGRAM says in its log that it answers; False if it dies before."""
+    """Wait until the log of PROGRAM says that it is ready; return False if it exits earlier."""
     deadline = time.monotonic() + program.start_within
     while process.returncode is None:
         if program.ready is None or program.ready.encode() in _since(log, offset):
             return True
         if time.monotonic() > deadline:
             raise ServeError(
-                f"the {program.name} did not answer within {program.start_within:g} s: see {log}"
+                f"the {program.name} was not ready within {program.start_within:g} s; its log is "
+                f"{log}"
             )
-        await asyncio.sleep(_LOOK_EVERY)
+        await asyncio.sleep(_POLL_SECONDS)
     return False
 
 
-async def _ended(process: asyncio.subprocess.Process, log: Path) -> int:
-    """Wait for the end of PROCESS, for months if need be, while its log keeps to its bound."""
+async def _exit_code(process: asyncio.subprocess.Process, log: Path) -> int:
+    """Wait until PROCESS exits, and keep its log below the limit meanwhile."""
     ended = asyncio.create_task(process.wait())
     try:
-        while not (await asyncio.wait({ended}, timeout=_SHORTEN_EVERY))[0]:
-            # A full disk is no reason to give the process up.
+        while not (await asyncio.wait({ended}, timeout=_ROTATE_SECONDS))[0]:
+            # The process continues on a full disk.
             with contextlib.suppress(OSError):
-                await asyncio.to_thread(_shorten, log)
+                await asyncio.to_thread(_move_content, log)
         return await ended
     finally:
         ended.cancel()
 
 
-def _shorten(log: Path) -> None:
-    """Put the content of a log that has grown too long aside, under the process that writes it.
+def _move_content(log: Path) -> None:
+    """Move the content of a log above the limit to a second file, while a process writes to it.
 
-    It appends, so it goes on at the beginning of the emptied file; what it writes in the moment
-    between the end of the copy and the emptying is lost.
+    The process appends, so it continues at the start of the emptied file. What it writes between
+    the copy and the truncation is lost.
     """
     if log.stat().st_size < _LOG_LIMIT:
         return
-    with log.open("rb") as whole, log.with_suffix(".log.1").open("wb") as aside:
-        shutil.copyfileobj(whole, aside)
+    with log.open("rb") as source, log.with_suffix(".log.1").open("wb") as copy:
+        shutil.copyfileobj(source, copy)
         os.truncate(log, 0)
 
 
 def _rotate(log: Path) -> int:
-    """Put a log that has grown too long aside, and return where the next start's output begins."""
+    """Rename a log above the limit, and return the offset of the next start's output."""
     log.parent.mkdir(parents=True, exist_ok=True)
     size = log.stat().st_size if log.exists() else 0
     if size < _LOG_LIMIT:
@@ -259,11 +266,11 @@ def _since(log: Path, offset: int) -> bytes:
         return file.read()
 
 
-def _did_not_start(program: Program, code: int, log: Path, offset: int) -> str:
-    words = _since(log, offset).decode(errors="replace").rstrip().splitlines()[-_LAST_WORDS:]
-    sentence = f"the {program.name} did not start ({_ending(code)}); its log is {log}"
-    return "\n".join([f"{sentence} and ends with:", *(f"  {line}" for line in words)])
+def _start_error(program: Program, code: int, log: Path, offset: int) -> str:
+    lines = _since(log, offset).decode(errors="replace").rstrip().splitlines()[-_SHOWN_LINES:]
+    message = f"the {program.name} did not start ({_cause(code)}); its log is {log}"
+    return "\n".join([f"{message} and ends with:", *(f"  {line}" for line in lines)])
 
 
-def _ending(code: int) -> str:
+def _cause(code: int) -> str:
     return f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"

@@ -11,8 +11,9 @@ from typing import Any
 
 import httpx2
 import pytest
+from dreadnode.catalog import view
 from dreadnode.cli.main import run
-from dreadnode.training import TINKER_MODELS, search_training_models, view
+from dreadnode.training import TINKER_MODELS, search_training_models
 from inline_snapshot import snapshot
 
 Dn = Callable[[str], str]

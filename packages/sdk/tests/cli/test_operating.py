@@ -169,6 +169,6 @@ def test_a_backup_that_cannot_be_made_is_refused_in_a_sentence(dn: Dn, tmp_path:
     said = dn(f"server backup {tmp_path}/copy --data-dir {tmp_path}/nothing")
 
     assert said == (
-        f"exit: 1\n--- stdout\n--- stderr\nerror: There is no data directory {tmp_path}/nothing; "
+        f"exit: 1\n--- stdout\n--- stderr\nerror: there is no data directory {tmp_path}/nothing; "
         "name it with `--data-dir`\n"
     )

@@ -1,4 +1,4 @@
-"""`dn engine`: the engine's own commands, and what its models mean for the catalog."""
+"""`dn engine`: the engine's own commands, and its models with their catalog entries."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from dreadnode.cli.output import Column, Output, hint, say, table
 from dreadnode.cli.server.serve import default_data_dir
+from dreadnode.local_server.python import ISOLATED, module_command
 
 _COLUMNS: tuple[Column, ...] = (
     ("model", lambda model: model["model_name"]),
@@ -26,27 +27,33 @@ _COLUMNS: tuple[Column, ...] = (
 def engine(
     *arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
 ) -> None:
-    """Run the engine alone, or show the models that it has.
+    """Run the engine alone, or list its models.
 
-    `dn engine serve --help` and `dn engine models --help` show what each takes.
+    `dn engine serve --help` and `dn engine models --help` list their flags.
     """
-    command = [sys.executable, "-m", "dreadnode_engine", *arguments]
+    command = [*module_command("dreadnode_engine"), *arguments]
     sys.stdout.flush()
     if arguments[:1] == ("models",) and not {"--help", "-h"}.intersection(arguments):
         _models(command)
         return
-    os.execv(sys.executable, command)  # noqa: S606 - our own program
+    os.execve(sys.executable, command, {**os.environ, **ISOLATED})  # noqa: S606 - our own program
 
 
 def _models(command: list[str]) -> None:
-    """Show what the engine of COMMAND has, each model beside the catalog entry that it serves."""
+    """List the models of the engine, each with its catalog entry."""
     from dreadnode.training.models import get_training_model
 
     as_json = "--json" in command
     start = " ".join(["dn serve", *_model_flags(command)])
     if not any(each.split("=")[0] == "--data-dir" for each in command):
         command += ["--data-dir", str(default_data_dir())]
-    answer = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, text=True, check=False)
+    answer = subprocess.run(
+        [*command, "--json"],
+        env={**os.environ, **ISOLATED},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     if answer.returncode:
         raise SystemExit(answer.returncode)
     models: list[dict[str, Any]] = json.loads(answer.stdout)["models"]
@@ -59,17 +66,17 @@ def _models(command: list[str]) -> None:
         out.json({"models": models})
         return
     if not models:
-        say("no models; name one with `--model ID=PATH`")
+        say("no models; add one with `--model ID=PATH`")
         return
     out.text(*table([[str(cell(model)) for _, cell in _COLUMNS] for model in models], _COLUMNS))
     if trained := next((model for model in models if model["catalog"]), None):
-        hint(f"start with them: `{start}`, then `dn train sft --model {trained['model_name']}`")
+        hint(f"to train one: `{start}`, then `dn train sft --model {trained['model_name']}`")
     else:
         hint("`--model ID=PATH` with the id of an entry of `dn train catalog` makes it trainable")
 
 
 def _model_flags(command: list[str]) -> list[str]:
-    """Return the `--model ID=PATH` of COMMAND, as a shell takes them."""
+    """Return each `--model ID=PATH` of COMMAND, quoted for a shell."""
     flags = []
     for at, word in enumerate(command):
         if word == "--model":
