@@ -20,7 +20,8 @@ import pytest
 import uvicorn
 from dreadnode_runtime.backend.trainer import Export, Saved
 from dreadnode_runtime.data.renderers.formats import formats_of, names_of
-from dreadnode_runtime.data.rendering import Example, Rendering
+from dreadnode_runtime.data.rendering import Rendering
+from dreadnode_runtime.data.sequences import Example
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.plain_text import prepare_text
-from dreadnode_runtime.data.rendering import Example, Rendering, load_rendering
+from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.errors import JobFailed
 from transformers import AutoTokenizer
 

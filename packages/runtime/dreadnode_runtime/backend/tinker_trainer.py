@@ -19,7 +19,7 @@ from tinker import types
 from dreadnode_runtime.backend.adapter import fetch
 from dreadnode_runtime.backend.availability import while_available
 from dreadnode_runtime.backend.trainer import Export, Optimizer, Saved
-from dreadnode_runtime.data.rendering import Example
+from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.data.vision import model_input
 from dreadnode_runtime.errors import JobFailed, RuntimeFault, TryAgain, plain
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from dreadnode_runtime.data.rendering import Example
+from dreadnode_runtime.data.sequences import Example
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.plain_rows import Document, read_document
 from dreadnode_runtime.data.reading import encodable
-from dreadnode_runtime.data.rendering import Example, Rendering
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.rows import read_rows
+from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.errors import JobFailed
 
 Keep = Callable[[list[Example]], None]

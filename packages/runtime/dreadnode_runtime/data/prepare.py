@@ -7,8 +7,9 @@ from pathlib import Path
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.normal_form import Conversation, Row, Unusable, with_system_prompt
 from dreadnode_runtime.data.reading import conversation, encodable
-from dreadnode_runtime.data.rendering import Example, Rendering
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.rows import read_rows
+from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.errors import JobFailed
 
 AT_ONCE = 512

@@ -6,15 +6,9 @@ loaded is refused: training it in some generic format would be training another 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from dreadnode.training import get_training_model
-from tinker_cookbook import tokenizer_utils
 from tinker_cookbook.exceptions import RendererError, TinkerCookbookError
 from tinker_cookbook.renderers import Message, get_text_content
 
@@ -25,7 +19,14 @@ from dreadnode_runtime.data.renderers.chat import Chat, chat_of, one_call_each
 from dreadnode_runtime.data.renderers.formats import formats_of, names_of, stand_in_format
 from dreadnode_runtime.data.renderers.probes import Probe
 from dreadnode_runtime.data.renderers.turns import Format, Turn
-from dreadnode_runtime.data.vision import Image, Vision, Written, no_vision, vision_of
+from dreadnode_runtime.data.sequences import (
+    Example,
+    Rendered,
+    sequences_of,
+    sequences_with_images,
+)
+from dreadnode_runtime.data.tokenizer import load_tokenizer
+from dreadnode_runtime.data.vision import Vision, no_vision, vision_of
 from dreadnode_runtime.errors import JobFailed, plain
 
 TRAIN_ON = ("all_assistant_messages", "last_assistant_message", "last_assistant_turn")
@@ -34,37 +35,6 @@ TRAIN_ON = ("all_assistant_messages", "last_assistant_message", "last_assistant_
 
 END_OF_DOCUMENT = ("<|endoftext|>", "<|end_of_text|>")
 """Names of the token that ends a document in pretraining, where that is not the end of a turn."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """One sequence to train on.
-
-    Attributes:
-        tokens: int32 of shape (T,): prompt and answer.
-        weights: float32 of shape (T,): what a token's loss counts, 0 where there is none. The first
-            is 0, since nothing comes before it.
-        row: Number of the dataset's row, from 1.
-        images: Images among the tokens, in order.
-    """
-
-    tokens: npt.NDArray[np.int32]
-    weights: npt.NDArray[np.float32]
-    row: int
-    images: tuple[Image, ...] = ()
-
-    @property
-    def trained(self) -> npt.NDArray[np.bool_]:
-        """Which tokens carry loss, of shape (T,)."""
-        return self.weights > 0
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """The sequences that teach one row, and whether something was cut off."""
-
-    examples: list[Example]
-    cut: bool
 
 
 class Rendering:
@@ -203,7 +173,7 @@ class Rendering:
                 made.append(each)
                 continue
             pairs = [(next(encoded), next(encoded)) for _ in each]
-            made.append(_rendered(pairs, row, said.weight, max_length))
+            made.append(sequences_of(pairs, row, said.weight, max_length))
         return made
 
     def _with_images(
@@ -220,7 +190,7 @@ class Rendering:
             return unusable
         if any(len(each.tokens) > max_length for each in written):
             return Unusable("it holds images and is longer than max_sequence_length")
-        return _with_shares(written, row, said.weight)
+        return sequences_with_images(written, row, said.weight)
 
     def prompt(self, said: Conversation) -> list[int]:
         """Return the tokens that the model continues when it answers SAID.
@@ -346,26 +316,6 @@ class Rendering:
         return Unusable(f"{self.name} cannot render it: {plain(error)}")
 
 
-def _with_shares(written: Sequence[Written], row: int, weight: float) -> Rendered | Unusable:
-    """Return the sequences WRITTEN, whose weights add up to WEIGHT."""
-    total = sum(sum(each.carries) for each in written)
-    if not total:
-        return Unusable("no answer")
-    share = np.float32(weight / total)
-    return Rendered(
-        [
-            Example(
-                np.array(each.tokens, np.int32),
-                (np.array(each.carries, np.float32) * share).astype(np.float32),
-                row,
-                tuple(each.images),
-            )
-            for each in written
-        ],
-        cut=False,
-    )
-
-
 def _needs(said: Conversation, train_on: str) -> set[Probe]:
     try:
         trained = trained_messages(said, train_on)
@@ -381,38 +331,6 @@ def _needs(said: Conversation, train_on: str) -> set[Probe]:
         else Probe.TEXT
         for index in trained
     }
-
-
-def _rendered(
-    pairs: Sequence[tuple[list[int], list[int]]], row: int, weight: float, max_length: int
-) -> Rendered | Unusable:
-    """Return the sequences of the turns whose prompts and completions PAIRS hold as tokens."""
-    sequences: list[tuple[list[int], list[bool]]] = []
-    for prompt, completion in pairs:
-        tokens, mask = sequences[-1] if sequences else ([], [])
-        if not tokens or prompt[: len(tokens)] != tokens:
-            tokens, mask = [], []
-            sequences.append((tokens, mask))
-        mask += [False] * (len(prompt) - len(tokens)) + [True] * len(completion)
-        tokens += prompt[len(tokens) :]
-        tokens += completion
-    cut = any(len(tokens) > max_length for tokens, _ in sequences)
-    kept = []
-    for tokens, mask in sequences:
-        carries = np.array(mask[:max_length], np.bool_)
-        carries[:1] = False
-        at = np.flatnonzero(carries)
-        # What follows the last token that carries loss changes nothing: it is not worth its price.
-        if len(at):
-            end = at[-1] + 1
-            kept.append((np.array(tokens[:end], np.int32), carries[:end]))
-    total = sum(int(carries.sum()) for _, carries in kept)
-    if not total:
-        return Unusable("its answer lies beyond max_sequence_length" if cut else "no answer")
-    share = np.float32(weight / total)
-    return Rendered(
-        [Example(tokens, (mask * share).astype(np.float32), row) for tokens, mask in kept], cut
-    )
 
 
 def text_of(message: Message) -> str:
@@ -458,7 +376,7 @@ def load_rendering(
                 code="model",
             ) from error
         name = names[0]
-    loaded = _load_tokenizer(model, tokenizer)
+    loaded = load_tokenizer(model, tokenizer)
     try:
         if rehearsal:
             formats = [stand_in_format(name, StandInReader(loaded), loaded)]
@@ -478,20 +396,3 @@ def load_rendering(
         vision=lambda name: vision_of(model, name, loaded, tokenizer, rehearsal=rehearsal),
     )
     return rendering if renderer is None else rendering.named(renderer)
-
-
-def _load_tokenizer(model: str, tokenizer: str) -> Any:
-    try:
-        if Path(tokenizer).is_dir():
-            from transformers import AutoTokenizer
-
-            return AutoTokenizer.from_pretrained(tokenizer, local_files_only=True)
-        if get_training_model(model) is None:
-            raise ValueError(f"{model} is not in the catalog")  # noqa: TRY301
-        return tokenizer_utils.get_tokenizer(model)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        raise JobFailed(
-            f"The tokenizer of {model} cannot be loaded here ({plain(error)}); train a model whose "
-            "folder the engine holds, or make its tokenizer available under HF_HOME",
-            code="model",
-        ) from error

@@ -6,7 +6,8 @@ from pathlib import Path
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.plain_text import prepare_text
 from dreadnode_runtime.data.prepare import fitting, prepare
-from dreadnode_runtime.data.rendering import Example, Rendering
+from dreadnode_runtime.data.rendering import Rendering
+from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.jobs.config import SftConfig
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.data.counts import Counts
-from dreadnode_runtime.data.rendering import Example, Rendering
+from dreadnode_runtime.data.rendering import Rendering
+from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.jobs.config import SftConfig, read_config
 from dreadnode_runtime.jobs.lifecycle import JobContext, Results
 from dreadnode_runtime.jobs.outcome import plural

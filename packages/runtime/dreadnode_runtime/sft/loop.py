@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from dreadnode_runtime.backend.trainer import Saved, Trainer
 from dreadnode_runtime.control.events import Reporter, Stop
 from dreadnode_runtime.data.batching import Batching
-from dreadnode_runtime.data.rendering import Example
+from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig
 from dreadnode_runtime.jobs.outcome import Outcome, report_checkpoint_start
