@@ -42,10 +42,10 @@ async def worth(name: str, text: str, prompt: Prompt, tokens: int = 1, **params:
         ("trajectory_imitation_v1", "ls", asked("ls -l", 0.7), {"reward_if_false": -1}, -1.0),
         ("gsm8k_v1", "so 3 + 4 = 7\n#### 7", asked("... #### 7"), {}, 1.0),
         ("gsm8k_v1", "it is 1,234.50", asked("#### 1234.5"), {}, 1.0),
-        ("gsm8k_v1", "#### 7, or rather 8", asked("8"), {}, 1.0),
+        ("gsm8k_v1", "#### 7, or rather 8", asked("7"), {}, 1.0),
         ("gsm8k_v1", "12\n#### nothing", asked("12"), {}, 1.0),
         ("gsm8k_v1", "-5", asked("5"), {}, 0.0),
-        ("gsm8k_v1", "7.0000001", asked("7"), {}, 1.0),
+        ("gsm8k_v1", "7.0000001", asked("7"), {}, 0.0),
         ("gsm8k_v1", "9" * 400, asked("7"), {}, 0.0),
         ("gsm8k_v1", "7", asked(), {"expected": "7", "reward_if_true": 3}, 3.0),
     ],
@@ -174,10 +174,41 @@ def test_a_row_without_an_expected_answer_cannot_be_judged_by_comparing(name: st
 
 
 def test_an_expected_answer_without_a_number_cannot_be_judged_by_it() -> None:
-    with pytest.raises(Unusable, match="has no number"):
+    with pytest.raises(Unusable, match="is not a single number"):
         build({"name": "gsm8k_v1"}).check(asked("seven"))
 
 
 def test_every_recipe_is_found_by_its_name() -> None:
     assert all(recipe.name == name for name, recipe in RECIPES.items())
-    assert len(RECIPES) == 9
+    assert len(RECIPES) == 10
+
+
+@pytest.mark.parametrize(
+    ("recipe", "reward"),
+    [
+        ({"name": "contains_v1", "params": {"needle": "a", "reward_if_false": -1}}, -1.0),
+        (EXACT, 0.0),
+        ({"name": "row_reward_v1", "params": {"default": 0.5}}, 0.5),
+        ({"name": "gate_v1", "params": {"gate": CONTAINS, "reward": ROW, "otherwise": -2}}, -2.0),
+        (
+            {"name": "weighted_sum_v1", "params": {"terms": [{"weight": 2, "reward": CONTAINS}]}},
+            0.0,
+        ),
+        (
+            {
+                "name": "length_shaped_v1",
+                "params": {"reward": EXACT, "free_tokens": 0, "max_tokens": 10},
+            },
+            -1.0,
+        ),
+    ],
+)
+async def test_a_completion_whose_reasoning_never_ends_is_not_scored(
+    recipe: Any, reward: float
+) -> None:
+    # It holds what the recipe looks for, and still gets the reward of a wrong completion.
+    completion = Completion(asked("yes a"), "yes a", tokens=10, truncated=True, unfinished=True)
+
+    score = await score_completion(build(recipe), completion)
+
+    assert (score.value, score.extraction_failed) == (reward, recipe["name"] != "row_reward_v1")

@@ -49,7 +49,7 @@ class Drawing:
             letters = 2
         tokens = np.array([66] * letters + [END], np.int32)
         logprobs = np.full(len(tokens), self.policy.logprob, np.float32)
-        return Sampled(tokens, logprobs, truncated=letters == 3)
+        return Sampled(tokens, logprobs, truncated=letters == 3 or self.policy.all_cut_off)
 
 
 class FakePolicy:
@@ -63,6 +63,7 @@ class FakePolicy:
         self.updates = 0
         self.logprob = -1.0
         self.all_alike = False
+        self.all_cut_off = False
         self.nan_at: int | None = None
         self.on_update: Callable[[int], None] = lambda update: None
 
@@ -470,3 +471,24 @@ async def test_sampling_goes_on_while_training_does(
         _, outcome = await running
 
     assert outcome.step == 2
+
+
+async def test_a_step_whose_completions_were_all_cut_off_says_what_to_raise(
+    run: Any, policy: FakePolicy, told: Told
+) -> None:
+    policy.all_cut_off = True
+
+    await run(config(max_new_tokens=9))
+
+    (warning,) = told.of("log")
+    assert "All 6 completions of step 1 were cut off at `max_new_tokens` 9" in warning["message"]
+    assert "raise `max_new_tokens`" in warning["message"]
+
+
+def test_rewards_that_differ_by_a_rounding_error_are_equal() -> None:
+    rollout = Rollout([], Score(0.3), 1, 5, truncated=False, prompt_tokens=2)
+    prompt = Prompt(Conversation([]), 1)
+
+    assert Group(prompt, [rollout, replace(rollout, score=Score(0.1 + 0.2))]).degenerate
+    assert not Group(prompt, [rollout, replace(rollout, score=Score(0.3001))]).degenerate
+    assert Group(prompt, [replace(rollout, score=Score(0.0))] * 2).degenerate

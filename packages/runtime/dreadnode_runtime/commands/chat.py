@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
-from tinker_cookbook.renderers import Message
 
 from dreadnode_runtime.backend.policy import Sampler, SamplingParams
 from dreadnode_runtime.backend.tinker_policy import open_sampler
 from dreadnode_runtime.commands.responses import Response, error_response, refusal
+from dreadnode_runtime.data.completions import Reply, read_completion
 from dreadnode_runtime.data.normal_form import Unusable, with_system_prompt
 from dreadnode_runtime.data.reading import conversation
 from dreadnode_runtime.data.rendering import Rendering, load_rendering, plain_message, text_of
@@ -91,9 +91,16 @@ class ChatSession:
             )
         except RuntimeFault as fault:
             return error_response(fault)
+        reply = read_completion(
+            self._rendering,
+            prompt,
+            sampled.tokens.tolist(),
+            stop=request.stop,
+            truncated=sampled.truncated,
+        )
         return {
             "ok": True,
-            "message": _message(self._rendering.answer(sampled.tokens.tolist())),
+            "message": _message(reply),
             "finish_reason": "length" if sampled.truncated else "stop",
             "usage": {"prompt_tokens": len(prompt), "sampled_tokens": len(sampled.tokens)},
         }
@@ -133,14 +140,16 @@ async def stdin_lines() -> AsyncIterator[str]:
         yield line
 
 
-def _message(message: Message) -> dict[str, Any]:
-    """Return MESSAGE with its text, its reasoning and its tool calls apart."""
+def _message(reply: Reply) -> dict[str, Any]:
+    """Return REPLY's message with its text, its reasoning and its tool calls apart."""
+    message = reply.message
     content = message["content"]
     parts = [] if isinstance(content, str) else content
     reasoning = [part["thinking"] for part in parts if part["type"] == "thinking"]
     return {
         "role": "assistant",
-        "content": text_of(message),
+        # Reasoning that was cut off is shown as text: there is nothing else to show.
+        "content": text_of(message) if reply.answer is None else reply.answer,
         "reasoning": "\n".join(reasoning) or None,
         "tool_calls": plain_message(message).get("tool_calls", []),
     }

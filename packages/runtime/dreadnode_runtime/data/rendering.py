@@ -231,6 +231,11 @@ class Rendering:
         stop: list[int] | list[str] = self._format.reader.get_stop_sequences()
         return stop
 
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the trained model."""
+        return self._encoder.tokenizer
+
     def stops(self, texts: Sequence[str]) -> list[int] | list[str]:
         """Return what ends an answer when each of TEXTS does too.
 
@@ -244,8 +249,7 @@ class Rendering:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of TOKENS, special ones included."""
-        tokenizer = self._encoder.tokenizer
-        return str(tokenizer.decode(list(tokens), skip_special_tokens=False))
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def _chat(self, said: Conversation) -> tuple[Chat, list[int]]:
         """Return SAID as it is written, and which of its messages each written one is of."""

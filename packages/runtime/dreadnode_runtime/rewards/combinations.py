@@ -5,6 +5,7 @@
 | `weighted_sum_v1` | the sum of each term's reward times its weight |
 | `gate_v1` | that of `reward` if that of `gate` is above `threshold`, else `otherwise` |
 | `length_shaped_v1` | that of `reward` minus a penalty for long completions |
+| `math_v1` | whether the final answer equals the expected one mathematically: see `math_answers` |
 | `python_v1` | the result of the user's own function: see `python_reward` |
 """
 
@@ -23,6 +24,7 @@ from pydantic import (
 )
 
 from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.rewards.math_answers import MathAnswer
 from dreadnode_runtime.rewards.python_reward import PythonReward
 from dreadnode_runtime.rewards.recipes import (
     Completion,
@@ -85,6 +87,12 @@ class WeightedSum(Recipe):
         error = next((s.error for s in scores if s.error is not None), None)
         return Score(value, any(s.extraction_failed for s in scores), error)
 
+    def score_unfinished(self, completion: Completion) -> Score:
+        """Return the sum of the terms' rewards of an unfinished completion."""
+        scores = [term.reward.score_unfinished(completion) for term in self.terms]
+        value = sum(t.weight * s.value for t, s in zip(self.terms, scores, strict=True))
+        return Score(value, extraction_failed=True)
+
 
 class Gate(Recipe):
     """A reward that counts only if another one, the gate, is above a threshold."""
@@ -117,6 +125,10 @@ class Gate(Recipe):
             gate.error or reward.error,
         )
 
+    def score_unfinished(self, completion: Completion) -> Score:
+        """Return `otherwise`: an unfinished completion passes no gate."""
+        return Score(self.otherwise, extraction_failed=True)
+
 
 class LengthShaped(Recipe):
     """A reward minus a penalty for long completions.
@@ -144,7 +156,13 @@ class LengthShaped(Recipe):
 
     async def score(self, completion: Completion) -> Score:
         """Return the reward minus the penalty."""
-        score = await self.reward.score(completion)
+        return self._shaped(await self.reward.score(completion), completion)
+
+    def score_unfinished(self, completion: Completion) -> Score:
+        """Return the unfinished completion's reward minus the penalty."""
+        return self._shaped(self.reward.score_unfinished(completion), completion)
+
+    def _shaped(self, score: Score, completion: Completion) -> Score:
         excess = (completion.tokens - self.free_tokens) / (self.max_tokens - self.free_tokens)
         value = score.value - self.penalty * min(max(excess, 0.0), 1.0)
         return Score(value, score.extraction_failed, score.error)
@@ -158,6 +176,7 @@ RECIPES: dict[str, type[Recipe]] = {
         ExactMatch,
         TrajectoryImitation,
         Gsm8k,
+        MathAnswer,
         WeightedSum,
         Gate,
         LengthShaped,

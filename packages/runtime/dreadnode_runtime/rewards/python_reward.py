@@ -13,7 +13,8 @@ state, as `environment_state`.
 | exits its process | an error; the process is replaced |
 
 An error fails the job with the row's number. With `on_error: count` the completion gets
-`reward_on_error` instead, and the error is counted in `train/reward_errors`.
+`reward_on_error` instead, and the error is counted in `train/reward_errors`. The function never
+gets a completion whose reasoning did not end: that one gets `reward_if_unfinished`.
 """
 
 from typing import Annotated, Literal
@@ -44,6 +45,7 @@ class PythonReward(Recipe):
     processes: Processes = 2
     on_error: Literal["fail", "count"] = "fail"
     reward_on_error: Finite = 0.0
+    reward_if_unfinished: Finite = 0.0
 
     _pool: Pool | None = PrivateAttr(default=None)
 
@@ -71,6 +73,10 @@ class PythonReward(Recipe):
                 f"{plain(failed)}",
                 code="reward",
             ) from failed
+
+    def score_unfinished(self, completion: Completion) -> Score:
+        """Return `reward_if_unfinished`."""
+        return Score(self.reward_if_unfinished, extraction_failed=True)
 
     async def confinement(self) -> list[str]:
         """Load the source, and return the limits that hold for it.

@@ -11,10 +11,11 @@ the user's own function.
 | `exact_match_v1` | whether the completion equals the expected one, surrounding white space aside |
 | `trajectory_imitation_v1` | the same; a match gets the row's `reward`, if it has one |
 | `gsm8k_v1` | whether the final number is the expected one |
+
+A completion whose reasoning never ended has no answer: no recipe scores it, and it gets the reward
+of `Recipe.score_unfinished`.
 """
 
-import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -24,22 +25,28 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from dreadnode_runtime.data.normal_form import Unusable, scalar_text
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.rewards.numbers import (
+    Number,
+    first_number,
+    has_digits,
+    last_number,
+    single_number,
+)
+from dreadnode_runtime.rewards.tex import last_boxed
 
 MAX_REWARD = 1e9
 """Largest absolute value of a reward: advantages are computed in single precision."""
-NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
-TOLERANCE = 1e-6
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonEmptyString = Annotated[str, Field(min_length=1)]
 
 
-def _expected_text(value: Any) -> Any:
+def _json_text(value: Any) -> Any:
     """Write a number as JSON does, as in a row: 0 is an expected completion too."""
     return value if value is None else scalar_text(value)
 
 
-Expected = Annotated[str | None, BeforeValidator(_expected_text)]
+Expected = Annotated[str | None, BeforeValidator(_json_text)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +55,11 @@ class Completion:
 
     Attributes:
         prompt: The prompt.
-        text: The completion without reasoning and end tokens.
+        text: The answer: without reasoning, end tokens and stop strings.
         tokens: Number of sampled tokens.
         truncated: Whether it was cut at the token limit.
         state: Final state of the environment, if there is one.
+        unfinished: Whether the reasoning never ended, so that there is no answer.
     """
 
     prompt: Prompt
@@ -59,6 +67,7 @@ class Completion:
     tokens: int = 0
     truncated: bool = False
     state: Any = None
+    unfinished: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,10 @@ class Recipe(BaseModel):
         """
         raise NotImplementedError
 
+    def score_unfinished(self, completion: Completion) -> Score:
+        """Return the reward of a COMPLETION whose reasoning never ended: 0, unless overridden."""
+        return Score(0.0, extraction_failed=True)
+
     async def confinement(self) -> list[str]:
         """Return the limits under which user code runs here; none without user code."""
         return [line for part in self.parts for line in await part.confinement()]
@@ -126,7 +139,10 @@ async def score_completion(recipe: Recipe, completion: Completion) -> Score:
     Raises:
         JobFailed: The reward is too large, or a user's own reward failed.
     """
-    score = await recipe.score(completion)
+    if completion.unfinished:
+        score = recipe.score_unfinished(completion)
+    else:
+        score = await recipe.score(completion)
     if not abs(score.value) <= MAX_REWARD:
         raise JobFailed(
             f"The reward of a completion for {completion.prompt.place} is {score.value:g}, and "
@@ -149,11 +165,15 @@ class RowReward(Recipe):
 
     async def score(self, completion: Completion) -> Score:
         """Return the row's reward."""
+        return self.score_unfinished(completion)
+
+    def score_unfinished(self, completion: Completion) -> Score:
+        """Return the row's reward."""
         reward = completion.prompt.reward
         return Score(self.default if reward is None else reward)
 
 
-class _Binary(Recipe):
+class Binary(Recipe):
     """One reward for a correct completion, another for a wrong one."""
 
     reward_if_true: Finite = 1.0
@@ -164,11 +184,15 @@ class _Binary(Recipe):
         """Whether the two rewards differ."""
         return self.reward_if_true != self.reward_if_false
 
+    def score_unfinished(self, completion: Completion) -> Score:
+        """Return the reward of a wrong completion."""
+        return Score(self.reward_if_false, extraction_failed=True)
+
     def _reward(self, correct: bool) -> float:
         return self.reward_if_true if correct else self.reward_if_false
 
 
-class Contains(_Binary):
+class Contains(Binary):
     """Whether the completion contains a string; case matters."""
 
     name = "contains_v1"
@@ -187,15 +211,15 @@ class ExactMatch(Recipe):
 
     def check(self, prompt: Prompt) -> None:
         """Check that there is an expected completion."""
-        _expected(self.expected, prompt)
+        expected_text(self.expected, prompt)
 
     async def score(self, completion: Completion) -> Score:
         """Return 1 for a match."""
-        expected = _expected(self.expected, completion.prompt)
+        expected = expected_text(self.expected, completion.prompt)
         return Score(float(completion.text.strip() == expected.strip()))
 
 
-class TrajectoryImitation(_Binary):
+class TrajectoryImitation(Binary):
     """Whether the completion equals the trajectory's message at this turn."""
 
     name = "trajectory_imitation_v1"
@@ -207,46 +231,54 @@ class TrajectoryImitation(_Binary):
 
     def check(self, prompt: Prompt) -> None:
         """Check that the trajectory has a message at this turn."""
-        _expected(None, prompt)
+        expected_text(None, prompt)
 
     async def score(self, completion: Completion) -> Score:
         """Return the row's reward for a match."""
-        correct = completion.text.strip() == _expected(None, completion.prompt).strip()
+        correct = completion.text.strip() == expected_text(None, completion.prompt).strip()
         if correct and completion.prompt.reward is not None:
             return Score(completion.prompt.reward)
         return Score(self._reward(correct))
 
 
-class Gsm8k(_Binary):
-    """Whether the final number is the expected one: the last after `####`, else the last of all."""
+class Gsm8k(Binary):
+    r"""Whether the final number is the expected one.
+
+    The final number is the first after `####`, else the one in the last `\boxed{}`, else the last
+    of the completion. Numbers are compared exactly: see `numbers` for the forms that are read.
+    """
 
     name = "gsm8k_v1"
     expected: Expected = None
 
     def check(self, prompt: Prompt) -> None:
         """Check that the expected completion has a number."""
-        if final_number(_expected(self.expected, prompt)) is None:
-            raise Unusable("its expected answer has no number")
+        if final_number(expected_text(self.expected, prompt)) is None:
+            raise Unusable("its expected answer is not a single number")
 
     async def score(self, completion: Completion) -> Score:
         """Return the reward for the right number; a completion without a number is wrong."""
         found = final_number(completion.text)
-        expected = final_number(_expected(self.expected, completion.prompt))
-        correct = found is not None and expected is not None and abs(found - expected) <= TOLERANCE
+        expected = final_number(expected_text(self.expected, completion.prompt))
+        correct = found is not None and expected is not None and found.equals(expected)
         return Score(self._reward(correct), extraction_failed=found is None)
 
 
-def final_number(text: str) -> float | None:
-    """Return the last number after the last `####` of TEXT, else the last of all, if any."""
-    _, marked, after = text.rpartition("####")
-    for part in (after, text) if marked else (text,):
-        if found := NUMBER.findall(part):
-            number = float(found[-1].replace(",", ""))
-            return number if math.isfinite(number) else None
-    return None
+def final_number(text: str) -> Number | None:
+    """Return the number that TEXT ends with, as `Gsm8k` says; None if it is not a single one."""
+    _, marker, after = text.rpartition("####")
+    if marker and has_digits(after):
+        return first_number(after)
+    boxed = last_boxed(text)
+    return last_number(text) if boxed is None else single_number(boxed)
 
 
-def _expected(own: str | None, prompt: Prompt) -> str:
+def expected_text(own: str | None, prompt: Prompt) -> str:
+    """Return the expected completion: the recipe's OWN, else the row's.
+
+    Raises:
+        Unusable: There is none.
+    """
     expected = own if own is not None else prompt.expected
     if expected is None:
         raise Unusable("no expected answer")

@@ -133,6 +133,7 @@ async def run_rl(context: JobContext) -> dict[str, Any] | None:
             environment,
             config.max_turns,
             config.seed,
+            config.stop,
         )
         _report_start(context, plan, rendering, counts, outcome.step)
 

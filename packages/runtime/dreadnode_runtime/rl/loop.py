@@ -176,7 +176,7 @@ class _Loop:
             "train/pending_generation_groups": pending,
             "train/learning_rate": rate,
         }
-        warn_about_rollouts(step, groups, history, self._reporter)
+        warn_about_rollouts(step, groups, history, self._reporter, config.max_new_tokens)
         updates = [
             (batch, asyncio.ensure_future(self._policy.submit_update(batch, config.loss, rate)))
             for batch in _update_batches(groups, config)

@@ -16,8 +16,9 @@ import numpy as np
 from tinker_cookbook.renderers import Message
 
 from dreadnode_runtime.backend.policy import Sampled, Sampler, SamplingParams, TrainingSequence
+from dreadnode_runtime.data.completions import read_completion
 from dreadnode_runtime.data.prompts import Prompt
-from dreadnode_runtime.data.rendering import Rendering, text_of
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score, score_completion
 from dreadnode_runtime.rl.config import RlConfig
@@ -25,6 +26,8 @@ from dreadnode_runtime.rl.environments import Environment, Episode
 
 EPSILON = 1e-6
 """Added to the standard deviation before a division."""
+REWARD_TOLERANCE = 1e-9
+"""Rewards of a group that differ by less, relative to the largest, count as equal."""
 
 
 @dataclass(slots=True)
@@ -89,8 +92,15 @@ class Group:
 
     @property
     def degenerate(self) -> bool:
-        """Whether there is nothing to learn: all rewards are equal, or nothing was sampled."""
-        return len(set(self.rewards)) < 2 or not any(r.sampled_tokens for r in self.rollouts)
+        """Whether there is nothing to learn: all rewards are equal, or nothing was sampled.
+
+        0.1 + 0.2 and 0.3 differ by a rounding error only, so they are equal here.
+        """
+        rewards = self.rewards
+        tolerance = REWARD_TOLERANCE * max(map(abs, rewards), default=0.0)
+        if not any(rollout.sampled_tokens for rollout in self.rollouts):
+            return True
+        return max(rewards) - min(rewards) <= tolerance
 
     def training_sequences(self, *, scale: bool) -> list[TrainingSequence]:
         """Return the sequences to train on; none if the group is degenerate."""
@@ -134,6 +144,7 @@ class Rollouts:
         environment: Runs tool calls, if the job has an environment.
         max_turns: Maximum completions of one rollout.
         seed: Random seed for sampling.
+        stop: The job's own stop strings, which are not part of a completion's text.
     """
 
     rendering: Rendering
@@ -143,6 +154,7 @@ class Rollouts:
     environment: Environment | None = None
     max_turns: int = 1
     seed: int = 0
+    stop: Sequence[str] = ()
 
     async def group(self, prompt: Prompt, sampler: Sampler, count: int, index: str) -> Group:
         """Sample and score COUNT completions of PROMPT; INDEX makes the group's seed unique.
@@ -165,7 +177,7 @@ class Rollouts:
         episode = None
         if self.environment is not None:
             episode = await self.environment.start_episode(prompt)
-        sequence = _Sequence.of(prompt.tokens)
+        sequence, turn_prompt = _Sequence.of(prompt.tokens), prompt.tokens
         sequences, prompt_tokens = [sequence], len(prompt.tokens)
         sampled, turns, sampled_tokens, truncated = first, 0, 0, False
         while True:
@@ -173,10 +185,16 @@ class Rollouts:
             turns, sampled_tokens = turns + 1, sampled_tokens + len(sampled.tokens)
             truncated = truncated or sampled.truncated
             sequence.add(sampled)
-            message = self.rendering.answer(sampled.tokens.tolist())
+            reply = read_completion(
+                self.rendering,
+                turn_prompt,
+                sampled.tokens.tolist(),
+                stop=self.stop,
+                truncated=sampled.truncated,
+            )
             next_prompt = None
             if episode is not None and not sampled.truncated and turns < self.max_turns:
-                next_prompt = await self._next_prompt(episode, message)
+                next_prompt = await self._next_prompt(episode, reply.message)
             if next_prompt is None:
                 break
             if len(next_prompt) + self.sampling.max_tokens > self.max_length:
@@ -188,11 +206,18 @@ class Rollouts:
                 sequences.append(sequence)
             else:
                 sequence = sequences[-1] = extended
-            prompt_tokens += len(next_prompt)
+            prompt_tokens, turn_prompt = prompt_tokens + len(next_prompt), next_prompt
             seed = self._seed(f"{index}/{turns}")
             (sampled,) = await sampler.sample(next_prompt, 1, self.sampling, seed)
         state = None if episode is None else episode.state
-        completion = Completion(prompt, text_of(message), sampled_tokens, truncated, state)
+        completion = Completion(
+            prompt,
+            reply.answer or "",
+            sampled_tokens,
+            truncated,
+            state,
+            unfinished=reply.answer is None,
+        )
         score = await score_completion(self.reward, completion)
         return Rollout(sequences, score, turns, sampled_tokens, truncated, prompt_tokens)
 
