@@ -5,6 +5,7 @@ machine uses, once, into .tokenizers (or DREADNODE_TEST_TOKENIZERS). Users bring
 tokenizers; these are for tests and for `scripts/make_formats.py`.
 """
 
+import functools
 import hashlib
 import os
 import shutil
@@ -90,6 +91,7 @@ def fetch(into: Path) -> None:
         _from_pip(*TRL, into / "chat_templates")
 
 
+@functools.cache
 def load(name: str, template: str | None, added: tuple[str, ...] = ()) -> Any:
     """Return the tokenizer NAME with chat TEMPLATE of a maker, and ADDED special tokens."""
     from transformers import AutoTokenizer
