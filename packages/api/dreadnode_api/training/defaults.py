@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from dreadnode_api.training.config_schemas import TrainConfig
+from dreadnode_api.training.rl_schemas import RlConfig
 from dreadnode_api.training.setting_metadata import DefaultFrom, mark, offered
+from dreadnode_api.training.sft_schemas import SftConfig
 
+KINDS: dict[str, type[TrainConfig]] = {"sft": SftConfig, "rl": RlConfig}
 RESOLVED_ELSEWHERE = {"track", "track_project"}
 """Settings whose default is the server's own: `tracking.py` resolves them."""
 
@@ -42,3 +45,12 @@ def resolve(config: TrainConfig, context: int) -> dict[str, Any]:
     """Return CONFIG with every default filled in, for a model that takes CONTEXT tokens."""
     given = config.model_dump(include=config.model_fields_set - RESOLVED_ELSEWHERE, mode="json")
     return with_defaults(type(config), given, context)
+
+
+def complete(trainer_type: str, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the STORED config of a job with the defaults of settings that it does not have.
+
+    The server resolves every default when it creates a job. A job that was created before an
+    upgrade lacks the settings that are new, and the runtime has no defaults of its own.
+    """
+    return with_defaults(KINDS[trainer_type], stored, int(stored["max_sequence_length"]))

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dreadnode_api.models.auth import User
-from dreadnode_api.models.jobs import Event, Job, MetricPoints
+from dreadnode_api.models.jobs import ENDED, Event, Job, MetricPoints
+from dreadnode_api.training.defaults import complete
 from dreadnode_api.training.schemas import Capability, CreatedBy, LogEntry, Progress, TrainingJob
 
 
@@ -15,11 +16,13 @@ def job_view(
     last_lines: Sequence[str] = (),
 ) -> TrainingJob:
     """Return the response for `job`, with its metric history and the last lines of its log."""
-    config = job.config
+    # A job that is older than a setting gets the setting's default as long as it may still run.
+    config = job.config if job.status in ENDED else complete(job.trainer_type, job.config)
     return TrainingJob.model_validate(
         {
             **{name: getattr(job, name) for name in _SAME},
             "organization_id": job.org_id,
+            "config": config,
             "base_model": job.model,
             "capability": Capability(**(job.capability or {})),
             "dataset_ref": config.get("dataset_ref"),
@@ -37,7 +40,7 @@ def job_view(
 
 _SAME = (
     "id", "workspace_id", "name", "status", "phase", "phase_reason", "backend", "trainer_type",
-    "algorithm", "model", "trained_model", "rehearsal", "project_ref", "run_ref", "tags", "config",
+    "algorithm", "model", "trained_model", "rehearsal", "project_ref", "run_ref", "tags",
     "preflight", "artifacts", "error", "error_code", "attempt", "retry_of", "start_step",
     "created_by", "created_at", "updated_at", "started_at", "completed_at", "cancel_requested_at",
 )  # fmt: skip

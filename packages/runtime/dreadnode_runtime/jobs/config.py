@@ -1,16 +1,18 @@
-"""What a job may set: every key takes effect or is refused."""
+"""The settings of a job, as the API resolved them: typed, complete, and without defaults.
 
+The API's request models hold every default and every bound. A setting that is missing here, or one
+that this loop does not know, means that the API and the runtime are of different versions.
+"""
+
+import json
 import math
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from dreadnode_runtime.backend.trainer import Optimizer
 from dreadnode_runtime.control.trackers import PACKAGES, TITLES, Name, missing
 from dreadnode_runtime.errors import JobFailed
-
-Positive = Annotated[int, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class DatasetRef(BaseModel):
@@ -25,57 +27,46 @@ class DatasetRef(BaseModel):
         return f"{self.name}@{self.version}"
 
 
-class TrainingConfig(BaseModel):
-    """What every kind of job may set, with the defaults of a server that leaves it out.
+class ConfigMismatch(Exception):
+    """The API sent settings that this runtime cannot read: the two are of different versions."""
 
-    Attributes:
-        eval_split: Of the evaluation data; the server's choice if none.
-        lora_rank: Of the adapter.
-        max_sequence_length: Tokens of a sequence.
-        learning_rate: Of Adam, at its highest.
-        learning_rate_schedule: What it does after the warm-up; `linear` and `cosine` end near 0.
-        warmup_steps: Steps in which it rises to its highest, in equal parts.
-        weight_decay: Of Adam, decoupled from the gradient.
-        grad_clip_norm: Largest norm of a step's gradient, which adds up over its rows; 0 for no
-            limit.
-        checkpoint_interval: Optimizer steps between checkpoints.
-        eval_interval: Optimizer steps between evaluations; without it there is one, at the end.
-        system_prompt: Goes in front of every conversation.
-        shuffle: Whether each epoch has an order of its own, or always that of the file.
-        strict: Whether one unusable row refuses the job.
-        seed: Of the adapter's first weights, of the order of the rows, and of sampling.
-        track: Where else the run can be followed.
-        track_project: Under which project, experiment or folder.
+
+class TrainingConfig(BaseModel):
+    """The settings that every kind of job has; None and an empty list mean "not set".
+
+    `docs/reference/sft.md` and `rl.md` describe them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     eval_dataset_ref: DatasetRef | None = None
     eval_split: str | None = None
-    lora_rank: Positive = 16
-    max_sequence_length: Annotated[int, Field(ge=2)] = 2048
-    steps: Positive | None = None
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-4
-    learning_rate_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    weight_decay: NotNegative = 0.0
-    grad_clip_norm: NotNegative = 0.0
-    checkpoint_interval: Positive = 10
-    eval_interval: Positive | None = None
+    eval_interval: int | None = None
     system_prompt: str | None = None
-    shuffle: bool = True
-    strict: bool = False
-    seed: int = 0
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    adam_eps: Annotated[float, Field(gt=0)] = 1e-8
+    steps: int | None = None
+    epochs: int | None = None
+    lora_rank: int
+    max_sequence_length: int
+    learning_rate: float
+    learning_rate_schedule: Literal["constant", "linear", "cosine"]
+    warmup_steps: int
+    weight_decay: float
+    grad_clip_norm: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_eps: float
+    checkpoint_interval: int
+    shuffle: bool
+    strict: bool
+    seed: int
+    trajectory_dataset_refs: tuple[DatasetRef, ...] = ()
     track: tuple[Name, ...] = ()
     track_project: str | None = None
 
     @model_validator(mode="after")
-    def _an_interval_needs_data(self) -> Self:
-        if self.eval_interval is not None and self.eval_dataset_ref is None:
-            raise ValueError("`eval_interval` needs `eval_dataset_ref`")
+    def _has_a_length(self) -> Self:
+        if self.steps is None and self.epochs is None:
+            raise ValueError("`steps` or `epochs` must be set")
         return self
 
     def optimizer(self) -> Optimizer:
@@ -102,58 +93,25 @@ class TrainingConfig(BaseModel):
             return self.learning_rate * (1 - done)
         return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
+    def shorter(self, steps_of_epochs: int) -> int:
+        """Return the number of steps, given those of all epochs: with both settings, the fewer."""
+        if self.steps is None or self.epochs is None:
+            return steps_of_epochs if self.steps is None else self.steps
+        return min(steps_of_epochs, self.steps)
+
 
 class SftConfig(TrainingConfig):
-    """A supervised job's settings.
+    """The settings of a supervised job."""
 
-    Attributes:
-        dataset_ref: What is trained on.
-        split: Which split of it; the server's choice if none.
-        max_sequence_length: Tokens of a sequence; the rest is cut off at its end.
-        batch_size: Rows of one forward-backward pass.
-        gradient_accumulation_steps: Passes of one optimizer step.
-        steps: Optimizer steps; with `epochs`, the fewer of the two; alone, as many as it says.
-        epochs: Passes over the data; 1 when neither is given.
-        grad_clip_norm: Largest norm of a step's gradient, the sum over its rows of each row's mean.
-        early_stopping_patience: Evaluations without progress after which training ends.
-        early_stopping_min_delta: By how much a loss must be lower to be progress.
-        train_on: Which assistant messages of a conversation carry loss.
-        format: What rows are: conversations, text that is rendered already, or plain text.
-        packed: Whether rows of text share sequences, each filled to `max_sequence_length`.
-    """
-
-    dataset_ref: DatasetRef
+    dataset_ref: DatasetRef | None = None
     split: str | None = None
-    batch_size: Positive = 16
-    gradient_accumulation_steps: Positive = 1
-    epochs: Positive | None = None
-    early_stopping_patience: Positive | None = None
-    early_stopping_min_delta: NotNegative = 0.0
-    train_on: Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"] = (
-        "all_assistant_messages"
-    )
-
-    format: Literal["conversations", "rendered", "text"] = "conversations"
-    packed: bool = False
-
-    @model_validator(mode="after")
-    def _early_stopping_needs_evaluations(self) -> Self:
-        if self.early_stopping_patience is not None and self.eval_interval is None:
-            raise ValueError("`early_stopping_patience` needs `eval_interval`")
-        if self.early_stopping_min_delta and self.early_stopping_patience is None:
-            raise ValueError("`early_stopping_min_delta` needs `early_stopping_patience`")
-        return self
-
-    @model_validator(mode="after")
-    def _only_conversations_have_system_prompts(self) -> Self:
-        if self.format != "conversations" and self.system_prompt:
-            raise ValueError(
-                f"a system prompt, or a capability, is for conversations, and the `format` is "
-                f"`{self.format}`"
-            )
-        if self.format == "conversations" and self.packed:
-            raise ValueError("`packed` needs the `format` `text` or `rendered`")
-        return self
+    batch_size: int
+    gradient_accumulation_steps: int
+    early_stopping_patience: int | None = None
+    early_stopping_min_delta: float | None = None
+    train_on: Literal["all_assistant_messages", "last_assistant_message", "last_assistant_turn"]
+    format: Literal["conversations", "rendered", "text"]
+    packed: bool
 
     def rows_per_step(self) -> int:
         """Return how many rows one optimizer step takes in."""
@@ -161,10 +119,7 @@ class SftConfig(TrainingConfig):
 
     def total_steps(self, rows: int) -> int:
         """Return how many optimizer steps a job on ROWS usable rows has."""
-        if self.steps is not None and self.epochs is None:
-            return self.steps
-        of_epochs = (self.epochs or 1) * -(-rows // self.rows_per_step())
-        return of_epochs if self.steps is None else min(of_epochs, self.steps)
+        return self.shorter((self.epochs or 0) * -(-rows // self.rows_per_step()))
 
 
 Config = TypeVar("Config", bound=TrainingConfig)
@@ -178,42 +133,41 @@ def check_trackers(config: TrainingConfig) -> None:
     """
     if (name := missing(config.track)) is not None:
         raise JobFailed(
-            f"{TITLES[name]} cannot follow runs here: its admin installs the package "
-            f"`{PACKAGES[name]}` where jobs run; leave `{name}` out of `track`",
+            f"{TITLES[name]} cannot record runs here; install the package `{PACKAGES[name]}` where "
+            f"jobs run, or leave `{name}` out of `track`",
             code="config",
         )
 
 
 def check_warmup(config: TrainingConfig, steps: int) -> None:
-    """Return if a job of STEPS steps goes on when the learning rate has risen.
+    """Return if a job of STEPS steps trains at the full learning rate.
 
     Raises:
-        JobFailed: Nothing of it is left after the warm-up.
+        JobFailed: It ends with the warm-up.
     """
     if config.warmup_steps >= steps:
         raise JobFailed(
-            f"`warmup_steps` is {config.warmup_steps}, and the job ends with step {steps}, before "
-            "it is trained at the full learning rate; warm up for fewer steps",
+            f"`warmup_steps` is {config.warmup_steps}, and the job has only {steps} steps, so that "
+            "it never trains at the full learning rate; set fewer warm-up steps",
             code="config",
         )
 
 
-def read_config(kind: type[Config], given: dict[str, Any]) -> Config:
-    """Return the settings in GIVEN; null and an empty list are the same as nothing.
+def read_config(kind: type[Config], resolved: dict[str, Any]) -> Config:
+    """Return the settings in RESOLVED, which the API sent.
 
     Raises:
-        JobFailed: A key that this loop would ignore, or a value out of its range.
+        ConfigMismatch: A setting is missing, unknown or of another type.
     """
-    said = {key: value for key, value in given.items() if value is not None and value != []}
     try:
-        return kind.model_validate(said)
+        return kind.model_validate_json(json.dumps(resolved), strict=True)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "value_error":
-            raise JobFailed(f"The setting {first['ctx']['error']}", code="config") from error
-        if first["type"] == "extra_forbidden":
-            raise JobFailed(
-                f"The setting `{key}` has no effect in this loop; leave it out", code="config"
-            ) from error
-        raise JobFailed(f"The setting `{key}` is wrong: {first['msg']}", code="config") from error
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"]) or "config"
+        what = {
+            "extra_forbidden": "is unknown to this runtime",
+            "missing": "is missing",
+        }.get(first["type"], f"cannot be read ({first['msg']})")
+        raise ConfigMismatch(
+            f"The setting `{name}` {what}; install the same version of the API and the runtime"
+        ) from error
