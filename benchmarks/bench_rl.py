@@ -57,6 +57,7 @@ def main() -> int:
 
 async def once(mode: str, model: Path, rows: Path, *, steps: int) -> tuple[float, dict[str, Any]]:
     """Train STEPS steps in MODE, and return how long that took and the final metrics."""
+    from dreadnode_api.training.defaults import complete
     from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
     from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
     from dreadnode_runtime.control.events import Stop
@@ -82,7 +83,7 @@ async def once(mode: str, model: Path, rows: Path, *, steps: int) -> tuple[float
         "steps": steps,
         **MODES[mode],
     }
-    config = read_config(RlConfig, given)
+    config = read_config(RlConfig, complete("rl", given))
     rendering = load_rendering(MODEL, rehearsal=True, tokenizer=str(model))
     reward = slow_reward()
     prompts, _ = prepare_prompts(

@@ -100,18 +100,18 @@ def compare(folder: Path, model: Path, rows: Path) -> None:
 
 async def ours(folder: Path, model: Path, rows: Path, work: float) -> None:
     """Train with this project's loop, whose client does its WORK when it reports a step."""
+    from dreadnode_api.training.defaults import complete
     from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
     from dreadnode_runtime.control.events import Stop
     from dreadnode_runtime.data.prepare import prepare
     from dreadnode_runtime.data.rendering import load_rendering
-    from dreadnode_runtime.jobs.config import SftConfig
+    from dreadnode_runtime.jobs.config import SftConfig, read_config
     from dreadnode_runtime.jobs.outcome import Outcome
     from dreadnode_runtime.sft.loop import Plan, train
     from dreadnode_runtime.sft.metric_history import History
 
-    config = SftConfig.model_validate(
-        {"dataset_ref": {"name": "a", "version": "1"}, "batch_size": BATCH, "epochs": EPOCHS}
-    )
+    given = {"dataset_ref": {"name": "a", "version": "1"}, "batch_size": BATCH, "epochs": EPOCHS}
+    config = read_config(SftConfig, complete("sft", {"max_sequence_length": 2048, **given}))
     async with tinker_trainer(
         base_model=MODEL,
         rank=16,

@@ -152,6 +152,21 @@ async def test_a_job_with_an_unknown_capability_is_refused_with_the_versions_tha
     assert await api.count() == 0
 
 
+async def test_a_job_on_plain_text_refuses_a_capability_instead_of_ignoring_its_prompt(
+    api: Any,
+) -> None:
+    await api.push()
+    await api("PUT", HARBOUR, json={"prompt": "one"})
+
+    refused = await api.create(
+        capability_ref={"name": "harbour", "version": "1.0.0"}, config={"format": "text"}
+    )
+
+    assert refused.status_code == 422
+    assert "is for conversations, and the `format` is `text`" in refused.json()["detail"]
+    assert await api.count() == 0
+
+
 async def test_a_job_with_two_system_prompts_is_refused(api: Any) -> None:
     await api.push()
     await api("PUT", HARBOUR, json={"prompt": "one"})

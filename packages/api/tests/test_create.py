@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from dreadnode_api.models.jobs import Job
 
 MODEL = "Qwen/Qwen3-8B"
 STAND_IN = "stand-in/SmolLM2-135M-Instruct"
@@ -221,6 +222,39 @@ async def test_a_setting_without_the_one_it_needs_is_refused(
     assert refused.status_code == 422
     assert f"has no effect without `{needed}`" in refused.json()["detail"]
     assert await api.count() == 0
+
+
+async def test_trajectories_are_trained_on_with_the_dataset_and_alone(api: Any) -> None:
+    await api.push()
+    ref = {"name": "rows", "version": "1.0.0"}
+
+    both = await api.create(config={"trajectory_dataset_refs": [ref]})
+    alone = await api.create(config={"dataset_ref": None, "trajectory_dataset_refs": [ref]})
+
+    assert (both.status_code, alone.status_code) == (201, 201)
+    roles = [[d["role"] for d in job.json()["preflight"]["datasets"]] for job in (both, alone)]
+    assert roles == [["train", "trajectories"], ["trajectories"]]
+    assert alone.json()["trajectory_dataset_refs"] == [ref]
+    assert alone.json()["dataset_ref"] is None
+
+
+async def test_a_job_without_any_data_is_refused(api: Any) -> None:
+    refused = await api.create(config={"dataset_ref": None})
+
+    assert refused.status_code == 422
+    assert "name the training dataset in `dataset_ref`" in refused.json()["detail"]
+
+
+async def test_a_job_that_is_older_than_a_setting_gets_the_settings_default(api: Any) -> None:
+    await api.push()
+    job = (await api.create()).json()
+    async with api.database.writing() as session:
+        stored = await session.get(Job, job["id"])
+        stored.config = {k: v for k, v in stored.config.items() if k not in ("format", "strict")}
+
+    shown = (await api("GET", f"{api.jobs}/{job['id']}")).json()
+
+    assert (shown["config"]["format"], shown["config"]["strict"]) == ("conversations", False)
 
 
 async def test_what_an_old_client_sends_is_understood(api: Any) -> None:

@@ -326,8 +326,8 @@ async def test_a_reinforcement_learning_job_names_splits_too(api: Any) -> None:
     assert (job["config"]["prompt_split"], job["config"]["eval_split"]) == ("test", "train")
     assert job["config"]["eval_dataset_ref"] == ref
     assert [(d["role"], d["split"]) for d in job["preflight"]["datasets"]] == [
-        ("trajectories", "train"),
         ("train", "test"),
+        ("trajectories", "train"),
         ("eval", "train"),
     ]
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import uvicorn
+from dreadnode_api.training.defaults import KINDS, complete
 from dreadnode_runtime.backend.trainer import Export, Saved
 from dreadnode_runtime.data.renderers.formats import formats_of, names_of
 from dreadnode_runtime.data.rendering import Rendering
@@ -153,7 +154,11 @@ class FakeApi:
         return None
 
     async def _get_job(self, request: Request) -> Response:
-        return self._refused(request) or JSONResponse(self.job)
+        # As the API sends it: with every default.
+        config = {"max_sequence_length": 2048, **self.job["config"]}
+        if self.job["trainer_type"] in KINDS:
+            config = complete(self.job["trainer_type"], config)
+        return self._refused(request) or JSONResponse({**self.job, "config": config})
 
     async def _progress(self, request: Request) -> Response:
         body = await request.body()

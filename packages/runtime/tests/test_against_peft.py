@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.data.batching import Batching
 from dreadnode_runtime.data.reading import conversation
 from dreadnode_runtime.data.rendering import load_rendering
-from dreadnode_runtime.jobs.config import SftConfig
+from dreadnode_runtime.jobs.config import SftConfig, read_config
 from dreadnode_runtime.jobs.outcome import Outcome
 from dreadnode_runtime.sft.loop import Plan, train
 from dreadnode_runtime.sft.metric_history import History
@@ -28,19 +29,24 @@ ROWS = [
     }
     for n in range(11)
 ]
-CONFIG = SftConfig.model_validate(
-    {
-        "dataset_ref": {"name": "talk", "version": "1"},
-        "batch_size": 2,
-        "gradient_accumulation_steps": 2,
-        "epochs": 4,
-        "learning_rate": 1e-2,
-        "learning_rate_schedule": "cosine",
-        "warmup_steps": 2,
-        "weight_decay": 0.01,
-        "lora_rank": 4,
-        "seed": 5,
-    }
+CONFIG = read_config(
+    SftConfig,
+    complete(
+        "sft",
+        {
+            "max_sequence_length": 2048,
+            "dataset_ref": {"name": "talk", "version": "1"},
+            "batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "epochs": 4,
+            "learning_rate": 1e-2,
+            "learning_rate_schedule": "cosine",
+            "warmup_steps": 2,
+            "weight_decay": 0.01,
+            "lora_rank": 4,
+            "seed": 5,
+        },
+    ),
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.backend.trainer import Optimizer
@@ -159,17 +160,21 @@ def rewards(engine: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> A
     monkeypatch.setenv("TINKER_API_KEY", engine.KEY)
     settings = read_config(
         RlConfig,
-        {
-            "algorithm": "ppo",
-            "prompt_dataset_ref": {"name": "say", "version": "1"},
-            "reward_recipe": {"name": "lower_case"},
-            "max_new_tokens": 8,
-            "num_rollouts": 2,
-            "batch_size": 1,
-            "group_size": 4,
-            "steps": 3,
-            "learning_rate": 1e-2,
-        },
+        complete(
+            "rl",
+            {
+                "max_sequence_length": 32_768,
+                "algorithm": "ppo",
+                "prompt_dataset_ref": {"name": "say", "version": "1"},
+                "reward_recipe": {"name": "lower_case"},
+                "max_new_tokens": 8,
+                "num_rollouts": 2,
+                "batch_size": 1,
+                "group_size": 4,
+                "steps": 3,
+                "learning_rate": 1e-2,
+            },
+        ),
     )
     rendering = load_rendering("Qwen/Qwen3-8B", rehearsal=True, tokenizer=str(tiny_model))
     said = [Conversation([{"role": "user", "content": f"say {n}"}]) for n in range(4)]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.commands.check import check
 
 ROWS = [
@@ -28,7 +29,7 @@ def question(tiny_model: Path, tmp_path: Path) -> dict[str, Any]:
         "trained_model": "stand-in/tiny",
         "tokenizer": str(tiny_model),
         "trainer_type": "sft",
-        "config": {"dataset_ref": ref, "max_sequence_length": 100},
+        "config": complete("sft", {"dataset_ref": ref, "max_sequence_length": 100}),
         "datasets": {"train": str(train), "eval": None},
     }
 
@@ -58,7 +59,6 @@ def test_the_check_counts_rows_and_tokens(question: dict[str, Any]) -> None:
     [
         ({"trainer_type": "dpo"}, ["trainer_type"]),
         ({"model": "nobody/Model", "rehearsal": False}, ["model"]),
-        ({"config": {"dataset_ref": {"name": "a", "version": "1"}, "speed": 3}}, ["config"]),
     ],
 )
 def test_a_refusal_says_where_and_is_one_sentence(
@@ -74,13 +74,13 @@ def test_a_refusal_says_where_and_is_one_sentence(
 
 
 def test_a_warm_up_that_outlasts_the_job_is_refused(question: dict[str, Any]) -> None:
-    config = {**question["config"], "warmup_steps": 3}
+    config = {**question["config"], "warmup_steps": 3, "epochs": None}
 
     refused = check(question | {"config": config | {"steps": 3}})
     taken = check(question | {"config": config | {"steps": 4}})
 
     assert refused["loc"] == ["config", "warmup_steps"]
-    assert "the job ends with step 3" in refused["error"]
+    assert "the job has only 3 steps" in refused["error"]
     assert taken["ok"]
 
 
@@ -138,12 +138,27 @@ def test_plain_text_is_checked_as_it_is_trained(
     assert answer["trained_tokens"] < answer["tokens"]
 
 
-@pytest.mark.parametrize(
-    "change", [{"format": "text", "system_prompt": "Be brief."}, {"packed": True}]
-)
-def test_a_setting_that_the_format_would_ignore_is_refused(
-    question: dict[str, Any], change: dict[str, Any]
+def test_trajectories_are_checked_with_the_training_dataset_and_alone(
+    question: dict[str, Any], tmp_path: Path
 ) -> None:
-    answer = check(question | {"config": question["config"] | change})
+    more = tmp_path / "more.jsonl"
+    more.write_text(json.dumps(ROWS[0]) + "\n")
+    alone = check(question)
 
-    assert (answer["ok"], answer["loc"]) == (False, ["config"])
+    both = check(question | {"datasets": {**question["datasets"], "trajectories": [str(more)]}})
+    only = check(question | {"datasets": {"train": None, "trajectories": [str(more)]}})
+
+    assert (both["rows"], both["usable"]) == (alone["rows"] + 1, alone["usable"] + 1)
+    assert (only["ok"], only["rows"]) == (True, 1)
+
+
+def test_trajectories_that_cannot_be_used_are_named(
+    question: dict[str, Any], tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"a": 1}\n')
+
+    answer = check(question | {"datasets": {**question["datasets"], "trajectories": [str(bad)]}})
+
+    assert answer["loc"] == ["config", "trajectory_dataset_refs"]
+    assert answer["error"].startswith("trajectory dataset 1: None of the 1 rows can be trained on")

@@ -56,6 +56,31 @@ def types(api: Any) -> list[str]:
     return [event["event_type"] for event in api.events]
 
 
+async def test_trajectories_are_trained_on_behind_the_training_dataset(
+    run: Runs, api: Any, trainer: Any
+) -> None:
+    api.put(ROWS[:1], "more@1.0.0")
+    refs = [{"name": "more", "version": "1.0.0"}]
+
+    await run(trajectory_dataset_refs=refs, shuffle=False)
+
+    (start,), (end,) = api.told("training_start"), api.told("training_end")
+    assert f"{len(ROWS) + 1} of {len(ROWS) + 1} rows" in start["message"]
+    assert end["artifacts"]["trajectory_datasets"] == ["more@1.0.0"]
+    examples = [e for kind, call in trainer.calls if kind == "submit" for b in call[0] for e in b]
+    assert [e.dataset for e in examples][-1] == "more@1.0.0"
+
+
+async def test_trajectories_alone_are_enough(run: Runs, api: Any) -> None:
+    ref = api.job["config"]["dataset_ref"]
+
+    await run(dataset_ref=None, trajectory_dataset_refs=[ref])
+
+    (end,) = api.told("training_end")
+    assert end["artifacts"]["trajectory_datasets"] == ["talk@1.0.0"]
+    assert "dataset" not in end["artifacts"]
+
+
 async def test_a_job_is_told_from_its_start_to_its_end(run: Runs, api: Any) -> None:
     await run()
 

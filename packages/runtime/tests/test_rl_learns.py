@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.backend.policy import Loss, Sampled, SamplingParams, TrainingSequence
 from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
@@ -71,7 +72,7 @@ def config(**given: Any) -> RlConfig:
         "batch_size": 4,
         "learning_rate": 2e-2,
     }
-    return read_config(RlConfig, {**settings, **given})
+    return read_config(RlConfig, complete("rl", {**settings, **given}))
 
 
 @pytest.mark.parametrize(

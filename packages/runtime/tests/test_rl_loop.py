@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.backend.policy import Floats, Loss, Sampled, SamplingParams, TrainingSequence
 from dreadnode_runtime.backend.trainer import Saved
 from dreadnode_runtime.control.events import Stop
@@ -153,7 +154,8 @@ def config(**given: Any) -> RlConfig:
         "group_size": 3,
         "steps": 4,
     }
-    return read_config(RlConfig, {**settings, **given})
+    settings = {"max_sequence_length": 32_768, **settings, **given}
+    return read_config(RlConfig, complete("rl", settings))
 
 
 @pytest.fixture

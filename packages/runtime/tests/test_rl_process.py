@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.commands.check import check
 
 ROWS = [{"prompt": f"say {n}", "answer": f"{n}"} for n in range(8)]
@@ -181,7 +182,7 @@ def question(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
                 "trained_model": "stand-in/tiny",
                 "tokenizer": str(tiny_model),
                 "trainer_type": "rl",
-                "config": {**BASE, **config},
+                "config": complete("rl", {**BASE, **config}),
                 "datasets": {
                     "train": None if trajectories else str(file),
                     "trajectories": [str(file)] if trajectories else [],
@@ -268,7 +269,6 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         ["config", "prompt_dataset_ref"],
         "None of the 8 rows gives a prompt to train on; 8 of them: the prompt and 12 new tokens",
     ),
-    "an ignored setting": ({"max_episode_steps": 3}, ["config"], "`max_episode_steps` has no eff"),
 }
 
 

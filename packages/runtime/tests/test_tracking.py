@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.control.job_record import Job
 from dreadnode_runtime.control.trackers import Run
 from dreadnode_runtime.control.tracking import metrics_of, open_trackers
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.jobs.config import SftConfig, check_trackers
+from dreadnode_runtime.jobs.config import SftConfig, check_trackers, read_config
 
 
 @pytest.fixture
@@ -222,9 +223,8 @@ def test_a_library_that_is_not_installed_is_said_before_the_job_exists(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else name)
-    config = SftConfig.model_validate(
-        {"dataset_ref": {"name": "a", "version": "1"}, "track": ["tensorboard", "wandb"]}
-    )
+    given = {"dataset_ref": {"name": "a", "version": "1"}, "track": ["tensorboard", "wandb"]}
+    config = read_config(SftConfig, complete("sft", {"max_sequence_length": 2048, **given}))
 
-    with pytest.raises(JobFailed, match="installs the package `wandb` where jobs run"):
+    with pytest.raises(JobFailed, match="install the package `wandb` where jobs run"):
         check_trackers(config)

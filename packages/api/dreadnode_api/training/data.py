@@ -69,13 +69,13 @@ async def resolve_data(
     else:
         train_field, train = "prompt_dataset_ref", request.config.prompt_dataset_ref
         split_field, split = "prompt_split", request.config.prompt_split
-        refs_field = "trajectory_dataset_refs"
-        data.files["trajectories"] = [
-            await resolve("trajectories", refs_field, ref, refs_field, None)
-            for ref in request.config.trajectory_dataset_refs
-        ]
     if train is not None:
         data.files["train"] = await resolve("train", train_field, train, split_field, split)
+    refs_field = "trajectory_dataset_refs"
+    data.files["trajectories"] = [
+        await resolve("trajectories", refs_field, ref, refs_field, None)
+        for ref in config.trajectory_dataset_refs
+    ]
     if config.eval_dataset_ref is not None:
         data.files["eval"] = await resolve(
             "eval", "eval_dataset_ref", config.eval_dataset_ref, "eval_split", config.eval_split

@@ -201,7 +201,7 @@ async def _capability(
     """Return the capability whose prompt the job uses.
 
     Raises:
-        Invalid: it does not exist or has no prompt, or the config has its own prompt.
+        Invalid: it does not exist or has no prompt, or the config has its own prompt or takes none.
     """
     ref = request.capability_ref
     if ref is None:
@@ -210,6 +210,13 @@ async def _capability(
     if found is not None and request.config.system_prompt is not None:
         raise Invalid(
             "`capability_ref` and `system_prompt` both set the system prompt; use one of them",
+            "capability_ref",
+        )
+    form = getattr(request.config, "format", None) or "conversations"
+    if found is not None and form != "conversations":
+        raise Invalid(
+            f"`capability_ref` names a system prompt, which is for conversations, and the `format` "
+            f"is `{form}`; leave `capability_ref` out",
             "capability_ref",
         )
     return found

@@ -111,11 +111,6 @@ class SftConfig(TrainConfig):
 
     @model_validator(mode="after")
     def _names_data(self) -> Self:
-        if self.trajectory_dataset_refs:
-            raise ValueError(
-                "push trajectories as a dataset, one a row, and name it in `dataset_ref`; leave "
-                "`trajectory_dataset_refs` out"
-            )
         if self.dataset_ref is None and not self.trajectory_dataset_refs:
             raise ValueError(
                 "name the training dataset in `dataset_ref`, or datasets of trajectories in "

@@ -6,10 +6,10 @@ from typing import Any
 
 from dreadnode_runtime.commands.check_rl import Refused, check_rl
 from dreadnode_runtime.data.counts import Counts, as_report
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig, check_trackers, check_warmup, read_config
-from dreadnode_runtime.sft.data import fitted, prepare_rows
+from dreadnode_runtime.sft.data import RowFile, fitted, prepare_file
 
 
 def check(question: dict[str, Any]) -> dict[str, Any]:
@@ -17,7 +17,7 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         question: `model`, `rehearsal`, `tokenizer`, `trainer_type`, `config`, and `datasets`: the
-            paths of the `train` and, if there is one, the `eval` file.
+            paths of the `train`, the `trajectories` and the `eval` files, of those that there are.
 
     Returns:
         `ok` with counts of rows and tokens, or not `ok` with one sentence and the place in the
@@ -39,12 +39,16 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
         rendering = load_rendering(
             question["model"], rehearsal=question["rehearsal"], tokenizer=question["tokenizer"]
         )
-        place = ["config", "dataset_ref"]
-        rendering = fitted(Path(question["datasets"]["train"]), rendering, config)
-        counts = _count(question["datasets"]["train"], rendering, config)
+        files = _files(question["datasets"])
+        place = ["config", files[0].field]
+        rendering = fitted(files, rendering, config)
+        counts = Counts()
+        for file in files:
+            place = ["config", file.field]
+            counts.add(prepare_file(file, rendering, config, lambda _: None))
         if path := question["datasets"].get("eval"):
             place = ["config", "eval_dataset_ref"]
-            of_eval = _count(path, rendering, config)
+            of_eval = prepare_file(RowFile(Path(path)), rendering, config, lambda _: None)
         place = ["config", "warmup_steps"]
         check_warmup(config, config.total_steps(counts.sequences or counts.usable))
     except JobFailed as refusal:
@@ -64,8 +68,16 @@ def answer(question: str) -> str:
     return json.dumps(check(json.loads(question)))
 
 
-def _count(path: str, rendering: Rendering, config: SftConfig) -> Counts:
-    return prepare_rows(Path(path), rendering, config, lambda _: None)
+def _files(datasets: dict[str, Any]) -> list[RowFile]:
+    paths = [Path(path) for path in datasets.get("trajectories") or ()]
+    several = len(paths) + bool(datasets.get("train")) > 1
+    files = [
+        RowFile(path, f"trajectory dataset {n}" if several else "", "trajectory_dataset_refs")
+        for n, path in enumerate(paths, 1)
+    ]
+    if train := datasets.get("train"):
+        files.insert(0, RowFile(Path(train), "training dataset" if several else ""))
+    return files
 
 
 def _refusal(loc: list[str], error: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A dataset's file to what is trained on, with a count of everything that was left out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,14 +17,19 @@ AT_ONCE = 512
 
 
 def fitting(
-    path: Path, rendering: Rendering, *, train_on: str, system_prompt: str | None = None
+    paths: Sequence[Path],
+    rendering: Rendering,
+    *,
+    train_on: str,
+    system_prompt: str | None = None,
 ) -> Rendering:
-    """Return RENDERING with the variant of the format that can train on the rows at PATH."""
+    """Return RENDERING with the variant of the format that can train on the rows of all PATHS."""
 
     def conversations() -> Iterator[Conversation]:
-        for _, value in read_rows(path):
-            with suppress(Unusable):
-                yield _said(value, system_prompt)
+        for path in paths:
+            for _, value in read_rows(path):
+                with suppress(Unusable):
+                    yield _said(value, system_prompt)
 
     try:
         return rendering.fitted(conversations(), train_on)

@@ -20,12 +20,14 @@ class Example:
             is 0, since nothing comes before it.
         row: Number of the dataset's row, from 1.
         images: Images among the tokens, in order.
+        dataset: Name of the dataset, where there are several.
     """
 
     tokens: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32]
     row: int
     images: tuple[Image, ...] = ()
+    dataset: str = ""
 
     @property
     def trained(self) -> npt.NDArray[np.bool_]:

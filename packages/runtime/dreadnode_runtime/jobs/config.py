@@ -113,6 +113,11 @@ class SftConfig(TrainingConfig):
     format: Literal["conversations", "rendered", "text"]
     packed: bool
 
+    @property
+    def min_delta(self) -> float:
+        """The decrease of the evaluation loss that counts; any, where nothing stops early."""
+        return self.early_stopping_min_delta or 0.0
+
     def rows_per_step(self) -> int:
         """Return how many rows one optimizer step takes in."""
         return self.batch_size * self.gradient_accumulation_steps

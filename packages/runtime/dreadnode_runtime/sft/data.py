@@ -1,6 +1,7 @@
 """The data of a supervised job: its rows to sequences, as the job's `format` says."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dreadnode_runtime.data.counts import Counts
@@ -8,19 +9,54 @@ from dreadnode_runtime.data.plain_text import prepare_text
 from dreadnode_runtime.data.prepare import fitting, prepare
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.sequences import Example
+from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig
 
+Keep = Callable[[list[Example]], None]
 
-def fitted(path: Path, rendering: Rendering, config: SftConfig) -> Rendering:
-    """Return RENDERING with the variant of the chat format that can train on the rows at PATH."""
+
+@dataclass(frozen=True, slots=True)
+class RowFile:
+    """A file of rows.
+
+    Attributes:
+        path: Where it is.
+        name: Name of its dataset, where there are several.
+        field: The setting that names it.
+    """
+
+    path: Path
+    name: str = ""
+    field: str = "dataset_ref"
+
+
+def fitted(files: Sequence[RowFile], rendering: Rendering, config: SftConfig) -> Rendering:
+    """Return RENDERING with the variant of the chat format that can train on all rows of FILES."""
     if config.format != "conversations":
         return rendering
-    return fitting(path, rendering, train_on=config.train_on, system_prompt=config.system_prompt)
+    paths = [file.path for file in files]
+    return fitting(paths, rendering, train_on=config.train_on, system_prompt=config.system_prompt)
 
 
-def prepare_rows(
-    path: Path, rendering: Rendering, config: SftConfig, keep: Callable[[list[Example]], None]
-) -> Counts:
+def prepare_file(file: RowFile, rendering: Rendering, config: SftConfig, keep: Keep) -> Counts:
+    """Hand the sequences of every usable row of FILE to KEEP, and count.
+
+    Raises:
+        JobFailed: As `prepare_rows`; the sentence names the dataset, where there are several.
+    """
+    if not file.name:
+        return prepare_rows(file.path, rendering, config, keep)
+
+    def keep_named(examples: list[Example]) -> None:
+        keep([replace(example, dataset=file.name) for example in examples])
+
+    try:
+        return prepare_rows(file.path, rendering, config, keep_named)
+    except JobFailed as refusal:
+        raise JobFailed(f"{file.name}: {refusal}", code=refusal.code) from refusal
+
+
+def prepare_rows(path: Path, rendering: Rendering, config: SftConfig, keep: Keep) -> Counts:
     """Hand the sequences of every usable row at PATH to KEEP, and count.
 
     Raises:

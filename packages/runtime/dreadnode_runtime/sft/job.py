@@ -1,16 +1,17 @@
 """A supervised job: render the rows, run the loop, return the results."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.sequences import Example
-from dreadnode_runtime.jobs.config import SftConfig, read_config
+from dreadnode_runtime.jobs.config import DatasetRef, SftConfig, read_config
 from dreadnode_runtime.jobs.lifecycle import JobContext, Results
 from dreadnode_runtime.jobs.outcome import plural
-from dreadnode_runtime.sft.data import fitted, prepare_rows
+from dreadnode_runtime.sft.data import RowFile, fitted, prepare_file
 from dreadnode_runtime.sft.loop import Plan, train
 from dreadnode_runtime.sft.metric_history import History
 
@@ -23,19 +24,20 @@ async def run_sft(context: JobContext) -> dict[str, Any] | None:
     """
     job, reporter = context.job, context.reporter
     config = read_config(SftConfig, job.config)
-    dataset = await context.dataset(config.dataset_ref, config.split)
+    datasets, files = await _fetch(context, config)
     eval_dataset = None
     if config.eval_dataset_ref is not None:
         eval_dataset = await context.dataset(config.eval_dataset_ref, config.eval_split)
     async with context.trainer(config) as (trainer, rendering, outcome):
         reporter.phase("validating", "rendering the rows")
-        rendering = await asyncio.to_thread(fitted, dataset.path, rendering, config)
+        rendering = await asyncio.to_thread(fitted, files, rendering, config)
         context.report_format(rendering)
-        rows, counts = await asyncio.to_thread(_render, dataset, rendering, config)
+        rows, counts = await asyncio.to_thread(_render, files, rendering, config)
         eval_rows: list[list[Example]] = []
         if eval_dataset is not None:
+            eval_file = RowFile(eval_dataset.path, field="eval_dataset_ref")
             eval_rows, eval_counts = await asyncio.to_thread(
-                _render, eval_dataset, rendering, config
+                _render, [eval_file], rendering, config
             )
             context.report_counts(eval_counts, config.max_sequence_length, "Evaluation data: ")
         plan = Plan(config, rows, config.total_steps(len(rows)), eval_rows)
@@ -43,7 +45,7 @@ async def run_sft(context: JobContext) -> dict[str, Any] | None:
             job.metrics,
             outcome.step,
             lambda step: config.rate(step, plan.steps),
-            config.early_stopping_min_delta,
+            config.min_delta,
         )
         resumed = f" from step {outcome.step}" if outcome.step else ""
         reporter.report(
@@ -65,7 +67,11 @@ async def run_sft(context: JobContext) -> dict[str, Any] | None:
 
         await train(plan, trainer, reporter, context.stop, history, outcome)
 
-        artifacts: dict[str, Any] = {"dataset": dataset.name}
+        artifacts: dict[str, Any] = {}
+        if config.dataset_ref is not None:
+            artifacts["dataset"] = datasets[0].name
+        if config.trajectory_dataset_refs:
+            artifacts["trajectory_datasets"] = [str(ref) for ref in config.trajectory_dataset_refs]
         if eval_dataset is not None:
             artifacts["eval_dataset"] = eval_dataset.name
         results = Results(
@@ -79,16 +85,33 @@ async def run_sft(context: JobContext) -> dict[str, Any] | None:
             last_step_metrics=history.at(outcome.step),
             best_step=history.best_step,
             artifacts=artifacts,
-            datasets=[dataset],
+            datasets=datasets,
             eval_dataset=eval_dataset,
             counts=counts,
         )
         return await context.finish(trainer, rendering, outcome, results)
 
 
+async def _fetch(context: JobContext, config: SftConfig) -> tuple[list[Dataset], list[RowFile]]:
+    """Return the training dataset and those of trajectories, each with its file of rows."""
+    refs: list[tuple[DatasetRef, str | None, str]] = []
+    if config.dataset_ref is not None:
+        refs.append((config.dataset_ref, config.split, "dataset_ref"))
+    refs += [(ref, None, "trajectory_dataset_refs") for ref in config.trajectory_dataset_refs]
+    datasets = [await context.dataset(ref, split) for ref, split, _ in refs]
+    files = [
+        RowFile(dataset.path, dataset.name if len(refs) > 1 else "", field)
+        for dataset, (_, _, field) in zip(datasets, refs, strict=True)
+    ]
+    return datasets, files
+
+
 def _render(
-    dataset: Dataset, rendering: Rendering, config: SftConfig
+    files: Sequence[RowFile], rendering: Rendering, config: SftConfig
 ) -> tuple[list[list[Example]], Counts]:
+    """Return the sequences of every usable row of FILES, in their order, with one count."""
     rows: list[list[Example]] = []
-    counts = prepare_rows(dataset.path, rendering, config, rows.append)
+    counts = Counts()
+    for file in files:
+        counts.add(prepare_file(file, rendering, config, rows.append))
     return rows, counts

@@ -173,7 +173,7 @@ class _Loop:
         outcome, config = self._outcome, self._plan.config
         self._reporter.phase("evaluating")
         loss = await self._evaluation_loss()
-        best = self._history.add_evaluation(outcome.step, loss, config.early_stopping_min_delta)
+        best = self._history.add_evaluation(outcome.step, loss, config.min_delta)
         self._report_evaluation(loss, best=best)
         if outcome.step == self._plan.steps:
             if best:
@@ -184,7 +184,7 @@ class _Loop:
         patience = config.early_stopping_patience
         if patience is not None and _should_stop_early(config, self._history):
             outcome.stopped_early = True
-            threshold = self._history.to_beat - config.early_stopping_min_delta
+            threshold = self._history.to_beat - config.min_delta
             count = "1 evaluation" if patience == 1 else f"{patience} evaluations"
             message = f"Stopped early: {count} without a loss below {threshold:.4f}"
             self._reporter.log(message, step=outcome.step)
@@ -293,8 +293,8 @@ def _diverged(
     step: int, examples: Sequence[Example], losses: Sequence[float], outcome: Outcome
 ) -> JobFailed:
     pairs = zip(examples, losses, strict=True)
-    rows = sorted({example.row for example, loss in pairs if not math.isfinite(loss)})
-    if len(rows) == len({example.row for example in examples}):
+    rows = sorted({_row(example) for example, loss in pairs if not math.isfinite(loss)})
+    if len(rows) == len({_row(example) for example in examples}):
         where = f"in all of its {len(rows)} rows, {_row_list(rows)}: lower the learning rate"
     else:
         where = f"in {_row_list(rows)}: check these rows, or lower the learning rate"
@@ -304,6 +304,11 @@ def _diverged(
     )
 
 
-def _row_list(rows: Sequence[int], limit: int = 5) -> str:
-    listed = ", ".join(str(row) for row in rows[:limit]) + (" …" if len(rows) > limit else "")
+def _row(example: Example) -> tuple[str, int]:
+    return example.dataset, example.row
+
+
+def _row_list(rows: Sequence[tuple[str, int]], limit: int = 5) -> str:
+    named = [f"{row} of {dataset}" if dataset else str(row) for dataset, row in rows[:limit]]
+    listed = ", ".join(named) + (" …" if len(rows) > limit else "")
     return f"row{'s' if len(rows) > 1 else ''} {listed}"
