@@ -1,4 +1,4 @@
-"""The processes of the service: `python -m dreadnode_api init | serve | dispatch | organization`.
+"""The processes of the service: `python -m dreadnode_api init | serve | dispatch | …`.
 
 Settings come from the environment; see `settings.py`.
 """
@@ -7,7 +7,7 @@ import argparse
 import asyncio
 import json
 import logging
-import re
+import os
 import signal
 import socket
 import sys
@@ -15,54 +15,69 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from dreadnode_api import logs, migrations
-from dreadnode_api import parent_watch as lifeline
-from dreadnode_api.auth.people import create_organization
+from dreadnode_api import logs, migrations, operator_commands, parent_watch
 from dreadnode_api.auth.service import create_first
 from dreadnode_api.db import Database
 from dreadnode_api.errors import ApiError
-from dreadnode_api.http.patterns import EMAIL, NEW_SLUG, ORGANIZATION_NAME, USERNAME, explain
 from dreadnode_api.jobs.dispatcher import Dispatcher, host_id
-from dreadnode_api.maintenance.background import beside
+from dreadnode_api.maintenance.background import run_in_background
 from dreadnode_api.sandbox import runners, trackers
 from dreadnode_api.settings import Settings, SettingsError
 
 log = logging.getLogger("dreadnode_api")
 
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the processes and return its exit code."""
+    # Whatever is written here may contain tokens, datasets or weights.
+    os.umask(0o077)
     parser = argparse.ArgumentParser(prog="python -m dreadnode_api", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("init", help="migrate the database; on the first start make what it needs")
-    serve = commands.add_parser("serve", help="answer requests")
+    commands.add_parser("init", help="migrate the database; the first time, create its first token")
+    serve = commands.add_parser("serve", help="serve the API")
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=8799)
-    commands.add_parser("dispatch", help="work off the queue")
-    backup = commands.add_parser("backup", help="copy everything that the server keeps")
+    commands.add_parser("dispatch", help="run the queued jobs")
+    backup = commands.add_parser("backup", help="copy all data of the server")
     backup.add_argument("target", type=Path, help="a folder that does not exist yet")
-    organization = commands.add_parser("organization", help="make another organization")
-    organization.add_argument("key", help="lower-case letters, digits and hyphens")
-    organization.add_argument("--name", help="for people; the key if not given")
-    organization.add_argument("--username", required=True, help="its first administrator")
-    organization.add_argument("--email", required=True)
+    operator_commands.add_parsers(commands)
     given = parser.parse_args(arguments)
     try:
         settings = Settings.from_environment()
         trackers.check_settings(settings)
         logs.configure(settings.log_format, settings.secrets)
+        _check_data_dir(settings.data_dir)
         if given.command == "init":
             return asyncio.run(_init(settings))
         if given.command == "backup":
             return _backup(settings, given.target)
-        if given.command == "organization":
-            return asyncio.run(_organization(settings, given))
         if given.command == "serve":
-            return asyncio.run(_serve(settings, given.host, given.port))
-        return asyncio.run(_dispatch(settings))
+            return _serve(settings, given.host, given.port)
+        if given.command == "dispatch":
+            return asyncio.run(_dispatch(settings))
+        print(json.dumps(asyncio.run(operator_commands.run(settings, given))))  # noqa: T201
     except (SettingsError, migrations.SchemaError, ApiError) as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1
+    return 0
+
+
+def _check_data_dir(folder: Path) -> None:
+    """Warn if other users of this machine may read or change the data directory."""
+    try:
+        mode = folder.stat().st_mode & 0o777
+    except OSError:
+        return
+    if mode & 0o077:
+        log.warning(
+            "other users of this machine have access to the data directory %s (mode %03o); "
+            "run `chmod 700 %s`",
+            folder,
+            mode,
+            folder,
+        )
 
 
 async def _init(settings: Settings) -> int:
@@ -71,94 +86,76 @@ async def _init(settings: Settings) -> int:
     try:
         await migrations.upgrade(database)
         async with database.writing() as session:
-            key = await create_first(session)
+            token = await create_first(session)
     finally:
         await database.dispose()
     answer = {
-        "created": key is not None,
+        "created": token is not None,
         "organization": "main",
         "workspace": "default",
-        "token": key,
+        "token": token,
     }
     print(json.dumps(answer))  # noqa: T201
-    return 0
-
-
-async def _organization(settings: Settings, given: argparse.Namespace) -> int:
-    for value, pattern in (
-        (given.key, NEW_SLUG),
-        (given.username, USERNAME),
-        (given.email, EMAIL),
-        (given.name or given.key, ORGANIZATION_NAME),
-    ):
-        if not re.fullmatch(pattern, value) or value.endswith("\n"):
-            raise SettingsError(f"`{value}` cannot be taken: {explain(pattern)}")
-    database = Database(settings.database_url)
-    try:
-        await migrations.check(database)
-        async with database.writing() as session:
-            made, key = await create_organization(
-                session, given.key, given.name or given.key, given.username, given.email
-            )
-    finally:
-        await database.dispose()
-    print(json.dumps({"organization": made.slug, "workspace": "default", "token": key}))  # noqa: T201
     return 0
 
 
 def _backup(settings: Settings, target: Path) -> int:
     from dreadnode_api.maintenance.backup import back_up
 
-    print(json.dumps(asdict(back_up(settings, target))))  # noqa: T201
+    made = back_up(settings, target)
+    print(json.dumps(asdict(made)))  # noqa: T201
     return 0
 
 
-async def _serve(settings: Settings, host: str, port: int) -> int:
-    # The dispatcher needs neither of these, and starts in half the time without them.
+def _serve(settings: Settings, host: str, port: int) -> int:
+    # The dispatcher needs none of these, and starts in half the time without them.
     import uvicorn
+    import uvloop
 
-    from dreadnode_api.http.protocol import MAX_HEAD_BYTES, Protocol
+    from dreadnode_api.http import protocol
     from dreadnode_api.main import create_app
 
-    app = create_app(settings)
-    await migrations.check(app.state.database)
-    try:
-        listener = socket.create_server((host, port), backlog=512)
-    except OSError as error:
-        raise SettingsError(f"Port {port} on {host} cannot be used: {error.strerror}") from None
-    # asyncio sets this only on sockets that name their protocol, which this one does not; without
-    # it each answer waits some 40 ms for the client to acknowledge its head.
-    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    if not settings.public_url.startswith("https:") and host not in (
-        "127.0.0.1",
-        "::1",
-        "localhost",
-    ):
-        log.warning("listening on %s without TLS; put a proxy with TLS in front of it", host)
-    server = uvicorn.Server(
-        uvicorn.Config(
+    limits = protocol.limits(
+        settings.max_connections, settings.head_seconds, settings.silence_seconds
+    )
+
+    async def serve() -> None:
+        app = create_app(settings)
+        await migrations.check(app.state.database)
+        listener = _listen(host, port)
+        if not settings.public_url.startswith("https:") and host not in LOOPBACK:
+            log.warning("listening on %s without TLS; put a proxy with TLS in front of it", host)
+        config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=10,
-            http=Protocol,
-            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            http=protocol.protocol(limits),
         )
-    )
+        server = uvicorn.Server(config)
+        parent_watch.watch(lambda: setattr(server, "should_exit", True))
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started and not running.done():  # noqa: ASYNC110  (uvicorn has no event)
+            await asyncio.sleep(0.01)
+        if server.started:
+            address = f"http://{host}:{listener.getsockname()[1]}"
+            print(f"api ready on {address}", flush=True)  # noqa: T201
+        await running
 
-    def cut() -> None:
-        server.should_exit = True
-
-    lifeline.watch(cut)
-    port = listener.getsockname()[1]
-    running = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started and not running.done():  # noqa: ASYNC110  (uvicorn has no event)
-        await asyncio.sleep(0.01)
-    if server.started:
-        print(f"api ready on http://{host}:{port}", flush=True)  # noqa: T201
-    await running
+    uvloop.run(serve())
     return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        listener = socket.create_server((host, port), backlog=512)
+    except OSError as error:
+        raise SettingsError(f"Port {port} on {host} cannot be used: {error.strerror}") from None
+    # The event loop sets this only on sockets that name their protocol, which this one does not.
+    # Without it the body of a response waits until the client acknowledges the head.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 async def _dispatch(settings: Settings) -> int:
@@ -170,10 +167,10 @@ async def _dispatch(settings: Settings) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    # Whoever watched over us is dead: leave the sandboxes to the next start.
-    lifeline.watch(abandon.set)
+    # The parent has ended: leave the sandboxes to the next start.
+    parent_watch.watch(abandon.set)
     print("dispatcher ready", flush=True)  # noqa: T201
-    async with beside(settings, database):
+    async with run_in_background(settings, database):
         await dispatcher.run(stop, abandon)
     await database.dispose()
     return 0

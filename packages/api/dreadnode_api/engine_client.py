@@ -84,6 +84,11 @@ class EngineClient:
         self._asking = asyncio.Lock()
 
     @property
+    def is_configured(self) -> bool:
+        """Whether this server has an engine."""
+        return bool(self._url)
+
+    @property
     def known(self) -> Capabilities | None:
         """The last answer, of whatever age, without asking."""
         return self._known

@@ -1,4 +1,4 @@
-"""Refusals: what the service may say no with. `answers.py` turns them into answers.
+"""Errors that become responses; `http/error_responses.py` writes them.
 
     ApiError
     ├── Malformed            400  invalid_error
@@ -11,10 +11,10 @@
     ├── UpgradeRequired      426  upgrade_required_error
     ├── TooManyRequests      429  usage_limit_exceeded_error
     ├── BadGateway           502  bad_gateway_error
-    ├── Unavailable          503  server_error (`/health/ready` only)
+    ├── Unavailable          503  server_error
     └── GatewayTimeout       504  gateway_timeout_error
 
-Anything else that is raised is our bug: a 500 with a reference that stands in the log.
+Any other exception is our bug: a 500 with a reference to the traceback in the log.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# What the platform documents, of which this service uses a part. A status or a type beyond these
-# would be news to a client, so an answer with one has a model of its own.
+# All that the platform documents; this service uses some of them. Another status needs a model of
+# its own.
 Code = Literal[400, 401, 403, 404, 409, 422, 426, 429, 500, 502, 504]
 ErrorType = Literal[
     "already_exists_error",
@@ -92,7 +92,7 @@ class APIErrorPayload(BaseModel):
 
 
 class UnavailablePayload(BaseModel):
-    """The same envelope with the one status beside the documented ones."""
+    """The same envelope with the status 503, which is not documented."""
 
     code: Literal[503]
     type: Literal["server_error"]
@@ -100,7 +100,7 @@ class UnavailablePayload(BaseModel):
 
 
 class ApiError(Exception):
-    """A refusal: status and type on the class, words on the instance."""
+    """An error response: status and type on the class, the message on the instance."""
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "server_error"
@@ -119,13 +119,13 @@ class ApiError(Exception):
 
 
 class Malformed(ApiError):
-    """The request cannot be read at all."""
+    """The request cannot be parsed."""
 
     status, type = 400, "invalid_error"
 
 
 class Unauthenticated(ApiError):
-    """No token, or one that opens nothing."""
+    """The token is missing or not valid."""
 
     status, type = 401, "authentication_error"
 
@@ -134,31 +134,31 @@ class Unauthenticated(ApiError):
 
 
 class Forbidden(ApiError):
-    """A known caller who may not do this."""
+    """A known caller without the permission for this."""
 
     status, type = 403, "forbidden_error"
 
 
 class NotFound(ApiError):
-    """What the path names does not exist, or not for this caller."""
+    """The thing that the path names does not exist for this caller."""
 
     status, type = 404, "not_found_error"
 
 
 class MethodNotAllowed(ApiError):
-    """The path exists, and not for this method."""
+    """The path does not have this method."""
 
     status, type = 405, "invalid_error"
 
 
 class Conflict(ApiError):
-    """The thing exists and its state does not allow this."""
+    """The state of the thing does not allow this."""
 
     status, type = 409, "conflict_error"
 
 
 class Invalid(ApiError):
-    """The request can be read, and asks for something that cannot be done."""
+    """The request can be parsed, but cannot be fulfilled."""
 
     status, type = 422, "validation_error"
 
@@ -170,31 +170,34 @@ class Invalid(ApiError):
 
 
 class UpgradeRequired(ApiError):
-    """The client is older than this server serves."""
+    """The client is too old for this server."""
 
     status, type = 426, "upgrade_required_error"
 
 
 class TooManyRequests(ApiError):
-    """This credential asks more often than it may."""
+    """The limit on requests or on a resource is reached."""
 
     status, type = 429, "usage_limit_exceeded_error"
 
 
 class BadGateway(ApiError):
-    """The engine had to be asked and gave no usable answer."""
+    """The engine cannot be reached, or its response cannot be used."""
 
     status, type = 502, "bad_gateway_error"
 
 
 class Unavailable(ApiError):
-    """This process cannot serve yet."""
+    """The server cannot handle the request now; the client tries again."""
 
     status, type = 503, "server_error"
 
+    def __init__(self, detail: str, *, retry_seconds: int = 5) -> None:
+        super().__init__(detail, headers={"Retry-After": str(retry_seconds)})
+
 
 class GatewayTimeout(ApiError):
-    """The engine had to be asked and did not answer in time."""
+    """The engine did not respond in time."""
 
     status, type = 504, "gateway_timeout_error"
 
@@ -215,21 +218,30 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         504: "Gateway timeout",
     }.items()
 }
-"""The documented failures, for the `responses=` of a route."""
+"""The documented error responses, for the `responses=` of a route."""
 
 
-# Old clients read square brackets as markup, and crash; terminals obey control characters.
+# Old clients read square brackets as markup, and crash. Terminals obey control characters.
 _PLAIN: dict[int, str | int] = {
     **{code: " " for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"},
+    # These reorder the text around them, so that a person reads something else than it says.
+    **{
+        code: f"\\u{code:04x}"
+        for code in (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+    },
     **str.maketrans("[]", "()"),
 }
 
 
 def plain(text: str) -> str:
-    """Return `text` as any client can show it, without square brackets and control characters."""
+    """Return TEXT as any client can show it.
+
+    Square brackets become parentheses, control characters become spaces, and bidirectional control
+    characters are escaped.
+    """
     return text.translate(_PLAIN)
 
 
 def printable(text: str) -> str:
-    """Return `text` with what UTF-8 cannot carry replaced by a question mark."""
+    """Return TEXT with a question mark for everything that UTF-8 cannot encode."""
     return text.encode("utf-8", "replace").decode()

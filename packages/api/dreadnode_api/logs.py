@@ -1,7 +1,7 @@
-"""Log lines: one JSON object a line for programs, plain text for people, and no key in either.
+"""The log: JSON lines for programs, text for people, and secrets in neither.
 
-What a line is about travels beside the message: `REQUEST` and `JOB` hold the ids of the request
-and the job that this task is at work on, and every line that is logged meanwhile carries them.
+`REQUEST` and `JOB` hold the ids of the request and the job that the current task works on. Every
+line that is logged meanwhile has them.
 """
 
 import json
@@ -11,32 +11,37 @@ import sys
 import time
 from collections.abc import Iterable
 from contextvars import ContextVar
-from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
 
 REQUEST: ContextVar[str | None] = ContextVar("request", default=None)
 JOB: ContextVar[str | None] = ContextVar("job", default=None)
 
 HIDDEN = "***"
-# No line is meant to hold any of these; a line that does was written by a mistake of ours, or by a
-# library that quotes what it was given. The names that our keys begin with stay, as a clue.
+# No line should contain any of these. A line that does was written by a mistake of ours, or by a
+# library that quotes its input. The prefixes of our tokens stay, as a clue.
 _SECRETS = (
-    r"(?P<own>\bdnj?_)[\w-]{20,}"  # of people and of sandboxes
-    r"|(?P<engine>\btml-)[\w.%-]{6,}"  # of the engine and of Tinker
+    r"(?P<own>\bdnj?_)[\w-]{20,}"  # tokens of users and of sandboxes
+    r"|(?P<engine>\btml-)[\w.%-]{6,}"  # keys of the engine and of Tinker
     r"|(?P<webhook>\bwhsec_)[\w+/=-]{8,}"
     r"|(?P<header>\b(?:[Bb]earer|[Bb]asic) +)[\w.~+/=-]{16,}"
-    r"|(?P<address>://[^\s:/@\"]*:)[^\s/@\"]+(?=@)"  # the password in a database's address
+    r"|(?P<address>://[^\s:/@\"]*:)[^\s/@\"]+(?=@)"  # the password in a database's URL
 )
-# Each match of the pattern holds one of these. Most lines hold none, and to see that costs a
-# tenth of searching them for the pattern.
+# Every match of the pattern contains one of these. Most lines contain none, and finding that out
+# costs a tenth of a search for the pattern.
 _MARKS = ("dn_", "dnj_", "tml-", "whsec_", "earer ", "asic ", "://")
+TROUBLE_SECONDS = 60.0
+"""How long one trouble is logged only once."""
+# Libraries that log the same line for every connection or statement that fails.
+_NOISY = ("aiosqlite", "asyncio", "sqlalchemy", "uvicorn")
 
 
 class Redactor:
-    """Hides keys in text: whatever has the form of one, and the secrets it is given.
+    """Hides secrets in text: what has the form of a token or key, and the secrets that it is given.
 
     Args:
-        secrets: what this process knows and nobody may read, whatever its form.
+        secrets: what this process knows and must never log, whatever its form.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
@@ -46,7 +51,7 @@ class Redactor:
         self._marks = (*known, *_MARKS)
 
     def __call__(self, text: str) -> str:
-        """Return `text` without what nobody may read."""
+        """Return TEXT without secrets."""
         if not any(mark in text for mark in self._marks):
             return text
         return self._pattern.sub(_hide, text)
@@ -60,98 +65,119 @@ def _in_json(text: str) -> str:
     return json.dumps(text)[1:-1]
 
 
-class _Formatter(logging.Formatter):
-    """What both forms share: keys are hidden in all of the line, and the time is formatted once."""
+class Context(logging.Filter):
+    """Adds the ids of the request and the job to each record, and drops repeated noise."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record is to be logged."""
+        for name, value in (("request_id", REQUEST.get()), ("job_id", JOB.get())):
+            if value is not None and not hasattr(record, name):
+                setattr(record, name, value)
+        is_noise = record.levelno >= logging.WARNING and record.name.startswith(_NOISY)
+        return not is_noise or _is_first(f"{record.name} {record.msg}") is not None
+
+
+class TextFormatter(logging.Formatter):
+    """For people: time, level and message, and the ids that the line is about."""
 
     def __init__(self, redact: Redactor) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
         self._redact = redact
-        self._second = 0
-        self._text = ""
-
-    def moment(self, record: logging.LogRecord, form: str, *, utc: bool) -> str:
-        """Return the record's time without its fraction; one second's lines have the same."""
-        second = int(record.created)
-        if second != self._second:
-            self._second = second
-            zone = UTC if utc else None
-            self._text = datetime.fromtimestamp(second, zone).strftime(form)
-        return self._text
-
-
-class TextFormatter(_Formatter):
-    """For people: time, level and message, and what the line is about."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line, with the lines of its exception below it."""
+        """Return the line, followed by the lines of its traceback."""
         return self._redact(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (`logging`'s name)
-        """Return the line's own part."""
+        """Return the line without the traceback."""
         text = super().formatMessage(record)
-        for name, value in _about(record).items():
-            if str(value) not in record.message:
+        for name in ("request_id", "job_id"):
+            value = getattr(record, name, None)
+            if value is not None and str(value) not in record.message:
                 text += f" {name.removesuffix('_id')}={value}"
         return text
 
-    def formatTime(  # noqa: N802 (the name that `logging` calls)
-        self, record: logging.LogRecord, datefmt: str | None = None
-    ) -> str:
-        """Return the local time, to the millisecond."""
-        return f"{self.moment(record, '%Y-%m-%d %H:%M:%S', utc=False)},{int(record.msecs):03}"
 
+class ObjectFormatter(JsonFormatter):
+    """For programs: one JSON object a line.
 
-class JsonFormatter(_Formatter):
-    """For programs: one object a line.
-
-    It holds `time` (UTC, to the millisecond), `level`, `logger` and `message`; `request_id` and
-    `job_id` where the line is about one; `exception`, the whole traceback, where there was one; and
-    the fields that a line of its kind has, such as `status` in the access log.
+    It has `time` (UTC, in milliseconds), `level`, `logger` and `message`; `request_id` and `job_id`
+    if the line is about one; `exception`, the whole traceback, if there was one; and the fields
+    that a line of its kind has, such as `status` in the access log.
     """
 
+    converter = staticmethod(time.gmtime)
+    default_time_format = "%Y-%m-%dT%H:%M:%S"
+    default_msec_format = "%s.%03dZ"
+
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__(
+            "%(asctime)s %(levelname)s %(name)s %(message)s",
+            rename_fields={"asctime": "time", "levelname": "level", "name": "logger"}
+            | {"exc_info": "exception", "stack_info": "stack"},
+            rename_fields_keep_missing=False,
+            json_default=str,
+            json_ensure_ascii=True,
+        )
+        self._redact = redact
+
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line; what has no form in JSON stands in it as text."""
-        time = self.moment(record, "%Y-%m-%dT%H:%M:%S", utc=True)
-        line: dict[str, Any] = {
-            "time": f"{time}.{int(record.msecs):03}Z",
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
-            **_about(record),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info and record.exc_info[0] is not None:
-            line["exception"] = self.formatException(record.exc_info)
-        if record.stack_info:
-            line["stack"] = record.stack_info
-        return self._redact(_encode(line))
+        """Return the line; a value without a JSON form is shown as text."""
+        return self._redact(super().format(record))
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """Write the level in lower case."""
+        log_data["level"] = str(log_data["level"]).lower()
+        return super().process_log_record(log_data)
 
 
-_encode = json.JSONEncoder(default=str).encode  # `json.dumps` makes a new encoder for each line.
+_logged: dict[str, tuple[float, int]] = {}
 
 
-def _about(record: logging.LogRecord) -> dict[str, str]:
-    about = {"request_id": REQUEST.get(), "job_id": getattr(record, "job_id", None) or JOB.get()}
-    return {name: value for name, value in about.items() if value is not None}
+def _is_first(key: str) -> int | None:
+    """Return how many lines with this key were left out before this one, or None to leave it out.
+
+    The first is logged, and after that one a minute.
+    """
+    present = time.monotonic()
+    at, left_out = _logged.get(key, (float("-inf"), 0))
+    if present - at < TROUBLE_SECONDS:
+        _logged[key] = (at, left_out + 1)
+        return None
+    if len(_logged) > 1000:
+        _logged.clear()
+    _logged[key] = (present, 0)
+    return left_out
+
+
+def trouble(logger: logging.Logger, key: str, message: str, *args: object) -> None:
+    """Log a warning about a trouble that lasts, at most once a minute for one KEY."""
+    left_out = _is_first(f"{logger.name} {key}")
+    if left_out is None:
+        return
+    if left_out:
+        message += f"; {left_out} more like this in the minutes before"
+    logger.warning(message, *args)
 
 
 def configure(form: str = "", secrets: Iterable[str] = ()) -> None:
-    """Send this process's log to stderr, the last words of an unexpected end included.
+    """Send this process's log to stderr, including the exception that ends the process.
 
     Args:
-        form: `json` or `text`; without one, text where a person reads at a terminal, else JSON.
-        secrets: what must not be read in it, beside everything that has the form of a key.
+        form: `json` or `text`; by default text at a terminal and JSON elsewhere.
+        secrets: what no line may contain, besides everything that has the form of a secret.
     """
     form = form or ("text" if sys.stderr.isatty() else "json")
     redact = Redactor(secrets)
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(redact) if form == "json" else TextFormatter(redact))
+    handler.addFilter(Context())
+    handler.setFormatter(ObjectFormatter(redact) if form == "json" else TextFormatter(redact))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
     for chatty in ("httpx", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
-    def last_words(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    def log_exception(kind: type[BaseException], error: BaseException, trace: Any) -> None:
         if issubclass(kind, KeyboardInterrupt):
             sys.__excepthook__(kind, error, trace)
             return
@@ -159,41 +185,25 @@ def configure(form: str = "", secrets: Iterable[str] = ()) -> None:
             "the process ends unexpectedly", exc_info=(kind, error, trace)
         )
 
-    sys.excepthook = last_words
+    sys.excepthook = log_exception
 
 
 _access = logging.getLogger("dreadnode_api.access")
 
 
-class _Answered(logging.LogRecord):
-    """A record about an answer, which looks up nothing that all of its kind have in common.
-
-    `logging` finds file, module, process and thread anew for every record, which takes longer
-    than to write the line.
-    """
-
-    _common: ClassVar[dict[str, Any]] = vars(
-        logging.LogRecord(_access.name, logging.INFO, __file__, 0, "", None, None)
-    )
-
-    def __init__(self, text: str, fields: dict[str, Any]) -> None:
-        self.__dict__.update(self._common)
-        self.created = time.time()
-        self.msecs = self.created % 1 * 1000
-        self.msg = text
-        self.fields = fields
-
-
-def answered(method: str, path: str, status: int, seconds: float) -> None:
-    """Log that a request was answered, at a fraction of what `logging` takes by itself."""
-    if not _access.isEnabledFor(logging.INFO):
-        return
+def request(method: str, path: str, status: int, seconds: float) -> None:
+    """Log a request and its response."""
     milliseconds = round(seconds * 1000, 1)
-    text = f"{method} {printable(path)} {status} {milliseconds} ms"
-    fields = {"method": method, "path": path, "status": status, "milliseconds": milliseconds}
-    _access.handle(_Answered(text, fields))
+    _access.info(
+        "%s %s %d %s ms",
+        method,
+        printable(path),
+        status,
+        milliseconds,
+        extra={"method": method, "path": path, "status": status, "milliseconds": milliseconds},
+    )
 
 
 def printable(path: str) -> str:
-    """Return `path` so that it cannot end its line of the log and begin another."""
+    """Return PATH so that it cannot end its line of the log and start another."""
     return path if path.isprintable() else ascii(path)

@@ -1,4 +1,4 @@
-"""The application: `create_app(settings)` joins routes, refusals and what they need."""
+"""The application: `create_app(settings)` joins routes, error responses and their dependencies."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,11 +23,9 @@ from dreadnode_api.datasets import routes as dataset_routes
 from dreadnode_api.datasets.row_check import RowCheck
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
-from dreadnode_api.http import error_responses as answers
-from dreadnode_api.http import health
-from dreadnode_api.http import swagger_ui as pages
-from dreadnode_api.http.openapi_links import add_links
-from dreadnode_api.http.query_parameters import only_known
+from dreadnode_api.http import error_responses, health, swagger_ui
+from dreadnode_api.http.health import Readiness
+from dreadnode_api.http.query_parameters import refuse_unknown
 from dreadnode_api.http.security_headers import SecurityHeaders
 from dreadnode_api.http.trace import Telemetry, Trace
 from dreadnode_api.settings import Settings
@@ -42,7 +40,7 @@ PREFIX = "/api/v1"
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Return the application. It reads nothing and writes nothing before its first request."""
+    """Return the application, which reads and writes nothing before its first request."""
     database = Database(settings.database_url)
     engine = EngineClient(
         settings.engine_url,
@@ -85,7 +83,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.engine = engine
     app.state.telemetry = telemetry
     app.state.authenticator = Authenticator(database)
-    app.state.catalog_answers = catalog_routes.Answers()
+    app.state.readiness = Readiness(database, settings.data_dir)
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings, database)
     app.state.validator = Validator(database, app.state.preflight)
@@ -93,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.row_check = RowCheck(settings)
     app.state.chat_sessions = ChatSessionPool(settings)
     app.state.exporter = Exporter(settings, database, app.state.store)
-    answers.install(app)
+    error_responses.install(app)
     for module in (
         auth_routes,
         people_routes,
@@ -108,20 +106,13 @@ def create_app(settings: Settings) -> FastAPI:
         webhook_routes,
         visibility,
     ):
-        app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(only_known)])
-    # Clients of the OCI distribution may send parameters of its extensions.
+        app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(refuse_unknown)])
+    # Clients of an OCI registry may send parameters of its extensions.
     app.include_router(registry.router, prefix=PREFIX)
     app.include_router(health.router)
-    app.include_router(pages.router)
-    app.mount("/docs/assets", pages.assets())
-    describe = app.openapi
-    app.openapi = lambda: add_links(describe())  # type: ignore[method-assign]
-    app.add_middleware(
-        catalog_routes.Prepared,
-        answers=app.state.catalog_answers,
-        authenticator=app.state.authenticator,
-    )
-    app.add_middleware(Guard, settings=settings)
+    app.include_router(swagger_ui.router)
+    app.mount("/docs/assets", swagger_ui.assets())
+    app.add_middleware(Guard, settings=settings, authenticator=app.state.authenticator)
     app.add_middleware(Trace, telemetry=telemetry)
     app.add_middleware(SecurityHeaders, tls=settings.public_url.startswith("https:"))
     return app

@@ -1,4 +1,4 @@
-"""The supervisor's lifeline: when its end of our stdin closes, it is dead, and we end too."""
+"""The watch on the parent process: when its end of our stdin closes, it has ended."""
 
 import asyncio
 import os
@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 
 
-def watch(on_cut: Callable[[], None]) -> None:
-    """Call `on_cut` in the running loop when stdin, if it is a pipe, comes to its end."""
+def watch(on_end: Callable[[], None]) -> None:
+    """Call ON_END in the running loop when stdin, if it is a pipe, is closed by the parent."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError, AttributeError):
@@ -27,6 +27,6 @@ def watch(on_cut: Callable[[], None]) -> None:
             ended = True
         if ended:
             loop.remove_reader(descriptor)
-            on_cut()
+            on_end()
 
     loop.add_reader(descriptor, readable)

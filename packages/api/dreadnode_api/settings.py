@@ -104,6 +104,7 @@ SECTIONS = {
     "webhook_targets": "Webhooks",
     "tidy_seconds": "Retention",
     "max_json_bytes": "Requests",
+    "quota_stored_bytes": "Quotas of one organization; 0 means unlimited",
 }
 """The first setting of each section of the documentation, with the section's title."""
 
@@ -285,9 +286,28 @@ class Settings(BaseSettings):
     rate_burst: Annotated[int, Field(gt=0)] = Field(
         400, description="Requests of one credential in a burst."
     )
+    max_connections: Count = Field(
+        1000, description="Open connections; at most half of the files that the process may open."
+    )
+    max_body_bytes_in_memory: Bytes = Field(
+        64 * MIB, description="Bodies that are kept in memory together; uploads are not."
+    )
+    head_seconds: Seconds = Field(20.0, description="Time for the head of a request.")
+    silence_seconds: Seconds = Field(
+        30.0, description="How long a client may stop sending its body or reading its response."
+    )
     minimum_client: Annotated[str, AfterValidator(_client)] = Field(
         "", description="Oldest client that is served, for example `dreadnode-sdk/2.0.0`."
     )
+
+    quota_stored_bytes: Annotated[int, BeforeValidator(read_bytes), Unit("bytes"), Field(ge=0)] = (
+        Field(500 * GIB, description="Stored data: datasets, capabilities and files of jobs.")
+    )
+    quota_datasets: CountOrZero = Field(10_000, description="Versions of datasets.")
+    quota_blobs: CountOrZero = Field(10_000, description="Blobs of capabilities.")
+    quota_tokens: CountOrZero = Field(1000, description="Valid tokens of users.")
+    quota_queued_jobs: CountOrZero = Field(1000, description="Queued jobs.")
+    quota_webhooks: CountOrZero = Field(100, description="Webhooks.")
 
     def __init__(self, **values: Any) -> None:
         """Read the settings in VALUES, and none from the environment.

@@ -13,7 +13,6 @@ from app.training.catalog import TINKER_MODELS
 from dreadnode_api import migrations
 from dreadnode_api.auth.callers import Role
 from dreadnode_api.auth.service import create_first, new_token
-from dreadnode_api.catalog.routes import Answer, Answers
 from dreadnode_api.catalog.schemas import TrainingCatalogEntry, TrainingCatalogResponse
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
@@ -363,21 +362,6 @@ async def test_the_plain_catalog_never_asks_the_engine(
     await client.get(f"{CATALOG}/Qwen/Qwen3-8B")
 
     assert engine.asked == 0
-
-
-def test_only_so_many_answers_are_kept_and_the_oldest_go_first() -> None:
-    answers = Answers(kept=2)
-    for number in range(3):
-        answers.keep(_scope(f"limit={number}"), Answer.of({"number": number}))
-    answers.keep(_scope("x" * 600), Answer.of({}))
-
-    assert answers.find(_scope("limit=0")) is None
-    assert answers.find(_scope("limit=2")) is not None
-    assert answers.find(_scope("x" * 600)) is None
-
-
-def _scope(query: str) -> dict[str, Any]:
-    return {"path": CATALOG, "query_string": query.encode()}
 
 
 async def test_every_entry_can_be_read_by_its_own_id(client: httpx.AsyncClient) -> None:

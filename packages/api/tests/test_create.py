@@ -45,7 +45,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
         {"config": {"step": 3}},
         422,
         ["body", "config", "step"],
-        "`config.step`: there is no such field; leave it out or mend its name",
+        "`config.step`: unknown field; remove it or correct its name",
     ),
     "steps out of range": (
         {"config": {"steps": 0}},

@@ -47,7 +47,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     ),
     "temperature 0": ({"temperature": 0}, ["temperature"], "must be above 0: completions sampled"),
     "a group of one": ({"group_size": 1}, ["group_size"], "greater than or equal to 2"),
-    "a misspelt setting": ({"num_rollout": 4}, ["num_rollout"], "there is no such field"),
+    "a misspelt setting": ({"num_rollout": 4}, ["num_rollout"], "unknown field"),
     "more in an update than in a step": (
         {"num_rollouts": 4, "batch_size": 8},
         [],

@@ -214,20 +214,6 @@ def test_every_parameter_is_bounded_and_with_it_what_a_query_costs(
     assert [each for each in parameters if not bounded(each[2])] == []
 
 
-def test_what_is_made_links_to_what_can_be_done_with_it(description: dict[str, Any]) -> None:
-    made = description["paths"]["/api/v1/org/{org}/ws/{ws}/training/jobs"]["post"]
-    links = {
-        name.split("_api_")[0]: each for name, each in made["responses"]["201"]["links"].items()
-    }
-
-    assert {"get_training_job", "cancel_training_job", "retry_training_job"} <= links.keys()
-    assert links["get_training_job"]["parameters"] == {
-        "org": "$request.path.org",
-        "ws": "$request.path.ws",
-        "job_id": "$response.body#/id",
-    }
-
-
 async def shown(api: Any) -> str:
     """Make something of each kind to ask for, and return the id of a job that has ended."""
     await api.push()

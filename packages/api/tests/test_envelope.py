@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
@@ -41,7 +42,7 @@ def check(answer: httpx.Response, status: int) -> dict[str, Any]:
 async def test_an_unknown_path_is_a_404(api: Any) -> None:
     body = check(await api("GET", "/nothing/[here]"), 404)
 
-    assert body["detail"] == "There is nothing at `/api/v1/nothing/(here)`; see `/docs`"
+    assert body["detail"] == "The path `/api/v1/nothing/(here)` does not exist; see `/docs`"
 
 
 async def test_a_path_with_a_slash_too_many_is_no_redirect(api: Any) -> None:
@@ -97,8 +98,11 @@ async def test_a_body_of_another_shape_is_a_422_with_fields(api: Any, body: byte
 @pytest.mark.parametrize(
     ("kind", "said"),
     [
-        ("application/x-www-form-urlencoded", "said to be `application/x-www-form-urlencoded`"),
-        ("", "not said to be JSON"),
+        (
+            "application/x-www-form-urlencoded",
+            "has the content type `application/x-www-form-urlencoded`",
+        ),
+        ("", "has no content type"),
     ],
 )
 async def test_a_body_that_is_not_said_to_be_json_is_a_422_that_names_the_header(
@@ -109,7 +113,7 @@ async def test_a_body_that_is_not_said_to_be_json_is_a_422_that_names_the_header
 
         body = check(answer, 422)
         advice = "send JSON as `Content-Type: application/json`"
-        assert body["detail"] == f"`body`: the body is {said}; {advice}"
+        assert body["detail"] == f"`body`: the body {said}; {advice}"
 
 
 @one_database
@@ -252,26 +256,56 @@ def test_a_minimum_that_would_let_everybody_in_is_refused(tmp_path: Any, least: 
         Settings(data_dir=tmp_path, minimum_client=least)
 
 
-async def test_one_credential_over_its_rate_waits_and_others_do_not(settings: Any) -> None:
+@pytest.fixture
+async def limited(
+    api: Any, settings: Any
+) -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, str]]]:
+    """A service with a rate limit of one request a second, and its tokens."""
     object.__setattr__(settings, "rate_limit", 1.0)
     object.__setattr__(settings, "rate_burst", 2)
     app = create_app(settings)
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
-
-        async def ask(key: str) -> httpx.Response:
-            return await client.get("/api/v1/user", headers={"X-API-Key": key})
-
-        first = [(await ask("dn_a")).status_code for _ in range(2)]
-        refused = await ask("dn_a")
-        other = await ask("dn_b")
-        await asyncio.sleep(float(refused.headers["Retry-After"]))
-        later = await ask("dn_a")
+        yield client, api.keys
+    await app.state.authenticator.close()
     await app.state.database.dispose()
 
+
+async def test_one_token_over_its_rate_waits_and_others_do_not(limited: Any) -> None:
+    client, tokens = limited
+
+    async def ask(name: str) -> httpx.Response:
+        headers = {"X-API-Key": tokens[name]}
+        answer: httpx.Response = await client.get("/api/v1/user", headers=headers)
+        return answer
+
+    # The first request of a token that the server does not know yet counts for its address.
+    first = [(await ask(name)).status_code for name in ("admin", "member")]
+    allowed = [(await ask("admin")).status_code for _ in range(2)]
+    refused = await ask("admin")
+    other = await ask("member")
+    await asyncio.sleep(float(refused.headers["Retry-After"]))
+    later = await ask("admin")
+
     check(refused, 429)
-    assert first == [401, 401]
-    assert (other.status_code, later.status_code) == (401, 401)
+    assert [*first, *allowed] == [200] * 4
+    assert (other.status_code, later.status_code) == (200, 200)
+
+
+async def test_invented_tokens_are_limited_by_address_and_never_known_ones(limited: Any) -> None:
+    client, tokens = limited
+
+    async def ask(token: str) -> int:
+        answer = await client.get("/api/v1/training/catalog", headers={"X-API-Key": token})
+        return int(answer.status_code)
+
+    known = await ask(tokens["admin"])
+    invented = [await ask(f"dn_{number}") for number in range(60)]
+    still_known = await ask(tokens["admin"])
+
+    assert known == still_known == 200
+    assert invented[0] == 401
+    assert set(invented[50:]) == {429}
 
 
 async def test_a_request_keeps_the_id_it_came_with(api: Any) -> None:

@@ -110,9 +110,7 @@ def test_no_key_passes_wherever_it_stands_in_a_line(
     try:
         fail(f"refused {said}")
     except RuntimeError:
-        logging.getLogger("dreadnode_api.x").exception(
-            "with %s", said, extra={"fields": {"x": said}}
-        )
+        logging.getLogger("dreadnode_api.x").exception("with %s", said, extra={"x": said})
 
     secret = said.split()[-1].split(":")[-1].split("@")[0]
     assert secret not in stream.getvalue()

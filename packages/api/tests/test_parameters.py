@@ -22,11 +22,11 @@ async def test_a_misspelt_filter_is_refused_with_the_one_that_was_meant(api: Any
     assert body == {
         "code": 422,
         "type": "validation_error",
-        "detail": "`sttaus`: there is no such parameter; did you mean `status`?",
+        "detail": "`sttaus`: unknown parameter; did you mean `status`?",
         "errors": [
             {
                 "loc": ["query", "sttaus"],
-                "msg": "there is no such parameter; did you mean `status`?",
+                "msg": "unknown parameter; did you mean `status`?",
                 "type": "extra_forbidden",
             }
         ],
@@ -47,13 +47,13 @@ async def test_a_misspelt_filter_is_refused_with_the_one_that_was_meant(api: Any
 async def test_the_nearest_parameter_of_the_route_is_named(api: Any, path: str, near: str) -> None:
     body = refusal(await api("GET", path.format(jobs=api.jobs)))
 
-    assert body["detail"].endswith(f": there is no such parameter; did you mean `{near}`?")
+    assert body["detail"].endswith(f": unknown parameter; did you mean `{near}`?")
 
 
 async def test_where_nothing_is_near_it_is_to_be_left_out(api: Any) -> None:
     body = refusal(await api("GET", "/user?status=failed"))
 
-    assert body["detail"] == ("`status`: there is no such parameter; leave it out or mend its name")
+    assert body["detail"] == ("`status`: unknown parameter; remove it or correct its name")
 
 
 async def test_each_unknown_parameter_has_an_entry_of_its_own(api: Any) -> None:

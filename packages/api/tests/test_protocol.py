@@ -1,4 +1,4 @@
-"""What a real connection meets: bounds on what is sent, and where the service listens."""
+"""Real connections: the limits on heads, bodies and connections, and where the server listens."""
 
 import asyncio
 import json
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_api.http.protocol import Gathered
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -125,61 +124,161 @@ def test_it_listens_on_loopback_unless_told_and_warns_when_it_has_no_tls(
     assert ("without TLS" in said) == warned
 
 
-class Wire(asyncio.Transport):
-    """A transport that keeps what it is given to send, in pieces."""
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-        self.closed = False
-
-    def write(self, data: Any) -> None:
-        assert not self.closed
-        self.sent.append(bytes(data))
-
-    def close(self) -> None:
-        self.closed = True
-
-    abort = close
+async def closed(reader: asyncio.StreamReader) -> bytes:
+    """Return what is received until the server closes the connection."""
+    try:
+        async with asyncio.timeout(60):
+            return await reader.read()
+    except ConnectionResetError:
+        return b""
 
 
-async def test_what_is_written_in_one_turn_leaves_in_one_piece_and_in_order() -> None:
-    wire = Wire()
-    gathered = Gathered(wire, asyncio.get_running_loop())
+@one_database
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        pytest.param([b""], id="nothing"),
+        pytest.param([b"\r\n"] * 5, id="empty lines"),
+        pytest.param([START, b"X-A: 1\r\n", b"X-B: 2\r\n"], id="a head that never ends"),
+        pytest.param([START + b"\r\n"], id="a connection that stays idle after a response"),
+    ],
+)
+async def test_a_connection_that_sends_no_complete_head_is_closed(
+    service: Any, pieces: list[bytes]
+) -> None:
+    service.environ["DREADNODE_HEAD_SECONDS"] = "1"
+    service.start("serve")
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
 
-    gathered.write(b"head ")
-    gathered.write(b"")
-    gathered.write(bytearray(b"body"))
-    before = list(wire.sent)
-    await asyncio.sleep(0)
-    gathered.write(b"more")
-    await asyncio.sleep(0)
+    for piece in pieces:
+        writer.write(piece)
+        await asyncio.sleep(0.1)
 
-    assert before == []
-    assert wire.sent == [b"head body", b"more"]
-
-
-async def test_a_large_piece_does_not_wait_and_what_is_left_leaves_before_the_end() -> None:
-    wire = Wire()
-    gathered = Gathered(wire, asyncio.get_running_loop())
-
-    gathered.write(b"head")
-    gathered.write(b"x" * Gathered.MOST)
-    at_once = len(wire.sent)
-    gathered.write(b"rest")
-    gathered.close()
-    await asyncio.sleep(0)
-
-    assert at_once == 1
-    assert wire.sent[1:] == [b"rest"]
-    assert wire.closed
+    received = await closed(reader)
+    assert received == b"" or b"200 OK" in received
+    writer.close()
 
 
-async def test_a_connection_that_is_broken_off_sends_nothing_more() -> None:
-    wire = Wire()
-    gathered = Gathered(wire, asyncio.get_running_loop())
+@one_database
+@pytest.mark.parametrize(
+    "path", ["/api/v1/org/acme/tokens", "/api/v1/org/acme/datasets/rows/1.0.0"]
+)
+async def test_a_body_that_stops_arriving_is_refused(service: Any, path: str) -> None:
+    service.environ["DREADNODE_SILENCE_SECONDS"] = "1"
+    service.start("serve")
+    method = b"PUT" if "datasets" in path else b"POST"
+    head = (
+        method + b" " + path.encode() + b" HTTP/1.1\r\nHost: x\r\nContent-Type: application/json"
+        b"\r\nAuthorization: Bearer " + service.api.keys["admin"].encode()
+    )
 
-    gathered.write(b"head")
-    gathered.abort()
-    await asyncio.sleep(0)
+    status, _, body = await exchange(service.port, head + b"\r\nContent-Length: 99\r\n\r\n{")
 
-    assert wire.sent == []
+    assert status == 400
+    assert "stopped arriving" in body["detail"]
+
+
+@one_database
+async def test_a_client_that_stops_reading_is_disconnected(service: Any) -> None:
+    service.environ["DREADNODE_SILENCE_SECONDS"] = "1"
+    rows = b'{"prompt": "%s"}\n' % (b"x" * 1000) * 20_000
+    await service.api.push(body=rows)
+    service.start("serve")
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=2**16)
+    writer.write(
+        b"GET /api/v1/org/acme/datasets/rows/1.0.0/content HTTP/1.1\r\nHost: x\r\n"
+        b"Authorization: Bearer " + service.api.keys["admin"].encode() + b"\r\n\r\n"
+    )
+    await reader.readuntil(b"\r\n\r\n")
+
+    log = service.api.settings.data_dir / "serve.log"
+    async with asyncio.timeout(60):
+        while "/content" not in log.read_text():
+            await asyncio.sleep(0.1)
+
+    assert len(await closed(reader)) < len(rows)
+    writer.close()
+
+
+@one_database
+async def test_too_many_connections_close_idle_ones_and_never_busy_ones(service: Any) -> None:
+    service.environ["DREADNODE_MAX_CONNECTIONS"] = "20"
+    service.start("serve")
+    key = service.api.keys["admin"].encode()
+    busy = await asyncio.open_connection("127.0.0.1", service.port)
+    busy[1].write(
+        b"PUT /api/v1/org/acme/datasets/rows/1.0.0 HTTP/1.1\r\nHost: x\r\n"
+        b"Authorization: Bearer " + key + b"\r\nContent-Length: 9\r\n\r\n{"
+    )
+    await busy[1].drain()
+    async with asyncio.timeout(30):
+        # Its upload has started when its file exists.
+        while not list((service.api.settings.data_dir).rglob(".incoming-*")):
+            await asyncio.sleep(0.05)
+    idle = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(60)]
+
+    status, _, body = await exchange(service.port, START + b"\r\n")
+    busy[1].write(b'"a": 1}\n')
+    head = await asyncio.wait_for(busy[0].readuntil(b"\r\n"), 30)
+
+    assert (status, body) == (200, {"status": "ok"})
+    assert b"201" in head
+    for _, writer in [busy, *idle]:
+        writer.close()
+
+
+@one_database
+async def test_a_connection_beyond_busy_ones_is_refused_with_a_time_to_try_again(
+    service: Any,
+) -> None:
+    service.environ["DREADNODE_MAX_CONNECTIONS"] = "3"
+    service.start("serve")
+    head = (
+        b"PUT /api/v1/org/acme/datasets/rows/1.0.%d HTTP/1.1\r\nHost: x\r\n"
+        b"Authorization: Bearer " + service.api.keys["admin"].encode() + b"\r\n"
+        b"Content-Length: 9\r\n\r\n{"
+    )
+    uploads = []
+    for number in range(3):
+        uploads.append(await asyncio.open_connection("127.0.0.1", service.port))
+        uploads[-1][1].write(head % number)
+    async with asyncio.timeout(30):
+        while len(list(service.api.settings.data_dir.rglob(".incoming-*"))) < 3:
+            await asyncio.sleep(0.05)
+
+    refusals = [await exchange(service.port, START + b"\r\n") for _ in range(5)]
+
+    for status, headers, body in refusals:
+        assert (status, body["type"]) == (503, "server_error")
+        assert int(headers["retry-after"]) > 0
+    log = (service.api.settings.data_dir / "serve.log").read_text()
+    assert log.count("refused a connection") == 1
+    for _, writer in uploads:
+        writer.close()
+
+
+@one_database
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"POST /api/v1/org/acme/tokens",
+        b"PUT /api/v1/org/acme/datasets/rows/1.0.0",
+        b"PUT /api/v1/acme/rows/blobs/uploads/" + b"0" * 32 + b"?digest=sha256:" + b"0" * 64,
+        b"PUT /api/v1/acme/rows/manifests/1.0.0",
+        b"POST /api/v1/org/acme/ws/lab/training/jobs/x/progress",
+        b"POST /api/v1/nowhere",
+    ],
+)
+@pytest.mark.parametrize("token", [b"", b"Authorization: Bearer dn_invented\r\n"])
+async def test_the_token_is_checked_before_the_body_arrives(
+    service: Any, line: bytes, token: bytes
+) -> None:
+    service.start("serve")
+    head = line + b" HTTP/1.1\r\nHost: x\r\n" + token
+
+    # The client waits for permission to send its body, and never gets it.
+    status, _, body = await exchange(
+        service.port, head + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+    )
+
+    assert (status, body["type"]) == (401, "authentication_error")

@@ -103,6 +103,10 @@ class Authenticator:
             return cached[1]
         return await asyncio.shield(lookup)
 
+    def knows(self, digest: str) -> bool:
+        """Return whether the token of this hash was valid lately."""
+        return digest in self._cache
+
     async def close(self) -> None:
         """Cancel the lookups under way; the database may be closed after this."""
         lookups = list(self._lookups.values())

@@ -1,65 +1,84 @@
-"""What every request passes before it reaches a route: bounds, clients, rates and its traces."""
+"""What every request must pass before its route: client version, rate, token, size and time.
 
+The token comes before the body: without a valid one no byte of a body is kept. A body that is kept
+in memory has a limit of its own and a share of what all bodies together may take.
+"""
+
+import asyncio
+import ipaddress
 import re
 import time
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Self
 
 from starlette.datastructures import Headers
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dreadnode_api.auth import tokens
-from dreadnode_api.auth.callers import token_of
+from dreadnode_api.auth.callers import Authenticator, token_of
 from dreadnode_api.errors import (
     ApiError,
     Malformed,
     TooManyRequests,
     Unauthenticated,
+    Unavailable,
     UpgradeRequired,
 )
-from dreadnode_api.http.error_responses import answer
+from dreadnode_api.http.error_responses import error_response
 from dreadnode_api.settings import Settings
 
-# Prepared bytes and probes: serving them costs less than counting them.
-UNCOUNTED = ("/api/v1/training/catalog", "/health/", "/metrics")
-# These read their body themselves, piece by piece, within bounds of their own.
+# Probes and prepared bytes cost less to serve than to count.
+UNLIMITED = ("/api/v1/training/catalog", "/health/", "/metrics")
+# The routes of these read their body themselves, in pieces and within limits of their own.
 _UPLOAD = re.compile(
     r"^/api/v1/(org/[^/]+/(datasets/|ws/[^/]+/training/jobs/[^/]+/files/)"
     r"|[^/]+/[^/]+/blobs/uploads/)"
 )
 _PROGRESS = re.compile(r"^/api/v1/org/[^/]+/ws/[^/]+/training/jobs/[^/]+/progress$")
-_JOB = re.compile(r"/training/jobs/([A-Za-z0-9-]{1,64})(?:/|$)")
-_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _CLIENT = re.compile(r"^([A-Za-z][\w-]*)/(\d+(?:\.\d+)*)")
 PROGRESS_BYTES_FACTOR = 16
+SLOW_BYTES_PER_SECOND = 1024
+"""A body that arrives more slowly than this on average is refused."""
+DISCARD_BYTES = 4 * 1024 * 1024
+DISCARD_SECONDS = 5.0
+UNKNOWN_RATE, UNKNOWN_BURST = 2.0, 40
+"""How many unknown tokens a second one address may try, on average and at once."""
 
 
 class Guard:
-    """Refuses clients that are too old, requests that are too many, and bodies too large."""
+    """Refuses what need not reach a route."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, authenticator: Authenticator) -> None:
         self.app = app
+        self._authenticator = authenticator
         self._max_json = settings.max_json_bytes
+        self._silence = settings.silence_seconds
         self._minimum = _minimum(settings.minimum_client)
-        self._buckets = Buckets(settings.rate_limit, settings.rate_burst)
+        self._rates = Buckets(settings.rate_limit, settings.rate_burst)
+        self._unknown = Buckets(UNKNOWN_RATE if settings.rate_limit else 0, UNKNOWN_BURST)
+        self._memory = BodyMemory(settings.max_body_bytes_in_memory)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        headers = Headers(scope=scope)
+        has_body = "content-length" in headers or "transfer-encoding" in headers
+        patient = Patience(receive, self._silence) if has_body else receive
         try:
-            headers = Headers(scope=scope)
             self._check_client(headers)
-            if not scope["path"].startswith(UNCOUNTED):
-                self._buckets.take(_credential(headers, scope))
-            receive = await self._bounded(scope, headers, receive)
+            await self._check_token(scope, headers, has_body=has_body)
+            async with self._bounded(scope, headers, patient, has_body=has_body) as bounded:
+                await self.app(scope, bounded, send)
         except ApiError as error:
-            response: Response = answer(error)
-            await response(scope, receive, send)
-            return
-        await self.app(scope, receive, send)
+            if has_body:
+                if "expect" not in headers:  # It waits for permission to send its body.
+                    await _discard(patient)
+                error.headers.setdefault("Connection", "close")
+            await error_response(error)(scope, receive, send)
 
     def _check_client(self, headers: Headers) -> None:
         if self._minimum is None:
@@ -72,83 +91,222 @@ class Guard:
                 "upgrade it with `pip install --upgrade dreadnode`"
             )
 
-    async def _bounded(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
-        """Return `receive`, having taken in the whole of a body that must be small."""
-        if "content-length" not in headers and "transfer-encoding" not in headers:
-            return receive
-        if scope["method"] == "PUT" and _UPLOAD.match(scope["path"]):
-            return receive
+    async def _check_token(self, scope: Scope, headers: Headers, *, has_body: bool) -> None:
+        """Return if the token of a request is valid, or if it needs none.
+
+        Public paths and signed URLs need none.
+        """
+        address = _network(scope)
+        try:
+            digest = tokens.sha256(token_of(headers))
+        except Unauthenticated:
+            self._count(scope, address)
+            is_api = scope["path"].startswith("/api/")
+            if has_body or (is_api and b"signature=" not in scope["query_string"]):
+                raise
+            return
+        is_known = self._authenticator.knows(digest)
+        if not is_known:
+            self._unknown.check(f"unknown {address}")
+        self._count(scope, digest if is_known else address)
+        try:
+            await self._authenticator.caller(headers)
+        except Unauthenticated:
+            self._unknown.take(f"unknown {address}")
+            raise
+
+    def _count(self, scope: Scope, credential: str) -> None:
+        if not scope["path"].startswith(UNLIMITED):
+            self._rates.take(credential)
+
+    @asynccontextmanager
+    async def _bounded(
+        self, scope: Scope, headers: Headers, receive: Receive, *, has_body: bool
+    ) -> AsyncIterator[Receive]:
+        """Yield `receive`, having read the whole of a body that is kept in memory."""
+        if not has_body or (scope["method"] == "PUT" and _UPLOAD.match(scope["path"])):
+            yield receive
+            return
         limit = self._max_json
         if _PROGRESS.match(scope["path"]):
-            limit *= PROGRESS_BYTES_FACTOR  # The last event repeats whole series.
-        told = headers.get("content-length", "0")
-        too_large = Malformed(f"The body is larger than the {limit:,} bytes that are taken here")
-        if told.isdecimal() and int(told) > limit:
+            limit *= PROGRESS_BYTES_FACTOR  # The last event repeats whole metric histories.
+        too_large = Malformed(f"The body is larger than the limit of {limit:,} bytes")
+        declared = headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > limit:
             raise too_large
         body = bytearray()
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise Malformed("The body ended before it was whole")
-            body += message.get("body", b"")
-            if len(body) > limit:
-                raise too_large
-            if not message.get("more_body", False):
-                break
-        return _replay(bytes(body), receive)
+        with Share(self._memory) as share:
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Malformed("The body ended before it was complete")
+                body += message.get("body", b"")
+                if len(body) > limit:
+                    raise too_large
+                share.grow(len(body))
+                if not message.get("more_body", False):
+                    break
+            yield _replay(bytes(body), receive)
+
+
+class Patience:
+    """A `receive` that refuses a body that stops arriving or arrives too slowly."""
+
+    def __init__(self, receive: Receive, silence: float) -> None:
+        self._receive = receive
+        self._silence = silence
+        self._bytes = 0
+        self._waited = 0.0
+        self._is_complete = False
+
+    async def __call__(self) -> Message:
+        """Return the next message; once the body is complete it may take any time."""
+        if self._is_complete:
+            return await self._receive()
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._silence):
+                message = await self._receive()
+        except TimeoutError:
+            raise Malformed(
+                f"The body stopped arriving for {self._silence:.0f} s; send it again"
+            ) from None
+        self._waited += time.monotonic() - started
+        self._bytes += len(message.get("body", b""))
+        self._is_complete = not message.get("more_body", False)
+        is_slow = self._bytes < SLOW_BYTES_PER_SECOND * (self._waited - self._silence)
+        if is_slow and not self._is_complete:
+            raise Malformed(
+                f"The body arrives at less than {SLOW_BYTES_PER_SECOND:,} bytes a second; send it "
+                "over a faster connection"
+            )
+        return message
+
+
+async def _discard(receive: Receive) -> None:
+    """Read on for a while: a client that sends its body does not read the response yet."""
+    size = 0
+    try:
+        async with asyncio.timeout(DISCARD_SECONDS):
+            while size < DISCARD_BYTES:
+                message = await receive()
+                size += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    break
+    except (TimeoutError, ApiError):
+        pass
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    told = False
+    is_sent = False
 
     async def again() -> Message:
-        nonlocal told
-        if told:
+        nonlocal is_sent
+        if is_sent:
             return await receive()
-        told = True
+        is_sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
 
 
-def _credential(headers: Headers, scope: Scope) -> str:
+class BodyMemory:
+    """The memory of all bodies that are kept in memory at a time."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.used = 0
+
+    def change(self, by: int) -> None:
+        """Use BY bytes more, or less if it is negative.
+
+        Raises:
+            Unavailable: the limit would be exceeded.
+        """
+        if by > 0 and self.used + by > self._limit:
+            raise Unavailable(
+                "The server is receiving too many large requests; try again in a few seconds"
+            )
+        self.used += by
+
+
+class Share:
+    """The memory of one body, given back at the end of the block."""
+
+    def __init__(self, memory: BodyMemory) -> None:
+        self._memory = memory
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._memory.change(-self._size)
+
+    def grow(self, size: int) -> None:
+        """Extend the share to SIZE bytes."""
+        self._memory.change(size - self._size)
+        self._size = size
+
+
+def _network(scope: Scope) -> str:
+    """Return the client's address; of IPv6 the /64 network, which is one customer's."""
+    client = scope.get("client")
     try:
-        return tokens.sha256(token_of(headers))
-    except Unauthenticated:
-        client = scope.get("client")
-        return client[0] if client else ""
+        address = ipaddress.ip_address(client[0] if client else "")
+    except ValueError:
+        return ""
+    if address.version == 4:
+        return str(address)
+    return str(ipaddress.ip_network((address, 64), strict=False).network_address)
 
 
 class Buckets:
     """Token buckets, one a credential: `rate` a second on average, `burst` at once."""
 
-    def __init__(self, rate: float, burst: int, remembered: int = 10_000) -> None:
+    def __init__(self, rate: float, burst: int, entries: int = 10_000) -> None:
         self._rate = rate
         self._burst = float(max(burst, 1))
-        self._remembered = remembered
+        self._entries = entries
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, who: str) -> None:
-        """Count one request of `who`.
+    def take(self, key: str) -> None:
+        """Count one request of KEY.
 
         Raises:
-            TooManyRequests: it has none left; `Retry-After` says when it has.
+            TooManyRequests: its bucket is empty; `Retry-After` says for how long.
         """
         if self._rate <= 0:
             return
-        present = time.monotonic()
-        left, at = self._buckets.pop(who, (self._burst, present))
-        left = min(self._burst, left + (present - at) * self._rate)
-        allowed = left >= 1
-        self._buckets[who] = (left - 1 if allowed else left, present)
-        if len(self._buckets) > self._remembered:
+        present, left = self._left(key)
+        is_allowed = left >= 1
+        self._buckets[key] = (left - 1 if is_allowed else left, present)
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > self._entries:
             self._buckets.popitem(last=False)
-        if not allowed:
-            seconds = max(1, round((1 - left) / self._rate + 0.5))
-            raise TooManyRequests(
-                f"Too many requests with this API token; wait {seconds} s and send fewer",
-                headers={"Retry-After": str(seconds)},
-            )
+        if not is_allowed:
+            raise self._too_many(left)
+
+    def check(self, key: str) -> None:
+        """Return if KEY may make a request, without counting one.
+
+        Raises:
+            TooManyRequests: its bucket is empty.
+        """
+        if self._rate > 0 and (left := self._left(key)[1]) < 1:
+            raise self._too_many(left)
+
+    def _left(self, key: str) -> tuple[float, float]:
+        present = time.monotonic()
+        left, at = self._buckets.get(key, (self._burst, present))
+        return present, min(self._burst, left + (present - at) * self._rate)
+
+    def _too_many(self, left: float) -> TooManyRequests:
+        seconds = max(1, round((1 - left) / self._rate + 0.5))
+        return TooManyRequests(
+            f"Too many requests; wait {seconds} s and then send fewer",
+            headers={"Retry-After": str(seconds)},
+        )
 
 
 def _minimum(text: str) -> tuple[str, str] | None:
@@ -157,7 +315,7 @@ def _minimum(text: str) -> tuple[str, str] | None:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """Return what versions are compared by; `2.1` and `2.1.0` are one version."""
+    """Return what versions are compared by; `2.1` and `2.1.0` are the same version."""
     numbers = [int(part[:9]) for part in text.split(".")]
     while numbers[1:] and numbers[-1] == 0:
         numbers.pop()

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path
 
+from dreadnode_api import quotas
 from dreadnode_api.auth import people
 from dreadnode_api.auth.callers import Role
 from dreadnode_api.auth.deps import OrgAdmin, OrgReader
@@ -19,7 +20,7 @@ from dreadnode_api.auth.schemas import (
     WorkspaceView,
 )
 from dreadnode_api.errors import ERRORS
-from dreadnode_api.http.deps import ReadSession, WriteSession
+from dreadnode_api.http.deps import InSettings, ReadSession, WriteSession
 from dreadnode_api.http.patterns import USERNAME
 from dreadnode_api.models.auth import Membership, User
 
@@ -44,8 +45,11 @@ async def list_members(caller: OrgReader, session: ReadSession) -> MemberList:
 
 
 @router.post("/members", status_code=201)
-async def add_member(caller: OrgAdmin, request: MemberRequest, session: WriteSession) -> NewMember:
+async def add_member(
+    caller: OrgAdmin, request: MemberRequest, session: WriteSession, settings: InSettings
+) -> NewMember:
     """Add a member, with a first API token for them, which is shown only once."""
+    await quotas.require(session, settings, caller.org_id, "tokens")
     user, member, secret, token = await people.add_member(session, caller, request)
     shown = NewToken(**token_view(token, user.username).model_dump(), token=secret)
     return NewMember(member=_view(user, member), token=shown)

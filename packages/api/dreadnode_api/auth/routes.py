@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from sqlalchemy import select
 
+from dreadnode_api import quotas
 from dreadnode_api.auth import service
 from dreadnode_api.auth.deps import OrgReader, Reader, UserCaller, WorkspaceSlug, find_workspace
 from dreadnode_api.auth.schemas import (
@@ -14,6 +15,7 @@ from dreadnode_api.auth.schemas import (
     TokenList,
     TokenRequest,
     TokenView,
+    UsageView,
     UserView,
     WorkspaceView,
 )
@@ -55,6 +57,20 @@ async def get_organization(
     return _organization(found, settings)
 
 
+@router.get("/org/{org}/usage")
+async def get_usage(caller: OrgReader, session: ReadSession, settings: InSettings) -> UsageView:
+    """Return how much an organization uses of each resource, and its quotas."""
+    found = await quotas.usage(session, settings, caller.org_id)
+    return UsageView.model_validate(
+        {
+            "items": [
+                {"resource": each.resource, "used": each.used, "limit": each.limit or None}
+                for each in found
+            ]
+        }
+    )
+
+
 @router.get("/org/{org}/ws")
 async def list_workspaces(caller: OrgReader, session: ReadSession) -> list[WorkspaceView]:
     """List the workspaces of an organization, the default one first."""
@@ -91,8 +107,11 @@ async def get_project(
 
 
 @router.post("/org/{org}/tokens", status_code=201)
-async def create_token(caller: OrgReader, request: TokenRequest, session: WriteSession) -> NewToken:
+async def create_token(
+    caller: OrgReader, request: TokenRequest, session: WriteSession, settings: InSettings
+) -> NewToken:
     """Create an API token for yourself, or as administrator for a member; it is shown only once."""
+    await quotas.require(session, settings, caller.org_id, "tokens")
     secret, token = await service.create_token(session, caller, request)
     owner = request.username or caller.username or ""
     return NewToken(**token_view(token, owner).model_dump(), token=secret)

@@ -49,6 +49,20 @@ class WorkspaceView(Response):
     updated_at: Timestamp
 
 
+class ResourceUsage(Response):
+    """How much of one resource an organization uses."""
+
+    resource: Literal["stored_bytes", "datasets", "blobs", "tokens", "queued_jobs", "webhooks"]
+    used: int
+    limit: int | None = Field(description="Null if there is no limit")
+
+
+class UsageView(Response):
+    """How much an organization uses, and how much it may use."""
+
+    items: list[ResourceUsage]
+
+
 class ProjectView(Response):
     """A project, as clients of version 2 expect it; this server has none."""
 

@@ -81,7 +81,7 @@ async def put_blob(
                 "send them again"
             )
         async with database.writing() as session:
-            await service.add_blob(session, caller.org_id, sha256, incoming.bytes)
+            await service.add_blob(session, settings, caller.org_id, sha256, incoming.bytes)
             incoming.keep()
     headers = {"Location": f"/api/v1/{caller.org_slug}/blobs/{digest}"}
     return Response(status_code=201, headers=headers | {"Docker-Content-Digest": digest})

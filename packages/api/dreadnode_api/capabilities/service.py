@@ -9,11 +9,13 @@ from sqlalchemy import CursorResult, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dreadnode_api import quotas
 from dreadnode_api.auth.callers import Caller
 from dreadnode_api.capabilities.schemas import CapabilityRequest
 from dreadnode_api.errors import Conflict, Invalid, Malformed, NotFound
 from dreadnode_api.models.base import now
 from dreadnode_api.models.capabilities import CapabilityVersion, RegistryBlob
+from dreadnode_api.settings import Settings
 
 NO_VERSIONS = ("latest", "versions", "visibility")
 """Words that would be mistaken for something else where a version stands."""
@@ -225,11 +227,15 @@ async def use_blob(session: AsyncSession, org_id: str, sha256: str) -> RegistryB
     return await session.get_one(RegistryBlob, (org_id, sha256))
 
 
-async def add_blob(session: AsyncSession, org_id: str, sha256: str, size: int) -> None:
+async def add_blob(
+    session: AsyncSession, settings: Settings, org_id: str, sha256: str, size: int
+) -> None:
     """Write down that an organization has sent a blob, for the first time or again."""
     try:
         await use_blob(session, org_id, sha256)
     except NotFound:
+        await quotas.require(session, settings, org_id, "blobs")
+        await quotas.require(session, settings, org_id, "stored_bytes", size)
         try:
             async with session.begin_nested():
                 session.add(RegistryBlob(org_id=org_id, sha256=sha256, bytes=size))

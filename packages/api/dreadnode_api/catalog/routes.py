@@ -1,16 +1,11 @@
-"""The catalog over HTTP, answered from prepared bytes.
-
-The catalog does not change while the process runs, so an answer is made once for each query and
-then sent as it is. `Prepared` sends it before FastAPI is reached: who asks is checked there by the
-same authenticator, with the same cache; whatever is not plain goes on to the routes below.
-"""
+"""Routes of the base-model catalog."""
 
 import hashlib
 import json
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from functools import lru_cache
+from typing import Annotated, Any, Self
 
 from app.training.catalog import (
     CatalogQueryError,
@@ -18,11 +13,8 @@ from app.training.catalog import (
     get_training_model,
 )
 from fastapi import APIRouter, Path, Query, Request
-from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dreadnode_api.auth.callers import Authenticator
 from dreadnode_api.auth.deps import UserCaller
 from dreadnode_api.catalog.schemas import (
     CatalogQuery,
@@ -30,16 +22,16 @@ from dreadnode_api.catalog.schemas import (
     TrainingCatalogResponse,
     ViewQuery,
 )
+from dreadnode_api.catalog.unknown import unknown_model
 from dreadnode_api.catalog.view import entry, expansions, page
 from dreadnode_api.engine_client import Capabilities, EngineClient
 from dreadnode_api.errors import ERRORS, ApiError, Invalid, NotFound
 from dreadnode_api.http.deps import InEngine
-from dreadnode_api.training.checks import unknown_model
 
 router = APIRouter(prefix="/training/catalog", responses=ERRORS, tags=["Training catalog"])
 
-# Any text is looked up. OpenAPI knows no slashes in a parameter of the path, though, so there the
-# slash of an id is written as `%2F`; this server takes both.
+# Any text is looked up. In OpenAPI a path parameter has no slashes, so its pattern describes an id
+# with `%2F`; this server accepts both.
 TinkerId = Annotated[
     str,
     Path(
@@ -48,106 +40,42 @@ TinkerId = Annotated[
         json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._:%-]*$"},
     ),
 ]
-_KEPT = 256
-_LONGEST_QUERY = 512
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
-    304: {"description": "The answer named by `If-None-Match` still holds"}
+    304: {"description": "The response that `If-None-Match` names has not changed"}
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The bytes of an answer, and the headers that go with them, both as ASGI sends them."""
+class Prepared:
+    """The bytes of a response, with an entity tag that is the digest of the bytes."""
 
     body: bytes
-    etag: bytes
-    headers: tuple[tuple[bytes, bytes], ...]
+    etag: str
 
     @classmethod
-    def of(cls, data: Mapping[str, Any]) -> "Answer":
-        """Prepare DATA; its entity tag is a digest of its bytes."""
-        body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-        etag = b'"%s"' % hashlib.sha256(body).hexdigest()[:32].encode()
-        headers = (
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-            (b"etag", etag),
-            (b"cache-control", b"private, no-cache"),
-        )
-        return cls(body, etag, headers)
+    def of(cls, data: Mapping[str, Any]) -> Self:
+        """Encode DATA."""
+        body = _encode(data)
+        return cls(body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
 
-    def matches(self, condition: bytes) -> bool:
-        """Return whether the value of an `If-None-Match` names this answer."""
-        tags = (tag.strip().removeprefix(b"W/") for tag in condition.split(b","))
-        return any(tag in (self.etag, b"*") for tag in tags)
+    def response(self, request: Request) -> Response:
+        """Return the response, or a 304 if the client has it already."""
+        headers = {"ETag": self.etag, "Cache-Control": "private, no-cache"}
+        tags = request.headers.get("if-none-match", "").split(",")
+        if any(tag.strip().removeprefix("W/") in (self.etag, "*") for tag in tags):
+            return Response(status_code=304, headers=headers)
+        return Response(self.body, media_type="application/json", headers=headers)
 
 
-class Answers:
-    """The prepared answers that were asked for last, by path and query."""
-
-    def __init__(self, kept: int = _KEPT) -> None:
-        self._kept = kept
-        self._answers: OrderedDict[tuple[str, bytes], Answer] = OrderedDict()
-
-    def find(self, scope: Scope) -> Answer | None:
-        """Return the answer prepared for what SCOPE asks."""
-        return self._answers.get((scope["path"], scope["query_string"]))
-
-    def keep(self, scope: Scope, answer: Answer) -> None:
-        """Keep ANSWER for whoever asks the same, and let the oldest one go."""
-        if len(scope["query_string"]) <= _LONGEST_QUERY:
-            self._answers[scope["path"], scope["query_string"]] = answer
-            if len(self._answers) > self._kept:
-                self._answers.popitem(last=False)
+# The catalog never changes while the process runs, so a response is encoded once for each query.
+@lru_cache(maxsize=256)
+def _page(query: CatalogQuery) -> Prepared:
+    return Prepared.of(page(query.find(), expansions(query.expand), facets=query.facets))
 
 
-class Prepared:
-    """Sends a prepared answer to a caller who may read it; all else goes on to the routes."""
-
-    def __init__(self, app: ASGIApp, answers: Answers, authenticator: Authenticator) -> None:
-        self.app = app
-        self._answers = answers
-        self._authenticator = authenticator
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] == "http" and scope["method"] == "GET":
-            answer = self._answers.find(scope)
-            if answer is not None and await self._may_read(scope):
-                await _send(answer, scope, send)
-                return
-        await self.app(scope, receive, send)
-
-    async def _may_read(self, scope: Scope) -> bool:
-        try:
-            caller = await self._authenticator.caller(Headers(scope=scope))
-        except ApiError:
-            return False
-        return caller.role is not None and not caller.ended
-
-
-async def _send(answer: Answer, scope: Scope, send: Send) -> None:
-    for name, value in scope["headers"]:
-        if name == b"if-none-match" and answer.matches(value):
-            headers = [header for header in answer.headers if not header[0].startswith(b"content-")]
-            await send({"type": "http.response.start", "status": 304, "headers": headers})
-            await send({"type": "http.response.body", "body": b""})
-            return
-    start = {"type": "http.response.start", "status": 200, "headers": list(answer.headers)}
-    await send(start)
-    await send({"type": "http.response.body", "body": answer.body})
-
-
-class PreparedResponse(Response):
-    """A prepared answer, as a route returns it."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__()
-        self._answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the answer, or that it has not changed."""
-        await _send(self._answer, scope, send)
+@lru_cache(maxsize=256)
+def _entry(tinker_id: str, expand: str | None) -> Prepared:
+    return Prepared.of(entry(_model(tinker_id), expansions(expand)))
 
 
 @router.get(
@@ -168,17 +96,16 @@ async def list_training_models(
     `dn train rl`.
     """
     try:
-        expand = expansions(query.expand)
+        if "available" not in expansions(query.expand):
+            return _page(query).response(request)
         found = query.find()
     except CatalogQueryError as error:
         raise _refused(error) from None
-    data = page(found, expand, facets=query.facets)
-    if "available" not in expand:
-        return _prepared(request, data)
+    data = page(found, expansions(query.expand), facets=query.facets)
     known, data["engine"] = await _ask(engine)
     for model, shown in zip(found.models, data["models"], strict=True):
-        _fill_in(shown, model, known)
-    return _fresh(data)
+        _add_availability(shown, model, known)
+    return _uncached(data)
 
 
 @router.get("/{tinker_id:path}", response_model=TrainingCatalogEntry, responses=_NOT_MODIFIED)
@@ -194,15 +121,20 @@ async def get_catalog_model(
         expand = expansions(query.expand)
     except CatalogQueryError as error:
         raise _refused(error) from None
+    if "available" not in expand:
+        return _entry(tinker_id, query.expand).response(request)
+    model = _model(tinker_id)
+    data = entry(model, expand)
+    known, data["engine"] = await _ask(engine)
+    _add_availability(data, model, known)
+    return _uncached(data)
+
+
+def _model(tinker_id: str) -> TrainingModel:
     model = get_training_model(tinker_id)
     if model is None:
         raise NotFound(unknown_model(tinker_id))
-    data = entry(model, expand)
-    if "available" not in expand:
-        return _prepared(request, data)
-    known, data["engine"] = await _ask(engine)
-    _fill_in(data, model, known)
-    return _fresh(data)
+    return model
 
 
 def _refused(error: CatalogQueryError) -> Invalid:
@@ -210,25 +142,20 @@ def _refused(error: CatalogQueryError) -> Invalid:
     return Invalid(str(error), errors=[item])
 
 
-def _prepared(request: Request, data: Mapping[str, Any]) -> Response:
-    answer = Answer.of(data)
-    answers: Answers = request.app.state.catalog_answers
-    answers.keep(request.scope, answer)
-    return PreparedResponse(answer)
+def _encode(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _fresh(data: Mapping[str, Any]) -> Response:
-    """Return an answer that is true only now, since it tells what the engine serves."""
-    body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-    return Response(
-        body, media_type="application/json", headers={"Cache-Control": "private, no-store"}
-    )
+def _uncached(data: Mapping[str, Any]) -> Response:
+    """Return a response that is true only now, because it says what the engine serves."""
+    headers = {"Cache-Control": "private, no-store"}
+    return Response(_encode(data), media_type="application/json", headers=headers)
 
 
 async def _ask(engine: EngineClient) -> tuple[Capabilities | None, dict[str, Any]]:
-    """Return what the engine serves, and the age of that knowledge; or why nothing is known.
+    """Return what the engine serves and how old that information is, or why it is unknown.
 
-    The catalog can be read without the engine: then `available` is unknown.
+    The catalog can be read without the engine; `available` is unknown then.
     """
     try:
         known = await engine.capabilities()
@@ -238,7 +165,9 @@ async def _ask(engine: EngineClient) -> tuple[Capabilities | None, dict[str, Any
     return known, {"age_seconds": round(known.age, 1), "serves": serves, "detail": None}
 
 
-def _fill_in(shown: dict[str, Any], model: TrainingModel, known: Capabilities | None) -> None:
+def _add_availability(
+    shown: dict[str, Any], model: TrainingModel, known: Capabilities | None
+) -> None:
     def available(tinker_id: str) -> bool | None:
         return None if known is None else known.trainable(tinker_id) is not None
 

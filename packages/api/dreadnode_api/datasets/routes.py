@@ -37,7 +37,7 @@ Limit = Annotated[
 ]
 
 
-def upload_reader(request: Request) -> UploadReader:
+async def upload_reader(request: Request) -> UploadReader:
     """Return the reader of uploaded files."""
     found: UploadReader = request.app.state.upload_reader
     return found
@@ -108,7 +108,8 @@ async def push_dataset(
     async with received(request, store, reader, limit) as splits:
         notes = await row_check.check(splits)
         async with database.writing() as session:
-            found, new = await service.add_version(session, caller, name, version, splits)
+            ref = service.Ref(caller.org_id, name, version)
+            found, new = await service.add_version(session, settings, ref, splits, caller.user_id)
         response.status_code = 201 if new else 200
         return view(found).model_copy(update={"notes": notes})
 

@@ -2,45 +2,63 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dreadnode_api.auth.callers import Caller
+from dreadnode_api import quotas
 from dreadnode_api.datasets.push import UploadedSplit
 from dreadnode_api.errors import Conflict, NotFound
 from dreadnode_api.models.datasets import DatasetSplit, DatasetVersion
+from dreadnode_api.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The name of a version."""
+
+    org_id: str
+    name: str
+    version: str
 
 
 async def add_version(
-    session: AsyncSession, caller: Caller, name: str, version: str, splits: Sequence[UploadedSplit]
+    session: AsyncSession,
+    settings: Settings,
+    ref: Ref,
+    splits: Sequence[UploadedSplit],
+    created_by: str | None,
 ) -> tuple[DatasetVersion, bool]:
     """Store SPLITS as a version, and return whether it is new.
 
     Raises:
-        Conflict: the version exists with other files; a version never changes.
+        Conflict: the version exists with other files, or the organization's quota is used up.
     """
-    held = await _find(session, caller.org_id, name, version)
-    if held is not None:
-        if {(s.name, s.format, s.sha256) for s in held.splits} != {
-            (p.name, p.format, p.file.sha256) for p in splits
+    existing = await _find(session, ref.org_id, ref.name, ref.version)
+    if existing is not None:
+        if {(s.name, s.format, s.sha256) for s in existing.splits} != {
+            (s.name, s.format, s.file.sha256) for s in splits
         }:
             raise Conflict(
-                f"Version `{version}` of `{name}` exists with other rows, and a version never "
-                "changes; push under a new version"
+                f"Version `{ref.version}` of `{ref.name}` exists with other rows, and a version "
+                "never changes; push a new version"
             )
-        return held, False
+        return existing, False
+    stored = {file.sha256: file.bytes for split in splits for file in (split.file, split.content)}
+    await quotas.require(session, settings, ref.org_id, "datasets")
+    await quotas.require(session, settings, ref.org_id, "stored_bytes", sum(stored.values()))
     formats = {split.format for split in splits}
     made = DatasetVersion(
-        org_id=caller.org_id,
-        name=name,
-        version=version,
+        org_id=ref.org_id,
+        name=ref.name,
+        version=ref.version,
         format=formats.pop() if len(formats) == 1 else "mixed",
         rows=sum(split.rows for split in splits),
         bytes=sum(split.file.bytes for split in splits),
         sha256=digest(splits),
-        created_by=caller.user_id,
+        created_by=created_by,
         splits=[_split_row(position, split) for position, split in enumerate(splits)],
     )
     try:
@@ -48,8 +66,8 @@ async def add_version(
             session.add(made)
     except IntegrityError:
         # Another upload of the same version was faster; now it can be found.
-        return await add_version(session, caller, name, version, splits)
-    # Before the row can be seen, so that no row ever names bytes that are not there.
+        return await add_version(session, settings, ref, splits, created_by)
+    # Before the row is visible, so that no row refers to bytes that do not exist.
     for split in splits:
         split.file.keep()
         if split.content is not split.file:
@@ -58,9 +76,9 @@ async def add_version(
 
 
 def digest(splits: Sequence[UploadedSplit]) -> str:
-    """Return the digest of an only file, or that of the list of several.
+    """Return the digest of the only file, or the digest of the list of several files.
 
-    The list has a line for each split, sorted: name, format and digest with a blank between them.
+    The list has one line for each split, sorted: name, format and digest, separated by spaces.
     """
     if len(splits) == 1:
         return splits[0].file.sha256
@@ -82,10 +100,10 @@ def _split_row(position: int, split: UploadedSplit) -> DatasetSplit:
 
 
 def split_of(found: DatasetVersion, wanted: str | None, otherwise: str = "train") -> DatasetSplit:
-    """Return the split called `wanted`; if it is left out the only one, or that of `otherwise`.
+    """Return the split WANTED; without it the only one, or the one called OTHERWISE.
 
     Raises:
-        NotFound: there is none of this name; the sentence names those that there are.
+        NotFound: the version has no such split; the message names those that it has.
     """
     if wanted is None and len(found.splits) == 1:
         return found.splits[0]
@@ -95,8 +113,8 @@ def split_of(found: DatasetVersion, wanted: str | None, otherwise: str = "train"
     names = ", ".join(f"`{split.name}`" for split in found.splits)
     dataset = f"`{found.name}@{found.version}`"
     if wanted is None:
-        raise NotFound(f"{dataset} has the splits {names}; say which one is meant")
-    raise NotFound(f"{dataset} has no split `{wanted}`; it has {names}")
+        raise NotFound(f"{dataset} has the splits {names}; name one of them")
+    raise NotFound(f"{dataset} does not have the split `{wanted}`; it has {names}")
 
 
 async def get_version(
@@ -105,7 +123,7 @@ async def get_version(
     """Return one version.
 
     Raises:
-        NotFound: it does not exist; the sentence names versions that do.
+        NotFound: it does not exist; the message names versions that do.
     """
     found = await _find(session, org_id, name, version)
     if found is None:
@@ -129,20 +147,20 @@ async def _find(
 async def _missing(session: AsyncSession, org_id: str, name: str, version: str) -> str:
     known = await _versions(session, org_id, name)
     if not known:
-        return f"There is no dataset `{name}` in this organization; see `dn dataset list`"
+        return f"This organization has no dataset `{name}`; see `dn dataset list`"
     newest = ", ".join(f"`{each.version}`" for each in known[:3])
-    return f"The dataset `{name}` has no version `{version}`; its newest are {newest}"
+    return f"The dataset `{name}` does not have the version `{version}`; its newest are {newest}"
 
 
 async def list_versions(session: AsyncSession, org_id: str, name: str) -> Sequence[DatasetVersion]:
     """Return all versions of a dataset, newest first.
 
     Raises:
-        NotFound: there is none.
+        NotFound: the dataset does not exist.
     """
     found = await _versions(session, org_id, name)
     if not found:
-        raise NotFound(f"There is no dataset `{name}` in this organization; see `dn dataset list`")
+        raise NotFound(f"This organization has no dataset `{name}`; see `dn dataset list`")
     return found
 
 
@@ -176,7 +194,7 @@ async def list_datasets(
     if search is not None:
         statement = statement.where(DatasetVersion.name.icontains(search, autoescape=True))
     total = await session.scalar(select(func.count()).select_from(statement.subquery()))
-    # Ids grow with time, and no two are alike.
+    # Ids grow with time and are unique.
     column = DatasetVersion.name if sort_by == "name" else DatasetVersion.id
     order = column.desc() if descending else column.asc()
     found = await session.scalars(

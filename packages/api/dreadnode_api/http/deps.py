@@ -1,4 +1,7 @@
-"""Dependencies that any route may use: the application's database, settings, engine and store."""
+"""Dependencies that any route may use: the application's database, settings, engine and store.
+
+They are coroutines, because FastAPI runs plain functions in a thread.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -12,25 +15,25 @@ from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.settings import Settings
 
 
-def database(request: Request) -> Database:
+async def database(request: Request) -> Database:
     """Return the database of this application."""
     found: Database = request.app.state.database
     return found
 
 
-def settings(request: Request) -> Settings:
+async def settings(request: Request) -> Settings:
     """Return the settings of this application."""
     found: Settings = request.app.state.settings
     return found
 
 
-def engine(request: Request) -> EngineClient:
+async def engine(request: Request) -> EngineClient:
     """Return the client of the training engine that this server uses."""
     found: EngineClient = request.app.state.engine
     return found
 
 
-def store(request: Request) -> BlobStore:
+async def store(request: Request) -> BlobStore:
     """Return the store of datasets and job files."""
     found: BlobStore = request.app.state.store
     return found

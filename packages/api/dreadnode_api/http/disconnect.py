@@ -1,4 +1,4 @@
-"""Work for somebody who waits for it, which ends when they hang up."""
+"""Work for a client that waits for it, cancelled when the client disconnects."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -14,21 +14,21 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     """Await WORK for REQUEST, whose body has been read.
 
     Raises:
-        ClientDisconnect: whoever asked has hung up; WORK is cancelled and over.
+        ClientDisconnect: the client has disconnected; WORK is cancelled and has ended.
     """
     doing = asyncio.create_task(work)
-    gone = asyncio.create_task(_hung_up(request))
+    disconnected = asyncio.create_task(_disconnected(request))
     try:
-        await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({doing, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if not doing.done():
             raise ClientDisconnect
         return doing.result()
     finally:
         doing.cancel()
-        gone.cancel()
-        await asyncio.gather(doing, gone, return_exceptions=True)
+        disconnected.cancel()
+        await asyncio.gather(doing, disconnected, return_exceptions=True)
 
 
-async def _hung_up(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,4 +1,4 @@
-"""A multipart/form-data body, read part by part while it arrives."""
+"""A multipart/form-data body, parsed part by part while it arrives."""
 
 from collections import deque
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ MAX_HEADER_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part: what its headers say, and its bytes, which must be read before the next part."""
+    """One part: its headers, and its bytes, which must be read before the next part."""
 
     name: str
     filename: str
@@ -27,11 +27,11 @@ async def parts(chunks: AsyncIterator[bytes], boundary: str) -> AsyncIterator[Pa
     """Yield the parts of the body that arrives in CHUNKS.
 
     Raises:
-        Malformed: it is no such body, or ends too early.
+        Malformed: it is not such a body, or ends too early.
     """
     body = _Body(chunks, boundary)
-    while (kind := await body.event()) != "end":
-        if kind != "part_begin":
+    while (event := await body.event()) != "end":
+        if event != "part_begin":
             raise Malformed("The body is not multipart/form-data")
         headers = await body.headers()
         data = body.data()
@@ -41,32 +41,32 @@ async def parts(chunks: AsyncIterator[bytes], boundary: str) -> AsyncIterator[Pa
             content_type=headers.get_content_type() if "content-type" in headers else "",
             data=data,
         )
-        async for _ in data:  # What was not wanted of this part.
+        async for _ in data:  # The bytes of this part that were not read.
             pass
 
 
 class _Body:
-    """Turns what the parser calls back into events that can be awaited."""
+    """Turns the callbacks of the parser into events that can be awaited."""
 
     def __init__(self, chunks: AsyncIterator[bytes], boundary: str) -> None:
         self._chunks = chunks
         self._events: deque[tuple[str, bytes]] = deque()
-        self._given = b""
-        told = self._events.append
+        self._data = b""
+        add = self._events.append
         names = ("part_begin", "part_end", "headers_finished", "header_end", "end")
         pieces = ("part_data", "header_field", "header_value")
-        # A name is bound by its default, since a callback is called with what it is called with.
+        # Each lambda binds its name as a default value, because the loop changes the variable.
         callbacks = {
-            **{f"on_{name}": lambda name=name: told((name, b"")) for name in names},
+            **{f"on_{name}": lambda name=name: add((name, b"")) for name in names},
             **{
-                f"on_{name}": lambda data, start, end, name=name: told((name, data[start:end]))
+                f"on_{name}": lambda data, start, end, name=name: add((name, data[start:end]))
                 for name in pieces
             },
         }
         self._parser = MultipartParser(boundary.encode("latin-1", "replace"), callbacks)  # type: ignore[arg-type]
 
     async def event(self) -> str:
-        """Return the next event; its bytes are in `given`."""
+        """Return the next event; its bytes are in `_data`."""
         while not self._events:
             chunk = await anext(self._chunks, None)
             if chunk is None:
@@ -75,20 +75,20 @@ class _Body:
                 self._parser.write(chunk)
             except FormParserError as error:
                 raise Malformed(f"The body is not multipart/form-data: {error}") from None
-        kind, self._given = self._events.popleft()
+        kind, self._data = self._events.popleft()
         return kind
 
     async def headers(self) -> Message:
-        """Return the headers of the part that has begun."""
+        """Return the headers of the part that has started."""
         found, field, value, size = Message(), b"", b"", 0
         while (kind := await self.event()) != "headers_finished":
-            size += len(self._given)
+            size += len(self._data)
             if size > MAX_HEADER_BYTES:
                 raise Malformed("The headers of a part are too long")
             if kind == "header_field":
-                field += self._given
+                field += self._data
             elif kind == "header_value":
-                value += self._given
+                value += self._data
             elif kind == "header_end":
                 found[field.decode("latin-1")] = value.decode("utf-8", "replace")
                 field, value = b"", b""
@@ -97,4 +97,4 @@ class _Body:
     async def data(self) -> AsyncIterator[bytes]:
         """Yield the bytes of the part whose headers have been read."""
         while await self.event() != "part_end":
-            yield self._given
+            yield self._data

@@ -1,4 +1,4 @@
-"""What every request and every answer have in common."""
+"""The base of every request and every response, and the types of their fields."""
 
 import math
 import re
@@ -26,9 +26,9 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 
 
 class Request(BaseModel):
-    """What a client sends. A misspelt field is an error, and a value of another type is too.
+    """What a client sends. A misspelt field is an error, and so is a value of another type.
 
-    Nothing is converted: as a learning rate `true` would be 1, and as a switch `"no"` is a slip.
+    Values are not converted: `true` is not a learning rate of 1, and `"no"` is not a boolean.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
@@ -42,13 +42,13 @@ class Request(BaseModel):
 
 
 class Response(BaseModel):
-    """What the API answers. A new field must not break an old client."""
+    """What the API sends. A new field must not break an old client."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-def _written(value: Any) -> Any:
-    """Return `value` if it is not a bare number, which would be read as seconds since 1970."""
+def _not_a_number(value: Any) -> Any:
+    """Return VALUE if it is not a bare number, which pydantic reads as seconds since 1970."""
     if isinstance(value, str) and _DAY.match(value) is None:
         raise ValueError("give a time with its offset, such as 2026-11-22T03:00:00Z")
     return value
@@ -61,19 +61,19 @@ def _in_utc(moment: datetime) -> datetime:
         raise ValueError("this time lies before the first or after the last year") from None
 
 
-TimestampInput = Annotated[AwareDatetime, BeforeValidator(_written), AfterValidator(_in_utc)]
-"""A time as a request gives it: ISO 8601 with an offset."""
+TimestampInput = Annotated[AwareDatetime, BeforeValidator(_not_a_number), AfterValidator(_in_utc)]
+"""A time in a request: ISO 8601 with an offset."""
 
 NO_MARKUP = r"^[^\[\]\x00-\x1f\x7f-\x9f]*$"
-"""How the description tells of text that `single_line` takes."""
+"""How OpenAPI describes the text that `single_line` accepts."""
 
 
 def single_line(text: str) -> str:
-    """Return `text` if every client can show it, also those that read brackets as markup."""
+    """Return TEXT if every client can show it, including those that read brackets as markup."""
     if "[" in text or "]" in text:
-        raise ValueError("square brackets are not taken here; clients read them as markup")
+        raise ValueError("remove the square brackets; some clients read them as markup")
     if _CONTROL.search(text):
-        raise ValueError("line breaks and control characters are not taken here; give one line")
+        raise ValueError("remove line breaks and control characters; give one line")
     return text
 
 
@@ -83,27 +83,27 @@ Timestamp = Annotated[
         lambda m: m.astimezone(UTC).isoformat().replace("+00:00", "Z"), return_type=str
     ),
 ]
-"""A time, answered in ISO 8601 with a `Z`."""
+"""A time in a response: ISO 8601 with a `Z`."""
 
 SingleLine = Annotated[
     str,
     AfterValidator(single_line),
     Field(min_length=1, json_schema_extra={"pattern": NO_MARKUP}),
 ]
-"""A line for people, taken without what old clients take for markup or terminals obey."""
+"""One line of text for people, without markup and control characters."""
 
 Storable = Annotated[str, Field(min_length=1, json_schema_extra={"pattern": r"^[^\x00]*$"})]
-"""Any text; null characters are refused by `Request`."""
+"""Any text; `Request` refuses null characters."""
 
 Plain = Annotated[str, AfterValidator(plain)]
-"""Text for people, without what old clients take for markup or terminals obey."""
+"""Text for people in a response, without markup and control characters."""
 
 
 def storage_problems(value: Any) -> Iterator[str]:
-    """Yield why `value`, as parsed from JSON, could not be stored in either database.
+    """Yield why VALUE, parsed from JSON, could not be stored in either database.
 
-    Neither takes a null character; UTF-8 has no lone surrogates; JSON has neither infinity nor
-    NaN; and numbers beyond 2**53 do not survive a JavaScript client.
+    Neither stores a null character; UTF-8 has no lone surrogates; JSON has neither infinity nor
+    NaN; and JavaScript clients round numbers beyond 2**53.
     """
     stack = [(value, 0)]
     while stack:

@@ -1,9 +1,9 @@
-"""What every answer tells a browser: to run nothing, frame nothing, guess nothing, tell nobody."""
+"""Security headers of every response: no scripts, frames, content sniffing or referrers."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# A page that needs more has a policy of its own, which stays. There is no header that lets
-# another origin read answers, so browsers keep other sites' scripts out.
+# A page that needs more sets its own policy, which is kept. No header allows other origins to read
+# responses, so browsers keep the scripts of other sites out.
 ALWAYS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -15,7 +15,7 @@ _TLS = (b"strict-transport-security", b"max-age=31536000")
 
 
 class SecurityHeaders:
-    """Adds the headers that are not there."""
+    """Adds the headers that a response does not have."""
 
     def __init__(self, app: ASGIApp, *, tls: bool) -> None:
         self.app = app

@@ -1,7 +1,7 @@
-"""The interactive description of the API at `/docs`, with nothing loaded from anywhere else.
+"""Swagger UI at `/docs`, loaded from this server only.
 
-FastAPI's own page takes its script from a content delivery network: it would not work on a server
-without the internet, and would run what others send with the reader's key at hand.
+FastAPI's own page loads its script from a content delivery network. It would not work without the
+internet, and a foreign script could read the token that a reader enters.
 """
 
 from importlib.util import find_spec
@@ -25,7 +25,7 @@ PAGE = """\
 <script src="/docs/start.js"></script>
 </html>
 """
-# The key that a reader enters is forgotten when the page is closed.
+# The browser does not store the token that a reader enters.
 START = """\
 SwaggerUIBundle({
   url: "/openapi.json",
@@ -35,7 +35,7 @@ SwaggerUIBundle({
   validatorUrl: null,
 });
 """
-# Swagger UI styles its elements one by one, and draws with images inside its style sheet.
+# Swagger UI needs inline styles, and images inside its style sheet.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
@@ -44,8 +44,8 @@ POLICY = (
 
 
 def assets() -> StaticFiles:
-    """Return the files of Swagger UI, which the package `fastapi-offline` carries."""
-    # The package is found and not imported: it would replace FastAPI's own application.
+    """Return the files of Swagger UI, which are in the package `fastapi-offline`."""
+    # The package is located but not imported: its import replaces FastAPI's own application.
     found = find_spec("fastapi_offline")
     if found is None or found.origin is None:
         raise ModuleNotFoundError("fastapi_offline")
@@ -60,5 +60,5 @@ async def page() -> HTMLResponse:
 
 @router.get("/docs/start.js")
 async def start() -> Response:
-    """Return the script that fills the page."""
+    """Return the script of the page."""
     return Response(START, media_type="text/javascript")

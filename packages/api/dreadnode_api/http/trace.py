@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dreadnode_api import logs
-from dreadnode_api.http.error_responses import crash
+from dreadnode_api.http.error_responses import crash_response
 
 _JOB = re.compile(r"/training/jobs/([A-Za-z0-9-]{1,64})(?:/|$)")
 _REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
@@ -82,13 +82,13 @@ class Trace:
         except ClientDisconnect:
             status = status or 499
         except Exception as error:
-            response = crash(error, f"{scope['method']} {logs.printable(scope['path'])}")
+            response = crash_response(error, f"{scope['method']} {logs.printable(scope['path'])}")
             if status:
                 raise  # The response has started; it can only be cut off.
             await response(scope, receive, traced)
         finally:
             seconds = time.perf_counter() - started
             self.telemetry.count(scope["method"], status, seconds)
-            logs.answered(scope["method"], scope["path"], status, seconds)
+            logs.request(scope["method"], scope["path"], status, seconds)
             logs.REQUEST.reset(about[0])
             logs.JOB.reset(about[1])

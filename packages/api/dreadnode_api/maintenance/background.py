@@ -1,4 +1,4 @@
-"""What a dispatcher does beside the queue."""
+"""The background tasks of a dispatcher: webhooks and cleanup."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,8 +12,8 @@ from dreadnode_api.webhooks.delivery import Deliverer
 
 
 @asynccontextmanager
-async def beside(settings: Settings, database: Database) -> AsyncIterator[None]:
-    """Tell webhooks and tidy up for as long as the block runs; both may be cut off anywhere."""
+async def run_in_background(settings: Settings, database: Database) -> AsyncIterator[None]:
+    """Deliver webhooks and clean up while the block runs; both may be cancelled at any point."""
     files = (
         EngineCheckpoints(settings.engine_url, settings.engine_api_key)
         if settings.engine_url

@@ -1,4 +1,4 @@
-"""Alembic migrations, shipped with the package: `upgrade` is all that a start needs."""
+"""The migrations of the database, which `upgrade` runs at a start."""
 
 from pathlib import Path
 
@@ -9,29 +9,19 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from dreadnode_api.db import Database
-from dreadnode_api.models import auth as _auth
-from dreadnode_api.models import capabilities as _capabilities
-from dreadnode_api.models import checkpoints as _checkpoints
-from dreadnode_api.models import checks as _checks
-from dreadnode_api.models import datasets as _datasets
-from dreadnode_api.models import jobs as _jobs
-from dreadnode_api.models import webhooks as _webhooks
-from dreadnode_api.models.base import Table
+from dreadnode_api.models import TABLES
 
-METADATA = Table.metadata
-# Imported for the tables that they register.
-_OWNERS = (_auth, _capabilities, _checkpoints, _checks, _datasets, _jobs, _webhooks)
-
+METADATA = TABLES
 # Any number that no other program takes for its advisory lock.
 _LOCK = 0x646E5F6D
 
 
 class SchemaError(Exception):
-    """The database is not of this version; the text is one sentence for a person."""
+    """The schema of the database is of another version; the text is one sentence for a person."""
 
 
 def configuration(connection: Connection | None = None) -> Config:
-    """Return Alembic's configuration, on `connection` where there is one."""
+    """Return Alembic's configuration, using CONNECTION if there is one."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -39,7 +29,7 @@ def configuration(connection: Connection | None = None) -> Config:
 
 
 async def upgrade(database: Database) -> None:
-    """Bring the schema to this version; several processes may try at once.
+    """Bring the schema to this version; several processes may do so at the same time.
 
     Raises:
         SchemaError: the database was written by a newer version.
@@ -57,7 +47,7 @@ def _upgrade(connection: Connection) -> None:
 
 
 async def check(database: Database) -> None:
-    """Return when the schema is of this version.
+    """Return if the schema is of this version.
 
     Raises:
         SchemaError: it is older or newer.

@@ -8,9 +8,9 @@ from typing import Any
 from app.training.catalog import (
     TrainingModel,
     get_training_model,
-    suggest_training_models,
 )
 
+from dreadnode_api.catalog.unknown import unknown_model
 from dreadnode_api.engine_client import Capabilities, EngineModel
 from dreadnode_api.errors import Invalid
 from dreadnode_api.training.defaults import resolve
@@ -20,13 +20,6 @@ from dreadnode_api.training.schemas import (
     RlJobRequest,
     SftJobRequest,
 )
-
-
-def unknown_model(model_id: str) -> str:
-    """Return the documented two lines for an id that is not in the catalog."""
-    near = [m.tinker_id for m in suggest_training_models(model_id, limit=2)]
-    hint = f"Did you mean one of: {', '.join(near)}?" if near else "See `dn train catalog`."
-    return f"Unknown training base model '{model_id}'.\n{hint}"
 
 
 def known_model(request: JobRequest) -> TrainingModel:

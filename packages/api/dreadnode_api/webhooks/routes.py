@@ -1,4 +1,4 @@
-"""Webhooks, as the administrators of a workspace's organization use them."""
+"""Routes by which administrators manage the webhooks of a workspace."""
 
 import json
 from typing import Annotated
@@ -28,27 +28,27 @@ WebhookId = Annotated[str, Path(max_length=64, pattern=SLUG, description="Id of 
 
 @router.post("", status_code=201)
 async def create_webhook(
-    place: Admin, request: WebhookRequest, session: WriteSession, settings: InSettings
+    scope: Admin, request: WebhookRequest, session: WriteSession, settings: InSettings
 ) -> NewWebhook:
-    """Have an address told of changes of state; its secret is shown this once."""
-    webhook = await service.create(session, place, request, settings.webhook_targets)
+    """Create a webhook for changes of job status; its secret is shown only once."""
+    webhook = await service.create(session, settings, scope, request)
     return NewWebhook(**_view(webhook).model_dump(), secret=webhook.secret)
 
 
 @router.get("")
-async def list_webhooks(place: Admin, session: ReadSession) -> WebhookList:
-    """List the webhooks of a workspace, oldest first, and how their deliveries fare."""
+async def list_webhooks(scope: Admin, session: ReadSession) -> WebhookList:
+    """List the webhooks of a workspace, oldest first, with the state of their deliveries."""
     items = []
-    for webhook in await service.find(session, place):
-        tallies = await service.tallies(session, webhook.id)
-        items.append(_view(webhook).model_copy(update=dict(tallies)))
+    for webhook in await service.find(session, scope):
+        counts = await service.delivery_counts(session, webhook.id)
+        items.append(_view(webhook).model_copy(update=dict(counts)))
     return WebhookList(items=items)
 
 
 @router.delete("/{webhook_id}")
-async def delete_webhook(place: Admin, webhook_id: WebhookId, session: WriteSession) -> WebhookView:
-    """Delete a webhook; what it is still owed is not delivered."""
-    webhook = await service.get(session, place, webhook_id)
+async def delete_webhook(scope: Admin, webhook_id: WebhookId, session: WriteSession) -> WebhookView:
+    """Delete a webhook; its waiting deliveries are cancelled."""
+    webhook = await service.get(session, scope, webhook_id)
     view = _view(webhook)
     await service.remove(session, webhook)
     return view
@@ -56,13 +56,13 @@ async def delete_webhook(place: Admin, webhook_id: WebhookId, session: WriteSess
 
 @router.get("/{webhook_id}/deliveries")
 async def list_deliveries(
-    place: Admin,
+    scope: Admin,
     webhook_id: WebhookId,
     session: ReadSession,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> DeliveryList:
     """List the newest deliveries of a webhook, newest first."""
-    webhook = await service.get(session, place, webhook_id)
+    webhook = await service.get(session, scope, webhook_id)
     found = await service.deliveries(session, webhook.id, limit)
     return DeliveryList(items=[_delivery(each) for each in found])
 

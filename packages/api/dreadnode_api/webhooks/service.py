@@ -1,42 +1,47 @@
-"""Making, listing and deleting webhooks, as functions of a session."""
+"""Webhooks as functions of a session."""
 
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dreadnode_api import quotas
 from dreadnode_api.auth.deps import WorkspaceScope
 from dreadnode_api.errors import Conflict, NotFound
 from dreadnode_api.models.base import now
 from dreadnode_api.models.webhooks import Delivery, Webhook
+from dreadnode_api.settings import Settings
 from dreadnode_api.webhooks import signing
 from dreadnode_api.webhooks.addresses import check_url
 from dreadnode_api.webhooks.schemas import WebhookRequest
 
-MOST = 20
+MAX_PER_WORKSPACE = 20
 
 
 async def create(
-    session: AsyncSession, place: WorkspaceScope, request: WebhookRequest, targets: str
+    session: AsyncSession, settings: Settings, scope: WorkspaceScope, request: WebhookRequest
 ) -> Webhook:
-    """Make a webhook, with a secret of its own.
+    """Create a webhook with a secret of its own.
 
     Raises:
-        Conflict: the workspace has as many as it may have.
-        Invalid: the address is none for a webhook.
+        Conflict: the workspace has the maximum number, or the organization's quota is used up.
+        Invalid: the URL is not allowed for a webhook.
     """
-    check_url(request.url, targets)
+    check_url(request.url, settings.webhook_targets)
+    await quotas.require(session, settings, scope.org_id, "webhooks")
     known = await session.scalar(
-        select(func.count()).where(Webhook.workspace_id == place.workspace_id)
+        select(func.count()).where(Webhook.workspace_id == scope.workspace_id)
     )
-    if (known or 0) >= MOST:
-        raise Conflict(f"A workspace may have {MOST} webhooks; delete one of them first")
+    if (known or 0) >= MAX_PER_WORKSPACE:
+        raise Conflict(
+            f"A workspace has at most {MAX_PER_WORKSPACE} webhooks; delete one of them first"
+        )
     webhook = Webhook(
-        workspace_id=place.workspace_id,
+        workspace_id=scope.workspace_id,
         url=request.url,
         secret=signing.new_secret(),
         statuses=sorted({status.value for status in request.statuses}),
-        created_by=place.caller.user_id,
+        created_by=scope.caller.user_id,
         created_at=now(),
     )
     session.add(webhook)
@@ -44,30 +49,28 @@ async def create(
     return webhook
 
 
-async def get(session: AsyncSession, place: WorkspaceScope, webhook_id: str) -> Webhook:
+async def get(session: AsyncSession, scope: WorkspaceScope, webhook_id: str) -> Webhook:
     """Return a webhook.
 
     Raises:
-        NotFound: there is none of this id in the workspace.
+        NotFound: the workspace has no webhook with this id.
     """
     webhook = await session.get(Webhook, webhook_id)
-    if webhook is None or webhook.workspace_id != place.workspace_id:
-        raise NotFound(
-            f"There is no webhook `{webhook_id}` in this workspace; see `dn webhook list`"
-        )
+    if webhook is None or webhook.workspace_id != scope.workspace_id:
+        raise NotFound(f"This workspace has no webhook `{webhook_id}`; see `dn webhook list`")
     return webhook
 
 
-async def find(session: AsyncSession, place: WorkspaceScope) -> Sequence[Webhook]:
+async def find(session: AsyncSession, scope: WorkspaceScope) -> Sequence[Webhook]:
     """Return the webhooks of a workspace, oldest first."""
     found = await session.scalars(
-        select(Webhook).where(Webhook.workspace_id == place.workspace_id).order_by(Webhook.id)
+        select(Webhook).where(Webhook.workspace_id == scope.workspace_id).order_by(Webhook.id)
     )
     return found.all()
 
 
-async def tallies(session: AsyncSession, webhook_id: str) -> Mapping[str, int | str | None]:
-    """Return how many deliveries of a webhook came how far, and why its newest one failed."""
+async def delivery_counts(session: AsyncSession, webhook_id: str) -> Mapping[str, int | str | None]:
+    """Return how many deliveries are delivered, waiting and given up, and the newest error."""
     delivered, given_up, waiting = (
         await session.execute(
             select(
@@ -103,6 +106,6 @@ async def deliveries(session: AsyncSession, webhook_id: str, limit: int) -> Sequ
 
 
 async def remove(session: AsyncSession, webhook: Webhook) -> None:
-    """Delete a webhook with what it is still owed."""
+    """Delete a webhook with its deliveries."""
     await session.execute(delete(Delivery).where(Delivery.webhook_id == webhook.id))
     await session.delete(webhook)
