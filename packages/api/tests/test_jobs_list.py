@@ -43,6 +43,28 @@ async def test_filters_combine_and_the_total_is_theirs(api: Any) -> None:
     assert await totals(api, project_ref="x", status="queued") == (1, ["c"])
 
 
+async def test_jobs_are_filtered_by_name_tag_model_user_and_the_start_of_their_id(
+    api: Any,
+) -> None:
+    await api.push()
+    plain = await api.job(name="a", tags=["eval", 'say "hi"', "50%_é"])
+    other = await api.job(name="b", tags=["evaluation"])
+
+    assert await totals(api, name="a") == (1, ["a"])
+    assert await totals(api, tag="eval") == (1, ["a"])
+    assert await totals(api, tag='say "hi"') == (1, ["a"])
+    assert await totals(api, tag="50%_é") == (1, ["a"])
+    assert await totals(api, tag="hi") == (0, [])
+    assert await totals(api, tag="%") == (0, [])
+    assert await totals(api, model=plain["model"]) == (2, ["b", "a"])
+    assert await totals(api, model="other/model") == (0, [])
+    assert await totals(api, username=plain["created_by_user"]["username"], name="b") == (1, ["b"])
+    assert await totals(api, username="nobody") == (0, [])
+    assert await totals(api, id_prefix=other["id"]) == (1, ["b"])
+    assert await totals(api, id_prefix=plain["id"][:4]) == (2, ["b", "a"])
+    assert (await api("GET", api.jobs, params={"id_prefix": "%"})).status_code == 422
+
+
 async def test_the_tallies_are_what_counting_would_find(api: Any) -> None:
     await api.push()
     for _ in range(4):

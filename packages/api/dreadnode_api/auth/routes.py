@@ -7,6 +7,7 @@ from sqlalchemy import select
 
 from dreadnode_api import quotas
 from dreadnode_api.auth import service
+from dreadnode_api.auth.callers import Caller
 from dreadnode_api.auth.deps import OrgReader, Reader, UserCaller, WorkspaceSlug, find_workspace
 from dreadnode_api.auth.schemas import (
     NewToken,
@@ -45,7 +46,7 @@ async def list_organizations(
 ) -> list[OrganizationView]:
     """List the organizations that the token gives access to."""
     found = await session.get_one(Organization, caller.org_id)
-    return [_organization(found, settings)]
+    return [_organization(found, caller, settings)]
 
 
 @router.get("/org/{org}")
@@ -54,7 +55,7 @@ async def get_organization(
 ) -> OrganizationView:
     """Return an organization."""
     found = await session.get_one(Organization, caller.org_id)
-    return _organization(found, settings)
+    return _organization(found, caller, settings)
 
 
 @router.get("/org/{org}/usage")
@@ -134,11 +135,12 @@ async def revoke_token(
     return token_view(*await service.revoke_token(session, caller, token_id))
 
 
-def _organization(found: Organization, settings: Settings) -> OrganizationView:
+def _organization(found: Organization, caller: Caller, settings: Settings) -> OrganizationView:
     return OrganizationView(
         id=found.id,
         key=found.slug,
         name=found.name,
+        role=caller.role.word if caller.role else None,
         created_at=found.created_at,
         updated_at=found.updated_at,
         effective_max_sandbox_runtime_seconds=settings.job_wall_seconds,

@@ -27,6 +27,7 @@ class OrganizationView(Response):
     id: str
     key: str
     name: str
+    role: str | None = Field(default=None, description="What the token may do here")
     created_at: Timestamp
     updated_at: Timestamp
     effective_max_sandbox_runtime_seconds: int

@@ -1,8 +1,9 @@
 """Reading and cancelling jobs, as functions of a session."""
 
+import json
 from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, String, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.errors import Conflict, NotFound
@@ -69,9 +70,9 @@ async def list_jobs(
     page_size: int,
 ) -> tuple[Sequence[tuple[Job, User | None]], int]:
     """Return a page of jobs, newest first, with their creators, and the number of all jobs."""
-    where = [Job.workspace_id == workspace_id]
-    where += [getattr(Job, name) == value for name, value in filters.items() if value is not None]
-    total = await _count(session, workspace_id, filters)
+    values = {name: value for name, value in filters.items() if value is not None}
+    where = [Job.workspace_id == workspace_id, *(_matches(*each) for each in values.items())]
+    total = await _count(session, workspace_id, values, where)
     # The pages before this one are skipped in the index alone, without reading their jobs.
     ids = (
         select(Job.id)
@@ -90,12 +91,28 @@ async def list_jobs(
     return [(job, user) for job, user in found], total
 
 
-async def _count(session: AsyncSession, workspace_id: str, filters: dict[str, str | None]) -> int:
-    """Return how many jobs match: from the counts by status, unless a project is given."""
-    values = {name: value for name, value in filters.items() if value is not None}
-    if "project_ref" in values:
-        statement = select(func.count()).select_from(Job).where(Job.workspace_id == workspace_id)
-        statement = statement.where(*(getattr(Job, n) == value for n, value in values.items()))
+def _matches(name: str, value: str) -> ColumnElement[bool]:
+    """Return the condition of one filter of the list of jobs."""
+    if name == "id_prefix":
+        return Job.id.startswith(value, autoescape=True)
+    if name == "tag":
+        # A quoted string is an element of the list: quotes inside of one are escaped.
+        return cast(Job.tags, String).contains(json.dumps(value), autoescape=True)
+    if name == "username":
+        return Job.created_by.in_(select(User.id).where(User.username == value))
+    column: ColumnElement[bool] = getattr(Job, name) == value
+    return column
+
+
+async def _count(
+    session: AsyncSession,
+    workspace_id: str,
+    values: dict[str, str],
+    where: Sequence[ColumnElement[bool]],
+) -> int:
+    """Return how many jobs match: from the counts by status, where they have each filter."""
+    if not values.keys() <= set(Tally.__table__.columns.keys()):
+        statement = select(func.count()).select_from(Job).where(*where)
     else:
         statement = select(func.sum(Tally.number)).where(Tally.workspace_id == workspace_id)
         statement = statement.where(*(getattr(Tally, n) == value for n, value in values.items()))

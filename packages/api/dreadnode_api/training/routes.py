@@ -41,6 +41,9 @@ router = APIRouter(
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 
 
+FilterText = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")]
+
+
 @router.post(
     "",
     status_code=201,
@@ -81,7 +84,12 @@ async def list_training_jobs(
     status: Status | None = None,
     backend: Backend | None = None,
     trainer_type: TrainerType | None = None,
-    project_ref: Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")] = None,
+    project_ref: FilterText = None,
+    name: FilterText = None,
+    tag: FilterText = None,
+    model: FilterText = None,
+    username: FilterText = None,
+    id_prefix: Annotated[str | None, Query(max_length=36, pattern=r"^[0-9a-f-]+$")] = None,
 ) -> JobPage:
     """List jobs, newest first."""
     filters = {
@@ -89,6 +97,11 @@ async def list_training_jobs(
         "backend": backend,
         "trainer_type": trainer_type,
         "project_ref": project_ref,
+        "name": name,
+        "tag": tag,
+        "model": model,
+        "username": username,
+        "id_prefix": id_prefix,
     }
     found, total = await jobs.list_jobs(session, scope.workspace_id, filters, page, page_size)
     items = [job_view(job, user) for job, user in found]
