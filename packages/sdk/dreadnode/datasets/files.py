@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from dreadnode.datasets.images import Inlined, holds_only_images, is_image, with_images
 from dreadnode.datasets.jsonl import check
 from dreadnode.errors import InputError, UnusableFile
 
@@ -46,11 +47,13 @@ class DataFile:
         path: The file.
         format: jsonl, json, csv or parquet; of a compressed file `jsonl.gz` and so on.
         sha256: The digest of its bytes.
+        images: Keeps the file, where it is a copy with the rows' images in it.
     """
 
     path: Path
     format: str
     sha256: str
+    images: Inlined | None = field(default=None, compare=False, repr=False)
 
 
 Files = Mapping[str, DataFile]
@@ -84,7 +87,8 @@ def collect(source: Path, splits: Sequence[str] = (), kind: str | None = None) -
                 f"the split `{name}` is both {paths[name]} and {path}; name each split once"
             )
         paths[name] = Path(path)
-    return {name: _data_file(path, kind) for name, path in paths.items()}
+    files = {name: _data_file(path, kind) for name, path in paths.items()}
+    return _with_images(files, source) if source.is_dir() else files
 
 
 def default_ref(source: Path, files: Files) -> tuple[str, str]:
@@ -117,6 +121,31 @@ def form_files(files: Files) -> dict[str, tuple[Path, str]]:
     return {split: (file.path, f"{split}.{file.format}") for split, file in files.items()}
 
 
+def _is_images(path: Path) -> bool:
+    return holds_only_images(path) if path.is_dir() else is_image(path)
+
+
+def _with_images(files: dict[str, DataFile], folder: Path) -> dict[str, DataFile]:
+    """Return FILES with the images of FOLDER in the rows that name them.
+
+    Raises:
+        UnusableFile: There are images, and a row names one that is not there, or no row names any.
+    """
+    if not any(map(_is_images, folder.iterdir())):
+        return files
+    made: dict[str, DataFile] = {}
+    for split, file in files.items():
+        copy = with_images(file.path, folder) if file.format == "jsonl" else None
+        if copy is not None:
+            made[split] = DataFile(copy.path, file.format, copy.sha256, copy)
+    if not made:
+        raise UnusableFile(
+            f"{folder} holds images, and no row of a .jsonl file in it names one by its path; "
+            "name them in the rows, or move them away"
+        )
+    return {**files, **made}
+
+
 def format_of(path: Path) -> str | None:
     """Return the format of PATH by its name, with its compression; None if it is unknown.
 
@@ -140,7 +169,7 @@ def _folder(folder: Path) -> dict[str, Path]:
     except OSError as error:
         raise UnusableFile(f"{folder} cannot be read: {_reason(error)}") from error
     for path in paths:
-        if path.name.startswith("."):
+        if path.name.startswith(".") or _is_images(path):
             continue
         if path.is_dir() or format_of(path) is None:
             raise UnusableFile(
