@@ -84,13 +84,10 @@ class Setting:
         limits, unit = self.constraints, {"string": " characters", "list": " values"}
         if most := limits.get("max_length"):
             return f"at most {most:,}{unit.get(self.kind, ' values')}"
-        parts = [f"above {limits['gt']:,}"] if "gt" in limits else []
-        parts += [f"below {limits['lt']:,}"] if "lt" in limits else []
         if {"ge", "le"} <= set(limits):
             return f"{limits['ge']:,} to {limits['le']:,}"
-        parts += [f"at least {limits['ge']:,}"] if "ge" in limits else []
-        parts += [f"at most {limits['le']:,}"] if "le" in limits else []
-        return ", ".join(parts)
+        words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+        return ", ".join(f"{text} {limits[key]:,}" for key, text in words.items() if key in limits)
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,30 @@ made grace a member as member, with this token:
     }
 
 
+@pytest.mark.parametrize(
+    ("given", "days"), [("7", 7.0), ("12h", 0.5), ("1d12h", 1.5), ("0.25", 0.25)]
+)
+def test_a_duration_is_read_as_people_write_it(
+    dn: Dn, sent: list[httpx2.Request], given: str, days: float
+) -> None:
+    dn(f"member add grace --email grace@example.com --days {given}")
+
+    assert json.loads(sent[0].content)["expires_in_days"] == days
+
+
+@pytest.mark.parametrize("given", ["soon", "0", "-1", "7 weeks", "nan", "1h soon"])
+def test_a_duration_that_is_none_is_refused_by_its_flag(
+    dn: Dn, sent: list[httpx2.Request], given: str
+) -> None:
+    said = dn(f"member add grace --email grace@example.com '--days={given}'")
+
+    assert (
+        "error: `--days` must be a number of days, above 0, or a duration such as `90s`, `1h30m` "
+        f"or `7d`, not `{given}`\n"
+    ) in said
+    assert sent == []
+
+
 def test_members_are_listed_by_name(dn: Dn) -> None:
     said = dn("member list")
 

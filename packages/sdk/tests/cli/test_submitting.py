@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
+import pytest
 from inline_snapshot import snapshot
 
 Dn = Callable[[str], str]
@@ -246,3 +248,47 @@ def test_a_create_carries_a_key_of_its_own_so_that_it_may_be_repeated(
     first, repeated, second = (each.headers["idempotency-key"] for each in api.requests)
     assert first == repeated
     assert second != first
+
+
+@pytest.mark.parametrize(
+    ("detail", "shown"),
+    [
+        (
+            "`lora_rank` is 64, and `Qwen/Qwen3-8B` takes at most 32",
+            "`--lora-rank` is 64, and `Qwen/Qwen3-8B` takes at most 32",
+        ),
+        (
+            "`config.learning_rate`: input should be less than or equal to 1",
+            "`--learning-rate`: input should be less than or equal to 1",
+        ),
+        (
+            "There is no dataset `support` in this organization; see `dn dataset list`",
+            "There is no dataset `support` in this organization; see `dn dataset list`",
+        ),
+    ],
+)
+def test_a_refusal_of_the_server_names_the_flag(dn: Dn, api: Any, detail: str, shown: str) -> None:
+    body = {"code": 422, "type": "validation_error", "detail": detail}
+    api.failures = [httpx2.Response(422, json=body)]
+
+    said = dn("train sft --model Qwen/Qwen3-8B --dataset support@1.0.0")
+
+    assert said.startswith("exit: 1")
+    assert f"error: {shown}\n" in said
+
+
+def test_trajectories_are_sent_with_the_dataset_and_alone(dn: Dn, api: Any) -> None:
+    dn("train sft --model m --dataset a@1 --trajectory-dataset b@2 --trajectory-dataset c@3")
+    both = sent(api)["config"]
+    dn("train sft --model m --trajectory-dataset b@2")
+
+    assert [ref["name"] for ref in both["trajectory_dataset_refs"]] == ["b", "c"]
+    assert both["dataset_ref"]["name"] == "a"
+    assert sent(api)["config"] == {"trajectory_dataset_refs": [{"name": "b", "version": "2"}]}
+
+
+def test_a_job_without_data_is_a_wrong_command(dn: Dn, api: Any) -> None:
+    said = dn("train sft --model m")
+
+    assert "error: name the training dataset with `--dataset` or `--trajectory-dataset`\n" in said
+    assert api.requests == []

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from dreadnode.cli import views
+from dreadnode.cli import units, views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, say
 
@@ -44,7 +44,12 @@ def add(
         Role, Parameter(help="What they may do: read; push and train; manage.", show_default=True)
     ] = "member",
     name: Annotated[str | None, Parameter(help="Their full name.")] = None,
-    days: Annotated[float | None, Parameter(help="For how long their first token is good.")] = None,
+    days: Annotated[
+        float | None,
+        Parameter(
+            converter=units.days, help="How long their first token is valid: days, or `12h`."
+        ),
+    ] = None,
     common: Common = DEFAULT,
 ) -> None:
     """Make somebody a member, with a first token for them, which is shown this once.

@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from dreadnode.cli import views
+from dreadnode.cli import units, views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, say
-from dreadnode.errors import InputError
 
 app = App(name="token", help="Make keys, list and revoke them.", version_flags=[])
 
@@ -38,7 +37,11 @@ def create(
         str | None, Parameter(help="Whose it is, if not yours; for administrators.")
     ] = None,
     days: Annotated[
-        float | None, Parameter(help="For how long it is good; until it is revoked if not given.")
+        float | None,
+        Parameter(
+            converter=units.days,
+            help="How long the token is valid: days, or `12h`; until it is revoked if not given.",
+        ),
     ] = None,
     common: Common = DEFAULT,
 ) -> None:
@@ -48,8 +51,6 @@ def create(
     """
     from dreadnode.wire import TokenRequest
 
-    if days is not None and not days > 0:
-        raise InputError(f"`--days` must be above 0, and is {days:g}")
     request = TokenRequest(name=name, username=user, role=role, expires_in_days=days)
     with common.client() as client:
         made = client.create_token(request)

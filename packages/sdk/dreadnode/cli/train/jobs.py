@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from dreadnode.cli import views
+from dreadnode.cli import units, views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import hint, say, show
 from dreadnode.errors import InputError
@@ -46,7 +46,10 @@ def wait(
     job: Job,
     /,
     *,
-    timeout: Annotated[float | None, Parameter(help="Longest time to wait, in seconds.")] = None,
+    timeout: Annotated[
+        float | None,
+        Parameter(converter=units.seconds, help="Longest time to wait: seconds, or `90s`, `1h`."),
+    ] = None,
     common: Common = DEFAULT,
 ) -> None:
     """Wait until a job has ended, showing its progress; exit code 0 only if it completed."""

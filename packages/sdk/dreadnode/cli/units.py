@@ -1,0 +1,46 @@
+"""Durations on the command line: a number, or `90s`, `10m`, `1h30m`, `7d`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from dreadnode.errors import InputError
+
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)", re.IGNORECASE)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def seconds(type_: Any, tokens: Sequence[Any]) -> float:
+    """Return the seconds that a flag names: a converter for cyclopts."""
+    return _duration(tokens[0], 1.0, "seconds, 0 or more")
+
+
+def days(type_: Any, tokens: Sequence[Any]) -> float:
+    """Return the days that a flag names: a converter for cyclopts."""
+    number = _duration(tokens[0], _SECONDS["d"], "days, above 0")
+    if number == 0:
+        raise _refusal(tokens[0], "days, above 0")
+    return number
+
+
+def _duration(token: Any, unit: float, name: str) -> float:
+    text = token.value.strip()
+    try:
+        number = float(text)
+    except ValueError:
+        number = sum(float(n) * _SECONDS[each.lower()] for n, each in _PART.findall(text)) / unit
+        if not text or _PART.sub("", text).strip():
+            number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise _refusal(token, name)
+    return number
+
+
+def _refusal(token: Any, name: str) -> InputError:
+    return InputError(
+        f"`{token.keyword}` must be a number of {name}, or a duration such as `90s`, `1h30m` or "
+        f"`7d`, not `{token.value}`"
+    )
