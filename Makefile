@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format docs bench tokenizers published-client catalog-mirror catalog-refresh clean
+.PHONY: help setup demo serve test check format docs bench tokenizers formats published-client catalog-mirror catalog-refresh clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -63,6 +63,9 @@ bench: setup  ## Measure, and print ratios taken side by side in one run
 
 tokenizers: setup  ## Fetch the tokenizers that tests of chat formats compare with
 	-@$(BIN)/python scripts/fetch_tokenizers.py
+
+formats: tokenizers  ## Write docs/reference/formats.md from real runs of every chat format
+	$(BIN)/python scripts/make_formats.py
 
 published-client: .published-client/.ready  ## Install the published dn 2.x client into an environment of its own
 
