@@ -8,6 +8,7 @@ from dreadnode.training.models import TINKER_MODELS
 from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.reading import conversation
 from dreadnode_runtime.data.renderers import formats
+from dreadnode_runtime.data.renderers.chat import Chat
 from dreadnode_runtime.data.renderers.differences import NOTHING_TO_COMPARE, differences
 from dreadnode_runtime.data.renderers.probes import Probe, shapes
 from dreadnode_runtime.data.rendering import Rendering, load_rendering
@@ -120,3 +121,27 @@ def test_a_base_model_has_turns_and_no_tools(model: str, rendering_of: MakeRende
 def test_a_model_whose_renderer_package_is_not_published_says_so(model: str) -> None:
     with pytest.raises(Exception, match=r"tml_renderers"):
         load_rendering(model, rehearsal=False, tokenizer="not-a-folder")
+
+
+@pytest.mark.parametrize("model", RENDERED)
+@pytest.mark.parametrize("template", ["its own", None])
+def test_a_conversation_written_from_a_skeleton_is_as_if_it_were_written_whole(
+    model: str, template: str | None, rendering_of: MakeRendering
+) -> None:
+    made = rendering_of(model, template)._formats[0]
+    writer: Any = made.writer
+    for shape in shapes():
+        if shape.chat.tools and Probe.CALL not in made.trains and model in BASES:
+            continue
+        for said in ("Low", "Köln {}", 'two\n\n"lines"', "a\\b %s", " blank ", "</think>", "x < y"):
+            messages = [
+                {**message, "content": said if message["content"] else ""}
+                for message in shape.chat.messages
+            ]
+            chat = Chat(messages, shape.chat.tools)
+            try:
+                whole = writer._writer.write(chat, prompt=shape.prompt)
+            except Exception:
+                continue
+
+            assert writer.write(chat, prompt=shape.prompt) == whole

@@ -21,6 +21,7 @@ from dreadnode_runtime.data.renderers.cookbook import (
 from dreadnode_runtime.data.renderers.corrected import CORRECTED
 from dreadnode_runtime.data.renderers.differences import differences
 from dreadnode_runtime.data.renderers.probes import Probe, reads_back
+from dreadnode_runtime.data.renderers.skeletons import SkeletonWriter
 from dreadnode_runtime.data.renderers.template import PlainTemplateWriter, TemplateWriter
 from dreadnode_runtime.data.renderers.tokens import Encoder
 from dreadnode_runtime.data.renderers.turns import Format
@@ -86,7 +87,7 @@ def formats_of(names: Sequence[str], tokenizer: Any, model: str) -> list[Format]
 
 def stand_in_format(name: str, reader: Any, tokenizer: Any) -> Format:
     """Return the format of a stand-in: its own chat template, tools as text where it has none."""
-    encoder, writer = Encoder(tokenizer), PlainTemplateWriter(tokenizer)
+    encoder, writer = Encoder(tokenizer), SkeletonWriter(PlainTemplateWriter(tokenizer))
     made = Format(name, STAND_IN, writer, reader, encoder)
     _probe(made)
     return made
@@ -97,7 +98,8 @@ def _rendered(name: str, tokenizer: Any, model: str, encoder: Encoder) -> Format
     registered = f"dreadnode/{name}" if name in CORRECTED else name
     reader = get_renderer(registered, ReadingTokenizer(tokenizer), model_name=model)
     pieces = PieceTokenizer(tokenizer)
-    writer = CookbookWriter(get_renderer(registered, pieces, model_name=model), pieces)
+    renderer = get_renderer(registered, pieces, model_name=model)
+    writer = SkeletonWriter(CookbookWriter(renderer, pieces))
     return Format(name, COOKBOOK if registered == name else OURS, writer, reader, encoder)
 
 
@@ -113,7 +115,7 @@ def _templated(names: Sequence[str], tokenizer: Any, written: Sequence[Format]) 
     by_name = {made.name: made for made in written}
     for name, told in settings.items():
         like = by_name[name]
-        writer = TemplateWriter(tokenizer, told)
+        writer = SkeletonWriter(TemplateWriter(tokenizer, told))
         yield Format(name, TEMPLATE, writer, like.reader, like.encoder)
 
 

@@ -3,22 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from tinker_cookbook.exceptions import RendererError
 from tinker_cookbook.renderers import Message, Renderer
 
 from dreadnode_runtime.data.renderers.chat import Chat
 from dreadnode_runtime.data.renderers.probes import Probe
+from dreadnode_runtime.data.renderers.skeletons import Writer
 from dreadnode_runtime.data.renderers.tokens import MARKUP, Encoder
-
-
-class Writer(Protocol):
-    """Writes conversations as text."""
-
-    def write(self, chat: Chat, *, prompt: bool) -> str:
-        """Return CHAT as text; with PROMPT, up to where the assistant's next message begins."""
-        ...
 
 
 class NotContinued(RendererError):  # type: ignore[misc]
