@@ -1,6 +1,7 @@
 """Faults between the official SDK and the engine cost time, and change nothing else."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -46,6 +47,8 @@ class Proxy:
         self._every = every
         self._requests = 0
         self.met: Counter[str] = Counter()
+        self.polls_get: tuple[int, str, bytes] | None = None
+        self.polls: list[float] = []
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
@@ -72,6 +75,10 @@ class Proxy:
         fault = self._next_fault()
         if fault == "drop":
             return False
+        if path.endswith("/retrieve_future") and self.polls_get is not None:
+            self.polls.append(time.monotonic())
+            await send(writer, *self.polls_get)
+            return True
         if fault.isdigit():
             await send(writer, int(fault), "application/json", b'{"detail": "not now"}')
             return True
@@ -221,8 +228,10 @@ async def test_an_engine_that_is_gone_for_good_is_waited_for_in_bounds_and_is_no
     engine = make_engine()
     monkeypatch.setenv("TINKER_API_KEY", engine.KEY)
     monkeypatch.setenv("TINKER_BASE_URL", engine.url)
-    monkeypatch.setattr("dreadnode_runtime.backend.availability.while_there.__defaults__", (0.1,))
-    monkeypatch.setattr("dreadnode_runtime.backend.tinker_trainer.CLOSING", 0.5)
+    monkeypatch.setattr(
+        "dreadnode_runtime.backend.availability.while_available.__defaults__", (0.1,)
+    )
+    monkeypatch.setattr("dreadnode_runtime.backend.tinker_trainer.CLOSE_SECONDS", 0.5)
     batch = [[example(row, length=12 + row) for row in range(1, 5)]]
 
     async with tinker_trainer(
@@ -240,3 +249,68 @@ async def test_an_engine_that_is_gone_for_good_is_waited_for_in_bounds_and_is_no
         async with asyncio.timeout(60):
             with pytest.raises(TryAgain, match="The engine was unreachable for 1 s"):
                 await trainer.submit(batch, 1e-2)
+
+
+JSON = "application/json"
+HTML = "text/html"
+
+
+@pytest.mark.parametrize(
+    ("response", "message"),
+    [
+        ((401, JSON, b'{"detail": "unknown key"}'), "responded with 401: unknown key$"),
+        ((403, JSON, b'{"detail": "not yours"}'), "responded with 403: not yours$"),
+        ((404, JSON, b'{"detail": "no such result"}'), "responded with 404: no such result$"),
+        ((410, JSON, b'{"detail": "expired"}'), "responded with 410: expired$"),
+        ((404, HTML, b"<html>not here</html>"), "responded with 404$"),
+        ((200, HTML, b"<html>sign in</html>"), "the response is not one of an engine$"),
+        ((200, JSON, b"{broken"), "the response is not one of an engine$"),
+    ],
+)
+async def test_a_result_that_cannot_be_fetched_is_one_sentence_and_another_attempt(
+    engine: Any,
+    example: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    response: tuple[int, str, bytes],
+    message: str,
+) -> None:
+    monkeypatch.setenv("TINKER_API_KEY", engine.KEY)
+    proxy = Proxy(engine.url, ("",), 10**9)
+    async with proxy.running() as url:
+        monkeypatch.setenv("TINKER_BASE_URL", url)
+        async with trainer_at() as trainer:
+            proxy.polls_get = response
+            with pytest.raises(
+                TryAgain, match="The engine's result could not be fetched: .*" + message
+            ):
+                await trainer.submit([[example(1)]], 1e-2)
+
+
+async def test_a_gateway_without_its_engine_is_polled_with_pauses(
+    engine: Any, example: Any, monkeypatch: pytest.MonkeyPatch, eventually: Any
+) -> None:
+    monkeypatch.setenv("TINKER_API_KEY", engine.KEY)
+    proxy = Proxy(engine.url, ("",), 10**9)
+    async with proxy.running() as url:
+        monkeypatch.setenv("TINKER_BASE_URL", url)
+        async with trainer_at() as trainer:
+            proxy.polls_get = (502, HTML, b"<html>bad gateway</html>")
+            step = asyncio.ensure_future(trainer.submit([[example(1)]], 1e-2))
+            await eventually(lambda: len(proxy.polls) >= 8)
+            proxy.polls_get = None
+
+            assert await step
+    # Two results are pending, and each waits 0.25 s, 0.5 s and 1 s, a quarter more or less.
+    assert proxy.polls[7] - proxy.polls[0] > 1
+
+
+def trainer_at() -> Any:
+    """Open a trainer at the address in the environment."""
+    return tinker_trainer(
+        base_model="Qwen/Qwen3-8B",
+        rank=4,
+        seed=3,
+        optimizer=Optimizer(),
+        resume=None,
+        metadata={},
+    )

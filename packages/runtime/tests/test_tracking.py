@@ -10,7 +10,7 @@ import pytest
 from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.control.job_record import Job
-from dreadnode_runtime.control.trackers import Run
+from dreadnode_runtime.control.trackers import Run, create_sqlite_tables
 from dreadnode_runtime.control.tracking import metrics_of, open_trackers
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig, check_trackers, read_config
@@ -79,6 +79,7 @@ async def test_tensorboard_has_the_curves_and_an_attempt_that_goes_on_doubles_no
     told = Told()
 
     await train(told, "tensorboard")
+    await train(told, "tensorboard")
     await train(told, "tensorboard", start=2, steps=2)
 
     folder = tmp_path / "support" / "job-1"
@@ -125,8 +126,70 @@ async def test_weights_and_biases_writes_a_run_without_a_network(
     (written,) = await asyncio.to_thread(
         lambda: list(tmp_path.glob("wandb/offline-run-*/run-job-1.wandb"))
     )
-    assert b"train/loss" in written.read_bytes()
+    assert steps_of(written) == [1, 2, 3]
     assert told.warnings == []
+
+
+async def test_weights_and_biases_without_a_network_continues_the_steps_after_a_restart(
+    patient: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+
+    await train(Told(), "wandb", start=3, steps=2)
+
+    (written,) = await asyncio.to_thread(
+        lambda: list(tmp_path.glob("wandb/offline-run-*/run-job-1.wandb"))
+    )
+    assert steps_of(written) == [4, 5]
+
+
+def steps_of(written: Path) -> list[int]:
+    """Return W&B's own step of each record with a loss, out of a file in LevelDB's log format."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, steps, payload = written.read_bytes(), 7, [], b""
+    while at + 7 <= len(data):
+        if (left := 32768 - at % 32768) < 7:
+            at += left
+            continue
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        payload += data[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):  # A whole record, or the last part of one.
+            record = Record.FromString(payload)
+            names = ["/".join(item.nested_key) or item.key for item in record.history.item]
+            steps += [record.history.step.num] if "train/loss" in names else []
+            payload = b""
+    return steps
+
+
+def names_in(folder: Path) -> list[str]:
+    return [each.name for each in folder.iterdir()]
+
+
+async def test_a_new_mlflow_database_is_complete_or_absent(
+    patient: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def client(uri: str) -> Any:
+        Path(uri.removeprefix("sqlite:///")).write_bytes(b"half of the tables")
+        raise Killed
+
+    path = tmp_path / "mlflow.db"
+    with pytest.raises(Killed):
+        create_sqlite_tables(f"sqlite:///{path}", client)
+    assert names_in(tmp_path) == []
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
+    told = Told()
+    await train(told, "mlflow")
+    await train(told, "mlflow", start=3, steps=1)
+
+    assert told.warnings == []
+    assert names_in(tmp_path) == ["mlflow.db"]
 
 
 class Broken:

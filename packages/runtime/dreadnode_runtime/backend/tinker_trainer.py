@@ -15,9 +15,11 @@ import httpx
 import numpy as np
 import tinker
 from tinker import types
+from tinker.lib.retryable_exception import RetryableException
 
 from dreadnode_runtime.backend.adapter import fetch
 from dreadnode_runtime.backend.availability import while_available
+from dreadnode_runtime.backend.pacing import space_out_polls
 from dreadnode_runtime.backend.trainer import Export, Optimizer, Saved
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.data.vision import model_input
@@ -31,6 +33,12 @@ MAX_OUTAGE = 15 * 60.0
 """Seconds that the engine may be unreachable before the attempt ends."""
 CLOSE_SECONDS = 10.0
 """Time limit of closing the session."""
+SDK_ERRORS = (
+    *(tinker.TinkerError, RetryableException, httpx.HTTPError),
+    # The SDK raises ValueError for a rejected poll and for a response that it cannot read.
+    *(OSError, TimeoutError, RuntimeError, ValueError),
+)
+"""Everything that a call of the SDK raises when the engine or the network fails."""
 T = TypeVar("T")
 
 
@@ -212,6 +220,7 @@ async def tinker_trainer(
 async def session(metadata: dict[str, str]) -> AsyncIterator[tinker.ServiceClient]:
     """Open a session with the engine, and finish it with the status of the work in it."""
     status: Literal["success", "errored", "interrupted"] = "errored"
+    space_out_polls()
     service = tinker.ServiceClient(user_metadata=metadata)
     try:
         yield service
@@ -281,7 +290,7 @@ async def translate_errors(work: Awaitable[T], *, creating: bool = False) -> T:
         return await work
     except RuntimeFault:
         raise
-    except (tinker.TinkerError, httpx.HTTPError, OSError, TimeoutError, RuntimeError) as error:
+    except SDK_ERRORS as error:
         raise _fault(error, creating=creating) from error
 
 
@@ -293,6 +302,8 @@ def _fault(error: BaseException, *, creating: bool) -> RuntimeFault:
     known: Any = error
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         known = error.__cause__  # An earlier request stopped the client: its error says why.
+    if isinstance(known, ValueError | RetryableException):
+        return TryAgain(f"The engine's result could not be fetched: {_engine_message(known)}")
     final = (tinker.BadRequestError, tinker.UnprocessableEntityError, tinker.PermissionDeniedError)
     refused = isinstance(known, final)
     refused |= isinstance(known, tinker.RequestFailedError) and known.category == "user"
@@ -306,6 +317,15 @@ def _fault(error: BaseException, *, creating: bool) -> RuntimeFault:
 
 def _engine_message(error: BaseException) -> str:
     """Return the engine's own message, without the text that the SDK adds."""
+    if isinstance(error, ValueError | RetryableException):
+        if not isinstance(error.__cause__, tinker.APIStatusError):
+            return "the response is not one of an engine"
+        error = error.__cause__
+    if isinstance(error, tinker.APIStatusError):
+        body = error.body if isinstance(error.body, dict) else {}
+        detail = body.get("detail") or body.get("error")
+        said = f": {plain(detail)}" if isinstance(detail, str) else ""
+        return f"it responded with {error.status_code}{said}"
     return plain(
         plain(error).removeprefix("Request failed: ").partition(" for self.request_id=")[0]
     )

@@ -59,12 +59,16 @@ async def export(request: ExportRequest, folder: Path) -> Response:
         # The SDK waits without a time limit for a new session.
         if not await engine_is_available():
             raise TryAgain("The engine does not respond; try again later")
-        async with session({}) as service:
-            download = _download(service, request, folder)
-            await translate_errors(while_available(download, engine_is_available, MAX_OUTAGE))
+        await translate_errors(_export(request, folder))
     except RuntimeFault as fault:
         return error_response(fault)
     return {"ok": True, "files": list(adapter.FILES)}
+
+
+async def _export(request: ExportRequest, folder: Path) -> None:
+    async with session({}) as service:
+        download = _download(service, request, folder)
+        await while_available(download, engine_is_available, MAX_OUTAGE)
 
 
 async def run(request: str, folder: Path) -> str:

@@ -4,6 +4,7 @@ A library is imported when a job uses it. Each reads its server and its API key 
 environment variables.
 """
 
+import contextlib
 import importlib.util
 import os
 import time
@@ -81,9 +82,9 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         folder = Path(os.environ["DREADNODE_TENSORBOARD_DIR"]) / run.project / run.job_id
-        # Steps after the checkpoint are logged again by this attempt.
-        purged = run.start + 1 if run.start else None
-        self._writer: Any = SummaryWriter(str(folder), purge_step=purged, flush_secs=10)
+        # An earlier attempt can have logged steps that this one repeats: hide them. Also in the
+        # first attempt, since any later one may have to start over.
+        self._writer: Any = SummaryWriter(str(folder), purge_step=run.start + 1, flush_secs=10)
         table = "\n".join(f"| {name} | {value} |" for name, value in run.parameters.items())
         self._writer.add_text("job", f"| | |\n| --- | --- |\n{table}", run.start)
 
@@ -103,9 +104,10 @@ class Mlflow:
     def __init__(self, run: Run) -> None:
         # By default it reports its use to its developers.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        from mlflow import MlflowClient
+        from mlflow import MlflowClient, get_tracking_uri
         from mlflow.entities import Metric, Param
 
+        create_sqlite_tables(get_tracking_uri(), MlflowClient)
         self._client: Any = MlflowClient()
         self._metric: Any = Metric
         found = self._client.get_experiment_by_name(run.project)
@@ -131,6 +133,29 @@ class Mlflow:
         """Set how the run ended."""
         status = {"completed": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}[end]
         self._client.set_terminated(self._id, status)
+
+
+def create_sqlite_tables(uri: str, client: Callable[[str], Any]) -> None:
+    """Create the database of a sqlite URI with all of its tables at once, or not at all.
+
+    MLflow creates the tables in some forty transactions. A process that is killed in between
+    leaves a database that MLflow can neither use nor repair, so they are created in another file.
+    """
+    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    if not uri.startswith("sqlite:///") or (path.exists() and path.stat().st_size):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        client(f"sqlite:///{new}").search_experiments(max_results=1)
+        if path.exists() and not path.stat().st_size:
+            new.replace(path)
+        else:
+            # Unlike a rename, a link never replaces the database of a process that was faster.
+            with contextlib.suppress(FileExistsError):
+                os.link(new, path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 class WeightsAndBiases:
@@ -161,12 +186,14 @@ class WeightsAndBiases:
             ),
         )
         # Its own counter only increases; ours goes back when an attempt resumes a checkpoint.
+        # Offline, each attempt has a counter of its own, which must continue at our step.
+        self._offline = bool(self._run.offline)
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add a point to each metric's curve."""
-        self._run.log({"step": step, **metrics})
+        self._run.log({"step": step, **metrics}, step=step if self._offline else None)
 
     def close(self, end: End) -> None:
         """Send the remaining metrics, and set how the run ended."""
