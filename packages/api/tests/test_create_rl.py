@@ -88,7 +88,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "supervised training by another name": (
         {"algorithm": "sft"},
         ["algorithm"],
-        "`sft` is no algorithm of reinforcement learning",
+        "`sft` is not a reinforcement-learning algorithm",
     ),
     "no room for a prompt": (
         {"max_new_tokens": 4096, "max_sequence_length": 4096},

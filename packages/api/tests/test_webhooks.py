@@ -231,9 +231,9 @@ async def test_a_deleted_webhook_is_told_nothing_more(api: Any) -> None:
     [
         ("http://example.com/", "must begin with `https://`"),
         ("ftp://127.0.0.1/", "must begin with `https://`"),
-        ("https://", "This is no address"),
-        ("https://example.com:99999/", "This is no address"),
-        ("https://exa mple.com/", "This is no address"),
+        ("https://", "This is not an address"),
+        ("https://example.com:99999/", "This is not an address"),
+        ("https://exa mple.com/", "This is not an address"),
         ("https://user:pass@example.com/", "Leave user and password out"),
         ("https://example.com/#part", "Leave the part behind `#` out"),
         ("https://169.254.169.254/latest/meta-data", "an address that no webhook may have"),

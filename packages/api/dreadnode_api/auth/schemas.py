@@ -55,7 +55,7 @@ class ResourceUsage(Response):
 
     resource: Literal["stored_bytes", "datasets", "blobs", "tokens", "queued_jobs", "webhooks"]
     used: int
-    limit: int | None = Field(description="Null if there is no limit")
+    limit: int | None = Field(description="Null if unlimited")
 
 
 class UsageView(Response):

@@ -103,7 +103,7 @@ async def push_dataset(
     as JSONL. Jobs read the rows as JSONL, one JSON object encoded as UTF-8 on each line.
     """
     if version == "latest":
-        raise Invalid("`latest` is no version; name one such as `1.0.0`", "version")
+        raise Invalid("`latest` is not a version; name one such as `1.0.0`", "version")
     limit = settings.max_dataset_bytes
     async with received(request, store, reader, limit) as splits:
         notes = await row_check.check(splits)

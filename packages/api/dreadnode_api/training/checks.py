@@ -63,7 +63,7 @@ def supported(request: JobRequest, model: TrainingModel) -> SftJobRequest | RlJo
         )
     if isinstance(request, RlJobRequest) and algorithm == "sft":
         raise Invalid(
-            "`sft` is no algorithm of reinforcement learning; use `importance_sampling` or `ppo`, "
+            "`sft` is not a reinforcement-learning algorithm; use `importance_sampling` or `ppo`, "
             "or the `trainer_type` `sft`",
             *field,
         )

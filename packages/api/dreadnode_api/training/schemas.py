@@ -118,7 +118,7 @@ class RetryRequest(Request):
     """How a job is repeated."""
 
     from_start: bool = Field(
-        False, description="Start over from step 0, though there may be a checkpoint to go on from"
+        False, description="Start over from step 0, even if there is a checkpoint to resume from"
     )
 
 
@@ -207,7 +207,7 @@ class TrainingJob(Response):
     attempt: int = Field(description="0 before the first start")
     retry_of: str | None
     start_step: int | None = Field(
-        description="Of a repetition: the step of the checkpoint that it goes on from, 0 if it "
+        description="Of a retry: the step of the checkpoint that it resumes from, 0 if it "
         "starts over"
     )
     created_by: str | None
@@ -236,7 +236,7 @@ class LogEntry(Response):
     level: Level
     message: Plain
     data: dict[str, Any]
-    cursor: int = Field(description="Give it as `after` to go on behind this line")
+    cursor: int = Field(description="Pass it as `after` to read on after this line")
 
 
 class LogPage(Response):

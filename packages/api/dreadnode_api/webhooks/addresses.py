@@ -56,10 +56,10 @@ def _parts(url: str) -> SplitResult:
     except ValueError:
         sound = False
     if not sound or len(url) > MAX_URL or not url.isascii() or any(c <= " " for c in url):
-        raise Invalid("This is no address; write it as `https://example.com/path`", "url")
+        raise Invalid("This is not an address; write it as `https://example.com/path`", "url")
     if parts.username is not None or parts.password is not None:
         raise Invalid(
-            "Leave user and password out of the address; the signature tells who calls", "url"
+            "Leave user and password out of the address; the signature proves the sender", "url"
         )
     if parts.fragment:
         raise Invalid("Leave the part behind `#` out; it is never sent", "url")

@@ -16,7 +16,7 @@ class WebhookRequest(Request):
     )
     # A state is written as text, which a strict model would not make one of.
     statuses: list[Annotated[Status, Field(strict=False)]] = Field(
-        default=[], max_length=5, description="The states to be told of; empty means all"
+        default=[], max_length=5, description="The statuses to report; empty means all"
     )
 
 

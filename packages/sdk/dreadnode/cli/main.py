@@ -78,7 +78,7 @@ def run(arguments: list[str], *, transport: httpx2.BaseTransport | None = None) 
     except DreadnodeError as error:
         say(f"error: {error}")
         if isinstance(error, AuthenticationError):
-            hint("`dn login` saves a key; `dn whoami` tells which one is used")
+            hint("`dn login` saves a token; `dn whoami` shows which one is used")
         return 1
     except KeyboardInterrupt:
         return 130

@@ -1,6 +1,6 @@
 """Where words go: data to stdout, talk to stderr.
 
-Text is for people and may change; `--json` is for programs. Nothing is told by colour alone.
+Text is for people and may change; `--json` is for programs. Colour alone never carries meaning.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Output:
 
 
 def say(*lines: str) -> None:
-    """Tell the person something that is not the data they asked for."""
+    """Print a message to stderr."""
     for line in lines:
         sys.stderr.write(f"{line}\n")
     sys.stderr.flush()

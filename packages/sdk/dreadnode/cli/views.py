@@ -107,7 +107,7 @@ def splits(dataset: Dataset) -> str:
 
 
 def reward(job: TrainingJob) -> str:
-    """Return the recipe that judges answers, and what they earned in the newest step."""
+    """Return the reward recipe, and the rewards of the newest step."""
     recipe = job.config.get("reward_recipe")
     if not recipe:
         return ""
@@ -117,7 +117,7 @@ def reward(job: TrainingJob) -> str:
 
 
 def begins(job: TrainingJob) -> str:
-    """Return where a repetition begins: people pay for the steps that it takes again."""
+    """Return where a retry starts: people pay for the steps that it repeats."""
     if job.start_step is None:
         return ""
     if job.start_step == 0:

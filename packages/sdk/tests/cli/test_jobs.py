@@ -218,7 +218,7 @@ exit: 130
 --- stdout
 --- stderr
 training, step 1/36, loss 2.9722
-hint: the job goes on: `dn train wait job-1` follows it, `dn train cancel job-1` stops it
+hint: the job continues: `dn train wait job-1` follows it, `dn train cancel job-1` stops it
 """)
 
 

@@ -64,7 +64,7 @@ exit: 1
 --- stdout
 --- stderr
 error: The key is not valid on this server
-hint: `dn login` saves a key; `dn whoami` tells which one is used
+hint: `dn login` saves a token; `dn whoami` shows which one is used
 """)
         assert not config_path().exists()
 
@@ -159,7 +159,7 @@ exit: 1
 --- stdout
 --- stderr
 error: The key is not valid on this server
-hint: `dn login` saves a key; `dn whoami` tells which one is used
+hint: `dn login` saves a token; `dn whoami` shows which one is used
 """)
 
 

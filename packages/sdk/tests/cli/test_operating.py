@@ -85,7 +85,7 @@ exit: 0
 --- stdout
 whsec_c2VjcmV0
 --- stderr
-made webhook hook-1; its secret, which verifies what it is told:
+made webhook hook-1; its secret, which verifies its messages:
 """)
     assert json.loads(sent[0].content) == {
         "url": "https://hooks.example.com/x",

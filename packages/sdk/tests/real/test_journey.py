@@ -296,7 +296,7 @@ exit: 1
 --- stdout
 --- stderr
 error: The API token is not valid; it may be mistyped, revoked or expired
-hint: `dn login` saves a key; `dn whoami` tells which one is used
+hint: `dn login` saves a token; `dn whoami` shows which one is used
 """)
 
 
@@ -349,7 +349,7 @@ exit: 1
 --- stdout
 --- stderr
 error: The API token is not valid; it may be mistyped, revoked or expired
-hint: `dn login` saves a key; `dn whoami` tells which one is used
+hint: `dn login` saves a token; `dn whoami` shows which one is used
 exit: 1
 --- stdout
 --- stderr

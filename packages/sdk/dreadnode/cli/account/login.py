@@ -65,7 +65,7 @@ def login(
 def logout(
     name: Annotated[str | None, Parameter(help="The profile, else the active one.")] = None, /
 ) -> None:
-    """Forget a profile; its key stays good until it is revoked."""
+    """Delete a profile; its token stays valid until it is revoked."""
     from dreadnode.config import Profiles
 
     saved = Profiles.load()
@@ -77,7 +77,7 @@ def logout(
 
 
 def whoami(*, common: Common = DEFAULT) -> None:
-    """Tell which server is asked, and as whom; fails if the key is not accepted."""
+    """Show the server, the user and the role; fails if the token is rejected."""
     with common.client(scoped=False) as client:
         user = client.get_user()
         common.complete(client)

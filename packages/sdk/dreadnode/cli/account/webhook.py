@@ -10,7 +10,7 @@ from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, hint, say
 
-app = App(name="webhook", help="Have another service told of jobs.", version_flags=[])
+app = App(name="webhook", help="Send job events to another service.", version_flags=[])
 
 Webhook = Annotated[str, Parameter(help="The webhook's id: see `dn webhook list`.")]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
@@ -44,11 +44,11 @@ def create(
     *,
     status: Annotated[
         tuple[Status, ...],
-        Parameter(help="A state to be told of; may be given again. Every state if not given."),
+        Parameter(help="A status to report; may be repeated. Default: every status."),
     ] = (),
     common: Common = DEFAULT,
 ) -> None:
-    """Have URL told of the workspace's jobs; only an admin may.
+    """Create a webhook that sends job events to URL; for admins only.
 
     Every message is signed with a secret that is shown this once. Only the secret goes to stdout.
     """
@@ -60,7 +60,7 @@ def create(
     if common.json:
         common.out.json(made.model_dump(mode="json"))
         return
-    say(f"made webhook {made.id}; its secret, which verifies what it is told:")
+    say(f"made webhook {made.id}; its secret, which verifies its messages:")
     common.out.text(made.secret)
 
 

@@ -44,7 +44,7 @@ def push(
     ] = (),
     format: Annotated[  # noqa: A002 - the flag's own name
         Format | None,
-        Parameter(help="What the files are, where their names do not tell."),
+        Parameter(help="Format of the files, if their names do not show it."),
     ] = None,
     common: Common = DEFAULT,
 ) -> None:
@@ -109,7 +109,7 @@ def read_rows(
     rows: Annotated[int | None, Parameter(help="Only so many rows, the first ones.")] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Show the rows of a dataset as jobs read them: JSONL, whatever was pushed."""
+    """Show the rows of a dataset as jobs read them: JSONL, for every pushed format."""
     from dreadnode.datasets.jsonl import parse_ref
     from dreadnode.http.calls import dataset_content
 

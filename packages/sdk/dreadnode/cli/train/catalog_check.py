@@ -54,7 +54,7 @@ HEADINGS = {
 def differences(served: Iterable[str]) -> dict[str, list[str]]:
     """Return which models are served and unknown, active and not served, retired and served.
 
-    An extended variant that is not served is no difference: its base model stands for it.
+    An extended variant that is not served is not reported if its base model is served.
     """
     ids = set(served)
     unknown = [name for name in sorted(ids) if get_training_model(name) is None]

@@ -42,10 +42,11 @@ def chat(
     top_p: Annotated[
         float,
         Parameter(
-            help="Draw from the likeliest tokens that have this share together.", show_default=True
+            help="Nucleus sampling: sample from the smallest set of tokens with this probability.",
+            show_default=True,
         ),
     ] = 1.0,
-    seed: Annotated[int | None, Parameter(help="Draw the same again.")] = None,
+    seed: Annotated[int | None, Parameter(help="Random seed of sampling.")] = None,
     common: Common = DEFAULT,
 ) -> None:
     """Talk with a job's weights, written in the chat format that they were trained in.
@@ -109,7 +110,7 @@ class Conversation:
         self._show(answer)
 
     def reset(self) -> None:
-        """Forget what was said."""
+        """Delete the conversation."""
         self._said = list(self._beginning)
 
     def _show(self, answer: ChatAnswer) -> None:

@@ -63,7 +63,7 @@ def logs(
     job: Job,
     /,
     *,
-    follow: Annotated[bool, Parameter(help="Go on until the job has ended.")] = False,
+    follow: Annotated[bool, Parameter(help="Follow the log until the job has ended.")] = False,
     level: Annotated[Level, Parameter(help="The least level.")] = "debug",
     since: Annotated[
         datetime | None, Parameter(help="Only lines from then on, as 2026-11-22T08:30:00.")
@@ -124,14 +124,14 @@ def retry(
     *,
     from_start: Annotated[
         bool,
-        Parameter(help="Start over from step 0, whatever checkpoints are left."),
+        Parameter(help="Start over from step 0, even if checkpoints are left."),
     ] = False,
     common: Common = DEFAULT,
 ) -> None:
     """Make a new job that repeats a failed or cancelled one, from its newest checkpoint.
 
     It says where it begins; a job that never saved a checkpoint starts over. One whose
-    checkpoints have all expired is refused, unless it is wished `--from-start`.
+    checkpoints have all expired is refused without `--from-start`.
     """
     with common.client() as client:
         repeated = client.retry_training_job(job, from_start=from_start)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dreadnode.training.jobs import TrainingJob
 
 LINES = 10
-"""Lines that a job's steps make where there is no terminal."""
+"""Number of progress lines of a job where stderr is not a terminal."""
 
 
 def follow(client: ApiClient, job_id: str, common: Common, *, timeout: float | None = None) -> None:
@@ -23,7 +23,7 @@ def follow(client: ApiClient, job_id: str, common: Common, *, timeout: float | N
 
     Raises:
         JobEnded: It failed or was cancelled.
-        WaitTimedOut: It goes on after TIMEOUT seconds.
+        WaitTimedOut: The job still runs after TIMEOUT seconds.
     """
     try:
         with watcher() as update:
@@ -34,7 +34,7 @@ def follow(client: ApiClient, job_id: str, common: Common, *, timeout: float | N
         raise
     except KeyboardInterrupt:
         hint(
-            f"the job goes on: `dn train wait {job_id}` follows it, "
+            f"the job continues: `dn train wait {job_id}` follows it, "
             f"`dn train cancel {job_id}` stops it"
         )
         raise

@@ -26,7 +26,7 @@ def watch(
     *,
     common: Common = DEFAULT,
 ) -> None:
-    """Tell all that happens to a job, from its beginning until it has ended.
+    """Show every event of a job until it has ended.
 
     Steps, phases, checkpoints and log lines, as they come; with `--json` one JSON object a line.
     The exit code is 0 only if the job completed.
@@ -75,7 +75,7 @@ def _words(event: JobEvent) -> str:
 
 
 _TOLD = {"train/loss": "loss", "train/learning_rate": "learning rate", "train/reward": "reward"}
-"""The metrics of a step that are told."""
+"""The metrics of a step that are shown."""
 
 
 def _last(value: object) -> str:
@@ -88,12 +88,13 @@ def _events(client: ApiClient, job: str, *, after: int = 0) -> Iterator[JobEvent
         yield from client.watch_training_job(job, after=after)
     except KeyboardInterrupt:
         hint(
-            f"the job goes on: `dn train watch {job}` follows it, `dn train cancel {job}` stops it"
+            f"the job continues: `dn train watch {job}` follows it, "
+            f"`dn train cancel {job}` stops it"
         )
         raise
 
 
 def _tell(out: Output, text: str) -> None:
-    """Show a line at once, whoever reads it."""
+    """Print a line and flush it."""
     out.text(text)
     sys.stdout.flush()
