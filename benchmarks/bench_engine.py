@@ -1,11 +1,11 @@
-"""The engine compared with plain transformers and PEFT, in one run on one machine.
+"""The engine beside plain transformers and PEFT, in one run on one machine.
 
 Training: tokens per second of forward, backward and optimizer step on the same batch, for one run
-and for several. Sampling: tokens per second compared with `generate`, for one request, for
+and for several. Sampling: generated tokens per second beside `generate`, for one request, for
 sixteen, and for sixteen over four adapters. Every figure is a ratio of two measurements that
 alternate, so that other load falls on both alike; each comparison ends when its seconds are over.
-Time to ready and memory: the first step through a new engine, compared with a new process
-that takes the same step by hand.
+Time to ready and memory: the first step through a new engine, beside a new process that takes the
+same step by hand.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ import numpy as np
 import tinker
 import torch
 import transformers
+from dreadnode_engine.base_models.discovery import STAND_IN_ID, ServedModel, discover, inspect_model
 from dreadnode_engine.compute import memory
 from dreadnode_engine.compute.adapters import LoraShape
-from dreadnode_engine.compute.base_models import Device, LoadedBase
-from dreadnode_engine.compute.decoding import Batch, Ticket
+from dreadnode_engine.compute.decoding import BatchRequest, SamplingBatch
+from dreadnode_engine.compute.loaded_model import Device, LoadedBase
 from dreadnode_engine.compute.sampling import Plan, Stopper
-from dreadnode_engine.compute.served_models import STAND_IN_ID, ServedModel, discover, inspect_model
 from dreadnode_engine.compute.training import Limits, check
-from dreadnode_engine.http.protobuf import Datum, ForwardBackward
-from dreadnode_engine.state.runs import TrainingState
+from dreadnode_engine.compute.training_state import TrainingState
+from dreadnode_engine.protocol.protobuf import Datum, ForwardBackward
 from peft import LoraConfig, PeftModel, get_peft_model
 from tinker.proto import response_conv
 from tinker.types import AdamParams, ModelInput
@@ -142,7 +142,7 @@ def plain_training(base: LoadedBase, data: list[Datum]) -> Callable[[], int]:
 def engine_training(base: LoadedBase, data: list[Datum], runs: int) -> Callable[[], int]:
     """The same step for each of RUNS runs, their micro-batches interleaved as the engine does."""
     shape = LoraShape(RANK, train_mlp=True, train_attn=True, train_unembed=True)
-    wrapper, _ = base.wrapped(shape)
+    wrapper, _ = base.wrapper_for(shape)
     states = [TrainingState(base, shape, wrapper.initial(i)) for i in range(runs)]
     limits = Limits(base.served.vocabulary, base.served.context)
     job = check(ForwardBackward("cross_entropy", {}, False, data), limits)
@@ -210,13 +210,13 @@ def engine_sampling(
     folders: Sequence[Path | None] = (None,),
 ) -> int:
     """The same prompts as so many requests that arrive together, over FOLDERS in turn."""
-    batch = Batch(base, base.mixed, rows=64, positions=65536)
+    batch = SamplingBatch(base, base.sampling_network, rows=64, tokens=65536)
     answers: list[bytes] = []
     for i, text in enumerate(texts):
         plan = Plan(text, 1, new, i, 1.0, 0, 1.0, (), 0, 0, 0, None, 0)
         folder = folders[i % len(folders)]
         stopper = Stopper(plan, base)
-        batch.add(Ticket(plan, stopper, answers.append, sys.exit, lambda at=folder: at))
+        batch.add(BatchRequest(plan, stopper, answers.append, sys.exit, lambda at=folder: at))
     while batch.busy:
         batch.advance()
     decoded = [response_conv.deserialize_sample_response(answer) for answer in answers]
@@ -235,7 +235,9 @@ def adapter_by_adapter(
 
 def save_adapters(base: LoadedBase, folder: Path, count: int) -> list[Path]:
     """Save COUNT adapters that do something."""
-    wrapper, _ = base.wrapped(LoraShape(RANK, train_mlp=True, train_attn=True, train_unembed=True))
+    wrapper, _ = base.wrapper_for(
+        LoraShape(RANK, train_mlp=True, train_attn=True, train_unembed=True)
+    )
     folders = []
     for i in range(count):
         tensors = {name: torch.randn(size) * 0.01 for name, size in wrapper.shapes.items()}
@@ -248,7 +250,7 @@ def save_adapters(base: LoadedBase, folder: Path, count: int) -> list[Path]:
 def show(what: str, figures: tuple[float, float, float]) -> None:
     """Print one comparison."""
     ours, theirs, ratio = figures
-    print(f"  {what:<34} {ours:9.0f} tokens/s, against {theirs:9.0f}: {ratio:5.2f}x", flush=True)
+    print(f"  {what:<34} {ours:9.0f} tokens/s, beside {theirs:9.0f}: {ratio:5.2f}x", flush=True)
 
 
 def measure(served: ServedModel, device: Device, seconds: float, folder: Path) -> None:
@@ -272,11 +274,13 @@ def measure(served: ServedModel, device: Device, seconds: float, folder: Path) -
         show(f"sample, {count} at once", figures)
     folders = save_adapters(base, folder, 4)
     by_peft = plain_adapters(base, folders)
-    mixed = lambda: engine_sampling(base, texts, new, folders)  # noqa: E731
-    figures = compare(mixed, lambda: by_peft(texts[: 2 if large else 4], new), seconds)
+    sampling_network = lambda: engine_sampling(base, texts, new, folders)  # noqa: E731
+    figures = compare(sampling_network, lambda: by_peft(texts[: 2 if large else 4], new), seconds)
     show("sample, 16 at once, 4 adapters", figures)
-    figures = compare(mixed, lambda: adapter_by_adapter(base, texts, new, folders), seconds)
-    show("the same, compared with one by one", figures)
+    figures = compare(
+        sampling_network, lambda: adapter_by_adapter(base, texts, new, folders), seconds
+    )
+    show("the same, beside one by one", figures)
 
 
 FIRST_STEP = """
@@ -294,7 +298,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def first_step(served: ServedModel, device: Device, threads: int, folder: Path) -> None:
-    """Print a new engine's time to its first step, and its memory, compared with a script."""
+    """Print how long a new engine takes to its first step, and its memory, beside a new script."""
     started = time.perf_counter()
     arguments = [str(served.path), device.name, str(threads), ",".join(TARGETS)]
     script = [sys.executable, "-c", FIRST_STEP, *arguments]

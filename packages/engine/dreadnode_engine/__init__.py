@@ -2,6 +2,6 @@
 
 import os
 
-# Read once, when torch is imported. Threads that spin while they wait for each other are a little
-# quicker on an idle machine, and ten times slower as soon as anything else wants its cores.
+# Read when torch is imported. Threads that spin while they wait are a little faster on an idle
+# machine, and ten times slower when another process uses the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

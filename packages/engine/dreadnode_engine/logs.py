@@ -1,4 +1,4 @@
-"""The engine's log on stderr: an object a line for programs, plain text for people."""
+"""The engine's log on stderr: one JSON object per line, or plain text."""
 
 import json
 import logging
@@ -10,12 +10,12 @@ from typing import Any
 
 from dreadnode_engine.errors import Refused
 
-FORM = "DREADNODE_LOG_FORMAT"
-"""The variable that names the form, as for the service beside which the engine runs."""
+FORMAT = "DREADNODE_LOG_FORMAT"
+"""The variable for the format, which the API reads too."""
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: `time` (UTC), `level`, `logger`, `message`, and `exception` if any."""
+    """JSON lines with `time` (UTC), `level`, `logger`, `message`, and `exception` if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -32,16 +32,16 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(environ: Mapping[str, str] = os.environ) -> None:
-    """Send the log to stderr in the form that ENVIRON names: `json`, or `text` (for terminals).
+    """Log to stderr in the format that ENVIRON sets: `json`, or `text` (for terminals).
 
     Raises:
-        Refused: It names neither.
+        Refused: It sets another format.
     """
-    form = environ.get(FORM) or ("text" if sys.stderr.isatty() else "json")
-    if form not in ("json", "text"):
-        raise Refused(f"`{FORM}` must be `json` or `text`, not `{form}`")
+    name = environ.get(FORMAT) or ("text" if sys.stderr.isatty() else "json")
+    if name not in ("json", "text"):
+        raise Refused(f"`{FORMAT}` must be `json` or `text`, not `{name}`")
     handler = logging.StreamHandler()
-    if form == "json":
+    if name == "json":
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from dreadnode_engine.compute.served_models import inspect_model
-from dreadnode_engine.engine import Engine
+from dreadnode_engine.base_models.discovery import inspect_model
 from dreadnode_engine.errors import Refused
-from dreadnode_engine.http.keys import MASTER, Principal
-from dreadnode_engine.state.context import Settings
+from dreadnode_engine.service import recovery, results, sampling, sessions, training
+from dreadnode_engine.service.engine import Engine
+from dreadnode_engine.service.keys import MASTER, Principal
+from dreadnode_engine.settings import Settings
 from dreadnode_engine.state.records import Request
 from safetensors.torch import load_file, save_file
 
@@ -82,8 +83,8 @@ async def start(models_dir: Path, tmp_path: Path) -> AsyncIterator[Start]:
         meanwhile()
         found = {"m": inspect_model("m", path)}
         found["other"] = inspect_model("other", models_dir / "qwen3")
-        engine = Engine(Settings(tmp_path / "data", memory=2**32), found)
-        await engine.start()
+        engine = Engine(Settings(data_dir=tmp_path / "data", memory_gib=4), found)
+        await recovery.start(engine)
         running.append(engine)
         return engine
 
@@ -94,36 +95,38 @@ async def start(models_dir: Path, tmp_path: Path) -> AsyncIterator[Start]:
 
 
 async def answer(engine: Engine, request: Request) -> Any:
-    found = await engine.retrieve(WHO, request.id)
+    found = await results.retrieve(engine, WHO, request.id)
     assert found.result is not None
     return json.loads(found.result)
 
 
 async def session(engine: Engine) -> str:
-    return (await engine.create_session(WHO, b'{"tags": [], "sdk_version": "x"}', None)).id
+    return (
+        await sessions.create_session(engine, WHO, b'{"tags": [], "sdk_version": "x"}', None)
+    ).id
 
 
 async def make_run(engine: Engine, base: str, session: str, number: int) -> str:
     fields = {"session_id": session, "model_seq_id": number, "base_model": base}
     body = json.dumps(fields | {"lora_config": {"rank": 2}}).encode()
-    return str((await answer(engine, await engine.create_model(WHO, body)))["model_id"])
+    return str((await answer(engine, await training.create_model(engine, WHO, body)))["model_id"])
 
 
 async def step(engine: Engine, run: str, seq: int) -> Any:
     body = {"model_id": run, "seq_id": seq, "adam_params": {"learning_rate": 1e-3}}
-    request = await engine.submit(WHO, run, seq, "optim_step", json.dumps(body).encode())
+    request = await training.submit(engine, WHO, run, seq, "optim_step", json.dumps(body).encode())
     return await answer(engine, request)
 
 
 async def save(engine: Engine, run: str, seq: int, kind: str) -> str:
     body = {"model_id": run, "seq_id": seq, "path": f"{kind}-{seq}"}
-    request = await engine.submit(WHO, run, seq, kind, json.dumps(body).encode())
+    request = await training.submit(engine, WHO, run, seq, kind, json.dumps(body).encode())
     return str((await answer(engine, request))["path"])
 
 
 async def open_sampler(engine: Engine, session: str, number: int, **on: str) -> str:
     fields = {"session_id": session, "sampling_session_seq_id": number, **on}
-    return (await engine.create_sampler(WHO, json.dumps(fields).encode())).id
+    return (await sampling.create_sampler(engine, WHO, json.dumps(fields).encode())).id
 
 
 async def sample(engine: Engine, sampler: str, seq: int) -> Request:
@@ -134,8 +137,8 @@ async def sample(engine: Engine, sampler: str, seq: int) -> Request:
         "prompt": {"chunks": [{"type": "encoded_text", "tokens": [5, 6]}]},
         "sampling_params": {"max_tokens": 3, "stop": [], "seed": 1},
     }
-    request, _ = await engine.sample(WHO, json.dumps(body).encode())
-    return await engine.retrieve(WHO, request.id)
+    request, _ = await sampling.sample(engine, WHO, json.dumps(body).encode())
+    return await results.retrieve(engine, WHO, request.id)
 
 
 async def test_what_was_made_on_other_weights_is_refused_and_the_rest_goes_on(
@@ -155,7 +158,7 @@ async def test_what_was_made_on_other_weights_is_refused_and_the_rest_goes_on(
         run: lambda: step(engine, run, 3),
         sampler: lambda: sample(engine, sampler, 0),
         weights: lambda: open_sampler(engine, own, 1, model_path=weights),
-        state: lambda: engine.load_weights(WHO, json.dumps(loading).encode()),
+        state: lambda: training.load_weights(engine, WHO, json.dumps(loading).encode()),
     }
     sentences = {}
     for name, call in refused.items():
@@ -183,9 +186,9 @@ async def test_what_was_accepted_before_the_weights_changed_fails_in_words(
     own = await session(engine)
     run = await make_run(engine, "m", own, 0)
     sampler = await open_sampler(engine, own, 0, base_model="m")
-    engine.worker.stop()
+    engine.context.scheduler.stop()
     body = json.dumps({"model_id": run, "seq_id": 1, "path": "a"}).encode()
-    promised = await engine.submit(WHO, run, 1, "save_weights", body)
+    promised = await training.submit(engine, WHO, run, 1, "save_weights", body)
     engine.settings.__dict__["hold_seconds"] = 0.0
     drawn = await sample(engine, sampler, 0)
 

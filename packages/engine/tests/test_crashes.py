@@ -197,7 +197,7 @@ def test_operations_that_arrive_in_any_order_run_in_their_own(engine: Any) -> No
 def test_an_operation_whose_predecessor_never_comes_fails_in_words(
     start_engine: Callable[..., Any],
 ) -> None:
-    engine = start_engine("--gap-seconds", "0.2", "--tidy-seconds", "0.1")
+    engine = start_engine("--gap-seconds", "0.2", "--cleanup-seconds", "0.1")
     run = new_run(engine)
     _post(engine, "save_weights", {"model_id": run, "seq_id": 2, "path": "late"})
 
@@ -231,7 +231,7 @@ def test_snapshots_let_go_of_what_they_make_needless(start_engine: Callable[...,
 def test_a_silent_client_loses_memory_and_nothing_else(
     engine: Any, start_engine: Callable[..., Any]
 ) -> None:
-    strict = start_engine("--session-seconds", "0.3", "--tidy-seconds", "0.1")
+    strict = start_engine("--session-seconds", "0.3", "--cleanup-seconds", "0.1")
     losses = []
     for where, pause in ((engine, 0.0), (strict, 1.0)):
         service = tinker.ServiceClient(base_url=where.url, api_key=KEY)
@@ -249,7 +249,7 @@ def test_a_silent_client_loses_memory_and_nothing_else(
 def test_a_run_that_cannot_be_put_on_disk_keeps_its_turns_and_is_computed_again(
     engine: Any, start_engine: Callable[..., Any]
 ) -> None:
-    strict = start_engine("--session-seconds", "0.3", "--tidy-seconds", "0.1")
+    strict = start_engine("--session-seconds", "0.3", "--cleanup-seconds", "0.1")
     Path(strict.data_dir, "snapshots").write_text("a file where the folder should be")
     losses = []
     for where, pause in ((engine, 0.0), (strict, 1.0)):
@@ -284,7 +284,7 @@ def test_an_unloaded_run_leaves_memory_and_takes_no_more(start_engine: Callable[
 def test_what_ended_long_ago_is_forgotten_and_its_checkpoints_stay(
     start_engine: Callable[..., Any],
 ) -> None:
-    engine = start_engine("--retention-seconds", "0.2", "--tidy-seconds", "0.1")
+    engine = start_engine("--retention-seconds", "0.2", "--cleanup-seconds", "0.1")
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
     training = service.create_lora_training_client("tiny/llama", rank=4, seed=9).result()
     path = training.save_state("stays").result().path

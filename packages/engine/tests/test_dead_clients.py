@@ -15,7 +15,7 @@ import tinker
 from tinker import types
 
 KEY = "tml-master-key-of-the-tests"
-ENGINE_ARGUMENTS = ("--ask-seconds", "2", "--tidy-seconds", "0.1")
+ENGINE_ARGUMENTS = ("--unpolled-seconds", "2", "--cleanup-seconds", "0.1")
 PROMPT = types.ModelInput.from_ints([5, 6, 7])
 CONTEXT = 4096
 SHORT = types.SamplingParams(max_tokens=100, stop=[])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tinker
 import torch
-from dreadnode_engine import __main__ as main
+from dreadnode_engine import startup
 from dreadnode_engine.errors import Refused
 from tinker import types
 
@@ -270,9 +270,9 @@ async def test_two_engines_never_work_in_one_data_directory(
     start_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = start_engine()
-    monkeypatch.setattr(main, "_PATIENCE", 0.0)
+    monkeypatch.setattr(startup, "LOCK_SECONDS", 0.0)
 
     with pytest.raises(Refused, match="Another engine uses"):
-        await main._lock(engine.data_dir)
+        await startup.lock_data_dir(engine.data_dir)
     engine.kill()
-    (await main._lock(engine.data_dir)).close()
+    (await startup.lock_data_dir(engine.data_dir)).close()

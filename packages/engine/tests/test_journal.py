@@ -5,9 +5,9 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from dreadnode_engine.state import records
+from dreadnode_engine.state import queries
 from dreadnode_engine.state.journal import Journal
-from dreadnode_engine.state.records import Request, Session
+from dreadnode_engine.state.records import Request, Run, Session
 
 
 def request(seq: int, kind: str = "optim_step") -> Request:
@@ -17,7 +17,7 @@ def request(seq: int, kind: str = "optim_step") -> Request:
 async def test_what_was_written_is_there_for_another_connection(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite3")
 
-    await journal.do(lambda db: records.insert(db, request(1)))
+    await journal.do(lambda db: queries.insert(db, request(1)))
 
     other = sqlite3.connect(tmp_path / "j.sqlite3")
     assert other.execute("SELECT id FROM requests").fetchall() == [("run:1",)]
@@ -28,10 +28,10 @@ async def test_a_hundred_writers_at_once_all_get_through(tmp_path: Path) -> None
     journal = Journal(tmp_path / "j.sqlite3")
 
     await asyncio.gather(
-        *(journal.do(lambda db, i=i: records.insert(db, request(i))) for i in range(100))
+        *(journal.do(lambda db, i=i: queries.insert(db, request(i))) for i in range(100))
     )
 
-    assert len(await journal.do(records.queued)) == 100
+    assert len(await journal.do(queries.queued_requests)) == 100
     journal.close()
 
 
@@ -39,18 +39,18 @@ async def test_one_that_fails_undoes_itself_and_nobody_else(tmp_path: Path) -> N
     journal = Journal(tmp_path / "j.sqlite3")
 
     def half(db: sqlite3.Connection) -> None:
-        records.insert(db, request(2))
+        queries.insert(db, request(2))
         raise ValueError("half way")
 
     outcomes = await asyncio.gather(
-        journal.do(lambda db: records.insert(db, request(1))),
+        journal.do(lambda db: queries.insert(db, request(1))),
         journal.do(half),
-        journal.do(lambda db: records.insert(db, request(3))),
+        journal.do(lambda db: queries.insert(db, request(3))),
         return_exceptions=True,
     )
 
     assert isinstance(outcomes[1], ValueError)
-    assert [r.seq for r in await journal.do(records.queued)] == [1, 3]
+    assert [r.seq for r in await journal.do(queries.queued_requests)] == [1, 3]
     journal.close()
 
 
@@ -58,20 +58,22 @@ async def test_a_request_is_done_once_and_its_answer_kept(tmp_path: Path) -> Non
     journal = Journal(tmp_path / "j.sqlite3")
     one, two, three = request(1), request(2, "save_weights"), request(3)
     for each in (one, two, three):
-        await journal.do(lambda db, each=each: records.insert(db, each))
+        await journal.do(lambda db, each=each: queries.insert(db, each))
 
-    await journal.do(lambda db: records.finish(db, one, "m", b"answer", keep_body=True))
-    await journal.do(lambda db: records.finish(db, two, "m", b"path", keep_body=False))
-    await journal.do(lambda db: records.fail(db, three, "no", "user"))
+    await journal.do(lambda db: queries.finish(db, one, "m", b"answer", keep_body=True))
+    await journal.do(lambda db: queries.finish(db, two, "m", b"path", keep_body=False))
+    await journal.do(lambda db: queries.fail(db, three, "no", "user"))
 
-    kept = await journal.do(lambda db: records.find_request(db, "run:1"))
+    kept = await journal.do(lambda db: queries.find_request(db, "run:1"))
     assert kept is not None
     assert (kept.state, kept.result, kept.body) == ("done", b"answer", b"body")
-    assert await journal.do(lambda db: records.finished_seqs(db, "run")) == {1, 2, 3}
-    replay = await journal.do(lambda db: records.to_replay(db, "run", 0, 9))
+    run = Run("run", "s", "", "m", 0.0, 0.0, 1, 0, True, True, True)
+    await journal.do(lambda db: queries.insert(db, run))
+    assert await journal.do(queries.finished_seqs) == {"run": {1, 2, 3}}
+    replay = await journal.do(lambda db: queries.to_replay(db, "run", 0, 9))
     assert [r.seq for r in replay] == [1]
-    with pytest.raises(ValueError, match="no longer kept"):
-        _ = (await journal.do(lambda db: records.find_request(db, "run:2"))).payload  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="not in memory"):
+        _ = (await journal.do(lambda db: queries.find_request(db, "run:2"))).payload  # type: ignore[union-attr]
     journal.close()
 
 
@@ -79,14 +81,14 @@ async def test_a_snapshot_ends_the_replay_before_it(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite3")
     for seq in (1, 2, 3):
         one = request(seq)
-        await journal.do(lambda db, one=one: records.insert(db, one))
+        await journal.do(lambda db, one=one: queries.insert(db, one))
         await journal.do(
-            lambda db, one=one: records.finish(db, one, "m", b"answer", keep_body=True)
+            lambda db, one=one: queries.finish(db, one, "m", b"answer", keep_body=True)
         )
 
-    await journal.do(lambda db: records.set_snapshot(db, "run", 2))
+    await journal.do(lambda db: queries.set_snapshot(db, "run", 2))
 
-    assert [r.seq for r in await journal.do(lambda db: records.to_replay(db, "run", 0, 9))] == [3]
+    assert [r.seq for r in await journal.do(lambda db: queries.to_replay(db, "run", 0, 9))] == [3]
     journal.close()
 
 
@@ -94,12 +96,12 @@ async def test_answers_go_when_they_are_old_or_were_fetched_a_while_ago(tmp_path
     journal = Journal(tmp_path / "j.sqlite3")
     for seq in (1, 2, 3):
         one = request(seq)
-        await journal.do(lambda db, one=one: records.insert(db, one))
-        await journal.do(lambda db, one=one: records.finish(db, one, "m", b"a", keep_body=False))
+        await journal.do(lambda db, one=one: queries.insert(db, one))
+        await journal.do(lambda db, one=one: queries.finish(db, one, "m", b"a", keep_body=False))
     await journal.do(lambda db: db.execute("UPDATE requests SET finished = seq * 100"))
-    await journal.do(lambda db: records.mark_read(db, [(350.0, "run:3")]))
+    await journal.do(lambda db: queries.mark_read(db, [(350.0, "run:3")]))
 
-    await journal.do(lambda db: records.drop_answers(db, finished_before=150, read_before=360))
+    await journal.do(lambda db: queries.delete_results(db, finished_before=150, read_before=360))
 
     answers = await journal.do(
         lambda db: db.execute("SELECT result IS NULL FROM requests ORDER BY seq").fetchall()
@@ -111,10 +113,10 @@ async def test_answers_go_when_they_are_old_or_were_fetched_a_while_ago(tmp_path
 async def test_sessions_come_back_as_they_were(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite3")
     session = Session("s", "job-1", 1.0, 2.0, display_name="a name")
-    await journal.do(lambda db: records.insert(db, session))
+    await journal.do(lambda db: queries.insert(db, session))
     journal.close()
 
     again = Journal(tmp_path / "j.sqlite3")
 
-    assert await again.do(records.all_sessions) == [session]
+    assert await again.do(queries.all_sessions) == [session]
     again.close()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tinker
 from dreadnode_engine.errors import Refused, Unauthorized
-from dreadnode_engine.http.keys import Keyring, master_key
+from dreadnode_engine.service.keys import Keyring, master_key
 from tinker import types
 
 MASTER = "tml-master-key-of-the-tests"
@@ -23,16 +23,16 @@ def run_key(subject: str, expires: int, master: str = MASTER) -> str:
 
 
 def test_the_master_key_is_the_operator() -> None:
-    assert Keyring(MASTER).verify(MASTER, now=0).sees("job-1")
+    assert Keyring(MASTER).verify(MASTER, now=0).can_access("job-1")
 
 
 def test_a_run_key_minted_elsewhere_opens_its_own_subject_only() -> None:
     who = Keyring(MASTER).verify(run_key("job-1", 100), now=99)
 
     assert who.subject == "job-1"
-    assert who.sees("job-1")
-    assert not who.sees("job-2")
-    assert not who.sees("")
+    assert who.can_access("job-1")
+    assert not who.can_access("job-2")
+    assert not who.can_access("")
 
 
 def test_a_subject_may_hold_dots() -> None:
@@ -81,11 +81,11 @@ def test_a_download_signature_opens_one_file_until_it_expires() -> None:
     keyring = Keyring(MASTER)
     signature = keyring.sign_path("run/external_weights/a/x", 100)
 
-    assert keyring.opens("run/external_weights/a/x", "100", signature, now=99)
-    assert not keyring.opens("run/external_weights/a/x", "100", signature, now=100)
-    assert not keyring.opens("run/external_weights/a/y", "100", signature, now=99)
-    assert not keyring.opens("run/external_weights/a/x", "101", signature, now=99)
-    assert not keyring.opens("run/external_weights/a/x", "-1", signature, now=99)
+    assert keyring.verifies_path("run/external_weights/a/x", "100", signature, now=99)
+    assert not keyring.verifies_path("run/external_weights/a/x", "100", signature, now=100)
+    assert not keyring.verifies_path("run/external_weights/a/y", "100", signature, now=99)
+    assert not keyring.verifies_path("run/external_weights/a/x", "101", signature, now=99)
+    assert not keyring.verifies_path("run/external_weights/a/x", "-1", signature, now=99)
 
 
 def test_a_wrong_key_is_told_so_at_once(engine: Any) -> None:

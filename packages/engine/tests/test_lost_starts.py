@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dreadnode_engine.compute.served_models import ServedModel, inspect_model
-from dreadnode_engine.engine import Engine
-from dreadnode_engine.state import records
-from dreadnode_engine.state.context import Settings
-from dreadnode_engine.state.crash_guard import LOST_STARTS, Underway
+from dreadnode_engine.base_models.discovery import ServedModel, inspect_model
+from dreadnode_engine.service import recovery
+from dreadnode_engine.service.engine import Engine
+from dreadnode_engine.settings import Settings
+from dreadnode_engine.state import queries
+from dreadnode_engine.state.crash_guard import MAX_INTERRUPTIONS, CrashGuard
 from dreadnode_engine.state.journal import Journal
 from dreadnode_engine.state.records import Request, Session, new_request, new_run, new_sampler
 from tinker.proto import tinker_public_pb2 as pb
@@ -31,16 +32,17 @@ import asyncio, os, signal, sys
 from pathlib import Path
 import torch
 import transformers.models.llama.modeling_llama
-from dreadnode_engine.state.context import Settings
-from dreadnode_engine.engine import Engine
-from dreadnode_engine.compute.served_models import inspect_model
+from dreadnode_engine.settings import Settings
+from dreadnode_engine.service import recovery
+from dreadnode_engine.service.engine import Engine
+from dreadnode_engine.base_models.discovery import inspect_model
 
 async def serve(data_dir, model):
-    settings = Settings(Path(data_dir), memory=2**32, micro_batch_tokens=256)
+    settings = Settings(data_dir=Path(data_dir), memory_gib=4, micro_batch_tokens=256)
     engine = Engine(settings, {"m": inspect_model("m", Path(model))})
     asked = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked.set)
-    await engine.start()
+    await recovery.start(engine)
     print(os.getpid(), flush=True)
     await asked.wait()
     await asyncio.to_thread(engine.stop)
@@ -122,7 +124,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def computing(data_dir: Path) -> list[str]:
     """Return what the engine says that it computes at this moment."""
-    file = data_dir / "underway"
+    file = data_dir / "computing"
     line = file.read_text().split("\n")[0] if file.exists() else ""
     return list(json.loads(line)) if line else []
 
@@ -162,7 +164,7 @@ def accepted(data_dir: Path, model: ServedModel, slow: Request) -> Path:
 
     def write(db: sqlite3.Connection) -> None:
         for record in (session, new_run(session, 0, model, None, **shape), *open_requests):
-            records.insert(db, record)
+            queries.insert(db, record)
 
     journal = Journal(data_dir / "engine.sqlite3")
     journal.do_now(write)
@@ -200,7 +202,7 @@ def test_four_kills_and_a_stop_under_a_request_change_nothing_and_a_fifth_kill_e
     refusal = new_request(RUN, 1, "refused", "", b'{"detail": "no"}')
     without = accepted(tmp_path / "without", model, refusal)
 
-    for _ in range(LOST_STARTS - 1):
+    for _ in range(MAX_INTERRUPTIONS - 1):
         starter.start_and_end_under(data_dir, slow.id, signal.SIGKILL)
     copy = shutil.copytree(data_dir, tmp_path / "copy")
     stopped = starter.start_and_end_under(copy, slow.id, signal.SIGTERM)
@@ -209,7 +211,7 @@ def test_four_kills_and_a_stop_under_a_request_change_nothing_and_a_fifth_kill_e
     after_five = starter.run(data_dir)
 
     assert stopped == 0
-    assert after_four[1]["lost"] == LOST_STARTS - 1
+    assert after_four[1]["lost"] == MAX_INTERRUPTIONS - 1
     assert [row["result"] for row in after_four.values()] == undisturbed
     assert [row["state"] for row in after_five.values()] == ["done", "failed", "done", "done"]
     answer = json.loads(after_five[1]["result"])
@@ -255,16 +257,16 @@ async def test_a_sample_that_kills_is_given_up_and_its_company_is_drawn(
         new_request(sampler.id, seq, "sample", "", json.dumps(body | {"seq_id": seq}).encode())
         for seq in range(3)
     ]
-    asked[1].lost, asked[2].lost = LOST_STARTS - 1, LOST_STARTS - 2
-    engine = Engine(Settings(tmp_path, memory=2**32), {"m": model})
+    asked[1].lost, asked[2].lost = MAX_INTERRUPTIONS - 1, MAX_INTERRUPTIONS - 2
+    engine = Engine(Settings(data_dir=tmp_path, memory_gib=4), {"m": model})
 
     def write(db: sqlite3.Connection) -> None:
         for record in (session, sampler, *asked):
-            records.insert(db, record)
+            queries.insert(db, record)
 
-    await engine.journal.do(write)
-    engine.underway.begin([asked[1].id, asked[2].id])
-    await engine.start()
+    await engine.context.journal.do(write)
+    engine.context.crash_guard.mark_computing([asked[1].id, asked[2].id])
+    await recovery.start(engine)
     try:
         until(lambda: all(row["state"] != "queued" for row in requests(tmp_path).values()))
     finally:
@@ -275,18 +277,18 @@ async def test_a_sample_that_kills_is_given_up_and_its_company_is_drawn(
 
 
 def test_what_is_noted_of_the_computing_is_read_once_and_survives_nonsense(tmp_path: Path) -> None:
-    note = Underway(tmp_path / "underway")
-    note.begin({"a:2", "a:10"})
-    note.begin(["b"])
+    note = CrashGuard(tmp_path / "computing")
+    note.mark_computing({"a:2", "a:10"})
+    note.mark_computing(["b"])
 
-    found = [note.take(), note.take()]
-    note.begin(["c"])
+    found = [note.take_interrupted(), note.take_interrupted()]
+    note.mark_computing(["c"])
     note.stop()
-    note.begin(["d"])
+    note.mark_computing(["d"])
 
     assert found == [["b"], []]
-    assert note.take() == []
+    assert note.take_interrupted() == []
     for nonsense in ("{half", "17\n", "\xff\n"):
-        (tmp_path / "underway").write_text(nonsense, encoding="latin-1")
-        assert note.take() == []
+        (tmp_path / "computing").write_text(nonsense, encoding="latin-1")
+        assert note.take_interrupted() == []
     note.close()

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import tinker
+from dreadnode_engine.base_models.discovery import inspect_model
 from dreadnode_engine.compute import memory
-from dreadnode_engine.compute.adapters import LoraShape, Wrapped
-from dreadnode_engine.compute.base_models import Device, LoadedBase
-from dreadnode_engine.compute.served_models import inspect_model
-from dreadnode_engine.scheduling.scheduler import Worker
+from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
+from dreadnode_engine.compute.loaded_model import Device, LoadedBase
+from dreadnode_engine.scheduling.scheduler import Scheduler
 from tinker import types
 
 KEY = "tml-master-key-of-the-tests"
@@ -55,14 +55,14 @@ class Slices:
             self.finished.set()
 
 
-def worked(*lanes: Slices) -> None:
-    worker = Worker()
-    for lane in lanes:
-        worker.add(lane)
-    worker.start()
-    for lane in lanes:
-        assert lane.finished.wait(20)
-    worker.stop()
+def worked(*queues: Slices) -> None:
+    scheduler = Scheduler()
+    for queue in queues:
+        scheduler.add(queue)
+    scheduler.start()
+    for queue in queues:
+        assert queue.finished.wait(20)
+    scheduler.stop()
 
 
 def test_a_long_run_does_not_hold_up_a_short_one() -> None:
@@ -98,7 +98,7 @@ def test_a_lane_that_works_for_several_clients_gets_the_time_of_several() -> Non
 
 def test_a_lane_that_was_idle_has_saved_up_nothing() -> None:
     order: list[str] = []
-    worker = Worker()
+    scheduler = Scheduler()
     late = Slices("late", 0, 1.0, order)
 
     class Busy(Slices):
@@ -106,16 +106,16 @@ def test_a_lane_that_was_idle_has_saved_up_nothing() -> None:
             super().advance()
             if self.left == 40:
                 late.left = 10
-                worker.wake(late)
+                scheduler.wake(late)
 
     busy = Busy("busy", 60, 1.0, order)
-    worker.add(busy)
-    worker.add(late)
-    worker.start()
+    scheduler.add(busy)
+    scheduler.add(late)
+    scheduler.start()
 
     assert busy.finished.wait(20)
     assert late.finished.wait(20)
-    worker.stop()
+    scheduler.stop()
     first = order.index("late")
     assert order[first : first + 10].count("busy") >= 4
 
@@ -127,14 +127,14 @@ def test_a_lane_that_breaks_does_not_take_the_others_with_it() -> None:
         def advance(self) -> None:
             raise RuntimeError("broken")
 
-    worker = Worker()
-    worker.add(Broken("broken", 1, 1.0, order))
+    scheduler = Scheduler()
+    scheduler.add(Broken("broken", 1, 1.0, order))
     good = Slices("good", 3, 1.0, order)
-    worker.add(good)
-    worker.start()
+    scheduler.add(good)
+    scheduler.start()
 
     assert good.finished.wait(20)
-    worker.stop()
+    scheduler.stop()
 
 
 def test_clients_at_once_get_what_each_would_get_alone(engine: Any) -> None:
@@ -246,7 +246,7 @@ def test_weights_are_weighed_as_they_are(models_dir: Path, kind: str) -> None:
     served = inspect_model(kind, models_dir / kind)
     base = LoadedBase(served, Device())
     shape = LoraShape(8, train_mlp=True, train_attn=True, train_unembed=True)
-    wrapper = Wrapped(base.plain.causal_lm, shape)
+    wrapper = PeftWrapper(base.plain.causal_lm, shape)
 
     own = sum(p.numel() for p in base.plain.causal_lm.parameters())
 
@@ -261,8 +261,8 @@ def test_a_wrapper_shares_every_base_weight(models_dir: Path) -> None:
     shape = LoraShape(8, train_mlp=True, train_attn=True, train_unembed=True)
     own = {p.data_ptr() for p in base.plain.causal_lm.parameters()}
 
-    wrapper, network = base.wrapped(shape)
+    wrapper, network = base.wrapper_for(shape)
 
     frozen = {p.data_ptr() for n, p in network.causal_lm.named_parameters() if ".lora_" not in n}
     assert frozen == own
-    assert base.wrapped(shape)[0] is wrapper
+    assert base.wrapper_for(shape)[0] is wrapper

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dreadnode_engine.compute import multi_adapter as mixed
+from dreadnode_engine.base_models.discovery import inspect_model
+from dreadnode_engine.compute import multi_adapter
 from dreadnode_engine.compute.adapters import LoraShape
-from dreadnode_engine.compute.base_models import Device, LoadedBase
-from dreadnode_engine.compute.decoding import Batch, Ticket
-from dreadnode_engine.compute.multi_adapter import MixedNetwork
-from dreadnode_engine.compute.sampling import Plan, Stopper
-from dreadnode_engine.compute.served_models import inspect_model
+from dreadnode_engine.compute.decoding import BatchRequest, SamplingBatch
+from dreadnode_engine.compute.loaded_model import Device, LoadedBase
+from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
+from dreadnode_engine.compute.sampling import Plan, StopCondition
 from dreadnode_engine.errors import OperationFailed
 from tinker.proto import response_conv
 
@@ -38,7 +38,7 @@ def llama(models_dir: Path) -> LoadedBase:
 
 def adapter(base: LoadedBase, shape: LoraShape, folder: Path, seed: int = 0) -> Path:
     """Save an adapter that changes a lot."""
-    wrapper, _ = base.wrapped(shape)
+    wrapper, _ = base.wrapper_for(shape)
     generator = torch.Generator().manual_seed(seed)
     sizes = wrapper.shapes.items()
     tensors = {name: torch.randn(size, generator=generator) * 0.15 for name, size in sizes}
@@ -51,17 +51,17 @@ def decode(
     base: LoadedBase,
     requests: Sequence[tuple[Plan, Path | None]],
     failed: Callable[[str], None] = pytest.fail,
-    between: Callable[[Batch, int], None] = lambda batch, step: None,
+    between: Callable[[SamplingBatch, int], None] = lambda batch, step: None,
     **limits: int,
 ) -> list[Any]:
     """Decode REQUESTS, each joining some steps after the one before; None for one that failed."""
-    batch = Batch(base, base.mixed, **{"rows": 64, "positions": 65536, **limits})
+    batch = SamplingBatch(base, base.sampling_network, **{"rows": 64, "tokens": 65536, **limits})
     answers: dict[int, bytes] = {}
     for i, (one, folder) in enumerate(requests):
         batch.add(
-            Ticket(
+            BatchRequest(
                 one,
-                Stopper(one, base),
+                StopCondition(one, base),
                 lambda answer, i=i: answers.update({i: answer}),
                 failed,
                 lambda folder=folder: folder,
@@ -83,7 +83,7 @@ def decode(
 
 def by_peft(base: LoadedBase, shape: LoraShape, folder: Path, tokens: list[int]) -> torch.Tensor:
     """Score TOKENS with the adapter in FOLDER, as the trainer computes them."""
-    wrapper, network = base.wrapped(shape)
+    wrapper, network = base.wrapper_for(shape)
     wrapper.bind(wrapper.load(folder))
     with torch.no_grad():
         return torch.log_softmax(network.logits(network.hidden(torch.tensor([tokens]))[0]), -1)
@@ -154,17 +154,19 @@ def test_one_alone_is_not_copied_and_nothing_is_held_when_all_is_done(
     llama: LoadedBase, tmp_path: Path
 ) -> None:
     folders = [adapter(llama, SHAPES[0], tmp_path / f"{i}", i) for i in range(7)]
-    llama.mixed.forget_idle()
+    llama.sampling_network.drop_idle()
     seen: list[int] = []
-    one_adapter = llama.mixed.fetch(folders[0]).bytes
+    one_adapter = llama.sampling_network.load(folders[0]).bytes
 
-    decode(llama, [(PLAN, folders[0])], between=lambda *_: seen.append(llama.mixed.bytes))
+    decode(
+        llama, [(PLAN, folders[0])], between=lambda *_: seen.append(llama.sampling_network.bytes)
+    )
     assert set(seen) == {one_adapter}
     decode(llama, [(PLAN, folder) for folder in folders])
 
-    assert llama.mixed.bytes == mixed.IDLE_ADAPTERS * one_adapter
-    llama.mixed.forget_idle()
-    assert llama.mixed.bytes == 0
+    assert llama.sampling_network.bytes == multi_adapter.IDLE_ADAPTERS * one_adapter
+    llama.sampling_network.drop_idle()
+    assert llama.sampling_network.bytes == 0
 
 
 def test_an_adapter_too_many_waits_until_there_is_room(
@@ -174,13 +176,13 @@ def test_an_adapter_too_many_waits_until_there_is_room(
     requests = [(replace(PLAN, seed=i), folder) for i, folder in enumerate(folders)]
     free = decode(llama, requests)
 
-    monkeypatch.setattr(mixed, "MAX_RANKS", 2 * SHAPES[0].rank)
+    monkeypatch.setattr(multi_adapter, "MAX_RANKS", 2 * SHAPES[0].rank)
     seen: list[int] = []
-    one_adapter = llama.mixed.fetch(folders[0]).bytes
-    tight = decode(llama, requests, between=lambda *_: seen.append(llama.mixed.bytes))
+    one_adapter = llama.sampling_network.load(folders[0]).bytes
+    tight = decode(llama, requests, between=lambda *_: seen.append(llama.sampling_network.bytes))
 
     # Two side by side, and what is kept for the next request.
-    assert max(seen) <= (2 + 2 + mixed.IDLE_ADAPTERS) * one_adapter
+    assert max(seen) <= (2 + 2 + multi_adapter.IDLE_ADAPTERS) * one_adapter
     for a, b in zip(free, tight, strict=True):
         assert a.sequences[0].tokens == b.sequences[0].tokens
 
@@ -203,20 +205,20 @@ def test_an_adapter_that_does_not_fit_or_is_not_finite_is_refused(
 ) -> None:
     other = LoadedBase(inspect_model("moe", models_dir / "qwen3_moe"), Device())
     foreign = adapter(other, SHAPES[0], tmp_path / "foreign")
-    wrapper, _ = llama.wrapped(SHAPES[0])
+    wrapper, _ = llama.wrapper_for(SHAPES[0])
     broken = {name: torch.full(size, torch.inf) for name, size in wrapper.shapes.items()}
     wrapper.save(broken, tmp_path, "x")
 
     with pytest.raises(OperationFailed, match="does not fit"):
-        llama.mixed.fetch(foreign)
+        llama.sampling_network.load(foreign)
     with pytest.raises(OperationFailed, match="not all finite"):
-        llama.mixed.fetch(tmp_path)
+        llama.sampling_network.load(tmp_path)
 
 
 def test_weights_that_overflow_fail_their_own_request_alone(
     llama: LoadedBase, tmp_path: Path
 ) -> None:
-    wrapper, _ = llama.wrapped(SHAPES[0])
+    wrapper, _ = llama.wrapper_for(SHAPES[0])
     huge = {name: torch.full(size, 1e30) for name, size in wrapper.shapes.items()}
     wrapper.save(huge, tmp_path, "x")
     greedy, few = replace(PLAN, temperature=0.0), replace(PLAN, top_k=3, samples=5)
@@ -236,8 +238,12 @@ def test_weights_that_are_replaced_under_a_sample_are_used_from_the_next_token_o
     current = [first]
     one = replace(PLAN, prompt_logprobs=0)
     answers: list[bytes] = []
-    batch = Batch(llama, llama.mixed, rows=64, positions=65536)
-    batch.add(Ticket(one, Stopper(one, llama), answers.append, pytest.fail, lambda: current[0]))
+    batch = SamplingBatch(llama, llama.sampling_network, rows=64, tokens=65536)
+    batch.add(
+        BatchRequest(
+            one, StopCondition(one, llama), answers.append, pytest.fail, lambda: current[0]
+        )
+    )
     for _ in range(5):
         batch.advance()
     current[0] = second
@@ -255,14 +261,16 @@ def test_weights_that_are_replaced_under_a_sample_are_used_from_the_next_token_o
 
 def test_clients_take_turns_however_much_one_of_them_asks_for(llama: LoadedBase) -> None:
     order: list[str] = []
-    batch = Batch(llama, llama.mixed, rows=2, positions=65536)
+    batch = SamplingBatch(llama, llama.sampling_network, rows=2, tokens=65536)
     short = replace(PLAN, max_tokens=2)
     for client in ["greedy"] * 6 + ["modest"] * 2:
-        stopper = Stopper(short, llama)
+        stop_condition = StopCondition(short, llama)
         done = lambda _, client=client: order.append(client)  # noqa: E731
-        batch.add(Ticket(short, stopper, done, pytest.fail, client=client))
+        batch.add(BatchRequest(short, stop_condition, done, pytest.fail, client=client))
     wide = replace(PLAN, samples=20, max_tokens=2)
-    batch.add(Ticket(wide, Stopper(wide, llama), lambda _: order.append("wide"), pytest.fail))
+    batch.add(
+        BatchRequest(wide, StopCondition(wide, llama), lambda _: order.append("wide"), pytest.fail)
+    )
 
     assert batch.clients == 3
     while batch.busy:
@@ -278,13 +286,21 @@ def test_a_request_that_is_to_be_alone_has_no_company_and_is_said_to_be_computed
 ) -> None:
     said: list[set[str]] = []
     done: list[str] = []
-    batch = Batch(llama, llama.mixed, rows=4, positions=65536, begin=lambda n: said.append(set(n)))
+    batch = SamplingBatch(
+        llama,
+        llama.sampling_network,
+        rows=4,
+        tokens=65536,
+        mark_computing=lambda n: said.append(set(n)),
+    )
     for name, samples in (("first", 1), ("alone", 6), ("second", 1), ("third", 1)):
         one = replace(PLAN, samples=samples, max_tokens=3)
         note = lambda _, name=name: done.append(name)  # noqa: E731
-        stopper = Stopper(one, llama)
-        ticket = Ticket(one, stopper, note, pytest.fail, name=name, alone=name == "alone")
-        batch.add(ticket)
+        stop_condition = StopCondition(one, llama)
+        request_ = BatchRequest(
+            one, stop_condition, note, pytest.fail, name=name, alone=name == "alone"
+        )
+        batch.add(request_)
     while batch.busy:
         batch.advance()
 
@@ -296,10 +312,12 @@ def test_a_request_that_is_to_be_alone_has_no_company_and_is_said_to_be_computed
 def test_the_cache_never_holds_more_positions_than_it_may(llama: LoadedBase) -> None:
     random = np.random.default_rng(0)
     lengths = [(int(a), int(b)) for a, b in random.integers(1, 60, (24, 2))]
-    batch = Batch(llama, llama.mixed, rows=64, positions=300)
+    batch = SamplingBatch(llama, llama.sampling_network, rows=64, tokens=300)
     for i, (prompt, new) in enumerate(lengths):
         one = replace(PLAN, prompt=random.integers(3, 90, prompt), max_tokens=new)
-        batch.add(Ticket(one, Stopper(one, llama), lambda _: None, pytest.fail, client=str(i)))
+        batch.add(
+            BatchRequest(one, StopCondition(one, llama), lambda _: None, pytest.fail, client=str(i))
+        )
     most = 0
     while batch.busy:
         batch.advance()
@@ -313,17 +331,19 @@ def test_a_dropped_request_frees_its_rows_and_the_others_go_on(llama: LoadedBase
     plans = [replace(PLAN, seed=i, samples=3) for i in range(3)]
     (expected,) = decode(llama, [(plans[2], None)])
     answers: dict[int, bytes] = {}
-    batch = Batch(llama, llama.mixed, rows=7, positions=65536)
-    tickets = [
-        Ticket(one, Stopper(one, llama), lambda a, i=i: answers.update({i: a}), pytest.fail)
+    batch = SamplingBatch(llama, llama.sampling_network, rows=7, tokens=65536)
+    requests_ = [
+        BatchRequest(
+            one, StopCondition(one, llama), lambda a, i=i: answers.update({i: a}), pytest.fail
+        )
         for i, one in enumerate(plans)
     ]
-    for ticket in tickets:
-        batch.add(ticket)
+    for request_ in requests_:
+        batch.add(request_)
     for _ in range(4):
         batch.advance()
-    batch.drop(tickets[0])
-    batch.drop(tickets[1])
+    batch.drop(requests_[0])
+    batch.drop(requests_[1])
     while batch.busy:
         batch.advance()
 
@@ -335,6 +355,6 @@ def test_a_dropped_request_frees_its_rows_and_the_others_go_on(llama: LoadedBase
 def test_a_network_of_many_adapters_shares_every_base_weight(base: LoadedBase) -> None:
     own = {p.data_ptr() for p in base.plain.causal_lm.parameters()}
 
-    network = MixedNetwork(base.plain.causal_lm)
+    network = MultiAdapterNetwork(base.plain.causal_lm)
 
     assert {p.data_ptr() for p in network.causal_lm.parameters()} == own

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_engine.compute import served_models as discovery
-from dreadnode_engine.compute.served_models import STAND_IN_ID, discover, inspect_model
+from dreadnode_engine.base_models import discovery
+from dreadnode_engine.base_models.discovery import STAND_IN_ID, discover, inspect_model
 from dreadnode_engine.errors import Refused
 
 KEY = "tml-master-key-of-the-tests"

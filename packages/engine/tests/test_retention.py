@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from dreadnode_engine.engine import Engine
-from dreadnode_engine.http.keys import MASTER, Principal
-from dreadnode_engine.state import records
-from dreadnode_engine.state.checkpoints import parse_path, write_folder
-from dreadnode_engine.state.context import Settings
-from dreadnode_engine.state.housekeeping import tidy
+from dreadnode_engine.service import recovery, sessions
+from dreadnode_engine.service.cleanup import clean_up
+from dreadnode_engine.service.engine import Engine
+from dreadnode_engine.service.keys import MASTER, Principal
+from dreadnode_engine.settings import Settings
+from dreadnode_engine.state import queries
+from dreadnode_engine.state.checkpoint_files import parse_path, write_folder
 from dreadnode_engine.state.records import Checkpoint, Sampler, new_request
 
 WHO = Principal(MASTER)
@@ -20,14 +21,16 @@ HOUR = 3600.0
 
 @pytest.fixture
 async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
-    engine = Engine(Settings(tmp_path, memory=2**30), {})
-    await engine.start()
+    engine = Engine(Settings(data_dir=tmp_path, memory_gib=1), {})
+    await recovery.start(engine)
     yield engine
     engine.stop()
 
 
 async def session(engine: Engine) -> str:
-    return (await engine.create_session(WHO, b'{"tags": [], "sdk_version": "x"}', None)).id
+    return (
+        await sessions.create_session(engine, WHO, b'{"tags": [], "sdk_version": "x"}', None)
+    ).id
 
 
 async def save(
@@ -35,13 +38,13 @@ async def save(
 ) -> Path:
     """Save unnamed weights for a sampler of the run `session:train:0`, as the run's lane does."""
     name = f"{session}:sample:{number}"
-    folder = engine.store.sampler(name)
+    folder = engine.context.files.sampler(name)
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(b"x" * 1000)
     sampler = Sampler(name, session, MASTER, "m", used, used, None, str(folder))
     sampler.run, sampler.inflight = f"{session}:train:0", inflight
-    await engine.journal.do(lambda db: records.replace(db, sampler))
-    engine.samplers[name] = sampler
+    await engine.context.journal.do(lambda db: queries.replace(db, sampler))
+    engine.context.samplers[name] = sampler
     return folder
 
 
@@ -57,13 +60,13 @@ async def test_unnamed_weights_stay_while_they_are_used_or_among_the_newest(
     own, now = await session(engine), time.time()
     for number in range(8):
         await save(engine, own, number, used=now + number)
-    engine.samplers[f"{own}:sample:1"].used = now + HOUR
+    engine.context.samplers[f"{own}:sample:1"].used = now + HOUR
 
-    await tidy(engine, now + HOUR + 60)
+    await clean_up(engine, now + HOUR + 60)
 
     assert kept(engine) == [1, 4, 5, 6, 7]
-    stored = await engine.journal.do(records.all_samplers)
-    assert {sampler.id for sampler in stored} == engine.samplers.keys()
+    stored = await engine.context.journal.do(queries.all_samplers)
+    assert {sampler.id for sampler in stored} == engine.context.samplers.keys()
     assert len(stored) == 5
 
 
@@ -75,7 +78,7 @@ async def test_however_often_a_run_saves_for_samplers_a_handful_of_weights_stays
     for number in range(60):
         # One save every twenty minutes, each sampled from until the next.
         await save(engine, own, number, used=now + 1200 * number)
-        await tidy(engine, now + 1200 * number)
+        await clean_up(engine, now + 1200 * number)
         most = max(most, len(kept(engine)))
 
     assert most <= 5
@@ -86,35 +89,35 @@ async def test_inflight_weights_go_soon_after_newer_ones_have_replaced_them(
 ) -> None:
     own, now = await session(engine), time.time()
     folders = [await save(engine, own, n, used=now + n, inflight=True) for n in range(3)]
-    for sampler in engine.samplers.values():
+    for sampler in engine.context.samplers.values():
         sampler.weights = str(folders[-1])
 
-    await tidy(engine, now + 30)
+    await clean_up(engine, now + 30)
     at_once = kept(engine)
-    await tidy(engine, now + 120)
+    await clean_up(engine, now + 120)
 
     assert at_once == [0, 1, 2]
     assert kept(engine) == [2]
-    assert len(engine.samplers) == 3
+    assert len(engine.context.samplers) == 3
 
 
 async def test_a_checkpoint_goes_with_its_files_when_its_time_is_over(engine: Engine) -> None:
     now = time.time()
     paths = [f"tinker://s:train:0/weights/{name}" for name in ("short", "long", "forever")]
     for path, expires in zip(paths, (now + 60, now + HOUR, None), strict=True):
-        engine.store.checkpoint(parse_path(path)).mkdir(parents=True)
+        engine.context.files.checkpoint(parse_path(path)).mkdir(parents=True)
         name = path.rsplit("/", 1)[1]
         found = Checkpoint(
             *(path, "s:train:0", MASTER, "training", name, now, 0, "m", 1),
             *(True, True, True, expires),
         )
-        await engine.journal.do(lambda db, found=found: records.replace(db, found))
+        await engine.context.journal.do(lambda db, found=found: queries.replace(db, found))
 
-    await tidy(engine, now + 61)
+    await clean_up(engine, now + 61)
 
-    left = await engine.journal.do(records.checkpoints)
+    left = await engine.context.journal.do(queries.checkpoints)
     assert {checkpoint.path for checkpoint in left} == set(paths[1:])
-    exist = [engine.store.checkpoint(parse_path(path)).is_dir() for path in paths]
+    exist = [engine.context.files.checkpoint(parse_path(path)).is_dir() for path in paths]
     assert exist == [False, True, True]
 
 
@@ -125,14 +128,14 @@ async def test_answers_go_after_a_day_and_that_they_were_given_stays_known(
     request = new_request(f"{own}:sample:0", 1, "sample", MASTER, b"{}")
 
     def answer(db: sqlite3.Connection) -> None:
-        records.insert(db, request)
-        records.finish(db, request, "x", b"y" * 1000, keep_body=False)
+        queries.insert(db, request)
+        queries.finish(db, request, "x", b"y" * 1000, keep_body=False)
 
-    await engine.journal.do(answer)
-    await tidy(engine, now + 23 * HOUR)
-    before = await engine.journal.do(lambda db: records.find_request(db, request.id))
-    await tidy(engine, now + 24.1 * HOUR)
-    after = await engine.journal.do(lambda db: records.find_request(db, request.id))
+    await engine.context.journal.do(answer)
+    await clean_up(engine, now + 23 * HOUR)
+    before = await engine.context.journal.do(lambda db: queries.find_request(db, request.id))
+    await clean_up(engine, now + 24.1 * HOUR)
+    after = await engine.context.journal.do(lambda db: queries.find_request(db, request.id))
 
     assert before is not None
     assert before.result == b"y" * 1000
@@ -144,12 +147,12 @@ async def test_a_session_that_ended_long_ago_takes_all_it_left_with_it(engine: E
     own, other, now = await session(engine), await session(engine), time.time()
     await save(engine, own, 0, used=now)
     await save(engine, other, 1, used=now)
-    snapshot = engine.store.snapshot(f"{own}:train:0", 3)
+    snapshot = engine.context.files.snapshot(f"{own}:train:0", 3)
     snapshot.parent.mkdir(parents=True)
-    await engine.finish_session(WHO, own)
+    await sessions.finish_session(engine, WHO, own)
     engine.sessions[other].seen = now + 24 * HOUR
 
-    await tidy(engine, now + 24 * HOUR + 60)
+    await clean_up(engine, now + 24 * HOUR + 60)
 
     assert engine.sessions.keys() == {other}
     assert kept(engine) == [1]

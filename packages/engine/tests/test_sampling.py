@@ -7,11 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dreadnode_engine.compute.base_models import Device, LoadedBase
-from dreadnode_engine.compute.decoding import Batch, Ticket
-from dreadnode_engine.compute.multi_adapter import MixedNetwork
-from dreadnode_engine.compute.sampling import Drawer, Plan, Stopper, parse, plan, with_seed
-from dreadnode_engine.compute.served_models import ServedModel, inspect_model
+from dreadnode_engine.base_models.discovery import ServedModel, inspect_model
+from dreadnode_engine.compute.decoding import BatchRequest, SamplingBatch
+from dreadnode_engine.compute.loaded_model import Device, LoadedBase
+from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
+from dreadnode_engine.compute.sampling import (
+    Plan,
+    StopCondition,
+    TokenSampler,
+    parse,
+    plan,
+    with_seed,
+)
 from dreadnode_engine.errors import Refused
 from tinker.proto import response_conv
 from tinker.types import SampleRequest
@@ -47,15 +54,19 @@ def make_plan(served: ServedModel, *args: Any, seed: int = 0, **fields: Any) -> 
 
 
 def run(
-    base: LoadedBase, plans: list[Plan], network: MixedNetwork | None = None, **limits: int
+    base: LoadedBase, plans: list[Plan], network: MultiAdapterNetwork | None = None, **limits: int
 ) -> Any:
     """Decode PLANS together, each joining some steps after the one before it."""
-    batch = Batch(base, network or base.mixed, **{"rows": 64, "positions": 65536, **limits})
+    batch = SamplingBatch(
+        base, network or base.sampling_network, **{"rows": 64, "tokens": 65536, **limits}
+    )
     answers: dict[int, bytes] = {}
     for i, one in enumerate(plans):
-        stopper = Stopper(one, base)
+        stop_condition = StopCondition(one, base)
         batch.add(
-            Ticket(one, stopper, lambda answer, i=i: answers.update({i: answer}), pytest.fail)
+            BatchRequest(
+                one, stop_condition, lambda answer, i=i: answers.update({i: answer}), pytest.fail
+            )
         )
         for _ in range(3):
             batch.advance()
@@ -117,7 +128,7 @@ def test_room_for_few_rows_or_positions_only_makes_it_slower(llama: LoadedBase) 
     plans = [make_plan(llama.served, params={"seed": i}, num_samples=3) for i in range(4)]
 
     wide = run(llama, plans)
-    for limits in ({"rows": 2}, {"positions": 20}, {"positions": 1}):
+    for limits in ({"rows": 2}, {"tokens": 20}, {"tokens": 1}):
         narrow = run(llama, plans, **limits)
         for a, b in zip(wide, narrow, strict=True):
             assert [s.tokens for s in a.sequences] == [s.tokens for s in b.sequences]
@@ -128,7 +139,7 @@ def drawn(logits: list[float], count: int = 20_000, **params: Any) -> np.ndarray
     served = ServedModel("m", Path(), "LlamaForCausalLM", 128, len(logits), 0, "")
     one = make_plan(served, [0], params={"seed": 5, **params})
     logprobs = torch.log_softmax(torch.tensor(logits), -1)
-    tokens = Drawer(one, 0).draws(logprobs, count)
+    tokens = TokenSampler(one, 0).sample_many(logprobs, count)
     return np.bincount(tokens.numpy(), minlength=len(logits)) / count
 
 
@@ -200,7 +211,7 @@ def test_a_request_without_a_seed_is_given_one_when_it_is_accepted(llama: Loaded
 def always(base: LoadedBase, token: int, **params: Any) -> Any:
     """Sample from a model that says TOKEN whatever it is asked."""
 
-    class Stubborn(MixedNetwork):
+    class Stubborn(MultiAdapterNetwork):
         def logits(self, hidden: torch.Tensor) -> torch.Tensor:
             return (
                 torch.nn.functional.one_hot(

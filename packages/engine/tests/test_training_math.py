@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dreadnode_engine.base_models.discovery import inspect_model
 from dreadnode_engine.compute.adapters import LoraShape
-from dreadnode_engine.compute.base_models import Device, LoadedBase
-from dreadnode_engine.compute.served_models import inspect_model
+from dreadnode_engine.compute.loaded_model import Device, LoadedBase
 from dreadnode_engine.compute.training import Limits, check, micro_batches
+from dreadnode_engine.compute.training_state import TrainingState, read_state, write_tensors
 from dreadnode_engine.errors import OperationFailed
-from dreadnode_engine.http.protobuf import Datum, ForwardBackward, Logprobs
-from dreadnode_engine.state.runs import TrainingState, read_state, write_tensors
+from dreadnode_engine.protocol.protobuf import Datum, ForwardBackward, Logprobs
 from tinker.types import AdamParams
 from torch import Tensor
 
@@ -34,7 +34,7 @@ def bases(models_dir: Path) -> dict[str, LoadedBase]:
 
 def new_state(base: LoadedBase, shape: LoraShape = SHAPE) -> TrainingState:
     """Make a run whose adapter already does something."""
-    wrapper, _ = base.wrapped(shape)
+    wrapper, _ = base.wrapper_for(shape)
     generator = torch.Generator().manual_seed(1)
     tensors = {
         name: torch.randn(size, generator=generator) * 0.1 for name, size in wrapper.shapes.items()

@@ -33,12 +33,12 @@ CONFIG_FILE = "adapter_config.json"
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "gate_up_proj"}
 ADAPTED = frozenset(_ATTENTION | _MLP | {"lm_head"})
-"""The names that a linear layer has when an adapter may train it."""
+"""Names of the linear layers that an adapter may train."""
 
 
 @dataclass(frozen=True)
 class LoraShape:
-    """What decides the shapes of an adapter's tensors on a given base model."""
+    """The rank of an adapter and the layers that it trains."""
 
     rank: int
     train_mlp: bool
@@ -46,8 +46,8 @@ class LoraShape:
     train_unembed: bool
 
 
-class Wrapped:
-    """A base model wrapped by PEFT for one LoRA shape, into which adapters are bound."""
+class PeftWrapper:
+    """A base model wrapped by PEFT for one LoRA shape. Adapters are bound into it."""
 
     def __init__(self, base: nn.Module, shape: LoraShape) -> None:
         shared = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
@@ -60,7 +60,7 @@ class Wrapped:
         model.eval()
         self.causal_lm = model.get_base_model()
         for layer in model.modules():
-            # What decides is the layer's own flag; nothing inside it is to behave as in training.
+            # Only the layer's own flag turns checkpointing on; modules inside it stay in eval mode.
             if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
                 layer.training = True
         self._slots = dict(_slots(model))
@@ -68,12 +68,12 @@ class Wrapped:
         self.device = next(base.parameters()).device
 
     def bind(self, tensors: Mapping[str, Tensor]) -> None:
-        """Let the wrapper compute with TENSORS, by the names of PEFT's own files."""
+        """Compute with TENSORS, which have the names of PEFT's files."""
         for name, module in self._slots.items():
             module._parameters["weight"] = tensors[name]  # type: ignore[assignment]
 
     def initial(self, seed: int) -> dict[str, Tensor]:
-        """Return the tensors of a new adapter: LoRA's usual start, drawn from SEED alone."""
+        """Return a new adapter: A is Kaiming-uniform from SEED, B is zero (Hu et al. 2021)."""
         generator = torch.Generator().manual_seed(seed)
         tensors = {}
         for name, shape in self.shapes.items():
@@ -84,7 +84,7 @@ class Wrapped:
         return tensors
 
     def save(self, tensors: Mapping[str, Tensor], folder: Path, base_model: str) -> None:
-        """Write TENSORS into FOLDER in PEFT's format, as an adapter of BASE_MODEL."""
+        """Write TENSORS into FOLDER as an adapter of BASE_MODEL in PEFT's format."""
         config = copy.copy(self.config)
         config.inference_mode = True
         config.base_model_name_or_path = base_model
@@ -93,20 +93,21 @@ class Wrapped:
         save_file(whole, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
     def load(self, folder: Path) -> dict[str, Tensor]:
-        """Read the adapter in FOLDER, which must have this wrapper's shape."""
+        """Read the adapter in FOLDER, in the order of this wrapper's modules."""
         tensors = load_file(folder / WEIGHTS_FILE)
         if {name: tensor.shape for name, tensor in tensors.items()} != self.shapes:
             raise OperationFailed("The saved adapter does not fit this base model")
-        # Copied out of the mapped file, where tensors lie as they come: kernels may add in another
-        # order where the alignment is another.
-        return {name: tensor.to(self.device, copy=True) for name, tensor in tensors.items()}
+        # Sums over all parameters, such as the gradient norm, add in the order of this dictionary:
+        # it comes from the modules, never from the file. The copies are aligned, as kernels may add
+        # in another order where the alignment differs.
+        return {name: tensors[name].to(self.device, copy=True) for name in self.shapes}
 
 
 def lora_config(base: nn.Module, shape: LoraShape) -> LoraConfig:
     """Return PEFT's configuration for SHAPE on the model BASE.
 
-    Experts that are stored as one three-dimensional parameter per layer cannot be targeted as
-    modules; PEFT adapts such parameters directly, and they count as part of the MLP.
+    Experts that are one three-dimensional parameter per layer are no modules; PEFT adapts such
+    parameters directly, and they count as part of the MLP.
     """
     modules, parameters = set(), set()
     for name, module in base.named_modules():
@@ -121,7 +122,9 @@ def lora_config(base: nn.Module, shape: LoraShape) -> LoraConfig:
     if shape.train_unembed:
         modules.add("lm_head")
     if not modules and not parameters:
-        raise OperationFailed("Nothing is left to train; turn on train_attn, train_mlp or unembed")
+        raise OperationFailed(
+            "The adapter has nothing to train; turn on train_mlp, train_attn or train_unembed"
+        )
     return LoraConfig(
         r=shape.rank,
         lora_alpha=ALPHA,
@@ -134,14 +137,14 @@ def lora_config(base: nn.Module, shape: LoraShape) -> LoraConfig:
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
-    """Yield the modules that hold LoRA weights, by the names that PEFT gives them in files."""
+    """Yield the modules with LoRA weights, by the names that they have in PEFT's files."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and name.endswith((".lora_A.default", ".lora_B.default")):
             yield f"{name.removesuffix('.default')}.weight", module
 
 
 def saved_shape(folder: Path) -> LoraShape:
-    """Return the shape of the adapter in FOLDER, as its configuration tells it."""
+    """Return the shape of the adapter in FOLDER."""
     config = json.loads((folder / CONFIG_FILE).read_text())
     modules = set(config["target_modules"])
     return LoraShape(
@@ -153,7 +156,7 @@ def saved_shape(folder: Path) -> LoraShape:
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Tensor], int, float]:
-    """Read the adapter in FOLDER: its tensors by the names in the file, its rank, and its scale."""
+    """Return the tensors of the adapter in FOLDER by name, its rank, and its scale."""
     config = json.loads((folder / CONFIG_FILE).read_text())
     rank = int(config["r"])
     return load_file(folder / WEIGHTS_FILE), rank, float(config["lora_alpha"]) / rank
@@ -167,7 +170,7 @@ def factors_of(
     Args:
         tensors: an adapter, by the names of PEFT's files.
         sizes: the shape of every weight that can be adapted, by its name in the model.
-        scale: what the update is multiplied by; it goes into `b`.
+        scale: multiplies the update; `b` includes it.
 
     Yields:
         The weight's name, `a` (rank, in) and `b` (rank, out); both with the experts in front
@@ -178,7 +181,7 @@ def factors_of(
             continue
         b = tensors[name.replace(".lora_A.", ".lora_B.")]
         path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
-        # PEFT wraps experts once per weight, one around the other; their sizes tell them apart.
+        # PEFT wraps experts once per weight, nested; only their sizes differ.
         path = path.removesuffix(".base_layer")
         found = [path, f"{path}.gate_up_proj", f"{path}.down_proj"]
         layer = next(

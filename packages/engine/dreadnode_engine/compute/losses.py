@@ -1,4 +1,4 @@
-"""The losses of Tinker, each as its value per token; a loss is the sum of these, never a mean.
+"""The losses of Tinker, per token. A loss is the sum over tokens, not the mean.
 
 The formulas are those of Tinker's documentation. With `p` the log-probability of a target token
 under the current weights, `q` the one under the weights that sampled it, and `r = exp(p - q)`:
@@ -26,14 +26,14 @@ Config = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Loss:
-    """One loss: its value per token, what it needs beside the targets, and its settings.
+    """One loss: its formula, its inputs beside the targets, and its settings.
 
     Attributes:
         elementwise: (log-probabilities, inputs, config) -> loss per token, same shape.
         inputs: names of the per-token tensors it reads.
         defaults: its settings and what they are when not given.
-        gain: name of the input that multiplies every gradient, if there is one: where it is
-            zero, nothing has to be differentiated.
+        gain: the input that multiplies every gradient, if there is one: where it is zero, the
+            gradient is zero.
     """
 
     elementwise: Callable[[Tensor, Inputs, Config], Tensor]
@@ -79,14 +79,14 @@ LOSSES: Mapping[str, Loss] = {
 }
 
 _NOT_HERE = {
-    "gspo": "averages ratios over a sequence in a way that no public formula of Tinker fixes",
-    "stable_reinforce": "needs records of the sampler that no public document describes",
+    "gspo": "has no public formula of Tinker for its sequence-level ratio",
+    "stable_reinforce": "needs sampler records that no public document describes",
     "custom": "runs in the client; call `forward_backward_custom`, which sends cross_entropy",
 }
 
 
 def find_loss(name: str, config: Mapping[str, float | str]) -> tuple[Loss, Config]:
-    """Return the loss NAME with every setting of CONFIG resolved, or say why it is not served."""
+    """Return the loss NAME with every setting resolved, or raise `OperationFailed`."""
     loss = LOSSES.get(name)
     if loss is None:
         why = _NOT_HERE.get(name, "is not a loss of Tinker")

@@ -1,9 +1,10 @@
-"""What things weigh, before they are made: so that what does not fit is refused, not tried.
+"""Memory estimates, made before anything is loaded: what does not fit is refused.
 
 The figures are estimates from shapes. Weights, gradients and optimizer are exact; activations are
 an upper bound for a micro-batch of one decoder layer stack, which is what a request can add.
 """
 
+import ctypes
 import functools
 import math
 from pathlib import Path
@@ -13,13 +14,15 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from dreadnode_engine.compute.adapters import LoraShape, Wrapped
-from dreadnode_engine.compute.base_models import Device
-from dreadnode_engine.compute.served_models import ServedModel
+from dreadnode_engine.base_models.discovery import ServedModel
+from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
+from dreadnode_engine.compute.loaded_model import Device
 from dreadnode_engine.compute.training import LOGIT_ROWS
 
+SHARE = 0.8
+"""Share of the free memory that the engine may use."""
 FLOAT = 4
-"""Bytes of what is trained: adapters, gradients and moments are float32 on every device."""
+"""Bytes of one trained number: adapters, gradients and moments are always float32."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -34,7 +37,7 @@ def parameters(path: Path) -> int:
 
 
 def base_bytes(served: ServedModel, dtype: torch.dtype) -> int:
-    """Return what the weights of a base model take."""
+    """Return the bytes of the weights of a base model."""
     return parameters(served.path) * dtype.itemsize
 
 
@@ -43,19 +46,19 @@ def adapter_parameters(path: Path, shape: LoraShape) -> int:
     """Return how many weights an adapter of SHAPE has on the model in PATH."""
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(path, local_files_only=True)
-        # float32 is the default already: another one would be set for every thread meanwhile.
+        # float32 is the default dtype; another one would be set for all threads meanwhile.
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        skeleton = Wrapped(model, shape)
+        skeleton = PeftWrapper(model, shape)
     return sum(math.prod(size) for size in skeleton.shapes.values())
 
 
 def adapter_bytes(served: ServedModel, shape: LoraShape) -> int:
-    """Return what the weights of an adapter of SHAPE take."""
+    """Return the bytes of the weights of an adapter of SHAPE."""
     return FLOAT * adapter_parameters(served.path, shape)
 
 
 def run_bytes(served: ServedModel, shape: LoraShape) -> int:
-    """Return what a run takes: weights, gradients and Adam's two moments."""
+    """Return the bytes of a run: weights, gradients and Adam's two moments."""
     return 4 * adapter_bytes(served, shape)
 
 
@@ -82,13 +85,46 @@ def cache_bytes(served: ServedModel, dtype: torch.dtype, positions: int) -> int:
     return 2 * positions * int(config.num_hidden_layers) * groups * width * dtype.itemsize
 
 
-def available(device: str) -> int:
-    """Return the bytes that the engine may fill: four fifths of what is free on DEVICE now."""
-    if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0] * 0.8)
-    return int(psutil.virtual_memory().available * 0.8)
+class Budget:
+    """How much memory the engine may use: a fixed figure, or four fifths of what is free.
+
+    What is free is measured again each time, and what the engine holds already counts as free: it
+    is the engine's to evict. So the budget grows and shrinks with the machine.
+
+    """
+
+    def __init__(self, device: str, fixed: int | None) -> None:
+        self._device = device
+        self._fixed = fixed
+        self._process = psutil.Process()
+        # What the process takes before it holds any model is not the engine's to evict.
+        self._start = self._process.memory_info().rss
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that may be used now."""
+        if self._fixed is not None:
+            return self._fixed
+        if self._device == "cuda":
+            free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
+        else:
+            held = max(0, self._process.memory_info().rss - self._start)
+            free = psutil.virtual_memory().available + held
+        return int(free * SHARE)
+
+    def give_back(self) -> None:
+        """Return free memory from the allocator to the operating system."""
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
+        trim_allocator()
 
 
-def told(size: int) -> str:
-    """Return SIZE in bytes as people read it."""
+def trim_allocator() -> None:
+    """Let glibc return free memory, of which it keeps gigabytes after a backward pass."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
+
+
+def format_bytes(size: int) -> str:
+    """Return SIZE in bytes for people."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**28 else f"{size / 2**20:.0f} MiB"

@@ -1,10 +1,10 @@
-"""Many adapters in one batch: each row is computed with the adapter that it asks for.
+"""Many adapters in one batch: each row is computed with its own adapter.
 
-For every layer the low-rank factors of all adapters in use lie side by side, as one wide adapter.
-A row goes through all of it at once, and what is not its own is set to zero between the two
-factors, so a batch costs two matrix products per layer however many adapters are in it, and a
-row of the base model gets exactly the base model. Training does not come here: a run computes
-alone, through PEFT (`adapters.py`).
+In every layer the low-rank factors of all adapters in use are concatenated to one wide adapter.
+Each row is multiplied with all of it, and the ranks of other adapters are set to zero between the
+two factors. So a batch costs two matrix products per layer for any number of adapters, and a row
+without an adapter gets exactly the base model. Training does not use this: a run computes alone,
+through PEFT (`adapters.py`).
 """
 
 import copy
@@ -24,21 +24,21 @@ from dreadnode_engine.compute.network import Network
 from dreadnode_engine.errors import OperationFailed
 
 MAX_RANKS = 1024
-"""How many ranks, over all adapters, may be in use at once; one adapter more has to wait."""
+"""Ranks of all adapters in one batch; a request with another adapter waits beyond that."""
 IDLE_ADAPTERS = 4
-"""How many adapters that no sample uses now stay in memory for the next request."""
+"""Unused adapters that stay in memory for the next request."""
 
 _NUMBERS = itertools.count(1)
 Factors = tuple[Tensor, Tensor]
-"""`a` (ranks, in) and `b` (ranks, out) of one layer, or both with the experts in front."""
+"""`a` (ranks, in) and `b` (ranks, out) of one layer; with experts, (experts, ranks, in or out)."""
 
 
 Layout = tuple[tuple[int, int], ...]
-"""The adapters that lie side by side on one layer: the number of each, and its ranks."""
+"""The adapters that are concatenated in one layer: the number of each, and its ranks."""
 
 
 class Adapter:
-    """An adapter in memory, ready to be laid beside others: its factors by the layer's name."""
+    """An adapter in memory: its factors by the name of the layer."""
 
     def __init__(
         self, folder: Path, sizes: Mapping[str, tuple[int, ...]], device: torch.device
@@ -48,24 +48,24 @@ class Adapter:
             tensors, self.rank, scale = read_adapter(folder)
         except (OSError, SafetensorError):
             raise OperationFailed(
-                "The weights of this sampler are no longer kept; save them again"
+                "The weights of this sampler were deleted; save them again"
             ) from None
         self.number = next(_NUMBERS)
         self.factors: dict[str, Factors] = {}
         for name, a, b in factors_of(tensors, sizes, scale):
-            # Zero times infinity would reach the rows of others.
+            # Zero times infinity is NaN, which would reach the rows of others.
             if not (a.isfinite().all() and b.isfinite().all()):
                 raise OperationFailed("The weights of this sampler are not all finite numbers")
             self.factors[name] = a.to(device), b.to(device)
 
     @property
     def bytes(self) -> int:
-        """What it takes in memory."""
+        """Bytes in memory."""
         return sum(part.nbytes for pair in self.factors.values() for part in pair)
 
 
 def _stamp(folder: Path) -> tuple[int, int] | None:
-    """Return what tells the weights in FOLDER from others there; None if there are none."""
+    """Return an identity of the weights file in FOLDER; None if there is none."""
     try:
         status = (folder / WEIGHTS_FILE).stat()
     except OSError:
@@ -73,24 +73,24 @@ def _stamp(folder: Path) -> tuple[int, int] | None:
     return status.st_ino, status.st_mtime_ns
 
 
-class Rows:
-    """Which adapter each row of the batch at hand asks for, by its number; 0 is none."""
+class RowAdapters:
+    """The number of the adapter of each row in the current batch; 0 is the base model."""
 
     def __init__(self) -> None:
         self.wanted: list[int] = []
-        self._others: dict[Layout, Tensor | None] = {}
+        self._masks: dict[Layout, Tensor | None] = {}
 
     def set(self, wanted: list[int]) -> None:
-        """Let row i want the adapter WANTED[i]."""
+        """Use the adapter WANTED[i] for row i."""
         if wanted != self.wanted:
             self.wanted = wanted
-            self._others = {}
+            self._masks = {}
 
-    def others(self, layout: Layout, device: torch.device) -> Tensor | None:
-        """Return which ranks of LAYOUT are not the row's own; None when no row has any there."""
-        if layout not in self._others:
-            self._others[layout] = self._find(layout, device)
-        return self._others[layout]
+    def masked(self, layout: Layout, device: torch.device) -> Tensor | None:
+        """Return the mask (rows, ranks) of foreign ranks; None if no row has ranks in LAYOUT."""
+        if layout not in self._masks:
+            self._masks[layout] = self._find(layout, device)
+        return self._masks[layout]
 
     def _find(self, layout: Layout, device: torch.device) -> Tensor | None:
         numbers = [number for number, _ in layout]
@@ -101,11 +101,11 @@ class Rows:
         return (torch.tensor(self.wanted)[:, None] != owners).to(device)
 
 
-class Stack:
-    """The factors of all adapters in use on one layer, and who owns which ranks of them."""
+class AdapterStack:
+    """The concatenated factors of all adapters in one layer."""
 
     def __init__(
-        self, rows: Rows, name: str, size: tuple[int, ...], layer: nn.Linear | None
+        self, rows: RowAdapters, name: str, size: tuple[int, ...], layer: nn.Linear | None
     ) -> None:
         self.name = name
         self.size = size
@@ -116,7 +116,7 @@ class Stack:
         self.a = self.b = torch.empty(0)
 
     def fill(self, adapters: Sequence[Adapter]) -> None:
-        """Lay the factors of ADAPTERS side by side; one alone is not copied."""
+        """Concatenate the factors of ADAPTERS; a single one is not copied."""
         mine = [
             (one.number, *one.factors[self.name]) for one in adapters if self.name in one.factors
         ]
@@ -126,54 +126,56 @@ class Stack:
             self.a, self.b = (p[0] if len(p) == 1 else torch.cat(p, dim=-2) for p in parts)
         else:
             self.a = self.b = torch.empty(0)
-        # A layer with nothing to add is called without a detour.
+        # Without adapters the layer is called without a hook.
         if self._hook is not None and not mine:
             self._hook.remove()
             self._hook = None
         elif self._hook is None and mine and self._layer is not None:
             self._hook = self._layer.register_forward_hook(self)
 
-    def others(self) -> Tensor | None:
-        """Return which ranks each row must not use; None when no row uses any here."""
-        return self._rows.others(self._layout, self.a.device) if self._layout else None
+    def masked(self) -> Tensor | None:
+        """Return the mask of foreign ranks; None if no row uses an adapter here."""
+        return self._rows.masked(self._layout, self.a.device) if self._layout else None
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Add each row's own update to what the layer MODULE made of it (a forward hook)."""
-        others = self.others()
-        if others is None:
+        """Add each row's update to the OUTPUT of the layer (a forward hook)."""
+        masked = self.masked()
+        if masked is None:
             return output
         (x,) = inputs
         if x.ndim == 3:
-            others = others[:, None]
-        inner = (x.to(self.a.dtype) @ self.a.T).masked_fill(others, 0)
+            masked = masked[:, None]
+        inner = (x.to(self.a.dtype) @ self.a.T).masked_fill(masked, 0)
         return (output + inner @ self.b).to(output.dtype)
 
-    def update(self, x: Tensor, others: Tensor, expert: int) -> Tensor:
-        """Return the update of EXPERT for the tokens X (tokens, in), as OTHERS lets each use it."""
-        inner = (x.to(self.a.dtype) @ self.a[expert].T).masked_fill(others, 0)
+    def update(self, x: Tensor, masked: Tensor, expert: int) -> Tensor:
+        """Return the update of EXPERT for X (tokens, in), with foreign ranks MASKED."""
+        inner = (x.to(self.a.dtype) @ self.a[expert].T).masked_fill(masked, 0)
         return inner @ self.b[expert]
 
 
-class MixedExperts(nn.Module):
+class MultiAdapterExperts(nn.Module):
     """The experts of one layer, each token computed with the adapter of its row."""
 
-    def __init__(self, experts: nn.Module, up: Stack, down: Stack, rows: Rows) -> None:
+    def __init__(
+        self, experts: nn.Module, up: AdapterStack, down: AdapterStack, rows: RowAdapters
+    ) -> None:
         super().__init__()
         self.experts = experts
         self._up, self._down, self._rows = up, down, rows
 
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
-        """Return the weighed sum of the CHOSEN experts for each token of HIDDEN (tokens, width)."""
-        others = [stack.others() for stack in (self._up, self._down)]
-        if others[0] is None and others[1] is None:
+        """Return the weighted sum of the CHOSEN experts, for HIDDEN (tokens, width)."""
+        masked = [stack.masked() for stack in (self._up, self._down)]
+        if masked[0] is None and masked[1] is None:
             return self.experts(hidden, chosen, weights)  # type: ignore[no-any-return]
-        # All rows of a batch are equally long here, prompts by padding.
+        # All rows of a batch have the same length here: prompts are padded.
         row_of = torch.arange(len(hidden), device=hidden.device)
         row_of = row_of // (len(hidden) // len(self._rows.wanted))
         total = torch.zeros_like(hidden)
         for expert in torch.unique(chosen).tolist():
             token, place = torch.where(chosen == expert)
-            mine = [None if every is None else every[row_of[token]] for every in others]
+            mine = [None if every is None else every[row_of[token]] for every in masked]
             inner = self._one(self._up, "gate_up_proj", hidden[token], expert, mine[0])
             inner = self.experts._apply_gate(inner)  # type: ignore[operator]
             outer = self._one(self._down, "down_proj", inner, expert, mine[1])
@@ -181,67 +183,67 @@ class MixedExperts(nn.Module):
         return total
 
     def _one(
-        self, stack: Stack, name: str, x: Tensor, expert: int, others: Tensor | None
+        self, stack: AdapterStack, name: str, x: Tensor, expert: int, masked: Tensor | None
     ) -> Tensor:
         weights: Tensor = getattr(self.experts, name)
         output = x @ weights[expert].T
-        if others is None:
+        if masked is None:
             return output
-        return (output + stack.update(x, others, expert)).to(output.dtype)
+        return (output + stack.update(x, masked, expert)).to(output.dtype)
 
 
-class MixedNetwork(Network):
-    """A base model that computes each row with its own adapter, and shares the base's weights."""
+class MultiAdapterNetwork(Network):
+    """A base model that computes each row with its own adapter, on the shared base weights."""
 
     def __init__(self, base: nn.Module) -> None:
         shared = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
         skeleton = copy.deepcopy(base, shared)
-        self._rows = Rows()
-        self._stacks: dict[str, Stack] = {}
+        self._rows = RowAdapters()
+        self._stacks: dict[str, AdapterStack] = {}
         for name, module in list(skeleton.named_modules()):
             leaf = name.rpartition(".")[2]
             if isinstance(module, nn.Linear) and leaf in ADAPTED:
-                self._stack(name, module.weight, module)
+                self._add_stack(name, module.weight, module)
             elif leaf == "experts" and isinstance(getattr(module, "gate_up_proj", None), Tensor):
-                self._mix_experts(skeleton, name, module)
+                self._wrap_experts(skeleton, name, module)
         super().__init__(skeleton)
         self._device = next(base.parameters()).device
         self._adapters: dict[Path, Adapter] = {}
         self._stacked: dict[Path, Adapter] = {}
 
-    def _stack(self, name: str, weight: Tensor, layer: nn.Linear | None = None) -> Stack:
-        self._stacks[name] = Stack(self._rows, name, tuple(weight.shape), layer)
+    def _add_stack(self, name: str, weight: Tensor, layer: nn.Linear | None = None) -> AdapterStack:
+        self._stacks[name] = AdapterStack(self._rows, name, tuple(weight.shape), layer)
         return self._stacks[name]
 
-    def _mix_experts(self, skeleton: nn.Module, name: str, experts: nn.Module) -> None:
+    def _wrap_experts(self, skeleton: nn.Module, name: str, experts: nn.Module) -> None:
         up, down = (
-            self._stack(f"{name}.{inner}", getattr(experts, inner))
+            self._add_stack(f"{name}.{inner}", getattr(experts, inner))
             for inner in ("gate_up_proj", "down_proj")
         )
         parent = skeleton.get_submodule(name.rpartition(".")[0])
-        parent.experts = MixedExperts(experts, up, down, self._rows)
+        parent.experts = MultiAdapterExperts(experts, up, down, self._rows)
 
     @property
     def bytes(self) -> int:
-        """What adapters take in memory: once each, and once more where they lie side by side."""
+        """Bytes of adapters: each once, and once more where they are concatenated."""
         beside = sum(one.bytes for one in self._stacked.values()) if len(self._stacked) > 1 else 0
         return beside + sum(one.bytes for one in self._adapters.values())
 
-    def holds(self, folder: Path) -> bool:
+    def is_loaded(self, folder: Path) -> bool:
         """Whether the adapter in FOLDER is in memory."""
         return folder in self._adapters
 
-    def fetch(self, folder: Path) -> Adapter:
-        """Return the adapter in FOLDER, read now if it is not in memory."""
+    def load(self, folder: Path) -> Adapter:
+        """Return the adapter in FOLDER; read it if it is not in memory."""
         adapter = self._adapters.pop(folder, None) or self._read(folder)
-        # The one used last stands last.
+        # Ordered by last use.
         self._adapters[folder] = adapter
         return adapter
 
-    def renew(self, folder: Path) -> None:
-        """Read the adapter in FOLDER again if it is in memory, and others were saved there since.
+    def reload(self, folder: Path) -> None:
+        """Read the adapter in FOLDER again if its file has changed since it was read.
 
-        Samples that are being drawn from there go on with the new weights.
+        Open samples of this adapter continue with the new weights.
         """
         held = self._adapters.get(folder)
         if held is not None and _stamp(folder) not in (None, held.stamp):
@@ -252,26 +254,26 @@ class MixedNetwork(Network):
         return Adapter(folder, sizes, self._device)
 
     def fits(self, using: Sequence[Path | None], folder: Path) -> bool:
-        """Whether the adapter in FOLDER may be used beside those that are USING the batch."""
+        """Whether the adapter in FOLDER fits into a batch with the adapters USING it."""
         beside = {one for one in using if one is not None and one != folder}
-        ranks = sum(self.fetch(one).rank for one in beside) + self.fetch(folder).rank
+        ranks = sum(self.load(one).rank for one in beside) + self.load(folder).rank
         return not beside or ranks <= MAX_RANKS
 
-    def route(self, rows: Sequence[Path | None], beside: Sequence[Path | None] = ()) -> None:
-        """Compute row i of what follows with ROWS[i]; those BESIDE are needed again soon."""
+    def assign_rows(self, rows: Sequence[Path | None], beside: Sequence[Path | None] = ()) -> None:
+        """Compute row i with the adapter ROWS[i] from now on; keep those BESIDE loaded."""
         wanted = {folder for folder in rows if folder is not None}
         stacked = sum(one.rank for one in self._stacked.values())
-        needed = {folder: self.fetch(folder) for folder in sorted(wanted)}
+        needed = {folder: self.load(folder) for folder in sorted(wanted)}
         spare = stacked > 0 and 2 * sum(one.rank for one in needed.values()) <= stacked
         known = all(self._stacked.get(folder) is one for folder, one in needed.items())
         if not known or (spare and not beside):
             also = {one for one in beside if one is not None} - wanted
-            self._restack(needed | {folder: self.fetch(folder) for folder in sorted(also)})
+            self._restack(needed | {folder: self.load(folder) for folder in sorted(also)})
         self._rows.set([0 if folder is None else needed[folder].number for folder in rows])
 
     @contextmanager
     def only(self, row: int) -> Iterator[None]:
-        """Compute with ROW's adapter alone, whatever is computed."""
+        """Compute with the adapter of ROW alone."""
         rows = self._rows.wanted
         self._rows.set(rows[row : row + 1])
         try:
@@ -279,14 +281,14 @@ class MixedNetwork(Network):
         finally:
             self._rows.set(rows)
 
-    def forget_idle(self, keep: int = 0) -> None:
-        """Drop from memory the adapters that are not in use, all but the KEEP used last."""
+    def drop_idle(self, keep: int = 0) -> None:
+        """Evict the adapters that are not in use, but the KEEP that were used last."""
         idle = [folder for folder in self._adapters if folder not in self._stacked]
         for folder in idle[: max(0, len(idle) - keep)]:
             del self._adapters[folder]
 
     def release(self) -> None:
-        """Use no adapter at all until the next `route`."""
+        """Use no adapter until the next `assign_rows`."""
         self._rows.set([])
         self._restack({})
 
@@ -294,4 +296,4 @@ class MixedNetwork(Network):
         self._stacked = dict(adapters)
         for stack in self._stacks.values():
             stack.fill(list(adapters.values()))
-        self.forget_idle(IDLE_ADAPTERS)
+        self.drop_idle(IDLE_ADAPTERS)

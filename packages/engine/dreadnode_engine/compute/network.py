@@ -1,4 +1,4 @@
-"""A causal language model in two halves: what reads tokens, and what makes logits of that."""
+"""A causal language model in two halves: tokens to hidden states, hidden states to logits."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Network:
-    """A causal language model in two halves, so that logits are made only where they are asked for.
+    """A causal language model in two halves, so that logits are computed only where needed.
 
     `causal_lm` is a plain base model, or one wrapped by PEFT with an adapter bound into it.
     """

@@ -1,4 +1,4 @@
-"""Log-probabilities of a prompt's own tokens, and of others in their place."""
+"""Log-probabilities of a prompt's tokens, and of other tokens in their place."""
 
 from dataclasses import dataclass
 
@@ -9,22 +9,22 @@ from tinker.proto import tinker_public_pb2 as pb
 from torch import Tensor
 
 from dreadnode_engine.compute.network import Network
-from dreadnode_engine.compute.sampling import Drawer, Plan, Targets, top_logprobs
+from dreadnode_engine.compute.sampling import Plan, Targets, TokenSampler, top_logprobs
 from dreadnode_engine.compute.training import LOGIT_ROWS
 
 PROMPT_STREAM = 2**62
-"""The number of the random stream for alternatives, which no sample has."""
+"""The random stream of alternatives: no sample has this number."""
 
 
 @dataclass
 class PromptScores:
-    """What was asked about a prompt of n tokens.
+    """The requested scores of a prompt of n tokens.
 
     Attributes:
-        logprobs: of each prompt token, (n,); NaN where none was asked for, and at the first.
-        top_ids, top_logprobs: the likeliest tokens, (n, k), or None.
-        targets, target_logprobs: the tokens that the request named, and their scores.
-        alternatives, alternative_logprobs: draws at each position after the first, (n - 1, k).
+        logprobs: of each prompt token, (n,); NaN where not requested, and for the first.
+        top_ids, top_logprobs: the most likely tokens, (n, k), or None.
+        targets, target_logprobs: the tokens of the request, and their log-probabilities.
+        alternatives, alternative_logprobs: sampled at each position after the first, (n - 1, k).
     """
 
     logprobs: NDArray[np.float32] | None
@@ -55,7 +55,7 @@ class PromptScores:
 
 
 def score_prompt(network: Network, hidden: Tensor, plan: Plan) -> PromptScores:
-    """Score the prompt of PLAN from its last hidden states (n, width), a slice at a time."""
+    """Score the prompt of PLAN from its hidden states (n, width), `LOGIT_ROWS` rows at a time."""
     n = len(plan.prompt)
     own = np.full(n, np.nan, dtype=np.float32) if plan.prompt_logprobs else None
     k = plan.topk_prompt
@@ -64,7 +64,7 @@ def score_prompt(network: Network, hidden: Tensor, plan: Plan) -> PromptScores:
     scored = np.zeros(len(plan.targets.tokens), dtype=np.float32) if plan.targets else None
     draws = np.zeros((n - 1, plan.alternatives), dtype=np.int32) if plan.alternatives else None
     drawn = np.zeros((n - 1, plan.alternatives), dtype=np.float32) if plan.alternatives else None
-    drawer = Drawer(plan, PROMPT_STREAM)
+    sampler = TokenSampler(plan, PROMPT_STREAM)
     first = 1 if (plan.targets or plan.alternatives) else max(1, n - plan.prompt_logprobs)
     for start in range(first, n, LOGIT_ROWS):
         end = min(n, start + LOGIT_ROWS)
@@ -82,7 +82,7 @@ def score_prompt(network: Network, hidden: Tensor, plan: Plan) -> PromptScores:
         if draws is not None and drawn is not None:
             for i in range(start, end):
                 row = logprobs[i - start]
-                tokens = drawer.draws(row, plan.alternatives)
+                tokens = sampler.sample_many(row, plan.alternatives)
                 draws[i - 1], drawn[i - 1] = tokens.cpu().numpy(), row[tokens].cpu().numpy()
     return PromptScores(own, ids, tops, plan.targets, scored, draws, drawn)
 
@@ -99,7 +99,7 @@ def _score_targets(
 
 
 def topk_message(ids: NDArray[np.int32], logprobs: NDArray[np.float32]) -> pb.TopkLogprobs:
-    """Encode the likeliest tokens of each position, (positions, k)."""
+    """Encode the most likely tokens of each position, (positions, k)."""
     return pb.TopkLogprobs(
         token_ids=ids.astype("<i4").tobytes(),
         logprobs=logprobs.astype("<f4").tobytes(),

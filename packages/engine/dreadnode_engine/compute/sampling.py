@@ -1,8 +1,8 @@
-"""What a sampling request asks for, checked; and how one token is drawn.
+"""Sampling requests, checked, and the sampling of one token.
 
-Log-probabilities are always those of the model itself, before temperature, top-k and top-p, so
-that they equal what the trainer computes for the same tokens. A draw depends on the seed, the
-number of the sample and the position alone.
+Log-probabilities are those of the model, before temperature, top-k and top-p, so they equal what
+the trainer computes for the same tokens. The random number for a token depends only on the seed,
+the number of the sample and the position.
 """
 
 import json
@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from tinker.types import SampleRequest
 from torch import Tensor
 
-from dreadnode_engine.compute.base_models import LoadedBase
-from dreadnode_engine.compute.served_models import ServedModel
+from dreadnode_engine.base_models.discovery import ServedModel
+from dreadnode_engine.compute.loaded_model import LoadedBase
 from dreadnode_engine.errors import Refused
-from dreadnode_engine.http.protobuf import rows_fit
-from dreadnode_engine.http.validation import explain
+from dreadnode_engine.protocol.protobuf import rows_fit
+from dreadnode_engine.protocol.validation import describe_error
 
 MAX_SAMPLES = 1024
 MAX_TOPK = 128
@@ -33,15 +33,15 @@ class Plan:
 
     Attributes:
         prompt: token ids, at least one.
-        samples: how many sequences to draw.
-        max_tokens: how long each may become.
-        seed: what all draws depend on; chosen when the client gave none.
-        temperature, top_k, top_p: the distribution; top_k is 0 for no limit.
-        stop: None to stop at the model's own end, else texts or token ids that end a sequence.
-        prompt_logprobs: how many of the last prompt tokens to score; 0 for none.
-        topk_prompt, topk_sample: how many of the likeliest tokens to report per position.
-        targets: token ids to score at each prompt position after the first, -1 for none.
-        alternatives: draws to make at each prompt position after the first.
+        samples: number of sequences to sample.
+        max_tokens: longest sequence in tokens.
+        seed: of all random numbers; chosen by the engine if the client sends none.
+        temperature, top_k, top_p: the distribution; top_k 0 means no limit.
+        stop: None stops at the model's end-of-text, else strings or token ids that end a sequence.
+        prompt_logprobs: number of the last prompt tokens to score.
+        topk_prompt, topk_sample: number of the most likely tokens to report per position.
+        targets: token ids to score at each prompt position after the first; -1 means none.
+        alternatives: tokens to sample at each prompt position after the first.
     """
 
     prompt: NDArray[np.int64]
@@ -87,21 +87,21 @@ def parse(body: bytes) -> SampleRequest:
     try:
         return SampleRequest.model_validate_json(body)
     except ValidationError as error:
-        raise Refused(explain(error)) from None
+        raise Refused(describe_error(error)) from None
 
 
 def plan(request: SampleRequest, model: ServedModel, seed: int) -> Plan:
-    """Check REQUEST against MODEL, or raise `Refused`; SEED is used if it names none."""
+    """Check REQUEST against MODEL, or raise `Refused`; SEED is used if it has none."""
     if request.record_stability_info:
-        raise Refused("This engine records no stability information; leave it out")
+        raise Refused("Leave out `record_stability_info`: this engine does not record it")
     prompt = _prompt(request, model)
     params = request.sampling_params
     room = model.context - len(prompt) + 1
     max_tokens = room if params.max_tokens is None else params.max_tokens
     if room < 1 or max_tokens > room:
         raise Refused(
-            f"A prompt of {len(prompt)} tokens and max_tokens of {max_tokens} do not fit into "
-            f"the context of {model.context} tokens of {model.id}"
+            f"A prompt of {len(prompt)} tokens and max_tokens of {max_tokens} exceed the "
+            f"context of {model.context} tokens of {model.id}"
         )
     _between("max_tokens", max_tokens, 1, room)
     _between("num_samples", request.num_samples, 1, MAX_SAMPLES)
@@ -139,7 +139,7 @@ def _prompt(request: SampleRequest, model: ServedModel) -> NDArray[np.int64]:
     tokens: list[int] = []
     for chunk in request.prompt.chunks:
         if chunk.type != "encoded_text":
-            raise Refused(f"The prompt holds a chunk of {chunk.type}; this engine takes text")
+            raise Refused(f"The prompt has a chunk of {chunk.type}; this engine takes text only")
         tokens.extend(chunk.tokens)
     if not tokens:
         raise Refused("The prompt is empty; send at least one token")
@@ -147,7 +147,7 @@ def _prompt(request: SampleRequest, model: ServedModel) -> NDArray[np.int64]:
     if low < 0 or high >= model.vocabulary:
         wrong = low if low < 0 else high
         raise Refused(
-            f"The prompt holds the token id {wrong}, and the ids of {model.id} end at "
+            f"The prompt has the token id {wrong}; the largest id of {model.id} is "
             f"{model.vocabulary - 1}"
         )
     return np.array(tokens, dtype=np.int64)
@@ -163,9 +163,9 @@ def _stop(
     texts = tuple(item for item in stop if isinstance(item, str))
     ids = tuple(item for item in stop if isinstance(item, int))
     if "" in texts:
-        raise Refused("A stop text is empty; it would end every sample at once")
+        raise Refused("A stop string is empty; remove it")
     if any(not 0 <= token < model.vocabulary for token in ids):
-        raise Refused(f"A stop token is not one of the ids of {model.id}")
+        raise Refused(f"A stop token is not a token id of {model.id}")
     return texts or ids
 
 
@@ -197,24 +197,24 @@ def _targets(request: SampleRequest, length: int, model: ServedModel) -> Targets
     elif len(tokens) != shape[0] * shape[1]:
         raise Refused(f"{where} does not fill its shape")
     if tokens.size and (tokens.min() < -1 or tokens.max() >= model.vocabulary):
-        raise Refused(f"{where} holds a token id that {model.id} does not have")
+        raise Refused(f"{where} has a token id that {model.id} does not have")
     return Targets(tokens, (shape[0], shape[1]), starts, columns)
 
 
-class Drawer:
-    """Draws the tokens of one sample: the same ones for the same seed, sample and logits.
+class TokenSampler:
+    """Samples the tokens of one sequence: the same for the same seed, number and logits.
 
-    `whole` says whether any token of the vocabulary may be drawn, at some temperature.
+    `whole` is true if any token of the vocabulary may be sampled.
     """
 
     def __init__(self, plan: Plan, sample: int) -> None:
         self.plan = plan
         self.whole = plan.temperature > 0 and not plan.top_k and plan.top_p == 1
-        # A counter-based generator: its stream is decided by the key, not by who drew before.
+        # A counter-based generator: its stream depends only on the key.
         self._random = np.random.Generator(np.random.Philox(key=[plan.seed, sample]))
 
-    def draws(self, logprobs: Tensor, count: int) -> Tensor:
-        """Draw COUNT tokens from LOGPROBS, independently and with replacement."""
+    def sample_many(self, logprobs: Tensor, count: int) -> Tensor:
+        """Sample COUNT tokens from LOGPROBS (vocabulary,), independently."""
         if self.plan.temperature == 0:
             return logprobs.argmax().expand(count)
         uniform = torch.from_numpy(self.uniform(count)).to(logprobs.device)
@@ -223,11 +223,11 @@ class Drawer:
         return places if ids is None else ids[places]
 
     def uniform(self, count: int) -> NDArray[np.float64]:
-        """Return the next COUNT numbers between 0 and 1 of this sample."""
+        """Return the next COUNT random numbers from 0 to 1."""
         return self._random.random(count)
 
     def _filtered(self, logprobs: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return unnormalized weights, and the token ids they are of if not all in order."""
+        """Return unnormalized weights, and their token ids unless these are all ids in order."""
         temperature = torch.tensor(self.plan.temperature)
         weights = _weights(logprobs, temperature.to(logprobs.device))
         if not self.plan.top_k and self.plan.top_p == 1:
@@ -240,58 +240,61 @@ class Drawer:
         return weights, ids
 
 
-def draw_rows(drawers: Sequence[Drawer], logprobs: Tensor) -> tuple[list[int], list[float]]:
-    """Draw a token for each row of LOGPROBS (rows, vocabulary); return them and their scores.
+def sample_rows(
+    samplers: Sequence[TokenSampler], logprobs: Tensor
+) -> tuple[list[int], list[float]]:
+    """Sample a token for each row of LOGPROBS (rows, vocabulary).
 
-    The score of a row whose logits are not numbers is NaN, whatever token it gets.
+    Returns:
+        The tokens and their log-probabilities; NaN for a row whose logits are NaN.
     """
-    tokens = torch.zeros(len(drawers), dtype=torch.int64, device=logprobs.device)
-    whole = [row for row, drawer in enumerate(drawers) if drawer.whole]
-    # All rows at once, because on a GPU each small step costs as much as a large one.
+    tokens = torch.zeros(len(samplers), dtype=torch.int64, device=logprobs.device)
+    whole = [row for row, sampler in enumerate(samplers) if sampler.whole]
+    # 16 rows at once: on a GPU a small step costs as much as a large one.
     for part in (whole[start : start + 16] for start in range(0, len(whole), 16)):
-        picked = [drawers[row] for row in part]
-        uniform = torch.from_numpy(np.stack([drawer.uniform(1) for drawer in picked]))
-        temperatures = torch.tensor([[drawer.plan.temperature] for drawer in picked])
+        picked = [samplers[row] for row in part]
+        uniform = torch.from_numpy(np.stack([sampler.uniform(1) for sampler in picked]))
+        temperatures = torch.tensor([[sampler.plan.temperature] for sampler in picked])
         weights = _weights(logprobs[part], temperatures.to(logprobs.device))
         tokens[part] = _places(weights, uniform.to(logprobs.device))[:, 0]
-    for row, drawer in enumerate(drawers):
-        if not drawer.whole:
-            tokens[row] = drawer.draws(logprobs[row], 1)[0]
+    for row, sampler in enumerate(samplers):
+        if not sampler.whole:
+            tokens[row] = sampler.sample_many(logprobs[row], 1)[0]
     scores = logprobs.gather(-1, tokens[:, None])[:, 0]
     return tokens.tolist(), scores.tolist()
 
 
 def _weights(logprobs: Tensor, temperature: Tensor) -> Tensor:
-    """Return what LOGPROBS (..., vocabulary) weigh at a TEMPERATURE above 0; the likeliest is 1."""
-    # From there on down, all but the likeliest weigh nothing, and float32 ends soon after.
+    """Return weights of LOGPROBS (..., vocabulary) at TEMPERATURE; the largest is 1."""
+    # Below this, every other token has weight 0, and float32 would underflow.
     temperature = temperature.clamp(min=1e-30)
-    # The largest goes first: divided before, all of them could be minus infinity.
+    # Subtract the largest before dividing, or all could become minus infinity.
     return torch.exp((logprobs - logprobs.amax(-1, keepdim=True)) / temperature)
 
 
 def _places(weights: Tensor, uniform: Tensor) -> Tensor:
-    """Return where each of UNIFORM (..., draws) falls among WEIGHTS (..., places)."""
+    """Return the index that each of UNIFORM (..., n) selects among WEIGHTS (..., vocabulary)."""
     sums = weights.double().cumsum(-1)
     total = sums[..., -1:].contiguous()
     places = torch.searchsorted(sums, uniform * total, right=True)
-    # Rounding can carry a number up to the end: then the last place of any weight it is. Weights
-    # that are not numbers would carry it beyond, where a GPU stops for good.
+    # Rounding may select the end: then take the last index with a weight. NaN weights would select
+    # beyond it, which is a fatal error on a GPU.
     last = torch.searchsorted(sums, total).clamp(max=sums.shape[-1] - 1)
     return torch.minimum(places, last)
 
 
-class Stopper:
-    """Decides when a sequence ends: at the model's own end, at given tokens, or at given texts."""
+class StopCondition:
+    """Ends a sequence at end-of-text, at given tokens, or at given strings."""
 
     def __init__(self, plan: Plan, base: LoadedBase) -> None:
         stop = base.eos if plan.stop is None else plan.stop
         self._ids = frozenset(item for item in stop if isinstance(item, int))
         self._texts = tuple(item for item in stop if isinstance(item, str))
         self._tokenizer = base.tokenizer
-        # A token may be a part of a character, so as many tokens as the text has bytes can matter.
+        # A token may be one byte of a character, so look at as many tokens as the string has bytes.
         self._window = max((len(text.encode()) for text in self._texts), default=0) + 4
 
-    def ends(self, tokens: Sequence[int]) -> bool:
+    def reached(self, tokens: Sequence[int]) -> bool:
         """Whether the last of TOKENS ends the sequence."""
         if tokens[-1] in self._ids:
             return True
@@ -302,7 +305,7 @@ class Stopper:
 
 
 def with_seed(body: bytes, seed: int) -> bytes:
-    """Return BODY with SEED written in, so that drawing again after a kill draws the same."""
+    """Return BODY with SEED if it has none, so that sampling after a kill repeats the tokens."""
     fields: dict[str, Any] = json.loads(body)
     params = fields["sampling_params"]
     if params.get("seed") is None:
@@ -311,7 +314,7 @@ def with_seed(body: bytes, seed: int) -> bytes:
 
 
 def top_logprobs(logprobs: Tensor, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Return ids and log-probabilities of the K likeliest tokens of each row of LOGPROBS."""
+    """Return ids and log-probabilities (rows, K) of the most likely tokens of LOGPROBS."""
     values, ids = logprobs.topk(min(k, logprobs.shape[-1]))
     missing = k - ids.shape[-1]
     pad = ((0, 0),) * (ids.ndim - 1) + ((0, missing),)

@@ -1,8 +1,8 @@
 """Forward, backward and optimizer step of one run.
 
-What comes out is a function of the request and the run's state alone: how a request is split
-into micro-batches depends on its own sequences only, and requests of different runs are never
-merged. That is what lets a journal be replayed bit for bit.
+The result depends only on the request and the run's state: how a request is split into
+micro-batches depends on its own sequences, and requests of different runs are never merged. So a
+replay of the journal gives the same bits.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from dreadnode_engine.compute.losses import Config, Loss, find_loss
 from dreadnode_engine.compute.network import Network
 from dreadnode_engine.errors import OperationFailed
-from dreadnode_engine.http.protobuf import Datum, ForwardBackward, Logprobs
+from dreadnode_engine.protocol.protobuf import Datum, ForwardBackward, Logprobs
 
 LOGIT_ROWS = 512
-"""Positions whose logits exist at the same time: what bounds the memory of a large vocabulary."""
+"""Tokens whose logits exist at the same time: bounds the memory of a large vocabulary."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask of a base model."""
+    """The bounds of one request on a base model."""
 
     vocabulary: int
     context: int
@@ -57,10 +57,10 @@ class Job:
 
 
 def check(request: ForwardBackward, limits: Limits) -> Job:
-    """Check REQUEST whole before any of it is computed, or raise `OperationFailed`."""
+    """Check all of REQUEST before anything is computed, or raise `OperationFailed`."""
     loss, config = find_loss(request.loss_fn, request.config)
     if not request.data:
-        raise OperationFailed("The request holds no data; send at least one datum")
+        raise OperationFailed("The request has no data; send at least one datum")
     examples = [_example(i, datum, loss, limits) for i, datum in enumerate(request.data)]
     return Job(loss, config, request.forward_only, examples)
 
@@ -72,7 +72,7 @@ def _example(index: int, datum: Datum, loss: Loss, limits: Limits) -> Example:
         raise OperationFailed(f"The model input of {where} is empty")
     if length > limits.context:
         raise OperationFailed(
-            f"The model input of {where} has {length} tokens, and this model takes {limits.context}"
+            f"The model input of {where} has {length} tokens; this model takes {limits.context}"
         )
     _check_ids(f"The model input of {where}", datum.tokens, limits.vocabulary)
     inputs = dict(datum.inputs)
@@ -91,7 +91,7 @@ def _example(index: int, datum: Datum, loss: Loss, limits: Limits) -> Example:
     if loss.inputs == ("weights",):
         inputs.setdefault("weights", np.ones(targets.shape, dtype=np.float32))
     elif (weights := inputs.pop("weights", None)) is not None:
-        _check_needless(weights, inputs.get("advantages"), loss, where)
+        _check_redundant_weights(weights, inputs.get("advantages"), loss, where)
     if unknown := sorted(set(inputs) - set(loss.inputs)):
         raise OperationFailed(f"The loss does not read the input `{unknown[0]}` of {where}")
     checked = {}
@@ -105,20 +105,20 @@ def _example(index: int, datum: Datum, loss: Loss, limits: Limits) -> Example:
                 f"and `target_tokens` has {_shape(targets)}"
             )
         if not np.isfinite(values).all():
-            raise OperationFailed(f"The input `{name}` of {where} holds a value that is not finite")
+            raise OperationFailed(f"The input `{name}` of {where} has a value that is not finite")
         checked[name] = values.astype(np.float32)
     return Example(datum.tokens, targets.astype(np.int64), checked)
 
 
-def _check_needless(
+def _check_redundant_weights(
     weights: NDArray[Any], advantages: NDArray[Any] | None, loss: Loss, where: str
 ) -> None:
-    """Take weights beside advantages, as examples send them, only where they say nothing new."""
+    """Refuse weights beside advantages unless they are 1 wherever the token counts."""
     counts = np.ones_like(weights) if loss.gain is None else advantages
     if counts is None or counts.shape != weights.shape or np.any((weights != 1) & (counts != 0)):
         raise OperationFailed(
-            f"The loss takes no `weights` beside advantages, and those of {where} are not one "
-            "wherever it counts; multiply them into `advantages`"
+            f"The loss does not read `weights`, and those of {where} are not 1 everywhere; "
+            "multiply them into `advantages`"
         )
 
 
@@ -131,14 +131,14 @@ def _check_ids(where: str, ids: NDArray[np.generic], vocabulary: int) -> None:
     if low < 0 or high >= vocabulary:
         wrong = low if low < 0 else high
         raise OperationFailed(
-            f"{where} holds the token id {wrong}, and this model's ids end at {vocabulary - 1}"
+            f"{where} has the token id {wrong}; the largest id of this model is {vocabulary - 1}"
         )
 
 
 def run_job(network: Network, job: Job, budget: int) -> Generator[None, None, Logprobs]:
-    """Compute JOB, adding gradients to the bound adapter; yields between micro-batches.
+    """Compute JOB and add gradients to the bound adapter; yield between micro-batches.
 
-    The caller binds the adapter again after every yield, because other runs have had their turn.
+    The caller binds the adapter again after every yield: other runs may have computed.
     """
     logprobs: dict[int, NDArray[np.float32]] = {}
     losses: dict[int, NDArray[np.float32]] = {}
@@ -161,12 +161,12 @@ def run_job(network: Network, job: Job, budget: int) -> Generator[None, None, Lo
 
 
 def micro_batches(sizes: Sequence[tuple[int, int]], budget: int) -> Iterator[list[int]]:
-    """Group sequences of like length, so that each group padded holds at most BUDGET tokens.
+    """Group sequences of similar length; each padded group has at most BUDGET tokens.
 
-    SIZES are lengths and targets per token; these are the same for all of a group.
+    SIZES are (length, targets per token); the latter is the same within a group.
     """
     batch: list[int] = []
-    # Longest first: the first of a group is what the others are padded to.
+    # Longest first: the others of a group are padded to the first.
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i][1], -sizes[i][0])):
         length, columns = sizes[batch[0]] if batch else sizes[index]
         if batch and (length * (len(batch) + 1) > budget or columns != sizes[index][1]):
@@ -180,13 +180,13 @@ def micro_batches(sizes: Sequence[tuple[int, int]], budget: int) -> Iterator[lis
 def _micro_batch(
     network: Network, job: Job, examples: Sequence[Example]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Compute one padded batch, and yield log-probabilities and losses of each example."""
+    """Compute one padded batch; yield log-probabilities and losses of each example."""
     device = next(network.causal_lm.parameters()).device
     width = max(len(example.tokens) for example in examples)
     padded = torch.zeros(len(examples), width, dtype=torch.int64)
     for row, example in enumerate(examples):
         padded[row, : len(example.tokens)] = torch.from_numpy(example.tokens)
-    # Padding stands to the right, where causal attention never looks, so it needs no mask.
+    # Padding is on the right, which causal attention never reads, so it needs no mask.
     with torch.set_grad_enabled(not job.forward_only):
         hidden = network.hidden(padded.to(device), use_cache=False)
     flat = hidden.reshape(-1, hidden.shape[-1])
@@ -215,11 +215,11 @@ def _stack(arrays: Sequence[NDArray[np.generic]]) -> Tensor:
 def _head(
     network: Network, job: Job, states: Tensor, targets: Tensor, inputs: Mapping[str, Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Score TARGETS (positions, columns) from hidden STATES (positions, width), a slice at a time.
+    """Score TARGETS (tokens, columns) from hidden STATES (tokens, width), a slice at a time.
 
-    Every loss here is a sum over tokens, so the gradient of a slice of logits is known as soon as
-    the slice is; it goes back into the states at once, and the logits are freed. Positions whose
-    gradient is zero whatever the model says, such as the tokens of a prompt, are only scored.
+    Every loss is a sum over tokens, so the gradient of a slice of logits is known at once: it is
+    propagated to the states, and the logits are freed. Tokens whose gain is zero, such as those of
+    a prompt, are only scored.
     """
     p = torch.zeros(targets.shape, device=states.device)
     loss = torch.zeros_like(p)
@@ -242,10 +242,10 @@ def _head(
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Score TARGETS (positions, columns) under LOGITS (positions, vocabulary)."""
+    """Return log-probabilities of TARGETS (tokens, columns) under LOGITS (tokens, vocabulary)."""
     return logits.gather(-1, targets) - logits.logsumexp(dim=-1, keepdim=True)
 
 
 def gradients_are_finite(parameters: Sequence[nn.Parameter]) -> bool:
-    """Whether every accumulated gradient is a number."""
+    """Whether every gradient is finite."""
     return all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None)

@@ -1,8 +1,7 @@
-"""The REST part of the protocol: looking at sessions, runs and checkpoints, and managing them."""
+"""The REST calls of the protocol: list, read and change sessions, runs and checkpoints."""
 
 import json
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -10,19 +9,25 @@ from urllib.parse import quote
 from starlette.requests import Request as HttpRequest
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from dreadnode_engine.engine import Engine
 from dreadnode_engine.errors import NotFound, Refused, Unauthorized
-from dreadnode_engine.http.keys import MASTER, Principal
-from dreadnode_engine.http.validation import fields_of, text_in
-from dreadnode_engine.scheduling.run_queue import RunLane
-from dreadnode_engine.state import records
-from dreadnode_engine.state.checkpoints import CheckpointPath, check_ttl, parse_path
+from dreadnode_engine.http.bodies import read_json
+from dreadnode_engine.http.calls import Call
+from dreadnode_engine.protocol.validation import string_field
+from dreadnode_engine.scheduling.run_queue import RunQueue
+from dreadnode_engine.service.checkpoints import (
+    delete_checkpoint,
+    list_checkpoints,
+    set_public,
+    set_ttl,
+)
+from dreadnode_engine.service.engine import Engine
+from dreadnode_engine.service.keys import Principal
+from dreadnode_engine.service.sessions import finish_session
+from dreadnode_engine.state.checkpoint_files import CheckpointPath, parse_path
 from dreadnode_engine.state.records import Checkpoint
 
-Call = Callable[[Engine, Principal, HttpRequest], Awaitable[Response]]
-
 LINK_SECONDS = 3600
-"""How long a signed download address is good for."""
+"""How long a signed download address is valid."""
 NO_CONTENT = 204
 
 
@@ -58,8 +63,8 @@ def _checkpoint(found: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _run(lane: RunLane, saved: list[Checkpoint]) -> dict[str, Any]:
-    run = lane.run
+def _run(queue: RunQueue, saved: list[Checkpoint]) -> dict[str, Any]:
+    run = queue.run
 
     def newest(kind: str) -> dict[str, Any] | None:
         return next((_checkpoint(c) for c in saved if c.run == run.id and c.kind == kind), None)
@@ -78,36 +83,28 @@ def _run(lane: RunLane, saved: list[Checkpoint]) -> dict[str, Any]:
     }
 
 
-async def _saved(engine: Engine, who: Principal, run: str | None = None) -> list[Checkpoint]:
-    """Return the checkpoints that WHO may manage and that have not expired, newest first."""
-    owner = None if who.subject == MASTER else who.subject
-    found = await engine.journal.do(lambda db: records.checkpoints(db, run=run, owner=owner))
-    now = time.time()
-    return [c for c in found if c.expires is None or c.expires > now]
-
-
 async def _capabilities(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    models = [model.describe() for _, model in sorted(engine.models.items())]
+    models = [model.describe() for _, model in sorted(engine.context.models.items())]
     return JSONResponse({"supported_models": models})
 
 
 async def _training_runs(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     limit, offset = _page(request, 20)
-    lanes = [lane for lane in engine.runs.values() if who.sees(lane.run.owner)]
-    lanes.sort(key=lambda lane: -lane.run.used)
-    saved = await _saved(engine, who)
-    page = [_run(lane, saved) for lane in lanes[offset : offset + limit]]
-    return JSONResponse({"training_runs": page, "cursor": _cursor(limit, offset, len(lanes))})
+    queues = [queue for queue in engine.runs.values() if who.can_access(queue.run.owner)]
+    queues.sort(key=lambda queue: -queue.run.used)
+    saved = await list_checkpoints(engine, who)
+    page = [_run(queue, saved) for queue in queues[offset : offset + limit]]
+    return JSONResponse({"training_runs": page, "cursor": _cursor(limit, offset, len(queues))})
 
 
 async def _training_run(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    lane = engine.run(who, request.path_params["run"])
-    return JSONResponse(_run(lane, await _saved(engine, who, lane.run.id)))
+    queue = engine.run(who, request.path_params["run"])
+    return JSONResponse(_run(queue, await list_checkpoints(engine, who, queue.run.id)))
 
 
 async def _run_checkpoints(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     run = request.path_params["run"]
-    saved = await _saved(engine, who, run)
+    saved = await list_checkpoints(engine, who, run)
     if not saved:
         engine.run(who, run)
     return JSONResponse({"checkpoints": [_checkpoint(c) for c in saved]})
@@ -115,23 +112,23 @@ async def _run_checkpoints(engine: Engine, who: Principal, request: HttpRequest)
 
 async def _checkpoints(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     limit, offset = _page(request, 100)
-    saved = await _saved(engine, who)
+    saved = await list_checkpoints(engine, who)
     page = [_checkpoint(c) for c in saved[offset : offset + limit]]
     return JSONResponse({"checkpoints": page, "cursor": _cursor(limit, offset, len(saved))})
 
 
 async def _storage(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     if request.query_params.get("project_id"):
-        raise Refused("This engine has no projects; leave `project_id` out")
-    saved = await _saved(engine, who)
+        raise Refused("Leave out `project_id`: this engine has no projects")
+    saved = await list_checkpoints(engine, who)
     size = sum(checkpoint.bytes for checkpoint in saved)
-    # What a gigabyte costs here nobody told the engine, so it names no cost.
+    # The engine does not know what storage costs, so it names no cost.
     used = {"checkpoint_count": len(saved), "size_bytes": size, "size_gigabytes": size / 1e9}
     return JSONResponse({"data": [used]})
 
 
 async def _weights_info(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    found = await engine.checkpoint(who, text_in(await fields_of(request), "tinker_path"))
+    found = await engine.checkpoint(who, string_field(await read_json(request), "tinker_path"))
     return JSONResponse(
         {
             "base_model": found.base_model,
@@ -146,34 +143,31 @@ async def _weights_info(engine: Engine, who: Principal, request: HttpRequest) ->
 
 
 async def _own(engine: Engine, who: Principal, request: HttpRequest) -> Checkpoint:
-    """Return the checkpoint that the address names, if it is WHO's to change."""
+    """Return the checkpoint that the address names, if WHO may change it."""
     params = request.path_params
     found = await engine.checkpoint(who, f"tinker://{params['run']}/{params['checkpoint']}")
-    if not who.sees(found.owner):
-        raise NotFound(f"There is no checkpoint `{found.path}`")
+    if not who.can_access(found.owner):
+        raise NotFound(f"The checkpoint `{found.path}` does not exist")
     return found
 
 
 async def _delete(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     found = await _own(engine, who, request)
-    await engine.remove_checkpoint(found)
+    await delete_checkpoint(engine, found)
     return Response(status_code=NO_CONTENT)
 
 
 async def _set_ttl(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     found = await _own(engine, who, request)
-    seconds = (await fields_of(request)).get("ttl_seconds")
-    if seconds is not None:
-        check_ttl(seconds)
-    expires = time.time() + seconds if seconds is not None else None
-    await engine.journal.do(lambda db: records.update_checkpoint(db, found.path, expires=expires))
+    seconds = (await read_json(request)).get("ttl_seconds")
+    await set_ttl(engine, found, seconds)
     return Response(status_code=NO_CONTENT)
 
 
 def _publish(public: bool) -> Call:
     async def call(engine: Engine, who: Principal, request: HttpRequest) -> Response:
         found = await _own(engine, who, request)
-        await engine.journal.do(lambda db: records.update_checkpoint(db, found.path, public=public))
+        await set_public(engine, found, public=public)
         return Response(status_code=NO_CONTENT)
 
     return call
@@ -186,7 +180,7 @@ async def _external_urls(engine: Engine, who: Principal, request: HttpRequest) -
     expires = int(time.time()) + LINK_SECONDS
     root = str(request.base_url).rstrip("/")
     urls = {}
-    for file in sorted(engine.store.checkpoint(parse_path(found.path)).iterdir()):
+    for file in sorted(engine.context.files.checkpoint(parse_path(found.path)).iterdir()):
         name = f"{path.run}/{path.id}/{file.name}"
         signature = request.app.state.keyring.sign_path(name, expires)
         query = f"expires={expires}&signature={signature}"
@@ -195,22 +189,22 @@ async def _external_urls(engine: Engine, who: Principal, request: HttpRequest) -
 
 
 async def download(request: HttpRequest) -> Response:
-    """Send one file of an exported checkpoint to whoever holds its signed address."""
+    """Send one file of an exported checkpoint to the holder of its signed address."""
     name, query = request.path_params["path"], request.query_params
     expires, signature = query.get("expires", ""), query.get("signature", "")
-    if not request.app.state.keyring.opens(name, expires, signature, time.time()):
-        raise Unauthorized("This download address is not signed, or no longer good")
+    if not request.app.state.keyring.verifies_path(name, expires, signature, time.time()):
+        raise Unauthorized("This download address is not signed or has expired; request a new one")
     engine: Engine = request.app.state.engine
     checkpoint, _, file = name.rpartition("/")
-    path = engine.store.checkpoint(parse_path(f"tinker://{checkpoint}")) / file
+    path = engine.context.files.checkpoint(parse_path(f"tinker://{checkpoint}")) / file
     if not path.is_file():
-        raise NotFound("This file has been deleted")
+        raise NotFound("This file was deleted")
     return FileResponse(path, filename=file)
 
 
 async def _sessions(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     limit, offset = _page(request, 20)
-    own = [s for s in reversed(engine.sessions.values()) if who.sees(s.owner)]
+    own = [s for s in reversed(engine.sessions.values()) if who.can_access(s.owner)]
     ids = [session.id for session in own[offset : offset + limit]]
     return JSONResponse({"sessions": ids, "cursor": _cursor(limit, offset, len(own))})
 
@@ -220,10 +214,10 @@ async def _session(engine: Engine, who: Principal, request: HttpRequest) -> Resp
     metadata = session.user_metadata
     return JSONResponse(
         {
-            "training_run_ids": [
-                lane.run.id for lane in engine.runs.values() if lane.run.session == session.id
+            "training_run_ids": [queue.run.id for queue in engine.runs_of(session)],
+            "sampler_ids": [
+                s.id for s in engine.context.samplers.values() if s.session == session.id
             ],
-            "sampler_ids": [s.id for s in engine.samplers.values() if s.session == session.id],
             "user_metadata": json.loads(metadata) if metadata else None,
             "display_name": session.display_name,
         }
@@ -231,7 +225,7 @@ async def _session(engine: Engine, who: Principal, request: HttpRequest) -> Resp
 
 
 async def _finish_session(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    await engine.finish_session(who, request.path_params["session"])
+    await finish_session(engine, who, request.path_params["session"])
     return Response(status_code=NO_CONTENT)
 
 

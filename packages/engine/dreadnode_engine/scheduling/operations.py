@@ -1,7 +1,7 @@
-"""What the operations of a run do, each as a generator that yields where others may take a turn.
+"""The operations of a run: generators that yield where other queues may compute.
 
-An operation that raises has changed nothing. One that returns says what to answer, and what else
-to write in the transaction that records the answer.
+An operation that raises has changed nothing. One that returns gives its result, and what else to
+write in the transaction that records the result.
 """
 
 import json
@@ -22,13 +22,15 @@ from tinker.types import (
     SaveWeightsRequest,
 )
 
-from dreadnode_engine.compute.adapters import LoraShape
 from dreadnode_engine.compute.training import Limits, check
+from dreadnode_engine.compute.training_state import TrainingState, write_tensors
 from dreadnode_engine.errors import OperationFailed
-from dreadnode_engine.http import protobuf as wire
-from dreadnode_engine.http.validation import check_number, parse_body
-from dreadnode_engine.state import records
-from dreadnode_engine.state.checkpoints import (
+from dreadnode_engine.protocol import protobuf
+from dreadnode_engine.protocol.validation import check_number, parse_body
+from dreadnode_engine.scheduling.context import Context
+from dreadnode_engine.scheduling.snapshots import new_state, shape_of, take_snapshot
+from dreadnode_engine.state import queries
+from dreadnode_engine.state.checkpoint_files import (
     OPTIMIZER_FILE,
     CheckpointPath,
     check_name,
@@ -36,19 +38,17 @@ from dreadnode_engine.state.checkpoints import (
     parse_path,
     write_folder,
 )
-from dreadnode_engine.state.context import Context
 from dreadnode_engine.state.records import Checkpoint, Request, Run, Sampler
-from dreadnode_engine.state.runs import TrainingState, read_state, write_tensors
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The answer to an operation.
+    """The result of an operation.
 
     Attributes:
-        changes_state: whether a replay has to repeat the operation.
-        record: what else to write in the transaction of the answer.
-        publish: what the event loop must know before the client does.
+        changes_state: whether a replay must repeat the operation.
+        record: what else to write in the transaction of the result.
+        publish: runs on the event loop before the client gets the result.
     """
 
     body: bytes
@@ -59,49 +59,36 @@ class Outcome:
 
 
 Work = Generator[None, None, Outcome]
-Making = Generator[None, None, tuple[TrainingState, Outcome]]
+CreateWork = Generator[None, None, tuple[TrainingState, Outcome]]
 
 
 def _json(**fields: Any) -> bytes:
     return json.dumps(fields).encode()
 
 
-def shape_of(run: Run | Checkpoint) -> LoraShape:
-    """Return the LoRA shape of RUN, or of what a checkpoint holds."""
-    flags = (run.train_mlp, run.train_attn, run.train_unembed)
-    return LoraShape(run.rank, *(bool(flag) for flag in flags))
-
-
 def limits_of(context: Context, run: Run) -> Limits:
-    """Return what one request of RUN may ask for."""
+    """Return the limits of one request of RUN."""
     served = context.residency.base(run.base_model).served
     return Limits(served.vocabulary, served.context)
 
 
-def _new_state(context: Context, run: Run) -> TrainingState:
-    context.residency.room_for_run(run.base_model, shape_of(run))
-    base, shape = context.residency.base(run.base_model), shape_of(run)
-    wrapper, _ = base.wrapped(shape)
-    return TrainingState(base, shape, wrapper.initial(run.seed))
-
-
-def create(context: Context, run: Run, _: Request) -> Making:
-    """Make a new adapter."""
-    state = _new_state(context, run)
+def create(context: Context, run: Run, _: Request) -> CreateWork:
+    """Create a run with a new adapter."""
+    state = new_state(context, run)
     yield
     return state, Outcome(_json(model_id=run.id, type="create_model"))
 
 
 def forward_backward(context: Context, run: Run, state: TrainingState, request: Request) -> Work:
-    """Score the targets, and unless it is a forward only, add gradients to those that wait."""
-    job = check(wire.decode_forward_backward(request.payload), limits_of(context, run))
-    # What was done once is repeated after a kill, whatever memory there is by then.
+    """Score the targets; add gradients unless the request is forward-only."""
+    job = check(protobuf.decode_forward_backward(request.payload), limits_of(context, run))
+    # A replay repeats what was done before the kill, whatever memory is free now.
     if request.state == "queued" and not job.forward_only:
         longest = max(len(example.tokens) for example in job.examples)
         context.residency.check_sequence(state.base.served, state.shape, longest)
     output = yield from state.forward_backward(job, context.settings.micro_batch_tokens)
     return Outcome(
-        wire.encode_logprobs(output), wire.MEDIA_TYPE, changes_state=not job.forward_only
+        protobuf.encode_logprobs(output), protobuf.MEDIA_TYPE, changes_state=not job.forward_only
     )
 
 
@@ -109,41 +96,41 @@ def optim_step(context: Context, run: Run, state: TrainingState, request: Reques
     """Take one optimizer step."""
     params = parse_body(OptimStepRequest, request.payload).optim_params
     if not isinstance(params, AdamParams):
-        raise OperationFailed(f"This engine steps with AdamW, not with {params.type}")
+        raise OperationFailed(f"This engine trains with AdamW, not with {params.type}")
     metrics = state.optim_step(params)
     yield
     return Outcome(_json(metrics=metrics), changes_state=True)
 
 
 def save_weights(context: Context, run: Run, state: TrainingState, request: Request) -> Work:
-    """Save the adapter with its optimizer, to go on from."""
+    """Save the adapter with its optimizer state, to resume from."""
     fields = parse_body(SaveWeightsRequest, request.payload)
     path = CheckpointPath(run.id, "training", check_name(fields.path or f"step-{request.seq:06d}"))
     saved = _save(context, run, state, path, fields, overwrite=fields.overwrite)
     yield
     return Outcome(
         _json(path=str(path), type="save_weights"),
-        record=lambda db: records.replace(db, saved),
+        record=lambda db: queries.replace(db, saved),
     )
 
 
 def save_weights_for_sampler(
     context: Context, run: Run, state: TrainingState, request: Request
 ) -> Work:
-    """Save the adapter to sample from, under a name, or for one sampler only."""
+    """Save the adapter for sampling, under a name or for one sampler."""
     fields = parse_body(SaveWeightsForSamplerRequest, request.payload)
     if fields.path is not None:
         path = CheckpointPath(run.id, "sampler", check_name(fields.path))
         saved = _save(context, run, state, path, fields, overwrite=False)
         yield
-        answer = _json(path=str(path), type="save_weights_for_sampler")
-        return Outcome(answer, record=lambda db: records.replace(db, saved))
+        result = _json(path=str(path), type="save_weights_for_sampler")
+        return Outcome(result, record=lambda db: queries.replace(db, saved))
     number = fields.sampling_session_seq_id
     if number is not None:
         check_number("sampling_session_seq_id", number)
-    # The engine's own numbering stays apart from that of samplers that the client makes.
+    # The letter keeps the engine's own numbers apart from those of the client's samplers.
     sampler_id = f"{run.session}:sample:{number if number is not None else f'r{request.seq}'}"
-    folder = context.store.sampler(sampler_id)
+    folder = context.files.sampler(sampler_id)
     write_folder(folder, lambda to: state.wrapper.save(state.parameters, to, run.base_model))
     now = time.time()
     sampler = Sampler(
@@ -167,9 +154,9 @@ def save_weights_for_sampler(
 
 
 def _record_sampler(db: sqlite3.Connection, sampler: Sampler) -> None:
-    records.replace(db, sampler)
+    queries.replace(db, sampler)
     if sampler.inflight and sampler.run and sampler.weights:
-        records.replace_weights(db, sampler.run, sampler.weights)
+        queries.replace_weights(db, sampler.run, sampler.weights)
 
 
 def _publish_sampler(context: Context, sampler: Sampler) -> None:
@@ -182,23 +169,23 @@ def _publish_sampler(context: Context, sampler: Sampler) -> None:
 def save_weights_external(
     context: Context, run: Run, state: TrainingState, request: Request
 ) -> Work:
-    """Save the adapter in PEFT's format, for the world outside."""
+    """Export the adapter in PEFT's format."""
     fields = parse_body(SaveWeightsExternalRequest, request.payload)
     if fields.age_encryption_recipients:
         raise OperationFailed(
-            "This engine does not encrypt exports; leave age_encryption_recipients out"
+            "This engine does not encrypt exports; leave `age_encryption_recipients` out"
         )
     path = CheckpointPath(run.id, "external", check_name(fields.path))
     saved = _save(context, run, state, path, fields, overwrite=False)
     yield
     return Outcome(
         _json(path=str(path), type="save_weights_external"),
-        record=lambda db: records.replace(db, saved),
+        record=lambda db: queries.replace(db, saved),
     )
 
 
 def refused(context: Context, run: Run, state: TrainingState, request: Request) -> Work:
-    """Fail in its turn what could have been refused at once, so that the next has its turn."""
+    """Fail a request that was refused at once: it keeps its number, so the next one can run."""
     yield
     raise OperationFailed(json.loads(request.payload)["detail"])
 
@@ -212,8 +199,8 @@ def _save(
     *,
     overwrite: bool,
 ) -> Checkpoint:
-    if not overwrite and context.journal.do_now(lambda db: records.find_checkpoint(db, str(path))):
-        raise OperationFailed(f"The checkpoint {path} exists already; choose another name")
+    if not overwrite and context.journal.do_now(lambda db: queries.find_checkpoint(db, str(path))):
+        raise OperationFailed(f"The checkpoint {path} exists; choose another name or overwrite it")
 
     def fill(folder: Path) -> None:
         state.wrapper.save(state.parameters, folder, run.base_model)
@@ -222,7 +209,7 @@ def _save(
 
     if fields.ttl_seconds is not None:
         check_ttl(fields.ttl_seconds)
-    size = write_folder(context.store.checkpoint(path), fill)
+    size = write_folder(context.files.checkpoint(path), fill)
     now, ttl = time.time(), fields.ttl_seconds
     metadata = getattr(fields, "user_metadata", None)
     return Checkpoint(
@@ -244,33 +231,35 @@ def _save(
     )
 
 
-def load_weights(context: Context, run: Run, request: Request) -> Making:
-    """Take over the weights of a checkpoint, and its optimizer if that is asked for."""
+def load_weights(context: Context, run: Run, request: Request) -> CreateWork:
+    """Load the weights of a checkpoint, and its optimizer state if requested."""
     fields = parse_body(LoadWeightsRequest, request.payload)
     path = parse_path(fields.path)
-    folder = context.store.checkpoint(path)
+    folder = context.files.checkpoint(path)
     base, shape = context.residency.base(run.base_model), shape_of(run)
     if not folder.is_dir():
-        raise OperationFailed(f"The checkpoint {path} is no longer there")
-    context.residency.room_for_run(run.base_model, shape)
-    wrapper, _network = base.wrapped(shape)
+        raise OperationFailed(f"The checkpoint {path} was deleted")
+    context.residency.reserve_run(run.base_model, shape)
+    wrapper, _network = base.wrapper_for(shape)
     state = TrainingState(base, shape, wrapper.load(folder))
     if fields.optimizer:
         if not (folder / OPTIMIZER_FILE).is_file():
-            raise OperationFailed(f"The checkpoint {path} holds no optimizer; load it without")
+            raise OperationFailed(
+                f"The checkpoint {path} has no optimizer state; load it without the optimizer"
+            )
         state.restore(load_file(folder / OPTIMIZER_FILE))
     yield
-    # The checkpoint may be deleted at any time, so a replay must never come to need it.
+    # The checkpoint may be deleted at any time, so a replay must not need it.
     take_snapshot(context, run, state, request.seq)
-    answer = _json(path=str(path), model_id=run.id, type="load_weights")
-    return state, Outcome(answer)
+    result = _json(path=str(path), model_id=run.id, type="load_weights")
+    return state, Outcome(result)
 
 
-MAKERS: Mapping[str, Callable[[Context, Run, Request], Making]] = {
+CREATE_OPERATIONS: Mapping[str, Callable[[Context, Run, Request], CreateWork]] = {
     "create_model": create,
     "load_weights": load_weights,
 }
-"""The operations that start from nothing, or leave nothing of what was there."""
+"""The operations that create or replace the state of a run."""
 
 OPERATIONS: Mapping[str, Callable[[Context, Run, TrainingState, Request], Work]] = {
     "forward_backward": forward_backward,
@@ -280,37 +269,4 @@ OPERATIONS: Mapping[str, Callable[[Context, Run, TrainingState, Request], Work]]
     "save_weights_external": save_weights_external,
     "refused": refused,
 }
-"""The operations on a run that is in memory."""
-
-
-def take_snapshot(context: Context, run: Run, state: TrainingState, seq: int) -> None:
-    """Put the state of RUN after SEQ on disk, and drop what it makes needless to replay."""
-    write_tensors(state.tensors(), context.store.snapshot(run.id, seq))
-    context.journal.do_now(lambda db: records.set_snapshot(db, run.id, seq))
-    run.snapshot = seq
-    context.store.forget_snapshots(run.id, keep=seq)
-
-
-def bring_back(context: Context, run: Run, next_seq: int) -> Generator[None, None, TrainingState]:
-    """Rebuild the state of RUN just before NEXT_SEQ: its last snapshot, and what came after it.
-
-    Every replayed operation was done once and answered; doing it again gives the same bits.
-    """
-    after = 0 if run.snapshot is None else run.snapshot
-    if run.snapshot is None:
-        first = context.journal.do_now(lambda db: records.find_request(db, f"{run.id}:0"))
-        if first is None or first.state != "done":
-            raise OperationFailed(f"The run {run.id} could not be made; make a new one")
-        state = _new_state(context, run)
-    else:
-        context.residency.room_for_run(run.base_model, shape_of(run))
-        base, file = (
-            context.residency.base(run.base_model),
-            context.store.snapshot(run.id, run.snapshot),
-        )
-        state = read_state(base, shape_of(run), file)
-    yield
-    replay = context.journal.do_now(lambda db: records.to_replay(db, run.id, after, next_seq))
-    for request in replay:
-        yield from OPERATIONS[request.kind](context, run, state, request)
-    return state
+"""The operations on the state of a run."""

@@ -1,29 +1,33 @@
-"""One thread computes; lanes take turns on it, each as much time as the others.
+"""The scheduler: one thread computes, and queues share its time equally.
 
-A lane is what must happen in order: the operations of one run, or the samples drawn from one base
-model. It is advanced by slices (a micro-batch, a few decoded tokens), and the next slice goes
-to the ready lane that has used the least time, so that a long job does not hold up a short one.
+A queue is work that must happen in order: the operations of one run, or the samples of one base
+model. It advances by slices (a micro-batch, a decoded token). The next slice goes to the ready
+queue that has used the least time, so that a long job does not hold up a short one.
 """
 
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 
-from dreadnode_engine.errors import StoppedUnwritten
+from dreadnode_engine.errors import StoppedBeforeCommit
 
 log = logging.getLogger(__name__)
 
+IDLE_SECONDS = 5.0
+"""The scheduler calls `when_idle` each time that it had no work for so long."""
 
-class Lane(Protocol):
-    """What the worker asks of a lane. Only `advance` runs on the worker's thread."""
+
+class WorkQueue(Protocol):
+    """What the scheduler needs of a queue. Only `advance` runs on the computing thread."""
 
     used: float
-    """Seconds of computing so far, as far as fairness is concerned."""
+    """Seconds of computing that count for its share."""
 
     @property
     def share(self) -> int:
-        """How many lanes' time it gets: one that works for several clients gets that of several."""
+        """How many clients it works for: it gets the time of so many queues."""
         ...
 
     def ready(self) -> bool:
@@ -31,18 +35,21 @@ class Lane(Protocol):
         ...
 
     def advance(self) -> None:
-        """Do one slice of it; a problem with the work is the lane's to report, never raised."""
+        """Do one slice; the queue reports its own errors and does not raise them."""
         ...
 
 
-class Worker:
+class Scheduler:
     """The computing thread.
 
-    `stopping` is set when it was asked to end; what it does then has no time to wait.
+    `stopping` is set once the engine is asked to end: nothing may wait long after that.
     """
 
-    def __init__(self) -> None:
-        self._lanes: list[Lane] = []
+    def __init__(self, when_idle: Callable[[], None] = lambda: None) -> None:
+        self._when_idle = when_idle
+        self._known: set[WorkQueue] = set()
+        # Only woken queues are asked whether they are ready: thousands of idle runs cost nothing.
+        self._active: set[WorkQueue] = set()
         self._changed = threading.Condition()
         self.stopping = threading.Event()
         self._clock = 0.0
@@ -52,53 +59,61 @@ class Worker:
         """Start computing."""
         self._thread.start()
 
-    def add(self, lane: Lane) -> None:
-        """Let LANE take its turns from now on."""
+    def add(self, queue: WorkQueue) -> None:
+        """Schedule QUEUE from now on."""
         with self._changed:
-            self._lanes.append(lane)
-        self.wake(lane)
+            self._known.add(queue)
+        self.wake(queue)
 
-    def remove(self, lane: Lane) -> None:
-        """Give LANE no more turns."""
+    def remove(self, queue: WorkQueue) -> None:
+        """Schedule QUEUE no more."""
         with self._changed:
-            if lane in self._lanes:
-                self._lanes.remove(lane)
+            self._known.discard(queue)
+            self._active.discard(queue)
 
-    def wake(self, lane: Lane) -> None:
-        """Look again: LANE may have become ready; it has no claim to the time that it was not."""
+    def wake(self, queue: WorkQueue) -> None:
+        """Check QUEUE again, which may have become ready."""
         with self._changed:
-            lane.used = max(lane.used, self._clock)
+            # Idle time gives no claim: a queue starts where the one that runs now stands.
+            queue.used = max(queue.used, self._clock)
+            if queue in self._known:
+                self._active.add(queue)
             self._changed.notify()
 
     def stop(self) -> None:
-        """Finish the slice under way and end the thread."""
+        """Finish the current slice and end the thread."""
         with self._changed:
             self.stopping.set()
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
 
-    def _next(self) -> Lane | None:
-        """Wait for a lane with something to do, and return the one that has had the least."""
+    def _next(self) -> WorkQueue | None:
+        """Return the ready queue that has used the least time; None after a time without one."""
         with self._changed:
             while not self.stopping.is_set():
-                ready = [lane for lane in self._lanes if lane.ready()]
-                if ready:
-                    chosen = min(ready, key=lambda lane: lane.used)
+                self._active = {queue for queue in self._active if queue.ready()}
+                if self._active:
+                    chosen = min(self._active, key=lambda queue: queue.used)
                     self._clock = chosen.used
                     return chosen
-                self._changed.wait()
+                if not self._changed.wait(IDLE_SECONDS):
+                    return None
         return None
 
     def _run(self) -> None:
-        while lane := self._next():
+        while not self.stopping.is_set():
+            queue = self._next()
+            if queue is None:
+                self._when_idle()
+                continue
             started = time.monotonic()
             try:
-                lane.advance()
-            except StoppedUnwritten as problem:
+                queue.advance()
+            except StoppedBeforeCommit as problem:
                 log.warning("%s", problem)
                 return
             except Exception:
-                log.exception("a lane stopped; it gets no more turns")
-                self.remove(lane)
-            lane.used += (time.monotonic() - started) / lane.share
+                log.exception("a queue failed and is scheduled no more")
+                self.remove(queue)
+            queue.used += (time.monotonic() - started) / queue.share

@@ -1,8 +1,8 @@
-"""The journal: what makes a kill harmless.
+"""The journal: one SQLite file with every accepted request, so that a kill loses nothing.
 
-Everything that the engine has promised stands here before it is acknowledged, in one SQLite
-file. One thread owns the connection. It takes whatever is waiting as one transaction, and tells
-the callers only after the commit, so that a hundred requests cost one flush to disk.
+A request is written here before it is acknowledged. One thread owns the connection. It runs all
+waiting writes in one transaction and returns to the callers after the commit, so that a hundred
+requests cost one flush to disk.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ CREATE TABLE IF NOT EXISTS samplers (
     created REAL NOT NULL, used REAL NOT NULL, model_path TEXT, weights TEXT, run TEXT,
     inflight INTEGER NOT NULL DEFAULT 0, base_fingerprint TEXT);
 CREATE TABLE IF NOT EXISTS requests (
-    id TEXT PRIMARY KEY, lane TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
+    id TEXT PRIMARY KEY, queue TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
     owner TEXT NOT NULL, digest BLOB NOT NULL, body BLOB, state TEXT NOT NULL,
     media TEXT, result BLOB, created REAL NOT NULL, finished REAL,
-    read REAL, lost INTEGER NOT NULL DEFAULT 0);
-CREATE UNIQUE INDEX IF NOT EXISTS requests_in_order ON requests (lane, seq);
-CREATE INDEX IF NOT EXISTS requests_open ON requests (lane, seq) WHERE state = 'queued';
+    read REAL, lost INTEGER NOT NULL DEFAULT 0, body_bytes INTEGER NOT NULL DEFAULT 0);
+CREATE UNIQUE INDEX IF NOT EXISTS requests_in_order ON requests (queue, seq);
+CREATE INDEX IF NOT EXISTS requests_open ON requests (queue, seq) WHERE state = 'queued';
 CREATE TABLE IF NOT EXISTS checkpoints (
     path TEXT PRIMARY KEY, run TEXT NOT NULL, owner TEXT NOT NULL, kind TEXT NOT NULL,
     name TEXT NOT NULL, created REAL NOT NULL, bytes INTEGER NOT NULL,
@@ -45,22 +45,27 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     expires REAL, public INTEGER NOT NULL DEFAULT 0, user_metadata TEXT,
     base_fingerprint TEXT);
 CREATE INDEX IF NOT EXISTS checkpoints_by_run ON checkpoints (run);
+CREATE INDEX IF NOT EXISTS checkpoints_by_expiry ON checkpoints (expires);
+CREATE INDEX IF NOT EXISTS requests_with_result ON requests (finished) WHERE result IS NOT NULL;
+CREATE INDEX IF NOT EXISTS samplers_by_session ON samplers (session);
+CREATE INDEX IF NOT EXISTS runs_by_session ON runs (session);
 """
 
 _ADDED = (
     ("samplers", "inflight", "INTEGER NOT NULL DEFAULT 0"),
     ("requests", "lost", "INTEGER NOT NULL DEFAULT 0"),
+    ("requests", "body_bytes", "INTEGER NOT NULL DEFAULT 0"),
     ("runs", "base_fingerprint", "TEXT"),
     ("samplers", "base_fingerprint", "TEXT"),
     ("checkpoints", "base_fingerprint", "TEXT"),
 )
-"""The columns that a data directory of an earlier version may lack."""
+"""Columns that a journal of an earlier version may lack."""
 
 _Work = tuple[Callable[[sqlite3.Connection], object], Future[object]]
 
 
 class Journal:
-    """Runs functions on the one connection, each whole or not at all, durable on return."""
+    """Runs functions on the one connection: each is atomic, and durable when it returns."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -71,15 +76,15 @@ class Journal:
         self._opened.result()
 
     async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run WORK from the event loop; it is on disk when this returns."""
+        """Run WORK from the event loop; it is on disk on return."""
         return await asyncio.wrap_future(self._enqueue(work))
 
     def do_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run WORK from any other thread; it is on disk when this returns."""
+        """Run WORK from any other thread; it is on disk on return."""
         return self._enqueue(work).result()
 
     def close(self) -> None:
-        """Finish what was asked for, and close the file."""
+        """Finish the waiting functions and close the file."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -111,6 +116,7 @@ def _open(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     # FULL: an acknowledged request also survives a power cut, not only the end of the process.
     connection.execute("PRAGMA synchronous = FULL")
+    _rename_early_columns(connection)
     connection.executescript(_SCHEMA)
     for table, column, kind in _ADDED:
         known = {row["name"] for row in connection.execute(f"PRAGMA table_info({table})")}
@@ -119,8 +125,14 @@ def _open(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _rename_early_columns(connection: sqlite3.Connection) -> None:
+    """Rename the column `lane` of an early version to `queue`; its indexes follow."""
+    if "lane" in {row["name"] for row in connection.execute("PRAGMA table_info(requests)")}:
+        connection.execute("ALTER TABLE requests RENAME COLUMN lane TO queue")
+
+
 def _commit(connection: sqlite3.Connection, group: list[_Work]) -> None:
-    """Run GROUP in one transaction; a function that raises undoes itself and nobody else."""
+    """Run GROUP in one transaction; a function that raises is rolled back alone."""
     outcomes: list[tuple[Future[object], object, BaseException | None]] = []
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -138,7 +150,7 @@ def _commit(connection: sqlite3.Connection, group: list[_Work]) -> None:
             connection.execute("ROLLBACK")
         outcomes = [(future, None, error) for _, future in group]
     for future, value, problem in outcomes:
-        # A caller that was cancelled while it waited wants no answer any more.
+        # A caller that was cancelled while it waited takes no result.
         if not future.set_running_or_notify_cancel():
             continue
         if problem is None:

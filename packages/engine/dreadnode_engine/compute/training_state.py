@@ -1,4 +1,4 @@
-"""The state of one training run, and how it goes to disk and comes back."""
+"""The state of one training run: weights, gradients and optimizer, in memory and on disk."""
 
 import math
 import os
@@ -10,39 +10,41 @@ from safetensors.torch import load_file, save_file
 from tinker.types import AdamParams
 from torch import Tensor, nn
 
-from dreadnode_engine.compute.adapters import LoraShape, Wrapped
-from dreadnode_engine.compute.base_models import LoadedBase
+from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
+from dreadnode_engine.compute.loaded_model import LoadedBase
 from dreadnode_engine.compute.network import Network
 from dreadnode_engine.compute.training import Job, gradients_are_finite, run_job
 from dreadnode_engine.errors import OperationFailed
-from dreadnode_engine.http.protobuf import Logprobs
+from dreadnode_engine.protocol.protobuf import Logprobs
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class TrainingState:
-    """One run in memory. Every method leaves it untouched when it raises."""
+    """One run in memory. A method that raises has not changed it."""
 
     def __init__(self, base: LoadedBase, shape: LoraShape, tensors: Mapping[str, Tensor]) -> None:
         self.base = base
         self.shape = shape
-        self.wrapper: Wrapped
+        self.wrapper: PeftWrapper
         self.network: Network
-        self.wrapper, self.network = base.wrapped(shape)
-        self.parameters = {name: nn.Parameter(tensor) for name, tensor in tensors.items()}
-        # The real settings of each step come with the step.
+        self.wrapper, self.network = base.wrapper_for(shape)
+        # In the order of the modules, whatever order TENSORS have: the norm of the gradients sums
+        # in this order.
+        self.parameters = {name: nn.Parameter(tensors[name]) for name in self.wrapper.shapes}
+        # The settings come with each step.
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.0, foreach=False)
 
     @property
     def accumulating(self) -> bool:
-        """Whether gradients wait for an optimizer step."""
+        """Whether there are gradients that no optimizer step has used."""
         return any(p.grad is not None for p in self.parameters.values())
 
     def forward_backward(self, job: Job, budget: int) -> Generator[None, None, Logprobs]:
-        """Compute JOB and add its gradients to those that wait; yields between micro-batches."""
+        """Compute JOB and accumulate its gradients; yield between micro-batches."""
         parameters = list(self.parameters.values())
-        # What waited is set aside, so that a request that fails half way leaves no trace.
-        waiting = [p.grad for p in parameters]
+        # Earlier gradients are set aside, so that a request that fails half way changes nothing.
+        earlier = [p.grad for p in parameters]
         for parameter in parameters:
             parameter.grad = None
         done = False
@@ -61,17 +63,17 @@ class TrainingState:
             done = True
         finally:
             if not done:
-                for parameter, gradient in zip(parameters, waiting, strict=True):
+                for parameter, gradient in zip(parameters, earlier, strict=True):
                     parameter.grad = gradient
-        for parameter, gradient in zip(parameters, waiting, strict=True):
+        for parameter, gradient in zip(parameters, earlier, strict=True):
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else gradient + parameter.grad
         return output
 
     def optim_step(self, params: AdamParams) -> dict[str, float]:
-        """Take one AdamW step with the gradients that wait, and return what to tell the client.
+        """Take one AdamW step with the accumulated gradients; return metrics.
 
-        Without any gradient the step is taken with zeros, as the sum over no data is zero.
+        Without gradients the step uses zeros: the sum over no data.
         """
         check_adam(params)
         parameters = list(self.parameters.values())
@@ -80,7 +82,7 @@ class TrainingState:
                 parameter.grad = torch.zeros_like(parameter)
         limit = params.grad_clip_norm or math.inf
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        # Adam squares gradients: beyond this its second moment would overflow for good.
+        # Adam squares gradients: beyond this its second moment would overflow and stay infinite.
         if not float(norm) < 1e18:
             raise OperationFailed("The gradient's norm is out of range; the step had no effect")
         torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
@@ -94,7 +96,7 @@ class TrainingState:
         return {"grad_norm": float(norm)}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all that the next operation needs, as named tensors."""
+        """Return the whole state as named tensors."""
         found = self.optimizer_tensors()
         for name, parameter in self.parameters.items():
             found[f"adapter.{name}"] = parameter.detach()
@@ -111,7 +113,7 @@ class TrainingState:
         return found
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over optimizer state and waiting gradients from what these returned once."""
+        """Load optimizer state and gradients from TENSORS, as `tensors` returned them."""
         for name, parameter in self.parameters.items():
             state = {
                 key: tensors[f"{key}.{name}"].to(
@@ -127,7 +129,7 @@ class TrainingState:
 
 
 def check_adam(params: AdamParams) -> None:
-    """Refuse settings that AdamW is not defined for, before anything is touched."""
+    """Refuse settings for which AdamW is not defined."""
     values = params.model_dump()
     for name, value in values.items():
         if not math.isfinite(value) or value < 0:
@@ -138,15 +140,13 @@ def check_adam(params: AdamParams) -> None:
     if params.eps == 0:
         raise OperationFailed("The optimizer setting `eps` must be above 0")
     if params.learning_rate > 10:
-        raise OperationFailed(
-            f"A learning rate of {params.learning_rate} would destroy the adapter; use 10 or less"
-        )
+        raise OperationFailed(f"The learning rate must be 10 or less, not {params.learning_rate}")
     if params.learning_rate * params.weight_decay >= 1:
         raise OperationFailed("learning_rate times weight_decay must be below 1")
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write TENSORS to PATH so that the file is either whole or not there."""
+    """Write TENSORS to PATH atomically."""
     unfinished = path.with_suffix(".unfinished")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -160,10 +160,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def read_state(base: LoadedBase, shape: LoraShape, path: Path) -> TrainingState:
-    """Bring back the run that `write_tensors` saved at PATH."""
+    """Return the run whose tensors `write_tensors` saved at PATH."""
     tensors = load_file(path)
-    wrapper, _ = base.wrapped(shape)
-    # Copied out of the mapped file, as in `Wrapped.load`.
+    wrapper, _ = base.wrapper_for(shape)
+    # Copied, in the order of the modules: see `PeftWrapper.load`.
     adapter = {
         name: tensors[f"adapter.{name}"].to(wrapper.device, copy=True) for name in wrapper.shapes
     }

@@ -1,4 +1,4 @@
-"""Protobuf in and out: the two places where Tinker's protocol is not JSON."""
+"""The protobuf messages of Tinker's protocol: forward_backward requests and results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 import zstandard
+from dreadnode_engine.errors import OperationFailed, Refused
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tinker.proto import tinker_public_pb2 as pb
-
-from dreadnode_engine.errors import OperationFailed, Refused
 
 MEDIA_TYPE = "application/x-protobuf"
 MAX_BODY = 256 * 2**20
 """The largest request body in bytes, before and after decompression."""
 MAX_SPARSE = 2**27
-"""The most numbers that the sparse inputs of one request may fill, zeros included."""
+"""Numbers, zeros included, that the sparse inputs of one request may have."""
 
 Floats = NDArray[np.float32]
 Array = Floats | NDArray[np.int64]
@@ -50,7 +49,7 @@ class ForwardBackward:
 
 @dataclass
 class Logprobs:
-    """What a forward pass answers: per datum the log-probabilities and losses of its targets."""
+    """The result of a forward pass: log-probabilities and losses of the targets of each datum."""
 
     logprobs: list[Floats]
     losses: list[Floats]
@@ -62,7 +61,7 @@ def parse_forward_backward(body: bytes, encoding: str | None) -> pb.ForwardBackw
     if encoding == "zstd":
         body = _decompressed(body)
     elif encoding not in (None, "identity"):
-        raise Refused(f"The content encoding `{encoding}` is not served; send zstd or none")
+        raise Refused(f"The content encoding `{encoding}` is not supported; send zstd or none")
     message = pb.ForwardBackwardRequest()
     try:
         message.ParseFromString(body)
@@ -74,23 +73,23 @@ def parse_forward_backward(body: bytes, encoding: str | None) -> pb.ForwardBackw
 
 
 def _decompressed(body: bytes) -> bytes:
-    """Decompress BODY, unless it says of itself that it is larger than any body may be."""
+    """Decompress BODY, or refuse one that would be too large."""
     try:
-        # A size that the frame names would go before the limit: a few bytes can name terabytes.
+        # The size in the frame is allocated first, and it may be terabytes.
         if zstandard.frame_content_size(body) > MAX_BODY:
             raise Refused(f"The body is larger than {MAX_BODY // 2**20} MiB; send smaller batches")
         return zstandard.ZstdDecompressor().decompress(body, max_output_size=MAX_BODY)
     except zstandard.ZstdError:
-        raise Refused("The body says it is zstd, and cannot be decompressed") from None
+        raise Refused("The body is not valid zstd") from None
 
 
 def canonical(message: pb.ForwardBackwardRequest) -> bytes:
-    """Serialize MESSAGE so that equal requests have equal bytes, whatever order maps came in."""
+    """Serialize MESSAGE so that equal requests have equal bytes: maps are sorted."""
     return message.SerializeToString(deterministic=True)
 
 
 def decode_forward_backward(body: bytes) -> ForwardBackward:
-    """Decode a journalled request; raises `OperationFailed` for what no model could be fed."""
+    """Decode a request, or raise `OperationFailed`."""
     message = pb.ForwardBackwardRequest.FromString(body)
     config: dict[str, float | str] = dict(message.loss_fn_config)
     for name, value in message.loss_fn_config_v2.items():
@@ -105,13 +104,13 @@ def decode_forward_backward(body: bytes) -> ForwardBackward:
 
 
 def _check_sparse(message: pb.ForwardBackwardRequest) -> None:
-    """Refuse a request of a few bytes that would fill the memory, and at every start again."""
+    """Refuse a small request whose sparse inputs would fill the memory."""
     inputs = [tensor for datum in message.data for tensor in datum.loss_fn_inputs.values()]
     sparse = [tensor for tensor in inputs if tensor.WhichOneof("encoding") == "sparse_csr"]
     if (numbers := sum(abs(math.prod(t.shape)) for t in sparse)) > MAX_SPARSE:
         raise OperationFailed(
-            f"The sparse inputs of the request fill {numbers} numbers, and at most {MAX_SPARSE} "
-            "are taken at once; send fewer data, or fewer targets per token"
+            f"The sparse inputs of the request have {numbers} numbers, zeros included, and at most "
+            f"{MAX_SPARSE} are allowed; send fewer data or fewer targets per token"
         )
 
 
@@ -121,11 +120,11 @@ def _datum(index: int, message: pb.Datum) -> Datum:
         kind = chunk.WhichOneof("chunk")
         if kind != "encoded_text":
             raise OperationFailed(
-                f"Datum {index} holds a chunk of {kind or 'nothing'}; this engine trains on text"
+                f"Datum {index} has a chunk of type {kind}; this engine trains on text only"
             )
         raw = chunk.encoded_text.tokens
         if len(raw) % 4:
-            raise OperationFailed(f"Datum {index} holds tokens that are not 32-bit integers")
+            raise OperationFailed(f"Datum {index} has tokens that are not 32-bit integers")
         chunks.append(np.frombuffer(raw, dtype="<i4"))
     tokens = np.concatenate(chunks) if chunks else np.zeros(0, dtype="<i4")
     inputs = {name: _array(index, name, t) for name, t in message.loss_fn_inputs.items()}
@@ -149,7 +148,7 @@ def _array(index: int, name: str, message: pb.Tensor) -> Array:
 
 
 def _dense(message: pb.Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Fill the zeros of a matrix that came as compressed sparse rows."""
+    """Return a matrix that was sent as compressed sparse rows."""
     rows, columns = message.shape
     if min(rows, columns) < 0:
         raise ValueError("malformed")
@@ -171,9 +170,9 @@ def rows_fit(starts: NDArray[np.int64], rows: int, entries: int) -> bool:
 
 
 def encode_logprobs(output: Logprobs) -> bytes:
-    """Encode the answer to a forward_backward request."""
+    """Encode the result of a forward_backward request."""
     pairs = zip(output.logprobs, output.losses, strict=True)
-    # One record holds one trailing shape, so a batch that mixes [T] and [T, K] takes several.
+    # A record has one trailing shape, so a batch with [T] and [T, K] needs several.
     groups = groupby(pairs, key=lambda pair: pair[0].shape[1:])
     return pb.ForwardBackwardOutput(
         loss_fn_output_type="ArrayRecord",

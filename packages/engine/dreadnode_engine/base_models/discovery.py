@@ -1,8 +1,8 @@
-"""Which base models this engine serves, found without loading any of them.
+"""The base models that this engine serves, found without loading them.
 
 A model is a directory in Hugging Face's format (`config.json`, safetensors, tokenizer) or one
-GGUF file. A GGUF file is converted once into the data directory, so that every later start,
-and every client that wants the tokenizer, finds a plain directory.
+GGUF file. A GGUF file is converted once into the data directory; later starts, and clients that
+read the tokenizer, use that directory.
 """
 
 import importlib.util
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreadnode_engine.base_models.fingerprint import fingerprint
 from dreadnode_engine.errors import Refused
-from dreadnode_engine.state.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ MAX_RANK = 128
 
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
-"""The files of which a folder with a tokenizer has at least one."""
+"""A folder with a tokenizer has at least one of these files."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class ServedModel:
         context: the longest sequence, in tokens.
         vocabulary: token ids are below this.
         bytes: size of the weights on disk.
-        fingerprint: stands for the weights; other weights under the same name have another one.
-        stand_in: whether it only stands in for another model in rehearsals.
+        fingerprint: of the weights.
+        stand_in: whether it is only for rehearsals.
     """
 
     id: str
@@ -74,12 +74,12 @@ def discover(
 
     Args:
         data_dir: where converted models are kept.
-        named: `ID=PATH` for each model given by the operator; these win over cached ones.
+        named: `ID=PATH` of each model of the operator; these win over cached ones.
         stand_in: whether to serve the stand-in, if the package that carries it is installed.
         cache: whether to serve what the local Hugging Face cache holds.
 
     Raises:
-        Refused: a path that does not hold a model this engine can train.
+        Refused: a path without a model that this engine can train.
     """
     models = dict(_cached()) if cache else {}
     replaced = any(pair.startswith(f"{STAND_IN_ID}=") for pair in named)
@@ -98,7 +98,7 @@ def discover(
 
 
 def inspect_model(model_id: str, path: Path, *, stand_in: bool = False) -> ServedModel:
-    """Read what PATH holds, or raise `Refused` with what keeps it from being served."""
+    """Return the model in PATH, or raise `Refused`."""
     try:
         config = json.loads((path / "config.json").read_text())
     except (OSError, ValueError):
@@ -132,12 +132,12 @@ def _unsupported(config: dict[str, Any]) -> str | None:
             return f"its `config.json` names no {field}"
     kinds = set(config.get("layer_types") or ["full_attention"])
     if kinds != {"full_attention"} or config.get("use_sliding_window"):
-        return "it has layers other than full attention, which this engine does not cache yet"
+        return "it has layers other than full attention, which this engine does not support"
     return None
 
 
 def _incomplete(path: Path) -> str | None:
-    """Say what is missing in PATH, for a download that was cut off keeps its configuration."""
+    """Return what is missing in PATH: an interrupted download has a configuration too."""
     try:
         index = json.loads((path / "model.safetensors.index.json").read_text())
         shards = set(index["weight_map"].values())
@@ -167,13 +167,13 @@ def _cached() -> Iterator[tuple[str, ServedModel]]:
             try:
                 model = inspect_model(repository.repo_id, revision.snapshot_path)
             except Refused as refusal:
-                log.info("left out of the Hugging Face cache: %s", refusal)
+                log.info("skipped in the Hugging Face cache: %s", refusal)
             else:
                 yield model.id, model
 
 
 def _stand_in_file() -> Path | None:
-    """Find the model file that the stand-in's package carries, without importing the package."""
+    """Return the model file in the stand-in's package, without importing the package."""
     found = importlib.util.find_spec(STAND_IN_PACKAGE)
     for folder in (found.submodule_search_locations or []) if found else []:
         for file in sorted(Path(folder).glob("*.gguf")):
@@ -182,9 +182,9 @@ def _stand_in_file() -> Path | None:
 
 
 def _converted(data_dir: Path, model_id: str, gguf: Path) -> Path:
-    """Return the directory made from the file GGUF, made now if it is not there yet."""
+    """Return the directory converted from GGUF; convert it if absent."""
     status = gguf.stat()
-    # Another file of the same model has the same size as often as not.
+    # Another file of the same model often has the same size.
     version = f"{status.st_size}-{status.st_mtime_ns // 10**9}"
     target = data_dir / "models" / f"{model_id.replace('/', '--')}-{version}"
     if target.is_dir():
@@ -195,7 +195,7 @@ def _converted(data_dir: Path, model_id: str, gguf: Path) -> Path:
         unfinished.rename(target)
     except OSError as error:
         if not target.is_dir():
-            raise Refused(f"The model {model_id} could not be converted: {error}") from error
+            raise Refused(f"The model {model_id} cannot be converted: {error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return target
@@ -215,7 +215,7 @@ def _convert(gguf: Path, target: Path) -> None:
         dtype=torch.float32,
         quantization_config=GgufConfig(dequantize=True),
     )
-    # The weights are plain floats now; what is left of the quantizer would refuse to be saved.
+    # The weights are plain floats now, but the quantizer would refuse to save them.
     model.hf_quantizer = None
     model.save_pretrained(target)
     AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)

@@ -1,7 +1,7 @@
-"""Checkpoints on disk: where they are, how a `tinker://` path names them, and that each is whole.
+"""Files of checkpoints, samplers and snapshots, and the `tinker://` paths that name them.
 
-A checkpoint is a folder in PEFT's own format. One made by `save_state` also holds the optimizer,
-in a file that PEFT does not look at.
+A checkpoint is a folder in PEFT's format. One made by `save_state` also has the optimizer state,
+in a file that PEFT does not read.
 """
 
 import os
@@ -39,7 +39,7 @@ class CheckpointPath:
 
 
 def parse_path(text: str) -> CheckpointPath:
-    """Parse a checkpoint path, or raise `Refused` with what it should look like."""
+    """Parse a checkpoint path, or raise `Refused`."""
     parts = text.removeprefix("tinker://").split("/")
     if not text.startswith("tinker://") or len(parts) != 3 or parts[1] not in _KINDS:
         raise Refused(
@@ -62,11 +62,11 @@ def check_ttl(seconds: object) -> None:
     """Refuse a time to live outside the documented bounds."""
     whole = isinstance(seconds, int) and not isinstance(seconds, bool)
     if not whole or not MIN_TTL <= seconds <= MAX_TTL:  # type: ignore[operator]
-        raise Refused(f"`ttl_seconds` must be from {MIN_TTL} to {MAX_TTL}, or null for ever")
+        raise Refused(f"`ttl_seconds` must be from {MIN_TTL} to {MAX_TTL}, or null to keep it")
 
 
-class Store:
-    """The folders under one data directory; nothing outside them is ever read or written."""
+class CheckpointFiles:
+    """The folders under one data directory."""
 
     def __init__(self, data_dir: Path) -> None:
         self._checkpoints = data_dir / "checkpoints"
@@ -85,7 +85,7 @@ class Store:
         """Return the file of the snapshot of RUN taken after SEQ."""
         return self._snapshots / _segment(run) / f"{seq}.safetensors"
 
-    def forget_snapshots(self, run: str, keep: int | None) -> None:
+    def delete_snapshots(self, run: str, keep: int | None) -> None:
         """Delete the snapshots of RUN except the one taken after KEEP."""
         folder = self._snapshots / _segment(run)
         for file in folder.glob("*") if folder.is_dir() else ():
@@ -96,7 +96,7 @@ class Store:
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> int:
-    """Let FILL write a new folder, put it in place whole, and return its size in bytes."""
+    """Write FOLDER atomically: FILL writes a new one, which replaces it; return its bytes."""
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -108,10 +108,10 @@ def write_folder(folder: Path, fill: Callable[[Path], None]) -> int:
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
     except BaseException:
-        # On a full disk, what is left of one save would stand in the way of all others.
+        # On a full disk, the rest of one failed save would make all later ones fail.
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    # A folder that is in the way was left by a save that was never acknowledged.
+    # An existing folder is of a save that was never acknowledged.
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
     return size

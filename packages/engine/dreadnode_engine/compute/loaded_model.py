@@ -1,30 +1,37 @@
-"""Loaded base models: one copy of the weights, and a wrapper for every LoRA shape in use."""
+"""Base models in memory: one copy of the weights, and a PEFT wrapper for each LoRA shape."""
 
 import logging
 import time
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dreadnode_engine.compute.adapters import LoraShape, Wrapped
-from dreadnode_engine.compute.multi_adapter import MixedNetwork
+from dreadnode_engine.base_models.discovery import ServedModel
+from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
+from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
 from dreadnode_engine.compute.network import Network
-from dreadnode_engine.compute.served_models import ServedModel
 from dreadnode_engine.errors import OperationFailed
+from dreadnode_engine.settings import Settings
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where and in which precision base models live."""
+    """The device and data type of base models."""
 
     name: str = "cpu"
     dtype: torch.dtype = torch.float32
     gradient_checkpointing: bool = False
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Return the device that SETTINGS name."""
+        dtype = settings.dtype or ("bfloat16" if settings.device == "cuda" else "float32")
+        return cls(settings.device, getattr(torch, dtype), settings.gradient_checkpointing)
 
 
 class LoadedBase:
@@ -44,30 +51,30 @@ class LoadedBase:
         self.config = model.config
         self.eos = _eos_ids(model, self.tokenizer)
         self.plain = Network(model)
-        self._wrapped: dict[LoraShape, tuple[Wrapped, Network]] = {}
+        self._wrapped: dict[LoraShape, tuple[PeftWrapper, Network]] = {}
         _check_halves(model, self.plain)
         log.info("loaded %s in %.1f s", served.id, time.monotonic() - started)
 
     @cached_property
-    def mixed(self) -> MixedNetwork:
-        """The network that samples: one batch, and in it any adapters on this model."""
-        return MixedNetwork(self.plain.causal_lm)
+    def sampling_network(self) -> MultiAdapterNetwork:
+        """The network for sampling: each row of a batch has its own adapter."""
+        return MultiAdapterNetwork(self.plain.causal_lm)
 
     @property
     def adapter_bytes(self) -> int:
-        """What the adapters that samples are drawn with take in memory."""
-        return self.mixed.bytes if "mixed" in vars(self) else 0
+        """Bytes of the adapters that are sampled from."""
+        return self.sampling_network.bytes if "mixed" in vars(self) else 0
 
-    def wrapped(self, shape: LoraShape) -> tuple[Wrapped, Network]:
-        """Return the wrapper for SHAPE and the network that computes through it."""
+    def wrapper_for(self, shape: LoraShape) -> tuple[PeftWrapper, Network]:
+        """Return the PEFT wrapper for SHAPE and the network on it."""
         if shape not in self._wrapped:
-            wrapper = Wrapped(self.plain.causal_lm, shape)
+            wrapper = PeftWrapper(self.plain.causal_lm, shape)
             self._wrapped[shape] = wrapper, Network(wrapper.causal_lm)
         return self._wrapped[shape]
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Return every token that ends a text: the generation settings' and the tokenizer's."""
+    """Return the end-of-text tokens of the generation settings and of the tokenizer."""
     named = model.generation_config.eos_token_id
     ids = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}
     return frozenset(int(token) for token in ids if token is not None)
@@ -75,12 +82,13 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
 
 @torch.no_grad()
 def _check_halves(model: Any, network: Network) -> None:
-    """Refuse an architecture that does more to its logits than its last layer does."""
+    """Refuse an architecture whose logits are not its last layer times the hidden states."""
     probe = torch.arange(4, device=model.device)[None] % model.config.vocab_size
     whole = model(input_ids=probe).logits.float()
     halves = network.logits(network.hidden(probe))
     if not torch.allclose(whole, halves, rtol=1e-3, atol=1e-3):
         raise OperationFailed(
-            f"{type(model).__name__} transforms its logits in a way that this engine does not know",
+            f"{type(model).__name__} changes its logits after the last layer, "
+            "which this engine does not support",
             category="server",
         )

@@ -1,8 +1,8 @@
-"""Fingerprints of base weights: cheap enough for every start, and other for other weights.
+"""Fingerprints of base weights: fast enough for every start, and different for other weights.
 
-Two fine-tunes of one model have the same configuration, names, shapes and sizes. So beside the
-headers a few blocks of the numbers themselves are read, spread evenly over all files. A copy of a
-model has the fingerprint of the original, wherever it lies and however old its files look.
+Two fine-tunes of one model have the same configuration, names, shapes and sizes. So a few blocks of
+the weights are read too, spread evenly over all files. A copy of a model has the fingerprint of the
+original: paths and file times do not matter.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ BLOCK_BYTES = 4096
 HEADER_BYTES = 100_000_000
 """The longest header that a safetensors file may have."""
 _INCIDENTAL = ("_name_or_path", "transformers_version")
-"""Settings that say where a model came from, and nothing about what it computes."""
+"""Settings that do not change what a model computes."""
 
 
 def fingerprint(config: Mapping[str, Any], files: Sequence[Path]) -> str:
-    """Return 16 hexadecimal digits that stand for a model: its CONFIG and safetensors FILES."""
+    """Return 16 hexadecimal digits of a model's CONFIG and safetensors FILES."""
     settings = {name: value for name, value in config.items() if name not in _INCIDENTAL}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     files = sorted(files, key=lambda file: file.name)

@@ -1,7 +1,7 @@
-"""Keys: one master key of the engine, run keys derived from it, and signed download addresses.
+"""Keys: the engine's master key, run keys derived from it, and signed download addresses.
 
-A run key is `tml-run.{subject}.{expires}.{hmac}`: whoever holds the master key can mint one
-without asking the engine, and the engine can check one without having been told.
+A run key is `tml-run.{subject}.{expires}.{hmac}`. The holder of the master key makes one without a
+call to the engine, and the engine checks it without a record of it.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from pathlib import Path
 from dreadnode_engine.errors import Refused, Unauthorized
 
 PREFIX = "tml-"
-"""The SDK refuses to send a key that does not start like this."""
+"""The SDK sends only keys with this prefix."""
 RUN_PREFIX = "tml-run."
 MASTER = ""
 """The owner of what was made with the master key."""
@@ -22,12 +22,12 @@ MASTER = ""
 
 @dataclass(frozen=True)
 class Principal:
-    """Who is asking; SUBJECT is empty for the holder of the master key."""
+    """Who sends a request; `subject` is empty for the holder of the master key."""
 
     subject: str
 
-    def sees(self, owner: str) -> bool:
-        """Whether this principal may see and touch what OWNER made."""
+    def can_access(self, owner: str) -> bool:
+        """Whether this principal may read and change what OWNER made."""
         return self.subject in (MASTER, owner)
 
 
@@ -43,27 +43,27 @@ class Keyring:
         self._master = master.encode()
 
     def verify(self, key: str | None, now: float) -> Principal:
-        """Return who holds KEY at NOW (seconds since the epoch), or raise `Unauthorized`."""
+        """Return the holder of KEY at NOW (seconds since the epoch), or raise `Unauthorized`."""
         if not key:
-            raise Unauthorized("This engine needs a key in the header `X-API-Key`")
+            raise Unauthorized("Send a key in the header `X-API-Key`")
         if hmac.compare_digest(key.encode(), self._master):
             return Principal(MASTER)
         subject, expires, signature = _parts(key)
         if not hmac.compare_digest(signature.encode(), self._sign(f"{subject}.{expires}").encode()):
-            raise Unauthorized("This key is not one of this engine's keys")
+            raise Unauthorized("The key is not valid for this engine")
         if float(expires) <= now:
-            raise Unauthorized("This run key has expired; ask for a new one")
+            raise Unauthorized("The run key has expired; request a new one")
         return Principal(subject)
 
     def run_key(self, subject: str, expires: int) -> str:
-        """Mint the key of SUBJECT that is good until EXPIRES (seconds since the epoch)."""
+        """Return the key of SUBJECT that is valid until EXPIRES (seconds since the epoch)."""
         return f"{RUN_PREFIX}{subject}.{expires}.{self._sign(f'{subject}.{expires}')}"
 
     def sign_path(self, path: str, expires: int) -> str:
         """Return the signature that opens the file PATH without a key until EXPIRES."""
         return self._sign(f"file:{path}:{expires}")
 
-    def opens(self, path: str, expires: str, signature: str, now: float) -> bool:
+    def verifies_path(self, path: str, expires: str, signature: str, now: float) -> bool:
         """Whether SIGNATURE opens the file PATH at the time NOW."""
         if not (expires.isascii() and expires.isdigit()) or float(expires) <= now:
             return False
@@ -78,7 +78,7 @@ def _parts(key: str) -> tuple[str, str, str]:
     parts = key.removeprefix(RUN_PREFIX).rsplit(".", 2)
     well_formed = key.startswith(RUN_PREFIX) and len(parts) == 3 and parts[0] != MASTER
     if not well_formed or not (parts[1].isascii() and parts[1].isdigit()):
-        raise Unauthorized("This key is not one of this engine's keys")
+        raise Unauthorized("The key is not valid for this engine")
     return parts[0], parts[1], parts[2]
 
 

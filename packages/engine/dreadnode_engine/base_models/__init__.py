@@ -1,0 +1,1 @@
+"""Base models on disk: found and fingerprinted."""

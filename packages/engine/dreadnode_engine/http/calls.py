@@ -1,0 +1,180 @@
+"""The calls of Tinker's protocol that train and sample."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse, Response
+
+from dreadnode_engine.errors import Refused
+from dreadnode_engine.http.bodies import read_body, read_json
+from dreadnode_engine.protocol.protobuf import MEDIA_TYPE, canonical, parse_forward_backward
+from dreadnode_engine.protocol.validation import json_object, string_field
+from dreadnode_engine.service import results, sampling, sessions, training
+from dreadnode_engine.service.engine import Engine
+from dreadnode_engine.service.keys import Principal
+from dreadnode_engine.state.records import Request
+
+Call = Callable[[Engine, Principal, HttpRequest], Awaitable[Response]]
+
+
+def _future(request: Request, **more: Any) -> Response:
+    """Return the future of REQUEST, which the client polls."""
+    fields = {"request_id": request.id, **more}
+    if request.kind != "sample":
+        fields["model_id"] = request.queue
+    return JSONResponse(fields)
+
+
+async def _client_config(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    # Flags that need further routes stay off; these two are the SDK's defaults.
+    return JSONResponse({"pjwt_auth_enabled": False, "parallel_fwdbwd_chunks": True})
+
+
+async def _dynamic_config(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    return JSONResponse({"refresh_interval_sec": 300, "sample_cancel_enabled": True})
+
+
+async def _telemetry(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    await read_body(request)
+    return JSONResponse({"status": "accepted"})
+
+
+async def _create_session(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    key = request.headers.get("x-idempotency-key")
+    session = await sessions.create_session(engine, who, await read_body(request), key)
+    return JSONResponse({"type": "create_session", "session_id": session.id})
+
+
+async def _heartbeat(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    sessions.heartbeat(engine, who, string_field(await read_json(request), "session_id"))
+    return JSONResponse({"type": "session_heartbeat"})
+
+
+async def _create_model(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    return _future(await training.create_model(engine, who, await read_body(request)))
+
+
+async def _load_weights(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    return _future(await training.load_weights(engine, who, await read_body(request)))
+
+
+async def _get_info(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    queue = engine.run(who, string_field(await read_json(request), "model_id"))
+    run, served = queue.run, engine.base_model(queue.run.base_model)
+    data = {
+        "arch": served.architecture,
+        "model_name": served.id,
+        "tokenizer_id": str(served.path),
+    }
+    return JSONResponse(
+        {
+            "type": "get_info",
+            "model_id": run.id,
+            "model_name": served.id,
+            "model_data": data,
+            "is_lora": True,
+            "lora_rank": run.rank,
+            "optimizer_config": {"type": "adamw"},
+        }
+    )
+
+
+async def _forward_backward(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    if request.headers.get("content-type", "").split(";")[0] != MEDIA_TYPE:
+        raise Refused(f"forward_backward takes {MEDIA_TYPE}; use tinker SDK 0.25 or newer")
+    encoding = request.headers.get("content-encoding")
+    body = await read_body(request)
+    # In a thread: decompressing and hashing a large body would stop the event loop.
+    run, seq, body = await asyncio.to_thread(_parsed, body, encoding)
+    accepted = await training.submit(engine, who, run, seq, "forward_backward", body)
+    return _future(accepted)
+
+
+def _parsed(body: bytes, encoding: str | None) -> tuple[str, int, bytes]:
+    message = parse_forward_backward(body, encoding)
+    return message.model_id, message.seq_id, canonical(message)
+
+
+def _operation(kind: str) -> Call:
+    async def call(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+        body = await read_body(request)
+        fields = json_object(body)
+        run, seq = string_field(fields, "model_id"), fields.get("seq_id")
+        if not isinstance(seq, int) or isinstance(seq, bool):
+            raise Refused("The field `seq_id` must be an integer")
+        return _future(await training.submit(engine, who, run, seq, kind, body))
+
+    return call
+
+
+async def _unload_model(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    run = string_field(await read_json(request), "model_id")
+    await training.unload(engine, who, run)
+    return JSONResponse({"model_id": run, "type": "unload_model"})
+
+
+async def _create_sampler(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    sampler = await sampling.create_sampler(engine, who, await read_body(request))
+    return JSONResponse({"type": "create_sampling_session", "sampling_session_id": sampler.id})
+
+
+async def _sample(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    accepted, sequences = await sampling.sample(engine, who, await read_body(request))
+    return _future(accepted, sample_sequence_ids=sequences)
+
+
+async def _retrieve(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    name = string_field(await read_json(request), "request_id")
+    found = await _until_disconnected(results.retrieve(engine, who, name), request)
+    if found is None:
+        return Response(status_code=499)
+    if found.state == "queued":
+        return JSONResponse({"type": "try_again", "request_id": name, "queue_state": "active"})
+    return Response(found.result, media_type=found.media)
+
+
+async def _until_disconnected(
+    poll: Coroutine[Any, Any, Request], request: HttpRequest
+) -> Request | None:
+    """Await POLL; return None if the client of REQUEST disconnects before."""
+    polling, gone = asyncio.create_task(poll), asyncio.create_task(_disconnect(request))
+    try:
+        await asyncio.wait({polling, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return polling.result() if polling.done() else None
+    finally:
+        polling.cancel()
+        gone.cancel()
+
+
+async def _disconnect(request: HttpRequest) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    await results.cancel(engine, who, string_field(await read_json(request), "request_id"))
+    return Response(status_code=204)
+
+
+CALLS: dict[str, Call] = {
+    "/client/config": _client_config,
+    "/client/dynamic_config": _dynamic_config,
+    "/telemetry": _telemetry,
+    "/create_session": _create_session,
+    "/session_heartbeat": _heartbeat,
+    "/create_model": _create_model,
+    "/load_weights": _load_weights,
+    "/get_info": _get_info,
+    "/forward_backward": _forward_backward,
+    "/optim_step": _operation("optim_step"),
+    "/save_weights": _operation("save_weights"),
+    "/save_weights_for_sampler": _operation("save_weights_for_sampler"),
+    "/save_weights_external": _operation("save_weights_external"),
+    "/unload_model": _unload_model,
+    "/create_sampling_session": _create_sampler,
+    "/asample": _sample,
+    "/retrieve_future": _retrieve,
+    "/cancel_future": _cancel,
+}

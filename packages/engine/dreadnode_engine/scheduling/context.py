@@ -1,0 +1,43 @@
+"""What the parts of a running engine share."""
+
+from collections.abc import Mapping
+
+from dreadnode_engine.base_models.discovery import ServedModel
+from dreadnode_engine.errors import Refused
+from dreadnode_engine.scheduling.futures import Futures
+from dreadnode_engine.scheduling.residency import Residency
+from dreadnode_engine.scheduling.scheduler import Scheduler
+from dreadnode_engine.settings import Settings
+from dreadnode_engine.state.checkpoint_files import CheckpointFiles
+from dreadnode_engine.state.crash_guard import CrashGuard
+from dreadnode_engine.state.journal import Journal
+from dreadnode_engine.state.records import Checkpoint, Run, Sampler
+
+
+class Context:
+    """The journal, the files, the computing thread, the models in memory, the waiting clients."""
+
+    def __init__(
+        self, settings: Settings, models: Mapping[str, ServedModel], residency: Residency
+    ) -> None:
+        self.settings = settings
+        self.models = models
+        self.residency = residency
+        self.files = CheckpointFiles(settings.data_dir)
+        self.journal = Journal(settings.data_dir / "engine.sqlite3")
+        self.crash_guard = CrashGuard(settings.data_dir / "computing")
+        self.scheduler = Scheduler(when_idle=residency.when_idle)
+        self.futures = Futures()
+        self.samplers: dict[str, Sampler] = {}
+
+    def check_base(self, made: Run | Sampler | Checkpoint) -> None:
+        """Refuse MADE if the weights under its base model's name have changed since."""
+        served = self.models.get(made.base_model)
+        if served is None or made.base_fingerprint in (None, served.fingerprint):
+            return
+        name = made.path if isinstance(made, Checkpoint) else made.id
+        raise Refused(
+            f"{name} was made on weights of {made.base_model} with the fingerprint "
+            f"{made.base_fingerprint}, and this engine serves weights with the fingerprint "
+            f"{served.fingerprint} under that name; start it with the earlier weights to continue"
+        )

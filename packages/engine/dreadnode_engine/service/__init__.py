@@ -1,0 +1,1 @@
+"""What clients may call: sessions, runs, samplers, results, checkpoints, keys, clean-up."""

@@ -1,0 +1,49 @@
+"""Checkpoints: listed, published, given a time to live, and deleted."""
+
+import shutil
+import time
+
+from dreadnode_engine.service.engine import Engine
+from dreadnode_engine.service.keys import MASTER, Principal
+from dreadnode_engine.state import queries
+from dreadnode_engine.state.checkpoint_files import check_ttl, parse_path
+from dreadnode_engine.state.records import Checkpoint
+
+
+async def list_checkpoints(
+    engine: Engine, who: Principal, run: str | None = None
+) -> list[Checkpoint]:
+    """Return the checkpoints that WHO may change and that have not expired, newest first."""
+    owner = None if who.subject == MASTER else who.subject
+    found = await engine.context.journal.do(
+        lambda db: queries.checkpoints(db, run=run, owner=owner)
+    )
+    now = time.time()
+    return [c for c in found if c.expires is None or c.expires > now]
+
+
+async def delete_checkpoint(engine: Engine, found: Checkpoint) -> None:
+    """Delete a checkpoint and its files."""
+    # Expired first: after a kill in between, nobody reads it and the clean-up deletes the rest.
+    await engine.context.journal.do(
+        lambda db: queries.update_checkpoint(db, found.path, expires=0.0)
+    )
+    shutil.rmtree(engine.context.files.checkpoint(parse_path(found.path)), ignore_errors=True)
+    await engine.context.journal.do(lambda db: queries.delete_checkpoint(db, found.path))
+
+
+async def set_ttl(engine: Engine, found: Checkpoint, seconds: int | None) -> None:
+    """Let a checkpoint expire in SECONDS; None keeps it until it is deleted."""
+    if seconds is not None:
+        check_ttl(seconds)
+    expires = time.time() + seconds if seconds is not None else None
+    await engine.context.journal.do(
+        lambda db: queries.update_checkpoint(db, found.path, expires=expires)
+    )
+
+
+async def set_public(engine: Engine, found: Checkpoint, *, public: bool) -> None:
+    """Publish a checkpoint to every key of this engine, or take that back."""
+    await engine.context.journal.do(
+        lambda db: queries.update_checkpoint(db, found.path, public=public)
+    )

@@ -1,0 +1,68 @@
+"""Sessions: made, kept alive and finished by clients."""
+
+import json
+import secrets
+import time
+
+from dreadnode_engine.errors import Gone, RateLimited
+from dreadnode_engine.protocol.validation import json_object, parse_body
+from dreadnode_engine.service.engine import Engine
+from dreadnode_engine.service.keys import Principal
+from dreadnode_engine.state import queries
+from dreadnode_engine.state.records import Session, dump
+from tinker.types import CreateSessionRequest
+
+MAX_SESSIONS = 10_000
+"""Sessions that one owner may have; ended ones count until they are deleted."""
+
+
+async def create_session(
+    engine: Engine, who: Principal, body: bytes, idempotency_key: str | None
+) -> Session:
+    """Create a session; the same key returns the same session."""
+    # The SDK leaves out fields that are null, and its own type requires this one.
+    whole = {"user_metadata": None} | json_object(body)
+    fields = parse_body(CreateSessionRequest, json.dumps(whole).encode())
+    if idempotency_key is not None:
+        known = engine.session_keys.get((who.subject, idempotency_key))
+        if known is not None:
+            return engine.sessions[known]
+    if engine.sessions_of[who.subject] >= MAX_SESSIONS:
+        raise RateLimited(f"At most {MAX_SESSIONS} sessions can be open; finish some and try again")
+    now = time.time()
+    session = Session(
+        id=secrets.token_hex(16),
+        owner=who.subject,
+        created=now,
+        seen=now,
+        idempotency_key=idempotency_key,
+        user_metadata=dump(fields.user_metadata),
+        display_name=fields.display_name,
+    )
+    # Known before it is written, so that a repeated call in between finds it.
+    engine.add_session(session)
+    try:
+        await engine.context.journal.do(lambda db: queries.insert(db, session))
+    except BaseException:
+        engine.remove_session(session)
+        raise
+    return session
+
+
+def heartbeat(engine: Engine, who: Principal, session_id: str) -> None:
+    """Record that a client is alive; its paused runs continue."""
+    session = engine.session(who, session_id)
+    if session.finished is not None:
+        raise Gone(f"The session {session_id} is finished and takes no heartbeats")
+    session.seen = time.time()
+    for queue in engine.runs_of(session):
+        if queue.paused:
+            queue.paused = False
+            engine.context.scheduler.wake(queue)
+
+
+async def finish_session(engine: Engine, who: Principal, session_id: str) -> None:
+    """Finish a session; its memory is freed once its requests are done."""
+    session = engine.session(who, session_id)
+    session.finished = session.finished or time.time()
+    await engine.context.journal.do(lambda db: queries.replace(db, session))

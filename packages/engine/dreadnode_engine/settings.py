@@ -1,0 +1,97 @@
+"""Every setting of the engine: its type, default, bounds and help, stated once.
+
+The flags of `dn engine serve` and `dn engine models` are made from these fields.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Seconds = Annotated[float, Field(gt=0, lt=1e9)]
+MIB = 2**20
+GIB = 2**30
+
+
+class ModelSources(BaseModel):
+    """Where base models come from."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data_dir: Path = Field(description="Folder for the journal, checkpoints and converted models.")
+    model: tuple[str, ...] = Field(
+        (),
+        description="Serve the base model ID from a folder with safetensors or from a GGUF file. "
+        "Repeatable.",
+        json_schema_extra={"metavar": "ID=PATH"},
+    )
+    stand_in: bool = Field(True, description="Serve the small model that rehearsals run on.")
+    hf_cache: bool = Field(True, description="Serve the models in the local Hugging Face cache.")
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        return path.expanduser().resolve()
+
+
+class Settings(ModelSources):
+    """How the engine serves."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Device to compute on.")
+    dtype: Literal["float32", "bfloat16"] | None = Field(
+        None,
+        description="Data type of the base weights. Default: float32 on a CPU, bfloat16 on a GPU.",
+    )
+    memory_gib: float | None = Field(
+        None,
+        gt=0,
+        lt=1e6,
+        description="Memory that models, runs and computing may use, in GiB. "
+        "Default: four fifths of what is free, measured again whenever it matters.",
+        json_schema_extra={"metavar": "GIB"},
+    )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="PyTorch threads. Another number changes the last bits of results. "
+        "Default: PyTorch's choice.",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Recompute activations in the backward pass: less memory, more time."
+    )
+    micro_batch_tokens: int = Field(
+        2048, ge=1, le=2**24, description="Tokens in one micro-batch of training."
+    )
+    sampling_rows: int = Field(
+        64, ge=1, le=4096, description="Sequences decoded together on one base model."
+    )
+    sampling_tokens: int = Field(
+        64 * 1024, ge=1, le=2**30, description="Tokens that one key-value cache may hold."
+    )
+    backlog_mib_per_run: int = Field(
+        1024, ge=1, le=2**20, description="Requests of one run or sampler that may wait, in MiB."
+    )
+    backlog_mib: int = Field(
+        8192, ge=1, le=2**20, description="Requests of all clients that may wait, in MiB."
+    )
+    snapshot_seconds: Seconds = Field(
+        20.0, description="Snapshot a run after this much computing: what a kill can cost."
+    )
+    # The SDK ends a poll after 45 seconds.
+    hold_seconds: float = Field(25.0, ge=0, le=40, description="Longest wait of one poll.")
+    gap_seconds: Seconds = Field(
+        900.0, description="How long an operation waits for a missing one before it."
+    )
+    unpolled_seconds: Seconds = Field(
+        120.0, description="Drop a sampling request that no client polls for this long."
+    )
+    session_seconds: Seconds = Field(
+        900.0, description="Treat a client as gone after this long without a heartbeat."
+    )
+    retention_seconds: Seconds = Field(
+        24 * 3600.0, description="Keep results, and what ended sessions leave, for this long."
+    )
+    cleanup_seconds: Seconds = Field(30.0, description="Interval of the clean-up.")
