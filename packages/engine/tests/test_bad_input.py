@@ -122,7 +122,7 @@ def test_an_unknown_base_model_is_refused_with_what_there_is(
 
 @pytest.mark.parametrize("rank", [0, -1, 129, 10**9])
 def test_a_rank_out_of_range_is_refused(service: tinker.ServiceClient, rank: int) -> None:
-    with pytest.raises(tinker.BadRequestError, match="choose 1 to 128"):
+    with pytest.raises(tinker.BadRequestError, match="from 1 to 128"):
         service.create_lora_training_client("tiny/llama", rank=rank).result()
 
 
@@ -233,7 +233,7 @@ def test_a_name_is_used_once_unless_it_may_be_overwritten(
 ) -> None:
     first = training.save_state("once").result().path
 
-    with pytest.raises(tinker.RequestFailedError, match="exists already"):
+    with pytest.raises(tinker.RequestFailedError, match="exists; choose another name"):
         training.save_state("once").result()
 
     assert training.save_state("once", overwrite=True).result().path == first
@@ -262,13 +262,21 @@ def test_weights_without_an_optimizer_cannot_be_resumed_with_one(
 ) -> None:
     path = training.save_weights_for_sampler("no-optimizer").result().path
 
-    with pytest.raises(tinker.BadRequestError, match="holds no optimizer"):
+    with pytest.raises(tinker.BadRequestError, match="has no optimizer state"):
         service.create_training_client_from_state_with_optimizer(path).result()
 
 
 BAD_PROMPTS: dict[str, tuple[list[int], types.SamplingParams, str]] = {
-    "a-prompt-longer-than-the-context": ([5] * 129, types.SamplingParams(max_tokens=1), "not fit"),
-    "no-room-for-the-answer": ([5] * 120, types.SamplingParams(max_tokens=50), "do not fit"),
+    "a-prompt-longer-than-the-context": (
+        [5] * 129,
+        types.SamplingParams(max_tokens=1),
+        "exceed the context",
+    ),
+    "no-room-for-the-answer": (
+        [5] * 120,
+        types.SamplingParams(max_tokens=50),
+        "exceed the context",
+    ),
     "a-token-id-out-of-range": ([500], types.SamplingParams(max_tokens=1), "token id 500"),
     "a-negative-temperature": (
         *([5], types.SamplingParams(max_tokens=1, temperature=-1.0), "temperature"),
@@ -301,10 +309,10 @@ def test_a_checkpoint_path_of_somebody_else_is_told_as_one_that_is_not_there(
         lambda: stranger.create_training_client_from_state(path).result(),
         lambda: stranger.create_sampling_client(model_path=path).result(),
     ):
-        with pytest.raises(tinker.NotFoundError, match="There is no checkpoint"):
+        with pytest.raises(tinker.NotFoundError, match="does not exist"):
             call()
     for path_of in (path, "tinker://nobody:train:0/weights/x"):
-        with pytest.raises(tinker.RequestFailedError, match="There is no checkpoint"):
+        with pytest.raises(tinker.RequestFailedError, match="does not exist"):
             own.load_state(path_of).result()
 
     # The operations that come next do not wait for those.
@@ -411,7 +419,7 @@ def test_a_few_bytes_that_would_fill_the_memory_fail_and_the_run_goes_on(
 
     assert [len(wide.SerializeToString()) < 1000, len(answers)] == [True, 3]
     for answer in answers[:2]:
-        assert "sparse inputs of the request fill 201326592 numbers" in answer.json()["error"]
+        assert "sparse inputs of the request have 201326592 numbers" in answer.json()["error"]
     assert answers[2].headers["content-type"] == "application/x-protobuf"
 
 

@@ -11,7 +11,8 @@ import torch
 from dreadnode_engine.base_models.discovery import inspect_model
 from dreadnode_engine.compute import multi_adapter
 from dreadnode_engine.compute.adapters import LoraShape
-from dreadnode_engine.compute.decoding import BatchRequest, SamplingBatch
+from dreadnode_engine.compute.batch_request import BatchRequest
+from dreadnode_engine.compute.decoding import NAN_LOGITS, SamplingBatch
 from dreadnode_engine.compute.loaded_model import Device, LoadedBase
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
 from dreadnode_engine.compute.sampling import Plan, StopCondition
@@ -197,7 +198,7 @@ def test_weights_that_are_gone_fail_their_own_request_alone(
     answers = decode(llama, requests, failed=problems.append)
 
     assert [answer is None for answer in answers] == [False, True, False]
-    assert problems == ["The weights of this sampler are no longer kept; save them again"]
+    assert problems == ["The weights of this sampler were deleted; save them again"]
 
 
 def test_an_adapter_that_does_not_fit_or_is_not_finite_is_refused(
@@ -228,7 +229,7 @@ def test_weights_that_overflow_fail_their_own_request_alone(
     answers = decode(llama, requests, failed=problems.append, rows=4)
 
     assert [answer is None for answer in answers] == [False, True, True, True, False]
-    assert problems == ["The logits of these weights are not numbers; training made them so"] * 3
+    assert problems == [NAN_LOGITS] * 3
 
 
 def test_weights_that_are_replaced_under_a_sample_are_used_from_the_next_token_on(
@@ -321,8 +322,8 @@ def test_the_cache_never_holds_more_positions_than_it_may(llama: LoadedBase) -> 
     most = 0
     while batch.busy:
         batch.advance()
-        spans = [len(s.owner.plan.prompt) + s.owner.plan.max_tokens for s in batch._live]
-        most = max(most, len(spans) * max(spans, default=0))
+        held = sum(client.cache.count * client.span for client in batch._clients.values())
+        most = max(most, held)
 
     assert 200 < most <= 300
 
@@ -358,3 +359,98 @@ def test_a_network_of_many_adapters_shares_every_base_weight(base: LoadedBase) -
     network = MultiAdapterNetwork(base.plain.causal_lm)
 
     assert {p.data_ptr() for p in network.causal_lm.parameters()} == own
+
+
+@torch.no_grad()
+def test_a_client_with_one_row_does_not_wait_for_another_with_many(llama: LoadedBase) -> None:
+    done: list[str] = []
+    batch = SamplingBatch(llama, llama.sampling_network, rows=16, tokens=65536)
+    long = replace(PLAN, samples=8, max_tokens=60, prompt_logprobs=0)
+    short = replace(PLAN, max_tokens=10, prompt_logprobs=0)
+
+    def add(plan: Plan, client: str) -> BatchRequest:
+        stop_condition = StopCondition(plan, llama)
+        note = lambda _: done.append(client)  # noqa: E731
+        batch.add(BatchRequest(plan, stop_condition, note, pytest.fail, client=client))
+        return batch._clients[client].waiting[-1]
+
+    for _ in range(2):
+        add(long, "many")
+    for _ in range(4):
+        batch.advance()
+    request = add(short, "one")
+    steps = [0, 0]
+    while "one" not in done:
+        before = len(batch._clients["many"].rows[0].completion.tokens)
+        batch.advance()
+        moved = len(batch._clients["many"].rows[0].completion.tokens) > before
+        steps[moved] += 1
+
+    # Alone it takes one prompt and nine steps; a step of the other's sixteen rows costs 24 / 9.
+    assert len(request.completions[0].tokens) == 10
+    cost = steps[0] * 9 + steps[1] * 25
+    assert cost <= 2 * 10 * 9 + 25
+    # Both get half of the computing.
+    assert steps[1] >= 3
+
+
+def test_a_client_without_rows_takes_the_place_of_a_request_which_resumes_unchanged(
+    llama: LoadedBase, tmp_path: Path
+) -> None:
+    folder = adapter(llama, SHAPES[0], tmp_path / "a")
+    plans = [replace(PLAN, seed=i, samples=2, max_tokens=20, prompt_logprobs=0) for i in range(3)]
+    late = replace(PLAN, seed=9, max_tokens=4)
+    alone = [decode(llama, [(one, folder)])[0] for one in plans]
+    order: list[int] = []
+    answers: dict[int, bytes] = {}
+    batch = SamplingBatch(llama, llama.sampling_network, rows=6, tokens=65536)
+
+    def add(index: int, plan: Plan, client: str) -> None:
+        def done(result: bytes) -> None:
+            order.append(index)
+            answers[index] = result
+
+        stop_condition = StopCondition(plan, llama)
+        batch.add(
+            BatchRequest(plan, stop_condition, done, pytest.fail, lambda: folder, client=client)
+        )
+
+    for index, plan in enumerate(plans):
+        add(index, plan, "first")
+    for _ in range(6):
+        batch.advance()
+    add(3, late, "second")
+    batch.advance()
+    paused = len(batch._clients["first"].paused)
+    while batch.busy:
+        batch.advance()
+
+    assert paused == 2
+    assert order[0] == 3
+    for index, expected in enumerate(alone):
+        answer = response_conv.deserialize_sample_response(answers[index])
+        assert [s.tokens for s in answer.sequences] == [s.tokens for s in expected.sequences]
+
+
+@torch.no_grad()
+def test_both_ways_to_decode_a_step_give_the_same_logits(base: LoadedBase, tmp_path: Path) -> None:
+    folders = [adapter(base, shape, tmp_path / f"{i}", i) for i, shape in enumerate(SHAPES)]
+    requests = [
+        (replace(PLAN, seed=i), folder) for i, folder in enumerate([folders[0], None, folders[1]])
+    ]
+    network = base.sampling_network
+    fused = network._fused
+
+    assert fused is not None
+    ours = decode(base, requests)
+    try:
+        network.use_transformers()
+        theirs = decode(base, requests)
+    finally:
+        network._fused = fused
+
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.sequences[0].tokens == b.sequences[0].tokens
+        np.testing.assert_allclose(
+            a.sequences[0].logprobs, b.sequences[0].logprobs, rtol=1e-5, atol=5e-5
+        )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from dreadnode_engine.base_models.discovery import ServedModel, inspect_model
-from dreadnode_engine.compute.decoding import BatchRequest, SamplingBatch
+from dreadnode_engine.compute.batch_request import BatchRequest
+from dreadnode_engine.compute.decoding import SamplingBatch
 from dreadnode_engine.compute.loaded_model import Device, LoadedBase
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
 from dreadnode_engine.compute.sampling import (
@@ -317,8 +318,8 @@ def test_alternatives_are_drawn_at_every_prompt_position(llama: LoadedBase) -> N
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"prompt": [5] * 120, "params": {"max_tokens": 10}}, "do not fit"),
-        ({"prompt": [5] * 129, "params": {"max_tokens": 1}}, "do not fit"),
+        ({"prompt": [5] * 120, "params": {"max_tokens": 10}}, "exceed the context"),
+        ({"prompt": [5] * 129, "params": {"max_tokens": 1}}, "exceed the context"),
         ({"prompt": [96]}, "token id 96"),
         ({"prompt": [-1]}, "token id -1"),
         ({"params": {"max_tokens": 0}}, "max_tokens"),
@@ -326,7 +327,7 @@ def test_alternatives_are_drawn_at_every_prompt_position(llama: LoadedBase) -> N
         ({"params": {"top_p": 0.0}}, "top_p"),
         ({"params": {"top_p": 1.5}}, "top_p"),
         ({"params": {"top_k": 0}}, "top_k"),
-        ({"params": {"stop": ["a", ""]}}, "stop text"),
+        ({"params": {"stop": ["a", ""]}}, "stop string"),
         ({"params": {"stop": [500]}}, "stop token"),
         ({"num_samples": 0}, "num_samples"),
         ({"topk_prompt_logprobs": -1}, "topk_prompt_logprobs"),
@@ -340,7 +341,7 @@ def test_alternatives_are_drawn_at_every_prompt_position(llama: LoadedBase) -> N
             {"target_prompt_logprobs": {"data": [1], "dtype": "int64", "shape": [3, 1]}},
             "does not fill its shape",
         ),
-        ({"record_stability_info": True}, "stability"),
+        ({"record_stability_info": True}, "record_stability_info"),
     ],
 )
 def test_a_request_that_makes_no_sense_is_refused_at_once(

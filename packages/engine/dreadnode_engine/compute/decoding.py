@@ -1,84 +1,38 @@
-"""Continuous batching: the samples drawn from one base model and its adapters, decoded together.
+"""Continuous batching: the samples of one base model and its adapters, decoded together.
 
-New requests join while others run: their prompts are computed in one padded batch, and their rows
-are added to the cache. A row leaves when its sample ends, whatever the others do. Which adapter
-computes a row is the request's affair (`mixed.py`).
+Requests join while others are decoded: their prompts are computed in one padded batch, and their
+rows are added to their client's cache. A row leaves when its completion ends. Its request says
+which adapter computes it (`multi_adapter.py`).
+
+Clients share the computing equally: each step computes the clients that have had the least. So a
+client with one row takes steps of its own between those of a client with many, and clients with
+equally many rows take every step together. When there is no room for a client that has no rows, the
+client that has had the most pauses a request, whose cache is computed again when there is room.
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from tinker.proto import tinker_public_pb2 as pb
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
-from dreadnode_engine.compute.kv_cache import SlotCache
+from dreadnode_engine.compute.batch_request import BatchRequest
+from dreadnode_engine.compute.kv_cache import SlotStep
 from dreadnode_engine.compute.loaded_model import LoadedBase
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
-from dreadnode_engine.compute.prompt_logprobs import PromptScores, score_prompt, topk_message
-from dreadnode_engine.compute.sampling import (
-    Plan,
-    StopCondition,
-    TokenSampler,
-    sample_rows,
-    top_logprobs,
-)
+from dreadnode_engine.compute.prefill import PREFILL_TOKENS, prefill
+from dreadnode_engine.compute.sampling import sample_rows, top_logprobs
+from dreadnode_engine.compute.sampling_client import PROMPT_TOKENS, Row, SamplingClient
 from dreadnode_engine.errors import OperationFailed
 
-PREFILL_TOKENS = 2048
-"""Padded prompt tokens that are computed at once."""
-
-
-@dataclass(eq=False)
-class Completion:
-    """One sample while it grows."""
-
-    owner: "BatchRequest"
-    sampler: TokenSampler
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    top: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = field(default_factory=list)
-    stopped: bool = False
-
-
-@dataclass(eq=False)
-class BatchRequest:
-    """One request on its way through the batch.
-
-    Attributes:
-        done: called once with the answer, unless the request fails or is dropped.
-        failed: called once with what went wrong, if its weights cannot be had or used.
-        weights: returns the folder of the adapter to draw from, None for the base model; asked
-            again before every step, because the weights of a sampler may be replaced.
-        client: whose request it is; clients take turns.
-        name: what to call the request when it is said what is being computed.
-        alone: whether no other request may be decoded with it.
-    """
-
-    plan: Plan
-    stop_condition: StopCondition
-    done: Callable[[bytes], None]
-    failed: Callable[[str], None]
-    weights: Callable[[], Path | None] = lambda: None
-    client: str = ""
-    name: str = ""
-    alone: bool = False
-    sequences: list[Completion] = field(default_factory=list)
-    open: int = 0
-    scores: PromptScores | None = None
-    broken: bool = False
+NAN_LOGITS = "The logits of these weights are NaN: training diverged; use an earlier checkpoint"
 
 
 class SamplingBatch:
-    """The requests on one base model. Not thread-safe: the computing thread owns it.
+    """The requests on one base model. The computing thread owns it.
 
-    `begin` is told the names of the tickets that are about to be computed.
+    `mark_computing` is called with the names of the requests that are about to be computed.
     """
 
     def __init__(
@@ -91,209 +45,250 @@ class SamplingBatch:
         reserve_adapter: Callable[[Path], None] = lambda _: None,
         mark_computing: Callable[[Iterable[str]], None] = lambda _: None,
     ) -> None:
-        self._begin = mark_computing
-        self._free_up = reserve_adapter
+        self._mark_computing = mark_computing
+        self._reserve_adapter = reserve_adapter
         self._base = base
         self._network = network
-        self._rows = rows
-        self._tokens = tokens
-        self._waiting: dict[str, deque[BatchRequest]] = {}
-        self._cache = SlotCache()
-        self._live: list[Completion] = []
+        self._row_limit = rows
+        self._token_limit = tokens
+        self._clients: dict[str, SamplingClient] = {}
 
     @property
     def busy(self) -> bool:
         """Whether anything is left to do."""
-        return bool(self._waiting or self._live)
+        return bool(self._clients)
 
     @property
     def clients(self) -> int:
-        """How many clients have something to do here."""
-        return len(self._waiting.keys() | {sequence.owner.client for sequence in self._live})
+        """How many clients have something to do."""
+        return len(self._clients)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows that are decoded."""
+        return [row for client in self._clients.values() for row in client.rows]
 
     def add(self, request: BatchRequest) -> None:
-        """Let TICKET join when there is room and its client has its turn."""
+        """Add REQUEST, which joins when there is room and its client's turn comes."""
+        if request.client not in self._clients:
+            # Time without requests gives no claim: a client starts where the first of others is.
+            used = min((client.used for client in self._clients.values()), default=0.0)
+            self._clients[request.client] = SamplingClient(used)
         request.open = request.plan.samples
-        self._waiting.setdefault(request.client, deque()).append(request)
+        self._clients[request.client].waiting.append(request)
 
     def drop(self, request: BatchRequest) -> None:
-        """Draw nothing more for TICKET; its rows are free at once."""
-        if request in self._waiting.get(request.client, ()):
-            self._waiting[request.client].remove(request)
-            if not self._waiting[request.client]:
-                del self._waiting[request.client]
-        self._remove([row for row, sample in enumerate(self._live) if sample.owner is request])
+        """Sample nothing more for REQUEST; its rows are free at once."""
+        if (client := self._clients.get(request.client)) is not None:
+            client.drop(request)
+            self._remove_idle()
 
     @torch.no_grad()
     def advance(self) -> None:
-        """Compute waiting prompts if there is room for them, else one token of every sequence."""
-        if group := self._next_prefill():
-            self._prefill(group)
-        elif self._live:
-            self._decode()
-        for request in {sample.owner for sample in self._live if sample.owner.broken}:
-            self.drop(request)
-            request.failed("The logits of these weights are not numbers; training made them so")
+        """Compute prompts that are due and have room, else one token of the rows that are due."""
+        clients = sorted(self._clients.values(), key=lambda client: client.used)
+        # If no client that is due can be computed, for want of room, the next ones are.
+        _ = self._compute(self._due(clients)) or self._compute(clients)
+        for row in self.rows:
+            if row.request.broken and row.request in self._clients[row.request.client].requests:
+                self._clients[row.request.client].drop(row.request)
+                row.request.failed(NAN_LOGITS)
+        self._remove_idle()
 
-    def _next_prefill(self) -> list[tuple[BatchRequest, int]]:
-        """Take what fits, one request of each client in turn: tickets, and samples of each."""
+    def _due(self, clients: Sequence[SamplingClient]) -> list[SamplingClient]:
+        """Return those of CLIENTS that have had the least, within one step of the first."""
+        limit = clients[0].used + clients[0].step_cost if clients else 0.0
+        return [client for client in clients if client.used < limit]
+
+    def _compute(self, clients: Sequence[SamplingClient]) -> bool:
+        """Compute prompts or one token of CLIENTS, which are in order; whether anything was."""
+        if self._resume_paused(clients):
+            return True
+        if group := self._next_started(clients):
+            self._prefill(group)
+            return True
+        stepping = [client for client in clients if client.rows]
+        if stepping:
+            self._decode(stepping)
+        return bool(stepping)
+
+    def _next_started(self, due: Sequence[SamplingClient]) -> list[tuple[BatchRequest, int]]:
+        """Choose waiting requests that fit, one of each client in turn, and samples of each."""
         group: list[tuple[BatchRequest, int]] = []
-        rows = self._rows - len(self._live)
-        taken = len(self._live)
-        longest = max((_length(sequence.owner.plan) for sequence in self._live), default=0)
         widest = 0
-        while self._waiting and rows > 0:
-            request = next(iter(self._waiting.values()))[0]
-            width = max(widest, len(request.plan.prompt))
-            if group and width * (len(group) + 1) > PREFILL_TOKENS:
+        turns = [client for client in due if client.waiting]
+        looked: dict[SamplingClient, int] = dict.fromkeys(turns, 0)
+        while turns:
+            client = turns.pop(0)
+            request = client.waiting[looked[client]]
+            widest = max(widest, len(request.plan.prompt))
+            if group and widest * (len(group) + 1) > PREFILL_TOKENS:
                 break
-            left = request.plan.samples - len(request.sequences)
-            # In the cache every row is as long as the longest.
-            span = max(longest, _length(request.plan))
-            room = self._tokens // span - taken
-            # A request too long for the budget runs alone rather than never.
-            fit = min(left, rows, max(room, 0 if self._live or group else 1))
             try:
-                if fit <= 0 or not self._can_join(request, group):
-                    break
+                count = self._fitting(client, request, group)
             except OperationFailed as problem:
-                self.drop(request)
+                client.drop(request)
                 request.failed(str(problem))
+                if looked[client] < len(client.waiting):
+                    turns.append(client)
                 continue
-            group.append((request, fit))
-            widest, longest, rows, taken = width, span, rows - fit, taken + fit
-            self._next_client(done=fit == left)
-            if fit < left:
-                break
+            if not count:
+                continue
+            group.append((request, count))
+            looked[client] += 1
+            if count == request.unstarted and looked[client] < len(client.waiting):
+                turns.append(client)
         return group
 
+    def _resume_paused(self, clients: Sequence[SamplingClient]) -> bool:
+        """Resume paused rows of the first of CLIENTS that has any and room for them."""
+        for client in clients:
+            rows: list[Row] = []
+            for row in client.paused:
+                room = self._has_room(client, row.request, len(rows) + 1, ())
+                # Without any row in memory, one is resumed whatever it takes.
+                if not (room or not (self.rows or rows)) or not self._can_join(row.request, []):
+                    break
+                rows.append(row)
+            if rows:
+                self._resume(client, rows)
+                return True
+            if client.paused or client.starved:
+                return False  # What becomes free is for this one.
+        return False
+
+    def _fitting(
+        self,
+        client: SamplingClient,
+        request: BatchRequest,
+        group: Sequence[tuple[BatchRequest, int]],
+    ) -> int:
+        """Return how many samples of REQUEST can join now, beside GROUP."""
+        first = client.starved and not any(other.client == request.client for other, _ in group)
+        count = request.unstarted
+        while count and not self._has_room(client, request, count, group):
+            count -= 1
+        while first and not count and self._pause_other(client):
+            count = int(self._has_room(client, request, 1, group))
+        # A request that needs more than all memory is computed alone rather than never.
+        if not count and not group and not self.rows:
+            count = 1
+        return count if count and self._can_join(request, group) else 0
+
+    def _has_room(
+        self,
+        client: SamplingClient,
+        request: BatchRequest,
+        count: int,
+        group: Sequence[tuple[BatchRequest, int]],
+    ) -> bool:
+        """Whether COUNT rows of REQUEST fit beside all rows and those of GROUP."""
+        rows = dict.fromkeys(self._clients.values(), 0)
+        spans = dict.fromkeys(self._clients.values(), 0)
+        for other, number in [*group, (request, count)]:
+            owner = self._clients[other.client]
+            rows[owner] += number
+            spans[owner] = max(spans[owner], other.span)
+        total = sum(len(c.rows) + rows[c] for c in rows)
+        tokens = sum(c.tokens_with(rows[c], spans[c]) for c in rows)
+        return total <= self._row_limit and tokens <= self._token_limit
+
+    def _pause_other(self, client: SamplingClient) -> bool:
+        """Pause a request of the client with the most computing; False if there is none."""
+        others = [c for c in self._clients.values() if c is not client and len(c.requests) > 1]
+        others = others or [
+            c for c in self._clients.values() if c is not client and c.rows and c.used > client.used
+        ]
+        if not others:
+            return False
+        max(others, key=lambda other: other.used).pause_newest()
+        return True
+
     def _can_join(self, request: BatchRequest, group: Sequence[tuple[BatchRequest, int]]) -> bool:
-        """Whether there is room for the adapter of TICKET beside those of GROUP and who is live."""
-        company = {other for other, _ in group} | {sample.owner for sample in self._live}
+        """Whether REQUEST may be computed beside GROUP and all rows, and its adapter fits."""
+        company = {other for other, _ in group} | {row.request for row in self.rows}
         if any(request.alone or other.alone for other in company - {request}):
             return False
-        self._begin([request.name])
+        self._mark_computing([request.name])
         folder = request.weights()
         if folder is None:
             return True
         self._network.reload(folder)
         if not self._network.is_loaded(folder):
-            self._free_up(folder)
-        beside = [other.weights() for other, _ in group]
-        return self._network.fits([*beside, *self._folders()], folder)
+            self._reserve_adapter(folder)
+        beside = [other.weights() for other in company]
+        return self._network.fits(beside, folder)
 
-    def _folders(self) -> list[Path | None]:
-        return [sequence.owner.weights() for sequence in self._live]
-
-    def _next_client(self, *, done: bool) -> None:
-        """Let the next client have its turn, and the request looked at leave its queue if DONE."""
-        client = next(iter(self._waiting))
-        fifo = self._waiting.pop(client)
-        if done:
-            fifo.popleft()
-        if fifo:
-            self._waiting[client] = fifo
+    def _folders(self, rows: Iterable[Row]) -> list[Path | None]:
+        return [row.request.weights() for row in rows]
 
     def _prefill(self, group: Sequence[tuple[BatchRequest, int]]) -> None:
-        self._begin([request.name for request, _ in group])
-        lengths = [len(request.plan.prompt) for request, _ in group]
-        padded = torch.zeros(len(group), max(lengths), dtype=torch.int64)
-        for row, (request, _) in enumerate(group):
-            padded[row, : lengths[row]] = torch.from_numpy(request.plan.prompt)
-        cache = DynamicCache()
-        self._network.assign_rows(
-            [request.weights() for request, _ in group], beside=self._folders()
-        )
-        hidden = self._network.hidden(
-            padded.to(self._base.device), use_cache=True, past_key_values=cache
-        )
-        reached = torch.tensor(lengths, device=hidden.device) - 1
-        last = torch.log_softmax(
-            self._network.logits(hidden[torch.arange(len(group), device=hidden.device), reached]),
-            -1,
-        )
-        for row, (request, copies) in enumerate(group):
-            plan = request.plan
-            if plan.scores_prompt and request.scores is None:
-                with self._network.only(row):
-                    states = hidden[row, : lengths[row]]
-                    request.scores = score_prompt(self._network, states, plan)
-            number = len(request.sequences)
-            new = [Completion(request, TokenSampler(plan, number + i)) for i in range(copies)]
-            request.sequences += new
-            self._sample_next(new, last[row].expand(copies, -1))
-            going = [sequence for sequence in new if not self._finish_if_ended(sequence)]
+        """Compute the prompts of GROUP, and sample the first token of each new completion."""
+        self._mark_computing([request.name for request, _ in group])
+        prompts = [request.plan.prompt for request, _ in group]
+        folders = [request.weights() for request, _ in group]
+        self._network.assign_rows(folders, beside=self._folders(self.rows))
+        states, logprobs = prefill(self._network, prompts, [r for r, _ in group])
+        for index, (request, copies) in enumerate(group):
+            client = self._clients[request.client]
+            client.used += len(request.plan.prompt) / PROMPT_TOKENS
+            rows = [Row(request, request.start_completion()) for _ in range(copies)]
+            if not request.unstarted:
+                client.waiting.remove(request)
+            self._sample(rows, logprobs[index].expand(copies, -1))
+            going = [row for row in rows if not self._end(row)]
             if going:
-                self._cache.admit(cache, row, lengths[row], len(going))
-                self._live += going
+                client.cache.admit(states, index, len(request.plan.prompt), len(going))
+                client.add(going)
 
-    def _decode(self) -> None:
-        self._begin({sample.owner.name for sample in self._live})
-        self._network.assign_rows(self._folders())
-        places, mask = self._cache.begin_step()
-        newest = torch.tensor([[sequence.tokens[-1]] for sequence in self._live])
-        hidden = self._network.hidden(
-            newest.to(self._base.device),
-            position_ids=places,
-            attention_mask=mask,
-            past_key_values=self._cache,
-            use_cache=True,
-        )
-        logprobs = torch.log_softmax(self._network.logits(hidden[:, -1]), dim=-1)
-        self._sample_next(self._live, logprobs)
-        self._remove(
-            [row for row, sample in enumerate(self._live) if self._finish_if_ended(sample)]
-        )
+    def _resume(self, client: SamplingClient, rows: Sequence[Row]) -> None:
+        """Compute the cache of paused ROWS again; what they sample next does not change."""
+        self._mark_computing({row.request.name for row in rows})
+        for row in rows:
+            # The last token is not in the cache: the next step computes it.
+            tokens = [*row.request.plan.prompt.tolist(), *row.completion.tokens[:-1]]
+            self._network.assign_rows([row.request.weights()], beside=self._folders(self.rows))
+            states, _ = prefill(self._network, [torch.tensor(tokens).numpy()], [])
+            client.cache.admit(states, 0, len(tokens), 1)
+            client.add([row])
+            client.paused.remove(row)
+            client.used += len(tokens) / PROMPT_TOKENS
 
-    def _remove(self, rows: Sequence[int]) -> None:
-        """Free ROWS, which are in order."""
-        # From the end, because the last row moves into the place of one that leaves.
-        for row in reversed(rows):
-            self._cache.remove(row)
-            self._live[row] = self._live[-1]
-            self._live.pop()
-        if not self._live:
-            self._network.release()
+    def _decode(self, clients: Sequence[SamplingClient]) -> None:
+        """Compute one token of every row of CLIENTS."""
+        rows = [row for client in clients for row in client.rows]
+        self._mark_computing({row.request.name for row in rows})
+        self._network.assign_rows(self._folders(rows), beside=self._folders(self.rows))
+        step = SlotStep([client.cache for client in clients])
+        newest = torch.tensor([row.completion.tokens[-1] for row in rows])
+        hidden = self._network.decode(newest.to(self._base.device), step)
+        self._sample(rows, torch.log_softmax(self._network.logits(hidden), dim=-1))
+        for client in clients:
+            client.used += client.step_cost
+            client.remove([slot for slot, row in enumerate(client.rows) if self._end(row)])
 
-    def _sample_next(self, sequences: Sequence[Completion], logprobs: Tensor) -> None:
-        """Draw the next token of each of SEQUENCES from its row of LOGPROBS."""
-        tokens, scores = sample_rows([sequence.sampler for sequence in sequences], logprobs)
-        for row, sequence in enumerate(sequences):
-            sequence.tokens.append(tokens[row])
-            sequence.logprobs.append(scores[row])
-            sequence.owner.broken |= math.isnan(scores[row])
-            if k := sequence.owner.plan.topk_sample:
-                sequence.top.append(top_logprobs(logprobs[row : row + 1], k))
+    def _sample(self, rows: Sequence[Row], logprobs: Tensor) -> None:
+        """Sample the next token of each of ROWS from LOGPROBS (rows, vocabulary)."""
+        tokens, scores = sample_rows([row.completion.sampler for row in rows], logprobs)
+        for index, row in enumerate(rows):
+            row.completion.tokens.append(tokens[index])
+            row.completion.logprobs.append(scores[index])
+            row.request.broken |= math.isnan(scores[index])
+            if k := row.request.plan.topk_sample:
+                row.completion.top.append(top_logprobs(logprobs[index : index + 1], k))
 
-    def _finish_if_ended(self, sequence: Completion) -> bool:
-        """Whether SEQUENCE has ended; the request is answered with the last of its samples."""
-        request = sequence.owner
-        if request.broken:
-            return False  # It is given up as a whole, when the step is over.
-        sequence.stopped = request.stop_condition.reached(sequence.tokens)
-        if not sequence.stopped and len(sequence.tokens) < request.plan.max_tokens:
+    def _end(self, row: Row) -> bool:
+        """Whether ROW has ended; the last completion of a request finishes it."""
+        if row.request.broken:
+            return False  # The whole request fails after the step.
+        if not row.completion.ended():
             return False
-        request.open -= 1
-        if request.open == 0:
-            request.done(_encode_response(request))
+        row.request.open -= 1
+        if row.request.open == 0:
+            row.request.done(row.request.encode())
         return True
 
-
-def _length(plan: Plan) -> int:
-    return len(plan.prompt) + plan.max_tokens
-
-
-def _encode_response(request: BatchRequest) -> bytes:
-    response = pb.SampleResponse()
-    for sequence in request.sequences:
-        message = response.sequences.add(
-            stop_reason=pb.STOP_REASON_STOP if sequence.stopped else pb.STOP_REASON_LENGTH,
-            tokens=np.array(sequence.tokens, dtype="<i4").tobytes(),
-            logprobs=np.array(sequence.logprobs, dtype="<f4").tobytes(),
-        )
-        if sequence.top:
-            ids, values = (np.concatenate(parts) for parts in zip(*sequence.top, strict=True))
-            message.topk_sampled_logprobs.CopyFrom(topk_message(ids, values))
-    if request.scores is not None:
-        request.scores.write(response)
-    return response.SerializeToString()
+    def _remove_idle(self) -> None:
+        self._clients = {name: client for name, client in self._clients.items() if client.busy}
+        if not self.rows:
+            self._network.release()

@@ -11,8 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
+from dreadnode_engine.compute.decode_step import fuse_projections
+from dreadnode_engine.compute.kv_cache import SlotCache, SlotStep
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
 from dreadnode_engine.compute.network import Network
+from dreadnode_engine.compute.prefill import prefill
 from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.settings import Settings
 
@@ -50,6 +53,7 @@ class LoadedBase:
         self.device = torch.device(device.name)
         self.config = model.config
         self.eos = _eos_ids(model, self.tokenizer)
+        fuse_projections(model)
         self.plain = Network(model)
         self._wrapped: dict[LoraShape, tuple[PeftWrapper, Network]] = {}
         _check_halves(model, self.plain)
@@ -58,7 +62,11 @@ class LoadedBase:
     @cached_property
     def sampling_network(self) -> MultiAdapterNetwork:
         """The network for sampling: each row of a batch has its own adapter."""
-        return MultiAdapterNetwork(self.plain.causal_lm)
+        network = MultiAdapterNetwork(self.plain.causal_lm)
+        if not _decodes_alike(network):
+            log.info("%s decodes through transformers", self.served.id)
+            network.use_transformers()
+        return network
 
     @property
     def adapter_bytes(self) -> int:
@@ -78,6 +86,23 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     named = model.generation_config.eos_token_id
     ids = set(named if isinstance(named, list) else [named]) | {tokenizer.eos_token_id}
     return frozenset(int(token) for token in ids if token is not None)
+
+
+@torch.no_grad()
+def _decodes_alike(network: MultiAdapterNetwork) -> bool:
+    """Whether the fused decoding step gives the logits of transformers' whole forward pass."""
+    tokens = torch.arange(6, device=network.device)
+    expected = network.logits(network.hidden(tokens[None])[0])
+    states, _ = prefill(network, [tokens[:4].cpu().numpy()], [])
+    cache = SlotCache()
+    cache.admit(states, 0, 4, 1)
+    tolerance = 1e-3 if network.dtype == torch.float32 else 0.05
+    for place in (4, 5):
+        logits = network.logits(network.decode(tokens[place : place + 1], SlotStep([cache])))[0]
+        error = (logits - expected[place]).abs().max()
+        if not error <= tolerance * expected[place].abs().max():
+            return False
+    return True
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ through PEFT (`adapters.py`).
 
 import copy
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -20,8 +21,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dreadnode_engine.compute.adapters import ADAPTED, WEIGHTS_FILE, factors_of, read_adapter
+from dreadnode_engine.compute.decode_step import SLOTS, DecodeStep
+from dreadnode_engine.compute.kv_cache import SlotStep
 from dreadnode_engine.compute.network import Network
 from dreadnode_engine.errors import OperationFailed
+
+log = logging.getLogger(__name__)
 
 MAX_RANKS = 1024
 """Ranks of all adapters in one batch; a request with another adapter waits beyond that."""
@@ -86,19 +91,18 @@ class RowAdapters:
             self.wanted = wanted
             self._masks = {}
 
-    def masked(self, layout: Layout, device: torch.device) -> Tensor | None:
-        """Return the mask (rows, ranks) of foreign ranks; None if no row has ranks in LAYOUT."""
-        if layout not in self._masks:
-            self._masks[layout] = self._find(layout, device)
-        return self._masks[layout]
+    def use(self, layout: Layout) -> bool:
+        """Whether any row uses an adapter of LAYOUT."""
+        return any(number in self.wanted for number, _ in layout)
 
-    def _find(self, layout: Layout, device: torch.device) -> Tensor | None:
-        numbers = [number for number, _ in layout]
-        if not set(numbers) & set(self.wanted):
-            return None
-        ranks = torch.tensor([ranks for _, ranks in layout])
-        owners = torch.tensor(numbers).repeat_interleave(ranks)
-        return (torch.tensor(self.wanted)[:, None] != owners).to(device)
+    def mask(self, layout: Layout, device: torch.device) -> Tensor | None:
+        """Return the mask (rows, ranks) of foreign ranks; None if no rank is foreign to a row."""
+        if layout not in self._masks:
+            ranks = torch.tensor([ranks for _, ranks in layout])
+            owners = torch.tensor([number for number, _ in layout]).repeat_interleave(ranks)
+            mask = torch.tensor(self.wanted)[:, None] != owners
+            self._masks[layout] = mask.to(device) if bool(mask.any()) else None
+        return self._masks[layout]
 
 
 class AdapterStack:
@@ -110,7 +114,7 @@ class AdapterStack:
         self.name = name
         self.size = size
         self._rows = rows
-        self._layer = layer
+        self.layer = layer
         self._hook: RemovableHandle | None = None
         self._layout: Layout = ()
         self.a = self.b = torch.empty(0)
@@ -130,27 +134,39 @@ class AdapterStack:
         if self._hook is not None and not mine:
             self._hook.remove()
             self._hook = None
-        elif self._hook is None and mine and self._layer is not None:
-            self._hook = self._layer.register_forward_hook(self)
+        elif self._hook is None and mine and self.layer is not None:
+            self._hook = self.layer.register_forward_hook(self)
 
-    def masked(self) -> Tensor | None:
-        """Return the mask of foreign ranks; None if no row uses an adapter here."""
-        return self._rows.masked(self._layout, self.a.device) if self._layout else None
+    @property
+    def used(self) -> bool:
+        """Whether any row uses an adapter here."""
+        return self._rows.use(self._layout)
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The mask (rows, ranks) of foreign ranks."""
+        return self._rows.mask(self._layout, self.a.device)
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Add each row's update to the OUTPUT of the layer (a forward hook)."""
-        masked = self.masked()
-        if masked is None:
+        return self.add(inputs[0], output)
+
+    def add(self, x: Tensor, output: Tensor) -> Tensor:
+        """Add each row's update for X (rows, [length,] in) to OUTPUT (rows, [length,] out)."""
+        if not self.used:
             return output
-        (x,) = inputs
-        if x.ndim == 3:
-            masked = masked[:, None]
-        inner = (x.to(self.a.dtype) @ self.a.T).masked_fill(masked, 0)
+        inner = x.to(self.a.dtype) @ self.a.T
+        if (mask := self.mask) is not None:
+            inner = inner.masked_fill(mask[:, None] if x.ndim == 3 else mask, 0)
+        if x.ndim == 2 and output.dtype == inner.dtype:
+            return torch.addmm(output, inner, self.b)
         return (output + inner @ self.b).to(output.dtype)
 
-    def update(self, x: Tensor, masked: Tensor, expert: int) -> Tensor:
-        """Return the update of EXPERT for X (tokens, in), with foreign ranks MASKED."""
-        inner = (x.to(self.a.dtype) @ self.a[expert].T).masked_fill(masked, 0)
+    def expert_update(self, x: Tensor, mask: Tensor | None, expert: int) -> Tensor:
+        """Return the update of EXPERT for X (tokens, in), with the foreign ranks of MASK."""
+        inner = x.to(self.a.dtype) @ self.a[expert].T
+        if mask is not None:
+            inner = inner.masked_fill(mask, 0)
         return inner @ self.b[expert]
 
 
@@ -166,8 +182,7 @@ class MultiAdapterExperts(nn.Module):
 
     def forward(self, hidden: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted sum of the CHOSEN experts, for HIDDEN (tokens, width)."""
-        masked = [stack.masked() for stack in (self._up, self._down)]
-        if masked[0] is None and masked[1] is None:
+        if not (self._up.used or self._down.used):
             return self.experts(hidden, chosen, weights)  # type: ignore[no-any-return]
         # All rows of a batch have the same length here: prompts are padded.
         row_of = torch.arange(len(hidden), device=hidden.device)
@@ -175,21 +190,21 @@ class MultiAdapterExperts(nn.Module):
         total = torch.zeros_like(hidden)
         for expert in torch.unique(chosen).tolist():
             token, place = torch.where(chosen == expert)
-            mine = [None if every is None else every[row_of[token]] for every in masked]
-            inner = self._one(self._up, "gate_up_proj", hidden[token], expert, mine[0])
+            rows = row_of[token]
+            inner = self._one(self._up, "gate_up_proj", hidden[token], expert, rows)
             inner = self.experts._apply_gate(inner)  # type: ignore[operator]
-            outer = self._one(self._down, "down_proj", inner, expert, mine[1])
+            outer = self._one(self._down, "down_proj", inner, expert, rows)
             total.index_add_(0, token, (outer * weights[token, place, None]).to(total.dtype))
         return total
 
-    def _one(
-        self, stack: AdapterStack, name: str, x: Tensor, expert: int, masked: Tensor | None
-    ) -> Tensor:
+    def _one(self, stack: AdapterStack, name: str, x: Tensor, expert: int, rows: Tensor) -> Tensor:
         weights: Tensor = getattr(self.experts, name)
         output = x @ weights[expert].T
-        if masked is None:
+        if not stack.used:
             return output
-        return (output + stack.update(x, masked, expert)).to(output.dtype)
+        mask = stack.mask
+        mine = None if mask is None else mask[rows]
+        return (output + stack.expert_update(x, mine, expert)).to(output.dtype)
 
 
 class MultiAdapterNetwork(Network):
@@ -207,9 +222,37 @@ class MultiAdapterNetwork(Network):
             elif leaf == "experts" and isinstance(getattr(module, "gate_up_proj", None), Tensor):
                 self._wrap_experts(skeleton, name, module)
         super().__init__(skeleton)
-        self._device = next(base.parameters()).device
+        skeleton.config._attn_implementation = SLOTS  # type: ignore[union-attr]
+        self._fused = self._fuse()
+        first = next(base.parameters())
+        self.device, self.dtype = first.device, first.dtype
         self._adapters: dict[Path, Adapter] = {}
         self._stacked: dict[Path, Adapter] = {}
+
+    def _fuse(self) -> DecodeStep | None:
+        """Return the fused decoding step, if the architecture has one."""
+        by_layer = {id(stack.layer): stack.add for stack in self._stacks.values() if stack.layer}
+        try:
+            return DecodeStep(self._decoder, lambda layer: by_layer[id(layer)])
+        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+            log.info("decoding through transformers: %r", problem)
+            return None
+
+    def use_transformers(self) -> None:
+        """Decode through transformers' own layers from now on."""
+        self._fused = None
+
+    def decode(self, tokens: Tensor, step: SlotStep) -> Tensor:
+        """Return the last hidden states of one token per row, (rows,) -> (rows, width)."""
+        if self._fused is not None:
+            return self._fused(tokens, step)
+        output = self._decoder(
+            input_ids=tokens[:, None],
+            position_ids=step.positions[:, None],
+            use_cache=False,
+            slot_step=step,
+        )
+        return output.last_hidden_state[:, 0]  # type: ignore[no-any-return]
 
     def _add_stack(self, name: str, weight: Tensor, layer: nn.Linear | None = None) -> AdapterStack:
         self._stacks[name] = AdapterStack(self._rows, name, tuple(weight.shape), layer)
@@ -251,7 +294,7 @@ class MultiAdapterNetwork(Network):
 
     def _read(self, folder: Path) -> Adapter:
         sizes = {name: stack.size for name, stack in self._stacks.items()}
-        return Adapter(folder, sizes, self._device)
+        return Adapter(folder, sizes, self.device)
 
     def fits(self, using: Sequence[Path | None], folder: Path) -> bool:
         """Whether the adapter in FOLDER fits into a batch with the adapters USING it."""

@@ -8,7 +8,7 @@ the number of the sample and the position.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from tinker.types import SampleRequest
 from torch import Tensor
 
 from dreadnode_engine.base_models.discovery import ServedModel
-from dreadnode_engine.compute.loaded_model import LoadedBase
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.protocol.protobuf import rows_fit
 from dreadnode_engine.protocol.validation import describe_error
@@ -283,10 +282,17 @@ def _places(weights: Tensor, uniform: Tensor) -> Tensor:
     return torch.minimum(places, last)
 
 
+class EndsText(Protocol):
+    """What a stop condition needs of a base model."""
+
+    eos: frozenset[int]
+    tokenizer: Any
+
+
 class StopCondition:
     """Ends a sequence at end-of-text, at given tokens, or at given strings."""
 
-    def __init__(self, plan: Plan, base: LoadedBase) -> None:
+    def __init__(self, plan: Plan, base: EndsText) -> None:
         stop = base.eos if plan.stop is None else plan.stop
         self._ids = frozenset(item for item in stop if isinstance(item, int))
         self._texts = tuple(item for item in stop if isinstance(item, str))

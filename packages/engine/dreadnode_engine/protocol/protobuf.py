@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import zstandard
-from dreadnode_engine.errors import OperationFailed, Refused
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from tinker.proto import tinker_public_pb2 as pb
+
+from dreadnode_engine.errors import OperationFailed, Refused
 
 MEDIA_TYPE = "application/x-protobuf"
 MAX_BODY = 256 * 2**20

@@ -3,8 +3,9 @@
 import json
 from typing import Any, TypeVar
 
-from dreadnode_engine.errors import Refused
 from pydantic import BaseModel, ValidationError
+
+from dreadnode_engine.errors import Refused
 
 M = TypeVar("M", bound=BaseModel)
 

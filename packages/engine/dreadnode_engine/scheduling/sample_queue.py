@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from dreadnode_engine.compute.decoding import BatchRequest, SamplingBatch
+from dreadnode_engine.compute.batch_request import BatchRequest
+from dreadnode_engine.compute.decoding import SamplingBatch
 from dreadnode_engine.compute.sampling import StopCondition, parse, plan
 from dreadnode_engine.errors import OperationFailed, Refused, StoppedBeforeCommit
 from dreadnode_engine.protocol import protobuf

@@ -4,6 +4,8 @@ import asyncio
 import secrets
 import time
 
+from tinker.types import CreateSamplingSessionRequest
+
 from dreadnode_engine.compute.sampling import parse, plan, with_seed
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.protocol.validation import MAX_SEQ, check_number, parse_body
@@ -13,7 +15,6 @@ from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.checkpoint_files import parse_path
 from dreadnode_engine.state.records import Request, Sampler, new_request, new_sampler
-from tinker.types import CreateSamplingSessionRequest
 
 
 async def create_sampler(engine: Engine, who: Principal, body: bytes) -> Sampler:

@@ -4,13 +4,14 @@ import json
 import secrets
 import time
 
+from tinker.types import CreateSessionRequest
+
 from dreadnode_engine.errors import Gone, RateLimited
 from dreadnode_engine.protocol.validation import json_object, parse_body
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.records import Session, dump
-from tinker.types import CreateSessionRequest
 
 MAX_SESSIONS = 10_000
 """Sessions that one owner may have; ended ones count until they are deleted."""

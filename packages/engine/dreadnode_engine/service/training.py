@@ -6,6 +6,8 @@ import secrets
 import time
 from functools import partial
 
+from tinker.types import CreateModelRequest, LoadWeightsRequest
+
 from dreadnode_engine.base_models.discovery import MAX_RANK
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.protocol.validation import MAX_SEQ, check_adamw, check_number, parse_body
@@ -14,7 +16,6 @@ from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.records import Checkpoint, Request, Run, new_request, new_run
-from tinker.types import CreateModelRequest, LoadWeightsRequest
 
 DEFAULT_RANK = 32
 
