@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,8 @@ from dreadnode_engine.errors import OperationFailed, Refused
 from dreadnode_engine.service.keys import Keyring, master_key
 from dreadnode_engine.settings import ModelSources, Settings
 from dreadnode_engine.startup import announce, end_with_parent, listen, lock_data_dir, say
+
+log = logging.getLogger(__name__)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,12 +92,22 @@ async def _serve(settings: Settings) -> int:
     # torch is imported late: a wrong argument is refused without the seconds that this takes.
     import torch
 
+    from dreadnode_engine.compute.probe import check_architecture
     from dreadnode_engine.http.app import create_app
 
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise Refused("`--device cuda` needs a CUDA GPU, and PyTorch finds none on this machine")
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    named = {pair.partition("=")[0] for pair in settings.model}
+    for model_id, model in list(models.items()):
+        try:
+            check_architecture(model)
+        except Refused as refusal:
+            if model_id in named:
+                raise
+            log.warning("skipped: %s", refusal)
+            del models[model_id]
     app = create_app(settings, models, keyring)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on"

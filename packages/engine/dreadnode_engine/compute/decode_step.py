@@ -12,14 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from dreadnode_engine.compute.kv_cache import SlotStep
-
-SLOTS = "dreadnode_slots"
-"""The attention of transformers' layers over a `SlotStep`."""
 
 Update = Callable[[Tensor, Tensor], Tensor]
 """Adds the adapters' update to a layer's output: (input, output) -> output."""
@@ -137,34 +131,3 @@ class DecodeStep:
         for index, layer in enumerate(self._layers):
             x = layer(x, cos, sin, step, index)
         return self._norm(x)  # type: ignore[no-any-return]
-
-
-def slot_attention(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float | None = None,
-    slot_step: SlotStep | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Attention for transformers' layers: over SLOT_STEP if it is given, else plain sdpa."""
-    if slot_step is None:
-        return sdpa_attention_forward(  # type: ignore[no-any-return]
-            module, query, key, value, attention_mask, scaling=scaling, **kwargs
-        )
-    width = query.shape[-1]
-    output = slot_step.attend(
-        module.layer_idx,
-        query[:, :, 0],
-        key[:, :, 0],
-        value[:, :, 0],
-        width**-0.5 if scaling is None else scaling,
-    )
-    return output.view(len(output), 1, -1, width), None
-
-
-AttentionInterface.register(SLOTS, slot_attention)
-AttentionMaskInterface.register(SLOTS, sdpa_mask)

@@ -11,11 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
+from dreadnode_engine.compute.attention import ENGINE_ATTENTION
 from dreadnode_engine.compute.decode_step import fuse_projections
 from dreadnode_engine.compute.kv_cache import SlotCache, SlotStep
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
 from dreadnode_engine.compute.network import Network
 from dreadnode_engine.compute.prefill import prefill
+from dreadnode_engine.compute.probe import check_training
 from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.settings import Settings
 
@@ -53,10 +55,12 @@ class LoadedBase:
         self.device = torch.device(device.name)
         self.config = model.config
         self.eos = _eos_ids(model, self.tokenizer)
+        model.config._attn_implementation = ENGINE_ATTENTION
         fuse_projections(model)
         self.plain = Network(model)
         self._wrapped: dict[LoraShape, tuple[PeftWrapper, Network]] = {}
         _check_halves(model, self.plain)
+        check_training(served, model)
         log.info("loaded %s in %.1f s", served.id, time.monotonic() - started)
 
     @cached_property

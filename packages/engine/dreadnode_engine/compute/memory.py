@@ -1,7 +1,7 @@
 """Memory estimates, made before anything is loaded: what does not fit is refused.
 
-The figures are estimates from shapes. Weights, gradients and optimizer are exact; activations are
-an upper bound for a micro-batch of one decoder layer stack, which is what a request can add.
+The figures are estimates from shapes. Those of weights, gradients and optimizer are exact; those of
+activations are within a quarter of what was measured.
 """
 
 import ctypes
@@ -23,6 +23,12 @@ SHARE = 0.8
 """Share of the free memory that the engine may use."""
 FLOAT = 4
 """Bytes of one trained number: adapters, gradients and moments are always float32."""
+
+
+ALLOCATED, ALLOCATED_EXPERTS = 1.5, 2.0
+"""Memory that a backward pass takes, as a multiple of what it keeps; more with experts."""
+ALLOCATED_LOGITS = 7
+"""Copies of the logits of one slice that exist at the same time, with their gradients."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -63,17 +69,30 @@ def run_bytes(served: ServedModel, shape: LoraShape) -> int:
 
 
 def training_bytes(served: ServedModel, device: Device, tokens: int) -> int:
-    """Return what a backward pass over TOKENS at once may take: activations, and some logits.
+    """Return the bytes that a backward pass over TOKENS at once may take.
 
-    About 34 values of the hidden width are kept per token and layer for the backward pass
-    (Korthikanti et al. 2022, without the attention matrix, which sdpa does not keep); with
-    gradient checkpointing one per layer, and the 34 of the one layer that is being computed.
+    For each token and layer the backward pass keeps about five values of the hidden width (the
+    inputs of norms and projections), four of the heads (query, key, value, output) and four of the
+    MLP (gate, its activation, up, their product). The factors for what the allocator and the
+    backward pass add are measured (`test_memory.py`). With gradient checkpointing one hidden state
+    per layer is kept, and all values of the one layer that is computed.
     """
     config = AutoConfig.from_pretrained(served.path, local_files_only=True)
-    layers = int(config.num_hidden_layers)
-    values = layers + 34 if device.gradient_checkpointing else 34 * layers
-    kept = values * tokens * int(config.hidden_size) * device.dtype.itemsize
-    return kept + 3 * LOGIT_ROWS * served.vocabulary * FLOAT
+    layers, hidden = int(config.num_hidden_layers), int(config.hidden_size)
+    heads = int(config.num_attention_heads)
+    width = heads * int(getattr(config, "head_dim", None) or hidden // heads)
+    experts = int(getattr(config, "num_experts_per_tok", None) or 0)
+    inner = int(config.intermediate_size)
+    factor = ALLOCATED
+    if experts:
+        inner = experts * int(getattr(config, "moe_intermediate_size", None) or inner)
+        hidden_values, factor = 5 + 2 * experts, ALLOCATED_EXPERTS
+    else:
+        hidden_values = 5
+    values = hidden_values * hidden + 4 * width + 4 * inner
+    kept = layers * hidden + values if device.gradient_checkpointing else layers * values
+    logits = ALLOCATED_LOGITS * min(tokens, LOGIT_ROWS) * served.vocabulary * FLOAT
+    return int(factor * kept * tokens * device.dtype.itemsize) + logits
 
 
 def cache_bytes(served: ServedModel, dtype: torch.dtype, positions: int) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dreadnode_engine.compute.adapters import ADAPTED, WEIGHTS_FILE, factors_of, read_adapter
-from dreadnode_engine.compute.decode_step import SLOTS, DecodeStep
+from dreadnode_engine.compute.decode_step import DecodeStep
 from dreadnode_engine.compute.kv_cache import SlotStep
 from dreadnode_engine.compute.network import Network
 from dreadnode_engine.errors import OperationFailed
@@ -222,7 +222,6 @@ class MultiAdapterNetwork(Network):
             elif leaf == "experts" and isinstance(getattr(module, "gate_up_proj", None), Tensor):
                 self._wrap_experts(skeleton, name, module)
         super().__init__(skeleton)
-        skeleton.config._attn_implementation = SLOTS  # type: ignore[union-attr]
         self._fused = self._fuse()
         first = next(base.parameters())
         self.device, self.dtype = first.device, first.dtype

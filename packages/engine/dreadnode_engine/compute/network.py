@@ -1,7 +1,9 @@
 """A causal language model in two halves: tokens to hidden states, hidden states to logits."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -20,6 +22,27 @@ class Network:
         """Return the last hidden states of TOKENS, (rows, length) -> (rows, length, width)."""
         output = self._decoder(input_ids=tokens, **kwargs)
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def packed_hidden(self, tokens: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Return the hidden states of sequences of LENGTHS that follow one another in TOKENS.
+
+        Args:
+            tokens: (all tokens,).
+            positions: of each token in its own sequence, (all tokens,).
+            lengths: of the sequences; no sequence attends to another.
+
+        Returns:
+            (all tokens, width).
+        """
+        # A mask of any four dimensions keeps transformers from making one; attention is by length.
+        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device)
+        return self.hidden(
+            tokens[None],
+            position_ids=positions[None],
+            attention_mask=mask,
+            sequence_lengths=tuple(lengths),
+            use_cache=False,
+        )[0]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits of hidden states, (..., width) -> (..., vocabulary)."""

@@ -161,15 +161,16 @@ def run_job(network: Network, job: Job, budget: int) -> Generator[None, None, Lo
 
 
 def micro_batches(sizes: Sequence[tuple[int, int]], budget: int) -> Iterator[list[int]]:
-    """Group sequences of similar length; each padded group has at most BUDGET tokens.
+    """Pack sequences into micro-batches of at most BUDGET tokens, or of one sequence.
 
-    SIZES are (length, targets per token); the latter is the same within a group.
+    SIZES are (length, targets per token); the latter is the same within a micro-batch.
     """
     batch: list[int] = []
-    # Longest first: the others of a group are padded to the first.
+    # Longest first: the short ones fill up what is left of the budget at the end.
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i][1], -sizes[i][0])):
-        length, columns = sizes[batch[0]] if batch else sizes[index]
-        if batch and (length * (len(batch) + 1) > budget or columns != sizes[index][1]):
+        tokens = sum(sizes[i][0] for i in batch)
+        same = not batch or sizes[index][1] == sizes[batch[0]][1]
+        if batch and (tokens + sizes[index][0] > budget or not same):
             yield batch
             batch = []
         batch.append(index)
@@ -180,28 +181,19 @@ def micro_batches(sizes: Sequence[tuple[int, int]], budget: int) -> Iterator[lis
 def _micro_batch(
     network: Network, job: Job, examples: Sequence[Example]
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """Compute one padded batch; yield log-probabilities and losses of each example."""
+    """Compute EXAMPLES packed into one row; yield log-probabilities and losses of each."""
     device = next(network.causal_lm.parameters()).device
-    width = max(len(example.tokens) for example in examples)
-    padded = torch.zeros(len(examples), width, dtype=torch.int64)
-    for row, example in enumerate(examples):
-        padded[row, : len(example.tokens)] = torch.from_numpy(example.tokens)
-    # Padding is on the right, which causal attention never reads, so it needs no mask.
+    lengths = [len(example.tokens) for example in examples]
+    tokens = torch.from_numpy(np.concatenate([example.tokens for example in examples]))
+    positions = torch.cat([torch.arange(length) for length in lengths])
     with torch.set_grad_enabled(not job.forward_only):
-        hidden = network.hidden(padded.to(device), use_cache=False)
-    flat = hidden.reshape(-1, hidden.shape[-1])
-    places = torch.cat(
-        [row * width + torch.arange(len(e.tokens)) for row, e in enumerate(examples)]
-    ).to(device)
+        hidden = network.packed_hidden(tokens.to(device), positions.to(device), lengths)
     targets = _stack([e.targets for e in examples]).to(device)
     inputs = {n: _stack([e.inputs[n] for e in examples]).to(device) for n in job.loss.inputs}
-    p, loss, gradient = _head(network, job, flat.detach()[places], targets, inputs)
-    if gradient is not None and flat.requires_grad:
-        whole = torch.zeros_like(flat)
-        whole[places] = gradient.to(whole.dtype)
-        torch.autograd.backward(flat, whole)
-    counts = [len(example.tokens) for example in examples]
-    rows = zip(torch.split(p.cpu(), counts), torch.split(loss.cpu(), counts), strict=True)
+    p, loss, gradient = _head(network, job, hidden.detach(), targets, inputs)
+    if gradient is not None and hidden.requires_grad:
+        torch.autograd.backward(hidden, gradient.to(hidden.dtype))
+    rows = zip(torch.split(p.cpu(), lengths), torch.split(loss.cpu(), lengths), strict=True)
     for example, (p_row, loss_row) in zip(examples, rows, strict=True):
         shape = example.targets.shape
         yield p_row.reshape(shape).numpy(), loss_row.reshape(shape).numpy()

@@ -1,5 +1,6 @@
 """The REST calls of the protocol: list, read and change sessions, runs and checkpoints."""
 
+import asyncio
 import json
 import time
 from datetime import UTC, datetime
@@ -84,7 +85,12 @@ def _run(queue: RunQueue, saved: list[Checkpoint]) -> dict[str, Any]:
 
 
 async def _capabilities(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    models = [model.describe() for _, model in sorted(engine.context.models.items())]
+    residency = engine.context.residency
+    models = []
+    for _, model in sorted(engine.context.models.items()):
+        # In a thread: the first call for a model reads its configuration and builds its layers.
+        memory = await asyncio.to_thread(residency.describe, model)
+        models.append({**model.describe(), "memory": memory})
     return JSONResponse({"supported_models": models})
 
 

@@ -86,7 +86,7 @@ def forward_backward(context: Context, run: Run, state: TrainingState, request: 
     if request.state == "queued" and not job.forward_only:
         longest = max(len(example.tokens) for example in job.examples)
         context.residency.check_sequence(state.base.served, state.shape, longest)
-    output = yield from state.forward_backward(job, context.settings.micro_batch_tokens)
+    output = yield from state.forward_backward(job, context.settings.micro_batch)
     return Outcome(
         protobuf.encode_logprobs(output), protobuf.MEDIA_TYPE, changes_state=not job.forward_only
     )

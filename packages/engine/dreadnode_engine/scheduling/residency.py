@@ -103,6 +103,26 @@ class Residency:
                 "smaller model or rank"
             )
 
+    def describe(self, served: ServedModel) -> dict[str, int | str]:
+        """Return what a run on SERVED needs, so that a job can be refused before it is accepted.
+
+        A run of rank r that trains all layers needs `fixed_bytes + r * bytes_per_rank`, and
+        `bytes_per_token` for each token of a sequence beyond `micro_batch_tokens`.
+        """
+        tokens = self._settings.micro_batch
+        one, two = (
+            self.training_need(served, LoraShape(rank, True, True, True)) for rank in (1, 2)
+        )
+        return {
+            "fixed_bytes": 2 * one - two,
+            "bytes_per_rank": two - one,
+            "bytes_per_token": memory.training_bytes(served, self.device, tokens + 1)
+            - memory.training_bytes(served, self.device, tokens),
+            "micro_batch_tokens": tokens,
+            "budget_bytes": self.budget,
+            "dtype": str(self.device.dtype).removeprefix("torch."),
+        }
+
     def training_need(self, served: ServedModel, shape: LoraShape) -> int:
         """Return the bytes that one run needs with its base model and a micro-batch."""
         return self._base_bytes(served) + self._training(served) + memory.run_bytes(served, shape)
@@ -212,7 +232,7 @@ class Residency:
         return max(self._training(served), self._sampling(served))
 
     def _training(self, served: ServedModel) -> int:
-        return memory.training_bytes(served, self.device, self._settings.micro_batch_tokens)
+        return memory.training_bytes(served, self.device, self._settings.micro_batch)
 
     def _sampling(self, served: ServedModel) -> int:
         return memory.cache_bytes(served, self.device.dtype, served.context)
