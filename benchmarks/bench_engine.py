@@ -30,7 +30,8 @@ import transformers
 from dreadnode_engine.base_models.discovery import STAND_IN_ID, ServedModel, discover, inspect_model
 from dreadnode_engine.compute import memory
 from dreadnode_engine.compute.adapters import LoraShape
-from dreadnode_engine.compute.decoding import BatchRequest, SamplingBatch
+from dreadnode_engine.compute.batch_request import BatchRequest
+from dreadnode_engine.compute.decoding import SamplingBatch
 from dreadnode_engine.compute.loaded_model import Device, LoadedBase
 from dreadnode_engine.compute.sampling import Plan, Stopper
 from dreadnode_engine.compute.training import Limits, check
