@@ -45,7 +45,7 @@ def check_training(served: ServedModel, base: nn.Module) -> None:
         torch.autograd.backward(logits.logsumexp(-1).sum())
         gradients = [p.grad for p in parameters.values() if p.grad is not None]
         if not gradients or not all(bool(g.isfinite().all()) for g in gradients):
-            raise ArithmeticError("its gradients are not finite")
+            raise ArithmeticError("its gradients are not finite")  # noqa: TRY301
     except Exception as problem:
         first = str(problem).strip().split("\n")[0]
         raise OperationFailed(
