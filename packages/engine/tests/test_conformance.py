@@ -411,7 +411,7 @@ def test_what_is_not_served_is_refused_in_words(
         call(rest, training)
 
     assert refusal.value.status_code == 404
-    assert "has no call" in str(refusal.value)
+    assert "does not serve" in str(refusal.value)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -174,7 +174,7 @@ def test_a_repeated_submit_is_accepted_once(engine: Any) -> None:
 
     assert answers[0] == answers[1] == answers[2]
     assert other.status_code == 400
-    assert "sequence number 1" in other.json()["detail"]
+    assert "Sequence number 1" in other.json()["detail"]
 
 
 def test_operations_that_arrive_in_any_order_run_in_their_own(engine: Any) -> None:
@@ -203,7 +203,7 @@ def test_an_operation_whose_predecessor_never_comes_fails_in_words(
 
     answer = _post(engine, "retrieve_future", {"request_id": f"{run}:2"}).json()
 
-    assert "waited for operation 1" in answer["error"]
+    assert "for operation 1, which was never sent" in answer["error"]
     assert answer["category"] == "user"
     _post(engine, "save_weights", {"model_id": run, "seq_id": 1, "path": "first"})
     _post(engine, "save_weights", {"model_id": run, "seq_id": 3, "path": "third"})

@@ -125,7 +125,7 @@ def test_a_cancelled_sample_is_gone_and_can_be_asked_for_again(http: httpx.Clien
     answer = http.post("retrieve_future", json={"request_id": again["request_id"]})
 
     assert gone.status_code == 410
-    assert "given up" in gone.json()["detail"]
+    assert "was dropped" in gone.json()["detail"]
     assert again["request_id"] == request
     assert answer.headers["content-type"] == "application/x-protobuf"
     late = http.post("cancel_future", json={"request_id": request})

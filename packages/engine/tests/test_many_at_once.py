@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tinker
+import torch
 from dreadnode_engine.base_models.discovery import inspect_model
 from dreadnode_engine.compute import memory
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
@@ -181,11 +182,19 @@ def test_a_long_queue_of_one_client_does_not_hold_up_another(engine: Any) -> Non
         future.result()
 
 
+def room_for_runs(models_dir: Path, runs: float) -> str:
+    """Return the GiB that the tiny model needs with so many RUNS of rank 128."""
+    served = inspect_model("tiny/llama", models_dir / "llama")
+    need = memory.base_bytes(served, torch.float32) + memory.training_bytes(served, Device(), 512)
+    need += int(runs * memory.run_bytes(served, LoraShape(128, True, True, True)))
+    return str(need / 2**30)
+
+
 def test_runs_that_do_not_fit_together_take_turns_in_memory(
-    start_engine: Callable[..., Any],
+    start_engine: Callable[..., Any], models_dir: Path
 ) -> None:
     losses = []
-    for arguments in ((), ("--memory-gib", "0.0205")):
+    for arguments in ((), ("--memory-gib", room_for_runs(models_dir, 1.5))):
         engine = start_engine(*arguments)
         service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
         runs = [
@@ -205,9 +214,9 @@ def test_runs_that_do_not_fit_together_take_turns_in_memory(
 
 
 def test_what_can_never_fit_is_refused_before_it_is_accepted(
-    start_engine: Callable[..., Any],
+    start_engine: Callable[..., Any], models_dir: Path
 ) -> None:
-    engine = start_engine("--memory-gib", "0.0185")
+    engine = start_engine("--memory-gib", room_for_runs(models_dir, 0.5))
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
 
     with pytest.raises(tinker.BadRequestError, match="rank 128 on tiny/llama needs about"):

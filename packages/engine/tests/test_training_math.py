@@ -16,6 +16,7 @@ from dreadnode_engine.compute.training import Limits, check, micro_batches
 from dreadnode_engine.compute.training_state import TrainingState, read_state, write_tensors
 from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.protocol.protobuf import Datum, ForwardBackward, Logprobs
+from safetensors.torch import load_file
 from tinker.types import AdamParams
 from torch import Tensor
 
@@ -347,6 +348,87 @@ def test_a_run_comes_back_from_disk_bit_for_bit(
 
     for name, parameter in state.parameters.items():
         assert torch.equal(parameter, again.parameters[name])
+
+
+def begin_new(base: LoadedBase, state: TrainingState, folder: Path) -> TrainingState:
+    """Return a run that has computed the same from its start."""
+    again = new_state(base)
+    for seed in range(2):
+        compute(again, "cross_entropy", supervised_data(seed))
+        again.optim_step(STEP)
+    return again
+
+
+def begin_from_checkpoint(base: LoadedBase, state: TrainingState, folder: Path) -> TrainingState:
+    """Return a run that was loaded from a checkpoint of STATE with its optimizer."""
+    state.wrapper.save(state.parameters, folder, "x")
+    write_tensors(state.optimizer_tensors(), folder / "optimizer.safetensors")
+    wrapper, _ = base.wrapper_for(SHAPE)
+    again = TrainingState(base, SHAPE, wrapper.load(folder))
+    again.restore(load_file(folder / "optimizer.safetensors"))
+    return again
+
+
+def begin_from_snapshot(base: LoadedBase, state: TrainingState, folder: Path) -> TrainingState:
+    """Return a run that was rebuilt from a snapshot, as after a kill."""
+    write_tensors(state.tensors(), folder / "s.safetensors")
+    return read_state(base, SHAPE, folder / "s.safetensors")
+
+
+def begin_from_unordered_tensors(
+    base: LoadedBase, state: TrainingState, folder: Path
+) -> TrainingState:
+    """Return a run whose tensors came in another order."""
+    tensors = {name: p.detach().clone() for name, p in reversed(state.parameters.items())}
+    again = TrainingState(base, SHAPE, tensors)
+    again.restore(dict(reversed(state.optimizer_tensors().items())))
+    return again
+
+
+STEP = AdamParams(learning_rate=1e-2, grad_clip_norm=0.3)
+SETTINGS = [
+    {},
+    {"grad_clip_norm": 0.3},
+    {"weight_decay": 0.1},
+    {"grad_clip_norm": 1e-3, "weight_decay": 0.1, "beta1": 0.5, "beta2": 0.9, "eps": 1e-5},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize(
+    "begin",
+    [begin_new, begin_from_checkpoint, begin_from_snapshot, begin_from_unordered_tensors],
+)
+def test_a_run_has_the_same_bits_however_it_began(
+    bases: dict[str, LoadedBase],
+    tmp_path: Path,
+    begin: Callable[[LoadedBase, TrainingState, Path], TrainingState],
+    settings: dict[str, float],
+) -> None:
+    state = begin_new(bases["llama"], new_state(bases["llama"]), tmp_path)
+    again = begin(bases["llama"], state, tmp_path)
+
+    norms: list[list[float]] = [[], []]
+    for seed in range(2, 6):
+        for run, kept in zip((state, again), norms, strict=True):
+            compute(run, "cross_entropy", supervised_data(seed))
+            kept.append(run.optim_step(AdamParams(learning_rate=1e-2, **settings))["grad_norm"])
+
+    assert norms[0] == norms[1]
+    assert list(again.parameters) == list(state.parameters)
+    for name, parameter in state.parameters.items():
+        assert torch.equal(parameter, again.parameters[name])
+
+
+def test_packed_sequences_do_not_see_each_other(bases: dict[str, LoadedBase]) -> None:
+    data = supervised_data()
+    together, apart = new_state(bases["llama"]), new_state(bases["llama"])
+
+    packed = compute(together, "cross_entropy", data, budget=1000)
+    alone = [compute(apart, "cross_entropy", [datum]) for datum in data]
+
+    for logprobs, one in zip(packed.logprobs, alone, strict=True):
+        np.testing.assert_allclose(logprobs, one.logprobs[0], atol=1e-5)
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [

@@ -44,6 +44,8 @@ class Backlog:
     def add(self, request: Request) -> None:
         """Count REQUEST as waiting."""
         with self._lock:
+            if request.id in self._sizes:
+                return
             self._sizes[request.id] = request.body_bytes
             self._of_queue[request.queue] += request.body_bytes
             self._total += request.body_bytes
