@@ -56,4 +56,4 @@ def test_another_save_under_the_same_number_is_refused(
     ]
 
     assert (first.status_code, other.status_code) == (200, 400)
-    assert "was used for another request" in other.json()["detail"]
+    assert "belongs to another request" in other.json()["detail"]
