@@ -171,8 +171,15 @@ class Settings(BaseSettings):
         validation_alias="HF_HUB_OFFLINE",
         description="`1` keeps Hugging Face libraries offline.",
     )
-    preflight_timeout: Seconds = Field(300.0, description="Timeout of the check of a job's data.")
-    preflight_at_once: Count = Field(2, description="Checks that run at the same time.")
+    preflight_timeout: Seconds = Field(3600.0, description="Timeout of the check of a job's data.")
+    preflight_at_once: Count = Field(
+        4, description="Checks that run at the same time, at most half of them of one organization."
+    )
+    preflight_wait_seconds: Seconds = Field(
+        20.0,
+        description="How long a request waits for the check of its data. A longer check continues "
+        "after the job is created, in the phase `validating`.",
+    )
     convert_timeout: Seconds = Field(
         300.0, description="Timeout of the conversion of one pushed file to JSONL."
     )

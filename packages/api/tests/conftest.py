@@ -322,7 +322,7 @@ class Service:
             "retry_seconds", "cancel_grace_seconds", "stop_grace_seconds", "on_stop",
             "jobs_at_once", "jobs_at_once_per_workspace", "job_memory_bytes", "job_wall_seconds",
             "job_processes", "job_disk_bytes", "job_output_bytes", "job_orphan_seconds",
-            "rate_limit",
+            "rate_limit", "preflight_wait_seconds", "preflight_at_once",
         )  # fmt: skip
         return {
             **{f"DREADNODE_{name.upper()}": str(getattr(settings, name)) for name in names},

@@ -63,12 +63,14 @@ def check_one(question: dict[str, Any]) -> dict[str, Any]:
         return {"ok": False, "loc": ["config"], "error": f"files: {found}"}
     if wish.get("check") == "garbage":
         say("not JSON")
-    if wish.get("check") == "until":
-        while not Path(wish["file"]).exists():
-            time.sleep(0.02)
     if log := wish.get("log"):
         with Path(log).open("a") as checks:
             checks.write(f"{os.getpid()}\n")
+    if file := wish.get("file"):
+        while not Path(file).exists():
+            time.sleep(0.02)
+    if wish.get("check") == "refuse":
+        return {"ok": False, "loc": ["config", "dataset_ref"], "error": "No row can be used"}
     if wish.get("check") == "allocate":
         program = f"held = bytearray(b'x' * {wish['bytes']}); import time; time.sleep(600)"
         for _ in range(wish["times"]):

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.exc import SQLAlchemyError
 
 from dreadnode_api.db import Database
-from dreadnode_api.fair_queue import FairQueue, busy
+from dreadnode_api.fair_queue import FairQueue, Slot, busy
 from dreadnode_api.settings import Settings
 from dreadnode_api.training import check_results
 from dreadnode_api.training.check_request import CheckRequest
@@ -30,13 +30,15 @@ class RunningCheck:
     """A check that waits for a slot or runs.
 
     Attributes:
-        started: set when it has a slot.
+        slot: its slot, once it has one.
+        in_background: whether the slot is one for slow checks.
         callers: how many wait for it.
     """
 
-    task: asyncio.Task[CheckResult]
-    started: asyncio.Event
-    callers: int = field(default=0)
+    task: asyncio.Task[CheckResult] = field(init=False)
+    slot: Slot | None = None
+    in_background: bool = False
+    callers: int = 0
 
     async def result(self, seconds: float | None = None) -> CheckResult | None:
         """Return the result, or None if the check runs and is not done after SECONDS.
@@ -48,7 +50,7 @@ class RunningCheck:
         done, _ = await asyncio.wait({self.task}, timeout=seconds)
         if done:
             return self.task.result()
-        if not self.started.is_set():
+        if self.slot is None:
             raise busy(f"The data was not checked within {seconds:.0f} s, because other checks run")
         return None
 
@@ -62,6 +64,8 @@ class Preflight:
         self._queue = FairQueue(
             settings.preflight_at_once, "checks", wait_seconds=None, waiting=MAX_WAITING
         )
+        # A check that is too slow for a request frees its slot, so that others need not wait.
+        self._background = FairQueue(settings.preflight_at_once, "checks", wait_seconds=None)
         self._running: dict[str, RunningCheck] = {}
         # Also those that nobody waits for any more, until their processes have ended.
         self._tasks: set[asyncio.Task[CheckResult]] = set()
@@ -79,11 +83,10 @@ class Preflight:
         """Return the equal check that runs, or start one, and become one of its callers."""
         running = self._running.get(request.key)
         if running is None or running.task.done():
-            started = asyncio.Event()
-            task = asyncio.create_task(self._run(request, started))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            running = self._running[request.key] = RunningCheck(task, started)
+            running = self._running[request.key] = RunningCheck()
+            running.task = asyncio.create_task(self._run(request, running))
+            self._tasks.add(running.task)
+            running.task.add_done_callback(self._tasks.discard)
         running.callers += 1
         return running
 
@@ -94,6 +97,14 @@ class Preflight:
             running.task.cancel()
             if self._running.get(request.key) is running:
                 del self._running[request.key]
+
+    def move_to_background(self, request: CheckRequest, running: RunningCheck) -> None:
+        """Free the slot of a check that takes long, unless too many such checks run already."""
+        if running.slot is None or running.in_background:
+            return
+        if (slot := self._background.try_acquire(request.org_id)) is not None:
+            running.slot.release()
+            running.slot, running.in_background = slot, True
 
     async def warm_up(self) -> None:
         """Start the process for the first check before it is needed."""
@@ -107,10 +118,12 @@ class Preflight:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._checker.close()
 
-    async def _run(self, request: CheckRequest, started: asyncio.Event) -> CheckResult:
-        async with self._queue.slot(request.org_id):
-            started.set()
+    async def _run(self, request: CheckRequest, running: RunningCheck) -> CheckResult:
+        running.slot = await self._queue.acquire(request.org_id)
+        try:
             result = await self._checker.run(request)
+        finally:
+            running.slot.release()
         try:
             await check_results.store(self._database, request, result)
         except SQLAlchemyError:

@@ -77,6 +77,11 @@ async def _get_retryable(session: AsyncSession, scope: WorkspaceScope, job_id: s
         raise Conflict(
             f"The job `{job_id}` is {job.status}; only a failed or cancelled job can be retried"
         )
+    if job.preflight is None:
+        raise Conflict(
+            f"The data of the job `{job_id}` did not pass its check, so a retry cannot start; "
+            "create a new job instead"
+        )
     return job
 
 

@@ -33,8 +33,6 @@ from dreadnode_api.training.schemas import JobRequest, RlJobRequest, SftJobReque
 from dreadnode_api.training.validation import REASON as VALIDATING_REASON
 from dreadnode_api.training.validation import Validator
 
-RESPONSE_SECONDS = 20.0
-"""How long a request may take; clients of the published version wait for 30 s."""
 MIN_CHECK_SECONDS = 5.0
 """How long the check may take after an engine that was slow to respond."""
 
@@ -90,7 +88,7 @@ async def create_job(
         ApiError: a check fails; the first one that does is reported.
     """
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + RESPONSE_SECONDS
+    started = loop.time()
     digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
     database = services.database
     if key is not None and (known := await find_by_idempotency_key(database, scope, key, digest)):
@@ -105,7 +103,8 @@ async def create_job(
     if stored is not None:
         return await _insert(services, scope, job, plan, stored)
     with services.preflight.check(plan.check) as running:
-        seconds = max(deadline - loop.time(), MIN_CHECK_SECONDS)
+        limit = services.settings.preflight_wait_seconds
+        seconds = max(started + limit - loop.time(), min(limit, MIN_CHECK_SECONDS))
         result = await while_connected(running.result(seconds))
         return await _insert(services, scope, job, plan, result)
 

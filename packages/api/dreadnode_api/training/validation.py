@@ -40,6 +40,7 @@ class Validator:
         self._preflight = preflight
         self._owner = new_id()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._checks: dict[str, tuple[CheckRequest, RunningCheck]] = {}
 
     async def add(
         self, session: AsyncSession, job: Job, request: CheckRequest, sources: list[dict[str, Any]]
@@ -59,9 +60,11 @@ class Validator:
         """Wait for the check of a job that `add` has recorded."""
         # Joined here and not in the task, so that the check has a caller all the time.
         running = self._preflight.join(request)
+        self._preflight.move_to_background(request, running)
+        self._checks[job_id] = request, running
         task = asyncio.create_task(self._validate(job_id, request, running, sources))
         self._tasks[job_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(job_id, None))
+        task.add_done_callback(lambda _: self._drop(job_id))
 
     async def run(self) -> None:
         """Take over the checks of other processes that have ended, until this is cancelled."""
@@ -103,11 +106,16 @@ class Validator:
                 await self._delete(row.job_id)
             elif task is None and row.owner_until < at and await self._take_over(row):
                 self.start(row.job_id, CheckRequest.from_json(row.request), row.sources)
+        for request, running in self._checks.values():
+            self._preflight.move_to_background(request, running)
         if self._tasks:
             async with self._database.writing() as session:
                 until = await clock(session) + timedelta(seconds=LEASE_SECONDS)
                 own = Validation.job_id.in_(list(self._tasks)), Validation.owner == self._owner
                 await session.execute(update(Validation).where(*own).values(owner_until=until))
+
+    def _drop(self, job_id: str) -> None:
+        del self._tasks[job_id], self._checks[job_id]
 
     async def _take_over(self, row: Validation) -> bool:
         async with self._database.writing() as session:
@@ -144,7 +152,7 @@ class Validator:
             error = "The check of the data failed; the server's log has the reason"
         except Exception:
             # Such as a full queue; the job stays, and is taken over when the lease expires.
-            log.exception("job %s cannot be validated right now", job_id)
+            log.exception("job %s cannot be validated right now", job_id, extra={"job_id": job_id})
             return
         finally:
             self._preflight.leave(request, running)
