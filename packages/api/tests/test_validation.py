@@ -74,8 +74,13 @@ async def remote(service: Any) -> AsyncIterator[Remote]:
 
 async def started_check(log: Path) -> psutil.Process:
     """Return the process of a check that has written its number to LOG."""
-    await until(lambda: log.exists() and log.read_text().endswith("\n"))
-    return psutil.Process(int(log.read_text()))
+    await until(lambda: _pid(log) is not None)
+    return psutil.Process(_pid(log))
+
+
+def _pid(log: Path) -> int | None:
+    text = log.read_text() if log.exists() else ""
+    return int(text) if text.endswith("\n") else None
 
 
 async def until(reached: Callable[[], bool], seconds: float = 60) -> None:

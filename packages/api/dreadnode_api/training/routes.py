@@ -11,6 +11,7 @@ from dreadnode_api.errors import ERRORS
 from dreadnode_api.http.deps import (
     InDatabase,
     InEngine,
+    InSettings,
     ReadSession,
     WriteSession,
 )
@@ -18,6 +19,7 @@ from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.schemas import TimestampInput
 from dreadnode_api.jobs import service as jobs
 from dreadnode_api.jobs.deps import JobId, JobReader
+from dreadnode_api.jobs.waiting import explain_waiting
 from dreadnode_api.models.jobs import Event, Job, Status
 from dreadnode_api.training import retry, service
 from dreadnode_api.training.deps import IdempotencyKey, InServices
@@ -72,7 +74,8 @@ async def create_training_job(
     )
     response.status_code = 201 if new else 200
     async with database.reading() as session:
-        return job_view(job, await jobs.get_creator(session, job))
+        waiting = await explain_waiting(session, job, services.settings)
+        return job_view(job, await jobs.get_creator(session, job), waiting=waiting)
 
 
 @router.get("")
@@ -109,12 +112,18 @@ async def list_training_jobs(
 
 
 @router.get("/{job_id}")
-async def get_training_job(scope: JobReader, session: ReadSession) -> TrainingJob:
-    """Return a job with its metric history, and the last lines of its log if it has failed."""
+async def get_training_job(
+    scope: JobReader, session: ReadSession, settings: InSettings
+) -> TrainingJob:
+    """Return a job with its metric history, and the last lines of its log if it has failed.
+
+    The `phase_reason` of a queued job says its position, and which limit holds it.
+    """
     job = await jobs.get_job(session, scope.workspace_id, scope.job_id)
     history = await jobs.metric_history(session, job.id)
     last_lines = await jobs.last_lines(session, job) if job.status == Status.FAILED else []
-    return job_view(job, await jobs.get_creator(session, job), history, last_lines)
+    waiting = await explain_waiting(session, job, settings)
+    return job_view(job, await jobs.get_creator(session, job), history, last_lines, waiting)
 
 
 @router.post("/{job_id}/cancel")

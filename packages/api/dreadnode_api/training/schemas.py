@@ -176,7 +176,12 @@ class TrainingJob(Response):
     name: str | None
     status: Status
     phase: Phase | None = Field(description="What a job that has not ended is doing")
-    phase_reason: Plain | None
+    phase_reason: Plain | None = Field(
+        description="Why it does that; of a queued job, its position and the limit that holds it"
+    )
+    queue_position: int | None = Field(
+        None, description="Of a queued job: its position in the workspace's queue; null in lists"
+    )
     backend: Backend
     trainer_type: TrainerType
     algorithm: str | None

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dreadnode_api.jobs.waiting import Waiting
 from dreadnode_api.models.auth import User
 from dreadnode_api.models.jobs import ENDED, Event, Job, MetricPoints
 from dreadnode_api.training.defaults import complete
@@ -14,8 +15,9 @@ def job_view(
     creator: User | None,
     history: Sequence[MetricPoints] = (),
     last_lines: Sequence[str] = (),
+    waiting: Waiting | None = None,
 ) -> TrainingJob:
-    """Return the response for `job`, with its metric history and the last lines of its log."""
+    """Return the response for `job`; the other arguments are left out in lists."""
     # A job that is older than a setting gets the setting's default as long as it may still run.
     config = job.config if job.status in ENDED else complete(job.trainer_type, job.config)
     return TrainingJob.model_validate(
@@ -32,6 +34,8 @@ def job_view(
             "progress": None if job.progress is None else Progress(**job.progress),
             "metrics": {**job.scalars, **merge_history(history)},
             "error_log": list(last_lines),
+            "queue_position": None if waiting is None else waiting.position,
+            "phase_reason": job.phase_reason if waiting is None else waiting.reason,
             "created_by_email": creator.email if creator else None,
             "created_by_user": creator and _creator(creator),
         }
@@ -39,7 +43,7 @@ def job_view(
 
 
 _SAME = (
-    "id", "workspace_id", "name", "status", "phase", "phase_reason", "backend", "trainer_type",
+    "id", "workspace_id", "name", "status", "phase", "backend", "trainer_type",
     "algorithm", "model", "trained_model", "rehearsal", "project_ref", "run_ref", "tags",
     "preflight", "artifacts", "error", "error_code", "attempt", "retry_of", "start_step",
     "created_by", "created_at", "updated_at", "started_at", "completed_at", "cancel_requested_at",
