@@ -214,11 +214,11 @@ async def _kill(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
     # `wait` returns only when the pipes have ended, and a full pipe ends only when it is read.
-    ending = asyncio.gather(_discard(process.stdout), process.wait())
+    # A request that is being cancelled may still read from it; then that one reads to the end.
+    ending = asyncio.gather(_discard(process.stdout), process.wait(), return_exceptions=True)
     try:
         async with asyncio.timeout(KILL_SECONDS):
-            await asyncio.shield(ending)
+            await ending
     except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        ending.cancel()

@@ -283,7 +283,7 @@ def supervise_child(limits: dict[str, int], parent: int, command: list[str]) -> 
             command, start_new_session=True, preexec_fn=lambda: apply_limits(limits, own)
         )
     except OSError as error:
-        sys.stderr.write(f"{command[0]} cannot be started: {error}\n")
+        print(f"{command[0]} cannot be started: {error}", file=sys.stderr, flush=True)  # noqa: T201
         return 127
     # Only the command may hold the pipes, so that its end is visible on them.
     for descriptor in (0, 1):
@@ -399,5 +399,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     if sys.argv[1] == "--child":
-        sys.exit(supervise_child(json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]))
+        # Not `sys.exit`, which restores the default of SIGTERM before the code is set.
+        os._exit(supervise_child(json.loads(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]))
     sys.exit(main())
