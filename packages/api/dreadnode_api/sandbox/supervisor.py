@@ -31,6 +31,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,6 @@ class Supervisor:
 
     def _start(self) -> subprocess.Popen[bytes]:
         become_subreaper()
-        parent = os.getpid()
         # This process has one thread, so running Python after the fork is safe.
         return subprocess.Popen(
             self.launch_spec["command"],
@@ -199,7 +199,7 @@ class Supervisor:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=lambda: apply_limits(self.limits, parent),
+            preexec_fn=partial(apply_limits, self.limits, os.getpid()),
         )
 
     def _watch(self, started: float) -> None:
@@ -277,11 +277,9 @@ def supervise_child(limits: dict[str, int], parent: int, command: list[str]) -> 
     signal.signal(signal.SIGTERM, lambda number, _frame: signals.append(number))
     bind_to_parent(parent, signal.SIGTERM)
     become_subreaper()
-    own = os.getpid()
+    start = partial(apply_limits, limits, os.getpid())
     try:
-        process = subprocess.Popen(
-            command, start_new_session=True, preexec_fn=lambda: apply_limits(limits, own)
-        )
+        process = subprocess.Popen(command, start_new_session=True, preexec_fn=start)
     except OSError as error:
         print(f"{command[0]} cannot be started: {error}", file=sys.stderr, flush=True)  # noqa: T201
         return 127
@@ -326,7 +324,9 @@ def end_tree(process: subprocess.Popen[bytes]) -> None:
     while (left := descendants(os.getpid())) and time.monotonic() < until:
         for pid in left:
             send_signal(pid, signal.SIGKILL)
-        _reap()
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         time.sleep(0.01)
 
 
@@ -334,12 +334,6 @@ def send_signal(pid: int, number: int) -> None:
     """Send a signal to a process, or to a group (minus its number), unless it has ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _reap() -> None:
-    with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
 
 
 def descendants(root: int) -> list[int]:
@@ -359,11 +353,10 @@ def descendants(root: int) -> list[int]:
 
 
 def _resident(pid: int) -> int:
-    try:
+    with contextlib.suppress(OSError, ValueError, IndexError):
         pages = (PROC / str(pid) / "statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0
+    return 0
 
 
 def _bytes_under(folder: Path) -> int:
