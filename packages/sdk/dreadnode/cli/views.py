@@ -9,7 +9,7 @@ from dreadnode.cli.output import Column, show
 
 if TYPE_CHECKING:
     from dreadnode.training.checkpoints import OfWeights
-    from dreadnode.training.jobs import Preflight, TrainingJob
+    from dreadnode.training.jobs import Preflight, Rows, TrainingJob
     from dreadnode.wire import Dataset
 
 
@@ -60,17 +60,30 @@ def data(preflight: Preflight | None) -> str:
     """Return what the check of the data found, dropped rows first."""
     if preflight is None:
         return ""
-    parts = [f"{preflight.usable:,} of {preflight.rows:,} rows"]
-    for reason, count in preflight.dropped.items():
-        named = preflight.first_dropped.get(reason, [])
-        more = " …" if len(named) < count else ""
-        rows = f" (row {', '.join(map(str, named))}{more})" if named else ""
-        parts.append(f"{count:,} dropped: {reason}{rows}")
-    if preflight.truncated:
-        parts.append(f"{preflight.truncated:,} cut at the end to fit")
+    parts = [f"{preflight.usable:,} of {preflight.rows:,} rows", *_findings(preflight)]
     if preflight.tokens is not None:
         parts.append(f"{preflight.tokens:,} tokens")
+    if (evaluation := preflight.evaluation) is not None:
+        found = _findings(evaluation)
+        if found:
+            counted = f"evaluation data: {evaluation.usable:,} of {evaluation.rows:,} rows"
+            parts += [counted, *found]
     return ", ".join(parts)
+
+
+def _findings(rows: Rows) -> list[str]:
+    """Return what is lost or doubtful of ROWS."""
+    parts = []
+    for reason, count in rows.dropped.items():
+        named = rows.first_dropped.get(reason, [])
+        more = " …" if len(named) < count else ""
+        numbers = f" (row {', '.join(map(str, named))}{more})" if named else ""
+        parts.append(f"{count:,} dropped: {reason}{numbers}")
+    parts += [f"not read: {name} in {count:,} rows" for name, count in rows.unread.items()]
+    parts += [f"{note} in {count:,} rows" for note, count in rows.notes.items()]
+    if rows.truncated:
+        parts.append(f"{rows.truncated:,} cut at the end to fit")
+    return parts
 
 
 def dataset(job: TrainingJob) -> str:

@@ -39,22 +39,36 @@ class ReadData(Response):
     sha256: str
 
 
-class Preflight(Response):
-    """What the check of the data found before the job was accepted.
+class Rows(Response):
+    """What the check found about rows.
 
     Attributes:
         dropped: How many rows are left out, by reason; `first_dropped` numbers the first of them.
+        unread: In how many rows each field was not read.
+        notes: In how many rows the reader changed or doubted something, by what.
+    """
+
+    rows: int
+    usable: int
+    dropped: dict[str, int] = Field(default_factory=dict)
+    first_dropped: dict[str, list[int]] = Field(default_factory=dict)
+    unread: dict[str, int] = Field(default_factory=dict)
+    notes: dict[str, int] = Field(default_factory=dict)
+    tokens: int | None = None
+    truncated: int = 0
+
+
+class Preflight(Rows):
+    """What the check of the data found before the job was accepted.
+
+    Attributes:
+        evaluation: The same of the evaluation data, if there is any.
         renderer: The chat format that the rows are written in.
         format_notes: Why that format, and how it differs from the tokenizer's chat template.
     """
 
     datasets: list[ReadData] = Field(default_factory=list)
-    rows: int
-    usable: int
-    dropped: dict[str, int] = Field(default_factory=dict)
-    first_dropped: dict[str, list[int]] = Field(default_factory=dict)
-    tokens: int | None = None
-    truncated: int = 0
+    evaluation: Rows | None = None
     renderer: str | None = None
     format_notes: list[str] = Field(default_factory=list)
 
