@@ -22,7 +22,8 @@ from job_schema import job_schema
 from job_settings import kinds
 from rich.console import Console
 from sdk_types import sdk_types
-from settings_tables import job_tables, named_in, server_table, with_tables
+from server_tables import engine_table, server_table
+from settings_tables import job_tables, named_in, with_tables
 from sync_client import sync_modules
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def pages() -> Iterator[tuple[str, str]]:
         yield f"{SDK}/training/{kind.name}_request.py", sdk_types(kind)
         yield f"{SDK}/cli/train/{kind.name}_flags.py", cli_flags(kind)
     yield f"{SDK}/training/job_schema.json", job_schema(found)
-    yield from _tables(job_tables(found) | server_table())
+    yield from _tables(job_tables(found) | server_table() | engine_table())
     yield "docs/reference/cli.md", cli()
     yield "docs/reference/openapi.json", openapi()
     from reference_pages import engine_commands, python_client
