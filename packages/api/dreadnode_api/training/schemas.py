@@ -1,4 +1,4 @@
-"""What the routes of jobs take and give."""
+"""The requests and responses of the job routes."""
 
 from typing import Annotated, Any, Literal
 
@@ -39,7 +39,7 @@ Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(singl
 
 
 class _JobRequest(Request):
-    """What every request for a job holds."""
+    """The settings of any job."""
 
     model: str | None = Field(
         None, max_length=200, description="Base model: the `tinker_id` of a catalog entry."
@@ -115,7 +115,7 @@ JobRequest = Annotated[
 
 
 class RetryRequest(Request):
-    """How a job is repeated."""
+    """How a job is retried."""
 
     from_start: bool = Field(
         False, description="Start over from step 0, even if there is a checkpoint to resume from"
@@ -123,7 +123,7 @@ class RetryRequest(Request):
 
 
 class ProgressRequest(Request):
-    """One thing that a sandbox tells of its job."""
+    """One event that a sandbox reports about its job."""
 
     event_type: EventType
     message: str | None = Field(None, max_length=20_000)
@@ -146,7 +146,7 @@ class Capability(Response):
 
 
 class CreatedBy(Response):
-    """Who made a job."""
+    """The user who created a job."""
 
     id: str
     email: str
@@ -155,20 +155,20 @@ class CreatedBy(Response):
 
 
 class Progress(Response):
-    """How far a job has come."""
+    """The progress of a job."""
 
     step: int | None = None
     steps: int | None = None
-    tokens: int | None = Field(None, description="Of all steps so far")
-    loss: float | None = Field(None, description="Of the newest step, of supervised training")
-    reward: float | None = Field(None, description="Mean of the newest step's answers")
-    eval_loss: float | None = Field(None, description="Of the newest evaluation")
-    eval_reward: float | None = Field(None, description="Of the newest evaluation")
+    tokens: int | None = Field(None, description="Tokens of all steps so far")
+    loss: float | None = Field(None, description="Loss of the newest step of supervised training")
+    reward: float | None = Field(None, description="Mean reward of the newest step's completions")
+    eval_loss: float | None = Field(None, description="Loss of the newest evaluation")
+    eval_reward: float | None = Field(None, description="Reward of the newest evaluation")
     seconds_left: float | None = None
 
 
 class TrainingJob(Response):
-    """A job: what was asked, with every default resolved, and where it stands."""
+    """A job: its config with every default resolved, and its state."""
 
     id: str
     organization_id: str
@@ -187,7 +187,9 @@ class TrainingJob(Response):
     algorithm: str | None
     model: str
     base_model: str
-    trained_model: str = Field(description="What is really trained; a stand-in in a rehearsal")
+    trained_model: str = Field(
+        description="The model that the engine trains; in a rehearsal, the stand-in"
+    )
     rehearsal: bool
     capability: Capability
     project_ref: str | None
@@ -201,7 +203,7 @@ class TrainingJob(Response):
     config: dict[str, Any]
     preflight: dict[str, Any] | None
     progress: Progress | None
-    metrics: dict[str, Any] = Field(description="Scalars, and series on their axis of steps")
+    metrics: dict[str, Any] = Field(description="Scalars, and metric histories over steps")
     artifacts: dict[str, Any]
     error: Plain | None
     error_code: str | None
@@ -251,7 +253,7 @@ class LogPage(Response):
 
 
 class Artifacts(Response):
-    """What a job has made."""
+    """The artifacts of a job."""
 
     artifacts: dict[str, Any]
 
@@ -265,7 +267,7 @@ class RLContext(Response):
 
 
 class JobFileView(Response):
-    """A file that a job has handed in."""
+    """A file that a job has stored."""
 
     path: str
     bytes: int

@@ -1,8 +1,8 @@
-"""A training job as a TOML file: read, changed, and checked by path before anything is sent.
+"""A training job as a TOML file: read, changed, and checked before anything is sent.
 
-The file has the shape of the request: settings of the job at the top, those of training under
-`config`. Where the command line takes one word for a dataset, a capability, a reward or an
-environment, the file does too; a path in it counts from the file's own folder.
+The file has the form of the request: settings of the job at the top, those of training under
+`config`. A dataset, a capability, a reward and an environment may be one string, as on the command
+line. Paths are relative to the folder of the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 Store = Callable[[Path], "DatasetRef"]
-"""Stores the file or folder at a path as a dataset, and returns how a job names it."""
+"""Uploads the file or folder at a path as a dataset, and returns its reference."""
 
 REFS = ("dataset_ref", "prompt_dataset_ref", "eval_dataset_ref")
 RECIPES = ("reward_recipe", "environment")
@@ -38,7 +38,7 @@ _UNSTORED = {"name": "unstored", "version": "0"}
 
 
 def read(path: Path) -> Document:
-    """Return what the job file at PATH says.
+    """Return the document in the job file at PATH.
 
     Raises:
         UnusableFile: It cannot be read, or is not TOML; the sentence names the line.
@@ -55,7 +55,7 @@ def read(path: Path) -> Document:
 
 
 def changed(document: Document, set_: Sequence[str] = (), unset: Sequence[str] = ()) -> Document:
-    """Return DOCUMENT with the settings of UNSET taken out and those of SET_ put in.
+    """Return DOCUMENT without the settings in UNSET and with those in SET_.
 
     Args:
         document: What a job file says.
@@ -102,7 +102,7 @@ def _value(text: str) -> Any:
 
 @dataclass(frozen=True)
 class JobFile:
-    """A job that has been described and is good, as far as can be told without the server.
+    """A job that passed every check that needs no server.
 
     Attributes:
         document: Its settings, in the form of the request; what is still to be stored has a
@@ -114,7 +114,7 @@ class JobFile:
     files: Mapping[tuple[str | int, ...], Path]
 
     def request(self, store: Store) -> SftRequest | RlRequest:
-        """Store what the job names by its path, and return the request that creates it."""
+        """Upload the files that the job names, and return the request that creates it."""
         stored: dict[Path, Any] = {}
         for place, path in self.files.items():
             if path not in stored:
@@ -165,7 +165,7 @@ def parse(document: Document, where: str, folder: Path) -> JobFile:
 
 
 def _no_json(value: Any, place: tuple[str | int, ...]) -> Iterator[str]:
-    """Yield what is wrong with values that TOML has and JSON has not."""
+    """Yield a problem for each value that TOML can hold and JSON cannot."""
     if isinstance(value, dict):
         for name, each in value.items():
             yield from _no_json(each, (*place, name))
@@ -190,7 +190,7 @@ def _kind(document: Document, where: str = "the job") -> type[SftRequest] | type
 
 
 def _expand(config: Document, where: str, folder: Path) -> dict[tuple[str | int, ...], Path]:
-    """Write out what CONFIG says in one word, and return the paths that are to be stored."""
+    """Replace the short forms in CONFIG, and return the paths of files to upload."""
     files: dict[tuple[str | int, ...], Path] = {}
     places: list[tuple[Any, tuple[str | int, ...]]] = [(config, (name,)) for name in REFS]
     if isinstance(listed := config.get(TRAJECTORIES), list):
@@ -217,7 +217,7 @@ def _expand(config: Document, where: str, folder: Path) -> dict[tuple[str | int,
 
 
 def _ref(text: str, place: str, folder: Path) -> dict[str, str] | Path:
-    """Return what TEXT names: a dataset, or a file or folder."""
+    """Return the dataset that TEXT names, or the path of a file or folder."""
     from dreadnode.datasets.jsonl import FILES, parse_ref
 
     path = folder / text
@@ -241,7 +241,7 @@ def _source(file: Path) -> str:
 
 
 def _path(place: Sequence[str | int]) -> str:
-    """Return PLACE as a person writes it: `config.stop[1]`."""
+    """Return PLACE as a path, for example `config.stop[1]`."""
     text = ""
     for part in place:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -262,7 +262,7 @@ def _problems(error: ValidationError, kind: type[BaseModel], where: str) -> Iter
 
 
 def _near(place: Sequence[str | int], kind: type[BaseModel]) -> str | None:
-    """Return the path of the setting that was probably meant."""
+    """Return the path of the most similar setting, if one is similar enough."""
     name = str(place[-1])
     known = {path: path.rpartition(".")[2] for path in _paths(kind)}
     table = _path(place[:-1])
@@ -275,7 +275,7 @@ def _near(place: Sequence[str | int], kind: type[BaseModel]) -> str | None:
 
 
 def _paths(kind: type[BaseModel], above: str = "") -> Iterator[str]:
-    """Yield the path of every setting that KIND has, those of its tables included."""
+    """Yield the path of every setting of KIND, including those of its tables."""
     for name, field in kind.model_fields.items():
         yield f"{above}{name}"
         for below in (field.annotation, *get_args(field.annotation)):
@@ -325,6 +325,6 @@ def _number(bound: float) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return VALUE as JSON writes it, cut where it is long."""
+    """Return VALUE as JSON, shortened if it is long."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}…"

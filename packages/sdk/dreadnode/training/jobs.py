@@ -12,11 +12,11 @@ from dreadnode.training.sft_request import SftRequest as SftRequest
 from dreadnode.wire import Response
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
-"""The states that a job does not leave."""
+"""The final states of a job."""
 
 
 class Progress(Response):
-    """How far a job has come."""
+    """The progress of a job."""
 
     step: int = 0
     steps: int | None = None
@@ -43,9 +43,10 @@ class Rows(Response):
     """What the check found about rows.
 
     Attributes:
-        dropped: How many rows are left out, by reason; `first_dropped` numbers the first of them.
-        unread: In how many rows each field was not read.
-        notes: In how many rows the reader changed or doubted something, by what.
+        dropped: Number of rows that are left out, by reason; `first_dropped` holds the numbers of
+            the first rows.
+        unread: Number of rows in which each field was not read.
+        notes: Number of rows with each change or doubt of the reader.
     """
 
     rows: int
@@ -62,7 +63,7 @@ class Preflight(Rows):
     """What the check of the data found before the job was accepted.
 
     Attributes:
-        evaluation: The same of the evaluation data, if there is any.
+        evaluation: The same for the evaluation data, if there is any.
         renderer: The chat format that the rows are written in.
         format_notes: Why that format, and how it differs from the tokenizer's chat template.
     """
@@ -81,21 +82,21 @@ class JobCapability(Response):
 
 
 class TrainingJob(Response):
-    """A training job as the server tells it.
+    """A training job.
 
     Attributes:
         status: queued, running, completed, failed or cancelled.
         phase: What a job that has not ended is doing, in words.
-        phase_reason: Why it is doing that, where there is more to say.
+        phase_reason: Why it does that, where there is more to say.
         rehearsal: Whether it trains a stand-in instead of `model`.
-        trained_model: What the engine really trains; in a rehearsal, the stand-in.
-        attempt: How often it was started; 0 before the first time.
-        retry_of: The job that this one repeats.
-        start_step: Of a repetition, the step of the checkpoint that it goes on from; 0 if it
-            starts over.
-        error: Why it failed, in a sentence; `error_code` says it in a word for programs, and
-            `error_log` holds the last lines of its log.
-        config: The submitted configuration with every default filled in.
+        trained_model: The model that the engine trains; in a rehearsal, the stand-in.
+        attempt: Number of the current attempt; 0 before the first.
+        retry_of: The job that this one retries.
+        start_step: Of a retry, the step of the checkpoint that it resumes from; 0 if it starts
+            over.
+        error: Why it failed, in a sentence; `error_code` is for programs, and `error_log` holds
+            the last lines of its log.
+        config: The submitted config with every default filled in.
     """
 
     id: str
@@ -132,7 +133,7 @@ class TrainingJob(Response):
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has come to an end, good or bad."""
+        """Whether the job is completed, failed or cancelled."""
         return self.status in ENDED
 
 
@@ -146,7 +147,7 @@ class TrainingJobPage(Response):
 
 
 class LogEntry(Response):
-    """One line of a job's log; `cursor` is where to go on behind it."""
+    """One line of a job's log; `cursor` is the position after it."""
 
     timestamp: datetime
     level: str
@@ -162,12 +163,12 @@ class LogEntries(Response):
 
 
 class JobEvent(Response):
-    """Something that happened to a job: a step, a line of its log, a new phase or state.
+    """An event of a job: a step, a line of its log, a new phase or state.
 
     Attributes:
-        id: Its place among the job's events, from 1.
-        type: What happened, for instance `step_complete`, `log`, `phase` or `status`.
-        message: What the log says of it, if it is a line of the log.
+        id: Number of the event within the job, from 1.
+        type: Kind of the event, for instance `step_complete`, `log`, `phase` or `status`.
+        message: The text of the line, if the event is a line of the log.
         data: The facts, for instance `step`, `steps` and `metrics` of a step.
     """
 
@@ -180,7 +181,7 @@ class JobEvent(Response):
 
 
 class Artifacts(Response):
-    """What a job has made, by name."""
+    """The artifacts of a job, by name."""
 
     artifacts: dict[str, Any]
 

@@ -97,7 +97,7 @@ def test_nothing_is_overwritten(dn: Dn) -> None:
     refused = dn("train init sft")
     beside = dn("train init sft other.toml")
 
-    assert errors(refused) == "error: job.toml is there already; name another file\n"
+    assert errors(refused) == "error: job.toml already exists; name another file\n"
     assert beside.startswith("exit: 0")
     assert (Path("job.toml").read_text(), Path("rows.jsonl").read_text()) == ("mine", "mine")
 

@@ -1,4 +1,4 @@
-"""`dn train init | submit | clone`: jobs as files, and jobs made of other jobs."""
+"""`dn train init | submit | clone`: jobs as files, and copies of jobs."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def init(
         Parameter(help="NAME@VERSION, a file or a folder; an example is written if not given."),
     ] = None,
 ) -> None:
-    """Write a job file with every setting in it: what it does, its bounds and its default.
+    """Write a job file with every setting: its help, its bounds and its default.
 
     Without `--dataset`, a few rows of the right shape are written beside it, so that the job can be
     submitted at once. No file is ever overwritten.
@@ -109,7 +109,7 @@ def clone(
     wait: Wait = False,
     common: Common = DEFAULT,
 ) -> None:
-    """Submit a job again from its beginning, with changes, and show what became different.
+    """Submit a copy of a job with changes, and show what differs.
 
     All settings of the old job are taken over, those that were defaults included.
     """
@@ -128,7 +128,7 @@ def clone(
 
 
 def _document(job: TrainingJob) -> dict[str, Any]:
-    """Return JOB in the form of the request that would make it again."""
+    """Return JOB as the request that would create it."""
     config = {name: value for name, value in job.config.items() if value is not None}
     document: dict[str, Any] = {
         "trainer_type": job.trainer_type,
@@ -170,11 +170,11 @@ def _flat(table: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file that is not there yet."""
+    """Write a new file."""
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise UnusableFile(f"{path} is there already; name another file") from None
+        raise UnusableFile(f"{path} already exists; name another file") from None
     except OSError as error:
         raise UnusableFile(f"{path} cannot be written: {error.strerror}") from error

@@ -86,7 +86,7 @@ def sft(
 
 
 def submitted(client: ApiClient, job: TrainingJob, common: Common, *, wait: bool) -> None:
-    """Show a job that has just been accepted, or wait until it has ended."""
+    """Show a job that was accepted, or wait for its end."""
     for note in job.preflight.format_notes if job.preflight else ():
         hint(f"chat format: {note}")
     if wait:
@@ -100,7 +100,7 @@ def submitted(client: ApiClient, job: TrainingJob, common: Common, *, wait: bool
 
 
 def capability_ref(ref: str | None) -> CapabilityRef | None:
-    """Return what names the capability REF, NAME@VERSION, to the server."""
+    """Return the reference of the capability REF, which is NAME@VERSION."""
     if ref is None:
         return None
     from dreadnode.capabilities import parse_ref
@@ -111,7 +111,7 @@ def capability_ref(ref: str | None) -> CapabilityRef | None:
 
 
 def dataset_ref(client: ApiClient, dataset: str) -> DatasetRef:
-    """Return what names DATASET to the server; a file is stored there first."""
+    """Return the reference of DATASET; a file is uploaded first."""
     from dreadnode.datasets.jsonl import is_path, parse_ref
     from dreadnode.wire import DatasetRef
 
@@ -122,5 +122,5 @@ def dataset_ref(client: ApiClient, dataset: str) -> DatasetRef:
 
 
 def dataset_refs(client: ApiClient, datasets: tuple[str, ...]) -> tuple[DatasetRef, ...] | None:
-    """Return what names each of DATASETS to the server; None if there are none."""
+    """Return the references of DATASETS; None if there are none."""
     return tuple(dataset_ref(client, each) for each in datasets) or None
