@@ -9,7 +9,8 @@ from types import NoneType
 from typing import Any, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from dreadnode_api.settings import SECTIONS, Settings, Unit, variable
+from dreadnode_api.setting_types import Unit
+from dreadnode_api.settings import SECTIONS, Settings, variable
 from dreadnode_engine.settings import Settings as EngineSettings
 from pydantic.fields import FieldInfo
 from settings_tables import row

@@ -5,33 +5,44 @@ table in the documentation from them.
 """
 
 import os
-import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BeforeValidator,
     Field,
     ValidationError,
-    ValidationInfo,
     model_validator,
 )
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
 from sqlalchemy import make_url
 
-from dreadnode_api.units import read_bytes, read_days, read_seconds
+from dreadnode_api.setting_types import (
+    Bytes,
+    Count,
+    CountOrZero,
+    Days,
+    MaybeBytes,
+    MaybeSeconds,
+    Seconds,
+    SettingsError,
+    WholeSeconds,
+    Words,
+    client_name,
+    must,
+    with_driver,
+)
+
+__all__ = ["Settings", "SettingsError"]
 
 PREFIX = "DREADNODE_"
 GIB = 1024**3
@@ -42,56 +53,6 @@ TRACKER_NAMES = (
     *("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_MODE", "WANDB_DIR"),
 )
 SECRET_TRACKER_NAMES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "WANDB_API_KEY")
-
-_CLIENT = re.compile(r"[A-Za-z][\w-]*/[0-9]+(\.[0-9]+)*")
-_DRIVERS = {
-    "sqlite://": "sqlite+aiosqlite://",
-    "postgresql://": "postgresql+asyncpg://",
-    "postgres://": "postgresql+asyncpg://",
-}
-
-
-class SettingsError(Exception):
-    """A setting that cannot be used; its text is one sentence for a person."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """The unit of a number, for the documentation."""
-
-    name: str
-
-
-def _database(url: str, info: ValidationInfo) -> str:
-    """Name the asynchronous driver in a plain `sqlite:` or `postgresql:` address."""
-    if not url and "data_dir" in info.data:
-        return f"sqlite+aiosqlite:///{info.data['data_dir'] / 'dreadnode.db'}"
-    for plain, driver in _DRIVERS.items():
-        if url.startswith(plain):
-            return driver + url.removeprefix(plain)
-    if url and not url.startswith(tuple(_DRIVERS.values())):
-        raise ValueError("must begin with `sqlite://` or `postgresql://`")
-    return url
-
-
-def _client(name: str) -> str:
-    if name and not _CLIENT.fullmatch(name):
-        raise ValueError("must be a name and a version, such as `dreadnode/0.2`")
-    return name
-
-
-def _words(value: object) -> object:
-    return tuple(value.split()) if isinstance(value, str) else value
-
-
-Seconds = Annotated[float, BeforeValidator(read_seconds), Unit("seconds"), Field(gt=0)]
-MaybeSeconds = Annotated[float, BeforeValidator(read_seconds), Unit("seconds"), Field(ge=0)]
-WholeSeconds = Annotated[int, BeforeValidator(read_seconds), Unit("seconds"), Field(gt=0)]
-Days = Annotated[float, BeforeValidator(read_days), Unit("days"), Field(ge=0)]
-Bytes = Annotated[int, BeforeValidator(read_bytes), Unit("bytes"), Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
 
 SECTIONS = {
     "data_dir": "General",
@@ -126,7 +87,7 @@ class Settings(BaseSettings):
     data_dir: Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())] = Field(
         description="Folder of datasets, job files, sandboxes and the SQLite database."
     )
-    database_url: Annotated[str, AfterValidator(_database)] = Field(
+    database_url: Annotated[str, AfterValidator(with_driver)] = Field(
         "", repr=False, description="Database: SQLite in the data directory, or `postgresql://…`."
     )
     public_url: str = Field(
@@ -303,12 +264,12 @@ class Settings(BaseSettings):
     silence_seconds: Seconds = Field(
         30.0, description="How long a client may stop sending its body or reading its response."
     )
-    minimum_client: Annotated[str, AfterValidator(_client)] = Field(
+    minimum_client: Annotated[str, AfterValidator(client_name)] = Field(
         "", description="Oldest client that is served, for example `dreadnode-sdk/2.0.0`."
     )
 
-    quota_stored_bytes: Annotated[int, BeforeValidator(read_bytes), Unit("bytes"), Field(ge=0)] = (
-        Field(500 * GIB, description="Stored data: datasets, capabilities and files of jobs.")
+    quota_stored_bytes: MaybeBytes = Field(
+        500 * GIB, description="Stored data: datasets, capabilities and files of jobs."
     )
     quota_datasets: CountOrZero = Field(10_000, description="Versions of datasets.")
     quota_blobs: CountOrZero = Field(10_000, description="Blobs of capabilities.")
@@ -416,38 +377,7 @@ def _sentence(error: ErrorDetails) -> str:
         return f"Unknown setting `{place}`"
     if name == "data_dir" and error["type"] == "missing":
         return "Set `DREADNODE_DATA_DIR` to the folder that keeps the data"
-    text = _must(error)
+    text = must(error)
     # A secret does not show in a refusal either.
     shown = error["type"] != "value_error" or not Settings.model_fields[name].repr
     return f"`{variable(name)}` {text}" + ("" if shown else f", not `{error['input']}`")
-
-
-def _must(error: ErrorDetails) -> str:
-    value, context = error["input"], error.get("ctx", {})
-    bound = context.get("gt", context.get("ge"))
-    match error["type"]:
-        case "value_error":
-            return str(context["error"])
-        case "greater_than" | "greater_than_equal" if bound == 0 and float(value) < 0:
-            return "must not be negative"
-        case "greater_than":
-            return f"must be more than {bound}"
-        case "greater_than_equal":
-            return f"must be at least {bound}"
-        case "finite_number":
-            return f"must be a finite number, not `{value}`"
-        case "literal_error":
-            known = " or ".join(f"`{each}`" for each in _listed(context["expected"]) if each)
-            return f"must be {known}, not `{value}`"
-        case "bool_parsing" | "bool_type":
-            return f"must be `true` or `false`, not `{value}`"
-        case "float_parsing" | "int_parsing" | "float_type" | "int_type":
-            return f"must be a number, not `{value}`"
-        case "int_from_float":
-            return f"must be a whole number, not `{value}`"
-        case _:
-            return f"cannot be used: {error['msg']}"
-
-
-def _listed(expected: str) -> list[str]:
-    return re.findall(r"'([^']*)'", expected)
