@@ -15,6 +15,7 @@ from anyio import to_thread
 from dreadnode_api.errors import Malformed
 
 _INCOMING = ".incoming-"
+# A name on the disk, which older versions wrote too.
 _DELETING = ".let-go-"
 
 
@@ -64,6 +65,15 @@ class BlobStore:
             return False
         renamed.unlink()
         return True
+
+    def written_before(self, before: float) -> list[str]:
+        """Return the digests of the blobs that were written before this Unix time."""
+        found = []
+        for path in self._folder.glob("[0-9a-f][0-9a-f]/*"):
+            with suppress(FileNotFoundError):
+                if not path.name.startswith(".") and path.stat().st_mtime < before:
+                    found.append(path.name)
+        return sorted(found)
 
     def delete_partial(self, before: float) -> int:
         """Delete what broken uploads left before this Unix time; return how many."""

@@ -4,11 +4,14 @@ A response for one of them is a 503 with one sentence, and the client tries agai
 """
 
 import errno
+import logging
 import sqlite3
 from collections.abc import Iterator
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from dreadnode_api import logs
 
 _SQLITE = {
     sqlite3.SQLITE_BUSY: "The database is locked",
@@ -75,3 +78,15 @@ def _is_of_database(error: BaseException) -> bool:
             return True
         frames = frames.tb_next
     return False
+
+
+def log_failure(log: logging.Logger, what: str, error: Exception) -> None:
+    """Log that a background task failed: storage trouble in one line, anything else in full.
+
+    A task that fails is tried again soon, so one trouble is logged once a minute.
+    """
+    trouble = describe(error)
+    if trouble is None:
+        log.error("%s", what, exc_info=error)
+    else:
+        logs.trouble(log, trouble, "%s: %s (%s)", what, trouble, error)

@@ -5,7 +5,6 @@ and a low priority. It reads one file and prints one JSON object. An object with
 the file; the error is one sentence for the client.
 """
 
-import asyncio
 import json
 import math
 import os
@@ -13,9 +12,12 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
 
 from dreadnode_api.errors import plain
+from dreadnode_api.fair_queue import FairQueue
 from dreadnode_api.runtime_processes.child import run
 from dreadnode_api.settings import Settings
 
@@ -31,27 +33,36 @@ class ReadingFailed(Exception):
 
 
 class UploadReader:
-    """Runs reading processes, a bounded number at a time."""
+    """Runs reading processes, a bounded number at a time and in fair turns."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._slots = asyncio.Semaphore(settings.preflight_at_once)
+        self._queue = FairQueue(settings.preflight_at_once, "uploads", wait_seconds=None)
 
-    async def read(self, module: str, *arguments: str, output_bytes: int = 0) -> dict[str, Any]:
+    async def read(
+        self,
+        org_id: str,
+        module: str,
+        *arguments: str,
+        output_bytes: int = 0,
+        seconds: float | None = None,
+    ) -> dict[str, Any]:
         """Return what the reading process MODULE prints about a file.
 
         Args:
+            org_id: The organization whose turn in the queue is used.
             module: The module that reads this kind of file.
             arguments: Its arguments.
             output_bytes: The size up to which it may write files.
+            seconds: How long it may take; by default as long as a conversion.
 
         Raises:
             UnreadableUpload: the file is refused, or takes more time or memory than the limits.
             ReadingFailed: the process failed.
         """
         settings = self._settings
-        seconds = settings.convert_timeout
-        async with self._slots:
+        seconds = seconds or settings.convert_timeout
+        async with self._queue.slot(org_id):
             with tempfile.TemporaryDirectory(prefix="upload-") as folder:
                 try:
                     result = await run(
@@ -81,6 +92,15 @@ class UploadReader:
         if "error" in answer:
             raise UnreadableUpload(plain(str(answer["error"])))
         return answer
+
+
+async def upload_reader(request: Request) -> UploadReader:
+    """Return the reader of uploads of this application."""
+    found: UploadReader = request.app.state.upload_reader
+    return found
+
+
+InUploadReader = Annotated[UploadReader, Depends(upload_reader)]
 
 
 def _environment(folder: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from dreadnode_api.checkpoints import exports
-from dreadnode_api.maintenance.cleanup import Tidier
+from dreadnode_api.maintenance.cleanup import Cleanup
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint
 from dreadnode_api.models.jobs import JobFile
@@ -154,9 +154,9 @@ async def test_the_adapter_of_an_expired_checkpoint_goes_with_its_bytes(api: Any
     before = {path.name for path in blobs.glob("*/*")}
     for path in blobs.glob("*/*"):
         os.utime(path, (0, 0))
-    tidier = Tidier(api.settings.model_copy(update={"checkpoints_kept": 1}), api.database, None)
+    cleanup = Cleanup(api.settings.model_copy(update={"checkpoints_kept": 1}), api.database, None)
 
-    await tidier.once()
+    await cleanup.once()
     listed = await files(api, job)
     async with api.database.writing() as session:
         long_ago = now() - timedelta(days=3)
@@ -164,7 +164,7 @@ async def test_the_adapter_of_an_expired_checkpoint_goes_with_its_bytes(api: Any
         await session.execute(
             update(Checkpoint).where(Checkpoint.expired_at.is_not(None)).values(expired_at=long_ago)
         )
-    done = await tidier.once()
+    done = await cleanup.once()
 
     assert len(listed) == 4
     assert done["adapters of checkpoints"] == 1
@@ -176,7 +176,7 @@ async def test_the_adapter_of_an_expired_checkpoint_goes_with_its_bytes(api: Any
     assert len(before - {path.name for path in blobs.glob("*/*")}) == 1
     artifacts = (await shown(api, job, "artifacts"))["artifacts"]
     assert artifacts["checkpoint_adapters"] == ["checkpoints/step-000020/"]
-    assert (await tidier.once())["adapters of checkpoints"] == 0
+    assert (await cleanup.once())["adapters of checkpoints"] == 0
 
 
 @ON_SQLITE

@@ -6,13 +6,20 @@ import hashlib
 import io
 import json
 import tarfile
+import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dreadnode_api.capabilities import bundle
-from dreadnode_api.errors import Malformed
+from dreadnode_api.capabilities import registry as registry_routes
+from dreadnode_api.capabilities.archive import (
+    MAX_MEMBERS,
+    MAX_UNPACKED_BYTES,
+    BadArchive,
+    entry_prompt,
+    without_front_matter,
+)
 from dreadnode_api.settings import Settings
 
 HARBOUR = "/org/acme/capabilities/harbour/1.0.0"
@@ -349,11 +356,14 @@ def link(name: str, kind: bytes) -> tarfile.TarInfo:
         lambda: archive({}, link("agents/a.md", tarfile.SYMTYPE)),
         lambda: archive({}, link("agents/a.md", tarfile.LNKTYPE)),
         lambda: archive({}, link("agents/a.md", tarfile.CHRTYPE)),
+        lambda: archive({}, link("agents/a.md", tarfile.FIFOTYPE)),
+        lambda: archive({}, link("agents/a.md", tarfile.GNUTYPE_SPARSE)),
+        lambda: archive({}, link("agents/a.md", tarfile.CONTTYPE)),
         lambda: archive({"agents/a.md": b"\xff\xfe"}),
         lambda: archive({"agents/a.md": b"x" * 100_001}),
         lambda: archive({"agents/a.md": b"a\0b"}),
-        lambda: archive({"x": bytes(bundle.MAX_UNPACKED_BYTES + 1)}),
-        lambda: archive({str(n): b"" for n in range(bundle.MAX_MEMBERS + 1)}),
+        lambda: archive({"x": bytes(MAX_UNPACKED_BYTES + 1)}),
+        lambda: archive({str(n): b"" for n in range(MAX_MEMBERS + 1)}),
     ],
 )
 def test_an_archive_that_is_broken_strange_or_too_large_is_refused(
@@ -362,8 +372,8 @@ def test_an_archive_that_is_broken_strange_or_too_large_is_refused(
     path = tmp_path / "archive"
     path.write_bytes(content())
 
-    with pytest.raises(Malformed):
-        bundle.entry_prompt(path, None)
+    with pytest.raises(BadArchive):
+        entry_prompt(path, None)
 
 
 @pytest.mark.parametrize(
@@ -376,10 +386,35 @@ def test_the_named_agent_speaks_and_else_the_first(
     files = {"agents/c.txt": b"third", "agents/b.md": b"second", "agents/a.md": b"first"}
     path.write_bytes(archive(files))
 
-    found = bundle.entry_prompt(path, entry)
+    found = entry_prompt(path, entry)
 
-    assert found is not None
-    assert found.text == prompt
+    assert found[1] == prompt
+
+
+def test_only_one_prompt_is_in_memory_however_many_agents_there_are(tmp_path: Path) -> None:
+    path = tmp_path / "archive"
+    size = 100_000
+    path.write_bytes(archive({f"agents/{n:03}.md": b"x" * size for n in range(300)}))
+
+    tracemalloc.start()
+    agent, prompt = entry_prompt(path, None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert (agent, len(prompt or "")) == ("000", size)
+    assert peak < 20 * size
+
+
+async def test_an_archive_that_takes_too_long_is_refused_and_others_are_served(
+    registry: Registry, api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry_routes, "ARCHIVE_SECONDS", 0.01)
+
+    pushed = await registry.push({"agents/a.md": b"Be brief"})
+
+    assert pushed.status_code == 400
+    assert "took longer than" in pushed.json()["detail"]
+    assert (await api("GET", "/user")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -392,4 +427,4 @@ def test_the_named_agent_speaks_and_else_the_first(
     ],
 )
 def test_front_matter_is_no_part_of_a_prompt(text: str, prompt: str) -> None:
-    assert bundle.without_front_matter(text) == prompt
+    assert without_front_matter(text) == prompt

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from dreadnode_api.auth import signed
 from dreadnode_api.auth.tokens import sha256
-from dreadnode_api.capabilities import bundle
+from dreadnode_api.capabilities.archive import entry_prompt
 from dreadnode_api.settings import Settings
 
 # What they ask of the database, other tests try on both.
@@ -39,8 +39,8 @@ async def test_the_archive_can_be_fetched_by_its_address_alone(
     assert fetched.headers["content-type"] == "application/gzip"
     assert address.startswith("http://api/api/v1/org/acme/capabilities/harbour/1.0.0/archive?")
     (tmp_path / "archive").write_bytes(fetched.content)
-    found = bundle.entry_prompt(tmp_path / "archive", "harbour")
-    assert found == bundle.EntryPrompt("harbour", "Begin with Ahoy.")
+    found = entry_prompt(tmp_path / "archive", "harbour")
+    assert found == ("harbour", "Begin with Ahoy.")
     with tarfile.open(fileobj=io.BytesIO(gzip.decompress(fetched.content))) as tar:
         assert tar.getnames() == ["capability.yaml", "agents/harbour.md"]
         manifest = tar.extractfile("capability.yaml")
@@ -166,7 +166,7 @@ async def test_nothing_is_made_public_and_what_is_private_stays_so(
 
     assert (private.status_code, private.json()) == (200, {"name": name, "is_public": False})
     assert public.status_code == 422
-    assert "nothing leaves its organization" in public.json()["detail"]
+    assert "this server cannot make anything public" in public.json()["detail"]
     assert number.status_code == 422
     assert unknown.status_code == 404
 

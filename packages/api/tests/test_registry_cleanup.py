@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from dreadnode_api import blob_references
 from dreadnode_api.blob_store import BlobStore
-from dreadnode_api.maintenance.cleanup import Tidier
+from dreadnode_api.maintenance.cleanup import Cleanup
 from dreadnode_api.models.auth import Token
 from dreadnode_api.models.base import Table, now
 from dreadnode_api.models.capabilities import CapabilityVersion, RegistryBlob
@@ -91,7 +91,7 @@ class Registry:
         return [path for path in folder.rglob("*") if path.is_file()]
 
     async def clean_up(self, days: float = 1.0) -> int:
-        cleanup = Tidier(
+        cleanup = Cleanup(
             self.api.settings.model_copy(update={"upload_days": days}), self.api.database, None
         )
         return (await cleanup.once()).get("unused blobs", 0)

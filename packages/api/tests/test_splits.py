@@ -127,7 +127,7 @@ async def test_the_content_is_that_of_the_split_that_is_named_or_of_train(api: A
     assert 'filename="rows-1.0.0-validation.jsonl"' in named.headers["content-disposition"]
     assert (missing.status_code, missing.json()["detail"]) == (
         404,
-        "`rows@1.0.0` has no split `dev`; it has `train`, `validation`, `test`",
+        "`rows@1.0.0` does not have the split `dev`; it has `train`, `validation`, `test`",
     )
 
 
@@ -233,7 +233,7 @@ async def read(settings: Settings, kind: str, file: Path) -> None:
     limit = 2**30
     paths = (str(file), str(file.with_name("out")))
     await UploadReader(settings).read(
-        "dreadnode_api.datasets.formats", kind, *paths, str(limit), output_bytes=limit
+        "org", "dreadnode_api.datasets.formats", kind, *paths, str(limit), output_bytes=limit
     )
 
 
@@ -336,13 +336,17 @@ async def test_a_reinforcement_learning_job_names_splits_too(api: Any) -> None:
 @pytest.mark.parametrize(
     ("config", "loc", "detail"),
     [
-        ({"split": "dev"}, "split", "`rows@1.0.0` has no split `dev`; it has `train`, `exam`"),
+        (
+            {"split": "dev"},
+            "split",
+            "`rows@1.0.0` does not have the split `dev`; it has `train`, `exam`",
+        ),
         (
             {"eval_dataset_ref": {"name": "rows", "version": "1.0.0"}},
             "eval_split",
-            "`rows@1.0.0` has the splits `train`, `exam`; say which one is meant",
+            "`rows@1.0.0` has the splits `train`, `exam`; name one of them",
         ),
-        ({"eval_split": "dev"}, "eval_split", "`rows@1.0.0` has no split `dev`"),
+        ({"eval_split": "dev"}, "eval_split", "`rows@1.0.0` does not have the split `dev`"),
         ({"split": "../x"}, "split", "use at most 64 lower-case letters"),
     ],
 )

@@ -7,6 +7,8 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,9 +18,10 @@ import pytest
 from dreadnode_api.errors import Invalid
 from dreadnode_api.jobs import queue
 from dreadnode_api.models.base import now
-from dreadnode_api.models.webhooks import Announcement, Delivery
-from dreadnode_api.webhooks.addresses import NotAllowed, check_address, check_url, look_up
+from dreadnode_api.models.webhooks import Announcement, Delivery, Webhook
+from dreadnode_api.webhooks.addresses import NotAllowed, check_address, check_url, resolve
 from dreadnode_api.webhooks.delivery import Deliverer, Sender
+from dreadnode_api.webhooks.shares import Due, Shares
 from sqlalchemy import func, select, update
 
 HOOKS = "/org/acme/ws/lab/webhooks"
@@ -129,11 +132,12 @@ async def test_what_is_not_taken_is_tried_again_later_with_the_same_id(api: Any)
 
     [waiting] = (await api("GET", f"{HOOKS}/{hook['id']}/deliveries")).json()["items"]
     assert (waiting["attempts"], waiting["last_status"]) == (1, 503)
-    assert waiting["last_error"] == "it answered with status 503"
+    assert waiting["last_error"] == "the response has the status 503"
     assert waiting["delivered_at"] is None
     receiver.status = 204
     await due(api)
-    await drain(deliverer)
+    # The next dispatcher does not know that this webhook pauses.
+    await drain(Deliverer(api.settings, api.database, receiver))
     [arrived] = (await api("GET", f"{HOOKS}/{hook['id']}/deliveries")).json()["items"]
     assert (arrived["attempts"], arrived["last_error"], arrived["next_at"]) == (2, None, None)
     assert len({headers["webhook-id"] for _, _, headers in receiver.got}) == 1
@@ -151,10 +155,9 @@ async def test_the_pauses_grow_and_in_the_end_a_delivery_is_given_up_and_shown(a
     await api.push()
     await api.job()
     receiver = Receiver(failure=ConnectionRefusedError("nobody listens"))
-    deliverer = Deliverer(api.settings, api.database, receiver)
     pauses = []
     for _ in range(4):
-        await drain(deliverer)
+        await drain(Deliverer(api.settings, api.database, receiver))
         async with api.database.reading() as session:
             row = (await session.scalars(select(Delivery))).one()
         pauses.append((row.next_at - now()).total_seconds())
@@ -163,13 +166,13 @@ async def test_the_pauses_grow_and_in_the_end_a_delivery_is_given_up_and_shown(a
     assert pauses[-1] > 4 * pauses[0]
 
     await due(api, created_at=now() - timedelta(days=2))
-    await drain(deliverer)
+    await drain(Deliverer(api.settings, api.database, receiver))
 
     [shown] = (await api("GET", HOOKS)).json()["items"]
     assert (shown["given_up"], shown["waiting"], shown["delivered"]) == (1, 0, 0)
     assert shown["last_error"] == "nobody listens"
     await due(api)
-    assert not await deliverer.once()
+    assert not await Deliverer(api.settings, api.database, receiver).once()
     [given_up] = (await api("GET", f"{HOOKS}/{hook['id']}/deliveries")).json()["items"]
     assert given_up["given_up_at"] is not None
 
@@ -231,17 +234,17 @@ async def test_a_deleted_webhook_is_told_nothing_more(api: Any) -> None:
     [
         ("http://example.com/", "must begin with `https://`"),
         ("ftp://127.0.0.1/", "must begin with `https://`"),
-        ("https://", "This is not an address"),
-        ("https://example.com:99999/", "This is not an address"),
-        ("https://exa mple.com/", "This is not an address"),
-        ("https://user:pass@example.com/", "Leave user and password out"),
-        ("https://example.com/#part", "Leave the part behind `#` out"),
-        ("https://169.254.169.254/latest/meta-data", "an address that no webhook may have"),
-        ("https://[fe80::1]/", "an address that no webhook may have"),
-        ("https://[::ffff:169.254.169.254]/", "an address that no webhook may have"),
-        ("https://2852039166/", "an address that no webhook may have"),
-        ("https://0.0.0.0/", "an address that no webhook may have"),
-        ("https://224.0.0.1/", "an address that no webhook may have"),
+        ("https://", "This is not a URL"),
+        ("https://example.com:99999/", "This is not a URL"),
+        ("https://exa mple.com/", "This is not a URL"),
+        ("https://user:pass@example.com/", "Remove user and password"),
+        ("https://example.com/#part", "Remove the part after `#`"),
+        ("https://169.254.169.254/latest/meta-data", "are never allowed"),
+        ("https://[fe80::1]/", "are never allowed"),
+        ("https://[::ffff:169.254.169.254]/", "are never allowed"),
+        ("https://2852039166/", "are never allowed"),
+        ("https://0.0.0.0/", "are never allowed"),
+        ("https://224.0.0.1/", "are never allowed"),
     ],
 )
 async def test_an_address_that_no_webhook_may_have_is_refused(
@@ -270,7 +273,7 @@ def test_private_addresses_in_other_clothes_are_private(address: str) -> None:
 
 async def test_a_name_that_stands_for_this_machine_is_refused_when_it_is_called() -> None:
     with pytest.raises(NotAllowed, match="is not a public address"):
-        await look_up("https://localhost/", "public")
+        await resolve("https://localhost/", "public")
 
 
 @pytest.fixture
@@ -367,3 +370,72 @@ async def test_a_silent_receiver_costs_no_more_than_the_time_out(api: Any) -> No
     [shown] = (await api("GET", f"{HOOKS}/{hook['id']}/deliveries")).json()["items"]
     assert shown["last_error"] is not None
     server.close()
+
+
+def due_of(org: str, *webhooks: str) -> list[Due]:
+    return [Due(f"{org}-{n}", webhook, org) for n, webhook in enumerate(webhooks)]
+
+
+def test_a_webhook_has_two_deliveries_at_once_and_an_organization_half_of_all() -> None:
+    shares = Shares(10, pause=60)
+    greedy = due_of("greedy", *(f"hook-{n}" for n in range(20)), *["hook-0"] * 20)
+    modest = due_of("modest", "only", "only", "only", "only")
+
+    chosen = shares.choose([*greedy, *modest], 10)
+    shares.start(chosen)
+    next_chosen = shares.choose([*greedy, *modest], 10)
+
+    by_org = Counter(each.org_id for each in chosen)
+    assert by_org == {"greedy": 5, "modest": 2}
+    assert next_chosen == []
+    assert shares.unavailable() >= {"only"}
+
+
+def test_a_webhook_that_failed_pauses_for_longer_each_time_and_others_do_not() -> None:
+    shares = Shares(10, pause=0.05)
+    [failing, other] = due_of("org", "failing", "other")
+
+    shares.start([failing, other])
+    shares.end(failing, is_delivered=False)
+    shares.end(other, is_delivered=True)
+    at_first = shares.unavailable()
+    time.sleep(0.06)
+    later = shares.unavailable()
+    shares.start([failing])
+    shares.end(failing, is_delivered=False)
+    time.sleep(0.06)
+    second_time = shares.unavailable()
+
+    assert (at_first, later, second_time) == ({"failing"}, set(), {"failing"})
+
+
+async def test_a_slow_webhook_does_not_delay_those_of_another_workspace(api: Any) -> None:
+    for number in range(10):
+        await register(api, url=f"https://slow.example.com/{number}")
+    theirs = "/org/other/ws/lab/webhooks"
+    made = await api("POST", theirs, key="stranger", json={"url": "https://fast.example.com/"})
+    assert made.status_code == 201
+    async with api.database.writing() as session:
+        hooks = (await session.scalars(select(Webhook))).all()
+        for hook in hooks:
+            session.add_all(
+                [Delivery(webhook_id=hook.id, job_id="x", number=n, body="{}") for n in range(20)]
+            )
+    arrived: list[str] = []
+    fast_done = asyncio.Event()
+
+    async def post(url: str, body: str, headers: Mapping[str, str]) -> int:
+        if "slow" in url:
+            await asyncio.sleep(3600)
+        arrived.append(url)
+        if len(arrived) == 20:
+            fast_done.set()
+        return 200
+
+    running = asyncio.create_task(Deliverer(api.settings, api.database, post).run())
+    async with asyncio.timeout(60):
+        await fast_done.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    assert arrived == ["https://fast.example.com/"] * 20

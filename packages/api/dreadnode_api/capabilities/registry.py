@@ -1,8 +1,8 @@
-"""The part of the OCI distribution protocol by which clients of version 2 push a capability.
+"""The part of the OCI distribution protocol with which clients of version 2 push a capability.
 
-A push sends two blobs, a config in JSON and one gzipped tar, then the manifest that names both.
-Nothing can be named before it was sent whole and its digest was found right, and an organization
-sees only what it has sent itself. Datasets and models are not taken this way.
+A push sends two blobs, a config in JSON and one gzipped tar, then the manifest that refers to both.
+A manifest can refer to a blob only when the blob is complete and its digest was checked. An
+organization sees only the blobs that it has sent. Datasets and models cannot be pushed this way.
 """
 
 import json
@@ -19,20 +19,22 @@ from dreadnode_api.auth.callers import Caller
 from dreadnode_api.auth.deps import OrgMember, OrgReader
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.capabilities import service
-from dreadnode_api.capabilities.bundle import EntryPrompt, entry_prompt
+from dreadnode_api.capabilities.archive import MAX_PATH
 from dreadnode_api.capabilities.schemas import Descriptor, ImageManifest
 from dreadnode_api.errors import Malformed, NotFound, plain
 from dreadnode_api.http.deps import InDatabase, InSettings, InStore, ReadSession, WriteSession
-from dreadnode_api.http.patterns import NAME, VERSION
+from dreadnode_api.http.patterns import DIGEST, NAME, VERSION
 from dreadnode_api.http.schemas import storage_problems
 from dreadnode_api.models.capabilities import CapabilityVersion
+from dreadnode_api.uploads import InUploadReader, UnreadableUpload
 
-# Described by the OCI distribution specification, and so left out of our own description.
+# Described by the OCI distribution specification, so left out of our OpenAPI description.
 router = APIRouter(include_in_schema=False)
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 MAX_CONFIG_BYTES = 1024 * 1024
-DIGEST = r"^sha256:[0-9a-f]{64}$"
+ARCHIVE_READER = "dreadnode_api.capabilities.archive"
+ARCHIVE_SECONDS = 30.0
 Digest = Annotated[str, Path(pattern=DIGEST, description="`sha256:` and 64 digits")]
 Name = Annotated[str, Path(pattern=NAME)]
 Version = Annotated[str, Path(pattern=VERSION)]
@@ -43,10 +45,10 @@ Version = Annotated[str, Path(pattern=VERSION)]
 async def get_blob(
     caller: OrgReader, digest: Digest, session: WriteSession, store: InStore
 ) -> FileResponse:
-    """Return a blob that this organization has sent; who asks for it first need not send it."""
+    """Return a blob that this organization has sent, so that a client need not send it again."""
     found = await service.use_blob(session, caller.org_id, digest.removeprefix("sha256:"))
     if not store.path(found.sha256).is_file():
-        raise NotFound(f"There is no blob `{digest}` in this organization")
+        raise NotFound(f"This organization has no blob `{digest}`")
     return FileResponse(
         store.path(found.sha256),
         media_type="application/octet-stream",
@@ -56,7 +58,7 @@ async def get_blob(
 
 @router.post("/{org}/{name}/blobs/uploads/", status_code=202, response_class=Response)
 async def start_upload(caller: OrgMember, org: str, name: Name) -> Response:
-    """Say where to send a blob, whole and with its digest; nothing is kept of this."""
+    """Return the URL to which a blob is sent in one piece; nothing is stored yet."""
     where = f"/api/v1/{org}/{name}/blobs/uploads/{secrets.token_hex(16)}"
     return Response(status_code=202, headers={"Location": where, "Range": "0-0"})
 
@@ -72,7 +74,7 @@ async def put_blob(
     store: InStore,
     settings: InSettings,
 ) -> Response:
-    """Take in a blob whose bytes have this digest."""
+    """Store a blob whose bytes have this digest."""
     sha256 = digest.removeprefix("sha256:")
     async with store.receiving(request.stream(), settings.max_capability_bytes) as incoming:
         if incoming.sha256 != sha256:
@@ -95,8 +97,9 @@ async def put_manifest(
     request: Request,
     database: InDatabase,
     store: InStore,
+    reader: InUploadReader,
 ) -> Response:
-    """Make a capability's version of two blobs that were sent before."""
+    """Create a version of a capability from two blobs that were sent before."""
     content = await request.body()
     manifest = _manifest(content)
     layer = _layer(manifest)
@@ -104,18 +107,26 @@ async def put_manifest(
     async with database.writing() as session:
         await _use(session, caller, store, *named)
     config = await to_thread.run_sync(_config, store, manifest.config)
-    told = config.get("capability_manifest")
-    told = told if isinstance(told, dict) else {}
-    entry = told.get("entry_agent")
-    prompt = await to_thread.run_sync(
-        entry_prompt, store.path(layer.sha256), entry if isinstance(entry, str) else None
-    )
-    made = _version(caller, name, version, layer, told, config, prompt)
+    described = config.get("capability_manifest")
+    described = described if isinstance(described, dict) else {}
+    entry = described.get("entry_agent")
+    arguments = [entry] if isinstance(entry, str) and _is_name(entry) else []
+    try:
+        found = await reader.read(
+            caller.org_id,
+            ARCHIVE_READER,
+            str(store.path(layer.sha256).absolute()),
+            *arguments,
+            seconds=ARCHIVE_SECONDS,
+        )
+    except UnreadableUpload as error:
+        raise Malformed(str(error)) from None
+    made = _version(caller, name, version, layer, described, config, found)
     made.config_sha256 = manifest.config.sha256
     async with store.receiving(_once(content), len(content)) as incoming:
         made.manifest_sha256 = incoming.sha256
         async with database.writing() as session:
-            # Again, in the transaction that names them: what is marked here is not tidied away.
+            # Again, in the transaction that refers to them: the cleanup keeps what is marked here.
             await _use(session, caller, store, *named)
             if (await service.add_version(session, made))[1]:
                 incoming.keep()
@@ -128,10 +139,10 @@ async def put_manifest(
 async def get_manifest(
     caller: OrgReader, name: Name, version: Version, session: ReadSession, store: InStore
 ) -> FileResponse:
-    """Return the manifest that a version came with."""
+    """Return the manifest of a version."""
     found = await service.get_version(session, caller.org_id, name, version)
     if found.manifest_sha256 is None:
-        raise NotFound(f"The capability `{name}@{version}` is one prompt and has no manifest")
+        raise NotFound(f"`{name}@{version}` was pushed as a prompt and has no manifest")
     return FileResponse(
         store.path(found.manifest_sha256),
         media_type=MANIFEST_TYPE,
@@ -140,10 +151,10 @@ async def get_manifest(
 
 
 def _manifest(content: bytes) -> ImageManifest:
-    """Read a manifest.
+    """Parse a manifest.
 
     Raises:
-        Malformed: it is none, or that of something that is not taken here.
+        Malformed: it is not a manifest, or not that of a capability.
     """
     try:
         manifest = ImageManifest.model_validate_json(content)
@@ -165,11 +176,17 @@ def _layer(manifest: ImageManifest) -> Descriptor:
 
 
 async def _use(session: AsyncSession, caller: Caller, store: BlobStore, *named: Descriptor) -> None:
-    """Mark the blobs that a manifest names as used, if all of them were sent."""
-    for each in sorted(named, key=lambda blob: blob.sha256):  # In one order, whoever pushes.
+    """Mark the blobs that a manifest refers to as used.
+
+    Raises:
+        Malformed: one of them was not sent, or is missing.
+    """
+    for each in sorted(
+        named, key=lambda blob: blob.sha256
+    ):  # The same order in every push, so none deadlock.
         await service.use_sent(session, caller.org_id, each.sha256, each.size)
         if not store.path(each.sha256).is_file():
-            raise Malformed(f"The blob `{each.digest}` is not there any more; send it again")
+            raise Malformed(f"The blob `{each.digest}` is missing; send it again")
 
 
 def _config(store: BlobStore, named: Descriptor) -> dict[str, Any]:
@@ -180,9 +197,9 @@ def _config(store: BlobStore, named: Descriptor) -> dict[str, Any]:
     except (ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
-        raise Malformed("The config that the manifest names is not a JSON object")
+        raise Malformed("The config that the manifest refers to is not a JSON object")
     for problem in storage_problems(config):
-        raise Malformed(f"The config that the manifest names cannot be kept: {problem}")
+        raise Malformed(f"The config that the manifest refers to cannot be stored: {problem}")
     return config
 
 
@@ -191,22 +208,26 @@ def _version(
     name: str,
     version: str,
     layer: Descriptor,
-    told: dict[str, Any],
+    described: dict[str, Any],
     config: dict[str, Any],
-    prompt: EntryPrompt | None,
+    found: dict[str, Any],
 ) -> CapabilityVersion:
-    description = told.get("description")
+    description = described.get("description")
     return CapabilityVersion(
         org_id=caller.org_id,
         name=name,
         version=version,
         description=description if isinstance(description, str) else None,
-        prompt=prompt.text if prompt else None,
-        entry_agent=prompt.agent if prompt else None,
+        prompt=found["prompt"],
+        entry_agent=found["agent"],
         details=service.details_of(config),
         sha256=layer.sha256,
         created_by=caller.user_id,
     )
+
+
+def _is_name(agent: str) -> bool:
+    return agent.isprintable() and len(agent) <= MAX_PATH
 
 
 async def _once(content: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""Push, list, read and delete capabilities."""
+"""Routes to push, list, read and delete capabilities."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -9,7 +9,8 @@ from starlette.responses import FileResponse
 from dreadnode_api.auth import signed, tokens
 from dreadnode_api.auth.callers import token_of
 from dreadnode_api.auth.deps import Downloader, OrgMember, OrgReader
-from dreadnode_api.capabilities import bundle, service
+from dreadnode_api.capabilities import service
+from dreadnode_api.capabilities.archive import pack
 from dreadnode_api.capabilities.schemas import (
     CapabilityBundle,
     CapabilityList,
@@ -33,7 +34,7 @@ Version = Annotated[str, Path(pattern=VERSION, description="Such as `1.0.0`; nev
 @router.put(
     "/{name}/{version}",
     status_code=201,
-    responses={200: {"model": CapabilityView, "description": "The same was there already"}},
+    responses={200: {"model": CapabilityView, "description": "It existed with the same content"}},
 )
 async def push_capability(
     caller: OrgMember,
@@ -88,7 +89,7 @@ async def list_capability_versions(
 async def delete_capability_version(
     caller: OrgMember, name: Name, version: Version, session: WriteSession
 ) -> CapabilityView:
-    """Delete one version; its name stays taken, and jobs that have its prompt keep it."""
+    """Delete one version; its name stays taken, and jobs keep the prompt that they were given."""
     return view(await service.delete_version(session, caller.org_id, name, version))
 
 
@@ -109,11 +110,11 @@ async def get_bundle(
     session: ReadSession,
     settings: InSettings,
 ) -> CapabilityBundle:
-    """Return where the archive can be fetched without a key, for a few minutes."""
+    """Return a URL that downloads the archive without a token for a few minutes."""
     await service.get_version(session, caller.org_id, name, version)
     path = request.url.path.removesuffix("bundle") + "archive"
     signature = signed.sign(path, caller.token_id, tokens.sha256(token_of(request.headers)))
-    # Behind a proxy with TLS the request itself came without.
+    # Behind a proxy with TLS, the request arrives here without TLS.
     public = settings.public_url if settings.public_url.startswith("https:") else ""
     server = (public or str(request.base_url)).rstrip("/")
     return CapabilityBundle(
@@ -130,18 +131,18 @@ async def get_bundle(
 async def get_archive(
     caller: Downloader, name: Name, version: Version, session: ReadSession, store: InStore
 ) -> Response:
-    """Return the archive: the one that was pushed, or one made of the prompt that was."""
+    """Return the archive that was pushed, or one made from the prompt that was pushed."""
     found = await service.get_version(session, caller.org_id, name, version)
     headers = {"Content-Disposition": f'attachment; filename="{name}-{version}.tar.gz"'}
     if found.manifest_sha256 is not None:
         path = store.path(found.sha256)
         return FileResponse(path, media_type="application/gzip", headers=headers)
-    archive = bundle.pack(name, version, found.description, found.prompt or "")
+    archive = pack(name, version, found.description, found.prompt or "")
     return Response(archive, media_type="application/gzip", headers=headers)
 
 
 def view(found: CapabilityVersion) -> CapabilityView:
-    """Return what a client is shown of a version."""
+    """Return the representation of a version."""
     return CapabilityView.model_validate(
         {**_fields(found), "prompt": found.prompt, "details": found.details}
     )

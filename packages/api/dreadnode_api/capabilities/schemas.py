@@ -1,12 +1,11 @@
-"""What the routes of capabilities take and give."""
+"""Requests and responses about capabilities."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from dreadnode_api.capabilities.archive import MAX_PROMPT
 from dreadnode_api.http.schemas import Plain, Request, Response, Storable, Timestamp
-
-MAX_PROMPT = 100_000
 
 
 class CapabilityRequest(Request):
@@ -25,15 +24,15 @@ class CapabilitySummary(Response):
     description: Plain | None
     entry_agent: str | None = Field(description="The agent whose prompt it is")
     artifact_sha256: str = Field(description="Digest of what was pushed")
-    is_public: bool = Field(False, description="Always false; nothing leaves the organization")
+    is_public: bool = Field(False, description="Always false; nothing can be made public")
     created_at: Timestamp
     created_by: str | None
 
 
 class CapabilityView(CapabilitySummary):
-    """The same, with its prompt and what else the push told."""
+    """A version with its prompt and the details of the push."""
 
-    prompt: str | None = Field(description="Null when it holds no agent prompt")
+    prompt: str | None = Field(description="Null if it has no agent prompt")
     details: dict[str, Any]
 
 
@@ -53,34 +52,34 @@ class CapabilityVersions(Response):
 
 
 class CapabilityBundle(Response):
-    """Where the archive of a version can be fetched, without a key, for a few minutes."""
+    """A URL that downloads the archive of a version without a token for a few minutes."""
 
     download_url: str
     expires_at: Timestamp
 
 
-def _kept_private(wish: Any) -> Any:
-    if wish is True:
+def _refuse_public(value: Any) -> Any:
+    if value is True:
         raise ValueError(
-            "nothing leaves its organization on this server, and so nothing can be made public; "
-            "make those who need it members, with the role `reader`"
+            "this server cannot make anything public; add the people who need it as members with "
+            "the role `reader`"
         )
-    if wish is not False:  # As a literal 0 would do, too.
+    if value is not False:  # A literal would accept 0, too.
         raise ValueError("give `false`")
-    return wish
+    return value
 
 
 class VisibilityRequest(Request):
-    """Whether other organizations may see something: they may not."""
+    """Whether other organizations may see something; only `false` is possible."""
 
-    is_public: Annotated[Literal[False], BeforeValidator(_kept_private)]
+    is_public: Annotated[Literal[False], BeforeValidator(_refuse_public)]
 
 
 class Visibility(Response):
-    """Who sees something: its own organization, and nobody else."""
+    """Whether other organizations may see something; always false."""
 
     name: str
-    is_public: bool = Field(description="Always false; nothing leaves the organization")
+    is_public: bool = Field(description="Always false; nothing can be made public")
 
 
 class Descriptor(BaseModel):
@@ -99,7 +98,7 @@ class Descriptor(BaseModel):
 
 
 class ImageManifest(BaseModel):
-    """The part of an OCI image manifest that is read here."""
+    """The fields of an OCI image manifest that are used here."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -109,5 +108,5 @@ class ImageManifest(BaseModel):
 
     @property
     def kind(self) -> str:
-        """What the image holds, such as `capability`, `dataset` or `model`."""
+        """What the image contains, such as `capability`, `dataset` or `model`."""
         return self.annotations.get("io.dreadnode.type", "")

@@ -1,4 +1,4 @@
-"""Capabilities as functions of a session: store a version once, find it for ever."""
+"""Capabilities as functions of a session."""
 
 import hashlib
 import json
@@ -17,16 +17,16 @@ from dreadnode_api.models.base import now
 from dreadnode_api.models.capabilities import CapabilityVersion, RegistryBlob
 from dreadnode_api.settings import Settings
 
-NO_VERSIONS = ("latest", "versions", "visibility")
-"""Words that would be mistaken for something else where a version stands."""
+RESERVED_VERSIONS = ("latest", "versions", "visibility")
+"""Words with another meaning in the place of a version."""
 NONE = ("none", "0.0.0")
-"""What an old client names when its job has no capability."""
+"""What clients of version 2 send for a job without a capability."""
 
 
 def from_prompt(
     caller: Caller, name: str, version: str, request: CapabilityRequest
 ) -> CapabilityVersion:
-    """Return a version, not yet stored, that is one prompt."""
+    """Return a version that is one prompt, not yet stored."""
     content = json.dumps([request.prompt, request.description], ensure_ascii=False)
     return CapabilityVersion(
         org_id=caller.org_id,
@@ -44,43 +44,44 @@ def from_prompt(
 async def add_version(
     session: AsyncSession, made: CapabilityVersion
 ) -> tuple[CapabilityVersion, bool]:
-    """Store a version, or the same one again that was deleted, and say whether it is new.
+    """Store a version, or restore a deleted one, and return whether it is new.
 
     Raises:
-        Conflict: it exists, or did, with other content; a version never changes.
-        Invalid: its version is a word that means something else.
+        Conflict: it exists, or existed, with other content; a version never changes.
+        Invalid: its version is a reserved word.
     """
-    if made.version in NO_VERSIONS:
-        raise Invalid(f"`{made.version}` is no version; name one such as `1.0.0`", "version")
-    held = await _find(session, made.org_id, made.name, made.version)
-    if held is None:
+    if made.version in RESERVED_VERSIONS:
+        raise Invalid(f"`{made.version}` cannot be a version; use one such as `1.0.0`", "version")
+    existing = await _find(session, made.org_id, made.name, made.version)
+    if existing is None:
         try:
             async with session.begin_nested():
                 session.add(made)
         except IntegrityError:
-            # Another push of the same version was faster between our look and our write.
-            held = await _find(session, made.org_id, made.name, made.version)
-            if held is None:
+            # Another push of the same version was faster.
+            existing = await _find(session, made.org_id, made.name, made.version)
+            if existing is None:
                 raise
         else:
             return made, True
-    if held.sha256 != made.sha256:
-        what = "existed" if held.deleted_at else "exists"
+    if existing.sha256 != made.sha256:
+        what = "existed" if existing.deleted_at else "exists"
         raise Conflict(
             f"Version `{made.version}` of the capability `{made.name}` {what} with other content, "
-            "and a version never changes; push under a new version"
+            "and a version never changes; push a new version"
         )
-    if held.deleted_at is None:
-        return held, False
-    held.deleted_at = None
-    held.manifest_sha256, held.config_sha256 = made.manifest_sha256, made.config_sha256
-    return held, True
+    if existing.deleted_at is None:
+        return existing, False
+    existing.deleted_at = None
+    existing.manifest_sha256 = made.manifest_sha256
+    existing.config_sha256 = made.config_sha256
+    return existing, True
 
 
 async def delete_version(
     session: AsyncSession, org_id: str, name: str, version: str
 ) -> CapabilityVersion:
-    """Delete one version; jobs that were given its prompt have it in their config.
+    """Delete one version; jobs that use its prompt have a copy in their config.
 
     Raises:
         NotFound: it does not exist.
@@ -109,7 +110,7 @@ async def get_version(
     """Return one version.
 
     Raises:
-        NotFound: it does not exist; the sentence names versions that do.
+        NotFound: it does not exist; the message names versions that do.
     """
     found = await _find(session, org_id, name, version)
     if found is not None and found.deleted_at is None:
@@ -122,9 +123,7 @@ async def get_version(
 
 
 def _unknown(name: str) -> NotFound:
-    return NotFound(
-        f"There is no capability `{name}` in this organization; see `dn capability list`"
-    )
+    return NotFound(f"This organization has no capability `{name}`; see `dn capability list`")
 
 
 async def list_versions(
@@ -133,7 +132,7 @@ async def list_versions(
     """Return all versions of a capability, newest first.
 
     Raises:
-        NotFound: there is none.
+        NotFound: the capability does not exist.
     """
     found = await _versions(session, org_id, name)
     if not found:
@@ -178,7 +177,7 @@ async def list_capabilities(
             | CapabilityVersion.description.icontains(search, autoescape=True)
         )
     total = await session.scalar(select(func.count()).select_from(statement.subquery()))
-    # Ids grow with time, and no two are alike.
+    # Ids grow with time and are unique.
     column = CapabilityVersion.name if sort_by == "name" else CapabilityVersion.id
     order = column.desc() if descending else column.asc()
     found = await session.scalars(statement.order_by(order).offset((page - 1) * limit).limit(limit))
@@ -188,10 +187,10 @@ async def list_capabilities(
 async def for_job(
     session: AsyncSession, org_id: str, name: str, version: str
 ) -> CapabilityVersion | None:
-    """Return the capability that a job names, with a prompt in it, or None for `none@0.0.0`.
+    """Return the capability that a job names, or None for `none@0.0.0`.
 
     Raises:
-        Invalid: it does not exist, or holds no prompt and would have no effect.
+        Invalid: it does not exist, or has no prompt and would have no effect.
     """
     if (name, version) == NONE:
         return None
@@ -201,21 +200,21 @@ async def for_job(
         raise Invalid(f"{error.detail}, or leave `capability_ref` out", "capability_ref") from None
     if not found.prompt:
         raise Invalid(
-            f"The capability `{name}@{version}` holds no agent prompt, so a job would not change "
-            "by it; give it a file in `agents`, or leave `capability_ref` out",
+            f"The capability `{name}@{version}` has no agent prompt, so it would not affect the "
+            "job; add a file in `agents`, or leave `capability_ref` out",
             "capability_ref",
         )
     return found
 
 
 async def use_blob(session: AsyncSession, org_id: str, sha256: str) -> RegistryBlob:
-    """Return the row of a blob that this organization has sent, marked as used just now.
+    """Return the row of a blob that this organization has sent, marked as used now.
 
-    The mark keeps what a push is about to name from being tidied away. It is a write, so whoever
-    names the blob in the same transaction finds it gone or keeps it, and nothing between.
+    The mark keeps the cleanup from deleting a blob that a push is about to refer to. It is a write,
+    so in the transaction that refers to the blob, the blob either exists or is missing for certain.
 
     Raises:
-        NotFound: it has not.
+        NotFound: the organization has not sent it.
     """
     marked = await session.execute(
         update(RegistryBlob)
@@ -223,14 +222,14 @@ async def use_blob(session: AsyncSession, org_id: str, sha256: str) -> RegistryB
         .values(used_at=now())
     )
     if isinstance(marked, CursorResult) and marked.rowcount == 0:
-        raise NotFound(f"There is no blob `sha256:{sha256}` in this organization")
+        raise NotFound(f"This organization has no blob `sha256:{sha256}`")
     return await session.get_one(RegistryBlob, (org_id, sha256))
 
 
 async def add_blob(
     session: AsyncSession, settings: Settings, org_id: str, sha256: str, size: int
 ) -> None:
-    """Write down that an organization has sent a blob, for the first time or again."""
+    """Record that an organization has sent a blob, for the first time or again."""
     try:
         await use_blob(session, org_id, sha256)
     except NotFound:
@@ -245,21 +244,21 @@ async def add_blob(
 
 
 async def use_sent(session: AsyncSession, org_id: str, sha256: str, size: int) -> None:
-    """Mark a blob that a manifest names as used just now.
+    """Mark a blob that a manifest refers to as used now.
 
     Raises:
         Malformed: it was not sent, or has another size.
     """
     try:
-        held = await use_blob(session, org_id, sha256)
+        row = await use_blob(session, org_id, sha256)
     except NotFound:
         raise Malformed(
-            f"The manifest names the blob `sha256:{sha256}`, which was not sent; send it first"
+            f"The manifest refers to the blob `sha256:{sha256}`, which was not sent; send it first"
         ) from None
-    if held.bytes != size:
-        raise Malformed(f"The blob `sha256:{sha256}` has {held.bytes:,} bytes, not {size:,}")
+    if row.bytes != size:
+        raise Malformed(f"The blob `sha256:{sha256}` has {row.bytes:,} bytes, not {size:,}")
 
 
 def details_of(config: dict[str, Any]) -> dict[str, Any]:
-    """Return what is kept of the config that a capability's archive comes with."""
+    """Return the part of a capability's config that is stored."""
     return {key: config[key] for key in ("agents", "tools", "skills") if config.get(key)}

@@ -1,4 +1,4 @@
-"""The switch by which clients of version 2 show things to other organizations: it stays off."""
+"""Routes by which clients of version 2 change visibility; nothing can be made public here."""
 
 from typing import Annotated
 
@@ -21,7 +21,7 @@ Name = Annotated[str, Path(pattern=NAME)]
 async def set_capability_visibility(
     caller: OrgMember, name: Name, request: VisibilityRequest, session: ReadSession
 ) -> Visibility:
-    """Keep a capability to its organization, which it is kept to anyway; never publish it."""
+    """Keep a capability private, which it always is; publishing it is refused."""
     await service.list_versions(session, caller.org_id, name)
     return Visibility(name=name, is_public=request.is_public)
 
@@ -30,6 +30,6 @@ async def set_capability_visibility(
 async def set_dataset_visibility(
     caller: OrgMember, name: Name, request: VisibilityRequest, session: ReadSession
 ) -> Visibility:
-    """Keep a dataset to its organization, which it is kept to anyway; never publish it."""
+    """Keep a dataset private, which it always is; publishing it is refused."""
     await datasets.list_versions(session, caller.org_id, name)
     return Visibility(name=name, is_public=request.is_public)

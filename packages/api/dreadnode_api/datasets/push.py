@@ -60,6 +60,7 @@ class UploadedSplit:
 class Receiver:
     """Receives the body of one push; its files are deleted with `stack` unless they are kept."""
 
+    org_id: str
     store: BlobStore
     reader: UploadReader
     limit: int
@@ -112,7 +113,9 @@ class Receiver:
         """Return how many rows FILE has, and a file of them as JSONL."""
         target = self.stack.enter_context(self.store.temporary_file())
         paths = (str(file.file.absolute()), str(target.absolute()))
-        made = await self.reader.read(READER, kind, *paths, str(limit), output_bytes=limit + 1)
+        made = await self.reader.read(
+            self.org_id, READER, kind, *paths, str(limit), output_bytes=limit + 1
+        )
         if kind == "jsonl":
             return made["rows"], file
         return made["rows"], self.store.incoming(target, made["sha256"], made["bytes"])
@@ -120,13 +123,14 @@ class Receiver:
 
 @asynccontextmanager
 async def received(
-    request: Request, store: BlobStore, reader: UploadReader, limit: int
+    request: Request, org_id: str, store: BlobStore, reader: UploadReader, limit: int
 ) -> AsyncIterator[list[UploadedSplit]]:
     """Receive the splits in the body of REQUEST; their files are deleted unless they are kept.
 
     Args:
         request: One file, whose content type is its format and which becomes the split `train`;
             or multipart/form-data, with a part for each split.
+        org_id: The organization whose turn in the queue of uploads is used.
         store: Where the files are stored.
         reader: Checks the files and converts them to JSONL.
         limit: The bytes of all files together, and of all rows together as JSONL.
@@ -137,7 +141,7 @@ async def received(
     """
     kind, boundary = _content_type(request)
     async with AsyncExitStack() as stack:
-        receiver = Receiver(store, reader, limit, stack)
+        receiver = Receiver(org_id, store, reader, limit, stack)
         if kind != "multipart/form-data":
             await receiver.file(ONLY_SPLIT, _kind_of_body(kind, request), request.stream())
         else:

@@ -23,7 +23,7 @@ from dreadnode_api.http.patterns import NAME, SPLIT, VERSION
 from dreadnode_api.http.query_parameters import IncludePublic
 from dreadnode_api.models.datasets import DatasetVersion
 from dreadnode_api.models.jobs import Job
-from dreadnode_api.uploads import UploadReader
+from dreadnode_api.uploads import InUploadReader
 
 router = APIRouter(prefix="/org/{org}/datasets", responses=ERRORS, tags=["Datasets"])
 
@@ -35,15 +35,6 @@ Limit = Annotated[
     int | None,
     Query(ge=1, le=200, description="As `page_size`, for clients of version 2; the smaller holds"),
 ]
-
-
-async def upload_reader(request: Request) -> UploadReader:
-    """Return the reader of uploaded files."""
-    found: UploadReader = request.app.state.upload_reader
-    return found
-
-
-InUploadReader = Annotated[UploadReader, Depends(upload_reader)]
 
 
 def get_row_check(request: Request) -> RowCheck:
@@ -105,7 +96,7 @@ async def push_dataset(
     if version == "latest":
         raise Invalid("`latest` is not a version; name one such as `1.0.0`", "version")
     limit = settings.max_dataset_bytes
-    async with received(request, store, reader, limit) as splits:
+    async with received(request, caller.org_id, store, reader, limit) as splits:
         notes = await row_check.check(splits)
         async with database.writing() as session:
             ref = service.Ref(caller.org_id, name, version)

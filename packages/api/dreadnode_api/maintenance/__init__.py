@@ -1,1 +1,1 @@
-"""What a server does for itself: tidying up, and copies of all that it keeps."""
+"""The maintenance of a server: cleanup of old data, and backups."""

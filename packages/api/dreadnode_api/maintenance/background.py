@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from dreadnode_api.checkpoints.retention import EngineCheckpoints
 from dreadnode_api.db import Database
-from dreadnode_api.maintenance.cleanup import Tidier
+from dreadnode_api.maintenance.cleanup import Cleanup
 from dreadnode_api.settings import Settings
 from dreadnode_api.webhooks.delivery import Deliverer
 
@@ -21,7 +21,7 @@ async def run_in_background(settings: Settings, database: Database) -> AsyncIter
     )
     tasks = [
         asyncio.create_task(Deliverer(settings, database).run()),
-        asyncio.create_task(Tidier(settings, database, files).run()),
+        asyncio.create_task(Cleanup(settings, database, files).run()),
     ]
     try:
         yield

@@ -5,7 +5,9 @@ not send a blob again that is here already. So a blob is deleted only when it wa
 requested nor referred to for as long as the settings say, which is longer than any push takes. The
 manifest's transaction writes to the rows of its blobs, so a push and a cleanup at the same moment
 cannot both succeed for one blob. The file is deleted within the transaction that deletes the row: a
-process that ends between the two leaves a row without a file, which counts as not sent.
+process that ends between the two leaves a row without a file, which counts as not sent. A process
+that ends after it wrote a file and before it committed the row leaves a file without a row; so the
+files on the disk are compared with the rows, too.
 """
 
 from datetime import datetime, timedelta
@@ -19,6 +21,8 @@ from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.db import Database
 from dreadnode_api.models.base import now
 from dreadnode_api.models.capabilities import CapabilityVersion, RegistryBlob
+
+BATCH = 500
 
 
 async def clean_up(database: Database, store: BlobStore, days: float) -> dict[str, int]:
@@ -35,7 +39,7 @@ async def clean_up(database: Database, store: BlobStore, days: float) -> dict[st
             for sha256 in sorted(unused)
         ]
     return {
-        "unused blobs": sum(deleted),
+        "unused blobs": sum(deleted) + await _delete_orphans(database, store, before),
         "broken uploads": await to_thread.run_sync(store.delete_partial, before.timestamp()),
     }
 
@@ -82,3 +86,19 @@ async def _drop_manifests(session: AsyncSession, before: datetime) -> set[str]:
         each.manifest_sha256 = None
     await session.flush()
     return dropped
+
+
+async def _delete_orphans(database: Database, store: BlobStore, before: datetime) -> int:
+    """Delete the files on the disk that no row refers to, and return how many."""
+    old = await to_thread.run_sync(store.written_before, before.timestamp())
+    deleted = 0
+    for start in range(0, len(old), BATCH):
+        batch = set(old[start : start + BATCH])
+        async with database.reading() as session:
+            orphans = batch - await referenced(session, batch)
+        if not orphans:
+            continue
+        async with database.writing() as session:
+            for sha256 in sorted(orphans - await referenced(session, orphans)):
+                deleted += await to_thread.run_sync(store.delete_unused, sha256, before.timestamp())
+    return deleted

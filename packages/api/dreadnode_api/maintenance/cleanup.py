@@ -1,4 +1,4 @@
-"""The dispatcher's third task: what has been kept long enough is let go, and said in the log."""
+"""The cleanup task of the dispatcher: it deletes old data and logs what it deleted."""
 
 import asyncio
 import logging
@@ -11,6 +11,7 @@ import httpx
 from anyio import to_thread
 from sqlalchemy import CursorResult, delete, or_, select, update
 
+from dreadnode_api import logs, storage_errors
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.checkpoints import adapters, retention
 from dreadnode_api.db import Database
@@ -26,13 +27,13 @@ log = logging.getLogger(__name__)
 BATCH = 500
 
 
-class Tidier:
-    """Lets go of what is older than the settings say, until it is cancelled.
+class Cleanup:
+    """Deletes data that is older than the settings allow, until it is cancelled.
 
     Args:
-        settings: how long what is kept, and how often to look.
-        database: what is looked through.
-        files: the engine's checkpoints; None if there is no engine to ask.
+        settings: how long each kind of data is kept, and how often to clean up.
+        database: the database to clean up.
+        files: the checkpoints on the engine; None if the server has no engine.
     """
 
     def __init__(
@@ -41,29 +42,29 @@ class Tidier:
         self._settings = settings
         self._database = database
         self._files = files
-        # Jobs that ended before this moment have no events left to delete.
-        self._bare_until: datetime | None = None
+        # Jobs that ended before this time have no events left to delete.
+        self._events_deleted_until: datetime | None = None
 
     async def run(self) -> None:
-        """Tidy up now and then, for ever."""
+        """Clean up at intervals, for ever."""
         while True:
             try:
                 done = {what: count for what, count in (await self.once()).items() if count}
                 if done:
-                    log.info("tidied up: %s", ", ".join(f"{n} {w}" for w, n in done.items()))
-            except Exception:
-                log.exception("tidying up failed; it is tried again")
+                    log.info("deleted: %s", ", ".join(f"{n} {w}" for w, n in done.items()))
+            except Exception as error:
+                storage_errors.log_failure(log, "the cleanup failed and is tried again", error)
             await asyncio.sleep(self._settings.tidy_seconds)
 
     async def once(self) -> dict[str, int]:
-        """Let go of everything that is old enough, and return how much of what."""
+        """Delete all data that is old enough, and return how much of what."""
         settings = self._settings
         store = BlobStore(settings.data_dir / "blobs")
         done = {
             "log lines and events": await self._events(settings.log_days),
             "idempotency keys": await self._idempotency_keys(settings.idempotency_days),
             "webhook deliveries": await self._deliveries(settings.delivery_days),
-            "keys of ended jobs": await self._job_keys(),
+            "tokens of ended jobs": await self._job_tokens(),
             "sandbox folders": await self._folders(settings.sandbox_days),
             "checkpoints": await retention.expire_old(self._database, settings),
             "adapters of checkpoints": await adapters.delete_expired(
@@ -78,23 +79,25 @@ class Tidier:
                 )
                 await retention.record_sizes(self._database, self._files)
             except (httpx.HTTPError, KeyError, ValueError) as error:
-                log.warning("the engine cannot be asked about its checkpoints: %s", error)
+                logs.trouble(
+                    log, "engine", "the engine cannot be asked about checkpoints: %s", error
+                )
         return done
 
     async def _events(self, days: float) -> int:
-        """Delete the events of jobs that ended long ago, all but their changes of state."""
+        """Delete the events of jobs that ended long ago, except their changes of status."""
         if not days:
             return 0
         before, deleted = now() - timedelta(days=days), 0
         ended = [Job.completed_at < before]
-        if self._bare_until is not None:
-            ended.append(Job.completed_at >= self._bare_until)
+        if self._events_deleted_until is not None:
+            ended.append(Job.completed_at >= self._events_deleted_until)
         async with self._database.reading() as session:
             jobs = (await session.scalars(select(Job.id).where(*ended))).all()
         for start in range(0, len(jobs), BATCH):
             old = Event.job_id.in_(jobs[start : start + BATCH])
             deleted += await self._change(delete(Event).where(old, Event.type != "status"))
-        self._bare_until = before
+        self._events_deleted_until = before
         return deleted
 
     async def _idempotency_keys(self, days: float) -> int:
@@ -102,7 +105,7 @@ class Tidier:
             return 0
         before = now() - timedelta(days=days)
         old = (Job.idempotency_key.is_not(None), Job.created_at < before)
-        # The moment of the last change stays: forgetting a key is none.
+        # `updated_at` stays: this is not a change of the job.
         return await self._change(
             update(Job).where(*old).values(idempotency_key=None, updated_at=Job.updated_at)
         )
@@ -114,8 +117,8 @@ class Tidier:
         settled = or_(Delivery.delivered_at < before, Delivery.given_up_at < before)
         return await self._change(delete(Delivery).where(settled))
 
-    async def _job_keys(self) -> int:
-        """Delete the keys of sandboxes a day after they opened their last door."""
+    async def _job_tokens(self) -> int:
+        """Delete the tokens of sandboxes a day after they became invalid."""
         before = now() - timedelta(days=1)
         dead = or_(Token.revoked_at < before, Token.expires_at < before)
         return await self._change(delete(Token).where(Token.job_id.is_not(None), dead))
@@ -126,7 +129,7 @@ class Tidier:
         return result.rowcount if isinstance(result, CursorResult) else 0
 
     async def _folders(self, days: float) -> int:
-        """Delete the folders of jobs that ended long ago; one of an unknown job stays."""
+        """Delete the folders of jobs that ended long ago; a folder of an unknown job stays."""
         folder = self._settings.data_dir / "jobs"
         if not days or not folder.is_dir():
             return 0
@@ -140,6 +143,6 @@ class Tidier:
 
     async def _ended(self, ids: Sequence[str], days: float) -> Sequence[str]:
         before = now() - timedelta(days=days)
-        long_ago = (Job.status.in_(ENDED), Job.completed_at < before, Job.lease.is_(None))
+        old = (Job.status.in_(ENDED), Job.completed_at < before, Job.lease.is_(None))
         async with self._database.reading() as session:
-            return (await session.scalars(select(Job.id).where(Job.id.in_(ids), *long_ago))).all()
+            return (await session.scalars(select(Job.id).where(Job.id.in_(ids), *old))).all()

@@ -1,1 +1,1 @@
-"""Webhooks: who is told of a job's changes of state, and how that is made certain."""
+"""Webhooks: messages about changes of job status, delivered at least once."""

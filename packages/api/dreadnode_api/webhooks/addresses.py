@@ -1,10 +1,10 @@
-"""Where a webhook may point, checked when it is made and again each time it is called.
+"""The addresses that a webhook may have, checked when it is created and before each delivery.
 
-A server sees addresses that the people who use it do not, so a webhook must not become their way
-to them. What is refused always: cloud metadata and other link-local addresses, multicast, and what
-is reserved. Private networks and loopback are what a self-hosted server is for, and are refused
-with `DREADNODE_WEBHOOK_TARGETS=public`. A name is looked up once for each call, and the call goes
-to the address that was checked, so that a second answer of the name server changes nothing.
+A server reaches addresses that its users do not, and a webhook must not give them access. Always
+refused are cloud metadata and other link-local addresses, multicast and reserved addresses. Private
+networks and loopback are normal on a self-hosted server; `DREADNODE_WEBHOOK_TARGETS=public` refuses
+them. A host name is resolved once for each delivery, and the delivery goes to the address that was
+checked, so a second DNS response changes nothing.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class NotAllowed(Exception):
-    """This address must not be called; the text is one sentence."""
+    """An address that is not allowed; the text is one sentence."""
 
 
 def check_url(url: str, targets: str) -> None:
-    """Return if a webhook may have this address, as far as can be seen without looking it up.
+    """Return if a webhook may have this URL, as far as can be checked without DNS.
 
     Raises:
-        Invalid: it is no address for a webhook.
+        Invalid: the URL is not allowed.
     """
     parts = _parts(url)
     host = parts.hostname or ""
@@ -36,12 +36,12 @@ def check_url(url: str, targets: str) -> None:
     is_loopback = host == "localhost" or (literal is not None and _embedded(literal).is_loopback)
     if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback):
         raise Invalid(
-            "A webhook's address must begin with `https://`; only on this machine itself, "
-            "`http://127.0.0.1`, does it go without",
+            "The URL of a webhook must begin with `https://`; only `http://127.0.0.1` and other "
+            "addresses of this machine may do without TLS",
             "url",
         )
     if host == "localhost" and targets == "public":
-        raise Invalid("Webhooks to this machine itself are switched off on this server", "url")
+        raise Invalid("This server does not allow webhooks to its own machine", "url")
     if literal is not None:
         try:
             check_address(literal, targets)
@@ -56,13 +56,13 @@ def _parts(url: str) -> SplitResult:
     except ValueError:
         sound = False
     if not sound or len(url) > MAX_URL or not url.isascii() or any(c <= " " for c in url):
-        raise Invalid("This is not an address; write it as `https://example.com/path`", "url")
+        raise Invalid("This is not a URL; write it as `https://example.com/path`", "url")
     if parts.username is not None or parts.password is not None:
         raise Invalid(
-            "Leave user and password out of the address; the signature proves the sender", "url"
+            "Remove user and password from the URL; the signature identifies the sender", "url"
         )
     if parts.fragment:
-        raise Invalid("Leave the part behind `#` out; it is never sent", "url")
+        raise Invalid("Remove the part after `#`; it is never sent", "url")
     return parts
 
 
@@ -72,14 +72,14 @@ def _literal(host: str) -> Address | None:
     except ValueError:
         pass
     try:
-        # What the system reads as an address, such as `2130706433` or `127.1`.
+        # Other notations that the system accepts, such as `2130706433` or `127.1`.
         return ipaddress.ip_address(socket.inet_aton(host))
     except OSError:
         return None
 
 
 def _embedded(address: Address) -> Address:
-    """Return the IPv4 address that an IPv6 address stands for, or the address itself."""
+    """Return the IPv4 address that an IPv6 address contains, or the address itself."""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return address.ipv4_mapped
@@ -91,24 +91,28 @@ def _embedded(address: Address) -> Address:
 
 
 def check_address(address: Address, targets: str) -> None:
-    """Return if a webhook may call this address.
+    """Return if a delivery may go to this address.
 
     Raises:
         NotAllowed: it may not.
     """
     address = _embedded(address)
-    if address.is_loopback or (address.is_private and not _never(address)) or _is_shared(address):
+    if (
+        address.is_loopback
+        or (address.is_private and not _is_forbidden(address))
+        or _is_shared(address)
+    ):
         if targets == "public":
             raise NotAllowed(
-                f"{address} is not a public address, and this server calls no others; an "
-                "operator may allow it with `DREADNODE_WEBHOOK_TARGETS=any`"
+                f"{address} is not a public address, and this server allows only those; an "
+                "operator can change that with `DREADNODE_WEBHOOK_TARGETS=any`"
             )
         return
-    if _never(address) or not address.is_global:
-        raise NotAllowed(f"{address} is an address that no webhook may have")
+    if _is_forbidden(address) or not address.is_global:
+        raise NotAllowed(f"Webhooks to the address {address} are never allowed")
 
 
-def _never(address: Address) -> bool:
+def _is_forbidden(address: Address) -> bool:
     return (
         address.is_link_local
         or address.is_multicast
@@ -121,12 +125,12 @@ def _is_shared(address: Address) -> bool:
     return isinstance(address, ipaddress.IPv4Address) and address in _SHARED
 
 
-async def look_up(url: str, targets: str) -> str:
-    """Return the address to call for `url`, after checking all that its name stands for.
+async def resolve(url: str, targets: str) -> str:
+    """Return the address for URL, after checking every address that its host name resolves to.
 
     Raises:
-        NotAllowed: one of them must not be called.
-        OSError: the name is unknown.
+        NotAllowed: one of them is not allowed.
+        OSError: the host name cannot be resolved.
     """
     parts = urlsplit(url)
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -136,5 +140,5 @@ async def look_up(url: str, targets: str) -> str:
     for address in addresses:
         check_address(address, targets)
         if parts.scheme == "http" and not _embedded(address).is_loopback:
-            raise NotAllowed("Without TLS a webhook may only be on this machine itself")
+            raise NotAllowed("Without TLS, a webhook must be on this machine")
     return str(addresses[0])

@@ -1,4 +1,4 @@
-"""What the routes of webhooks take and give."""
+"""Requests and responses about webhooks."""
 
 from typing import Annotated
 
@@ -9,32 +9,32 @@ from dreadnode_api.models.jobs import Status
 
 
 class WebhookRequest(Request):
-    """A wish to be told of the jobs of a workspace."""
+    """A request for a new webhook of a workspace."""
 
     url: str = Field(
         min_length=1, max_length=2000, description="`https://…`, or `http://127.0.0.1…`"
     )
-    # A state is written as text, which a strict model would not make one of.
+    # A strict model does not convert strings to this enum.
     statuses: list[Annotated[Status, Field(strict=False)]] = Field(
         default=[], max_length=5, description="The statuses to report; empty means all"
     )
 
 
 class WebhookView(Response):
-    """A webhook, without its secret, and how its deliveries fare."""
+    """A webhook without its secret, with the state of its deliveries."""
 
     id: str
     url: str
     statuses: list[Status]
     created_at: Timestamp
-    delivered: int = Field(default=0, description="Deliveries that it took, while they are kept")
-    waiting: int = Field(default=0, description="Deliveries that are still to be tried")
-    given_up: int = Field(default=0, description="Deliveries that it did not take in time")
+    delivered: int = Field(default=0, description="Successful deliveries, while they are kept")
+    waiting: int = Field(default=0, description="Deliveries that are waiting for an attempt")
+    given_up: int = Field(default=0, description="Deliveries that failed for too long")
     last_error: str | None = Field(default=None, description="Why the newest delivery failed")
 
 
 class NewWebhook(WebhookView):
-    """A webhook with its secret, which is shown this once."""
+    """A webhook with its secret, which is shown only once."""
 
     secret: str
 
@@ -46,7 +46,7 @@ class WebhookList(Response):
 
 
 class DeliveryView(Response):
-    """One message to a webhook, and how far it has come."""
+    """One message to a webhook, and its state."""
 
     id: str
     job_id: str
@@ -55,7 +55,7 @@ class DeliveryView(Response):
     last_status: int | None
     last_error: str | None
     created_at: Timestamp
-    next_at: Timestamp | None = Field(description="When it is tried next")
+    next_at: Timestamp | None = Field(description="Time of the next attempt")
     delivered_at: Timestamp | None
     given_up_at: Timestamp | None
 

@@ -1,6 +1,6 @@
-"""Signatures as the Standard Webhooks specification describes them, so that its libraries verify.
+"""Signatures of the Standard Webhooks specification, which its libraries can verify.
 
-webhook-id         the delivery's id, the same each time it is tried
+webhook-id         the id of the delivery, the same in every attempt
 webhook-timestamp  when it was sent, in seconds since 1970; receivers refuse old ones
 webhook-signature  `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`
 """
@@ -14,7 +14,7 @@ PREFIX = "whsec_"
 
 
 def new_secret() -> str:
-    """Return a new secret: 256 bits of chance, in the form that verifying libraries take."""
+    """Return a new secret: 256 random bits, in the form that verifying libraries expect."""
     return PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
