@@ -171,7 +171,8 @@ async def test_a_tool_that_raises_fails_the_job_with_the_rows_number(roll_out: A
         await roll_out(CALL.replace("2", "-2"))
 
     assert str(failed.value) == (
-        "The environment's `call` failed on row 4: ValueError: too small (line 10 of its source)"
+        "The environment's `call` failed on row 4: ValueError: too small "
+        "(line 10 of environment.py)"
     )
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -11,6 +10,7 @@ import pytest
 from dreadnode_runtime.data.normal_form import Conversation
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.rewards.combinations import load_reward
 from dreadnode_runtime.rewards.python_reward import PythonReward
 from dreadnode_runtime.rewards.recipes import Completion, Score
 from dreadnode_runtime.user_code.processes import ALLOWED, CodeFailed, Pool
@@ -100,7 +100,7 @@ async def test_code_that_goes_wrong_fails_the_job_with_the_rows_number(how: str)
     with pytest.raises(JobFailed) as failed:
         await open_scoring(source, timeout_sec=0.5 if how == "hangs" else 20)
 
-    assert "The reward function failed on a completion for row 7: " in str(failed.value)
+    assert "The reward function failed on a completion for row 7, `abc`: " in str(failed.value)
     assert reason in str(failed.value)
     assert failed.value.code == "reward"
 
@@ -132,7 +132,7 @@ async def test_what_is_printed_is_bounded_for_each_call_and_not_for_all() -> Non
         ("def reward(a, r) return 1", "SyntaxError: expected ':'"),
         ("def reword(a, r): return 1", "NameError: it defines no function `reward`"),
         ("import nothing_of_this_name", "ModuleNotFoundError"),
-        ("raise ValueError('at once')", "ValueError: at once (line 1 of its source)"),
+        ("raise ValueError('at once')", "ValueError: at once (line 1 of reward.py)"),
     ],
 )
 async def test_source_that_cannot_be_loaded_is_refused(source: str, reason: str) -> None:
@@ -158,40 +158,8 @@ async def test_it_sees_no_process_but_its_own(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("TINKER_API_KEY", "secret")
     source = body(f"return len(open('/proc/{os.getpid()}/environ', 'rb').read())")
 
-    with pytest.raises(JobFailed, match=r"row 7: (PermissionError|FileNotFoundError)"):
+    with pytest.raises(JobFailed, match=r"row 7, `abc`: (PermissionError|FileNotFoundError)"):
         await open_scoring(source)
-
-
-async def confined() -> list[str]:
-    pool = Pool(body("return 1"), ["reward"], processes=1, memory_mb=512, seconds=5)
-    limits = await pool.confined()
-    await pool.close()
-    return limits
-
-
-@linux
-async def test_it_reaches_no_server_where_the_system_can_see_to_that(served: str) -> None:
-    host, port = served.removeprefix("http://").split(":")
-    source = body(
-        f"socket.create_connection(('{host}', {port}), 5)", "return 1", imports="import socket"
-    )
-    if not {"no network", "no TCP connections"} & set(await confined()):
-        pytest.skip("this system lets nobody close the network")
-
-    with pytest.raises(JobFailed, match=r"OSError|PermissionError"):
-        await open_scoring(source)
-
-
-@linux
-async def test_it_reads_no_files_and_writes_none(tmp_path: Path) -> None:
-    if "no files but Python's own, read-only" not in await confined():
-        pytest.skip("this system has no Landlock")
-    secret = tmp_path / "engine.key"
-    secret.write_text("tml-secret")
-
-    for line in (f"open({str(secret)!r}).read()", "open('here', 'w')"):
-        with pytest.raises(JobFailed, match="PermissionError"):
-            await open_scoring(body(line, "return 1"))
 
 
 async def test_it_does_not_run_where_no_admin_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,22 +167,6 @@ async def test_it_does_not_run_where_no_admin_allows_it(monkeypatch: pytest.Monk
 
     with pytest.raises(ValueError, match="this server does not run custom code"):
         PythonReward(source=body("return 1"))
-
-
-async def test_nothing_is_left_of_a_process_that_was_ended() -> None:
-    naps = f"600.{os.getpid()}"  # No other test sleeps as long as this one's.
-    source = body(
-        f"subprocess.Popen(['sleep', '{naps}'], start_new_session=True)",
-        "time.sleep(600)",
-        imports="import subprocess, time",
-    )
-
-    with pytest.raises(JobFailed, match="took longer"):
-        await open_scoring(source, timeout_sec=1)
-
-    if "no sight of other processes" in await confined():
-        running = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
-        assert ["sleep", naps] not in running
 
 
 async def test_a_value_that_is_no_number_is_fine_where_none_is_wanted() -> None:
@@ -225,3 +177,50 @@ async def test_a_value_that_is_no_number_is_fine_where_none_is_wanted() -> None:
     with pytest.raises(CodeFailed, match="cannot be written as JSON"):
         await pool.call("bad", number=False)
     await pool.close()
+
+
+async def test_a_file_is_named_by_its_name_and_an_error_by_the_completion() -> None:
+    source = body("return 1 / len(answer)")
+
+    with pytest.raises(JobFailed) as failed:
+        await open_scoring(source, text="", filename="my_score.py")
+
+    assert str(failed.value) == (
+        "The reward function failed on a completion for row 7, ``: ZeroDivisionError: "
+        "division by zero (line 3 of my_score.py)"
+    )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def reward(answer, row): return 1.0",
+        "def reward(answer, row):\n    return float(row['weight'])",
+        "def reward(answer, row):\n    answer = 'fixed'\n    return 0.5",
+        "def reward(a, row): return len(row)\ndef reward(b, row): return 2",
+    ],
+)
+def test_a_function_that_does_not_read_the_completion_is_refused(source: str) -> None:
+    recipe = {"name": "python_v1", "params": {"source": source}}
+
+    with pytest.raises(JobFailed, match="gives all completions of a prompt the same reward"):
+        load_reward(recipe)
+    with pytest.raises(JobFailed, match="gives all completions of a prompt the same reward"):
+        load_reward(
+            {"name": "weighted_sum_v1", "params": {"terms": [{"weight": 1, "reward": recipe}]}}
+        )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def reward(answer, row): return len(answer)",
+        "def reward(*all): return len(all[0])",
+        "reward = lambda answer, row: 1.0",
+        "def reward(answer, row):\n    def inner(): return len(answer)\n    return inner()",
+        "def reward(answer, row): return len(locals()['answer'])",
+        "def reward(answer, row) return",
+    ],
+)
+def test_a_function_that_may_read_the_completion_is_accepted(source: str) -> None:
+    load_reward({"name": "python_v1", "params": {"source": source}})

@@ -17,6 +17,7 @@ An error fails the job with the row's number. With `on_error: count` the complet
 gets a completion whose reasoning did not end: that one gets `reward_if_unfinished`.
 """
 
+import ast
 from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -25,6 +26,7 @@ from dreadnode_runtime.errors import JobFailed, plain
 from dreadnode_runtime.rewards.recipes import MAX_REWARD, Completion, Finite, Recipe, Score
 from dreadnode_runtime.user_code.processes import (
     CodeFailed,
+    Filename,
     Megabytes,
     Pool,
     Processes,
@@ -33,12 +35,16 @@ from dreadnode_runtime.user_code.processes import (
     check_allowed,
 )
 
+EXCERPT_LENGTH = 80
+"""Characters of a completion in an error message."""
+
 
 class PythonReward(Recipe):
     """The number that a user's own function returns."""
 
     name = "python_v1"
     source: Source
+    filename: Filename = "reward.py"
     function: Annotated[str, Field(pattern=r"^[A-Za-z_]\w{0,99}$")] = "reward"
     timeout_sec: Seconds = 10.0
     memory_mb: Megabytes = 1024
@@ -54,6 +60,11 @@ class PythonReward(Recipe):
         check_allowed()
         return self
 
+    @property
+    def depends_on_completion(self) -> bool:
+        """Whether the function uses its first argument, as far as its source shows that."""
+        return uses_first_argument(self.source, self.function)
+
     async def score(self, completion: Completion) -> Score:
         """Return the function's result for COMPLETION.
 
@@ -67,10 +78,11 @@ class PythonReward(Recipe):
             return Score(_bounded(await self._workers().call(self.function, completion.text, row)))
         except CodeFailed as failed:
             if self.on_error == "count":
-                return Score(self.reward_on_error, error=plain(failed))
+                error = f"on `{_excerpt(completion.text)}`, {plain(failed)}"
+                return Score(self.reward_on_error, error=error)
             raise JobFailed(
-                f"The reward function failed on a completion for {completion.prompt.place}: "
-                f"{plain(failed)}",
+                f"The reward function failed on a completion for {completion.prompt.place}, "
+                f"`{_excerpt(completion.text)}`: {plain(failed)}",
                 code="reward",
             ) from failed
 
@@ -104,8 +116,34 @@ class PythonReward(Recipe):
                 processes=self.processes,
                 memory_mb=self.memory_mb,
                 seconds=self.timeout_sec,
+                filename=self.filename,
             )
         return self._pool
+
+
+def uses_first_argument(source: str, name: str) -> bool:
+    """Whether the function NAME of SOURCE reads its first argument; True if that is not clear."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError):
+        return True
+    functions = [each for each in body if isinstance(each, ast.FunctionDef) and each.name == name]
+    arguments = functions[-1].args if functions else None
+    names = [] if arguments is None else [*arguments.posonlyargs, *arguments.args]
+    if not names or functions[-1].decorator_list:
+        return True
+    read = {
+        node.id
+        for node in ast.walk(functions[-1])
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    return bool({names[0].arg, "locals", "vars", "eval", "exec"} & read)
+
+
+def _excerpt(text: str) -> str:
+    """Return the start of TEXT in one line, for a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= EXCERPT_LENGTH else f"{line[:EXCERPT_LENGTH]} …"
 
 
 def _bounded(value: float) -> float:

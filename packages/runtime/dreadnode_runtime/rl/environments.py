@@ -27,6 +27,7 @@ from dreadnode_runtime.data.rendering import plain_message
 from dreadnode_runtime.errors import JobFailed, plain
 from dreadnode_runtime.user_code.processes import (
     CodeFailed,
+    Filename,
     Megabytes,
     Pool,
     Processes,
@@ -82,6 +83,7 @@ class _Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Source
+    filename: Filename = "environment.py"
     timeout_sec: Seconds = 30.0
     memory_mb: Megabytes = 1024
     processes: Processes = 4
@@ -196,6 +198,7 @@ async def open_environment(spec: dict[str, Any] | None) -> PythonEnvironment | N
         processes=params.processes,
         memory_mb=params.memory_mb,
         seconds=params.timeout_sec,
+        filename=params.filename,
     )
     try:
         tools = read_tools(await pool.call("tools", number=False), Findings())

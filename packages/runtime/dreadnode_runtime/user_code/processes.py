@@ -8,13 +8,14 @@ import asyncio
 import contextlib
 import ctypes
 import json
+import math
 import os
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -27,6 +28,7 @@ START_SECONDS = 60.0
 MAX_RESPONSE_BYTES = 1 << 20
 _PR_SET_DUMPABLE = 4
 
+Filename = Annotated[str, Field(min_length=1, max_length=255)]
 Source = Annotated[str, Field(min_length=1, max_length=200_000)]
 Seconds = Annotated[float, Field(gt=0, le=3600, allow_inf_nan=False)]
 Megabytes = Annotated[int, Field(ge=128, le=65_536)]
@@ -53,8 +55,9 @@ class CodeFailed(Exception):
 class Worker:
     """One confined process with the user's source; it runs one call at a time."""
 
-    def __init__(self, source: str, functions: Sequence[str], memory_mb: int) -> None:
-        self._setup = {"source": source, "functions": list(functions), "memory_mb": memory_mb}
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._settings = settings
+        self._requests = 0
         self._process: asyncio.subprocess.Process | None = None
         self._folder: str | None = None
         self.confined: list[str] = []
@@ -72,7 +75,8 @@ class Worker:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
-            str(Path(__file__).with_name("confined.py")),
+            "-m",
+            "dreadnode_runtime.user_code.confined",
             cwd=self._folder,
             # None of the sandbox's variables: they hold tokens and addresses.
             env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"},
@@ -81,13 +85,17 @@ class Worker:
             limit=MAX_RESPONSE_BYTES,
             start_new_session=True,
         )
-        setup = {**self._setup, "output": str(Path(self._folder) / "output")}
+        root = os.path.join(self._folder, "root")  # noqa: PTH118
+        os.mkdir(root)  # noqa: PTH102
+        setup = {**self._settings, "output": f"{self._folder}/output", "root": root}
+        self._requests = 0
         try:
-            started = await self._exchange(setup, START_SECONDS)
+            limits = await self._exchange(setup, START_SECONDS, _limits)
+            await self._exchange(None, START_SECONDS, partial(_result, 0))
         except CodeFailed:
             await self.end()
             raise
-        self.confined = started["confined"]
+        self.confined = limits
 
     async def call(
         self, function: str, arguments: Sequence[Any], *, number: bool, seconds: float
@@ -98,8 +106,18 @@ class Worker:
             CodeFailed: It raised, took too long, or its process ended.
         """
         await self.start()
-        request = {"function": function, "arguments": arguments, "number": number}
-        return (await self._exchange(request, seconds))["value"]
+        self._requests += 1
+        request = {
+            "id": self._requests,
+            "function": function,
+            "arguments": arguments,
+            "number": number,
+        }
+        value = await self._exchange(request, seconds, partial(_result, self._requests))
+        if number and not _is_finite(value):
+            await self.end()
+            raise CodeFailed("its process sent an invalid response: not a finite number")
+        return value
 
     async def end(self) -> None:
         """Kill the process and everything that it started."""
@@ -112,10 +130,14 @@ class Worker:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    async def _exchange(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+    async def _exchange(
+        self, request: dict[str, Any] | None, seconds: float, read: Callable[[Any], Any]
+    ) -> Any:
+        """Send REQUEST, if there is one, and return what READ makes of the next response."""
         try:
             async with asyncio.timeout(seconds):
-                response = await self._send(request)
+                response = await self._response(request)
+            return read(response)
         except TimeoutError:
             await self.end()
             raise CodeFailed(f"it took longer than {seconds:g} s") from None
@@ -125,25 +147,48 @@ class Worker:
         except asyncio.CancelledError:
             await self.end()
             raise
-        if "error" in response:
-            raise CodeFailed(str(response["error"]))
-        return response
 
-    async def _send(self, request: dict[str, Any]) -> dict[str, Any]:
+    async def _response(self, request: dict[str, Any] | None) -> Any:
         process = self._process
         if process is None or process.stdin is None or process.stdout is None:
             raise RuntimeError("the worker is not running")
-        with contextlib.suppress(ConnectionError):
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            await process.stdin.drain()
+        if request is not None:
+            with contextlib.suppress(ConnectionError):
+                process.stdin.write(json.dumps(request).encode() + b"\n")
+                await process.stdin.drain()
         line = await process.stdout.readline()
         if not line:
             await self.end()
             raise CodeFailed("it ended its process")
-        response = json.loads(line)
-        if not isinstance(response, dict) or not {"error", "value", "confined"} & response.keys():
-            raise ValueError("not a response")
-        return response
+        return json.loads(line)
+
+
+def _limits(response: Any) -> list[str]:
+    """Return the limits that a new process reports, before it loads the source."""
+    limits = response.get("confined") if isinstance(response, dict) else None
+    if not isinstance(limits, list):
+        raise ValueError("not a list of limits")  # noqa: TRY004
+    return [str(limit) for limit in limits]
+
+
+def _result(number: int, response: Any) -> Any:
+    """Return the value of the response to request NUMBER.
+
+    User code can write to its process's pipe: a response to another request is not one to this.
+
+    Raises:
+        ValueError: It is not that response.
+        CodeFailed: The code failed.
+    """
+    if not isinstance(response, dict) or response.get("id") != number:
+        raise ValueError("not a response to this request")
+    if "error" in response:
+        raise CodeFailed(str(response["error"]))
+    return response.get("value")
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 class Pool:
@@ -155,6 +200,8 @@ class Pool:
         processes: Maximum number of concurrent calls.
         memory_mb: Memory limit of each process, in MiB.
         seconds: Time limit of each call.
+        filename: Name of the source in its error messages.
+        namespaces: Whether to use namespaces where the system allows them; tests do without.
     """
 
     def __init__(
@@ -165,9 +212,18 @@ class Pool:
         processes: int,
         memory_mb: int,
         seconds: float,
+        filename: str = "reward.py",
+        namespaces: bool = True,
     ) -> None:
         self._seconds = seconds
-        self._workers = [Worker(source, functions, memory_mb) for _ in range(processes)]
+        settings = {
+            "source": source,
+            "functions": list(functions),
+            "memory_mb": memory_mb,
+            "filename": filename,
+            "namespaces": namespaces,
+        }
+        self._workers = [Worker(settings) for _ in range(processes)]
         self._idle: asyncio.LifoQueue[Worker] = asyncio.LifoQueue()
         for worker in self._workers:
             self._idle.put_nowait(worker)

@@ -212,6 +212,7 @@ def _expand(config: Document, where: str, folder: Path) -> dict[tuple[str | int,
             params = recipe.setdefault("params", {})
             if isinstance(params, dict):
                 params["source"] = _source(folder / recipe["name"])
+                params.setdefault("filename", Path(recipe["name"]).name)
                 recipe["name"] = "python_v1"
     return files
 

@@ -152,8 +152,9 @@ def test_paths_count_from_the_files_own_folder_and_are_stored_once(dn: Dn, api: 
     assert config["prompt_dataset_ref"]["name"] == "data"
     assert [ref["name"] for ref in config["trajectory_dataset_refs"]] == ["old", "train"]
     source = Path("jobs/reward.py").read_text()
-    assert config["environment"] == {"name": "python_v1", "params": {"source": source}}
-    assert config["reward_recipe"]["params"] == {"seconds": 2, "source": source}
+    own = {"source": source, "filename": "reward.py"}
+    assert config["environment"] == {"name": "python_v1", "params": own}
+    assert config["reward_recipe"]["params"] == {"seconds": 2, **own}
 
 
 def test_what_is_wrong_is_named_by_its_path_and_nothing_is_sent(dn: Dn, api: Any) -> None:

@@ -124,7 +124,7 @@ def _reward(recipe: str | None, params: str | None) -> Recipe | None:
 def _own_code(file: Path, params: dict[str, Any]) -> Recipe:
     from dreadnode.training.rl import Recipe
 
-    return Recipe(name="python_v1", params={**params, "source": _read(file)})
+    return Recipe(name="python_v1", params={"filename": file.name, **params, "source": _read(file)})
 
 
 def _params(text: str | None) -> dict[str, Any]:
