@@ -91,13 +91,13 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
         {"config": {"dataset_ref": {"name": "nothing", "version": "1.0.0"}}},
         422,
         ["body", "config", "dataset_ref"],
-        "There is no dataset `nothing` in this organization; see `dn dataset list`",
+        "This organization has no dataset `nothing`; see `dn dataset list`",
     ),
     "a version that does not exist": (
         {"config": {"dataset_ref": {"name": "rows", "version": "9.9.9"}}},
         422,
         ["body", "config", "dataset_ref"],
-        "The dataset `rows` has no version `9.9.9`; its newest are `1.0.0`",
+        "The dataset `rows` does not have the version `9.9.9`; its newest are `1.0.0`",
     ),
     "a capability that does not exist": (
         {"capability_ref": {"name": "agent", "version": "1.0.0"}},
@@ -124,7 +124,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
         {"name": "run [/1]"},
         422,
         ["body", "name"],
-        "`name`: square brackets are not taken here; clients read them as markup",
+        "`name`: remove the square brackets; some clients read them as markup",
     ),
 }
 

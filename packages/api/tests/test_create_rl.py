@@ -103,12 +103,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "prompts that do not exist": (
         {"prompt_dataset_ref": {"name": "nothing", "version": "1"}},
         ["prompt_dataset_ref"],
-        "There is no dataset `nothing` in this organization",
+        "This organization has no dataset `nothing`",
     ),
     "trajectories that do not exist": (
         {"trajectory_dataset_refs": [{"name": "nothing", "version": "1"}]},
         ["trajectory_dataset_refs"],
-        "There is no dataset `nothing` in this organization",
+        "This organization has no dataset `nothing`",
     ),
 }
 
