@@ -104,7 +104,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
         422,
         ["body", "capability_ref"],
         (
-            "There is no capability `agent` in this organization; "
+            "This organization has no capability `agent`; "
             "see `dn capability list`, or leave `capability_ref` out"
         ),
     ),
