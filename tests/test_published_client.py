@@ -145,7 +145,7 @@ def test_it_fetches_and_deletes_a_capability_and_cannot_publish_it(
     assert "No README" in readme.out
     assert deleted.code == 0, deleted
     assert gone.code == 1
-    assert "404: There is no capability `lamp`" in gone.out
+    assert "404: This organization has no capability `lamp`" in gone.out
 
 
 def test_it_lists_what_is_there_whatever_its_list_asks_for(old: Old, server: Server) -> None:

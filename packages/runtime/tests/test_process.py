@@ -167,8 +167,7 @@ def test_what_the_engine_refuses_is_said_in_its_own_words(sandbox: Any, api: Any
     error = api.told("training_error")[0]
     assert error["data"] == {"code": "engine_refused", "fault": "job"}
     assert error["error"] == (
-        "The engine refused the work: A learning rate of 1e+30 would destroy the adapter; "
-        "use 10 or less"
+        "The engine refused the work: The learning rate must be 10 or less, not 1e+30"
     )
     assert api.told("checkpoint_saved") == []
     assert "Traceback" not in output

@@ -124,7 +124,7 @@ error: This server's engine has no weights for `meta-llama/Llama-3.1-8B`, which 
 exit: 1
 --- stdout
 --- stderr
-error: There is no dataset `nothing` in this organization; see `dn dataset list`
+error: This organization has no dataset `nothing`; see `dn dataset list`
 exit: 1
 --- stdout
 --- stderr
@@ -132,7 +132,7 @@ error: `config.lora_rank`: input should be less than or equal to 1024
 exit: 1
 --- stdout
 --- stderr
-error: There is no capability `none` in this organization; see `dn capability list`, or leave `capability_ref` out
+error: This organization has no capability `none`; see `dn capability list`, or leave `capability_ref` out
 exit: 1
 --- stdout
 --- stderr
