@@ -92,11 +92,10 @@ def test_a_job_file_is_submitted_at_once_and_its_job_repeated_with_a_change(dn: 
     )
 
     assert refused == snapshot("""\
-exit: 1
+exit: 2
 --- stdout
 --- stderr
-stored rows.jsonl as rows@9f28a96cac3c: 4 rows, 321 bytes
-error: `config.learning_rate`: input should be less than or equal to 1
+error: job.toml: `config.learning_rate` must be at most 1, not 7
 """)
     assert code == 0, err
     again = json.loads(out)
@@ -125,10 +124,10 @@ exit: 1
 --- stdout
 --- stderr
 error: This organization has no dataset `nothing`; see `dn dataset list`
-exit: 1
+exit: 2
 --- stdout
 --- stderr
-error: `config.lora_rank`: input should be less than or equal to 1024
+error: `--lora-rank` must be at most 1,024, not 4096
 exit: 1
 --- stdout
 --- stderr
@@ -235,7 +234,7 @@ def test_a_job_that_fails_ends_watching_and_waiting_with_its_reason(dn: Dn, data
 exit: 1
 --- stdout
 --- stderr
-error: The job `<id 1>` is failed already and cannot be cancelled
+error: The job `<id 1>` is already failed and cannot be cancelled
 """)
 
 
