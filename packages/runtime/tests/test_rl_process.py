@@ -139,17 +139,15 @@ def test_a_cancelled_job_ends_after_its_step_with_a_checkpoint(sandbox: Any, api
 
 
 def test_a_reward_that_raises_fails_the_job_with_the_rows_number(sandbox: Any, api: Any) -> None:
-    source = "def reward(answer, row):\n    return 1 / (row['prompt'] != 'say 3')\n"
+    source = "def reward(answer, row):\n    return len(answer) / (row['prompt'] != 'say 3')\n"
 
     code, output = ends(sandbox(reward_recipe={"name": "python_v1", "params": {"source": source}}))
 
     assert code == 1, output
     (error,) = api.told("training_error")
     assert error["data"] == {"code": "reward", "fault": "job"}
-    assert error["error"] == (
-        "The reward function failed on a completion for row 4: ZeroDivisionError: division by zero "
-        "(line 2 of its source)"
-    )
+    assert error["error"].startswith("The reward function failed on a completion for row 4, `")
+    assert error["error"].endswith("`: ZeroDivisionError: division by zero (line 2 of reward.py)")
 
 
 def test_a_tiny_model_trains_in_an_environment_of_tools(sandbox: Any, api: Any) -> None:
@@ -233,21 +231,21 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         {
             "reward_recipe": {
                 "name": "python_v1",
-                "params": {"source": "def reward(a, r): return r['absent']"},
+                "params": {"source": "def reward(a, r): return len(a) * r['absent']"},
             }
         },
         ["config", "reward_recipe"],
-        "The reward function failed on a completion for row 1: KeyError: 'absent' (line 1 of its",
+        "The reward function failed on a completion for row 1, `0`: KeyError: 'absent' (line 1 of",
     ),
     "a reward whose every failure would be counted": (
         {
             "reward_recipe": {
                 "name": "python_v1",
-                "params": {"source": "def reward(a, r): return None", "on_error": "count"},
+                "params": {"source": "def reward(a, r): return a and None", "on_error": "count"},
             }
         },
         ["config", "reward_recipe"],
-        "The reward function failed on every answer that it was tried on: TypeError",
+        "The reward function failed on every answer that it was tried on: on `0`, TypeError",
     ),
     "an environment without tools": (
         {

@@ -306,7 +306,7 @@ def test_a_version_of_a_dataset_never_changes(dn: Dn, dataset: str) -> None:
 exit: 1
 --- stdout
 --- stderr
-error: Version `1.0.0` of `harbour` exists with other rows, and a version never changes; push under a new version
+error: Version `1.0.0` of `harbour` exists with other rows, and a version never changes; push a new version
 """)
     assert dn("dataset get harbour") == snapshot("""\
 exit: 0
@@ -334,7 +334,7 @@ def test_a_capability_is_fetched_whole_and_deleted_for_good(dn: Dn) -> None:
 exit: 1
 --- stdout
 --- stderr
-error: Version `1.0.0` of the capability `desk` existed with other content, and a version never changes; push under a new version
+error: Version `1.0.0` of the capability `desk` existed with other content, and a version never changes; push a new version
 """)
 
 
