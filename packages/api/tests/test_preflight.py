@@ -62,8 +62,20 @@ def keyed(data: JobData, *, org: str = "o", model: str = "m", **config: Any) -> 
     )
 
 
+OTHERS: set[int] = set()
+"""Child processes of the test run that were there before the test, such as a database server."""
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """Set the processes aside that other tests of this run have left running."""
+    OTHERS.clear()
+    OTHERS.update(each.pid for each in psutil.Process().children(recursive=True))
+
+
 def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+    found = psutil.Process().children(recursive=True)
+    return [each for each in found if each.pid not in OTHERS]
 
 
 async def no_children() -> None:

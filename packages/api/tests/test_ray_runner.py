@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from dreadnode_api.sandbox import ray_entry, runners
+from dreadnode_api.sandbox import runners, supervisor
 from dreadnode_api.sandbox.runner import (
     Exited,
     Limits,
@@ -325,8 +325,8 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
     ("code", "reason"), [(0, None), (1, None), (75, None), (-9, None), (-15, None)]
 )
 def test_an_exit_code_carries_how_a_sandbox_ended(code: int, reason: str | None) -> None:
-    assert ray_entry.decode(ray_entry.encode(code, reason)) == (code, reason)
+    assert supervisor.decode(supervisor.encode(code, reason)) == (code, reason)
 
 
 def test_the_reason_of_an_end_survives_the_exit_code() -> None:
-    assert ray_entry.decode(ray_entry.encode(-9, "memory")) == (-9, "memory")
+    assert supervisor.decode(supervisor.encode(-9, "memory")) == (-9, "memory")
