@@ -41,7 +41,8 @@ def read_flags(
         return settings.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        parser.error(f"argument {_flag(str(first['loc'][0]))}: {first['msg']}")
+        problem = first["msg"].replace("Input should", "must", 1)
+        parser.error(f"argument {_flag(str(first['loc'][0]))}: `{first['input']}` {problem}")
 
 
 def _flag(name: str) -> str:

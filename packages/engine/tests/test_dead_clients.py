@@ -149,7 +149,7 @@ def test_only_samples_of_ones_own_can_be_cancelled(http: httpx.Client) -> None:
     unknown = http.post("cancel_future", json={"request_id": "nobody:sample:0:1"})
 
     assert trained.status_code == 400
-    assert "Only samples" in trained.json()["detail"]
+    assert "Only sampling requests" in trained.json()["detail"]
     assert unknown.status_code == 404
 
 
