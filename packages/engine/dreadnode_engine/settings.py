@@ -75,6 +75,9 @@ class Settings(ModelSources):
     sampling_tokens: int = Field(
         64 * 1024, ge=1, le=2**30, description="Tokens that one key-value cache may hold."
     )
+    prefix_cache_mib: int = Field(
+        512, ge=0, le=2**20, description="Cached prompts of one base model, in MiB; 0 turns it off."
+    )
     backlog_mib_per_run: int = Field(
         1024, ge=1, le=2**20, description="Requests of one run or sampler that may wait, in MiB."
     )

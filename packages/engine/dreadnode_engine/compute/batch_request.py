@@ -8,17 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 from tinker.proto import tinker_public_pb2 as pb
 
+from dreadnode_engine.compute.prefix_cache import Scope
 from dreadnode_engine.compute.prompt_logprobs import PromptScores, topk_message
 from dreadnode_engine.compute.sampling import Plan, StopCondition, TokenSampler
 
 
 @dataclass(eq=False)
 class Completion:
-    """One completion while it grows: `tokens` sampled so far, with their `logprobs`."""
+    """One completion while it grows.
+
+    Attributes:
+        scope: whose prefix its cache is; None once its weights were replaced.
+        tokens: sampled so far, with their `logprobs`.
+    """
 
     plan: Plan
     stop_condition: StopCondition
     sampler: TokenSampler
+    scope: Scope | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     top: list[tuple[NDArray[np.int32], NDArray[np.float32]]] = field(default_factory=list)
@@ -40,10 +47,12 @@ class BatchRequest:
         weights: returns the folder of the adapter, None for the base model; called before every
             step, because the weights of a sampler may be replaced.
         client: whose request it is; clients share the computing equally.
+        owner: whose key made it; prefixes are cached for one owner only.
         name: names the request to the crash guard.
         alone: whether no other request may be computed with it.
         completions: those that have been started.
         open: how many have not ended.
+        cached_tokens: how many tokens of its prompt came from the prefix cache.
         broken: whether its logits are NaN.
     """
 
@@ -53,11 +62,13 @@ class BatchRequest:
     failed: Callable[[str], None]
     weights: Callable[[], Path | None] = lambda: None
     client: str = ""
+    owner: str = ""
     name: str = ""
     alone: bool = False
     completions: list[Completion] = field(default_factory=list)
     open: int = 0
     scores: PromptScores | None = None
+    cached_tokens: int = 0
     broken: bool = False
 
     @property
@@ -70,10 +81,10 @@ class BatchRequest:
         """How many completions have not been started."""
         return self.plan.samples - len(self.completions)
 
-    def start_completion(self) -> Completion:
-        """Start the next completion."""
+    def start_completion(self, scope: Scope) -> Completion:
+        """Start the next completion, with the weights of SCOPE."""
         sampler = TokenSampler(self.plan, len(self.completions))
-        self.completions.append(Completion(self.plan, self.stop_condition, sampler))
+        self.completions.append(Completion(self.plan, self.stop_condition, sampler, scope))
         return self.completions[-1]
 
     def encode(self) -> bytes:
@@ -88,6 +99,7 @@ class BatchRequest:
             if completion.top:
                 ids, values = (np.concatenate(part) for part in zip(*completion.top, strict=True))
                 message.topk_sampled_logprobs.CopyFrom(topk_message(ids, values))
+        response.prompt_cache_hit_tokens = self.cached_tokens
         if self.scores is not None:
             self.scores.write(response)
         return response.SerializeToString()

@@ -14,14 +14,16 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dreadnode_engine.compute.batch_request import BatchRequest
-from dreadnode_engine.compute.kv_cache import SlotStep
+from dreadnode_engine.compute.kv_cache import LayerStates, SlotStep
 from dreadnode_engine.compute.loaded_model import LoadedBase
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
-from dreadnode_engine.compute.prefill import PREFILL_TOKENS, prefill
+from dreadnode_engine.compute.prefill import PREFILL_TOKENS, prefill, prefill_after
+from dreadnode_engine.compute.prefix_cache import PrefixCache, Scope
 from dreadnode_engine.compute.sampling import sample_rows, top_logprobs
 from dreadnode_engine.compute.sampling_client import PROMPT_TOKENS, Row, SamplingClient
 from dreadnode_engine.errors import OperationFailed
@@ -44,6 +46,7 @@ class SamplingBatch:
         tokens: int,
         reserve_adapter: Callable[[Path], None] = lambda _: None,
         mark_computing: Callable[[Iterable[str]], None] = lambda _: None,
+        prefixes: PrefixCache | None = None,
     ) -> None:
         self._mark_computing = mark_computing
         self._reserve_adapter = reserve_adapter
@@ -51,6 +54,7 @@ class SamplingBatch:
         self._network = network
         self._row_limit = rows
         self._token_limit = tokens
+        self._prefixes = base.prefixes if prefixes is None else prefixes
         self._clients: dict[str, SamplingClient] = {}
 
     @property
@@ -224,22 +228,73 @@ class SamplingBatch:
 
     def _prefill(self, group: Sequence[tuple[BatchRequest, int]]) -> None:
         """Compute the prompts of GROUP, and sample the first token of each new completion."""
-        self._mark_computing([request.name for request, _ in group])
-        prompts = [request.plan.prompt for request, _ in group]
-        folders = [request.weights() for request, _ in group]
-        self._network.assign_rows(folders, beside=self._folders(self.rows))
-        states, logprobs = prefill(self._network, prompts, [r for r, _ in group])
-        for index, (request, copies) in enumerate(group):
-            client = self._clients[request.client]
-            client.used += len(request.plan.prompt) / PROMPT_TOKENS
-            rows = [Row(request, request.start_completion()) for _ in range(copies)]
-            if not request.unstarted:
-                client.waiting.remove(request)
-            self._sample(rows, logprobs[index].expand(copies, -1))
-            going = [row for row in rows if not self._end(row)]
-            if going:
-                client.cache.admit(states, index, len(request.plan.prompt), len(going))
-                client.add(going)
+        # Read once: the event loop may replace the weights of a sampler at any time.
+        folders = {request: request.weights() for request, _ in group}
+        scopes = {r: (r.owner, self._network.number(folder)) for r, folder in folders.items()}
+        together: list[tuple[BatchRequest, int]] = []
+        later: list[tuple[BatchRequest, int]] = []
+        for request, copies in group:
+            plan, scope = request.plan, scopes[request]
+            # Of requests with the same prompt the first is computed; the others find it cached.
+            known = self._prefixes.find(scope, plan.prompt)[0] or any(
+                scopes[other] == scope and np.array_equal(other.plan.prompt, plan.prompt)
+                for other, _ in together
+            )
+            (later if known and not plan.scores_prompt else together).append((request, copies))
+        if together:
+            self._mark_computing([request.name for request, _ in together])
+            requests = [request for request, _ in together]
+            beside = self._folders(self.rows)
+            self._network.assign_rows([folders[request] for request in requests], beside=beside)
+            states, logprobs = prefill(self._network, [r.plan.prompt for r in requests], requests)
+            for index, (request, copies) in enumerate(together):
+                self._prefixes.add(scopes[request], request.plan.prompt, states, index)
+                self._start(request, copies, scopes[request], (states, index), logprobs[index])
+        for request, copies in later:
+            self._mark_computing([request.name])
+            self._network.assign_rows([folders[request]], beside=self._folders(self.rows))
+            self._prefill_cached(request, copies, scopes[request])
+
+    def _prefill_cached(self, request: BatchRequest, copies: int, scope: Scope) -> None:
+        """Compute what is not cached of one prompt."""
+        prompt = request.plan.prompt
+        request.cached_tokens, prefix = self._prefixes.find(scope, prompt)
+        if request.cached_tokens:
+            states, logprobs = prefill_after(self._network, prompt, prefix)
+        else:
+            states, logprobs = prefill(self._network, [prompt], [])
+        self._prefixes.add(scope, prompt, states, 0)
+        self._start(request, copies, scope, (states, 0), logprobs[0])
+
+    def _start(
+        self,
+        request: BatchRequest,
+        copies: int,
+        scope: Scope,
+        prompt: tuple[LayerStates, int],
+        logprobs: Tensor,
+    ) -> None:
+        """Start COPIES completions of REQUEST; PROMPT is its states and its row in them."""
+        client = self._clients[request.client]
+        states, index = prompt
+        length = len(request.plan.prompt)
+        client.used += (length - request.cached_tokens) / PROMPT_TOKENS
+        rows = [Row(request, request.start_completion(scope)) for _ in range(copies)]
+        if not request.unstarted:
+            client.waiting.remove(request)
+        self._sample(rows, logprobs.expand(copies, -1))
+        going = [row for row in rows if not self._end(row)]
+        if going:
+            client.cache.admit(states, index, length, len(going))
+            client.add(going)
+
+    def _keep_completion(self, client: SamplingClient, slot: int) -> None:
+        """Cache a single completion with its prompt: the next turn of a chat begins with it."""
+        request, completion = client.rows[slot]
+        if request.plan.samples == 1 and completion.scope is not None:
+            # The last token is not in the cache of the row.
+            tokens = np.concatenate([request.plan.prompt, completion.tokens[:-1]]).astype(np.int64)
+            self._prefixes.add(completion.scope, tokens, client.cache.states, slot)
 
     def _resume(self, client: SamplingClient, rows: Sequence[Row]) -> None:
         """Compute the cache of paused ROWS again; what they sample next does not change."""
@@ -259,13 +314,20 @@ class SamplingBatch:
         rows = [row for client in clients for row in client.rows]
         self._mark_computing({row.request.name for row in rows})
         self._network.assign_rows(self._folders(rows), beside=self._folders(self.rows))
+        for row, number in zip(rows, self._network.row_numbers, strict=True):
+            if row.completion.scope not in (None, (row.request.owner, number)):
+                # Its weights were replaced: its cache is of two adapters, and no other may use it.
+                row.completion.scope = None
         step = SlotStep([client.cache for client in clients])
         newest = torch.tensor([row.completion.tokens[-1] for row in rows])
         hidden = self._network.decode(newest.to(self._base.device), step)
         self._sample(rows, torch.log_softmax(self._network.logits(hidden), dim=-1))
         for client in clients:
             client.used += client.step_cost
-            client.remove([slot for slot, row in enumerate(client.rows) if self._end(row)])
+            ended = [slot for slot, row in enumerate(client.rows) if self._end(row)]
+            for slot in ended:
+                self._keep_completion(client, slot)
+            client.remove(ended)
 
     def _sample(self, rows: Sequence[Row], logprobs: Tensor) -> None:
         """Sample the next token of each of ROWS from LOGPROBS (rows, vocabulary)."""

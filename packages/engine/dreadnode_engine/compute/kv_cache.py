@@ -29,6 +29,11 @@ class SlotCache:
         self._span = 0
 
     @property
+    def states(self) -> LayerStates:
+        """Keys and values of each layer."""
+        return list(zip(self.keys, self.values, strict=True))
+
+    @property
     def count(self) -> int:
         """How many rows are in use."""
         return len(self.lengths)

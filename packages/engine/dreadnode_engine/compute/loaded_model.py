@@ -17,9 +17,10 @@ from dreadnode_engine.compute.kv_cache import SlotCache, SlotStep
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
 from dreadnode_engine.compute.network import Network
 from dreadnode_engine.compute.prefill import prefill
+from dreadnode_engine.compute.prefix_cache import PrefixCache
 from dreadnode_engine.compute.probe import check_training
 from dreadnode_engine.errors import OperationFailed
-from dreadnode_engine.settings import Settings
+from dreadnode_engine.settings import MIB, Settings
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class Device:
 class LoadedBase:
     """A base model in memory."""
 
-    def __init__(self, served: ServedModel, device: Device) -> None:
+    def __init__(self, served: ServedModel, device: Device, prefix_bytes: int = 256 * MIB) -> None:
         started = time.monotonic()
         self.served = served
         model = AutoModelForCausalLM.from_pretrained(
@@ -58,6 +59,7 @@ class LoadedBase:
         model.config._attn_implementation = ENGINE_ATTENTION
         fuse_projections(model)
         self.plain = Network(model)
+        self.prefixes = PrefixCache(prefix_bytes)
         self._wrapped: dict[LoraShape, tuple[PeftWrapper, Network]] = {}
         _check_halves(model, self.plain)
         check_training(served, model)
@@ -73,9 +75,16 @@ class LoadedBase:
         return network
 
     @property
-    def adapter_bytes(self) -> int:
-        """Bytes of the adapters that are sampled from."""
-        return self.sampling_network.bytes if "mixed" in vars(self) else 0
+    def sampling_bytes(self) -> int:
+        """Bytes of the adapters that are sampled from, and of cached prompts."""
+        adapters = self.sampling_network.bytes if "sampling_network" in vars(self) else 0
+        return adapters + self.prefixes.bytes
+
+    def drop_idle(self) -> None:
+        """Free the memory of adapters that are not in use, and of cached prompts."""
+        self.prefixes.clear()
+        if "sampling_network" in vars(self):
+            self.sampling_network.drop_idle()
 
     def wrapper_for(self, shape: LoraShape) -> tuple[PeftWrapper, Network]:
         """Return the PEFT wrapper for SHAPE and the network on it."""

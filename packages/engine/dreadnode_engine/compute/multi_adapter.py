@@ -275,6 +275,15 @@ class MultiAdapterNetwork(Network):
         """Whether the adapter in FOLDER is in memory."""
         return folder in self._adapters
 
+    def number(self, folder: Path | None) -> int:
+        """Return the number of the adapter in FOLDER, which each reading of a file has anew."""
+        return 0 if folder is None else self.load(folder).number
+
+    @property
+    def row_numbers(self) -> Sequence[int]:
+        """The number of the adapter of each row."""
+        return self._rows.wanted
+
     def load(self, folder: Path) -> Adapter:
         """Return the adapter in FOLDER; read it if it is not in memory."""
         adapter = self._adapters.pop(folder, None) or self._read(folder)

@@ -44,3 +44,33 @@ def prefill(
                 states = hidden[row, : lengths[row]]
                 request.scores = score_prompt(network, states, request.plan)
     return [(layer.keys, layer.values) for layer in cache.layers], logprobs
+
+
+def prefill_after(
+    network: MultiAdapterNetwork, prompt: NDArray[np.int64], prefix: LayerStates
+) -> tuple[LayerStates, Tensor]:
+    """Compute the tokens of PROMPT that are not in PREFIX.
+
+    Args:
+        network: the network, which computes one row.
+        prompt: all tokens.
+        prefix: keys and values (1, heads, cached tokens, width) of each layer.
+
+    Returns:
+        As `prefill`, for the whole prompt.
+    """
+    cached, length = prefix[0][0].shape[2], len(prompt)
+    cache = DynamicCache()
+    for layer, (key, value) in enumerate(prefix):
+        cache.update(key, value, layer)
+    positions = torch.arange(cached, length)
+    mask = torch.arange(length) <= positions[:, None]
+    hidden = network.hidden(
+        torch.from_numpy(prompt[cached:])[None].to(network.device),
+        position_ids=positions[None].to(network.device),
+        attention_mask=mask[None, None].to(network.device),
+        use_cache=True,
+        past_key_values=cache,
+    )
+    logprobs = torch.log_softmax(network.logits(hidden[:, -1]), -1)
+    return [(layer.keys, layer.values) for layer in cache.layers], logprobs

@@ -18,7 +18,7 @@ from dreadnode_engine.compute.loaded_model import Device, LoadedBase
 from dreadnode_engine.compute.multi_adapter import IDLE_ADAPTERS
 from dreadnode_engine.compute.training_state import TrainingState
 from dreadnode_engine.errors import OperationFailed, Refused
-from dreadnode_engine.settings import GIB, Settings
+from dreadnode_engine.settings import GIB, MIB, Settings
 from dreadnode_engine.state.records import Run
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,9 @@ class Residency:
             if served is None:
                 raise OperationFailed(f"This engine no longer serves {model_id}", "server")
             self._make_room(self._base_bytes(served) + self._working(served), keep=model_id)
-            self.bases[model_id] = LoadedBase(served, self.device)
+            self.bases[model_id] = LoadedBase(
+                served, self.device, min(self._settings.prefix_cache_mib * MIB, self.budget // 16)
+            )
         return self.bases[model_id]
 
     def reserve_run(self, model_id: str, shape: LoraShape) -> None:
@@ -179,7 +181,7 @@ class Residency:
     def used(self) -> int:
         """Return the bytes in memory, with what computing on it may add."""
         bases = list(self.bases.values())
-        total = sum(self._base_bytes(base.served) + base.adapter_bytes for base in bases)
+        total = sum(self._base_bytes(base.served) + base.sampling_bytes for base in bases)
         total += max((self._working(base.served) for base in bases), default=0)
         total += sum(queue.cache_bytes for queue in list(self._sample_queues.values()))
         for queue in list(self._runs.values()):
@@ -199,8 +201,7 @@ class Residency:
         if self.used() + need <= self.budget:
             return
         for base in self.bases.values():
-            if base.adapter_bytes:
-                base.sampling_network.drop_idle()
+            base.drop_idle()
         for queue in sorted(self._runs.values(), key=lambda queue: queue.run.used):
             if self.used() + need <= self.budget:
                 return

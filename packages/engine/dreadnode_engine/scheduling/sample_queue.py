@@ -142,6 +142,7 @@ class SampleQueue:
             failed=lambda message: self._fail(request, message),
             weights=lambda: _folder(sampler),
             client=sampler.session,
+            owner=sampler.owner,
             name=request.id,
             alone=request.lost >= ISOLATE_AFTER,
         )
