@@ -1,11 +1,11 @@
-"""The engine beside plain transformers and PEFT, in one run on one machine.
+"""The engine compared with plain transformers and PEFT, in one run on one machine.
 
 Training: tokens per second of forward, backward and optimizer step on the same batch, for one run
-and for several. Sampling: generated tokens per second beside `generate`, for one request, for
+and for several. Sampling: tokens per second compared with `generate`, for one request, for
 sixteen, and for sixteen over four adapters. Every figure is a ratio of two measurements that
 alternate, so that other load falls on both alike; each comparison ends when its seconds are over.
-Time to ready and memory: the first step through a new engine, beside a new process that takes the
-same step by hand.
+Time to ready and memory: the first step through a new engine, compared with a new process
+that takes the same step by hand.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from dreadnode_engine.compute.adapters import LoraShape
 from dreadnode_engine.compute.batch_request import BatchRequest
 from dreadnode_engine.compute.decoding import SamplingBatch
 from dreadnode_engine.compute.loaded_model import Device, LoadedBase
-from dreadnode_engine.compute.sampling import Plan, Stopper
+from dreadnode_engine.compute.sampling import Plan, StopCondition
 from dreadnode_engine.compute.training import Limits, check
 from dreadnode_engine.compute.training_state import TrainingState
 from dreadnode_engine.protocol.protobuf import Datum, ForwardBackward
@@ -216,8 +216,10 @@ def engine_sampling(
     for i, text in enumerate(texts):
         plan = Plan(text, 1, new, i, 1.0, 0, 1.0, (), 0, 0, 0, None, 0)
         folder = folders[i % len(folders)]
-        stopper = Stopper(plan, base)
-        batch.add(BatchRequest(plan, stopper, answers.append, sys.exit, lambda at=folder: at))
+        stop_condition = StopCondition(plan, base)
+        batch.add(
+            BatchRequest(plan, stop_condition, answers.append, sys.exit, lambda at=folder: at)
+        )
     while batch.busy:
         batch.advance()
     decoded = [response_conv.deserialize_sample_response(answer) for answer in answers]
@@ -251,7 +253,7 @@ def save_adapters(base: LoadedBase, folder: Path, count: int) -> list[Path]:
 def show(what: str, figures: tuple[float, float, float]) -> None:
     """Print one comparison."""
     ours, theirs, ratio = figures
-    print(f"  {what:<34} {ours:9.0f} tokens/s, beside {theirs:9.0f}: {ratio:5.2f}x", flush=True)
+    print(f"  {what:<34} {ours:9.0f} tokens/s, against {theirs:9.0f}: {ratio:5.2f}x", flush=True)
 
 
 def measure(served: ServedModel, device: Device, seconds: float, folder: Path) -> None:
@@ -281,7 +283,72 @@ def measure(served: ServedModel, device: Device, seconds: float, folder: Path) -
     figures = compare(
         sampling_network, lambda: adapter_by_adapter(base, texts, new, folders), seconds
     )
-    show("the same, beside one by one", figures)
+    show("the same, compared with one by one", figures)
+    beside_a_busy_client(base, new)
+    second_turn(base, 1000, seconds)
+
+
+def beside_a_busy_client(base: LoadedBase, new: int) -> None:
+    """Print what a single request takes alone, and beside a client with 64 sequences."""
+
+    def request(client: str, samples: int, tokens: int, seed: int) -> BatchRequest:
+        text = prompts(base.served, 1)[0]
+        plan = Plan(text, samples, tokens, seed, 1.0, 0, 1.0, (), 0, 0, 0, None, 0)
+        stop = StopCondition(plan, base)
+        finish = lambda _: finished.append(client)  # noqa: E731
+        return BatchRequest(plan, stop, finish, sys.exit, client=client, owner=client)
+
+    finished: list[str] = []
+    times: list[float] = []
+    step = 0.0
+    for busy in (False, True):
+        batch = SamplingBatch(base, base.sampling_network, rows=64, tokens=65536)
+        for seed in range(8 if busy else 0):
+            batch.add(request("busy", 8, 4 * new, seed))
+        for _ in range(4 if busy else 0):
+            started = time.perf_counter()
+            batch.advance()
+            step = time.perf_counter() - started
+        finished.clear()
+        base.prefixes.clear()
+        started = time.perf_counter()
+        batch.add(request("single", 1, new, 99))
+        while "single" not in finished:
+            batch.advance()
+        times.append(time.perf_counter() - started)
+    aim = 2 * times[0] + step
+    print(
+        f"  one request alone {times[0]:.2f} s, beside 64 sequences {times[1]:.2f} s; "
+        f"twice alone and one step is {aim:.2f} s",
+        flush=True,
+    )
+
+
+def second_turn(base: LoadedBase, history: int, seconds: float) -> None:
+    """Print the time to the first token of a chat's second turn, cached and computed."""
+    random = np.random.default_rng(3)
+    text = random.integers(3, base.served.vocabulary, history + 32)
+
+    def first_token(*, cached: bool) -> int:
+        base.prefixes.clear()
+        if cached:
+            engine_sampling(base, [text[:history]], 1)
+        started = time.perf_counter()
+        engine_sampling(base, [text], 1)
+        times[cached].append(time.perf_counter() - started)
+        return 1
+
+    times: dict[bool, list[float]] = {False: [], True: []}
+    finish = time.perf_counter() + seconds
+    while not times[True] or time.perf_counter() < finish:
+        for cached in (False, True):
+            first_token(cached=cached)
+    computed, cached_time = (statistics.median(times[cached]) for cached in (False, True))
+    print(
+        f"  second turn after {history} tokens: first token after {cached_time:.2f} s, computed "
+        f"{computed:.2f} s: {computed / cached_time:5.2f}x",
+        flush=True,
+    )
 
 
 FIRST_STEP = """
@@ -299,7 +366,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def first_step(served: ServedModel, device: Device, threads: int, folder: Path) -> None:
-    """Print how long a new engine takes to its first step, and its memory, beside a new script."""
+    """Print a new engine's time to its first step, and its memory, compared with a script."""
     started = time.perf_counter()
     arguments = [str(served.path), device.name, str(threads), ",".join(TARGETS)]
     script = [sys.executable, "-c", FIRST_STEP, *arguments]
