@@ -72,7 +72,8 @@ SEGMENTS = [
     "sha256:" + "g" * 64, "1" * 400, "~", "*", "'%20or%201=1--", "%f0%9f%9a%a2",
 ]  # fmt: skip
 FILE = r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*"
-ONE_ROW = b'{"\\ud800": "\\udfff"}'
+ONE_ROW = (b'{"\\ud800": "\\udfff"}', b"\xef\xbb\xbf{}")
+"""Bodies of RAW that are a dataset of one row, as a JSON file."""
 QUERIES = ["\0", "-1", "1e400", "9" * 400, "NaN", "[/x]", "../..", "\ud800", "x" * 5000, "%", "'"]
 
 
@@ -219,8 +220,8 @@ async def test_no_bytes_that_are_no_request_do_anything(world: World) -> None:
             ]
         for kind in kinds:
             for body in RAW if kind != "text/csv" else RAW[:5]:
-                if "/datasets/" in path and body == ONE_ROW:
-                    continue  # One object is a dataset of one row.
+                if "/datasets/" in path and body in ONE_ROW:
+                    continue
                 headers = {"Content-Type": kind}
                 answer = await world.ask(method, url, content=body, headers=headers)
 
