@@ -12,6 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 
 from dreadnode_api.models.base import now
 
+BUSY_SECONDS = 20
+"""How long a write waits for the lock of SQLite; clients wait for a response for 30 s."""
+
 
 async def clock(session: AsyncSession) -> datetime:
     """Return the current time of the database, not of this machine.
@@ -37,7 +40,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.is_sqlite = url.startswith("sqlite")
         if self.is_sqlite:
-            self.engine = create_async_engine(url, connect_args={"timeout": 30})
+            self.engine = create_async_engine(url, connect_args={"timeout": BUSY_SECONDS})
             _prepare_sqlite(self.engine.sync_engine)
         else:
             self.engine = create_async_engine(
@@ -81,7 +84,7 @@ def _prepare_sqlite(engine: Any) -> None:
         # A committed transaction survives a power cut, at the cost of one fsync a commit.
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute("PRAGMA busy_timeout=30000")
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000:.0f}")
         cursor.close()
 
     @event.listens_for(engine, "begin")

@@ -74,7 +74,7 @@ class Context(logging.Filter):
             if value is not None and not hasattr(record, name):
                 setattr(record, name, value)
         is_noise = record.levelno >= logging.WARNING and record.name.startswith(_NOISY)
-        return not is_noise or _is_first(f"{record.name} {record.msg}") is not None
+        return not is_noise or _left_out(f"{record.name} {record.msg}") is not None
 
 
 class TextFormatter(logging.Formatter):
@@ -134,7 +134,7 @@ class ObjectFormatter(JsonFormatter):
 _logged: dict[str, tuple[float, int]] = {}
 
 
-def _is_first(key: str) -> int | None:
+def _left_out(key: str) -> int | None:
     """Return how many lines with this key were left out before this one, or None to leave it out.
 
     The first is logged, and after that one a minute.
@@ -150,9 +150,14 @@ def _is_first(key: str) -> int | None:
     return left_out
 
 
+def forget_troubles() -> None:
+    """Log the next line of every trouble, as after a start."""
+    _logged.clear()
+
+
 def trouble(logger: logging.Logger, key: str, message: str, *args: object) -> None:
     """Log a warning about a trouble that lasts, at most once a minute for one KEY."""
-    left_out = _is_first(f"{logger.name} {key}")
+    left_out = _left_out(f"{logger.name} {key}")
     if left_out is None:
         return
     if left_out:

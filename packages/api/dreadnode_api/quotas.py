@@ -50,19 +50,27 @@ class Usage:
 
 
 async def require(
-    session: AsyncSession, settings: Settings, org_id: str, resource: str, adding: int = 1
+    session: AsyncSession,
+    settings: Settings,
+    org_id: str,
+    resource: str,
+    adding: int = 1,
+    *,
+    is_added: bool = False,
 ) -> None:
     """Return if an organization may use ADDING more of RESOURCE, in a writing transaction.
 
+    With `is_added` the transaction has added it already.
+
     Raises:
-        Conflict: it would exceed its quota.
+        Conflict: it exceeds the organization's quota.
     """
     # `key_share`: inserts that refer to the row, such as those of jobs, need not wait.
     await session.get_one(Organization, org_id, with_for_update={"key_share": True})
     limit = await _limit(session, settings, org_id, resource)
     if not limit:
         return
-    used = await _used(session, org_id, resource)
+    used = await _used(session, org_id, resource) - (adding if is_added else 0)
     if used + adding > limit:
         raise Conflict(
             f"The organization uses {used:,} of at most {limit:,} {_NAMES[resource]}, and this "
@@ -108,6 +116,7 @@ async def _used(session: AsyncSession, org_id: str, resource: str) -> int:
 
 def _statements(org_id: str, resource: str) -> list[Select[Any]]:
     """Return the queries whose numbers add up to the usage of RESOURCE."""
+    workspaces = select(Workspace.id).where(Workspace.org_id == org_id)
     if resource == "stored_bytes":
         # The JSONL of a split is stored as well, unless the file that was pushed is JSONL.
         converted = func.sum(DatasetSplit.content_bytes)
@@ -117,9 +126,10 @@ def _statements(org_id: str, resource: str) -> list[Select[Any]]:
             .join(DatasetVersion, DatasetVersion.id == DatasetSplit.version_id)
             .where(DatasetVersion.org_id == org_id, DatasetSplit.format != "jsonl"),
             select(func.sum(RegistryBlob.bytes)).where(RegistryBlob.org_id == org_id),
+            # By workspace, because jobs have an index on that and none on the organization.
             select(func.sum(JobFile.bytes))
             .join(Job, Job.id == JobFile.job_id)
-            .where(Job.org_id == org_id),
+            .where(Job.workspace_id.in_(workspaces)),
         ]
     in_org = select(func.count())
     if resource == "datasets":
@@ -132,7 +142,6 @@ def _statements(org_id: str, resource: str) -> list[Select[Any]]:
             (Token.expires_at.is_(None) | (Token.expires_at > now())),
         )
         return [in_org.where(Token.org_id == org_id, Token.job_id.is_(None), *is_valid)]
-    workspaces = select(Workspace.id).where(Workspace.org_id == org_id)
     if resource == "queued_jobs":
         return [in_org.where(Job.workspace_id.in_(workspaces), Job.status == Status.QUEUED)]
     return [in_org.where(Webhook.workspace_id.in_(workspaces))]

@@ -17,9 +17,9 @@ from dreadnode_api.http.schemas import Request as RequestBody
 from dreadnode_api.http.schemas import Response, Timestamp
 from dreadnode_api.jobs import service
 from dreadnode_api.jobs.deps import JobId, JobReader
+from dreadnode_api.jobs.schemas import JobFileView
 from dreadnode_api.models.checkpoints import Checkpoint, State
 from dreadnode_api.models.jobs import Job
-from dreadnode_api.training.schemas import JobFileView
 
 router = APIRouter(
     prefix="/org/{org}/ws/{ws}/training/jobs/{job_id}", responses=ERRORS, tags=["Training jobs"]

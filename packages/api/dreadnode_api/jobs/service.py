@@ -6,21 +6,30 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, String, cast, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dreadnode_api import quotas
 from dreadnode_api.errors import Conflict, NotFound
 from dreadnode_api.jobs.records import end_job, lock, record_event, set_phase, set_status
 from dreadnode_api.models.auth import User
 from dreadnode_api.models.base import now
 from dreadnode_api.models.jobs import ENDED, Event, Job, MetricPoints, Status, Tally
+from dreadnode_api.settings import Settings
 
 QUEUED_PHASE = "waiting for capacity"
 QUEUED_REASON = "in the queue"
 LAST_LINES = 10
 
 
-async def enqueue(session: AsyncSession, job: Job, phase: str, reason: str | None) -> None:
-    """Put a new job into the queue, which is its table."""
+async def enqueue(
+    session: AsyncSession, settings: Settings, job: Job, phase: str, reason: str | None
+) -> None:
+    """Put a new job into the queue, which is its table.
+
+    Raises:
+        Conflict: the organization's quota of queued jobs is used up.
+    """
     session.add(job)
     await session.flush()  # Before the events that refer to it.
+    await quotas.require(session, settings, job.org_id, "queued_jobs", is_added=True)
     await set_status(session, job, Status.QUEUED, new=True)
     record_event(session, job, "status", data={"status": Status.QUEUED.value, "attempt": 0})
     set_phase(session, job, phase, reason)

@@ -20,6 +20,7 @@ from dreadnode_api.jobs.service import (
 )
 from dreadnode_api.models.base import new_id
 from dreadnode_api.models.jobs import Job, MetricPoints, Status
+from dreadnode_api.settings import Settings
 from dreadnode_api.training.checks import still_served
 from dreadnode_api.training.service import find_by_idempotency_key
 
@@ -39,6 +40,7 @@ async def retry_job(
     from_start: bool,
     database: Database,
     engine: EngineClient,
+    settings: Settings,
 ) -> tuple[Job, bool]:
     """Return a new queued job that retries an ended one, or the job of this idempotency key.
 
@@ -63,7 +65,9 @@ async def retry_job(
         async with database.writing() as session:
             old = await _get_retryable(session, scope, job_id)
             resume_point = await _resume_point(session, old, from_start=from_start)
-            return await _create_retry(session, scope, old, resume_point, key, digest), True
+            return await _create_retry(
+                session, settings, scope, old, resume_point, key, digest
+            ), True
     except IntegrityError:
         known = await find_by_idempotency_key(database, scope, key or "", digest)
         if known is None:
@@ -105,6 +109,7 @@ async def _resume_point(session: AsyncSession, old: Job, *, from_start: bool) ->
 
 async def _create_retry(
     session: AsyncSession,
+    settings: Settings,
     scope: WorkspaceScope,
     old: Job,
     resume_point: ResumePoint,
@@ -125,7 +130,7 @@ async def _create_retry(
         artifacts=artifacts,
         **{name: getattr(old, name) for name in _COPIED},
     )
-    await enqueue(session, job, QUEUED_PHASE, QUEUED_REASON)
+    await enqueue(session, settings, job, QUEUED_PHASE, QUEUED_REASON)
     if resume_point.artifacts:
         # The history so far; the start of the new job drops what comes after its checkpoint.
         for each in await metric_history(session, old.id):

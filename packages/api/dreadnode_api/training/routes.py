@@ -144,6 +144,7 @@ async def retry_training_job(
     response: Response,
     database: InDatabase,
     engine: InEngine,
+    settings: InSettings,
     body: RetryRequest | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> TrainingJob:
@@ -159,6 +160,7 @@ async def retry_training_job(
         from_start=body is not None and body.from_start,
         database=database,
         engine=engine,
+        settings=settings,
     )
     response.status_code = 201 if new else 200
     async with database.reading() as session:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from dreadnode_api.http.schemas import Plain, Request, Response, Timestamp, single_line
+from dreadnode_api.jobs.schemas import JobFileView
 from dreadnode_api.models.jobs import Status
 from dreadnode_api.training.refs import Ref
 from dreadnode_api.training.rl_schemas import RlConfig
@@ -264,14 +265,6 @@ class RLContext(Response):
     capability_entry_prompt: str | None = None
     reward_recipe: dict[str, Any] | None = None
     sampled_trajectory_dataset_ref: str | None = None
-
-
-class JobFileView(Response):
-    """A file that a job has stored."""
-
-    path: str
-    bytes: int
-    sha256: str
 
 
 class JobFileList(Response):

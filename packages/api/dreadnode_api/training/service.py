@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dreadnode_api import quotas
 from dreadnode_api.auth.deps import WorkspaceScope
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.capabilities import service as capabilities
@@ -122,6 +123,8 @@ async def _plan(
     """
     trained = served(request, model, await services.engine.capabilities())
     async with services.database.reading() as session:
+        for resource in ("queued_jobs", "stored_bytes"):
+            await quotas.require(session, services.settings, scope.org_id, resource)
         capability = await _capability(session, scope, request)
         data = await resolve_data(session, scope.org_id, request, services.store)
     config = {**resolved(request, model, trained), **data.splits}
@@ -159,7 +162,7 @@ async def _insert(
         phase, reason = QUEUED_PHASE, QUEUED_REASON
     try:
         async with services.database.writing() as session:
-            await enqueue(session, job, phase, reason)
+            await enqueue(session, services.settings, job, phase, reason)
             if result is None:
                 await services.validator.add(session, job, plan.check, sources)
     except IntegrityError:

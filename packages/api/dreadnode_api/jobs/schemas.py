@@ -1,0 +1,11 @@
+"""Responses about jobs that several packages share."""
+
+from dreadnode_api.http.schemas import Response
+
+
+class JobFileView(Response):
+    """A file that a job has stored."""
+
+    path: str
+    bytes: int
+    sha256: str
