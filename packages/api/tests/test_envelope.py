@@ -308,6 +308,13 @@ async def test_invented_tokens_are_limited_by_address_and_never_known_ones(limit
     assert set(invented[50:]) == {429}
 
 
+@pytest.mark.parametrize("character", ["\u202e", "\u2066", "\u200f", "\u061c"])
+def test_bidirectional_control_characters_are_shown_escaped(character: str) -> None:
+    shown = errors.plain(f"the file {character}gpj.exe")
+
+    assert shown == f"the file \\u{ord(character):04x}gpj.exe"
+
+
 async def test_a_request_keeps_the_id_it_came_with(api: Any) -> None:
     kept = await api("GET", "/user", headers={"X-Request-ID": "mine-1"})
     odd = await api("GET", "/user", headers={"X-Request-ID": "no good\t!"})

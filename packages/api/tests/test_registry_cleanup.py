@@ -321,3 +321,25 @@ def test_every_column_that_may_name_a_blob_is_looked_at_before_one_goes() -> Non
     looked_at = {column.property.columns[0] for column, _ in blob_references.COLUMNS}
 
     assert columns - others == looked_at
+
+
+async def test_a_file_that_no_row_refers_to_is_deleted_and_those_of_rows_stay(
+    registry: Any, api: Any
+) -> None:
+    await api.push()
+    store = api.app.state.store
+    folder = api.settings.data_dir / "blobs"
+    named = {path.name for path in folder.glob("??/*")}
+    # A process that ended between writing the file and committing its row left this.
+    orphan, young = "ab" * 32, "cd" * 32
+    for sha256 in (orphan, young):
+        store.path(sha256).parent.mkdir(parents=True, exist_ok=True)
+        store.path(sha256).write_bytes(b"x")
+    await registry.age()
+    os.utime(store.path(young))
+
+    deleted = await registry.clean_up()
+
+    left = {path.name for path in folder.glob("??/*")}
+    assert deleted == 1
+    assert left == named | {young}

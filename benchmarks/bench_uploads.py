@@ -1,0 +1,148 @@
+"""The latency of other requests while eight large files are pushed at the same time.
+
+Every kind of upload is pushed twice at once: JSONL of 24 MB, CSV with 20,000 columns, a JSON
+array of 24 MB, and an archive of a capability with 5,000 files. Meanwhile another client requests
+`GET /user` every 20 ms. The same client measures the idle server before, so both figures are of one
+run.
+Aim: the median and the 95th percentile stay below twice the idle ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from typing import Any
+
+import httpx
+from bench_catalog_http import server
+
+PAUSE = 0.02
+IDLE_SECONDS = 10.0
+
+
+def jsonl() -> bytes:
+    """Return rows of 24 MB."""
+    return b'{"prompt": "%s", "response": "yes"}\n' % (b"x" * 200) * 100_000
+
+
+def csv() -> bytes:
+    """Return a table with many columns."""
+    header = ",".join(["prompt", "response", *(f"column_{n}" for n in range(20_000))])
+    row = ",".join(["a"] * 20_002)
+    return f"{header}\n{row}\n{row}\n".encode()
+
+
+def json_array() -> bytes:
+    """Return an array of 24 MB."""
+    return b"[" + b",".join([b'{"prompt": "%s", "response": "yes"}' % (b"x" * 200)] * 100_000) + b"]"
+
+
+def archive() -> bytes:
+    """Return a capability with many files."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        for number in range(5000):
+            member = tarfile.TarInfo(f"agents/{number:05}.md")
+            member.size = 10_000
+            tar.addfile(member, io.BytesIO(b"x" * 10_000))
+    return gzip.compress(packed.getvalue(), 1)
+
+
+async def push_dataset(client: httpx.AsyncClient, name: str, kind: str, body: bytes) -> None:
+    """Push a dataset and expect that it is stored or refused, but not that the server fails."""
+    path = f"/org/main/datasets/{name}/1.0.0"
+    answer = await client.put(path, content=body, headers={"Content-Type": kind})
+    assert answer.status_code in (201, 422), answer.text
+
+
+async def push_capability(client: httpx.AsyncClient, name: str, layer: bytes) -> None:
+    """Push a capability's archive."""
+    named = []
+    for content in (b'{"capability_manifest": {}}', layer):
+        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        path = f"/main/{name}/blobs/uploads/{'0' * 32}?digest={digest}"
+        assert (await client.put(path, content=content)).status_code == 201
+        named.append({"mediaType": "x", "digest": digest, "size": len(content)})
+    manifest = {
+        "config": named[0],
+        "layers": [named[1]],
+        "annotations": {"io.dreadnode.type": "capability"},
+    }
+    answer = await client.put(f"/main/{name}/manifests/1.0.0", json=manifest)
+    assert answer.status_code == 201, answer.text
+
+
+async def latencies(client: httpx.AsyncClient, until: asyncio.Event) -> list[float]:
+    """Return how long each request took until the event."""
+    found = []
+    while not until.is_set():
+        started = time.perf_counter()
+        answer = await client.get("/user")
+        assert answer.status_code == 200
+        found.append(time.perf_counter() - started)
+        await asyncio.sleep(PAUSE)
+    return found
+
+
+async def measure(address: str, token: str) -> None:
+    """Measure the idle and the busy server, and print the ratios."""
+    options: dict[str, Any] = {
+        "base_url": f"{address}/api/v1",
+        "headers": {"Authorization": f"Bearer {token}"},
+        "timeout": 600,
+    }
+    async with httpx.AsyncClient(**options) as client, httpx.AsyncClient(**options) as other:
+        done = asyncio.Event()
+        asyncio.get_running_loop().call_later(IDLE_SECONDS, done.set)
+        idle = await latencies(other, done)
+        done = asyncio.Event()
+        watching = asyncio.create_task(latencies(other, done))
+        started = time.perf_counter()
+        bodies = {"application/x-ndjson": jsonl(), "text/csv": csv()}
+        bodies["application/json"] = json_array()
+        layer = archive()
+        await asyncio.gather(
+            *(
+                push_dataset(client, f"rows-{kind[-4:]}-{number}", kind, body)
+                for kind, body in bodies.items()
+                for number in range(2)
+            ),
+            *(push_capability(client, f"desk-{number}", layer) for number in range(2)),
+        )
+        seconds = time.perf_counter() - started
+        done.set()
+        busy = await watching
+    print(f"eight uploads took {seconds:.1f} s; {len(busy)} requests meanwhile")
+    for name, of in (("median", statistics.median), ("95th percentile", _percentile)):
+        ratio = of(busy) / of(idle)
+        print(f"{name}: idle {1000 * of(idle):.1f} ms, busy {1000 * of(busy):.1f} ms, {ratio:.2f}×")
+    print("aim: less than 2×")
+
+
+def _percentile(values: list[float]) -> float:
+    return statistics.quantiles(values, n=20)[-1]
+
+
+def main() -> None:
+    """Start a server of its own and measure it."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "DREADNODE_DATA_DIR": folder}
+        init = [sys.executable, "-m", "dreadnode_api", "init"]
+        made = subprocess.run(init, env=environment, capture_output=True, check=True).stdout
+        serve = [sys.executable, "-m", "dreadnode_api", "serve", "--port", "0"]
+        with server(serve, environment) as address:
+            asyncio.run(measure(address, json.loads(made)["token"]))
+
+
+if __name__ == "__main__":
+    main()
