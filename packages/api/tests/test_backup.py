@@ -184,7 +184,7 @@ def test_a_damaged_database_is_told_and_no_copy_appears(
     settings = at_home("data")
     (settings.data_dir / "dreadnode.db").write_bytes(b"SQLite format 3\0" + b"\1" * 5000)
 
-    with pytest.raises(SettingsError, match="The copy could not be made"):
+    with pytest.raises(SettingsError, match="The backup failed"):
         back_up(settings, tmp_path / "copy")
 
     assert not (tmp_path / "copy").exists()

@@ -1,1 +1,1 @@
-"""Search, suggestions and routes of the base-model catalog."""
+"""The catalog of base models: search, suggestions and routes."""

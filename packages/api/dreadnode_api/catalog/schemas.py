@@ -1,4 +1,4 @@
-"""The catalog's answers as OpenAPI describes them, and the query as it is read."""
+"""The responses and queries of the catalog."""
 
 import re
 from typing import Annotated, Literal
@@ -26,7 +26,7 @@ class TrainingModelPricing(Response):
 
 
 class ExtendedVariant(Response):
-    """The same model under a longer context, with prices of its own."""
+    """The same model with a longer context and its own prices."""
 
     tinker_id: str
     context_length: int = Field(ge=1)
@@ -36,7 +36,7 @@ class ExtendedVariant(Response):
 
 
 class Details(Response):
-    """What else is known of a model; only with `expand=details`."""
+    """More facts about a model; only with `expand=details`."""
 
     organization: str | None = None
     total_size_b: float | None = Field(None, description="All parameters, in billions")
@@ -49,7 +49,7 @@ class Details(Response):
 
 
 class Prices(Response):
-    """Where the prices come from; only with `expand=prices`."""
+    """The source of the prices; only with `expand=prices`."""
 
     pricing_as_of: str | None = Field(None, description="ISO day or month of the prices")
     promo: str | None = Field(None, description="Set when the prices are discounted")
@@ -84,17 +84,17 @@ class TrainingModel(Details, Prices, Lifecycle):
     extended: ExtendedVariant | None = Field(None, description=_BEYOND.format("extended"))
     available: bool | None = Field(
         None,
-        description="Whether this server's engine can train it now, null when that is unknown. "
+        description="Whether this server's engine can train it now; null if unknown. "
         + _BEYOND.format("available"),
     )
 
 
 class EngineState(Response):
-    """What the engine said, by which `available` was filled in, and how long ago."""
+    """The engine's response from which `available` was set, and its age."""
 
-    age_seconds: float | None = Field(description="Null when the engine gave no answer")
-    serves: list[str] = Field(description="Every id that it can train now, stand-ins left out")
-    detail: str | None = Field(None, description="Why it gave none")
+    age_seconds: float | None = Field(description="Null if the engine did not respond")
+    serves: list[str] = Field(description="Every id that it can train now, without stand-ins")
+    detail: str | None = Field(None, description="Why the engine did not respond")
 
 
 class TrainingCatalogResponse(Response):
@@ -114,8 +114,8 @@ class TrainingCatalogEntry(TrainingModel):
     engine: EngineState | None = Field(None, description=_BEYOND.format("available"))
 
 
-# What the description tells of a text beyond what reading the query asks for. A text that is not
-# so is refused by the search, in a sentence of its own.
+# OpenAPI describes these texts more exactly than pydantic checks them. The search refuses the others
+# with its own messages.
 _ONE_OF = f"({'|'.join((*EXPANSIONS, 'all'))})"
 _VISIBLE = r"^[^\x00-\x1f\x7f-\x9f]*$"
 _LIST_OF = f"^ *{_ONE_OF}?( *, *{_ONE_OF}?)* *$"
@@ -129,14 +129,14 @@ Amount = Annotated[float, Field(json_schema_extra={"minimum": 0})]
 
 
 class ViewQuery(BaseModel):
-    """What an answer holds beyond the documented fields."""
+    """The fields of a response beyond the documented ones."""
 
     model_config = ConfigDict(frozen=True)
 
     expand: Expand | None = Field(
         None,
-        description="`details`, `prices`, `extended`, `lifecycle`, `available`, or several "
-        "with commas between them, or `all`",
+        description="`details`, `prices`, `extended`, `lifecycle` or `available`, several of "
+        "them separated by commas, or `all`",
     )
 
 
@@ -173,19 +173,19 @@ class CatalogQuery(ViewQuery):
     max_train: Amount | None = Field(None, description="Price ceiling")
     sort: SortKey | None = Field(
         None,
-        description="A numeric field, such as `size_b`, `context_length` or `train`; with a "
-        "leading `-` downwards. Unknown values come last",
+        description="A numeric field, such as `size_b`, `context_length` or `train`; a leading "
+        "`-` sorts in descending order. Unknown values come last",
     )
     facets: bool = Field(False, description="Count the values of all matches")
 
     def find(self) -> SearchResult:
-        """Return the models that are asked for.
+        """Return the models that match.
 
-        Characters that nobody sees stand for blanks, and between a size and a smaller one there
-        is no model: both can be described to no client as malformed.
+        Invisible characters count as spaces, and a minimum size above the maximum matches nothing:
+        OpenAPI cannot describe either as an error.
 
         Raises:
-            CatalogQueryError: a value cannot be meant.
+            CatalogQueryError: a value is not possible.
         """
         values = self.model_dump(exclude={"expand", "facets"})
         for name in ("query", "family"):
@@ -193,6 +193,6 @@ class CatalogQuery(ViewQuery):
                 values[name] = "".join(c if c.isprintable() else " " for c in values[name])
         low, high = self.min_size_b, self.max_size_b
         if low is not None and high is not None and low > high >= 0:
-            Search(**{**values, "max_size_b": None})  # The rest must be sensible all the same.
+            Search(**{**values, "max_size_b": None})  # The other values must be possible, too.
             return SearchResult((), self.limit, self.offset)
         return run(Search(**values), TINKER_MODELS)

@@ -1,4 +1,4 @@
-"""Upload, list and read datasets."""
+"""Routes to push, list and read datasets."""
 
 from typing import Annotated, Literal
 
@@ -33,7 +33,7 @@ Page = Annotated[int, Query(ge=1, le=1_000_000)]
 PageSize = Annotated[int | None, Query(ge=1, le=100, description="20 if left out")]
 Limit = Annotated[
     int | None,
-    Query(ge=1, le=200, description="As `page_size`, for clients of version 2; the smaller holds"),
+    Query(ge=1, le=200, description="The same as `page_size`, for clients of version 2; the smaller one counts"),
 ]
 
 
@@ -72,7 +72,7 @@ BODY = {
 @router.put(
     "/{name}/{version}",
     status_code=201,
-    responses={200: {"model": Dataset, "description": "The same files were there already"}},
+    responses={200: {"model": Dataset, "description": "The version existed with the same files"}},
     openapi_extra=BODY,
 )
 async def push_dataset(
@@ -136,7 +136,7 @@ async def get_dataset(caller: OrgReader, name: Name, session: ReadSession) -> Da
 async def get_dataset_version(
     org: OrgSlug, caller: AnyCaller, name: Name, version: Version, session: ReadSession
 ) -> Dataset:
-    """Return one version; the key of a job may read the versions that its job names."""
+    """Return one version; the token of a job can read the versions that its job names."""
     return view(await _readable(org, caller, name, version, session))
 
 
@@ -154,11 +154,11 @@ async def get_content(
     store: InStore,
     split: Annotated[
         str | None,
-        Query(pattern=SPLIT, description="Which split; if left out the only one, or `train`"),
+        Query(pattern=SPLIT, description="The split; by default the only one, or `train`"),
     ] = None,
-    pushed: Annotated[bool, Query(description="The file as it was pushed, not as JSONL")] = False,
+    pushed: Annotated[bool, Query(description="Return the pushed file instead of JSONL")] = False,
 ) -> FileResponse:
-    """Return the rows of a split as JSONL; of what was pushed as JSONL, byte for byte."""
+    """Return the rows of a split as JSONL; a pushed JSONL file is returned byte for byte."""
     async with database.reading() as session:
         found = await _readable(org, caller, name, version, session)
     chosen = service.split_of(found, split)
@@ -176,16 +176,16 @@ async def get_content(
 async def _readable(
     org: str, caller: Caller, name: str, version: str, session: AsyncSession
 ) -> DatasetVersion:
-    """Return a version that the caller may read: one of its organization, or of its job.
+    """Return a version that the caller may read: of its organization, or of its job.
 
     Raises:
-        Forbidden: the caller is a job that does not name it.
+        Forbidden: the caller is the sandbox of a job that does not use it.
     """
     check_org(caller, org)
     if caller.job_id is not None:
         job = await session.get_one(Job, caller.job_id)
         if {"name": name, "version": version} not in _named(job):
-            raise Forbidden(f"The job of this key does not name `{name}@{version}`")
+            raise Forbidden(f"The job of this token does not use `{name}@{version}`")
     return await service.get_version(session, caller.org_id, name, version)
 
 
@@ -196,7 +196,7 @@ def _named(job: Job) -> list[dict[str, str]]:
 
 
 def view(found: DatasetVersion) -> Dataset:
-    """Return what a client is shown of a version."""
+    """Return the representation of a version."""
     return Dataset(
         name=found.name,
         version=found.version,

@@ -1,4 +1,4 @@
-"""What the routes of datasets answer."""
+"""Responses about datasets."""
 
 import re
 
@@ -9,22 +9,22 @@ from dreadnode_api.http.schemas import Response, Timestamp
 
 
 def is_split_name(text: str) -> bool:
-    """Tell whether a split may be called TEXT."""
+    """Return whether TEXT can be the name of a split."""
     return re.fullmatch(SPLIT, text) is not None and "\n" not in text
 
 
 class Split(Response):
-    """One file of a dataset: as it was pushed, and as JSONL, which is what jobs read."""
+    """One file of a dataset: as it was pushed, and as JSONL, which jobs read."""
 
     name: str
     format: str = Field(
         description="jsonl, json, csv or parquet, as it was pushed, with .gz or .zst behind it"
     )
     rows: int
-    bytes: int = Field(description="Of the file as it was pushed")
-    sha256: str = Field(description="Of the file as it was pushed")
+    bytes: int = Field(description="Of the pushed file")
+    sha256: str = Field(description="Of the pushed file")
     content_bytes: int = Field(description="Of its rows as JSONL")
-    content_sha256: str = Field(description="Of its rows as JSONL; what a job is trained on")
+    content_sha256: str = Field(description="Of its rows as JSONL, which jobs read")
 
 
 class Dataset(Response):
@@ -32,10 +32,10 @@ class Dataset(Response):
 
     name: str
     version: str
-    format: str = Field(description="That of its splits, or `mixed`")
+    format: str = Field(description="The format of its splits, or `mixed`")
     rows: int = Field(description="Of all its splits")
-    bytes: int = Field(description="Of all its files as they were pushed")
-    sha256: str = Field(description="Of its file; where there are several, of the list of them")
+    bytes: int = Field(description="Of all its pushed files")
+    sha256: str = Field(description="Of its file, or of the list of several files")
     splits: list[Split]
     created_at: Timestamp
     created_by: str | None

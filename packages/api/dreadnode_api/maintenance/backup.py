@@ -1,9 +1,9 @@
-"""A copy of everything that a server keeps, made while it runs.
+"""A backup of all data of a server, made while it runs.
 
-Blobs and checkpoints are written once and never changed, and a database names only what is already
-written. So they are copied first, then each SQLite database in one consistent piece, through its
-own backup interface, or a PostgreSQL database through `pg_dump`, and then what has come since:
-whatever the copied database names is there.
+Blobs and checkpoints are written once and never changed, and a database refers only to files that are
+written already. So the files are copied first, then each SQLite database consistently through its
+backup interface, or a PostgreSQL database through `pg_dump`, and then the files that are new since. So
+every file that the copied database refers to is in the backup.
 """
 
 import json
@@ -23,7 +23,7 @@ from sqlalchemy import make_url
 from dreadnode_api.settings import Settings, SettingsError
 
 DATABASE = "dreadnode.db"
-# Logs, the work of sandboxes, locks, and what is made again from elsewhere.
+# Logs, folders of sandboxes, locks, and files that can be created again.
 LEFT_OUT = {"logs", "jobs", "models", "serve.lock", "host.id"}
 DUMP = "dreadnode.pgdump"
 NOT_DUMPED = (
@@ -53,16 +53,16 @@ class Backup:
 
 
 def back_up(settings: Settings, target: Path) -> Backup:
-    """Copy everything below `target`, which appears only once it is whole.
+    """Copy everything into TARGET, which appears only when it is complete.
 
     Raises:
-        SettingsError: the target exists or cannot be written, or there is nothing to copy.
+        SettingsError: the target exists or cannot be written, or there is no data.
     """
     source, target = settings.data_dir.resolve(), target.absolute()
     if not source.is_dir():
-        raise SettingsError(f"There is no data directory {source}; name it with `--data-dir`")
+        raise SettingsError(f"The data directory {source} does not exist; name it with `--data-dir`")
     if target.exists():
-        raise SettingsError(f"{target} exists already; name a folder that does not")
+        raise SettingsError(f"{target} exists already; name a folder that does not exist")
     incomplete = target.with_name(f"{target.name}.incomplete")
     if incomplete.exists():
         raise SettingsError(f"{incomplete} exists already; remove it, or name another folder")
@@ -86,12 +86,12 @@ def back_up(settings: Settings, target: Path) -> Backup:
         _sync(partial)
         partial.rename(target)
     except (OSError, sqlite3.Error) as error:
-        raise SettingsError(f"The copy could not be made: {error}") from error
+        raise SettingsError(f"The backup failed: {error}") from error
     return made
 
 
 def _copy_files(source: Path, target: Path) -> list[str]:
-    """Copy what is not there yet, and return what vanished on the way."""
+    """Copy the files that are not copied yet, and return those that vanished meanwhile."""
     vanished = []
     for path in _files(source):
         name = path.relative_to(source)
@@ -135,7 +135,7 @@ def _copy_databases(settings: Settings, source: Path, target: Path) -> list[str]
     if url.get_backend_name() == "sqlite" and url.database:
         found[DATABASE] = Path(url.database)
     else:
-        # Left behind from before the server moved to PostgreSQL.
+        # A file from before the server moved to PostgreSQL.
         found.pop(DATABASE, None)
     for name, path in found.items():
         _copy_database(path, target / name)
@@ -148,7 +148,7 @@ def _copy_database(source: Path, target: Path) -> None:
         closing(sqlite3.connect(target)) as copy,
     ):
         live.backup(copy)
-        # One file that is whole by itself, instead of one that needs its log beside it.
+        # One complete file, without a separate log.
         copy.execute("PRAGMA journal_mode=DELETE")
         [(verdict,)] = copy.execute("PRAGMA quick_check(1)")
     if verdict != "ok":
@@ -157,9 +157,9 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def _dump(settings: Settings, target: Path) -> str | None:
-    """Have `pg_dump` write the PostgreSQL database, or return why it is not there."""
+    """Run `pg_dump` for the PostgreSQL database, or return why the dump is missing."""
     url = make_url(settings.database_url)
-    # Not on the command line, which everybody on this machine can read.
+    # Not on the command line, which all users of this machine can read.
     secret = {"PGPASSWORD": url.password} if isinstance(url.password, str) else {}
     address = url.set(drivername="postgresql").set(password=None)
     command = [settings.pg_dump, "--format=custom", "--no-owner", f"--file={target}"]

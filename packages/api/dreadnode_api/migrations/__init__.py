@@ -12,7 +12,7 @@ from dreadnode_api.db import Database
 from dreadnode_api.models import TABLES
 
 METADATA = TABLES
-# Any number that no other program takes for its advisory lock.
+# Any number that no other program uses for its advisory lock.
 _LOCK = 0x646E5F6D
 
 
@@ -50,7 +50,7 @@ async def check(database: Database) -> None:
     """Return if the schema is of this version.
 
     Raises:
-        SchemaError: it is older or newer.
+        SchemaError: the schema is older or newer.
     """
     async with database.engine.connect() as connection:
         current = await connection.run_sync(_known)

@@ -1,4 +1,4 @@
-"""One row for each version of a capability, and one for each blob an organization has sent."""
+"""One row for each version of a capability and for each blob that an organization has sent."""
 
 from datetime import datetime
 from typing import Any
@@ -12,10 +12,10 @@ from dreadnode_api.models.base import Table, UtcDateTime, new_id, now
 class CapabilityVersion(Table):
     """An immutable version of a named capability.
 
-    `sha256` is the digest of what was pushed: of the archive's bytes, or of the prompt and its
-    description. `manifest_sha256` and `config_sha256` name the registry's manifest and config, for
-    a version that came as one. A deleted version keeps its row, so that nothing else can ever be
-    pushed under its name.
+    `sha256` is the digest of what was pushed: of the archive, or of the prompt and its description.
+    `manifest_sha256` and `config_sha256` refer to the registry's manifest and config, if the version
+    was pushed as an archive. A deleted version keeps its row, so that nothing else can be pushed
+    under its name.
     """
 
     __tablename__ = "capability_versions"
@@ -38,9 +38,9 @@ class CapabilityVersion(Table):
 
 
 class RegistryBlob(Table):
-    """A blob that an organization has sent; another one cannot find it by its digest.
+    """A blob that an organization has sent; other organizations cannot find it by its digest.
 
-    `used_at` is when it was last sent, looked for or named by a manifest.
+    `used_at` is the time when it was last sent, requested, or referred to by a manifest.
     """
 
     __tablename__ = "registry_blobs"

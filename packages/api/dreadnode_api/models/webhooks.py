@@ -1,13 +1,13 @@
-"""Webhooks, and what they are owed.
+"""Webhooks and their deliveries.
 
-A change of a job's state and its announcement are written in one transaction, so neither exists
+A change of a job's status and its announcement are written in one transaction, so neither exists
 without the other. The dispatcher turns announcements into deliveries, one for each webhook of the
-workspace, and tries each until it is taken or given up.
+workspace, and tries each until it succeeds or has failed for too long.
 
-    job's new state + Announcement ──► Delivery ──► delivered_at
-                                         │  ▲
-                                         │  └── not taken: later, and later each time
-                                         └────► given_up_at
+    job's new status + Announcement ──► Delivery ──► delivered_at
+                                          │  ▲
+                                          │  └── failed: again after a pause that grows
+                                          └────► given_up_at
 """
 
 from datetime import datetime
@@ -19,7 +19,7 @@ from dreadnode_api.models.base import Table, UtcDateTime, new_id, now
 
 
 class Webhook(Table):
-    """An address that is told of the jobs of one workspace."""
+    """A URL that gets messages about the jobs of one workspace."""
 
     __tablename__ = "webhooks"
     __table_args__ = (Index("ix_webhooks_workspace_id", "workspace_id"),)
@@ -27,16 +27,16 @@ class Webhook(Table):
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
     url: Mapped[str] = mapped_column(String(2000))
-    # Kept as it is, because every delivery is signed with it.
+    # Not hashed, because every delivery is signed with it.
     secret: Mapped[str] = mapped_column(String(100))
-    # The states that are told; empty means all.
+    # The statuses that are sent; empty means all.
     statuses: Mapped[list[str]] = mapped_column(JSON, default=list)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
 
 
 class Announcement(Table):
-    """A change of state that nobody has been told of yet; the event of this number says which."""
+    """A change of status without deliveries yet; it is the event with this number."""
 
     __tablename__ = "announcements"
 
@@ -46,7 +46,7 @@ class Announcement(Table):
 
 
 class Delivery(Table):
-    """One message to one webhook, and how far it has come."""
+    """One message to one webhook, and its state."""
 
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
@@ -65,7 +65,7 @@ class Delivery(Table):
     number: Mapped[int] = mapped_column(Integer)
     body: Mapped[str] = mapped_column(Text)
     attempts: Mapped[int] = mapped_column(Integer, default=0)
-    # When it is tried next; None once it is delivered or given up.
+    # Time of the next attempt; None after success or the last failure.
     next_at: Mapped[datetime | None] = mapped_column(UtcDateTime, default=now)
     last_status: Mapped[int | None] = mapped_column(Integer)
     last_error: Mapped[str | None] = mapped_column(Text)
