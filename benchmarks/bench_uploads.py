@@ -44,7 +44,9 @@ def csv() -> bytes:
 
 def json_array() -> bytes:
     """Return an array of 24 MB."""
-    return b"[" + b",".join([b'{"prompt": "%s", "response": "yes"}' % (b"x" * 200)] * 100_000) + b"]"
+    return (
+        b"[" + b",".join([b'{"prompt": "%s", "response": "yes"}' % (b"x" * 200)] * 100_000) + b"]"
+    )
 
 
 def archive() -> bytes:
@@ -124,9 +126,9 @@ async def measure(address: str, token: str) -> None:
         busy = await watching
     print(f"eight uploads took {seconds:.1f} s; {len(busy)} requests meanwhile")
     for name, of in (("median", statistics.median), ("95th percentile", _percentile)):
-        ratio = of(busy) / of(idle)
-        print(f"{name}: idle {1000 * of(idle):.1f} ms, busy {1000 * of(busy):.1f} ms, {ratio:.2f}×")
-    print("aim: less than 2×")
+        quiet, loaded = 1000 * of(idle), 1000 * of(busy)
+        print(f"{name}: idle {quiet:.1f} ms, busy {loaded:.1f} ms, {loaded / quiet:.2f} times")
+    print("aim: less than 2 times")
 
 
 def _percentile(values: list[float]) -> float:

@@ -62,12 +62,21 @@ def describe(error: BaseException) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield ERROR and what caused it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        yield seen
-        orig = getattr(seen, "orig", None)
-        seen = orig if isinstance(orig, BaseException) else seen.__cause__
+    """Yield ERROR, what caused it, and what was being handled when it was raised.
+
+    A full disk makes SQLite roll back by itself, and the roll back of a savepoint then fails with
+    another error.
+    """
+    waiting, seen = [error], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen.add(id(each))
+        yield each
+        hidden = each.__suppress_context__
+        found = (getattr(each, "orig", None), each.__cause__, None if hidden else each.__context__)
+        waiting += [other for other in found if isinstance(other, BaseException)]
 
 
 def _is_of_database(error: BaseException) -> bool:

@@ -114,7 +114,7 @@ class TrainingCatalogEntry(TrainingModel):
     engine: EngineState | None = Field(None, description=_BEYOND.format("available"))
 
 
-# OpenAPI describes these texts more exactly than pydantic checks them. The search refuses the others
+# OpenAPI describes these texts more exactly than pydantic checks them. The search refuses others
 # with its own messages.
 _ONE_OF = f"({'|'.join((*EXPANSIONS, 'all'))})"
 _VISIBLE = r"^[^\x00-\x1f\x7f-\x9f]*$"

@@ -33,7 +33,11 @@ Page = Annotated[int, Query(ge=1, le=1_000_000)]
 PageSize = Annotated[int | None, Query(ge=1, le=100, description="20 if left out")]
 Limit = Annotated[
     int | None,
-    Query(ge=1, le=200, description="The same as `page_size`, for clients of version 2; the smaller one counts"),
+    Query(
+        ge=1,
+        le=200,
+        description="The same as `page_size`, for clients of version 2; the smaller one counts",
+    ),
 ]
 
 

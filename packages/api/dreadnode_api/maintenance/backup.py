@@ -1,9 +1,9 @@
 """A backup of all data of a server, made while it runs.
 
-Blobs and checkpoints are written once and never changed, and a database refers only to files that are
-written already. So the files are copied first, then each SQLite database consistently through its
-backup interface, or a PostgreSQL database through `pg_dump`, and then the files that are new since. So
-every file that the copied database refers to is in the backup.
+Blobs and checkpoints are written once and never changed, and a database refers only to files that
+are written already. So the files are copied first, then each SQLite database consistently through
+its backup interface, or a PostgreSQL database through `pg_dump`, and then the files that are new
+since. So every file that the copied database refers to is in the backup.
 """
 
 import json
@@ -60,7 +60,9 @@ def back_up(settings: Settings, target: Path) -> Backup:
     """
     source, target = settings.data_dir.resolve(), target.absolute()
     if not source.is_dir():
-        raise SettingsError(f"The data directory {source} does not exist; name it with `--data-dir`")
+        raise SettingsError(
+            f"The data directory {source} does not exist; name it with `--data-dir`"
+        )
     if target.exists():
         raise SettingsError(f"{target} exists already; name a folder that does not exist")
     incomplete = target.with_name(f"{target.name}.incomplete")

@@ -1,4 +1,4 @@
-"""One row for each version of a capability and for each blob that an organization has sent."""
+"""One row for each version of a capability and each blob that an organization has sent."""
 
 from datetime import datetime
 from typing import Any
@@ -12,8 +12,8 @@ from dreadnode_api.models.base import Table, UtcDateTime, new_id, now
 class CapabilityVersion(Table):
     """An immutable version of a named capability.
 
-    `sha256` is the digest of what was pushed: of the archive, or of the prompt and its description.
-    `manifest_sha256` and `config_sha256` refer to the registry's manifest and config, if the version
+    `sha256` is the digest of what was pushed: the archive, or the prompt and its description.
+    `manifest_sha256` and `config_sha256` refer to the manifest and config in the registry, if it
     was pushed as an archive. A deleted version keeps its row, so that nothing else can be pushed
     under its name.
     """
