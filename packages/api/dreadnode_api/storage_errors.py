@@ -51,6 +51,10 @@ def describe(error: BaseException) -> str | None:
             code = getattr(each, "sqlite_errorcode", 0) & 0xFF
             if code in _SQLITE:
                 return _SQLITE[code]
+            if "no such savepoint" in str(each):
+                # SQLite rolls a transaction back by itself only when the disk is full or fails.
+                # SQLAlchemy then rolls back the savepoint, and that error replaces the first one.
+                return "The disk of the database is full or fails"
         state = getattr(each, "sqlstate", None)
         if isinstance(state, str) and state[:2] in _POSTGRESQL:
             return _POSTGRESQL[state[:2]]
@@ -62,21 +66,12 @@ def describe(error: BaseException) -> str | None:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield ERROR, what caused it, and what was being handled when it was raised.
-
-    A full disk makes SQLite roll back by itself, and the roll back of a savepoint then fails with
-    another error.
-    """
-    waiting, seen = [error], set[int]()
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each
-        hidden = each.__suppress_context__
-        found = (getattr(each, "orig", None), each.__cause__, None if hidden else each.__context__)
-        waiting += [other for other in found if isinstance(other, BaseException)]
+    """Yield ERROR and what caused it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        yield seen
+        orig = getattr(seen, "orig", None)
+        seen = orig if isinstance(orig, BaseException) else seen.__cause__
 
 
 def _is_of_database(error: BaseException) -> bool:
