@@ -115,7 +115,7 @@ async def measure(address: str, token: str) -> None:
         layer = archive()
         await asyncio.gather(
             *(
-                push_dataset(client, f"rows-{kind[-3:]}-{number}", kind, body)
+                push_dataset(client, f"{kind.rpartition('/')[2]}-{number}", kind, body)
                 for kind, body in bodies.items()
                 for number in range(2)
             ),
