@@ -38,16 +38,16 @@ def test_an_empty_dataset_is_refused(server: Server, tmp_path: Path) -> None:
     assert "empty" not in server.dn("dataset", "list").out
 
 
-def test_a_dataset_in_which_no_row_renders_is_refused_before_the_job_exists(
+def test_a_dataset_in_which_no_row_renders_is_refused_before_it_is_stored(
     server: Server, tmp_path: Path
 ) -> None:
     file = tmp_path / "useless.jsonl"
     file.write_text('{"colour": "blue"}\n{"colour": "red"}\n')
-    assert server.dn("dataset", "push", str(file), "useless@1.0.0").code == 0
 
-    said = server.dn("train", "sft", "--model", MODEL, "--dataset", "useless@1.0.0")
+    said = server.dn("dataset", "push", str(file), "useless@1.0.0")
 
-    assert_refused(said, "None of the 2 rows can be trained on")
+    assert_refused(said, "None of the 2 rows can be trained on", "`colour`")
+    assert "useless" not in server.dn("dataset", "list", "--json").out
     assert server.dn("train", "list", "--json").out.strip() == "[]"
 
 
@@ -74,7 +74,7 @@ def test_a_wrong_token_is_said_so(server: Server) -> None:
         "train", "list", "--server", address, "--api-key", "dn_x", "--organization", "main"
     )
 
-    assert_refused(said, "key")
+    assert_refused(said, "token")
     assert "dn_x" not in said.err
 
 
