@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     action.add_argument(
         "command",
         nargs="?",
-        choices=["check", "chat", "export"],
-        help="check the job on stdin, chat with the checkpoint on stdin, or export it into the "
-        "current folder",
+        choices=["check", "rows", "chat", "export"],
+        help="check the job or the rows on stdin, chat with the checkpoint on stdin, or export it "
+        "into the current folder",
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -75,6 +75,8 @@ def _run_command(command: str) -> None:
         emit = partial(print, file=stdout, flush=True)
         if command == "check":
             check_server.serve(sys.stdin, emit)
+        elif command == "rows":
+            emit(check_rows.answer(sys.stdin.read()))
         elif command == "export":
             emit(asyncio.run(export.run(sys.stdin.read(), Path.cwd())))
         else:
