@@ -44,6 +44,7 @@ check: setup  ## Format, lint, types, imports, and that generated files are up t
 	$(BIN)/python scripts/mirror_catalog.py --check
 	$(BIN)/python scripts/make_docs.py --check
 	$(BIN)/python scripts/check_links.py
+	$(BIN)/python scripts/check_words.py
 
 format: setup  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
