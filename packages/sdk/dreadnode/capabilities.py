@@ -1,6 +1,6 @@
-"""What can be read of a capability before it is sent: a named, versioned system prompt.
+"""Reads a capability, a named and versioned system prompt, from local files.
 
-It is a file that holds the prompt, or a folder as other tools keep one:
+It is a file with the prompt, or a folder in the layout of other tools:
 
     capability.yaml        name, version, description, entry_agent
     agents/<agent>.md      the prompt of each agent, after its front matter
@@ -21,14 +21,14 @@ _SUFFIXES = (".md", ".txt")
 
 
 @dataclass(frozen=True)
-class Draft:
-    """A capability that has been read, and not been sent.
+class LocalCapability:
+    """A capability from local files.
 
     Attributes:
-        name: Of the capability, if its folder says one.
-        version: Likewise.
-        prompt: What goes in front of every conversation.
-        description: For people.
+        prompt: The system prompt, which goes before every conversation.
+        name: Its name, if the folder has one.
+        version: Its version, if the folder has one.
+        description: Its description, if the folder has one.
     """
 
     prompt: str
@@ -37,64 +37,66 @@ class Draft:
     description: str | None = None
 
 
-def read(path: Path) -> Draft:
-    """Read the capability at PATH, which is the file of a prompt or a folder.
+def read(path: Path) -> LocalCapability:
+    """Read the capability at PATH, which is a file with the prompt or a folder.
 
     Raises:
-        UnusableFile: It cannot be read, or holds no prompt.
+        UnusableFile: It cannot be read, or has no prompt.
     """
     if not path.is_dir():
-        return Draft(_prompt(path))
+        return LocalCapability(_prompt(path))
     manifest = _manifest(path / MANIFEST)
-    told = {
+    fields = {
         key: str(manifest[key])
         for key in ("name", "version", "description", "entry_agent")
         if manifest.get(key) is not None
     }
     agents = sorted(each for each in (path / "agents").glob("*") if each.suffix in _SUFFIXES)
     if not agents:
-        raise UnusableFile(f"{path} holds no prompt: add one as agents/NAME.md")
-    entry = told.get("entry_agent", agents[0].stem)
-    named = [each for each in agents if each.stem == entry]
-    if not named:
+        raise UnusableFile(f"{path} has no prompt; add one as agents/NAME.md")
+    entry = fields.get("entry_agent", agents[0].stem)
+    found = [each for each in agents if each.stem == entry]
+    if not found:
         known = ", ".join(f"`{each.stem}`" for each in agents)
         raise UnusableFile(
-            f"{path / MANIFEST} names the entry agent `{entry}`, which has no file in agents/; "
-            f"there are: {known}"
+            f"{path / MANIFEST}: the entry agent `{entry}` has no file in agents/; "
+            f"agents with a file: {known}"
         )
-    prompt = _prompt(named[0])
-    return Draft(prompt, told.get("name"), told.get("version"), told.get("description"))
+    prompt = _prompt(found[0])
+    return LocalCapability(
+        prompt, fields.get("name"), fields.get("version"), fields.get("description")
+    )
 
 
 def parse_ref(text: str) -> tuple[str, str]:
-    """Split NAME@VERSION.
+    """Split the NAME@VERSION of a capability.
 
     Raises:
-        InputError: A part is missing, or is not what names and versions are made of.
+        InputError: A part is missing or not valid.
     """
     name, at, version = text.partition("@")
     if not at or not version or version == "latest":
         raise InputError(
-            f"`{text}` names no version of a capability; write NAME@VERSION "
+            f"`{text}` has no version; write NAME@VERSION of a capability "
             f"(`dn capability get {name or 'NAME'}` shows the newest)"
         )
     return checked(name, version)
 
 
 def checked(name: str, version: str) -> tuple[str, str]:
-    """Return NAME and VERSION if they can be those of a capability.
+    """Return NAME and VERSION if they are valid for a capability.
 
     Raises:
-        InputError: One cannot.
+        InputError: One is not valid.
     """
     if not NAME.fullmatch(name):
         raise InputError(
-            f"`{name}` cannot be the name of a capability: "
-            "lower-case letters, digits and . _ - only"
+            f"`{name}` is not a valid capability name: use lower-case letters, digits and . _ - "
+            "only"
         )
     if not VERSION.fullmatch(version):
         raise InputError(
-            f"`{version}` cannot be a version: letters, digits and . + - only, at most 64 of them"
+            f"`{version}` is not a valid version: use at most 64 letters, digits and . + - only"
         )
     return name, version
 
@@ -105,18 +107,18 @@ def _manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = yaml.safe_load(_text(path))
     except yaml.YAMLError as error:
-        raise UnusableFile(f"{path} is not YAML; see `dn capability push --help`") from error
+        raise UnusableFile(f"{path} is not valid YAML; see `dn capability push --help`") from error
     if not isinstance(manifest, dict):
-        raise UnusableFile(f"{path} must hold the capability's name and version")
+        raise UnusableFile(f"{path} must be a mapping with the capability's name and version")
     return manifest
 
 
 def _prompt(path: Path) -> str:
     prompt = without_front_matter(_text(path)).strip()
     if not prompt:
-        raise UnusableFile(f"{path} holds no prompt")
+        raise UnusableFile(f"{path} has no prompt")
     if len(prompt) > MAX_PROMPT:
-        raise UnusableFile(f"{path} holds {len(prompt):,} characters; {MAX_PROMPT:,} are taken")
+        raise UnusableFile(f"{path} has {len(prompt):,} characters; the limit is {MAX_PROMPT:,}")
     return prompt
 
 
@@ -130,7 +132,7 @@ def _text(path: Path) -> str:
 
 
 def without_front_matter(text: str) -> str:
-    """Return a Markdown TEXT without the YAML between `---` lines that it may begin with."""
+    """Return a Markdown TEXT without its front matter, the YAML between `---` lines."""
     lines = text.split("\n")
     if lines[0].rstrip() != "---":
         return text

@@ -1,10 +1,10 @@
-"""Which server to ask, as whom, and where: read once, at the edge.
+"""The connection of a command: server, token and scope, from flags, environment and profiles.
 
-Each setting comes from a flag, else from the environment, else from a saved profile. A key is only
-ever sent to the server that it was given for: a profile's key to the profile's address, and the
-environment's key to the environment's address. There is no server by default.
+A flag comes before the environment, and the environment before the active profile. A token is only
+sent to its own server: a profile's token to the profile's address, and the environment's token to
+the environment's address. There is no default server.
 
-Profiles are kept in `~/.dreadnode/config.yaml` (`DREADNODE_CONFIG_DIR` names another folder):
+Profiles are stored in `~/.dreadnode/config.yaml` (DREADNODE_CONFIG_DIR names another folder):
 
     active: work
     servers:
@@ -32,7 +32,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(frozen=True)
 class Scope:
-    """The organization and workspace that a call is about; a call may need neither."""
+    """The organization and the workspace of a call, where the call needs them."""
 
     organization: str | None = None
     workspace: str | None = None
@@ -40,7 +40,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Connection:
-    """Which server, as whom, and the scope of what is asked there."""
+    """A server, a token, and the scope of calls."""
 
     server: str
     api_key: str | None = None
@@ -50,7 +50,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Profile:
-    """One saved server."""
+    """One saved server with its token and scope."""
 
     name: str
     url: str
@@ -69,28 +69,28 @@ def resolve(
     profile: str | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Connection:
-    """Join flags, environment and profiles into one connection.
+    """Return the connection that flags, environment and profiles describe.
 
     Args:
-        server: The flag `--server`; likewise the others.
-        api_key: The key for SERVER.
-        organization: The organization's key.
-        workspace: The workspace's key.
-        profile: The name of a saved profile; it comes before the environment.
-        environ: The environment; that of this process if None.
+        server: The flag `--server`; the other arguments are flags too.
+        api_key: The token for SERVER.
+        organization: The organization's slug.
+        workspace: The workspace's slug.
+        profile: The name of a saved profile, which replaces the environment.
+        environ: The environment; this process's own if None.
 
     Raises:
-        ConfigError: No server is known, or there is no such profile.
-        InputError: The flags exclude each other.
+        ConfigError: No server is set, or the profile does not exist.
+        InputError: The flags contradict each other.
     """
     environ = os.environ if environ is None else environ
     if profile and (server or api_key):
         flag = "--server" if server else "--api-key"
-        raise InputError(f"`--profile` already names a server and a key; leave out `{flag}`")
+        raise InputError(f"`--profile` already has a server and a token; leave out `{flag}`")
 
     saved = Profiles.load(environ)
     if profile:
-        # A profile that is asked for by name is asked for whole: the environment stands back.
+        # A named profile is used as a whole, without the environment.
         base: Profile | None = saved.get(profile)
         url, environ = base.url if base else None, {}
     else:
@@ -99,8 +99,8 @@ def resolve(
         url = url or (base.url if base else None)
     if url is None:
         raise ConfigError(
-            "no server is configured; start one on this machine with `dn serve`, or name one with "
-            "`--server`, DREADNODE_SERVER or `dn login`"
+            "no server is set; start one on this machine with `dn serve`, or name one with "
+            "`--server`, DREADNODE_SERVER, `dn login` or `dn profile use`"
         )
 
     base = base or Profile(name="", url=url)
@@ -116,36 +116,38 @@ def resolve(
 
 
 def _key_of(environ: Mapping[str, str], url: str) -> str | None:
-    """Return the environment's key, unless the environment means it for another server."""
+    """Return the environment's token, unless it belongs to another server."""
     server = environ.get("DREADNODE_SERVER")
     return environ.get("DREADNODE_API_KEY") if not server or same_server(server, url) else None
 
 
 def server_url(url: str) -> str:
-    """Return URL without what is not part of an address, or say why it is none."""
+    """Return URL without spaces and a final slash.
+
+    Raises:
+        ConfigError: URL is not the address of a server.
+    """
     try:
         parts = urlsplit(url.strip().rstrip("/"))
         usable = parts.scheme in _DEFAULT_PORTS and parts.hostname and parts.port != 0
     except ValueError:
         usable = False
     if not usable:
-        raise ConfigError(
-            f"`{url}` is not the address of a server, such as https://training.example.com"
-        )
+        raise ConfigError(f"`{url}` is not a server address such as https://training.example.com")
     if parts.username or parts.password:
         raise ConfigError(
-            "the server's address holds a user or password; give the key by `--api-key`"
+            "the server address contains a user or a password; pass the token with `--api-key`"
         )
     return parts.geturl()
 
 
 def same_server(one: str, other: str) -> bool:
-    """Tell whether two addresses name one server; the names of this machine are equal."""
+    """Return whether two addresses are one server; all names of this machine are equal."""
     return _address(one) == _address(other)
 
 
 def is_loopback(url: str) -> bool:
-    """Tell whether URL points to this machine."""
+    """Return whether URL is on this machine."""
     return (urlsplit(url).hostname or "") in _LOOPBACK
 
 
@@ -161,7 +163,7 @@ def _address(url: str) -> tuple[str, str, int | None, str]:
 
 
 class Profiles:
-    """The saved servers. Keys of the file that this version does not know are kept as they are."""
+    """The saved profiles; unknown content of their file is preserved."""
 
     def __init__(self, path: Path, content: dict[str, Any]) -> None:
         self.path = path
@@ -169,7 +171,7 @@ class Profiles:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] | None = None) -> Profiles:
-        """Read the saved servers; no file means no servers."""
+        """Read the saved profiles; without a file there are none."""
         path = config_path(environ)
         try:
             text = path.read_text(encoding="utf-8")
@@ -183,15 +185,15 @@ class Profiles:
             content = yaml.safe_load(text) or {}
         except yaml.YAMLError as error:
             raise ConfigError(
-                f"{path} is not YAML; mend it, or remove it and log in again"
+                f"{path} is not valid YAML; repair it, or remove it and log in again"
             ) from error
         if not isinstance(content, dict) or not isinstance(content.get("servers") or {}, dict):
-            raise ConfigError(f"{path} holds no profiles; remove it and log in again")
+            raise ConfigError(f"{path} does not contain profiles; remove it and log in again")
         return cls(path, content)
 
     @property
     def active(self) -> str | None:
-        """The name of the profile that is used when nothing else is said."""
+        """The name of the profile that is used by default."""
         name = self._content.get("active")
         return str(name) if name else None
 
@@ -201,11 +203,15 @@ class Profiles:
         return [str(name) for name in self._servers]
 
     def get(self, name: str) -> Profile:
-        """Return the profile called NAME, or say which there are."""
+        """Return the profile NAME.
+
+        Raises:
+            ConfigError: It does not exist; the message lists those that do.
+        """
         entry = self._servers.get(name)
         if not isinstance(entry, dict) or not entry.get("url"):
-            known = ", ".join(f"`{each}`" for each in self.names) or "none yet"
-            raise ConfigError(f"there is no profile `{name}` in {self.path}; there are: {known}")
+            known = ", ".join(f"`{each}`" for each in self.names) or "none"
+            raise ConfigError(f"profile `{name}` is not in {self.path}; profiles: {known}")
         return Profile(
             name=name,
             url=str(entry["url"]),
@@ -216,13 +222,13 @@ class Profiles:
         )
 
     def at(self, url: str) -> Profile | None:
-        """Return the profile of the server at URL, the active one first, if there is any."""
+        """Return a profile of the server at URL, the active one first; None if there is none."""
         names = sorted(self.names, key=lambda name: name != self.active)
         profiles = (self.get(name) for name in names if (self._servers[name] or {}).get("url"))
         return next((each for each in profiles if same_server(each.url, url)), None)
 
     def save(self, profile: Profile) -> None:
-        """Write PROFILE, make it the active one, and keep everything else in the file."""
+        """Write PROFILE and make it the active one."""
         entry = self._servers.get(profile.name)
         entry = dict(entry) if isinstance(entry, dict) else {}
         entry |= {
@@ -236,13 +242,19 @@ class Profiles:
         self._write({**self._content, "active": profile.name, "servers": servers})
 
     def remove(self, name: str) -> Profile:
-        """Forget the profile called NAME and return what it was."""
+        """Delete the profile NAME and return it; if it was active, another one becomes active."""
         profile = self.get(name)
         servers = {each: entry for each, entry in self._servers.items() if each != name}
         content = {**self._content, "servers": servers}
         if self.active == name:
-            content.pop("active")
-        self._write(content)
+            content |= {"active": next(iter(servers), None)}
+        self._write({key: value for key, value in content.items() if value is not None})
+        return profile
+
+    def activate(self, name: str) -> Profile:
+        """Make the profile NAME the active one and return it."""
+        profile = self.get(name)
+        self._write({**self._content, "active": name})
         return profile
 
     @property
@@ -250,25 +262,25 @@ class Profiles:
         return self._content.get("servers") or {}
 
     def _write(self, content: dict[str, Any]) -> None:
-        """Replace the file in one step; only its owner may read it, since it holds keys."""
+        """Replace the file atomically; only its owner can read it, because it contains tokens."""
         import yaml
 
-        fresh = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with os.fdopen(
-                os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
+                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
             ) as file:
                 yaml.safe_dump(content, file, sort_keys=False)
-            fresh.replace(self.path)
+            temporary.replace(self.path)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise ConfigError(f"{self.path} cannot be written: {error.strerror}") from error
         self._content = content
 
 
 def config_path(environ: Mapping[str, str] | None = None) -> Path:
-    """Return where profiles are kept."""
+    """Return the file of the profiles."""
     environ = os.environ if environ is None else environ
     folder = environ.get("DREADNODE_CONFIG_DIR")
     return (Path(folder) if folder else Path.home() / ".dreadnode") / "config.yaml"

@@ -1,13 +1,13 @@
-"""What a caller may catch.
+"""The errors that a caller can catch.
 
     DreadnodeError
-    ├── ConfigError              no server, no key, no organization, a profile that does not exist
+    ├── ConfigError              a setting is missing: server, token, organization, profile
     ├── InputError               an argument is wrong; found before anything was sent
     ├── UnusableFile             a file cannot be read, written or used (names the line)
-    ├── ConnectionFailed         no answer: nobody listens, or the connection broke
-    │   └── TimedOut             no answer in time
-    ├── ProtocolError            an answer that is not of this API
-    ├── ApiError                 a refusal: `status`, `type`, `detail`, `errors`, `request_id`
+    ├── ConnectionFailed         no response: no server listens, or the connection broke
+    │   └── TimedOut             no response in time
+    ├── ProtocolError            the response is not one of this API
+    ├── ApiError                 refused: `status`, `type`, `detail`, `errors`, `request_id`
     │   ├── BadRequestError          400
     │   ├── AuthenticationError      401
     │   ├── PermissionDeniedError    403
@@ -18,13 +18,13 @@
     │   ├── UpgradeRequiredError     426
     │   ├── RateLimitedError         429: `retry_after`
     │   └── ServerError              5xx
-    │       └── UpstreamError        502, 504: the engine or Tinker did not answer the server
-    ├── JobEnded                 the job that was waited for ended otherwise than completed: `job`
-    ├── WaitTimedOut             the job goes on; the waiting ended: `job`
+    │       └── UpstreamError        502, 504: the engine or Tinker did not respond
+    ├── JobEnded                 the job failed or was cancelled: `job`
+    ├── WaitTimedOut             the job still runs after the timeout: `job`
     └── ServeError               `dn serve` cannot start, or had to stop
 
-Every message is one sentence that says what is wrong, where, and what to do about it. Neither an
-httpx nor a pydantic exception leaves this package.
+Every message is one sentence: what is wrong, where, and what to do. No error of httpx2 or pydantic
+leaves this package.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ _SUGGESTIONS = re.compile(r"Did you mean one of: (?P<names>.+)\?$", re.MULTILINE
 
 
 class DreadnodeError(Exception):
-    """Anything that this package refuses or reports; `str(error)` is for people."""
+    """An error of this package; `str(error)` is a message for people."""
 
 
 class ConfigError(DreadnodeError):
-    """What is needed to reach a server is missing or contradicts itself."""
+    """A setting that a call needs is missing or wrong."""
 
 
 class InputError(DreadnodeError):
-    """An argument is wrong, and was found to be so before anything was sent."""
+    """An argument is wrong; found before anything was sent."""
 
 
 class UnusableFile(DreadnodeError):
-    """A file that cannot be read, written or used; the message names the line."""
+    """A file cannot be read, written or used; the message names the line."""
 
 
 class ConnectionFailed(DreadnodeError):
-    """The server gave no answer.
+    """The server did not respond.
 
     Attributes:
-        unsent: Whether it is certain that the request never reached the server.
+        unsent: Whether the request certainly did not reach the server.
     """
 
     def __init__(self, message: str, *, unsent: bool = False) -> None:
@@ -71,16 +71,16 @@ class ConnectionFailed(DreadnodeError):
 
 
 class TimedOut(ConnectionFailed):
-    """The server gave no answer in time."""
+    """The server did not respond in time."""
 
 
 class ProtocolError(DreadnodeError):
-    """The server answered something that this client does not understand."""
+    """The response is not what this client expects."""
 
 
 @dataclass(frozen=True)
 class FieldError:
-    """One field of a request that the server refused."""
+    """One wrong field of a request."""
 
     loc: tuple[str | int, ...]
     msg: str
@@ -88,16 +88,16 @@ class FieldError:
 
 
 class ApiError(DreadnodeError):
-    """A refusal by the server.
+    """The server refused a request.
 
     Attributes:
         status: The HTTP status.
-        code: The status again, as the envelope names it.
-        type: The kind of refusal, for instance `validation_error`.
-        detail: The refusal in words; also `str(error)`.
-        errors: The fields that were refused, if the refusal is about fields.
-        request_id: What the server's log calls this request, if it said so.
-        retry_after: Seconds after which to try again, if the server said so.
+        code: The same, under the name that the response has for it.
+        type: The kind of error, for instance `validation_error`.
+        detail: The message; also `str(error)`.
+        errors: The wrong fields, if the error is about fields.
+        request_id: The id of this request in the server's log, if known.
+        retry_after: Seconds to wait before the next attempt, if the server named them.
     """
 
     def __init__(
@@ -120,46 +120,46 @@ class ApiError(DreadnodeError):
 
 
 class BadRequestError(ApiError):
-    """400: the request could not be read."""
+    """400: the server could not read the request."""
 
 
 class AuthenticationError(ApiError):
-    """401: no key, or one that the server does not accept."""
+    """401: the token is missing or not valid."""
 
 
 class PermissionDeniedError(ApiError):
-    """403: the key is good, and not good enough for this."""
+    """403: the token is valid, but its role does not permit this."""
 
 
 class NotFoundError(ApiError):
-    """404: no such thing, or none that this key may see."""
+    """404: the object does not exist, or this token may not see it."""
 
 
 class ConflictError(ApiError):
-    """409: the thing is in a state in which this cannot be done."""
+    """409: the current state of the object does not permit this."""
 
 
 class ValidationError(ApiError):
-    """422: the request was read and refused; `errors` names the fields."""
+    """422: the request is not valid; `errors` names the fields."""
 
 
 class UnknownModelError(ApiError):
     """No base model has this id.
 
     Attributes:
-        model: The id as the server received it.
-        suggestions: Ids that may have been meant, best first; empty when nothing is close.
+        model: The id that the server received.
+        suggestions: Similar ids, best first; empty if none is similar.
     """
 
     @property
     def model(self) -> str:
-        """The id as the server received it."""
+        """The id that the server received."""
         found = _UNKNOWN_MODEL.search(self.detail)
         return found["model"] if found else ""
 
     @property
     def suggestions(self) -> tuple[str, ...]:
-        """Ids that may have been meant, best first."""
+        """Similar ids, best first."""
         found = _SUGGESTIONS.search(self.detail)
         return tuple(found["names"].split(", ")) if found else ()
 
@@ -169,11 +169,11 @@ class UpgradeRequiredError(ApiError):
 
 
 class RateLimitedError(ApiError):
-    """429: too many requests; `retry_after` says for how long."""
+    """429: too many requests; wait for `retry_after` seconds."""
 
 
 class ServerError(ApiError):
-    """5xx: the server failed; `request_id` is what its log calls the request."""
+    """5xx: the server failed; its log has the `request_id`."""
 
 
 class UpstreamError(ServerError):
@@ -181,7 +181,7 @@ class UpstreamError(ServerError):
 
 
 class JobEnded(DreadnodeError):
-    """The job that was waited for ended otherwise than completed."""
+    """A job that was waited for failed or was cancelled."""
 
     def __init__(self, job: TrainingJob) -> None:
         reason = f": {job.error}" if job.error else ""
@@ -190,10 +190,12 @@ class JobEnded(DreadnodeError):
 
 
 class WaitTimedOut(DreadnodeError):
-    """The waiting came to its end before the job did; the job goes on."""
+    """A job that was waited for still runs after the timeout."""
 
     def __init__(self, job: TrainingJob, seconds: float) -> None:
-        super().__init__(f"job {job.id} is still {job.status} after {seconds:g} s; it goes on")
+        super().__init__(
+            f"job {job.id} is still {job.status} after {seconds:g} s and keeps running"
+        )
         self.job = job
 
 
@@ -216,15 +218,15 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 
 
 def refusal(status: int, headers: Mapping[str, str], body: bytes) -> ApiError:
-    """Return the error that an answer outside 200 to 299 stands for.
+    """Return the error for a response outside 200 to 299.
 
-    A body that is not the documented envelope (a proxy's page, say) becomes a sentence that tells
-    the status, since its own words were not written for whoever reads this.
+    If the body is not the API's envelope, for instance a proxy's page, the message names only the
+    status.
     """
     envelope = _envelope(body)
     detail = envelope.get("detail")
     if not isinstance(detail, str) or not detail:
-        detail = f"the server answered {status} without saying why; is this the right address?"
+        detail = f"the server responded with {status} and no message; is this the right address?"
     kind = _BY_STATUS.get(status, ServerError if status >= 500 else ApiError)
     if status in (404, 422) and _UNKNOWN_MODEL.match(detail):
         kind = UnknownModelError
@@ -259,5 +261,5 @@ def _field_errors(errors: object) -> tuple[FieldError, ...]:
 
 
 def _seconds(value: str | None) -> float | None:
-    """Read a Retry-After header given in seconds; the form with a date is not used by this API."""
+    """Read a Retry-After header in seconds; this API does not use its form with a date."""
     return float(value) if value is not None and value.isdecimal() else None

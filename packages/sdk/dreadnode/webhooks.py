@@ -1,4 +1,4 @@
-"""Webhooks, as they cross the wire."""
+"""Requests and responses about webhooks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dreadnode.wire import Request, Response
 
 
 class WebhookRequest(Request):
-    """A wish to be told of a workspace's jobs; without statuses, of every state."""
+    """A request to create a webhook for the given job statuses, or for all if there are none."""
 
     url: str
     statuses: list[Literal["queued", "running", "completed", "failed", "cancelled"]] = Field(
@@ -20,7 +20,7 @@ class WebhookRequest(Request):
 
 
 class Webhook(Response):
-    """A webhook without its secret, and how its deliveries fare."""
+    """A webhook without its secret, with the numbers of its deliveries."""
 
     id: str
     url: str
@@ -33,7 +33,7 @@ class Webhook(Response):
 
 
 class NewWebhook(Webhook):
-    """A webhook that has just been made, with its secret, which is told this once."""
+    """A new webhook with its secret, which no later response contains."""
 
     secret: str = Field(repr=False)
 
@@ -45,7 +45,7 @@ class WebhookList(Response):
 
 
 class Delivery(Response):
-    """One message to a webhook, and how far it has come."""
+    """One message to a webhook, with its state."""
 
     id: str
     job_id: str
@@ -60,10 +60,10 @@ class Delivery(Response):
 
     @property
     def state(self) -> str:
-        """What became of it, in a word or two."""
+        """Its state in one word."""
         if self.delivered_at is not None:
             return "delivered"
-        return "given up" if self.given_up_at is not None else "waiting"
+        return "failed" if self.given_up_at is not None else "pending"
 
 
 class DeliveryList(Response):

@@ -1,8 +1,8 @@
-"""What crosses the wire: datasets and identities here, training jobs in `dreadnode.training.jobs`.
+"""Requests and responses about datasets, capabilities, users, tokens and members.
 
-A request is strict: a misspelt field is an error, not a default. An answer is patient: a field that
-this version does not know is passed over, so that an old client keeps working. A type is built when
-it is first used, since a command uses few of them.
+Those about training jobs are in `dreadnode.training.jobs`. A request refuses unknown fields, so a
+misspelt one is an error. A response ignores them, so an old client works with a newer server. Each
+type is built at its first use, because a command uses few of them.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Request(BaseModel):
-    """What a client sends."""
+    """A request body."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True, allow_inf_nan=False)
 
 
 class Response(BaseModel):
-    """What the API answers."""
+    """A response body."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class DatasetRef(Request):
-    """A dataset, named exactly: there is no latest version."""
+    """A dataset with its exact version; there is no `latest`."""
 
     name: str
     version: str
@@ -36,14 +36,14 @@ class DatasetRef(Request):
 
 
 class CapabilityRef(Request):
-    """A capability, named exactly."""
+    """A capability with its exact version."""
 
     name: str
     version: str
 
 
 class Split(Response):
-    """One file of a dataset: as it was pushed, and as JSONL, which is what jobs read."""
+    """One file of a dataset: as it was pushed, and as JSONL, which jobs read."""
 
     name: str
     format: str
@@ -55,7 +55,11 @@ class Split(Response):
 
 
 class Dataset(Response):
-    """One version of a dataset; its bytes never change."""
+    """One version of a dataset, which never changes.
+
+    Attributes:
+        notes: What jobs will not read of its rows; only in the response to a push.
+    """
 
     name: str
     version: str
@@ -64,13 +68,13 @@ class Dataset(Response):
     sha256: str
     format: str = "jsonl"
     splits: list[Split] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
     created_at: datetime
     created_by: str | None = None
-    notes: list[str] = Field(default_factory=list)
 
     @property
     def ref(self) -> DatasetRef:
-        """How a job names it."""
+        """The reference for jobs."""
         return DatasetRef(name=self.name, version=self.version)
 
 
@@ -91,12 +95,12 @@ class DatasetVersions(Response):
 
 
 class Capability(Response):
-    """One version of a capability; it never changes.
+    """One version of a capability, which never changes.
 
     Attributes:
-        prompt: The system prompt; None in a list, and where a pushed archive holds none.
-        entry_agent: The agent whose prompt it is, if it came as an archive.
-        artifact_sha256: The digest of what was pushed.
+        prompt: The system prompt; None in a list, and for an archive without a prompt.
+        entry_agent: The agent with that prompt, if it was pushed as an archive.
+        artifact_sha256: The digest of the pushed content.
     """
 
     name: str
@@ -110,7 +114,7 @@ class Capability(Response):
 
 
 class CapabilityPage(Response):
-    """One page of capabilities, each by its newest version."""
+    """One page of capabilities, each with its newest version."""
 
     capabilities: list[Capability]
     total: int
@@ -119,14 +123,14 @@ class CapabilityPage(Response):
 
 
 class CapabilityRequest(Request):
-    """A capability to be stored."""
+    """A request to store a capability."""
 
     prompt: str
     description: str | None = None
 
 
 class User(Response):
-    """Whom a key stands for."""
+    """The owner of a token."""
 
     id: str
     username: str
@@ -134,13 +138,13 @@ class User(Response):
 
 
 class TokenRequest(Request):
-    """A token to be made.
+    """A request to create a token.
 
     Attributes:
-        name: What it is for.
-        username: Whose it is; for administrators, who may make them for others.
+        name: A name that says its purpose.
+        username: Its owner; the caller if None. Only an admin can name another user.
         role: At most the owner's, which is the default.
-        expires_in_days: For how long it is good; until it is revoked if None.
+        expires_in_days: Days until it expires; None is valid until revoked.
     """
 
     name: str
@@ -150,7 +154,7 @@ class TokenRequest(Request):
 
 
 class Token(Response):
-    """A token without its secret, of which only `hint` is known afterwards."""
+    """A token without its secret; `hint` is the start of it."""
 
     id: str
     name: str
@@ -163,23 +167,29 @@ class Token(Response):
 
 
 class NewToken(Token):
-    """A token that has just been made, with its secret, which is told this once."""
+    """A new token with its secret, which no later response contains."""
 
     token: str = Field(repr=False)
 
 
 class TokenList(Response):
-    """The tokens of an organization that the key may see."""
+    """The tokens of an organization that the caller may see."""
 
     items: list[Token]
 
 
 class Organization(Response):
-    """An organization that a key may see."""
+    """An organization of the caller.
+
+    Attributes:
+        key: Its slug.
+        role: What the token may do there; None from an older server.
+    """
 
     id: str
     key: str
     name: str
+    role: str | None = None
 
 
 class Workspace(Response):
@@ -192,7 +202,7 @@ class Workspace(Response):
 
 
 class MemberRequest(Request):
-    """Somebody who is to belong to an organization."""
+    """A request to add a member to an organization."""
 
     username: str
     email: str
@@ -213,13 +223,13 @@ class Member(Response):
 
 
 class MemberList(Response):
-    """The members of an organization, by name."""
+    """The members of an organization, sorted by name."""
 
     items: list[Member]
 
 
 class NewMember(Response):
-    """A new member, and their first token, which is told this once."""
+    """A new member with their first token, whose secret no later response contains."""
 
     member: Member
     token: NewToken

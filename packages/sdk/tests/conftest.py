@@ -1,4 +1,4 @@
-"""A small API for tests of the client and the command line, without network and database."""
+"""A fake API for tests of the client and the command line, without network and database."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOW = "2026-11-22T03:00:00Z"
 def job(**fields: Any) -> dict[str, Any]:
     """Return a job as the API answers it."""
     return {
-        "id": "job-1",
+        "id": "01900001-0000-7000-8000-000000000000",
         "organization_id": "org-1",
         "workspace_id": "ws-1",
         "status": "queued",
@@ -36,19 +36,21 @@ def job(**fields: Any) -> dict[str, Any]:
 
 @dataclass
 class FakeApi:
-    """Answers as the API does, from what a test has put into it.
+    """Responds like the API, with the content that a test has put into it.
 
     Attributes:
-        jobs: What each GET of the job `job-1` answers, one after the other; the last one stays.
-        failures: What happens to the next requests in place of an answer.
-        requests: What was asked.
+        jobs: The responses to each GET of the job, in order; the last one stays.
+        failures: Errors or responses for the next requests.
+        chat_failures: Responses for the next chat messages.
+        requests: The requests so far.
         datasets: The bytes of each dataset, by name and version; those of several splits as sent.
         splits: The files of those that were sent as several, by split.
-        files: The files of the job `job-1`, by path.
+        files: The files of the job, by path.
     """
 
     jobs: list[dict[str, Any]] = field(default_factory=lambda: [job()])
     failures: list[Exception | httpx2.Response] = field(default_factory=list)
+    chat_failures: list[httpx2.Response] = field(default_factory=list)
     requests: list[httpx2.Request] = field(default_factory=list)
     datasets: dict[tuple[str, str], bytes] = field(default_factory=dict)
     splits: dict[tuple[str, str], dict[str, tuple[str, bytes]]] = field(default_factory=dict)
@@ -74,7 +76,7 @@ class FakeApi:
         said = asked["messages"]
         checkpoint = asked.get("checkpoint", "step-000010")
         return {
-            "job_id": "job-1",
+            "job_id": "01900001-0000-7000-8000-000000000000",
             "model": "Qwen/Qwen3-8B",
             "trained_model": self.jobs[0].get("trained_model", "Qwen/Qwen3-8B"),
             "rehearsal": self.jobs[0].get("rehearsal", False),
@@ -90,7 +92,7 @@ class FakeApi:
         name = checkpoint.rpartition("/")[2]
         folder = f"checkpoints/{name}/"
         return {
-            "job_id": "job-1",
+            "job_id": "01900001-0000-7000-8000-000000000000",
             "model": "Qwen/Qwen3-8B",
             "trained_model": self.jobs[0].get("trained_model", "Qwen/Qwen3-8B"),
             "rehearsal": self.jobs[0].get("rehearsal", False),
@@ -123,7 +125,11 @@ class FakeApi:
             return httpx2.Response(200, json=user)
         if path == "/user/organizations":
             return httpx2.Response(
-                200, json=[{"id": key, "key": key, "name": key} for key in self.organizations]
+                200,
+                json=[
+                    {"id": key, "key": key, "name": key, "role": "member"}
+                    for key in self.organizations
+                ],
             )
         if path.endswith("/ws"):
             workspace = {"id": "ws-1", "key": "default", "name": "Default", "is_default": True}
@@ -138,7 +144,10 @@ class FakeApi:
 
     def _job(self, request: httpx2.Request, rest: str) -> httpx2.Response:
         if rest == "" and request.method == "GET":
-            page = {"items": self.jobs, "total": len(self.jobs), "page": 1, "page_size": 20}
+            wanted = dict(request.url.params)
+            found = [each for each in self.jobs if _matches(each, wanted)]
+            size = int(wanted.get("page_size", 20))
+            page = {"items": found[:size], "total": len(found), "page": 1, "page_size": size}
             return httpx2.Response(200, json=page)
         if rest == "":
             body = json.loads(request.content)
@@ -151,17 +160,21 @@ class FakeApi:
                     loc=["body", "model"],
                 )
             return httpx2.Response(201, json={**self.jobs[0], "config": body["config"]})
-        if not rest.startswith("/job-1"):
+        if not rest.startswith("/01900001-0000-7000-8000-000000000000"):
             return refuse(404, "not_found_error", "There is no job of this id in this workspace")
-        action = rest.removeprefix("/job-1")
+        action = rest.removeprefix("/01900001-0000-7000-8000-000000000000")
         if action in ("", "/cancel", "/retry"):
             return httpx2.Response(200, json=self.jobs.pop(0) if self.jobs[1:] else self.jobs[0])
+        if action == "/chat" and self.chat_failures:
+            return self.chat_failures.pop(0)
         if action == "/chat":
             return httpx2.Response(200, json=self.chat(json.loads(request.content)))
         if action == "/logs":
             return httpx2.Response(200, json={"items": self.logs})
         if action == "/artifacts":
             return httpx2.Response(200, json={"artifacts": self.artifacts})
+        if action == "/checkpoints":
+            return httpx2.Response(200, json={"items": []})
         if action == "/files":
             return httpx2.Response(200, json={"items": self.stored()})
         if action == "/checkpoints/adapter":
@@ -198,6 +211,16 @@ class FakeApi:
             page = {"items": found, "total": len(found), "page": 1, "page_size": 20}
             return httpx2.Response(200, json=page)
         return httpx2.Response(200, json=found[0] if rest else {"name": name, "versions": found})
+
+
+def _matches(job: dict[str, Any], wanted: dict[str, str]) -> bool:
+    """Tell whether the API would list JOB for these filters."""
+    return (
+        job["id"].startswith(wanted.get("id_prefix", ""))
+        and wanted.get("name", job.get("name")) == job.get("name")
+        and wanted.get("username", "ada") == "ada"
+        and wanted.get("tag") in (None, *job.get("tags", []))
+    )
 
 
 def _parts(request: httpx2.Request) -> dict[str, tuple[str, bytes]]:

@@ -76,10 +76,10 @@ def test_an_unknown_model_that_resembles_nothing_has_no_suggestions() -> None:
     "body",
     [b"", b"<html>", b"[]", b"null", b"{}", b'{"detail": ["a"]}', b"\xff", b'{"detail": ""}'],
 )
-def test_an_answer_that_is_not_the_envelope_becomes_a_sentence(body: bytes) -> None:
+def test_a_response_without_the_envelope_becomes_a_message(body: bytes) -> None:
     error = refusal(502, {}, body)
 
-    assert str(error).startswith("the server answered 502")
+    assert str(error).startswith("the server responded with 502")
     assert isinstance(error, errors.UpstreamError)
 
 

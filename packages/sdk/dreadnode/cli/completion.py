@@ -1,7 +1,7 @@
-"""`dn completion`: what a shell needs to complete `dn`, the ids of base models included.
+"""`dn completion`: shell completion of commands, flags and base models.
 
-The script that is printed knows every command and flag; for a model it asks `dn` again, so that an
-upgraded catalog needs no new script.
+The printed script knows every command and flag. For a base model it runs `dn` again, so a newer
+catalog needs no new script.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from cyclopts import App, Parameter
 
 from dreadnode.cli.output import hint
 
-_SAVE = {
+_INSTALL = {
     "bash": 'eval "$(dn completion bash)"` in ~/.bashrc',
     "zsh": "dn completion zsh > ~/.zfunc/_dn`, with ~/.zfunc in fpath before compinit",
     "fish": "dn completion fish > ~/.config/fish/completions/dn.fish`",
@@ -21,9 +21,9 @@ _SAVE = {
 
 
 def completion(
-    shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which shell.")], /
+    shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="The shell.")], /
 ) -> None:
-    """Print the script that lets a shell complete commands, flags and models."""
+    """Print the script that completes commands, flags and base models in a shell."""
     import sys
 
     from dreadnode.cli.main import app
@@ -31,11 +31,11 @@ def completion(
     _resolve(app)
     sys.stdout.write(app.generate_completion(shell=shell))
     if sys.stdout.isatty():
-        hint(f"it takes effect with `{_SAVE[shell]}")
+        hint(f"to install it: `{_INSTALL[shell]}")
 
 
 def model_ids(_: object) -> Iterator[tuple[str, str]]:
-    """Yield each id that `--model` takes, with a word about it."""
+    """Yield each id for `--model`, with a short description."""
     from dreadnode.training.models import TINKER_MODELS
 
     for model in TINKER_MODELS:
@@ -46,7 +46,7 @@ def model_ids(_: object) -> Iterator[tuple[str, str]]:
 
 
 def _resolve(group: App) -> None:
-    """Import every command, since a command that was never seen cannot be completed."""
+    """Import every command, since only imported commands can be completed."""
     for command in group.resolved_commands().values():
         if isinstance(command, App):
             _resolve(command)

@@ -1,4 +1,4 @@
-"""How help is laid out: plain text in two columns, alike on a terminal, in a pipe and in docs."""
+"""The layout of help pages: plain text in two columns, the same in a terminal, a pipe and docs."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ if TYPE_CHECKING:
     from cyclopts.help import HelpEntry, HelpPanel
     from rich.console import Console, ConsoleOptions
 
-_WIDEST = 100
-_LABELS = 32
+_MAX_WIDTH = 100
+_MAX_LABEL = 32
 
 
 class Page:
-    """Lays out one page of help."""
+    """Formats one page of help."""
 
     def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
-        """Show how the command is called."""
+        """Print the usage line."""
         if usage:
             _print(console, f"Usage: {_plain(console, usage).removeprefix('Usage: ')}\n")
 
     def render_description(self, console: Console, options: ConsoleOptions, text: Any) -> None:
-        """Show what the command does."""
+        """Print the description of the command."""
         if text:
             paragraphs = _plain(console, text).split("\n\n")
-            width = min(console.width, _WIDEST)
+            width = min(console.width, _MAX_WIDTH)
             _print(console, "\n\n".join(textwrap.fill(each, width) for each in paragraphs) + "\n")
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
-        """Show one group of commands or flags."""
+        """Print one group of commands or flags."""
         lines = [(_label(entry), _text(console, entry)) for entry in panel.entries]
         if not lines:
             return
-        column = min(max(len(label) for label, _ in lines), _LABELS) + 2
-        width = max(min(console.width, _WIDEST) - column - 2, 20)
+        column = min(max(len(label) for label, _ in lines), _MAX_LABEL) + 2
+        width = max(min(console.width, _MAX_WIDTH) - column - 2, 20)
         _print(console, f"{_plain(console, panel.title)}:")
         for label, text in lines:
             first, *rest = textwrap.wrap(text, width) or [""]

@@ -1,20 +1,20 @@
-"""The edge: a refusal becomes words and exit code 1, a wrong argument 2; a bug keeps its traceback.
+"""The command line: the list of commands, and how errors become messages and exit codes.
 
-Commands are named by where they are found, so that none is imported before it is needed. What takes
-long to import (httpx, pydantic, rich) a command imports in its body.
+Commands are named by their module, so each is imported only when it runs. Libraries that take long
+to import (httpx2, pydantic, rich) are imported in the functions that use them.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
 from dreadnode.cli.help import Page
 from dreadnode.cli.output import hint, say
-from dreadnode.errors import AuthenticationError, DreadnodeError, InputError
+from dreadnode.errors import ApiError, AuthenticationError, DreadnodeError, InputError
 from dreadnode.version import __version__
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ app = App(
     help_format="plaintext",
     help_formatter=Page(),
     suppress_keyboard_interrupt=False,
-    # No --no-flags, and no default that is as good as nothing.
+    # Without --no-flags, and without defaults that mean "not given".
     default_parameter=Parameter(negative=(), show_default=False),
 )
 for _name, _target in (
@@ -40,13 +40,14 @@ for _name, _target in (
     ("token", "account.token:app"),
     ("member", "account.member:app"),
     ("workspace", "account.member:workspaces"),
+    ("profile", "account.profile:app"),
     ("login", "account.login:login"),
     ("logout", "account.login:logout"),
     ("whoami", "account.login:whoami"),
     ("completion", "completion:completion"),
 ):
     app.command(f"dreadnode.cli.{_target}", name=_name)
-# What follows `dn engine` is the engine's own, its --help included.
+# All arguments after `dn engine` go to the engine, also --help.
 app.command("dreadnode.cli.server.engine:engine", name="engine", help_flags=[], version_flags=[])
 
 
@@ -54,14 +55,15 @@ def run(arguments: list[str], *, transport: httpx2.BaseTransport | None = None) 
     """Run one command line.
 
     Args:
-        arguments: What follows `dn`.
-        transport: What carries requests in place of the network.
+        arguments: The arguments after `dn`.
+        transport: Carries requests instead of the network.
 
     Returns:
-        The exit code: 0, or 1 for a refusal, 2 for wrong arguments, 130 for Ctrl-C.
+        The exit code: 0, or 1 after an error, 2 for wrong arguments, 130 after Ctrl-C.
     """
     from dreadnode.cli import context
 
+    as_json = "--json" in arguments
     token = context.transport.set(transport)
     try:
         if not arguments or {"--help", "-h"}.intersection(arguments):
@@ -69,21 +71,21 @@ def run(arguments: list[str], *, transport: httpx2.BaseTransport | None = None) 
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except CycloptsError as error:
-        say(f"error: {_sentence(error)}")
-        hint(f"`{_command(error)} --help` shows what it takes")
-        return 2
-    except InputError as error:
-        say(f"error: {error}")
+        from dreadnode.cli.usage import command_of, usage_error
+
+        _report(usage_error(error), as_json=as_json)
+        if not as_json:
+            hint(f"`{command_of(error)} --help` lists the arguments")
         return 2
     except DreadnodeError as error:
-        say(f"error: {error}")
-        if isinstance(error, AuthenticationError):
+        _report(error, as_json=as_json)
+        if isinstance(error, AuthenticationError) and not as_json:
             hint("`dn login` saves a token; `dn whoami` shows which one is used")
-        return 1
+        return 2 if isinstance(error, InputError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever reads our output has read enough; what is left in the buffer goes nowhere.
+        # The reader of our output has closed it; the rest of the buffer is discarded.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     finally:
@@ -91,19 +93,27 @@ def run(arguments: list[str], *, transport: httpx2.BaseTransport | None = None) 
     return 0
 
 
+def _report(error: DreadnodeError, *, as_json: bool) -> None:
+    """Print ERROR on stderr, for people or as a JSON object."""
+    if not as_json:
+        say(f"error: {error}")
+        return
+    import json
+
+    fields: dict[str, Any] = {"message": str(error), "type": type(error).__name__}
+    if isinstance(error, ApiError):
+        fields |= {
+            "type": error.type or type(error).__name__,
+            "status": error.status,
+            "request_id": error.request_id,
+            "errors": [{"loc": list(each.loc), "msg": each.msg} for each in error.errors],
+        }
+    say(json.dumps({"error": fields}, ensure_ascii=False))
+
+
 def _resolve(group: App, arguments: list[str]) -> None:
-    """Import what help is going to list, since it has no words for what it has not seen."""
+    """Import the commands that a help page lists, since it needs their descriptions."""
     group.resolved_commands()
     for name in arguments[:1]:
         if name in group and isinstance(found := group[name], App):
             _resolve(found, arguments[1:])
-
-
-def _sentence(error: CycloptsError) -> str:
-    """Return what is wrong with the arguments, in the form of our own refusals."""
-    error.verbose = False
-    return " ".join(str(error).split()).removesuffix(".")
-
-
-def _command(error: CycloptsError) -> str:
-    return " ".join(["dn", *(error.command_chain or ())])

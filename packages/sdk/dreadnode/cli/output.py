@@ -1,112 +1,157 @@
-"""Where words go: data to stdout, talk to stderr.
+"""Output: data goes to stdout and messages go to stderr.
 
-Text is for people and may change; `--json` is for programs. Colour alone never carries meaning.
+Text is for people and may change; `--json` is for programs. Colour never carries meaning alone.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Column = tuple[str, Callable[[Any], object]]
-"""A heading, and what stands under it for one item."""
+"""A heading, and the value of one item under it."""
+
+_GAP = 2
+_NARROWEST = 6
 
 
 class Output:
-    """Shows what a command has found.
+    """Prints the data of a command.
 
     Args:
-        as_json: Whether data is shown as JSON.
+        as_json: Whether data is printed as JSON.
     """
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
 
-    def rows(self, items: Sequence[BaseModel], columns: Sequence[Column], *, none: str) -> None:
-        """Show ITEMS as a table, or as a JSON array of all their fields.
+    def rows(
+        self,
+        items: Sequence[BaseModel],
+        columns: Sequence[Column],
+        *,
+        none: str,
+        shrink: Collection[str] = (),
+    ) -> None:
+        """Print ITEMS as a table, or as a JSON array of all their fields.
 
         Args:
-            items: What was found.
-            columns: The table's columns.
-            none: What to say, on stderr, when nothing was found.
+            items: The items.
+            columns: The columns of the table.
+            none: The message on stderr when there are no items.
+            shrink: The columns that are cut so that the table fits the terminal. Columns without
+                a value are then left out.
         """
         if self.as_json:
             self.json([item.model_dump(mode="json") for item in items])
         elif items:
-            self.text(
-                *table([[show(cell(item)) for _, cell in columns] for item in items], columns)
-            )
+            cells = [[show(cell(item)) for _, cell in columns] for item in items]
+            names = [name for name, _ in columns]
+            self.text(*(fitted_table(cells, names, shrink) if shrink else table(cells, names)))
         else:
             say(none)
 
     def record(self, item: BaseModel, fields: Sequence[Column]) -> None:
-        """Show ITEM, one field per line, without those that hold nothing; or as a JSON object."""
+        """Print ITEM, one field on each line, without empty fields; or as a JSON object."""
         if self.as_json:
             self.json(item.model_dump(mode="json"))
         else:
             self.fields({name: cell(item) for name, cell in fields})
 
     def fields(self, values: Mapping[str, object]) -> None:
-        """Show VALUES, one per line, without those that are None; or as a JSON object."""
+        """Print VALUES, one on each line, without empty ones; or as a JSON object.
+
+        A list has one line for each of its items.
+        """
         if self.as_json:
             self.json(values)
             return
-        lines = {name: text for name, value in values.items() if (text := show(value))}
-        width = max(map(len, lines), default=0)
-        self.text(*(f"{name:<{width}}  {text}" for name, text in lines.items()))
+        width = max((len(name) for name, value in values.items() if _lines(value)), default=0)
+        for name, value in values.items():
+            for number, line in enumerate(_lines(value)):
+                self.text(f"{'' if number else name:<{width}}  {line}")
 
     def json(self, data: object) -> None:
-        """Show DATA as JSON."""
+        """Print DATA as JSON."""
         self.text(json.dumps(data, indent=2, ensure_ascii=False))
 
     def text(self, *lines: str) -> None:
-        """Show lines of data."""
+        """Print lines of data."""
         for line in lines:
             sys.stdout.write(f"{line}\n")
 
 
 def say(*lines: str) -> None:
-    """Print a message to stderr."""
+    """Print messages on stderr, where they do not mix with data."""
     for line in lines:
         sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
 def hint(text: str) -> None:
-    """Name the next command, with the person's own values."""
+    """Suggest the next command, with the user's own values."""
     say(f"hint: {text}")
 
 
 def count(number: int, thing: str) -> str:
-    """Return NUMBER and THING, in the plural where it belongs."""
+    """Return NUMBER and THING, in the plural where needed."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
 def show(value: object) -> str:
-    """Return VALUE as it stands in a cell: on one line, and nothing for None."""
+    """Return VALUE as the text of one cell, on one line; None is empty."""
     if value is None:
         return ""
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    # A name or an error may hold anything; control characters would move the cursor.
+    # Names and errors can contain control characters, which would move the cursor.
     return "".join(char if char.isprintable() else " " for char in text)
 
 
-def table(cells: Sequence[Sequence[str]], columns: Sequence[Column]) -> Iterable[str]:
-    """Return the lines of a table: headings in capitals, columns two blanks apart."""
-    rows = [[name.upper() for name, _ in columns], *cells]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(columns))]
-    numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
+def _lines(value: object) -> list[str]:
+    values = value if isinstance(value, list) else [value]
+    return [text for each in values if (text := show(each))]
+
+
+def table(cells: Sequence[Sequence[str]], names: Sequence[str]) -> Iterable[str]:
+    """Return the lines of a table, with headings in capitals."""
+    rows = [[name.upper() for name in names], *cells]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
+    numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(names))]
     for row in rows:
         padded = (
             text.rjust(width) if right else text.ljust(width)
             for text, width, right in zip(row, widths, numeric, strict=True)
         )
-        yield "  ".join(padded).rstrip()
+        yield (" " * _GAP).join(padded).rstrip()
+
+
+def fitted_table(
+    cells: Sequence[Sequence[str]], names: Sequence[str], shrink: Collection[str]
+) -> Iterable[str]:
+    """Return a table as wide as the terminal: without empty columns, and with SHRINK ones cut."""
+    from shutil import get_terminal_size
+
+    kept = [i for i in range(len(names)) if any(row[i] for row in cells)]
+    names = [names[i] for i in kept]
+    cells = [[row[i] for i in kept] for row in cells]
+    widths = [max(len(text) for text in column) for column in zip(names, *cells, strict=True)]
+    flexible = [i for i, name in enumerate(names) if name in shrink]
+    limit = get_terminal_size((80, 24)).columns
+    while sum(widths) + _GAP * (len(widths) - 1) > limit and flexible:
+        widest = max(flexible, key=lambda i: widths[i])
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+    return table([[_cut(*each) for each in zip(row, widths, strict=True)] for row in cells], names)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _is_number(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""Durations on the command line: a number, or `90s`, `10m`, `1h30m`, `7d`."""
+"""Units on the command line: durations such as `90s` or `1h30m`, and token counts such as `64K`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,17 @@ def days(type_: Any, tokens: Sequence[Any]) -> float:
     if number == 0:
         raise _refusal(tokens[0], "days, above 0")
     return number
+
+
+def token_count(type_: Any, tokens: Sequence[Any]) -> int:
+    """Return the number of tokens that a flag names: a converter for cyclopts."""
+    found = re.fullmatch(r"(\d+)\s*([km]?)", tokens[0].value.strip(), re.IGNORECASE)
+    if found is None:
+        raise InputError(
+            f"`{tokens[0].keyword}` must be a number of tokens such as `32768` or `32K`, "
+            f"not `{tokens[0].value}`"
+        )
+    return int(found[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20}[found[2].lower()]
 
 
 def _duration(token: Any, unit: float, name: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -12,28 +13,44 @@ if TYPE_CHECKING:
     from dreadnode.training.jobs import Preflight, Rows, TrainingJob
     from dreadnode.wire import Dataset
 
+_SHORTEST_ID = 8
+
 
 def when(moment: datetime | None) -> str:
-    """Return MOMENT in this machine's time, to the second."""
+    """Return MOMENT in this machine's time zone, to the second."""
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
 
 
+def short_ids(ids: Sequence[str]) -> dict[str, str]:
+    """Return a prefix of each id that is unique among IDS."""
+    length = _SHORTEST_ID
+    while len({each[:length] for each in ids}) < len(set(ids)):
+        length += 1
+    return {each: each[:length].rstrip("-") for each in ids}
+
+
 def model(job: TrainingJob) -> str:
-    """Return what a job trains; a rehearsal is never shown as the real thing."""
+    """Return the model of a job; a rehearsal is always marked as one."""
     if not job.rehearsal:
         return job.model
     return f"{job.model} (rehearsal on {job.trained_model or 'a stand-in'})"
 
 
+def short_model(job: TrainingJob) -> str:
+    """Return the model of a job without its organization."""
+    name = job.model.rpartition("/")[2]
+    return f"rehearsal: {name}" if job.rehearsal else name
+
+
 def status(job: TrainingJob) -> str:
-    """Return a job's state, and what it is doing if it is doing something."""
+    """Return the status of a job, with its phase if it has one."""
     if job.has_ended or not job.phase or job.phase == job.status:
         return job.status
     return f"{job.status} ({job.phase})"
 
 
 def steps(job: TrainingJob) -> str:
-    """Return how many optimizer steps are done, of how many."""
+    """Return the number of optimizer steps done and planned."""
     if job.progress is None:
         return ""
     return f"{job.progress.step}/{job.progress.steps or '?'}"
@@ -41,30 +58,74 @@ def steps(job: TrainingJob) -> str:
 
 def loss(job: TrainingJob) -> str:
     """Return the newest loss."""
-    if job.progress is None or job.progress.loss is None:
+    return "" if job.progress is None else _rounded(job.progress.loss)
+
+
+def evaluation(job: TrainingJob) -> str:
+    """Return the newest evaluation loss or reward."""
+    if job.progress is None:
         return ""
-    return f"{job.progress.loss:.4f}"
+    reward = job.progress.eval_reward
+    return _rounded(job.progress.eval_loss if reward is None else reward)
 
 
-def figures(job: TrainingJob) -> list[str]:
-    """Return what the newest step and the newest evaluation came to, each in two words."""
+def learning_rate(job: TrainingJob) -> str:
+    """Return the peak learning rate."""
+    value = job.config.get("learning_rate")
+    return f"{value:g}" if isinstance(value, (int, float)) else ""
+
+
+def user(job: TrainingJob) -> str:
+    """Return the name of the user who submitted a job."""
+    return job.created_by_user.username if job.created_by_user else ""
+
+
+def age(job: TrainingJob) -> str:
+    """Return the time since a job was created, in its largest unit."""
+    seconds = max((datetime.now(job.created_at.tzinfo) - job.created_at).total_seconds(), 0)
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def latest_metrics(job: TrainingJob) -> list[str]:
+    """Return the metrics of the newest step and the newest evaluation, each with its name."""
     progress = job.progress
     if progress is None:
         return []
-    named = {"loss": progress.loss, "reward": progress.reward}
-    judged = {"eval loss": progress.eval_loss, "eval reward": progress.eval_reward}
-    return [f"{name} {value:.4f}" for name, value in (named | judged).items() if value is not None]
+    metrics = {
+        "loss": progress.loss,
+        "reward": progress.reward,
+        "eval loss": progress.eval_loss,
+        "eval reward": progress.eval_reward,
+    }
+    return [f"{name} {value:.4f}" for name, value in metrics.items() if value is not None]
+
+
+def best(job: TrainingJob) -> str:
+    """Return the best evaluation, if it came before the last one."""
+    found = job.better_evaluation
+    return "" if found is None else f"step {found.step}, eval {found.metric} {found.value:.4g}"
+
+
+def take_best(job: TrainingJob) -> str:
+    """Return the best evaluation, and the commands that use its weights."""
+    return (
+        f"best: {best(job)}; `dn train download {job.id} --best` and "
+        f"`dn train chat {job.id} --checkpoint best` use those weights"
+    )
 
 
 def data(preflight: Preflight | None) -> str:
-    """Return what the check of the data found, dropped rows first."""
+    """Return what the check of the data found, without the dropped rows."""
     if preflight is None:
         return ""
     parts = [f"{preflight.usable:,} of {preflight.rows:,} rows", *_findings(preflight)]
     if preflight.tokens is not None:
         parts.append(f"{preflight.tokens:,} tokens")
     if (evaluation := preflight.evaluation) is not None:
-        found = _findings(evaluation)
+        found = [f"dropped {line}" for line in dropped(evaluation)] + _findings(evaluation)
         if found:
             counted = f"evaluation data: {evaluation.usable:,} of {evaluation.rows:,} rows"
             parts += [counted, *found]
@@ -72,45 +133,50 @@ def data(preflight: Preflight | None) -> str:
 
 
 def _findings(rows: Rows) -> list[str]:
-    """Return what is lost or doubtful of ROWS."""
-    parts = []
-    for reason, count in rows.dropped.items():
-        named = rows.first_dropped.get(reason, [])
-        more = " …" if len(named) < count else ""
-        numbers = f" (row {', '.join(map(str, named))}{more})" if named else ""
-        parts.append(f"{count:,} dropped: {reason}{numbers}")
+    """Return what is doubtful about ROWS, without the dropped ones."""
+    parts = [f"{rows.truncated:,} truncated"] if rows.truncated else []
     parts += [f"not read: {name} in {count:,} rows" for name, count in rows.unread.items()]
     parts += [f"{note} in {count:,} rows" for note, count in rows.notes.items()]
-    if rows.truncated:
-        parts.append(f"{rows.truncated:,} cut at the end to fit")
     return parts
 
 
+def dropped(rows: Rows | None) -> list[str]:
+    """Return a line for each reason why ROWS are dropped, with the first of them."""
+    if rows is None:
+        return []
+    lines = []
+    for reason, count in rows.dropped.items():
+        first = rows.first_dropped.get(reason, [])
+        more = " …" if len(first) < count else ""
+        numbers = f" (row {', '.join(map(str, first))}{more})" if first else ""
+        lines.append(f"{count:,} {'row' if count == 1 else 'rows'}: {reason}{numbers}")
+    return lines
+
+
 def dataset(job: TrainingJob) -> str:
-    """Return the name, version and split of what a job trains on."""
+    """Return the name, the version and the split of a job's data."""
     config = job.config
-    named = [
+    refs = [
         (config.get("dataset_ref"), config.get("split")),
         (config.get("prompt_dataset_ref"), config.get("prompt_split")),
         *((ref, None) for ref in config.get("trajectory_dataset_refs") or []),
     ]
-    return ", ".join(
-        f"{ref['name']}@{ref['version']}" + (f" ({split})" if split else "")
-        for ref, split in named
-        if ref and {"name", "version"} <= {*ref}
-    )
+    return ", ".join(text for ref, split in refs if (text := _ref(ref, split)))
 
 
 def eval_dataset(job: TrainingJob) -> str:
-    """Return the name, version and split of what a job is evaluated on."""
-    ref, split = job.config.get("eval_dataset_ref"), job.config.get("eval_split")
-    if not ref or not {"name", "version"} <= {*ref}:
+    """Return the name, the version and the split of a job's evaluation data."""
+    return _ref(job.config.get("eval_dataset_ref"), job.config.get("eval_split"))
+
+
+def _ref(ref: object, split: object) -> str:
+    if not isinstance(ref, dict) or not {"name", "version"} <= {*ref}:
         return ""
     return f"{ref['name']}@{ref['version']}" + (f" ({split})" if split else "")
 
 
 def splits(dataset: Dataset) -> str:
-    """Return the splits of a dataset, with the rows of each where there are several."""
+    """Return the splits of a dataset, with the rows of each if there are several."""
     if len(dataset.splits) == 1:
         return dataset.splits[0].name
     return ", ".join(
@@ -120,43 +186,43 @@ def splits(dataset: Dataset) -> str:
 
 
 def reward(job: TrainingJob) -> str:
-    """Return the reward recipe, and the rewards of the newest step."""
+    """Return the reward recipe, and the reward of the newest step."""
     recipe = job.config.get("reward_recipe")
     if not recipe:
         return ""
-    earned = job.metrics.get("train/reward")
-    newest = earned[-1] if isinstance(earned, list) and earned else None
+    rewards = job.metrics.get("train/reward")
+    newest = rewards[-1] if isinstance(rewards, list) and rewards else None
     return recipe["name"] if newest is None else f"{newest:.4f} by {recipe['name']}"
 
 
-def begins(job: TrainingJob) -> str:
-    """Return where a retry starts: people pay for the steps that it repeats."""
+def start(job: TrainingJob) -> str:
+    """Return the step at which a retry starts."""
     if job.start_step is None:
         return ""
     if job.start_step == 0:
-        return "starts over from step 0"
-    return f"goes on from the checkpoint of step {job.start_step:,}"
+        return "from step 0"
+    return f"from the checkpoint of step {job.start_step:,}"
 
 
-def whose(weights: OfWeights) -> str:
-    """Say whose weights these are; a rehearsal's are never taken for the model's."""
-    step = "" if weights.step is None else f" after step {weights.step}"
-    name = weights.checkpoint.rpartition("/")[2]
-    if weights.rehearsal:
-        stand_in = f"rehearsal: this is the stand-in {weights.trained_model}{step} ({name})"
-        return show(f"{stand_in}, and not {weights.model}")
-    return show(f"{weights.model}{step} ({name})")
+def weights(of: OfWeights) -> str:
+    """Describe the weights that were used; a rehearsal's are never shown as the model's."""
+    step = "" if of.step is None else f" after step {of.step}"
+    name = of.checkpoint.rpartition("/")[2]
+    if of.rehearsal:
+        stand_in = f"rehearsal: this is the stand-in {of.trained_model}{step} ({name})"
+        return show(f"{stand_in}, not {of.model}")
+    return show(f"{of.model}{step} ({name})")
 
 
 def capability(job: TrainingJob) -> str:
-    """Return the capability whose prompt a job is trained with, if it has one."""
+    """Return the capability whose prompt a job uses, if it has one."""
     found = job.capability
     return "" if found is None or found.name == "none" else f"{found.name}@{found.version}"
 
 
 def settings(job: TrainingJob) -> str:
-    """Return the job's numbers, defaults included; its prompt is too long for one line."""
-    numbers = {
+    """Return the job's numbers and words, defaults included, without its prompt and splits."""
+    shown = {
         name: value
         for name, value in job.config.items()
         if isinstance(value, (int, float, str)) and not isinstance(value, bool)
@@ -164,19 +230,33 @@ def settings(job: TrainingJob) -> str:
     }
     return ", ".join(
         f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in numbers.items()
+        for name, value in shown.items()
     )
 
 
-JOBS: tuple[Column, ...] = (
-    ("id", lambda job: job.id),
-    ("status", status),
-    ("model", model),
-    ("steps", steps),
-    ("loss", loss),
-    ("created", lambda job: when(job.created_at)),
-    ("name", lambda job: job.name),
-)
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def job_rows(jobs: Sequence[TrainingJob]) -> tuple[Column, ...]:
+    """Return the columns of a list of JOBS."""
+    ids = short_ids([job.id for job in jobs])
+    return (
+        ("id", lambda job: ids[job.id]),
+        ("status", lambda job: job.status),
+        ("model", short_model),
+        ("steps", steps),
+        ("loss", loss),
+        ("eval", evaluation),
+        ("lr", learning_rate),
+        ("user", user),
+        ("age", age),
+        ("name", lambda job: job.name),
+    )
+
+
+SHRINK = ("model", "user", "name")
+"""The columns of a list of jobs that may be cut."""
 
 JOB: tuple[Column, ...] = (
     ("id", lambda job: job.id),
@@ -190,14 +270,18 @@ JOB: tuple[Column, ...] = (
     ("eval data", eval_dataset),
     ("capability", capability),
     ("data", lambda job: data(job.preflight)),
+    ("dropped", lambda job: dropped(job.preflight)),
     ("settings", settings),
     ("steps", steps),
     ("loss", loss),
     ("reward", reward),
+    ("evaluation", evaluation),
+    ("best", best),
     ("attempt", lambda job: job.attempt or None),
     ("retry of", lambda job: job.retry_of),
-    ("begins", begins),
+    ("starts", start),
     ("tags", lambda job: ", ".join(job.tags)),
+    ("user", user),
     ("created", lambda job: when(job.created_at)),
     ("started", lambda job: when(job.started_at)),
     ("ended", lambda job: when(job.completed_at)),

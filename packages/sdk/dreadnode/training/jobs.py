@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -12,11 +12,25 @@ from dreadnode.training.sft_request import SftRequest as SftRequest
 from dreadnode.wire import Response
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
-"""The final states of a job."""
+"""The statuses of a job that has ended."""
+
+
+class Evaluation(NamedTuple):
+    """One evaluation of a job.
+
+    Attributes:
+        step: Optimizer steps of the evaluated weights.
+        metric: `loss`, where lower is better, or `reward`, where higher is better.
+        value: The result.
+    """
+
+    step: int
+    metric: str
+    value: float
 
 
 class Progress(Response):
-    """The progress of a job."""
+    """The progress of a job, with the newest metrics."""
 
     step: int = 0
     steps: int | None = None
@@ -75,10 +89,17 @@ class Preflight(Rows):
 
 
 class JobCapability(Response):
-    """The capability that a job is trained with; `none` at `0.0.0` stands for no capability."""
+    """The capability of a job; `none` at `0.0.0` means that it has none."""
 
     name: str
     version: str
+
+
+class JobUser(Response):
+    """The user who submitted a job."""
+
+    username: str
+    email: str | None = None
 
 
 class TrainingJob(Response):
@@ -86,17 +107,17 @@ class TrainingJob(Response):
 
     Attributes:
         status: queued, running, completed, failed or cancelled.
-        phase: What a job that has not ended is doing, in words.
-        phase_reason: Why it does that, where there is more to say.
+        phase: What a job that has not ended does now.
+        phase_reason: Why it does that, if there is more to say.
         rehearsal: Whether it trains a stand-in instead of `model`.
         trained_model: The model that the engine trains; in a rehearsal, the stand-in.
-        attempt: Number of the current attempt; 0 before the first.
+        attempt: The number of starts; 0 before the first one.
         retry_of: The job that this one retries.
-        start_step: Of a retry, the step of the checkpoint that it resumes from; 0 if it starts
+        start_step: Of a retry, the step of the checkpoint from which it resumes; 0 if it starts
             over.
-        error: Why it failed, in a sentence; `error_code` is for programs, and `error_log` holds
-            the last lines of its log.
-        config: The submitted config with every default filled in.
+        error: Why it failed, as a sentence. `error_code` is a word for programs, and `error_log`
+            has the last lines of its log.
+        config: The submitted configuration with every default filled in.
     """
 
     id: str
@@ -126,6 +147,7 @@ class TrainingJob(Response):
     error_code: str | None = None
     error_log: list[str] = Field(default_factory=list)
     created_by: str | None = None
+    created_by_user: JobUser | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
     updated_at: datetime | None = None
@@ -133,8 +155,34 @@ class TrainingJob(Response):
 
     @property
     def has_ended(self) -> bool:
-        """Whether the job is completed, failed or cancelled."""
+        """Whether it has completed, failed or was cancelled."""
         return self.status in ENDED
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """The evaluations in order; empty in a list of jobs, whose metrics have no history."""
+        steps = self.metrics.get("eval/steps")
+        for metric in ("reward", "loss"):
+            values = self.metrics.get(f"eval/{metric}_history")
+            if isinstance(steps, list) and isinstance(values, list):
+                pairs = zip(steps, values, strict=False)
+                return [Evaluation(step, metric, value) for step, value in pairs]
+        return []
+
+    @property
+    def better_evaluation(self) -> Evaluation | None:
+        """The best evaluation, if an earlier one was better than the last."""
+        found = self.evaluations
+        if not found:
+            return None
+        sign = 1 if found[-1].metric == "reward" else -1
+        best = max(found, key=lambda each: sign * each.value)
+        return best if sign * best.value > sign * found[-1].value else None
+
+    def __repr__(self) -> str:
+        name = f" {self.name!r}" if self.name else ""
+        rehearsal = " (rehearsal)" if self.rehearsal else ""
+        return f"<{type(self).__name__} {self.id}{name}: {self.status}, {self.model}{rehearsal}>"
 
 
 class TrainingJobPage(Response):

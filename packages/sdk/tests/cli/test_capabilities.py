@@ -128,16 +128,16 @@ def test_one_is_shown_by_name_or_by_version(dn: Dn, sent: list[httpx2.Request]) 
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("capability push prompt.md", "does not say what it is called"),
-        ("capability push prompt.md harbour", "names no version"),
-        ("capability push prompt.md Harbour@1.0.0", "cannot be the name of a capability"),
-        ("capability push empty.md harbour@1.0.0", "holds no prompt"),
-        ("capability push long.md harbour@1.0.0", "100,000 are taken"),
+        ("capability push prompt.md", "has no name and version"),
+        ("capability push prompt.md harbour", "has no version"),
+        ("capability push prompt.md Harbour@1.0.0", "is not a valid capability name"),
+        ("capability push empty.md harbour@1.0.0", "has no prompt"),
+        ("capability push long.md harbour@1.0.0", "the limit is 100,000"),
         ("capability push latin.md harbour@1.0.0", "not text in UTF-8"),
         ("capability push nowhere.md harbour@1.0.0", "cannot be read"),
-        ("capability push desk", "holds no prompt: add one as agents/NAME.md"),
-        ("capability get harbour@latest", "names no version"),
-        ("train sft --model m --dataset a@1 --capability harbour", "names no version"),
+        ("capability push desk", "has no prompt; add one as agents/NAME.md"),
+        ("capability get harbour@latest", "has no version"),
+        ("train sft --model m --dataset a@1 --capability harbour", "has no version"),
     ],
 )
 def test_what_cannot_be_a_capability_is_refused_before_anything_is_sent(
@@ -171,7 +171,7 @@ def test_an_entry_agent_without_a_file_is_refused_and_not_replaced(
     said = dn("capability push desk")
 
     assert said.startswith("exit: 1")
-    assert "names the entry agent `c`, which has no file in agents/; there are: `a`, `b`" in said
+    assert "the entry agent `c` has no file in agents/; agents with a file: `a`, `b`" in said
     assert sent == []
 
 
@@ -204,7 +204,7 @@ def test_a_capability_is_fetched_into_a_file_that_was_not_there(dn: Dn) -> None:
     assert fetched.startswith("exit: 0\n--- stdout\nharbour-1.0.0.tar.gz\n")
     assert Path("harbour-1.0.0.tar.gz").read_bytes() == b"a gzipped tar"
     assert "exit: 1" in again
-    assert "exists already" in again
+    assert "already exists" in again
 
 
 def test_one_version_of_a_capability_is_deleted(dn: Dn, sent: list[httpx2.Request]) -> None:

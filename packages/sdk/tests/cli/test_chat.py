@@ -1,5 +1,7 @@
 """`dn train chat`, line by line and in one go."""
 
+# ruff: noqa: E501 - a transcript is as wide as it is
+
 from __future__ import annotations
 
 import io
@@ -25,7 +27,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 def test_one_message_gets_one_answer(dn: Dn) -> None:
-    assert dn("train chat job-1 --message Hello") == snapshot("""\
+    assert dn("train chat 01900001-0000-7000-8000-000000000000 --message Hello") == snapshot("""\
 exit: 0
 --- stdout
 Hello 1
@@ -37,13 +39,15 @@ Qwen/Qwen3-8B after step 10 (step-000010)
 def test_a_rehearsal_is_never_taken_for_the_model(dn: Dn, api: Any, make_job: Any) -> None:
     api.jobs = [make_job(rehearsal=True, trained_model="stand-in/tiny")]
 
-    assert dn("train chat job-1 --message Hello --max-tokens 1") == snapshot("""\
+    assert dn(
+        "train chat 01900001-0000-7000-8000-000000000000 --message Hello --max-tokens 1"
+    ) == snapshot("""\
 exit: 0
 --- stdout
 Hello 1
 --- stderr
-rehearsal: this is the stand-in stand-in/tiny after step 10 (step-000010), and not Qwen/Qwen3-8B
-(cut off after 1 tokens; `--max-tokens` allows more)
+rehearsal: this is the stand-in stand-in/tiny after step 10 (step-000010), not Qwen/Qwen3-8B
+(cut off after 1 tokens; raise `--max-tokens`)
 """)
 
 
@@ -52,14 +56,14 @@ def test_a_terminal_has_one_conversation_until_it_is_reset(
 ) -> None:
     typed("Hello\n\nAnd then?\n/reset\nAgain\n")
 
-    assert dn("train chat job-1 --system 'Be brief.'") == snapshot("""\
+    assert dn("train chat 01900001-0000-7000-8000-000000000000 --system 'Be brief.'") == snapshot("""\
 exit: 0
 --- stdout
 Hello 2
 And then? 4
 Again 2
 --- stderr
-`/reset` begins a new conversation, Ctrl-D ends it
+`/reset` starts a new conversation, Ctrl-D ends it
 > Qwen/Qwen3-8B after step 10 (step-000010)
 > > > > > \n\
 """)
@@ -70,16 +74,16 @@ def test_a_conversation_stays_with_the_checkpoint_that_it_began_with(
 ) -> None:
     typed("Hello\nAnd then?\n")
 
-    dn("train chat job-1")
+    dn("train chat 01900001-0000-7000-8000-000000000000")
 
-    asked = [json.loads(each.content).get("checkpoint") for each in api.requests]
+    asked = [json.loads(each.content).get("checkpoint") for each in api.requests if each.content]
     assert asked == [None, "tinker://run-1/weights/step-000010"]
 
 
 def test_a_pipe_gets_json_lines(dn: Dn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("Hello\nAnd then?\n"))
 
-    said = dn("train chat job-1 --checkpoint best --json")
+    said = dn("train chat 01900001-0000-7000-8000-000000000000 --checkpoint best --json")
 
     lines = said.partition("--- stdout\n")[2].partition("--- stderr")[0].splitlines()
     assert [json.loads(line)["message"]["content"] for line in lines] == ["Hello 1", "And then? 3"]
@@ -88,10 +92,11 @@ def test_a_pipe_gets_json_lines(dn: Dn, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_refusal_does_not_end_a_conversation_at_a_terminal(
     dn: Dn, api: Any, make_refusal: Any, typed: Callable[[str], None]
 ) -> None:
-    api.failures = [make_refusal(422, "validation_error", "There is no room for an answer")]
+    refused = make_refusal(422, "validation_error", "There is no room for an answer")
+    api.chat_failures = [refused]
     typed("Hello\nHello again\n")
 
-    said = dn("train chat job-1")
+    said = dn("train chat 01900001-0000-7000-8000-000000000000")
 
     assert "error: There is no room for an answer" in said
     assert "Hello again 1" in said
@@ -101,7 +106,7 @@ def test_a_refusal_does_not_end_a_conversation_at_a_terminal(
 def test_a_refusal_of_one_message_is_the_commands(dn: Dn, api: Any, make_refusal: Any) -> None:
     api.failures = [make_refusal(409, "conflict_error", "The job has no checkpoint yet")]
 
-    assert dn("train chat job-1 --message Hello") == snapshot("""\
+    assert dn("train chat 01900001-0000-7000-8000-000000000000 --message Hello") == snapshot("""\
 exit: 1
 --- stdout
 --- stderr
@@ -110,7 +115,7 @@ error: The job has no checkpoint yet
 
 
 def test_an_empty_message_is_a_wrong_argument(dn: Dn) -> None:
-    assert dn("train chat job-1 --message ''").startswith("exit: 2")
+    assert dn("train chat 01900001-0000-7000-8000-000000000000 --message ''").startswith("exit: 2")
 
 
 def test_a_name_that_would_steer_the_terminal_is_shown_without_what_it_steers_with(
@@ -119,7 +124,7 @@ def test_a_name_that_would_steer_the_terminal_is_shown_without_what_it_steers_wi
     api.jobs[0]["trained_model"] = "stand-in/\x1b[2Jgone"
     api.jobs[0]["rehearsal"] = True
 
-    said = dn("train chat job-1 --message Hello")
+    said = dn("train chat 01900001-0000-7000-8000-000000000000 --message Hello")
 
     assert "\x1b" not in said
     assert "the stand-in stand-in/ [2Jgone after step 10" in said

@@ -209,7 +209,7 @@ error: rows.csv cannot be read: no such file or directory
 error: `--split nothing`: write SPLIT=FILE, as in `validation=./val.csv`
 error: the split `train` is both rows.jsonl and rows.jsonl; name each split once
 error: `Train` is not a valid split name: use lower-case letters, digits and . _ - only
-error: `--rows` must be above 0, and is 0
+error: `--rows` must be above 0, not 0
 """)
 
 

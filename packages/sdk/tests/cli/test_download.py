@@ -20,7 +20,7 @@ ADAPTER = {"adapter/adapter_config.json": b"{}", "adapter/adapter_model.safetens
 def test_a_download_is_the_folder_that_peft_loads(dn: Dn, api: Any) -> None:
     api.files = ADAPTER
 
-    assert dn("train download job-1 --to mine") == snapshot("""\
+    assert dn("train download 01900001-0000-7000-8000-000000000000 --to mine") == snapshot("""\
 exit: 0
 --- stdout
 mine
@@ -39,10 +39,10 @@ def test_a_second_download_fetches_only_what_is_missing_and_overwrites_nothing(
     dn: Dn, api: Any
 ) -> None:
     api.files = ADAPTER
-    dn("train download job-1 --to mine")
+    dn("train download 01900001-0000-7000-8000-000000000000 --to mine")
     Path("mine/adapter_config.json").unlink()
 
-    assert dn("train download job-1 --to mine") == snapshot("""\
+    assert dn("train download 01900001-0000-7000-8000-000000000000 --to mine") == snapshot("""\
 exit: 0
 --- stdout
 mine
@@ -52,30 +52,33 @@ mine/adapter_config.json  2 bytes
 
     Path("mine/adapter_config.json").write_text("my own")
 
-    assert dn("train download job-1 --to mine") == snapshot("""\
+    assert dn("train download 01900001-0000-7000-8000-000000000000 --to mine") == snapshot("""\
 exit: 1
 --- stdout
 --- stderr
-error: mine/adapter_config.json is there already, with other content; name another folder with `--to`
+error: mine/adapter_config.json already exists with other content; name another folder with `--to`
 """)
     assert Path("mine/adapter_config.json").read_text() == "my own"
 
 
 def test_the_best_weights_are_fetched_where_they_are_not_the_last(dn: Dn, api: Any) -> None:
     api.files = {"adapter/adapter_config.json": b"last"}
-    same = dn("train download job-1 --best --to same")
+    same = dn("train download 01900001-0000-7000-8000-000000000000 --best --to same")
     api.files["best/adapter_config.json"] = b"best"
 
-    assert dn("train download job-1 --best") == snapshot("""\
+    assert dn("train download 01900001-0000-7000-8000-000000000000 --best") == snapshot("""\
 exit: 0
 --- stdout
-best-job-1
+best-01900001-0000-7000-8000-000000000000
 --- stderr
-the best weights are another adapter
-best-job-1/adapter_config.json  4 bytes
+best-01900001-0000-7000-8000-000000000000/adapter_config.json  4 bytes
+the best weights are a separate adapter
 """)
-    assert Path("best-job-1/adapter_config.json").read_bytes() == b"best"
-    assert "the best weights are the last ones" in same
+    assert (
+        Path("best-01900001-0000-7000-8000-000000000000/adapter_config.json").read_bytes()
+        == b"best"
+    )
+    assert "the best weights are the final ones" in same
     assert Path("same/adapter_config.json").read_bytes() == b"last"
 
 
@@ -90,7 +93,7 @@ def test_a_damaged_download_is_not_kept(dn: Dn, api: Any, monkeypatch: pytest.Mo
         ),
     )
 
-    assert dn("train download job-1 --to mine") == snapshot("""\
+    assert dn("train download 01900001-0000-7000-8000-000000000000 --to mine") == snapshot("""\
 exit: 1
 --- stdout
 --- stderr
@@ -102,21 +105,21 @@ error: adapter_model.safetensors was damaged in transit and is not kept; try aga
 def test_a_server_cannot_write_outside_of_the_folder(dn: Dn, api: Any) -> None:
     api.files = {"adapter/../../.bashrc": b"evil"}
 
-    assert dn("train download job-1 --to mine") == snapshot("""\
+    assert dn("train download 01900001-0000-7000-8000-000000000000 --to mine") == snapshot("""\
 exit: 1
 --- stdout
 --- stderr
-error: the server names a file outside of its folder: adapter/../../.bashrc
+error: the server names a file outside of its folder: 'adapter/../../.bashrc'
 """)
     assert not Path("mine").exists()
 
 
 def test_a_job_without_adapter_says_when_there_will_be_one(dn: Dn) -> None:
-    assert dn("train download job-1") == snapshot("""\
+    assert dn("train download 01900001-0000-7000-8000-000000000000") == snapshot("""\
 exit: 1
 --- stdout
 --- stderr
-error: job job-1 has no adapter yet; `dn train wait job-1` waits until it has ended, and `--checkpoint NAME` fetches what it has saved so far
+error: job 01900001-0000-7000-8000-000000000000 has no adapter yet; `dn train wait 01900001-0000-7000-8000-000000000000` waits for its end, and `--checkpoint NAME` downloads a checkpoint before that
 """)
 
 
@@ -126,20 +129,32 @@ def test_a_checkpoint_is_fetched_by_name_beside_the_adapter(dn: Dn, api: Any) ->
         "checkpoints/step-000010/adapter_model.safetensors": b"earlier",
     }
 
-    assert dn("train download job-1 --checkpoint step-000010") == snapshot("""\
+    assert dn(
+        "train download 01900001-0000-7000-8000-000000000000 --checkpoint step-000010"
+    ) == snapshot("""\
 exit: 0
 --- stdout
-step-000010-job-1
+step-000010-01900001-0000-7000-8000-000000000000
 --- stderr
-the engine exports it, unless that was done before; this may take some minutes
+the engine exports the checkpoint, if it has not yet; this can take minutes
+step-000010-01900001-0000-7000-8000-000000000000/adapter_config.json  2 bytes
+step-000010-01900001-0000-7000-8000-000000000000/adapter_model.safetensors  7 bytes
 Qwen/Qwen3-8B after step 10 (step-000010)
-step-000010-job-1/adapter_config.json  2 bytes
-step-000010-job-1/adapter_model.safetensors  7 bytes
 """)
-    assert Path("step-000010-job-1/adapter_model.safetensors").read_bytes() == b"earlier"
-    again = dn("train download job-1 --checkpoint tinker://run-1/weights/step-000010")
+    assert (
+        Path(
+            "step-000010-01900001-0000-7000-8000-000000000000/adapter_model.safetensors"
+        ).read_bytes()
+        == b"earlier"
+    )
+    again = dn(
+        "train download 01900001-0000-7000-8000-000000000000 --checkpoint tinker://run-1/weights/step-000010"
+    )
     assert "bytes" not in again
-    assert api.asked[0] == "POST /org/main/ws/default/training/jobs/job-1/checkpoints/adapter"
+    assert (
+        api.asked[0]
+        == "POST /org/main/ws/default/training/jobs/01900001-0000-7000-8000-000000000000/checkpoints/adapter"
+    )
 
 
 def test_a_checkpoint_of_a_rehearsal_is_never_taken_for_the_models(
@@ -148,7 +163,9 @@ def test_a_checkpoint_of_a_rehearsal_is_never_taken_for_the_models(
     api.jobs = [make_job(rehearsal=True, trained_model="stand-in/tiny")]
     api.files = {"checkpoints/best/adapter_config.json": b"{}"}
 
-    said = dn("train download job-1 --checkpoint best --to mine --json")
+    said = dn(
+        "train download 01900001-0000-7000-8000-000000000000 --checkpoint best --to mine --json"
+    )
 
     assert '"folder":"mine"' in said.replace(" ", "")
     assert "rehearsal: this is the stand-in stand-in/tiny after step 10 (best)" in said
@@ -156,9 +173,11 @@ def test_a_checkpoint_of_a_rehearsal_is_never_taken_for_the_models(
 
 def test_a_checkpoints_files_stay_in_its_folder_too(dn: Dn, api: Any) -> None:
     api.files = {"checkpoints/best/../../../.bashrc": b"evil"}
-    outside = dn("train download job-1 --checkpoint best --to mine")
+    outside = dn("train download 01900001-0000-7000-8000-000000000000 --checkpoint best --to mine")
     api.files = {"checkpoints/other/adapter_config.json": b"{}"}
-    elsewhere = dn("train download job-1 --checkpoint best --to mine")
+    elsewhere = dn(
+        "train download 01900001-0000-7000-8000-000000000000 --checkpoint best --to mine"
+    )
 
     assert "error: the server names a file outside of its folder" in outside
     assert "error: the server names files outside of their folder" in elsewhere
@@ -166,10 +185,12 @@ def test_a_checkpoints_files_stay_in_its_folder_too(dn: Dn, api: Any) -> None:
 
 
 def test_the_best_adapter_and_a_checkpoint_are_two_wishes(dn: Dn, api: Any) -> None:
-    assert dn("train download job-1 --best --checkpoint final") == snapshot("""\
+    assert dn(
+        "train download 01900001-0000-7000-8000-000000000000 --best --checkpoint final"
+    ) == snapshot("""\
 exit: 2
 --- stdout
 --- stderr
-error: give `--best` or `--checkpoint`, not both
+error: use `--best` or `--checkpoint`, not both
 """)
     assert api.asked == []

@@ -273,7 +273,7 @@ def test_a_clone_is_the_same_job_again_with_changes_that_it_shows(
     ]
 
     said = dn(
-        "train clone job-1 --no-rehearse --set config.learning_rate=2e-4 --unset config.epochs "
+        "train clone 01900001-0000-7000-8000-000000000000 --no-rehearse --set config.learning_rate=2e-4 --unset config.epochs "
         "--set config.dataset_ref=support@1.1.0"
     )
 
@@ -297,18 +297,20 @@ def test_a_clone_is_the_same_job_again_with_changes_that_it_shows(
 config.dataset_ref: support@1.0.0 -> support@1.1.0
 config.learning_rate: 0.0001 -> 0.0002
 config.epochs: 1 -> not set
-hint: `dn train wait job-1` follows it
+hint: `dn train wait 01900001-0000-7000-8000-000000000000` follows it
 """)
 
 
 def test_a_clone_with_nothing_changed_says_so(dn: Dn) -> None:
-    assert "nothing is different\n" in errors(dn("train clone job-1"))
+    assert "nothing is different\n" in errors(
+        dn("train clone 01900001-0000-7000-8000-000000000000")
+    )
 
 
 def test_a_clone_refuses_a_change_by_its_path(dn: Dn, api: Any) -> None:
-    said = dn("train clone job-1 --set config.lora_rnk=4")
+    said = dn("train clone 01900001-0000-7000-8000-000000000000 --set config.lora_rnk=4")
 
     assert errors(said) == (
-        "error: job job-1: unknown setting `config.lora_rnk`; did you mean `config.lora_rank`?\n"
+        "error: job 01900001-0000-7000-8000-000000000000: unknown setting `config.lora_rnk`; did you mean `config.lora_rank`?\n"
     )
     assert not [each for each in api.requests if each.method == "POST"]

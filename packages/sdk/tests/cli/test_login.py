@@ -36,7 +36,7 @@ class TestWithoutEnvironment:
 exit: 1
 --- stdout
 --- stderr
-error: no server is configured; start one on this machine with `dn serve`, or name one with `--server`, DREADNODE_SERVER or `dn login`
+error: no server is set; start one on this machine with `dn serve`, or name one with `--server`, DREADNODE_SERVER, `dn login` or `dn profile use`
 """)
         assert api.requests == []
 
@@ -49,6 +49,7 @@ exit: 0
 server        http://server.test
 user          ada
 email         ada@example.com
+role          member
 organization  main
 workspace     default
 profile       work
@@ -97,11 +98,11 @@ hint: `dn login` saves a token; `dn whoami` shows which one is used
 exit: 2
 --- stdout
 --- stderr
-error: say which server with `--server`, for instance http://127.0.0.1:8799
+error: `--server` is missing, for instance `--server http://127.0.0.1:8799`
 exit: 2
 --- stdout
 --- stderr
-error: no key was given
+error: no token was given
 """)
 
     def test_an_organization_must_be_chosen_where_there_are_two(self, dn: Dn, api: Any) -> None:
@@ -112,7 +113,7 @@ error: no key was given
 exit: 1
 --- stdout
 --- stderr
-error: no organization is set, and the key may see `main`, `other`; name one with `--organization` or DREADNODE_ORGANIZATION
+error: no organization is set, and the token has access to `main`, `other`; name one with `--organization` or DREADNODE_ORGANIZATION
 """)
         assert dn(f"train list {flags} --organization main").startswith("exit: 0")
 
@@ -123,20 +124,21 @@ error: no organization is set, and the key may see `main`, `other`; name one wit
 exit: 0
 --- stdout
 --- stderr
-forgot profile `work` of http://server.test
+deleted profile `work` of http://server.test
+hint: its token is still valid; `dn token revoke` revokes one
 """)
         assert "dn_test" not in config_path().read_text()
         assert folder_named_config(dn("logout")) == snapshot("""\
 exit: 1
 --- stdout
 --- stderr
-error: no profile is active in CONFIG/config.yaml; name one
+error: no profile in CONFIG/config.yaml is active; name one
 """)
         assert folder_named_config(dn("logout work")) == snapshot("""\
 exit: 1
 --- stdout
 --- stderr
-error: there is no profile `work` in CONFIG/config.yaml; there are: none yet
+error: profile `work` is not in CONFIG/config.yaml; profiles: none
 """)
 
 
@@ -147,6 +149,7 @@ exit: 0
 server        http://server.test
 user          ada
 email         ada@example.com
+role          member
 organization  main
 workspace     default
 --- stderr
@@ -186,7 +189,7 @@ error: the response to GET /org/main/ws/default/training/jobs is not what this c
 exit: 1
 --- stdout
 --- stderr
-error: the server answered 502 without saying why; is this the right address?
+error: the server responded with 502 and no message; is this the right address?
 """)
 
 
@@ -195,7 +198,7 @@ def test_a_profile_that_does_not_exist_is_named(dn: Dn) -> None:
 exit: 1
 --- stdout
 --- stderr
-error: there is no profile `gone` in CONFIG/config.yaml; there are: none yet
+error: profile `gone` is not in CONFIG/config.yaml; profiles: none
 """)
 
 
@@ -204,7 +207,7 @@ def test_an_address_that_is_none_is_refused(dn: Dn) -> None:
 exit: 1
 --- stdout
 --- stderr
-error: `localhost:8799` is not the address of a server, such as https://training.example.com
+error: `localhost:8799` is not a server address such as https://training.example.com
 """)
 
 
@@ -213,7 +216,7 @@ def test_flags_that_exclude_each_other_are_wrong_arguments(dn: Dn) -> None:
 exit: 2
 --- stdout
 --- stderr
-error: `--profile` already names a server and a key; leave out `--server`
+error: `--profile` already has a server and a token; leave out `--server`
 """)
 
 
@@ -231,5 +234,52 @@ def test_a_profile_file_that_is_broken_is_named(dn: Dn, monkeypatch: pytest.Monk
 exit: 1
 --- stdout
 --- stderr
-error: CONFIG/config.yaml is not YAML; mend it, or remove it and log in again
+error: CONFIG/config.yaml is not valid YAML; repair it, or remove it and log in again
 """)
+
+
+@pytest.mark.usefixtures("dn", "nowhere")
+class TestProfiles:
+    def test_profiles_are_listed_and_switched(self, dn: Dn) -> None:
+        dn("login dn_test --server http://server.test --save-as work")
+        dn("login dn_test --server http://other.test --save-as home")
+
+        said = dn("profile list") + dn("profile use work") + dn("profile use gone")
+
+        assert folder_named_config(said) == snapshot("""\
+exit: 0
+--- stdout
+   PROFILE  SERVER              USER  ORGANIZATION  WORKSPACE
+   work     http://server.test  ada   main          default
+*  home     http://other.test   ada   main          default
+--- stderr
+exit: 0
+--- stdout
+--- stderr
+profile `work` is active: http://server.test
+exit: 1
+--- stdout
+--- stderr
+error: profile `gone` is not in CONFIG/config.yaml; profiles: `work`, `home`
+""")
+        assert Profiles.load().active == "work"
+
+    def test_a_logout_leaves_the_other_profiles_usable(self, dn: Dn) -> None:
+        dn("login dn_test --server http://server.test --save-as work")
+        dn("login dn_test --server http://other.test --save-as home")
+
+        said = dn("logout")
+
+        assert "profile `work` is active now" in said
+        assert dn("train list").startswith("exit: 0")
+        assert Profiles.load().names == ["work"]
+
+    @pytest.mark.parametrize("flag", ["--workspace", "--organization"])
+    def test_a_login_to_an_unknown_scope_is_refused_and_saves_nothing(
+        self, dn: Dn, flag: str
+    ) -> None:
+        said = dn(f"login dn_test --server http://server.test {flag} NOPE")
+
+        assert said.startswith("exit: 1")
+        assert "`NOPE` is not" in said
+        assert not config_path().exists()

@@ -78,7 +78,7 @@ exit: 0
 --- stdout
 dn_secret
 --- stderr
-made grace a member as member, with this token:
+added grace with the role member and this token:
 """)
     assert json.loads(sent[0].content) == {
         "username": "grace",

@@ -1,5 +1,7 @@
 """`dn webhook`, `dn train checkpoints` and `dn server`, by their transcripts."""
 
+# ruff: noqa: E501 - a transcript is as wide as it is
+
 from __future__ import annotations
 
 import json
@@ -22,7 +24,7 @@ HOOK = {
     "last_error": "it answered with status 503",
 }  # fmt: skip
 DELIVERY = {
-    "id": "d-1", "job_id": "job-1", "type": "job.failed", "attempts": 2, "last_status": 503,
+    "id": "d-1", "job_id": "01900001-0000-7000-8000-000000000000", "type": "job.failed", "attempts": 2, "last_status": 503,
     "last_error": "it answered with status 503", "created_at": AT, "next_at": AT,
     "delivered_at": None, "given_up_at": None,
 }  # fmt: skip
@@ -35,7 +37,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
     ("GET", "/webhooks"): {"items": [HOOK]},
     ("DELETE", "/webhooks/hook-1"): HOOK,
     ("GET", "/webhooks/hook-1/deliveries"): {"items": [DELIVERY]},
-    ("GET", "/training/jobs/job-1/checkpoints"): {
+    ("GET", "/training/jobs/01900001-0000-7000-8000-000000000000/checkpoints"): {
         "items": [
             {**SAVED, "path": "tinker://r/weights/000010", "step": 10, "state": "expired",
              "metrics": {"train/loss": 0.51234}},
@@ -85,7 +87,7 @@ exit: 0
 --- stdout
 whsec_c2VjcmV0
 --- stderr
-made webhook hook-1; its secret, which verifies its messages:
+created webhook hook-1; its messages are signed with this secret:
 """)
     assert json.loads(sent[0].content) == {
         "url": "https://hooks.example.com/x",
@@ -97,19 +99,19 @@ def test_webhooks_are_listed_with_how_they_fare(dn: Dn) -> None:
     assert dn("webhook list") == snapshot("""\
 exit: 0
 --- stdout
-ID      URL                          TOLD OF  DELIVERED  WAITING  GIVEN UP  LAST ERROR                   CREATED
-hook-1  https://hooks.example.com/x  failed           3        1         0  it answered with status 503  2026-11-22 03:00:00
+ID      URL                          EVENTS  DELIVERED  PENDING  FAILED  LAST ERROR                   CREATED
+hook-1  https://hooks.example.com/x  failed          3        1       0  it answered with status 503  2026-11-22 03:00:00
 --- stderr
-hint: `dn webhook deliveries hook-1` shows what became of each message
-""")  # noqa: E501
+hint: `dn webhook deliveries hook-1` shows each message
+""")
 
 
 def test_the_deliveries_of_a_webhook_show_what_became_of_each(dn: Dn) -> None:
     assert dn("webhook deliveries hook-1") == snapshot("""\
 exit: 0
 --- stdout
-ID   JOB    TYPE        STATE    ATTEMPTS  LAST ERROR                   CREATED
-d-1  job-1  job.failed  waiting         2  it answered with status 503  2026-11-22 03:00:00
+ID   JOB                                   TYPE        STATE    ATTEMPTS  LAST ERROR                   CREATED
+d-1  01900001-0000-7000-8000-000000000000  job.failed  pending         2  it answered with status 503  2026-11-22 03:00:00
 --- stderr
 """)
 
@@ -121,6 +123,7 @@ exit: 0
 id   hook-1
 url  https://hooks.example.com/x
 --- stderr
+deleted webhook hook-1
 """)
 
 
@@ -132,7 +135,7 @@ def test_a_state_that_does_not_exist_is_a_wrong_argument(dn: Dn, sent: list[Any]
 
 
 def test_checkpoints_are_listed_with_what_is_known_of_them(dn: Dn) -> None:
-    assert dn("train checkpoints job-1") == snapshot("""\
+    assert dn("train checkpoints 01900001-0000-7000-8000-000000000000") == snapshot("""\
 exit: 0
 --- stdout
 STEP  STATE               KIND      METRICS            BYTES    CREATED              PATH
@@ -143,7 +146,7 @@ STEP  STATE               KIND      METRICS            BYTES    CREATED         
 
 
 def test_checkpoints_as_json_hold_every_field(dn: Dn) -> None:
-    said = dn("train checkpoints job-1 --json")
+    said = dn("train checkpoints 01900001-0000-7000-8000-000000000000 --json")
 
     shown = json.loads(said.split("--- stdout\n")[1].split("--- stderr")[0])
     assert [each["path"] for each in shown] == [

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from dreadnode.cli.train.progress import watcher
+from dreadnode.cli.train.progress import progress_display
 from dreadnode.training.jobs import TrainingJob
 
 PROGRESS = {"step": 6, "steps": 36, "loss": 2.34567, "seconds_left": 3695.0}
@@ -38,7 +38,7 @@ def test_a_terminal_sees_phase_steps_loss_and_the_time_that_is_left(
     job = make_job(status="running", phase="training", rehearsal=True, progress=PROGRESS)
     terminal = be_on_a_terminal()
 
-    with watcher() as update:
+    with progress_display() as update:
         update(TrainingJob.model_validate(job))
 
     shown = terminal.getvalue()
@@ -51,10 +51,10 @@ def test_a_terminal_is_told_when_the_server_does_not_answer(
 ) -> None:
     terminal = be_on_a_terminal()
 
-    with watcher() as update:
+    with progress_display() as update:
         update(None)
 
-    assert "the server does not answer" in terminal.getvalue()
+    assert "the server does not respond" in terminal.getvalue()
 
 
 def test_a_terminal_sees_the_reward_where_there_is_no_loss_and_the_newest_evaluation(
@@ -67,7 +67,7 @@ def test_a_terminal_sees_the_reward_where_there_is_no_loss_and_the_newest_evalua
     job = make_job(status="running", phase="training", trainer_type="rl", progress=progress)
     terminal = be_on_a_terminal()
 
-    with watcher() as update:
+    with progress_display() as update:
         update(TrainingJob.model_validate(job))
 
     shown = terminal.getvalue()
@@ -81,7 +81,7 @@ def test_a_pipe_is_told_the_newest_figures_in_a_line(
     progress = {"step": 4, "steps": 8, "loss": 2.0, "eval_loss": 2.5, "tokens": 80}
     job = make_job(status="running", phase="training", progress={**progress, "seconds_left": 9})
 
-    with watcher() as update:
+    with progress_display() as update:
         update(TrainingJob.model_validate(job))
 
     told = capsys.readouterr().err

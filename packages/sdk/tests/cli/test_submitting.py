@@ -48,14 +48,14 @@ def test_a_job_is_submitted_with_what_was_given_and_nothing_else(dn: Dn, api: An
     assert said == snapshot("""\
 exit: 0
 --- stdout
-id        job-1
+id        01900001-0000-7000-8000-000000000000
 status    queued
 model     Qwen/Qwen3-8B
 dataset   support@1.0.0
 settings  steps 20, learning_rate 0.0005
 created   2026-11-22 03:00:00
 --- stderr
-hint: `dn train wait job-1` follows it
+hint: `dn train wait 01900001-0000-7000-8000-000000000000` follows it
 """)
 
 
@@ -112,14 +112,15 @@ def test_a_rehearsal_is_asked_for_and_shown_as_one(
     assert said == snapshot("""\
 exit: 0
 --- stdout
-id       job-1
+id       01900001-0000-7000-8000-000000000000
 status   queued
 model    Qwen/Qwen3-8B (rehearsal on stand-in/SmolLM2-135M-Instruct)
 dataset  rows@1
-data     70 of 72 rows, 2 dropped: no answer, 9,311 tokens
+data     70 of 72 rows, 9,311 tokens
+dropped  2 rows: no answer
 created  2026-11-22 03:00:00
 --- stderr
-hint: `dn train wait job-1` follows it
+hint: `dn train wait 01900001-0000-7000-8000-000000000000` follows it
 """)
 
 
@@ -131,10 +132,9 @@ def test_a_local_file_is_stored_first_under_a_version_made_of_its_content(dn: Dn
     assert sent(api)["config"]["dataset_ref"] == snapshot(
         {"name": "my-rows", "version": "8440db0f6772"}
     )
-    assert said.partition("--- stderr\n")[2] == snapshot("""\
-stored My Rows.jsonl as my-rows@8440db0f6772: 1 row, 43 bytes
-hint: `dn train wait job-1` follows it
-""")
+    assert said.partition("--- stderr\n")[2] == snapshot(
+        "stored My Rows.jsonl as my-rows@8440db0f6772: 1 row, 43 bytes\n"
+    )
 
 
 def test_the_same_file_is_the_same_version(dn: Dn, api: Any) -> None:
@@ -228,13 +228,13 @@ error: `--adam-beta1` must be below 1, not 1.5
 exit: 2
 --- stdout
 --- stderr
-error: Invalid value for --steps: unable to convert "many" into int
-hint: `dn train sft --help` shows what it takes
+error: `--steps` must be a whole number, not `many`
+hint: `dn train sft --help` lists the arguments
 exit: 2
 --- stdout
 --- stderr
-error: Command "train sft" parameter --model requires an argument
-hint: `dn train sft --help` shows what it takes
+error: `--model` is missing
+hint: `dn train sft --help` lists the arguments
 """)
 
 

@@ -48,7 +48,7 @@ def test_a_job_is_submitted_with_what_was_given_and_nothing_else(dn: Dn, api: An
     assert said == snapshot("""\
 exit: 0
 --- stdout
-id        job-1
+id        01900001-0000-7000-8000-000000000000
 status    queued
 model     Qwen/Qwen3-8B
 dataset   support@1.0.0
@@ -56,7 +56,7 @@ settings  steps 20, algorithm ppo, group_size 4
 reward    contains_v1
 created   2026-11-22 03:00:00
 --- stderr
-hint: `dn train wait job-1` follows it
+hint: `dn train wait 01900001-0000-7000-8000-000000000000` follows it
 """)
 
 

@@ -83,7 +83,7 @@ async def test_a_response_becomes_a_typed_job_and_unknown_fields_are_ignored(
 ) -> None:
     api.jobs = [make_job(invented_next_year=1, progress={"step": 3, "steps": 9, "also": 2})]
 
-    job = await client.get_training_job("job-1")
+    job = await client.get_training_job("01900001-0000-7000-8000-000000000000")
 
     assert isinstance(job, TrainingJob)
     assert job.progress is not None
@@ -113,7 +113,7 @@ async def test_a_request_that_was_not_processed_is_repeated(
 ) -> None:
     api.failures = [make_refusal(status, "t", "busy") for _ in range(3)]
 
-    await client.cancel_training_job("job-1")
+    await client.cancel_training_job("01900001-0000-7000-8000-000000000000")
 
     assert slept == [0.25, 0.5, 1.0]
 
@@ -139,20 +139,25 @@ async def test_a_broken_connection_is_repeated_where_that_is_safe(client: Both, 
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
 
     api.failures = [httpx2.ReadError("dropped")]
-    await client.retry_training_job("job-1")
+    await client.retry_training_job("01900001-0000-7000-8000-000000000000")
     first, second = api.requests[2:]
     assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
 
     api.failures = [httpx2.ReadError("dropped")]
     with pytest.raises(ConnectionFailed):
-        await client.cancel_training_job("job-1")
-    assert api.asked.count("POST /org/main/ws/default/training/jobs/job-1/cancel") == 1
+        await client.cancel_training_job("01900001-0000-7000-8000-000000000000")
+    assert (
+        api.asked.count(
+            "POST /org/main/ws/default/training/jobs/01900001-0000-7000-8000-000000000000/cancel"
+        )
+        == 1
+    )
 
 
 async def test_an_unsent_request_is_always_repeated(client: Both, api: Any) -> None:
     api.failures = [httpx2.ConnectError("refused")]
 
-    await client.cancel_training_job("job-1")
+    await client.cancel_training_job("01900001-0000-7000-8000-000000000000")
 
     assert len(api.requests) == 2
 
@@ -205,7 +210,7 @@ async def test_an_error_page_of_a_proxy_is_repeated_where_that_is_safe(
 
     api.failures = [httpx2.Response(status, text="<h1>Bad Gateway</h1>")]
     with pytest.raises(ServerError):
-        await client.cancel_training_job("job-1")
+        await client.cancel_training_job("01900001-0000-7000-8000-000000000000")
     assert len(api.requests) == 3
 
 
@@ -223,7 +228,7 @@ async def test_no_parsing_error_escapes(client: Both, api: Any, body: bytes) -> 
     api.failures = [httpx2.Response(200, content=body)]
 
     with pytest.raises(ProtocolError):
-        await client.get_training_job("job-1")
+        await client.get_training_job("01900001-0000-7000-8000-000000000000")
 
 
 @pytest.mark.parametrize(
@@ -264,7 +269,9 @@ async def test_a_missing_file_is_an_error_of_ours(client: Both, tmp_path: Path) 
 
 async def test_a_saved_file_is_complete_or_absent(client: Both, api: Any, tmp_path: Path) -> None:
     api.files = {"adapter/a": b"x" * 200_000}
-    call = calls.training_job_file(Scope("main", "default"), "job-1", "adapter/a")
+    call = calls.training_job_file(
+        Scope("main", "default"), "01900001-0000-7000-8000-000000000000", "adapter/a"
+    )
 
     with pytest.raises(ProtocolError):
         await client.save(call, tmp_path / "deep" / "a", sha256="0" * 64)
@@ -285,7 +292,8 @@ async def test_waiting_survives_a_restart_of_the_server(
     seen: list[str | None] = []
 
     job = await client.wait_for_training_job(
-        "job-1", on_update=lambda job: seen.append(job and job.status)
+        "01900001-0000-7000-8000-000000000000",
+        on_update=lambda job: seen.append(job and job.status),
     )
 
     assert job.status == "completed"
@@ -297,7 +305,7 @@ async def test_waiting_ends_after_a_long_outage(client: Both, api: Any) -> None:
     api.failures = [httpx2.ConnectError("refused")] * 9
 
     with pytest.raises(ConnectionFailed):
-        await client.wait_for_training_job("job-1", patience=0)
+        await client.wait_for_training_job("01900001-0000-7000-8000-000000000000", patience=0)
 
 
 async def test_waiting_for_a_cancelled_job_raises_an_error_with_the_job(
@@ -306,7 +314,7 @@ async def test_waiting_for_a_cancelled_job_raises_an_error_with_the_job(
     api.jobs = [make_job(status="cancelled")]
 
     with pytest.raises(JobEnded) as caught:
-        await client.wait_for_training_job("job-1")
+        await client.wait_for_training_job("01900001-0000-7000-8000-000000000000")
 
     assert caught.value.job.status == "cancelled"
 

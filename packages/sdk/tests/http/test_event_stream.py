@@ -66,13 +66,23 @@ def watch(request: pytest.FixtureRequest) -> Any:
         options["transport"] = httpx2.MockTransport(events)
         if request.param == "sync":
             client = ApiClient("http://a.test", sleep=lambda _: None, **options)
-            return [each.id for each in client.watch_training_job("job-1", **kwargs)]
+            return [
+                each.id
+                for each in client.watch_training_job(
+                    "01900001-0000-7000-8000-000000000000", **kwargs
+                )
+            ]
 
         async def sleep(seconds: float) -> None:
             pass
 
         other = AsyncApiClient("http://a.test", sleep=sleep, **options)
-        return [each.id async for each in other.watch_training_job("job-1", **kwargs)]
+        return [
+            each.id
+            async for each in other.watch_training_job(
+                "01900001-0000-7000-8000-000000000000", **kwargs
+            )
+        ]
 
     return watch
 

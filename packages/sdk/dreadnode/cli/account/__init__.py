@@ -1,1 +1,1 @@
-"""Commands for login, tokens, members and webhooks."""
+"""Commands for profiles, tokens, members and webhooks."""

@@ -4,50 +4,54 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import say
+from dreadnode.cli.context import DEFAULT, Common, complete_scope
+from dreadnode.cli.output import hint, say
 from dreadnode.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from dreadnode.http.sync_api.client import ApiClient
-    from dreadnode.wire import User
+    from dreadnode.wire import Organization, Workspace
 
 
 def login(
-    key: Annotated[
-        str | None, Parameter(help="The key; if not given, it is asked for or read from stdin.")
+    token: Annotated[
+        str | None,
+        Parameter(help="API token; if not given, it is prompted for or read from stdin."),
     ] = None,
     /,
     *,
     save_as: Annotated[
-        str | None, Parameter(help="The profile's name, else the server's host.")
+        str | None, Parameter(help="Name of the profile; else the server's host.")
     ] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Try a key on a server, and save both as the active profile.
+    """Check a token with a server, and save both as the active profile.
 
-    A key on the command line stays in the shell's history; one that is asked for does not.
+    A token on the command line stays in the shell's history; a prompted one does not.
     """
     from dreadnode.config import Profile, Profiles, server_url
 
     if common.profile:
-        raise InputError("`--profile` chooses a saved profile; `--save-as` names the new one")
+        raise InputError("`--profile` selects a saved profile; `--save-as` names the new one")
     server = common.server or os.environ.get("DREADNODE_SERVER")
     if not server:
-        raise InputError("say which server with `--server`, for instance http://127.0.0.1:8799")
+        raise InputError("`--server` is missing, for instance `--server http://127.0.0.1:8799`")
     saved = Profiles.load()
     url = server_url(server)
-    common = replace(common, server=url, api_key=key or common.api_key or _ask_for_key(url))
+    common = replace(common, server=url, api_key=token or common.api_key or _prompt(url))
     with common.client(scoped=False) as client:
         user = client.get_user()
-        common.complete(client)
+        complete_scope(client)
         scope = client.scope
+        _require("organization", scope.organization, client.list_organizations())
+        _require("workspace", scope.workspace, client.list_workspaces())
         saved.save(
             Profile(
                 name=save_as or urlsplit(url).netloc,
@@ -59,11 +63,11 @@ def login(
             )
         )
         say(f"saved profile `{saved.active}` in {saved.path}")
-        _show(common, client, user, saved.active)
+        _show(common, client, saved.active)
 
 
 def logout(
-    name: Annotated[str | None, Parameter(help="The profile, else the active one.")] = None, /
+    name: Annotated[str | None, Parameter(help="Profile; else the active one.")] = None, /
 ) -> None:
     """Delete a profile; its token stays valid until it is revoked."""
     from dreadnode.config import Profiles
@@ -71,25 +75,33 @@ def logout(
     saved = Profiles.load()
     name = name or saved.active
     if name is None:
-        raise ConfigError(f"no profile is active in {saved.path}; name one")
+        raise ConfigError(f"no profile in {saved.path} is active; name one")
+    was_active = name == saved.active
     profile = saved.remove(name)
-    say(f"forgot profile `{profile.name}` of {profile.url}")
+    say(f"deleted profile `{profile.name}` of {profile.url}")
+    if was_active and saved.active:
+        say(f"profile `{saved.active}` is active now")
+    if profile.api_key:
+        hint("its token is still valid; `dn token revoke` revokes one")
 
 
 def whoami(*, common: Common = DEFAULT) -> None:
-    """Show the server, the user and the role; fails if the token is rejected."""
+    """Show the server, the user and the role of the token; fails if the token is not valid."""
     with common.client(scoped=False) as client:
-        user = client.get_user()
-        common.complete(client)
-        _show(common, client, user, common.connection().profile)
+        complete_scope(client)
+        _show(common, client, common.connection().profile)
 
 
-def _show(common: Common, client: ApiClient, user: User, profile: str | None) -> None:
+def _show(common: Common, client: ApiClient, profile: str | None) -> None:
+    user = client.get_user()
+    organizations = {each.key: each for each in client.list_organizations()}
+    organization = organizations.get(client.scope.organization or "")
     common.out.fields(
         {
             "server": client.server,
             "user": user.username,
             "email": user.email_address,
+            "role": organization.role if organization else None,
             "organization": client.scope.organization,
             "workspace": client.scope.workspace,
             "profile": profile,
@@ -97,13 +109,26 @@ def _show(common: Common, client: ApiClient, user: User, profile: str | None) ->
     )
 
 
-def _ask_for_key(url: str) -> str:
+def _require(
+    kind: str, key: str | None, existing: Sequence[Organization] | Sequence[Workspace]
+) -> None:
+    """Refuse a scope that does not exist."""
+    keys = [each.key for each in existing]
+    if key not in keys:
+        known = ", ".join(f"`{each}`" for each in keys) or "none"
+        raise ConfigError(f"`{key}` is not {_ARTICLES[kind]} of this token; it has: {known}")
+
+
+_ARTICLES = {"organization": "an organization", "workspace": "a workspace"}
+
+
+def _prompt(url: str) -> str:
     if sys.stdin.isatty():
         from getpass import getpass
 
-        key = getpass(f"key for {url}: ")
+        token = getpass(f"token for {url}: ")
     else:
-        key = sys.stdin.readline()
-    if not key.strip():
-        raise InputError("no key was given")
-    return key.strip()
+        token = sys.stdin.readline()
+    if not token.strip():
+        raise InputError("no token was given")
+    return token.strip()

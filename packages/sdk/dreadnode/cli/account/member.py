@@ -13,11 +13,9 @@ from dreadnode.cli.output import Column, say
 Role = Literal["reader", "member", "admin"]
 
 app = App(
-    name="member",
-    help="Say who belongs to the organization, and what they may do.",
-    version_flags=[],
+    name="member", help="Manage the members of the organization and their roles.", version_flags=[]
 )
-workspaces = App(name="workspace", help="Make workspaces and list them.", version_flags=[])
+workspaces = App(name="workspace", help="Create and list workspaces.", version_flags=[])
 
 MEMBERS: tuple[Column, ...] = (
     ("user", lambda member: member.username),
@@ -31,7 +29,7 @@ WORKSPACES: tuple[Column, ...] = (
     ("name", lambda workspace: workspace.name),
     ("default", lambda workspace: "yes" if workspace.is_default else ""),
 )
-User = Annotated[str, Parameter(help="The user's name.")]
+User = Annotated[str, Parameter(help="Name of the user.")]
 
 
 @app.command
@@ -39,22 +37,24 @@ def add(
     user: User,
     /,
     *,
-    email: Annotated[str, Parameter(help="The user's address, by which one name is one person.")],
+    email: Annotated[str, Parameter(help="Email address, which identifies the person.")],
     role: Annotated[
-        Role, Parameter(help="What they may do: read; push and train; manage.", show_default=True)
+        Role,
+        Parameter(
+            help="`reader` can read, `member` can also push and train, `admin` can also manage.",
+            show_default=True,
+        ),
     ] = "member",
-    name: Annotated[str | None, Parameter(help="Their full name.")] = None,
+    name: Annotated[str | None, Parameter(help="Full name.")] = None,
     days: Annotated[
         float | None,
-        Parameter(
-            converter=units.days, help="How long their first token is valid: days, or `12h`."
-        ),
+        Parameter(converter=units.days, help="Days until the first token expires, or `12h`."),
     ] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Make somebody a member, with a first token for them, which is shown this once.
+    """Add a member with a first token, which is shown only now.
 
-    Only the token goes to stdout, so that it can be piped to where it belongs.
+    Only the token goes to stdout, for use in a pipe.
     """
     from dreadnode.wire import MemberRequest
 
@@ -66,7 +66,7 @@ def add(
     if common.json:
         common.out.json(made.model_dump(mode="json"))
         return
-    say(f"made {made.member.username} a member as {made.member.role}, with this token:")
+    say(f"added {made.member.username} with the role {made.member.role} and this token:")
     common.out.text(made.token.token)
 
 
@@ -81,38 +81,45 @@ def list_members(*, common: Common = DEFAULT) -> None:
 @app.command(name="role")
 def set_role(
     user: User,
-    role: Annotated[Role, Parameter(help="What they may do from now on.")],
+    role: Annotated[Role, Parameter(help="The new role.")],
     /,
     *,
     common: Common = DEFAULT,
 ) -> None:
-    """Give a member another role; their tokens shrink with it, at once."""
+    """Change the role of a member; their tokens cannot do more from now on."""
     with common.client() as client:
-        common.out.record(client.set_role(user, role), MEMBERS)
+        changed = client.set_role(user, role)
+        say(f"{changed.username} has the role {changed.role} in `{client.scope.organization}` now")
+    common.out.record(changed, MEMBERS)
 
 
 @app.command
 def remove(user: User, /, *, common: Common = DEFAULT) -> None:
-    """Take a member out, and make their tokens worthless; what they made stays."""
+    """Remove a member and revoke their tokens; their jobs and datasets stay."""
     with common.client() as client:
-        common.out.record(client.remove_member(user), MEMBERS)
+        removed = client.remove_member(user)
+        say(
+            f"removed {removed.username} from `{client.scope.organization}` and revoked their "
+            "tokens"
+        )
+    common.out.record(removed, MEMBERS)
 
 
 @workspaces.command(name="create")
 def create_workspace(
-    key: Annotated[str, Parameter(help="Lower-case letters, digits and hyphens.")],
+    key: Annotated[str, Parameter(help="Slug: lower-case letters, digits and hyphens.")],
     /,
     *,
-    name: Annotated[str | None, Parameter(help="For people.")] = None,
+    name: Annotated[str | None, Parameter(help="Display name.")] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Make a workspace, in which jobs live apart from those of others."""
+    """Create a workspace, whose jobs are separate from those of other workspaces."""
     with common.client() as client:
         common.out.record(client.create_workspace(key, name), WORKSPACES)
 
 
 @workspaces.command(name="list")
 def list_workspaces(*, common: Common = DEFAULT) -> None:
-    """List the organization's workspaces."""
+    """List the workspaces of the organization."""
     with common.client() as client:
         common.out.rows(client.list_workspaces(), WORKSPACES, none="no workspaces")

@@ -10,14 +10,14 @@ from dreadnode.cli import units, views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, say
 
-app = App(name="token", help="Make keys, list and revoke them.", version_flags=[])
+app = App(name="token", help="Create, list and revoke API tokens.", version_flags=[])
 
 TOKENS: tuple[Column, ...] = (
     ("id", lambda token: token.id),
     ("name", lambda token: token.name),
     ("user", lambda token: token.username),
     ("role", lambda token: token.role),
-    ("begins", lambda token: token.hint),
+    ("prefix", lambda token: token.hint),
     ("created", lambda token: views.when(token.created_at)),
     ("expires", lambda token: views.when(token.expires_at)),
     ("revoked", lambda token: views.when(token.revoked_at)),
@@ -26,28 +26,26 @@ TOKENS: tuple[Column, ...] = (
 
 @app.command
 def create(
-    name: Annotated[str, Parameter(help="What it is for.")],
+    name: Annotated[str, Parameter(help="Name that says its purpose.")],
     /,
     *,
     role: Annotated[
         Literal["reader", "member", "admin"] | None,
-        Parameter(help="At most the owner's, which is the default."),
+        Parameter(help="Role, at most the owner's, which is the default."),
     ] = None,
-    user: Annotated[
-        str | None, Parameter(help="Whose it is, if not yours; for administrators.")
-    ] = None,
+    user: Annotated[str | None, Parameter(help="Owner; you by default. Needs an admin.")] = None,
     days: Annotated[
         float | None,
         Parameter(
             converter=units.days,
-            help="How long the token is valid: days, or `12h`; until it is revoked if not given.",
+            help="Days until it expires, or `12h`; else it is valid until revoked.",
         ),
     ] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Make a token; it is shown this once, and the server keeps no copy.
+    """Create a token; it is shown only now, because the server keeps no copy.
 
-    Only the token goes to stdout, so that it can be piped to where it belongs.
+    Only the token goes to stdout, for use in a pipe.
     """
     from dreadnode.wire import TokenRequest
 
@@ -57,14 +55,14 @@ def create(
     if common.json:
         common.out.json(made.model_dump(mode="json"))
         return
-    until = f", good until {views.when(made.expires_at)}" if made.expires_at else ""
-    say(f"made token `{made.name}` ({made.id}) for {made.username}, {made.role}{until}:")
+    until = f", valid until {views.when(made.expires_at)}" if made.expires_at else ""
+    say(f"created token `{made.name}` ({made.id}) for {made.username}, {made.role}{until}:")
     common.out.text(made.token)
 
 
 @app.command(name="list")
 def list_tokens(*, common: Common = DEFAULT) -> None:
-    """List tokens, without their secrets; an admin sees everybody's."""
+    """List tokens without their secrets; an admin sees those of all users."""
     with common.client() as client:
         found = client.list_tokens().items
     common.out.rows(found, TOKENS, none="no tokens")
@@ -72,12 +70,13 @@ def list_tokens(*, common: Common = DEFAULT) -> None:
 
 @app.command
 def revoke(
-    token: Annotated[str, Parameter(help="The token's id: see `dn token list`.")],
+    token: Annotated[str, Parameter(help="Id of the token: see `dn token list`.")],
     /,
     *,
     common: Common = DEFAULT,
 ) -> None:
-    """Make a token worthless, at once."""
+    """Revoke a token at once."""
     with common.client() as client:
         revoked = client.revoke_token(token)
+    say(f"revoked token `{revoked.name}`; the server refuses it from now on")
     common.out.record(revoked, TOKENS)

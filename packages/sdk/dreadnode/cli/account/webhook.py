@@ -10,18 +10,18 @@ from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, hint, say
 
-app = App(name="webhook", help="Send job events to another service.", version_flags=[])
+app = App(name="webhook", help="Send job events to other services.", version_flags=[])
 
-Webhook = Annotated[str, Parameter(help="The webhook's id: see `dn webhook list`.")]
+Webhook = Annotated[str, Parameter(help="Id of the webhook: see `dn webhook list`.")]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 
 WEBHOOKS: tuple[Column, ...] = (
     ("id", lambda hook: hook.id),
     ("url", lambda hook: hook.url),
-    ("told of", lambda hook: ", ".join(hook.statuses) or "every state"),
+    ("events", lambda hook: ", ".join(hook.statuses) or "all"),
     ("delivered", lambda hook: hook.delivered),
-    ("waiting", lambda hook: hook.waiting),
-    ("given up", lambda hook: hook.given_up),
+    ("pending", lambda hook: hook.waiting),
+    ("failed", lambda hook: hook.given_up),
     ("last error", lambda hook: hook.last_error),
     ("created", lambda hook: views.when(hook.created_at)),
 )
@@ -39,18 +39,18 @@ DELIVERIES: tuple[Column, ...] = (
 
 @app.command
 def create(
-    url: Annotated[str, Parameter(help="`https://…`, or `http://127.0.0.1…`.")],
+    url: Annotated[str, Parameter(help="Address: `https://…`, or `http://127.0.0.1…`.")],
     /,
     *,
     status: Annotated[
         tuple[Status, ...],
-        Parameter(help="A status to report; may be repeated. Default: every status."),
+        Parameter(help="Job status that sends an event; all by default. Repeatable."),
     ] = (),
     common: Common = DEFAULT,
 ) -> None:
-    """Create a webhook that sends job events to URL; for admins only.
+    """Create a webhook for job events; needs an admin.
 
-    Every message is signed with a secret that is shown this once. Only the secret goes to stdout.
+    Every message is signed with a secret, which is shown only now. Only the secret goes to stdout.
     """
     from dreadnode.webhooks import WebhookRequest
 
@@ -60,27 +60,28 @@ def create(
     if common.json:
         common.out.json(made.model_dump(mode="json"))
         return
-    say(f"made webhook {made.id}; its secret, which verifies its messages:")
+    say(f"created webhook {made.id}; its messages are signed with this secret:")
     common.out.text(made.secret)
 
 
 @app.command(name="list")
 def list_webhooks(*, common: Common = DEFAULT) -> None:
-    """List the workspace's webhooks, and how their deliveries fare."""
+    """List the workspace's webhooks with the state of their deliveries."""
     with common.client() as client:
         found = client.list_webhooks().items
     common.out.rows(found, WEBHOOKS, none="no webhooks")
     for hook in found:
         if hook.last_error and not common.json:
-            hint(f"`dn webhook deliveries {hook.id}` shows what became of each message")
+            hint(f"`dn webhook deliveries {hook.id}` shows each message")
             break
 
 
 @app.command
 def delete(webhook: Webhook, /, *, common: Common = DEFAULT) -> None:
-    """Delete a webhook; what it is still owed is not delivered."""
+    """Delete a webhook with its pending deliveries."""
     with common.client() as client:
         deleted = client.delete_webhook(webhook)
+    say(f"deleted webhook {deleted.id}")
     common.out.record(deleted, WEBHOOKS[:2])
 
 
@@ -89,10 +90,10 @@ def deliveries(
     webhook: Webhook,
     /,
     *,
-    limit: Annotated[int, Parameter(help="How many of the newest.", show_default=True)] = 100,
+    limit: Annotated[int, Parameter(help="Number of messages.", show_default=True)] = 100,
     common: Common = DEFAULT,
 ) -> None:
-    """Show the newest messages to a webhook, and how far each has come."""
+    """List the newest messages to a webhook with the state of each."""
     with common.client() as client:
         found = client.list_webhook_deliveries(webhook, limit=limit).items
     common.out.rows(found, DELIVERIES, none="no deliveries yet")

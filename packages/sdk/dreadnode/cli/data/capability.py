@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import Column, hint
+from dreadnode.cli.output import Column, hint, say
 from dreadnode.cli.views import when
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = App(
     name="capability",
-    help="Store system prompts by name and version, for jobs to use.",
+    help="Store system prompts with a name and a version, for jobs.",
     version_flags=[],
 )
 
@@ -43,34 +43,32 @@ CAPABILITY: tuple[Column, ...] = (
 @app.command
 def push(
     path: Annotated[
-        Path, Parameter(help="A text file with the prompt, or a folder with capability.yaml.")
+        Path, Parameter(help="Text file with the prompt, or folder with capability.yaml.")
     ],
-    ref: Annotated[
-        str | None, Parameter(help="NAME@VERSION; taken from capability.yaml if not given.")
-    ] = None,
+    ref: Annotated[str | None, Parameter(help="NAME@VERSION; else from capability.yaml.")] = None,
     /,
     *,
-    description: Annotated[str | None, Parameter(help="For people.")] = None,
+    description: Annotated[str | None, Parameter(help="Description.")] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Store a system prompt as a version of a capability, which never changes afterwards.
+    """Store a system prompt as a version of a capability, which never changes.
 
-    Of a folder the prompt of its entry agent is taken: the file in agents/ that capability.yaml
-    names as entry_agent, or else the first.
+    A folder's prompt is that of its entry agent: the file in agents/ that capability.yaml names as
+    entry_agent, or the first file.
     """
     from dreadnode import capabilities
     from dreadnode.errors import InputError
 
-    draft = capabilities.read(path)
+    local = capabilities.read(path)
     if ref is not None:
         name, version = capabilities.parse_ref(ref)
-    elif draft.name and draft.version:
-        name, version = capabilities.checked(draft.name, draft.version)
+    elif local.name and local.version:
+        name, version = capabilities.checked(local.name, local.version)
     else:
-        raise InputError(f"{path} does not say what it is called; add NAME@VERSION")
+        raise InputError(f"{path} has no name and version; add NAME@VERSION")
     with common.client() as client:
         stored = client.push_capability(
-            name, version, draft.prompt, description=description or draft.description
+            name, version, local.prompt, description=description or local.description
         )
     common.out.record(stored, CAPABILITY)
     hint(f"`dn train sft --capability {_ref(stored)} …` trains with it")
@@ -79,9 +77,9 @@ def push(
 @app.command(name="list")
 def list_capabilities(
     *,
-    search: Annotated[str | None, Parameter(help="Part of a name or a description.")] = None,
-    page: Annotated[int, Parameter(help="Which page.", show_default=True)] = 1,
-    page_size: Annotated[int, Parameter(help="Capabilities on a page.", show_default=True)] = 20,
+    search: Annotated[str | None, Parameter(help="Text in the name or the description.")] = None,
+    page: Annotated[int, Parameter(help="Page number.", show_default=True)] = 1,
+    page_size: Annotated[int, Parameter(help="Capabilities per page.", show_default=True)] = 20,
     common: Common = DEFAULT,
 ) -> None:
     """List the organization's capabilities, each with its newest version."""
@@ -120,11 +118,11 @@ def download(
     /,
     *,
     to: Annotated[
-        Path | None, Parameter(help="The file; `NAME-VERSION.tar.gz` here if not given.")
+        Path | None, Parameter(help="File to write; else `NAME-VERSION.tar.gz` in this folder.")
     ] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Fetch the files of a capability as a gzipped tar; an existing file is not overwritten."""
+    """Download the files of a capability as a gzipped tar; never overwrites a file."""
     from dreadnode import capabilities
     from dreadnode.errors import UnusableFile
     from dreadnode.http.calls import capability_archive
@@ -132,7 +130,7 @@ def download(
     name, version = capabilities.parse_ref(capability)
     target = to or Path(f"{name}-{version}.tar.gz")
     if target.exists():
-        raise UnusableFile(f"{target} exists already; name another file with `--to`")
+        raise UnusableFile(f"{target} already exists; name another file with `--to`")
     with common.client() as client:
         client.save(capability_archive(client.scope, name, version), target)
     if common.json:
@@ -148,12 +146,13 @@ def delete(
     *,
     common: Common = DEFAULT,
 ) -> None:
-    """Delete a version of a capability; jobs that were given its prompt keep it.
+    """Delete a version of a capability; jobs that use its prompt keep it.
 
-    Its name stays taken: only the same content can be pushed as this version again.
+    Only the same content can be pushed as this version again.
     """
     from dreadnode import capabilities
 
     with common.client() as client:
         deleted = client.delete_capability(*capabilities.parse_ref(capability))
+    say(f"deleted capability {_ref(deleted)}")
     common.out.record(deleted, CAPABILITIES)

@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import count, hint, say
+from dreadnode.cli.output import count, hint, say, show
 from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
 
-app = App(name="dataset", help="Store datasets and look at them.", version_flags=[])
+app = App(name="dataset", help="Store and read datasets.", version_flags=[])
 
 
 @app.command
@@ -29,30 +29,31 @@ def push(
         Path,
         Parameter(
             help="A .jsonl, .json, .csv or .parquet file, which becomes the split `train`; or a "
-            "folder of such files, each named for its split. Text may be compressed: .gz or .zst."
+            "folder of such files, each named like its split. Text files can be compressed: .gz or "
+            ".zst."
         ),
     ],
     ref: Annotated[
         str | None,
-        Parameter(help="NAME@VERSION; made of the source's name and content if not given."),
+        Parameter(help="NAME@VERSION; else from the source's name and content."),
     ] = None,
     /,
     *,
     split: Annotated[
         tuple[str, ...],
-        Parameter(help="A further split, as SPLIT=FILE; may be given again."),
+        Parameter(help="Further split, as SPLIT=FILE. Repeatable."),
     ] = (),
     format: Annotated[  # noqa: A002 - the flag's own name
         Format | None,
-        Parameter(help="Format of the files, if their names do not show it."),
+        Parameter(help="Format of the files; else from their suffixes."),
     ] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Store a file, or a file for each split, as a version of a dataset, which never changes.
+    """Store files as a version of a dataset, which never changes.
 
-    JSONL has one JSON object on each line; JSON is an array of objects, or JSONL; CSV has a
-    header; Parquet may have nested columns. To push the same content again changes nothing; other
-    content needs another version.
+    JSONL has one JSON object on each line; JSON is an array of objects, or JSONL; CSV has a header;
+    Parquet can have nested columns. Pushing the same content again has no effect; other content
+    needs another version.
     """
     from dreadnode.datasets.jsonl import parse_ref
 
@@ -66,8 +67,8 @@ def push(
 @app.command(name="list")
 def list_datasets(
     *,
-    page: Annotated[int, Parameter(help="Which page.", show_default=True)] = 1,
-    page_size: Annotated[int, Parameter(help="Datasets on a page.", show_default=True)] = 20,
+    page: Annotated[int, Parameter(help="Page number.", show_default=True)] = 1,
+    page_size: Annotated[int, Parameter(help="Datasets per page.", show_default=True)] = 20,
     common: Common = DEFAULT,
 ) -> None:
     """List the organization's datasets."""
@@ -82,12 +83,12 @@ def list_datasets(
 
 @app.command
 def get(
-    dataset: Annotated[str, Parameter(help="NAME for all its versions, or NAME@VERSION for one.")],
+    dataset: Annotated[str, Parameter(help="NAME for all versions, or NAME@VERSION for one.")],
     /,
     *,
     common: Common = DEFAULT,
 ) -> None:
-    """Show the versions of a dataset, newest first, or one of them."""
+    """Show all versions of a dataset, newest first, or one version."""
     from dreadnode.datasets.jsonl import parse_ref
 
     with common.client() as client:
@@ -103,18 +104,16 @@ def read_rows(
     dataset: Annotated[str, Parameter(help="NAME@VERSION.")],
     /,
     *,
-    split: Annotated[
-        str | None, Parameter(help="Which split; the only one, or `train`, if not given.")
-    ] = None,
-    rows: Annotated[int | None, Parameter(help="Only so many rows, the first ones.")] = None,
+    split: Annotated[str | None, Parameter(help="Split; else the only one, or `train`.")] = None,
+    rows: Annotated[int | None, Parameter(help="Number of rows, from the first.")] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Show the rows of a dataset as jobs read them: JSONL, for every pushed format."""
+    """Print the rows of a dataset as jobs read them: as JSONL, from every format."""
     from dreadnode.datasets.jsonl import parse_ref
     from dreadnode.http.calls import dataset_content
 
     if rows is not None and rows < 1:
-        raise InputError(f"`--rows` must be above 0, and is {rows}")
+        raise InputError(f"`--rows` must be above 0, not {rows}")
     with common.client() as client:
         content = client.stream(dataset_content(client.scope, *parse_ref(dataset), split=split))
         for line in islice(_lines(content), rows):
@@ -139,21 +138,11 @@ def upload(
     splits: Sequence[str] = (),
     kind: str | None = None,
 ) -> Dataset:
-    """Store SOURCE, a file or a folder of splits, and say under which name.
-
-    Without a name and version, the source's own name is taken, and a version made of its content:
-    the same content is the same version.
-    """
-    from dreadnode.datasets.files import collect, default_ref
-
-    files = collect(source, splits, kind)
-    if name is None or version is None:
-        name, version = default_ref(source, files)
-    stored = client.push_dataset(name, version, files)
-    what = f"{count(stored.rows, 'row')}, {stored.bytes:,} bytes"
+    """Store SOURCE, a file or a folder of splits, and report its name and version."""
+    stored = client.upload_dataset(source, name, version, splits=splits, kind=kind)
+    size = f"{count(stored.rows, 'row')}, {stored.bytes:,} bytes"
     if len(stored.splits) > 1:
-        what = f"{what}, in {len(stored.splits)} splits"
-    say(f"stored {source} as {stored.ref}: {what}")
-    for note in stored.notes:
-        say(f"note: {note}")
+        size = f"{size}, in {len(stored.splits)} splits"
+    say(f"stored {source} as {stored.ref}: {size}")
+    say(*(f"note: {show(note)}" for note in stored.notes))
     return stored

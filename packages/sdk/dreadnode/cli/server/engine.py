@@ -68,7 +68,8 @@ def _models(command: list[str]) -> None:
     if not models:
         say("no models; add one with `--model ID=PATH`")
         return
-    out.text(*table([[str(cell(model)) for _, cell in _COLUMNS] for model in models], _COLUMNS))
+    cells = [[str(cell(model)) for _, cell in _COLUMNS] for model in models]
+    out.text(*table(cells, [name for name, _ in _COLUMNS]))
     if trained := next((model for model in models if model["catalog"]), None):
         hint(f"to train one: `{start}`, then `dn train sft --model {trained['model_name']}`")
     else:

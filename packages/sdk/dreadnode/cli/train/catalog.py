@@ -1,4 +1,4 @@
-"""`dn train catalog`: the base models, their prices, and which of them this server can train."""
+"""`dn train catalog`: base models, their prices, and which of them this server can train."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from dreadnode.cli import units
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import hint, say, show, table
 from dreadnode.errors import InputError
@@ -27,121 +28,127 @@ _SHOWN = "lifecycle,extended,prices,available"
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Filters:
-    """Which models are meant."""
+    """The filters of the list."""
 
     query: Annotated[str | None, Parameter(name=["--query", "--search"], group=FILTERS)] = None
-    """Words that all occur in the id or the display name."""
+    """Words in the id or the display name; all must occur."""
 
     family: Annotated[str | None, _Filter] = None
-    """Only this family: llama, qwen, …"""
+    """Model family: llama, qwen, …"""
 
     algorithm: Annotated[str | None, _Filter] = None
-    """Only what this trains: sft, importance_sampling, ppo."""
+    """Training algorithm: sft, importance_sampling, ppo."""
 
     min_size_b: Annotated[float | None, _Filter] = None
-    """Least active size, in billions of parameters."""
+    """Minimum active size, in billions of parameters."""
 
     max_size_b: Annotated[float | None, _Filter] = None
-    """Greatest active size."""
+    """Maximum active size, in billions of parameters."""
 
     type: Annotated[str | None, _Filter] = None
-    """Only dense models, or only moe."""
+    """Architecture: dense or moe."""
 
     status: Annotated[str | None, _Filter] = None
-    """Only active models, or only retired."""
+    """Status: active or retired."""
 
-    min_context: Annotated[int | None, _Filter] = None
-    """Least context, in tokens."""
+    min_context: Annotated[int | None, Parameter(group=FILTERS, converter=units.token_count)] = None
+    """Minimum context length in tokens, or as `64K`."""
 
     vision: Annotated[bool | None, Parameter(negative="--no-vision", group=FILTERS)] = None
-    """Only models that read images, or only those that do not."""
+    """Only models with image input, or only models without."""
 
     max_prefill: Annotated[float | None, _Filter] = None
-    """Highest price of a prompt, in USD per million tokens; an unknown price is above it."""
+    """Maximum prefill price in USD per million tokens; unknown prices do not match."""
 
     max_cached_prefill: Annotated[float | None, _Filter] = None
-    """Highest price of a prompt that is cached."""
+    """Maximum price of cached prefill."""
 
     max_sample: Annotated[float | None, _Filter] = None
-    """Highest price of sampling."""
+    """Maximum price of sampling."""
 
     max_train: Annotated[float | None, _Filter] = None
-    """Highest price of training."""
+    """Maximum price of training."""
 
     sort: Annotated[str | None, _Filter] = None
-    """A number to sort by: size_b, context_length, train, …; downwards with a leading -."""
+    """Sort key: size_b, context_length, train, …; descending with a leading -."""
 
     limit: Annotated[int, Parameter(group=FILTERS, show_default=True)] = 20
-    """How many to show, at most 100."""
+    """Number of models to show, at most 100."""
 
     offset: Annotated[int, Parameter(group=FILTERS, show_default=True)] = 0
-    """How many to skip."""
+    """Number of models to skip."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
-class Shape:
-    """How what is found is shown, apart from `--json`."""
+class Format:
+    """The output output, if it is not `--json`."""
 
     csv: Annotated[bool, _Output] = False
-    """Show every fact as comma-separated values."""
+    """Print all fields as comma-separated values."""
 
     ids: Annotated[bool, _Output] = False
-    """Show the ids alone, one a line."""
+    """Print only the ids, one on each line."""
 
     expand: Annotated[str | None, _Output] = None
-    """With --json, what to add: details, prices, extended, lifecycle, available, or all."""
+    """With --json, further fields: details, prices, extended, lifecycle, available, or all."""
 
     facets: Annotated[bool, _Output] = False
-    """With --json, count the values of all matches."""
+    """With --json, also count the values of all matches."""
 
 
 def catalog(
     *,
     filters: Filters = Filters(),
-    shape: Shape = Shape(),
-    offline: Annotated[bool, Parameter(help="Use this program's own copy; ask no server.")] = False,
+    output: Format = Format(),
+    offline: Annotated[
+        bool, Parameter(help="Use the catalog of this program, without a server.")
+    ] = False,
     check: Annotated[
         bool,
         Parameter(
-            help="Compare the catalog with what the server's engine serves, or Tinker if "
-            "TINKER_API_KEY is set; exit code 1 if they differ."
+            help="Compare the catalog with the models that the server's engine serves, or that "
+            "Tinker serves if TINKER_API_KEY is set; exit code 1 if they differ."
         ),
     ] = False,
     common: Common = DEFAULT,
 ) -> None:
-    """List the base models that can be trained, what they cost, and what this server has."""
-    _refuse_contradictions(shape, common, offline=offline, check=check)
-    query = _checked(filters, shape)
+    """List base models with their prices, and whether this server can train them."""
+    _refuse_contradictions(output, common, offline=offline, check=check)
+    query = _checked(filters, output)
     if check:
         from dreadnode.cli.train.catalog_check import compare
 
         compare(common)
         return
-    expand = shape.expand if common.json else "" if shape.ids else "all" if shape.csv else _SHOWN
-    page = _own(query, expand, shape) if offline else _served(query, expand, shape, common)
-    _show(page, shape, common, offline=offline)
+    expand = output.expand if common.json else "" if output.ids else "all" if output.csv else _SHOWN
+    page = _local(query, expand, output) if offline else _from_server(query, expand, output, common)
+    _show(page, output, common, offline=offline)
 
 
-def _refuse_contradictions(shape: Shape, common: Common, *, offline: bool, check: bool) -> None:
-    forms = {"--json": common.json, "--csv": shape.csv, "--ids": shape.ids}
+def _refuse_contradictions(output: Format, common: Common, *, offline: bool, check: bool) -> None:
+    forms = {"--json": common.json, "--csv": output.csv, "--ids": output.ids}
     chosen = [name for name, given in forms.items() if given]
     if len(chosen) > 1:
-        raise InputError(f"`{chosen[0]}` and `{chosen[1]}` exclude each other; leave one out")
+        raise InputError(f"`{chosen[0]}` and `{chosen[1]}` are two output formats; use one")
     if check and offline:
-        raise InputError("`--check` asks what is served, and `--offline` asks nobody; choose one")
-    for name, given in (("--expand", shape.expand), ("--facets", shape.facets)):
+        raise InputError("`--check` needs a server, so leave out `--offline`")
+    for name, given in (("--expand", output.expand), ("--facets", output.facets)):
         if given and not common.json:
-            raise InputError(f"`{name}` changes what `--json` shows; add `--json` or leave it out")
+            raise InputError(f"`{name}` works only with `--json`; add it")
 
 
-def _checked(filters: Filters, shape: Shape) -> Query:
-    """Return the query that FILTERS ask, or say which flag cannot be meant."""
+def _checked(filters: Filters, output: Format) -> Query:
+    """Return the query for FILTERS.
+
+    Raises:
+        InputError: A value is not valid; the message names the flag.
+    """
     from dreadnode.catalog.search import Query
     from dreadnode.catalog.view import expansions
 
     try:
-        expansions(shape.expand)
+        expansions(output.expand)
         return Query(**asdict(filters))
     except CatalogQueryError as error:
         text = str(error)
@@ -150,62 +157,64 @@ def _checked(filters: Filters, shape: Shape) -> Query:
         raise InputError(text.replace("`expand`", "`--expand`")) from None
 
 
-def _own(query: Query, expand: str | None, shape: Shape) -> dict[str, Any]:
+def _local(query: Query, expand: str | None, output: Format) -> dict[str, Any]:
     from dreadnode.catalog import view
     from dreadnode.catalog.search import run
 
     answer: dict[str, Any] = view.page(
-        run(query, TINKER_MODELS), view.expansions(expand), facets=shape.facets
+        run(query, TINKER_MODELS), view.expansions(expand), facets=output.facets
     )
     return answer
 
 
-def _served(query: Query, expand: str | None, shape: Shape, common: Common) -> dict[str, Any]:
-    asked = {name: value for name, value in asdict(query).items() if value is not None}
-    if not asked["offset"]:
-        del asked["offset"]
+def _from_server(
+    query: Query, expand: str | None, output: Format, common: Common
+) -> dict[str, Any]:
+    params = {name: value for name, value in asdict(query).items() if value is not None}
+    if not params["offset"]:
+        del params["offset"]
     with common.client(scoped=False) as client:
         return client.get_training_catalog(
-            **asked, expand=expand or None, facets="true" if shape.facets else None
+            **params, expand=expand or None, facets="true" if output.facets else None
         )
 
 
-def _show(page: dict[str, Any], shape: Shape, common: Common, *, offline: bool) -> None:
+def _show(page: dict[str, Any], output: Format, common: Common, *, offline: bool) -> None:
     models = page["models"]
     if offline:
-        say(f"this program's own copy, of {CATALOG_AS_OF}; no server was asked")
+        say(f"catalog of this program, of {CATALOG_AS_OF}; no server was asked")
     if common.json:
         common.out.json(page)
-    elif shape.csv:
+    elif output.csv:
         _csv(models)
-    elif shape.ids:
+    elif output.ids:
         common.out.text(*(model["tinker_id"] for model in models))
     elif models:
         columns = COLUMNS if offline else [*COLUMNS, HERE]
         cells = [[show(cell(model)) for _, cell in columns] for model in models]
-        common.out.text(*table(cells, columns))
+        common.out.text(*table(cells, [name for name, _ in columns]))
         _explain(page, offline=offline)
     else:
-        say("no model matches")
+        say("no models match")
 
 
 def _explain(page: dict[str, Any], *, offline: bool) -> None:
-    """Say what the table cannot: units, discounts, and how old the knowledge of the engine is."""
+    """Print what the table does not have: units, discounts, and the age of the HERE column."""
     models, total = page["models"], page["total"]
     lines = ["prices in USD per million tokens"]
-    if any(model["promo"] for model in models):
-        lines.append("* a discount that can end without notice")
+    if any(model.get("promo") for model in models):
+        lines.append("* discount that can end without notice")
     engine = page.get("engine") or {}
     if not offline and engine.get("age_seconds") is not None:
         lines.append(f"HERE as of {engine['age_seconds']:.0f} s ago")
     say("; ".join(lines))
     if engine.get("detail"):
-        say(f"what this server can train is not known: {engine['detail']}")
+        say(f"the server does not know what its engine can train: {engine['detail']}")
     if total > len(models):
         start = page.get("offset") or 0
         hint(
-            f"{start + 1} to {start + len(models)} of {total}; "
-            f"`--limit {min(total, 100)}` shows more, and filters fewer"
+            f"{start + 1} to {start + len(models)} of {total}; `--limit {min(total, 100)}` shows "
+            "more"
         )
 
 
@@ -221,7 +230,7 @@ def _csv(models: list[dict[str, Any]]) -> None:
 
 
 def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return ENTRY with the fields of what it holds beside its own; an unknown value is empty."""
+    """Return ENTRY with nested fields on its own level; unknown values are empty."""
     flat: dict[str, Any] = {}
     for name, value in entry.items():
         if name in _NESTED:
@@ -245,19 +254,19 @@ def _size(model: dict[str, Any]) -> str:
 
 
 def _context(model: dict[str, Any]) -> str:
-    extended = model["extended"]
+    extended = model.get("extended")
     longer = f" (or {extended['context_length'] // 1024}K)" if extended else ""
     return f"{model['context_length'] // 1024}K{longer}"
 
 
 def _status(model: dict[str, Any]) -> str:
-    day = f" {model['retired_on']}" if model["retired_on"] else ""
+    day = f" {model['retired_on']}" if model.get("retired_on") else ""
     return f"{model['status']}{day}"
 
 
 def _here(model: dict[str, Any]) -> str:
-    served = [model["available"], (model["extended"] or {}).get("available")]
-    if model["available"] is None:
+    served = [model.get("available"), (model.get("extended") or {}).get("available")]
+    if model.get("available") is None:
         return "?"
     return "yes" if served[0] else "extended" if served[1] else "no"
 
@@ -267,7 +276,7 @@ def _rate(name: Literal["prefill", "sample", "train"]) -> Column:
         price = (model["pricing"] or {}).get(name)
         if price is None:
             return "unknown"
-        return f"{price:.3f}".rstrip("0").rstrip(".") + ("*" if model["promo"] else "")
+        return f"{price:.3f}".rstrip("0").rstrip(".") + ("*" if model.get("promo") else "")
 
     return name, cell
 

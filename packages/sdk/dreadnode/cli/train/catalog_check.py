@@ -1,4 +1,4 @@
-"""`dn train catalog --check`: the catalog against what is really served, both ways."""
+"""`dn train catalog --check`: differences between the catalog and the served models."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ HOSTED_TINKER = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 
 
 class CatalogDiffers(DreadnodeError):
-    """What is served is not what the catalog says."""
+    """The served models differ from the catalog."""
 
 
 def compare(common: Common) -> None:
-    """Show how the catalog and what is served differ.
+    """Print the differences between the catalog and the served models.
 
     Raises:
         CatalogDiffers: They differ.
@@ -32,16 +32,16 @@ def compare(common: Common) -> None:
     if common.json:
         common.out.json({"source": source, "catalog_as_of": CATALOG_AS_OF, **found})
     else:
-        say(f"asked {source}; compared with the catalog of {CATALOG_AS_OF}")
+        say(f"{source}, compared with the catalog of {CATALOG_AS_OF}")
         for kind, models in found.items():
             common.out.text(*(f"{HEADINGS[kind]:<30}  {model}" for model in models))
     count = sum(len(models) for models in found.values())
     if count:
         how_many = "1 model" if count == 1 else f"{count} models"
         raise CatalogDiffers(
-            f"the catalog and what is served differ in {how_many}: see docs/reference/catalog.md"
+            f"the catalog and the served models differ in {how_many}; see docs/reference/catalog.md"
         )
-    say(f"no difference: {len(served)} models are served, and the catalog knows them")
+    say(f"no difference: the catalog has all {len(served)} served models")
 
 
 HEADINGS = {
@@ -68,16 +68,18 @@ def differences(served: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _server(common: Common) -> tuple[str, list[str]]:
-    """Ask our server what its engine can train."""
+    """Return the models that the engine of our server serves."""
     with common.client(scoped=False) as client:
-        engine: dict[str, Any] = client.get_training_catalog(limit=1, expand="available")["engine"]
+        engine = client.get_training_catalog(limit=1, expand="available").get("engine")
+        if not isinstance(engine, dict) or not {"age_seconds", "serves", "detail"} <= engine.keys():
+            raise ProtocolError(f"{client.server} does not say what its engine serves")
         if engine["age_seconds"] is None:
-            raise ConnectionFailed(f"the server's engine gave no answer: {engine['detail']}")
+            raise ConnectionFailed(f"the server's engine did not respond: {engine['detail']}")
         return f"the engine of {client.server}", engine["serves"]
 
 
 def _tinker(common: Common) -> tuple[str, list[str]]:
-    """Ask Tinker, or what speaks its protocol, for the capabilities of this key's organization."""
+    """Return the models that Tinker, or a server with its protocol, serves."""
     from dreadnode.cli.context import transport
     from dreadnode.http.calls import Call
     from dreadnode.http.sync_api.client import ApiClient
@@ -97,6 +99,6 @@ def _tinker(common: Common) -> tuple[str, list[str]]:
         names = [one["model_name"] for one in models if one.get("trainable") is not False]
     except (TypeError, KeyError, AttributeError) as error:
         raise ProtocolError(
-            f"{address} answers, but not as Tinker does; see what `TINKER_BASE_URL` says"
+            f"{address} responds, but not like Tinker; check `TINKER_BASE_URL`"
         ) from error
     return address, [name for name in names if isinstance(name, str)]

@@ -1,4 +1,4 @@
-"""`dn train chat`: talk with what a job has trained, while it trains and after it has ended."""
+"""`dn train chat`: talk to the weights of a job, during training and afterwards."""
 
 from __future__ import annotations
 
@@ -10,51 +10,53 @@ from cyclopts import Parameter
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import say
+from dreadnode.cli.train.jobs import Job
 from dreadnode.errors import DreadnodeError, InputError
 
 if TYPE_CHECKING:
     from dreadnode.http.sync_api.client import ApiClient
     from dreadnode.training.chat import ChatAnswer
 
-HELP = "`/reset` begins a new conversation, Ctrl-D ends it"
+HELP = "`/reset` starts a new conversation, Ctrl-D ends it"
 
 
 def chat(
-    job: Annotated[str, Parameter(help="The job's id.")],
+    job: Job,
     /,
     *,
     message: Annotated[
-        str | None, Parameter(help="Say this, show the answer, and end; else read line by line.")
+        str | None, Parameter(help="Send this message and exit; else read messages line by line.")
     ] = None,
     checkpoint: Annotated[
         str | None,
-        Parameter(help="Name or path, such as `step-000010` or `best`; the newest if not given."),
+        Parameter(help="Name or path, such as `step-000010` or `best`; else the newest."),
     ] = None,
     system: Annotated[
-        str | None, Parameter(help="A system message, behind the job's own system prompt.")
+        str | None, Parameter(help="System message, after the job's own system prompt.")
     ] = None,
     max_tokens: Annotated[
-        int, Parameter(help="Tokens of an answer at most.", show_default=True)
+        int, Parameter(help="Maximum number of tokens of a reply.", show_default=True)
     ] = 512,
     temperature: Annotated[
-        float, Parameter(help="0 always takes the likeliest token.", show_default=True)
+        float,
+        Parameter(help="Sampling temperature; 0 takes the most likely token.", show_default=True),
     ] = 0.7,
     top_p: Annotated[
         float,
         Parameter(
-            help="Nucleus sampling: sample from the smallest set of tokens with this probability.",
+            help="Sample from the most likely tokens whose probabilities add up to this.",
             show_default=True,
         ),
     ] = 1.0,
-    seed: Annotated[int | None, Parameter(help="Random seed of sampling.")] = None,
+    seed: Annotated[int | None, Parameter(help="Random seed of the sampling.")] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Talk with a job's weights, written in the chat format that they were trained in.
+    """Talk to a job's weights in the chat format that they were trained with.
 
     Without `--message`, each line of the terminal or of a pipe is one message of one conversation.
-    Every answer is computed by the server's engine, or paid for at hosted Tinker.
+    The server's engine computes every reply; on hosted Tinker each one costs money.
     """
-    how: dict[str, Any] = {
+    options: dict[str, Any] = {
         "checkpoint": checkpoint,
         "max_tokens": max_tokens,
         "temperature": temperature,
@@ -64,75 +66,93 @@ def chat(
     if message is not None and not message.strip():
         raise InputError("`--message` is empty")
     with common.client() as client:
-        talk = Conversation(client, job, system, how, common)
+        job = client.find_training_job(job)
+        conversation = Conversation(client, job, system, options, common)
+        if checkpoint is None and not common.json:
+            _mention_best(client, job)
         if message is not None:
-            talk.say(message)
+            conversation.send(message)
         elif sys.stdin.isatty():
-            _converse(talk)
+            _converse(conversation)
         else:
             for line in sys.stdin:
                 if line.strip():
-                    talk.say(line.strip())
+                    conversation.send(line.strip())
+
+
+def _mention_best(client: ApiClient, job_id: str) -> None:
+    job = client.get_training_job(job_id)
+    if job.better_evaluation:
+        say(f"best: {views.best(job)}; `--checkpoint best` talks to those weights")
 
 
 class Conversation:
-    """What was said so far, and with whom."""
+    """A conversation with the weights of one job.
+
+    Args:
+        client: The client.
+        job: The job's id.
+        system: A system message.
+        options: The other fields of a request.
+        common: The flags of the command.
+    """
 
     def __init__(
         self,
         client: ApiClient,
         job: str,
         system: str | None,
-        how: dict[str, Any],
+        options: dict[str, Any],
         common: Common,
     ) -> None:
         self._client = client
         self._job = job
-        self._how = how
+        self._options = options
         self._common = common
-        self._beginning = [] if system is None else [{"role": "system", "content": system}]
-        self._said: list[dict[str, str]] = list(self._beginning)
-        self._heard_of: str | None = None
+        self._start = [] if system is None else [{"role": "system", "content": system}]
+        self._messages: list[dict[str, str]] = list(self._start)
+        self._shown_weights: str | None = None
 
-    def say(self, text: str) -> None:
-        """Say TEXT, and show the answer; a refusal leaves the conversation as it was."""
+    def send(self, text: str) -> None:
+        """Send TEXT and show the reply; after an error the conversation is unchanged."""
         from dreadnode.training.chat import ChatMessage, ChatRequest
 
-        said = [*self._said, {"role": "user", "content": text}]
-        messages = [ChatMessage.model_validate(each) for each in said]
-        request = ChatRequest(messages=messages, **self._how)
+        asked = [*self._messages, {"role": "user", "content": text}]
+        messages = [ChatMessage.model_validate(each) for each in asked]
+        request = ChatRequest(messages=messages, **self._options)
         answer = self._client.chat_with_training_job(self._job, request)
-        # A conversation is with one checkpoint, though the job may save others meanwhile.
-        self._how["checkpoint"] = answer.checkpoint
-        content = answer.message.content
-        # An empty answer cannot be part of a request, and the next message would have no partner.
-        self._said = [*said, {"role": "assistant", "content": content}] if content else self._said
+        # A conversation stays with one checkpoint, even if the job saves newer ones.
+        self._options["checkpoint"] = answer.checkpoint
+        reply = answer.message.content
+        # A request cannot contain an empty reply, so the unanswered message is dropped too.
+        if reply:
+            self._messages = [*asked, {"role": "assistant", "content": reply}]
         self._show(answer)
 
     def reset(self) -> None:
-        """Delete the conversation."""
-        self._said = list(self._beginning)
+        """Start a new conversation."""
+        self._messages = list(self._start)
 
     def _show(self, answer: ChatAnswer) -> None:
         if self._common.json:
             self._common.out.text(answer.model_dump_json())
             sys.stdout.flush()
             return
-        if self._heard_of != answer.checkpoint:
-            self._heard_of = answer.checkpoint
-            say(views.whose(answer))
+        if self._shown_weights != answer.checkpoint:
+            self._shown_weights = answer.checkpoint
+            say(views.weights(answer))
         if answer.message.reasoning:
-            say(*(f"| {line}" for line in _safe(answer.message.reasoning).splitlines()))
-        self._common.out.text(_safe(answer.message.content))
+            say(*(f"| {line}" for line in _printable(answer.message.reasoning).splitlines()))
+        self._common.out.text(_printable(answer.message.content))
         sys.stdout.flush()
         if not answer.message.content:
-            say("(the answer is empty and not part of the conversation)")
+            say("(the reply is empty and not part of the conversation)")
         if answer.finish_reason == "length":
-            say(f"(cut off after {answer.usage.sampled_tokens} tokens; `--max-tokens` allows more)")
+            say(f"(cut off after {answer.usage.sampled_tokens} tokens; raise `--max-tokens`)")
 
 
-def _converse(talk: Conversation) -> None:
-    """Read messages from the terminal until it has no more."""
+def _converse(conversation: Conversation) -> None:
+    """Read messages from the terminal until its end."""
     say(HELP)
     while True:
         try:
@@ -147,14 +167,14 @@ def _converse(talk: Conversation) -> None:
             return
         text = line.strip()
         if text == "/reset":
-            talk.reset()
+            conversation.reset()
         elif text:
             try:
-                talk.say(text)
+                conversation.send(text)
             except DreadnodeError as error:
                 say(f"error: {error}")
 
 
-def _safe(text: str) -> str:
-    """Return TEXT without control characters: a model may say anything, to a terminal too."""
+def _printable(text: str) -> str:
+    """Return TEXT without control characters, which a model can sample for a terminal."""
     return "".join(char if char.isprintable() or char in "\n\t" else " " for char in text)

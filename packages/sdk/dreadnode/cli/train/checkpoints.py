@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import Column
+from dreadnode.cli.output import Column, say
+from dreadnode.cli.train.jobs import Job
 
 if TYPE_CHECKING:
     from dreadnode.training.checkpoints import Checkpoint
@@ -37,10 +36,14 @@ CHECKPOINTS: tuple[Column, ...] = (
 )
 
 
-def checkpoints(
-    job: Annotated[str, Parameter(help="The job's id.")], /, *, common: Common = DEFAULT
-) -> None:
-    """List a job's checkpoints, oldest first; `dn train download --checkpoint` fetches one."""
+def checkpoints(job: Job, /, *, common: Common = DEFAULT) -> None:
+    """List a job's checkpoints, oldest first; `dn train download --checkpoint` downloads one."""
     with common.client() as client:
+        job = client.find_training_job(job)
         found = client.list_training_job_checkpoints(job).items
-    common.out.rows(found, CHECKPOINTS, none="no checkpoints yet")
+        if not found and not common.json:
+            status = client.get_training_job(job).status
+            ended = status in ("completed", "failed", "cancelled")
+            say(f"job {job} {status} without a checkpoint" if ended else "no checkpoints yet")
+            return
+    common.out.rows(found, CHECKPOINTS, none="no checkpoints")

@@ -1,126 +1,84 @@
-"""`dn train download`: a job's adapter, its best one, or any of its checkpoints as one."""
+"""`dn train download`: a job's adapter, its best adapter, or any checkpoint as an adapter."""
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import say, show
-from dreadnode.errors import ConfigError, InputError, ProtocolError, UnusableFile
+from dreadnode.cli.output import hint, say
+from dreadnode.cli.train.jobs import Job
+from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
     from dreadnode.http.sync_api.client import ApiClient
-    from dreadnode.training.jobs import JobFile
-
-ADAPTER, BEST = PurePosixPath("adapter"), PurePosixPath("best")
+    from dreadnode.training.files import AdapterFiles
 
 
 def download(
-    job: Annotated[str, Parameter(help="The job's id.")],
+    job: Job,
     /,
     *,
     checkpoint: Annotated[
         str | None,
         Parameter(
-            help="This checkpoint instead: a name of `dn train checkpoints`, such as "
-            "`step-000010`, a path, or `best` for the best so far."
+            help="Checkpoint instead of the final weights: a name of `dn train checkpoints`, such "
+            "as `step-000010`, a path, or `best` for the best so far."
         ),
     ] = None,
     best: Annotated[
-        bool, Parameter(help="The weights of the best evaluation, if those are not the last ones.")
+        bool, Parameter(help="Weights of the best evaluation instead of the final ones.")
     ] = False,
     to: Annotated[
         Path | None,
-        Parameter(help="The folder; `adapter-JOB`, `best-JOB` or `NAME-JOB` here if not given."),
+        Parameter(help="Folder; else `adapter-JOB`, `best-JOB` or `NAME-JOB` in this folder."),
     ] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Fetch a job's adapter, as PEFT loads it, into a folder.
+    """Download a job's adapter, in the format of PEFT, into a folder.
 
-    Without `--checkpoint` these are the weights that a completed job has ended with. With it, the
-    engine exports what it has saved, while the job trains too; the server keeps that, and does not
-    ask the engine for it again.
+    Without `--checkpoint` it is the final adapter of a completed job. With it, the engine exports
+    the checkpoint, also during training; the server keeps the export for later downloads.
 
-    A file that is already there whole is left as it is; one that differs is never overwritten.
+    An existing complete file is kept; a different file is never overwritten.
     """
     if best and checkpoint is not None:
-        raise InputError("give `--best` or `--checkpoint`, not both")
+        raise InputError("use `--best` or `--checkpoint`, not both")
     with common.client() as client:
+        job = client.find_training_job(job)
         if checkpoint is None:
-            kept, files = _stored(client, job, best=best)
-            folder = to or Path(f"{'best' if best else 'adapter'}-{job}")
+            found = client.find_adapter(job, best=best)
         else:
-            kept, files = _exported(client, job, checkpoint)
-            folder = to or Path(f"{kept.name}-{job}")
-        _fetch(client, job, files, kept, folder)
+            say("the engine exports the checkpoint, if it has not yet; this can take minutes")
+            found = client.export_adapter(job, checkpoint)
+        folder = to or Path(f"{found.name}-{job}")
+        client.download_files(job, found, folder, on_file=_report)
+        _describe(client, job, found, best=best)
     if common.json:
-        common.out.json({"folder": str(folder), "files": [file.model_dump() for file in files]})
+        files = [file.model_dump() for file in found.files]
+        common.out.json({"folder": str(folder), "files": files})
     else:
         common.out.text(str(folder))
 
 
-def _stored(client: ApiClient, job: str, *, best: bool) -> tuple[PurePosixPath, list[JobFile]]:
-    """Return what the job itself has handed in, and the folder that it is in."""
-    found = client.list_training_job_files(job).items
-    kept = BEST if best and any(_is_in(BEST, file) for file in found) else ADAPTER
-    files = [file for file in found if _is_in(kept, file)]
-    if not files:
-        raise ConfigError(
-            f"job {job} has no adapter yet; `dn train wait {job}` waits until it has ended, and "
-            "`--checkpoint NAME` fetches what it has saved so far"
-        )
+def _report(path: Path, size: int) -> None:
+    say(f"{path}  {size:,} bytes")
+
+
+def _describe(client: ApiClient, job_id: str, found: AdapterFiles, *, best: bool) -> None:
+    """Say which weights these are, and whether an earlier evaluation was better."""
+    if found.weights is not None:
+        say(views.weights(found.weights))
+        return
     if best:
-        say(f"the best weights are {'another adapter' if kept == BEST else 'the last ones'}")
-    return kept, files
-
-
-def _exported(client: ApiClient, job: str, checkpoint: str) -> tuple[PurePosixPath, list[JobFile]]:
-    """Have the server keep a checkpoint as an adapter; return its files and their folder."""
-    say("the engine exports it, unless that was done before; this may take some minutes")
-    made = client.export_training_job_checkpoint(job, checkpoint)
-    kept = PurePosixPath(made.folder)
-    say(views.whose(made))
-    if not made.files or not all(_is_in(kept, file) for file in made.files):
-        raise ProtocolError(f"the server names files outside of their folder: {show(made.folder)}")
-    return kept, made.files
-
-
-def _fetch(
-    client: ApiClient, job: str, files: list[JobFile], kept: PurePosixPath, folder: Path
-) -> None:
-    """Save FILES, which lie in the folder KEPT on the server, in FOLDER."""
-    from dreadnode.http.calls import training_job_file
-
-    for file in files:
-        target = folder / PurePosixPath(file.path).relative_to(kept)
-        if _already_there(target, file):
-            continue
-        client.save(training_job_file(client.scope, job, file.path), target, sha256=file.sha256)
-        say(f"{target}  {file.bytes:,} bytes")
-
-
-def _is_in(folder: PurePosixPath, file: JobFile) -> bool:
-    path = PurePosixPath(file.path)
-    if path.is_absolute() or ".." in path.parts:
-        raise ProtocolError(f"the server names a file outside of its folder: {show(file.path)}")
-    return path.is_relative_to(folder) and path != folder
-
-
-def _already_there(target: Path, file: JobFile) -> bool:
-    try:
-        with target.open("rb") as there:
-            digest = hashlib.file_digest(there, "sha256").hexdigest()
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise UnusableFile(f"{target} cannot be read: {error.strerror}") from error
-    if digest != file.sha256:
-        raise UnusableFile(
-            f"{target} is there already, with other content; name another folder with `--to`"
+        say(
+            "the best weights are "
+            f"{'a separate adapter' if found.name == 'best' else 'the final ones'}"
         )
-    return True
+        return
+    job = client.get_training_job(job_id)
+    if job.better_evaluation:
+        hint(views.take_best(job))

@@ -13,6 +13,7 @@ from dreadnode.cli.completion import model_ids
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.data.dataset import upload
 from dreadnode.cli.output import count, hint, say
+from dreadnode.cli.train.jobs import Job
 from dreadnode.cli.train.sft import submitted
 from dreadnode.errors import UnusableFile
 
@@ -100,7 +101,7 @@ def submit(
 
 
 def clone(
-    job: Annotated[str, Parameter(help="The id of the job to repeat.")],
+    job: Job,
     /,
     *,
     set: Set = (),  # noqa: A002 - the flag's own name
@@ -116,7 +117,7 @@ def clone(
     from dreadnode.job_files import job_file as jobfile
 
     with common.client() as client:
-        old = client.get_training_job(job)
+        old = client.get_training_job(client.find_training_job(job))
         document = jobfile.changed(_document(old), set, unset)
         if rehearse is not None:
             document["rehearse"] = rehearse

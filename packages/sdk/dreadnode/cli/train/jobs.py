@@ -8,38 +8,63 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from dreadnode.cli import units, views
+from dreadnode.cli.completion import model_ids
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import hint, say, show
 from dreadnode.errors import InputError
 
-Job = Annotated[str, Parameter(help="The job's id.")]
+Job = Annotated[
+    str, Parameter(help="Job: its id or the start of it, its name, or `last` for your newest job.")
+]
 Level = Literal["debug", "info", "warning", "error"]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 
 
 def list_jobs(
     *,
-    status: Annotated[Status | None, Parameter(help="Only jobs in this state.")] = None,
-    page: Annotated[int, Parameter(help="Which page.", show_default=True)] = 1,
-    page_size: Annotated[int, Parameter(help="Jobs on a page.", show_default=True)] = 20,
+    status: Annotated[Status | None, Parameter(help="Only jobs with this status.")] = None,
+    kind: Annotated[Literal["sft", "rl"] | None, Parameter(help="Only jobs of this kind.")] = None,
+    name: Annotated[str | None, Parameter(help="Only jobs with this name.")] = None,
+    tag: Annotated[str | None, Parameter(help="Only jobs with this tag.")] = None,
+    user: Annotated[str | None, Parameter(help="Only jobs of this user.")] = None,
+    model: Annotated[
+        str | None, Parameter(help="Only jobs of this base model.", completer=model_ids)
+    ] = None,
+    page: Annotated[int, Parameter(help="Page number.", show_default=True)] = 1,
+    page_size: Annotated[int, Parameter(help="Jobs per page.", show_default=True)] = 20,
     common: Common = DEFAULT,
 ) -> None:
-    """List jobs, newest first."""
+    """List jobs, newest first.
+
+    The ids are shortened, and commands take them so. LOSS and EVAL are the newest values, LR is the
+    peak learning rate.
+    """
     with common.client() as client:
-        found = client.list_training_jobs(page=page, page_size=page_size, status=status)
-    common.out.rows(found.items, views.JOBS, none="no jobs")
-    if found.total > page * page_size:
+        found = client.list_training_jobs(
+            page=page,
+            page_size=page_size,
+            status=status,
+            trainer_type=kind,
+            name=name,
+            tag=tag,
+            username=user,
+            model=model,
+        )
+    common.out.rows(found.items, views.job_rows(found.items), none="no jobs", shrink=views.SHRINK)
+    if found.total > page * page_size and not common.json:
         hint(f"{found.total:,} in all; `dn train list --page {page + 1}` shows more")
 
 
 def get(job: Job, /, *, common: Common = DEFAULT) -> None:
-    """Show one job, and of a failed one the last lines of its log."""
+    """Show one job, and the last log lines of a failed one."""
     with common.client() as client:
-        found = client.get_training_job(job)
+        found = client.get_training_job(client.find_training_job(job))
     common.out.record(found, views.JOB)
     if found.error_log and not common.json:
         common.out.text("", "The last lines of its log:")
         common.out.text(*(f"  {show(line)}" for line in found.error_log))
+    if found.better_evaluation and not common.json:
+        hint(views.take_best(found))
 
 
 def wait(
@@ -48,38 +73,39 @@ def wait(
     *,
     timeout: Annotated[
         float | None,
-        Parameter(converter=units.seconds, help="Longest time to wait: seconds, or `90s`, `1h`."),
+        Parameter(converter=units.seconds, help="Longest wait: seconds, or `90s`, `1h`."),
     ] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Wait until a job has ended, showing its progress; exit code 0 only if it completed."""
+    """Wait for the end of a job and show its progress; exit code 0 only if it completed."""
     from dreadnode.cli.train.progress import follow
 
     with common.client() as client:
-        follow(client, job, common, timeout=timeout)
+        follow(client, client.find_training_job(job), common, timeout=timeout)
 
 
 def logs(
     job: Job,
     /,
     *,
-    follow: Annotated[bool, Parameter(help="Follow the log until the job has ended.")] = False,
-    level: Annotated[Level, Parameter(help="The least level.")] = "debug",
+    follow: Annotated[bool, Parameter(help="Continue until the job has ended.")] = False,
+    level: Annotated[Level, Parameter(help="Lowest level.", show_default=True)] = "debug",
     since: Annotated[
-        datetime | None, Parameter(help="Only lines from then on, as 2026-11-22T08:30:00.")
+        datetime | None, Parameter(help="Only lines from this time on, as 2026-11-22T08:30:00.")
     ] = None,
-    tail: Annotated[int | None, Parameter(help="Only so many lines, the last ones.")] = None,
-    query: Annotated[str | None, Parameter(help="Only lines that hold these words.")] = None,
+    tail: Annotated[int | None, Parameter(help="Number of lines, from the end.")] = None,
+    query: Annotated[str | None, Parameter(help="Only lines that contain this text.")] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Show a job's log; with `--follow` and `--json`, one JSON object a line."""
+    """Show a job's log; with `--follow` and `--json`, one JSON object on each line."""
     from dreadnode.cli.train.watch import follow_logs, log_line
 
     if follow and query:
-        raise InputError("`--query` looks through what is there; leave out `--follow`")
+        raise InputError("`--query` searches the existing lines; leave out `--follow`")
     if tail is not None and tail < 1:
-        raise InputError(f"`--tail` must be above 0, and is {tail}")
+        raise InputError(f"`--tail` must be above 0, not {tail}")
     with common.client() as client:
+        job = client.find_training_job(job)
         found = client.list_training_job_logs(job, level=level, since=since, tail=tail, query=query)
         entries = found.items
         if common.json and not follow:
@@ -91,30 +117,27 @@ def logs(
             last = max((entry.cursor for entry in entries), default=0)
             follow_logs(client, job, common, after=last, level=level)
         elif not entries:
-            say("no log lines" if query or level != "debug" else "no log lines yet")
+            say("no log lines match" if query or level != "debug" else "no log lines yet")
 
 
 def artifacts(job: Job, /, *, common: Common = DEFAULT) -> None:
-    """Show what a job has made: checkpoints, dataset, adapter."""
+    """Show a job's artifacts: checkpoints, dataset, adapter."""
     with common.client() as client:
-        made = client.get_training_job_artifacts(job)
+        made = client.get_training_job_artifacts(client.find_training_job(job))
     if common.json:
         common.out.json(made.model_dump(mode="json"))
         return
-    width = max(map(len, made.artifacts), default=0)
-    for name, value in made.artifacts.items():
-        for each in value if isinstance(value, list) else [value]:
-            common.out.text(f"{name:<{width}}  {show(each)}")
+    common.out.fields(made.artifacts)
     if not made.artifacts:
-        say("nothing yet")
+        say("no artifacts yet")
 
 
 def cancel(job: Job, /, *, common: Common = DEFAULT) -> None:
     """Stop a job: a queued one at once, a running one after it has saved a checkpoint."""
     with common.client() as client:
-        stopped = client.cancel_training_job(job)
+        stopped = client.cancel_training_job(client.find_training_job(job))
     common.out.record(stopped, views.JOB)
-    if not stopped.has_ended:
+    if not stopped.has_ended and not common.json:
         hint(f"it saves a checkpoint first; `dn train wait {job}` waits for that")
 
 
@@ -123,19 +146,20 @@ def retry(
     /,
     *,
     from_start: Annotated[
-        bool,
-        Parameter(help="Start over from step 0, even if checkpoints are left."),
+        bool, Parameter(help="Start at step 0 and ignore the checkpoints.")
     ] = False,
     common: Common = DEFAULT,
 ) -> None:
-    """Make a new job that repeats a failed or cancelled one, from its newest checkpoint.
+    """Create a job that repeats a failed or cancelled one from its newest checkpoint.
 
-    It says where it begins; a job that never saved a checkpoint starts over. One whose
-    checkpoints have all expired is refused without `--from-start`.
+    The output names the first step. A job without a checkpoint starts over. A job whose checkpoints
+    have all expired is refused without `--from-start`.
     """
     with common.client() as client:
-        repeated = client.retry_training_job(job, from_start=from_start)
+        repeated = client.retry_training_job(client.find_training_job(job), from_start=from_start)
     common.out.record(repeated, views.JOB)
+    if common.json:
+        return
     if repeated.start_step == 0 and not from_start:
-        say(f"job {job} had not saved a checkpoint, so its steps are taken again from step 0")
+        say(f"job {job} had no checkpoint, so the retry starts at step 0")
     hint(f"`dn train wait {repeated.id}` follows it")

@@ -1,4 +1,4 @@
-"""A job's progress on stderr while one waits: a bar on a terminal, else a line now and then."""
+"""A job's progress on stderr during a wait: a bar in a terminal, otherwise lines."""
 
 from __future__ import annotations
 
@@ -15,47 +15,64 @@ if TYPE_CHECKING:
     from dreadnode.training.jobs import TrainingJob
 
 LINES = 10
-"""Number of progress lines of a job where stderr is not a terminal."""
+"""The number of lines for a job's steps without a terminal."""
+
+_INFRASTRUCTURE = "attempts_used_up"
+"""The error code of a job that failed without a fault in its data, its code or its settings."""
 
 
 def follow(client: ApiClient, job_id: str, common: Common, *, timeout: float | None = None) -> None:
-    """Wait until a job has ended, show its progress meanwhile, and the job itself at the end.
+    """Wait for the end of a job, show its progress, and print the job.
 
     Raises:
         JobEnded: It failed or was cancelled.
-        WaitTimedOut: The job still runs after TIMEOUT seconds.
+        WaitTimedOut: It still runs after TIMEOUT seconds.
     """
     try:
-        with watcher() as update:
+        with progress_display() as update:
             job = client.wait_for_training_job(job_id, timeout=timeout, on_update=update)
     except JobEnded as ended:
         common.out.record(ended.job, views.JOB)
-        hint(f"`dn train logs {job_id}` tells what it did, `dn train retry {job_id}` repeats it")
+        if not common.json:
+            hint(next_after_failure(ended.job))
         raise
     except KeyboardInterrupt:
         hint(
-            f"the job continues: `dn train wait {job_id}` follows it, "
+            f"the job keeps running: `dn train wait {job_id}` follows it, "
             f"`dn train cancel {job_id}` stops it"
         )
         raise
     common.out.record(job, views.JOB)
+    if common.json:
+        return
     if job.artifacts.get("adapter"):
         hint(
-            f"`dn train download {job_id}` fetches the adapter, "
-            f"`dn train chat {job_id}` talks with it"
+            f"`dn train download {job_id}` downloads the adapter, "
+            f"`dn train chat {job_id}` talks to it"
         )
+    if job.better_evaluation:
+        hint(views.take_best(job))
 
 
-def watcher() -> Bar | Lines:
-    """Return what shows progress here."""
+def next_after_failure(job: TrainingJob) -> str:
+    """Return what to do after JOB has failed or was cancelled."""
+    log = f"`dn train logs {job.id}` shows its log"
+    if job.status == "cancelled" or job.error_code == _INFRASTRUCTURE:
+        return f"{log}, `dn train retry {job.id}` repeats it"
+    # A retry would fail again: the fault is in the job itself.
+    return f"{log}, `dn train clone {job.id} --set config.…=…` submits it again with a change"
+
+
+def progress_display() -> Bar | Lines:
+    """Return the display for this stderr."""
     return Bar() if sys.stderr.isatty() else Lines()
 
 
 class Lines:
-    """A line for each phase, and about ten for the steps: for logs and pipes."""
+    """Prints a line for each phase, and about ten for the steps: for logs and pipes."""
 
     def __init__(self) -> None:
-        self._said: object = ...
+        self._printed: object = ...
 
     def __enter__(self) -> Self:
         return self
@@ -64,15 +81,15 @@ class Lines:
         pass
 
     def __call__(self, job: TrainingJob | None) -> None:
-        """Say how far JOB is, unless that was said; None means that the server does not answer."""
+        """Print the progress of JOB if it is new; None means that the server does not respond."""
         milestone = _milestone(job) if job else None
-        if milestone != self._said:
-            say(_line(job) if job else "the server does not answer; waiting for it")
-        self._said = milestone
+        if milestone != self._printed:
+            say(_line(job) if job else "the server does not respond; waiting for it")
+        self._printed = milestone
 
 
 class Bar:
-    """A bar with the loss or the reward, and the time that is left."""
+    """Shows a bar with the metrics and the remaining time."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -82,12 +99,12 @@ class Bar:
             TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.fields[steps]}"),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             TextColumn("{task.fields[left]}"),
             console=Console(stderr=True),
             transient=True,
         )
-        self._task = self._progress.add_task("waiting", total=None, steps="", figures="", left="")
+        self._task = self._progress.add_task("waiting", total=None, steps="", metrics="", left="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -97,20 +114,20 @@ class Bar:
         self._progress.stop()
 
     def __call__(self, job: TrainingJob | None) -> None:
-        """Show how far JOB is; None means that the server does not answer."""
+        """Show the progress of JOB; None means that the server does not respond."""
         if job is None:
-            self._progress.update(self._task, description="the server does not answer; waiting")
+            self._progress.update(self._task, description="the server does not respond; waiting")
             return
-        fields: dict[str, Any] = {"description": _doing(job), "steps": views.steps(job)}
+        fields: dict[str, Any] = {"description": _phase(job), "steps": views.steps(job)}
         if job.progress is not None:
             fields |= {"total": job.progress.steps, "completed": job.progress.step}
             tokens = f"{job.progress.tokens:,} tokens" if job.progress.tokens else ""
-            fields["figures"] = "  ".join([*views.figures(job), tokens])
+            fields["metrics"] = "  ".join([*views.latest_metrics(job), tokens])
             fields["left"] = _left(job.progress.seconds_left)
         self._progress.update(self._task, **fields)
 
 
-def _doing(job: TrainingJob) -> str:
+def _phase(job: TrainingJob) -> str:
     return f"{job.phase or job.status}{' (rehearsal)' if job.rehearsal else ''}"
 
 
@@ -123,14 +140,16 @@ def _left(seconds: float | None) -> str:
 
 
 def _milestone(job: TrainingJob) -> tuple[object, ...]:
-    """Return what changes as often as a line should be said."""
+    """Return a value that changes whenever a new line is due."""
     progress = job.progress
     tenth = progress.step * LINES // progress.steps if progress and progress.steps else 0
-    return job.status, job.phase, tenth
+    return job.status, job.phase, job.phase_reason if job.status == "queued" else None, tenth
 
 
 def _line(job: TrainingJob) -> str:
-    parts = [_doing(job)]
+    parts = [_phase(job)]
+    if job.status == "queued" and job.phase_reason:
+        parts.append(job.phase_reason)
     if views.steps(job):
         parts.append(f"step {views.steps(job)}")
-    return ", ".join([*parts, *views.figures(job)])
+    return ", ".join([*parts, *views.latest_metrics(job)])

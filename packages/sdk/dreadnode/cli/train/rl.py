@@ -12,7 +12,7 @@ from dreadnode.cli.completion import model_ids
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.train.flags import flags_named, given
 from dreadnode.cli.train.rl_flags import FLAG_NAMES, NO_FLAGS, RlFlags
-from dreadnode.cli.train.sft import capability_ref, dataset_ref, dataset_refs, submitted
+from dreadnode.cli.train.sft import dataset_ref, dataset_refs, submitted
 from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def rl(
     The model samples several completions for each prompt, a reward scores them, and the model
     learns from the scores. The reward is tried on the first rows before the job is accepted.
     """
+    from dreadnode.http.references import capability_ref
+    from dreadnode.recipes import python_recipe
     from dreadnode.training.rl import RlConfig, RlRequest
 
     if prompt_dataset is None and not trajectory_dataset:
@@ -79,7 +81,7 @@ def rl(
         )
     settings = given(flags, RlConfig, FLAG_NAMES)
     reward = _reward(reward_recipe, reward_params)
-    tools = None if environment is None else _own_code(environment, {})
+    tools = None if environment is None else python_recipe(environment)
     with common.client() as client:
         config = RlConfig(
             algorithm=algorithm,
@@ -105,33 +107,27 @@ def rl(
 
 
 def _reward(recipe: str | None, params: str | None) -> Recipe | None:
-    """Return the reward that the flags describe, if they do.
+    """Return the reward recipe of the flags, if they name one.
 
     Raises:
-        InputError: There are parameters of nothing, or they are not a JSON object.
+        InputError: There are parameters without a recipe, or they are not a JSON object.
     """
-    if recipe is None:
-        if params is not None:
-            raise InputError("`--reward-params` has no effect without `--reward-recipe`; give both")
-        return None
-    if recipe.endswith(".py"):
-        return _own_code(Path(recipe), _params(params))
-    from dreadnode.training.rl import Recipe
+    from dreadnode.recipes import reward_recipe
 
-    return Recipe(name=recipe, params=_params(params))
-
-
-def _own_code(file: Path, params: dict[str, Any]) -> Recipe:
-    from dreadnode.training.rl import Recipe
-
-    return Recipe(name="python_v1", params={"filename": file.name, **params, "source": _read(file)})
+    if recipe is not None:
+        return reward_recipe(recipe, _params(params))
+    if params is not None:
+        raise InputError("`--reward-params` has no effect without `--reward-recipe`; give both")
+    return None
 
 
 def _params(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     if text.endswith(".json"):
-        text = _read(Path(text))
+        from dreadnode.recipes import read_text
+
+        text = read_text(Path(text))
     try:
         params = json.loads(text)
     except ValueError as error:
@@ -139,11 +135,3 @@ def _params(text: str | None) -> dict[str, Any]:
     if not isinstance(params, dict):
         raise InputError('`--reward-params` must be a JSON object, as in \'{"needle": "yes"}\'')
     return params
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"`{file}` cannot be read: {reason}") from None

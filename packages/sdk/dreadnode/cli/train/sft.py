@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -19,7 +18,7 @@ from dreadnode.errors import InputError
 if TYPE_CHECKING:
     from dreadnode.http.sync_api.client import ApiClient
     from dreadnode.training.jobs import TrainingJob
-    from dreadnode.wire import CapabilityRef, DatasetRef
+    from dreadnode.wire import DatasetRef
 
 
 def sft(
@@ -59,6 +58,7 @@ def sft(
     Everything that can be refused is refused before anything runs: an unknown model, data that
     cannot be rendered, a setting out of range. The job's config echoes every default.
     """
+    from dreadnode.http.references import capability_ref
     from dreadnode.training.jobs import SftConfig, SftRequest
 
     if dataset is None and not trajectory_dataset:
@@ -86,39 +86,27 @@ def sft(
 
 
 def submitted(client: ApiClient, job: TrainingJob, common: Common, *, wait: bool) -> None:
-    """Show a job that was accepted, or wait for its end."""
+    """Show a job that was just accepted, or wait until it has ended."""
     for note in job.preflight.format_notes if job.preflight else ():
         hint(f"chat format: {note}")
     if wait:
         from dreadnode.cli.train.progress import follow
 
         say(f"submitted job {job.id}: {views.data(job.preflight) or 'queued'}")
+        say(*(f"dropped {line}" for line in views.dropped(job.preflight)))
         follow(client, job.id, common)
         return
     common.out.record(job, views.JOB)
-    hint(f"`dn train wait {job.id}` follows it")
-
-
-def capability_ref(ref: str | None) -> CapabilityRef | None:
-    """Return the reference of the capability REF, which is NAME@VERSION."""
-    if ref is None:
-        return None
-    from dreadnode.capabilities import parse_ref
-    from dreadnode.wire import CapabilityRef
-
-    name, version = parse_ref(ref)
-    return CapabilityRef(name=name, version=version)
+    if not common.json:
+        hint(f"`dn train wait {job.id}` follows it")
 
 
 def dataset_ref(client: ApiClient, dataset: str) -> DatasetRef:
-    """Return the reference of DATASET; a file is uploaded first."""
-    from dreadnode.datasets.jsonl import is_path, parse_ref
-    from dreadnode.wire import DatasetRef
+    """Return the reference of DATASET; a file or a folder is uploaded first."""
+    from dreadnode.http import references
 
-    if is_path(dataset):
-        return upload(client, Path(dataset)).ref
-    name, version = parse_ref(dataset)
-    return DatasetRef(name=name, version=version)
+    path = references.local_path(dataset)
+    return references.dataset_ref(dataset) if path is None else upload(client, path).ref
 
 
 def dataset_refs(client: ApiClient, datasets: tuple[str, ...]) -> tuple[DatasetRef, ...] | None:

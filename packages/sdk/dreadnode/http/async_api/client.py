@@ -7,20 +7,16 @@ async with AsyncApiClient(server, token, organization="main", workspace="default
 
 from __future__ import annotations
 
-from dreadnode.http.async_api.account import AsyncAccountMethods
 from dreadnode.http.async_api.capabilities import AsyncCapabilityMethods
 from dreadnode.http.async_api.catalog import AsyncCatalogMethods
-from dreadnode.http.async_api.datasets import AsyncDatasetMethods
-from dreadnode.http.async_api.jobs import AsyncJobMethods
+from dreadnode.http.async_api.training import AsyncTrainingMethods
 from dreadnode.http.async_api.webhooks import AsyncWebhookMethods
 
 
 class AsyncApiClient(
-    AsyncAccountMethods,
     AsyncCatalogMethods,
-    AsyncDatasetMethods,
     AsyncCapabilityMethods,
-    AsyncJobMethods,
+    AsyncTrainingMethods,
     AsyncWebhookMethods,
 ):
     """A client of the API with async methods."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +51,35 @@ class AsyncDatasetMethods(AsyncRequests):
         else:
             call = replace(call, files=form_files(files))
         return await self.send(call)
+
+    async def upload_dataset(
+        self,
+        source: Path,
+        name: str | None = None,
+        version: str | None = None,
+        *,
+        splits: Sequence[str] = (),
+        kind: str | None = None,
+    ) -> Dataset:
+        """Store a file, or a folder with a file for each split, as a dataset.
+
+        Args:
+            source: The file or folder.
+            name: The dataset; from the source's name if None.
+            version: Its version; from the content if None, so the same content is the same version.
+            splits: Further files, each as SPLIT=FILE.
+            kind: The format of the files; from their suffixes if None.
+
+        Raises:
+            InputError: A split is named twice, or its name is not valid.
+            UnusableFile: A file cannot be read, or its format is unknown.
+        """
+        from dreadnode.datasets.files import collect, default_ref
+
+        files = collect(source, splits, kind)
+        if name is None or version is None:
+            name, version = default_ref(source, files)
+        return await self.push_dataset(name, version, files)
 
     async def list_datasets(self, *, page: int = 1, page_size: int = 20) -> DatasetPage:
         """List the organization's datasets."""

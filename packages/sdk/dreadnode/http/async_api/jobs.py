@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from dreadnode.errors import ConnectionFailed, ServerError
-from dreadnode.http.async_api.requests import AsyncRequests
+from dreadnode.http.async_api.account import AsyncAccountMethods
 from dreadnode.http.calls import (
     Call,
     body_of,
@@ -21,6 +22,7 @@ from dreadnode.http.calls import (
     training_job_file,
     workspace,
 )
+from dreadnode.http.job_handles import only_job
 from dreadnode.http.retries import RECONNECT_SECONDS, JobWait
 from dreadnode.http.transport import EventStream
 
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     )
     from dreadnode.training.rl import RlRequest
 
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_ID_PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
 CHAT_SECONDS = 600.0
 """Longer than any server takes for one chat message."""
 
@@ -45,7 +49,7 @@ EXPORT_SECONDS = 3600.0
 """Longer than a server takes for an export, unless its own limit was raised to hours."""
 
 
-class AsyncJobMethods(AsyncRequests):
+class AsyncJobMethods(AsyncAccountMethods):
     """Methods for training jobs."""
 
     async def create_training_job(
@@ -79,8 +83,13 @@ class AsyncJobMethods(AsyncRequests):
         backend: str | None = None,
         trainer_type: str | None = None,
         project_ref: str | None = None,
+        name: str | None = None,
+        tag: str | None = None,
+        model: str | None = None,
+        username: str | None = None,
+        id_prefix: str | None = None,
     ) -> TrainingJobPage:
-        """List the workspace's jobs, newest first."""
+        """List the workspace's jobs, newest first; each argument but the page is a filter."""
         from dreadnode.training.jobs import TrainingJobPage
 
         params = drop_none(
@@ -90,6 +99,11 @@ class AsyncJobMethods(AsyncRequests):
             backend=backend,
             trainer_type=trainer_type,
             project_ref=project_ref,
+            name=name,
+            tag=tag,
+            model=model,
+            username=username,
+            id_prefix=id_prefix,
         )
         path = f"{workspace(self.scope)}/training/jobs"
         return await self.send(get(path, TrainingJobPage.model_validate_json, params))
@@ -101,6 +115,28 @@ class AsyncJobMethods(AsyncRequests):
         return await self.send(
             get(training_job(self.scope, job_id), TrainingJob.model_validate_json)
         )
+
+    async def find_training_job(self, handle: str) -> str:
+        """Return the id of the job that HANDLE means.
+
+        Args:
+            handle: The job's id or the unique start of it, its unique name, or `last` for the
+                user's newest job.
+
+        Raises:
+            NotFoundError: No job matches.
+            InputError: Several jobs match.
+        """
+        if _ID.fullmatch(handle):
+            return handle
+        if handle == "last":
+            user = await self.get_user()
+            found = await self.list_training_jobs(username=user.username, page_size=1)
+            return only_job(found, "last")
+        found = await self.list_training_jobs(name=handle, page_size=2)
+        if not found.items and _ID_PREFIX.fullmatch(handle):
+            found = await self.list_training_jobs(id_prefix=handle, page_size=2)
+        return only_job(found, handle)
 
     async def cancel_training_job(self, job_id: str) -> TrainingJob:
         """Ask a job to stop; a running job saves a checkpoint first."""

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from urllib.parse import quote
 
 from dreadnode.http.calls import Param, drop_none, get
+from dreadnode.http.catalog_json import parse_catalog, parse_model
 from dreadnode.http.sync_api.requests import Requests
 
 
@@ -16,9 +16,9 @@ class CatalogMethods(Requests):
 
     def get_training_catalog(self, **filters: Param | None) -> dict[str, Any]:
         """Return the server's base models as JSON; FILTERS are the query parameters."""
-        return self.send(get("/training/catalog", json.loads, drop_none(**filters)))
+        return self.send(get("/training/catalog", parse_catalog, drop_none(**filters)))
 
     def get_catalog_model(self, tinker_id: str, **options: Param | None) -> dict[str, Any]:
         """Return one base model by its exact id, as JSON."""
         path = f"/training/catalog/{quote(tinker_id)}"
-        return self.send(get(path, json.loads, drop_none(**options)))
+        return self.send(get(path, parse_model, drop_none(**options)))

@@ -8,20 +8,16 @@ with ApiClient(server, token, organization="main", workspace="default") as clien
 
 from __future__ import annotations
 
-from dreadnode.http.sync_api.account import AccountMethods
 from dreadnode.http.sync_api.capabilities import CapabilityMethods
 from dreadnode.http.sync_api.catalog import CatalogMethods
-from dreadnode.http.sync_api.datasets import DatasetMethods
-from dreadnode.http.sync_api.jobs import JobMethods
+from dreadnode.http.sync_api.training import TrainingMethods
 from dreadnode.http.sync_api.webhooks import WebhookMethods
 
 
 class ApiClient(
-    AccountMethods,
     CatalogMethods,
-    DatasetMethods,
     CapabilityMethods,
-    JobMethods,
+    TrainingMethods,
     WebhookMethods,
 ):
     """A client of the API with blocking methods."""

@@ -1,0 +1,79 @@
+"""Local files of a downloaded adapter: which are complete, and which must not be overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from dreadnode.errors import ConfigError, ProtocolError, UnusableFile
+
+if TYPE_CHECKING:
+    from dreadnode.training.checkpoints import CheckpointAdapter
+    from dreadnode.training.files import AdapterFiles
+    from dreadnode.training.jobs import JobFile, TrainingJob
+
+_ADAPTER, _BEST = PurePosixPath("adapter"), PurePosixPath("best")
+
+
+def final_adapter(files: list[JobFile], *, best: bool) -> AdapterFiles | None:
+    """Return the final adapter among FILES, or the best one if it is another; None without one."""
+    from dreadnode.training.files import AdapterFiles
+
+    for folder in (_BEST, _ADAPTER) if best else (_ADAPTER,):
+        if found := _below(folder, files):
+            return AdapterFiles(folder, found)
+    return None
+
+
+def exported_adapter(made: CheckpointAdapter) -> AdapterFiles:
+    """Return the files of an exported checkpoint."""
+    from dreadnode.training.files import AdapterFiles
+
+    folder = PurePosixPath(made.folder)
+    found = _below(folder, made.files)
+    if not found or len(found) != len(made.files):
+        raise ProtocolError(f"the server names files outside of their folder: {made.folder!r}")
+    return AdapterFiles(folder, found, made)
+
+
+def missing_adapter(job: TrainingJob) -> ConfigError:
+    """Return the error for a job without an adapter."""
+    if job.has_ended:
+        return ConfigError(
+            f"job {job.id} {job.status} without an adapter; `dn train checkpoints {job.id}` lists "
+            "what it saved"
+        )
+    return ConfigError(
+        f"job {job.id} has no adapter yet; `dn train wait {job.id}` waits for its end, and "
+        "`--checkpoint NAME` downloads a checkpoint before that"
+    )
+
+
+def is_complete(target: Path, file: JobFile) -> bool:
+    """Return whether TARGET already is FILE.
+
+    Raises:
+        UnusableFile: TARGET has other content, or cannot be read.
+    """
+    try:
+        with target.open("rb") as existing:
+            digest = hashlib.file_digest(existing, "sha256").hexdigest()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UnusableFile(f"{target} cannot be read: {error.strerror}") from error
+    if digest != file.sha256:
+        raise UnusableFile(
+            f"{target} already exists with other content; name another folder with `--to`"
+        )
+    return True
+
+
+def _below(folder: PurePosixPath, files: list[JobFile]) -> list[JobFile]:
+    from dreadnode.training.files import files_below
+
+    try:
+        return files_below(folder, files)
+    except ValueError as error:
+        raise ProtocolError(str(error)) from error

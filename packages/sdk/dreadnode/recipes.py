@@ -1,0 +1,50 @@
+"""Rewards and environments of RL jobs: a recipe by name, or code in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dreadnode.errors import InputError
+
+if TYPE_CHECKING:
+    from dreadnode.training.rl import Recipe
+
+
+def reward_recipe(reward: str | Path, params: Mapping[str, Any]) -> Recipe:
+    """Return the recipe named REWARD, or the one of a .py file with a function `reward`.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    from dreadnode.training.rl import Recipe
+
+    if isinstance(reward, Path) or reward.endswith(".py"):
+        return python_recipe(Path(reward), params)
+    return Recipe(name=reward, params=dict(params))
+
+
+def python_recipe(file: Path, params: Mapping[str, Any] | None = None) -> Recipe:
+    """Return the recipe that runs the code in FILE.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    from dreadnode.training.rl import Recipe
+
+    named = {"filename": file.name, **(params or {}), "source": read_text(file)}
+    return Recipe(name="python_v1", params=named)
+
+
+def read_text(file: Path) -> str:
+    """Return the text of FILE.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"`{file}` cannot be read: {reason}") from None
