@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dreadnode.cli.views import data
+from dreadnode.cli.views import data, dropped
 from dreadnode.training.jobs import Preflight
 
 
@@ -16,7 +16,7 @@ from dreadnode.training.jobs import Preflight
         ({"unread": {"context": 9}}, "9 of 9 rows, not read: context in 9 rows"),
         (
             {"usable": 8, "dropped": {"no answer": 1}, "first_dropped": {"no answer": [3]}},
-            "8 of 9 rows, 1 dropped: no answer (row 3)",
+            "8 of 9 rows",
         ),
         (
             {"notes": {"tools are called and none is described": 2}, "tokens": 1000},
@@ -24,10 +24,18 @@ from dreadnode.training.jobs import Preflight
         ),
         (
             {"evaluation": {"rows": 4, "usable": 3, "dropped": {"no prompt": 1}}},
-            "9 of 9 rows, evaluation data: 3 of 4 rows, 1 dropped: no prompt",
+            "9 of 9 rows, evaluation data: 3 of 4 rows, dropped 1 row: no prompt",
         ),
         ({"evaluation": {"rows": 4, "usable": 4}}, "9 of 9 rows"),
     ],
 )
 def test_what_is_lost_of_the_data_is_said(found: dict[str, Any], line: str) -> None:
     assert data(Preflight.model_validate({"rows": 9, "usable": 9, **found})) == line
+
+
+def test_dropped_rows_stand_on_a_line_of_their_own() -> None:
+    found = {"rows": 9, "usable": 8, "dropped": {"no answer": 1}}
+
+    lines = dropped(Preflight.model_validate({**found, "first_dropped": {"no answer": [3]}}))
+
+    assert lines == ["1 row: no answer (row 3)"]

@@ -93,7 +93,7 @@ def test_a_dict_is_a_reference_and_a_reward_can_be_a_file(
         "trajectory_dataset_refs": [{"name": "paths", "version": "2"}],
         "reward_recipe": {
             "name": "python_v1",
-            "params": {"weight": 2, "source": "def reward(): ..."},
+            "params": {"filename": "mine.py", "weight": 2, "source": "def reward(): ..."},
         },
         "group_size": 4,
     }

@@ -132,7 +132,7 @@ error: `--lora-rank` must be at most 1,024, not 4096
 exit: 1
 --- stdout
 --- stderr
-error: There is no capability `none` in this organization; see `dn capability list`, or leave `capability_ref` out
+error: This organization has no capability `none`; see `dn capability list`, or leave `capability_ref` out
 exit: 1
 --- stdout
 --- stderr
@@ -153,12 +153,13 @@ def test_a_job_from_submission_to_adapter(dn: Dn, dataset: str) -> None:
     assert (shown["steps"], shown["loss"]) == ("4/4", "0.5")
     assert "learning_rate 0.0001" in shown["settings"]
     # What is said between depends on how fast the machine is.
-    first, *_, last, hint = err.splitlines()
-    assert first == f"submitted job {job}: 2 of 3 rows, 1 dropped: no answer (row 2), 20 tokens"
+    first, dropped, *_, last, hint = err.splitlines()
+    assert first == f"submitted job {job}: 2 of 3 rows, 20 tokens"
+    assert dropped == "dropped 1 row: no answer (row 2)"
     assert last == "completed, step 4/4, loss 0.5000"
     assert (
         hint
-        == f"hint: `dn train download {job}` fetches the adapter, `dn train chat {job}` talks with it"
+        == f"hint: `dn train download {job}` downloads the adapter, `dn train chat {job}` talks to it"
     )
     assert dn(f"train download {job} --to mine") == snapshot("""\
 exit: 0
