@@ -140,7 +140,7 @@ def test_it_fetches_and_deletes_a_capability_and_cannot_publish_it(
     assert fetched.code == 0, fetched
     assert (server.folder / "fetched" / "agents" / "lamp.md").read_text().endswith(ROW)
     assert public.code == 1
-    assert "422: `is_public`: nothing leaves its organization on this server" in public.out
+    assert "422: `is_public`: this server cannot make anything public" in public.out
     assert private.code == 0, private
     assert "No README" in readme.out
     assert deleted.code == 0, deleted
