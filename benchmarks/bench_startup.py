@@ -24,9 +24,9 @@ DN = Path(sys.executable).with_name("dn")
 COMMANDS: dict[str, tuple[float | None, list[str | Path]]] = {
     "python -c pass": (None, [sys.executable, "-c", "pass"]),
     "dn --version": (3, [DN, "--version"]),
-    "dn --help": (16, [DN, "--help"]),
-    "dn train catalog --offline": (16, [DN, "train", "catalog", "--offline"]),
-    "dn train catalog": (25, [DN, "train", "catalog"]),
+    "dn --help": (14, [DN, "--help"]),
+    "dn train catalog --offline": (12, [DN, "train", "catalog", "--offline"]),
+    "dn train catalog": (20, [DN, "train", "catalog"]),
     "import of get_training_model": (
         6,
         [sys.executable, "-c", "from dreadnode.training import get_training_model"],
