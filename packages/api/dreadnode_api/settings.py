@@ -228,7 +228,9 @@ class Settings(BaseSettings):
     tidy_seconds: Seconds = Field(3600.0, description="Time between two clean-ups.")
     log_days: Days = Field(365.0, description="Log lines and events of ended jobs; 0 keeps them.")
     sandbox_days: Days = Field(30.0, description="Folders of sandboxes; 0 keeps them.")
-    idempotency_days: Days = Field(30.0, description="Idempotency keys; 0 keeps them.")
+    idempotency_days: Days = Field(
+        30.0, description="Idempotency keys and stored results of checks; 0 keeps them."
+    )
     delivery_days: Days = Field(30.0, description="Settled webhook deliveries; 0 keeps them.")
     upload_days: Days = Field(
         1.0,

@@ -1,6 +1,7 @@
 """A job is refused before anything exists, or it is queued."""
 
 import asyncio
+import hashlib
 import json
 from typing import Any
 
@@ -8,6 +9,7 @@ import httpx
 import psutil
 import pytest
 from dreadnode_api.models.jobs import Job
+from dreadnode_api.training.schemas import SftJobRequest
 
 MODEL = "Qwen/Qwen3-8B"
 STAND_IN = "stand-in/SmolLM2-135M-Instruct"
@@ -383,6 +385,21 @@ async def test_the_same_key_with_another_body_is_a_conflict(api: Any) -> None:
 
     assert (other.status_code, other.json()["type"]) == (409, "conflict_error")
     assert await api.count() == 1
+
+
+async def test_an_idempotency_key_outlives_a_setting_that_is_new(api: Any) -> None:
+    class Newer(SftJobRequest):
+        added_later: bool | None = None
+
+    await api.push()
+    made = await api.create(headers={"Idempotency-Key": "k1"})
+    body = json.loads(made.request.content)
+
+    async with api.database.reading() as session:
+        stored = await session.get(Job, made.json()["id"])
+    sent = Newer.model_validate(body).model_dump_json(exclude_unset=True)
+
+    assert stored.request_sha256 == hashlib.sha256(sent.encode()).hexdigest()
 
 
 async def test_creating_at_once_with_one_key_makes_one_job(api: Any) -> None:

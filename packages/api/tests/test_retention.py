@@ -10,6 +10,7 @@ from dreadnode_api.checkpoints.retention import Candidate, EngineCheckpoints, se
 from dreadnode_api.maintenance.cleanup import Cleanup
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint
+from dreadnode_api.models.checks import StoredCheck
 from dreadnode_api.models.jobs import Event, Job
 from hypothesis import given
 from hypothesis import strategies as st
@@ -270,3 +271,25 @@ async def test_an_engine_that_does_not_answer_stops_nothing_else(
 
     assert done["log lines and events"] > 0
     assert "engine" in caplog.text
+
+
+async def test_stored_results_of_checks_expire_and_younger_ones_stay(
+    api: Any, weights: Weights
+) -> None:
+    await api.push()
+    job = await api.job()
+    async with api.database.writing() as session:
+        for key, days in (("old", 31), ("young", 29)):
+            made = now() - timedelta(days=days)
+            session.add(
+                StoredCheck(key=key, org_id=job["organization_id"], report={}, created_at=made)
+            )
+
+    done = await tidy(api, weights)
+    kept = await tidy(api, weights, idempotency_days=0)
+
+    async with api.database.reading() as session:
+        keys = set(await session.scalars(select(StoredCheck.key)))
+    assert (done["results of checks"], kept["results of checks"]) == (1, 0)
+    assert "young" in keys
+    assert "old" not in keys

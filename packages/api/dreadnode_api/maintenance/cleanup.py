@@ -18,6 +18,7 @@ from dreadnode_api.db import Database
 from dreadnode_api.maintenance import blobs
 from dreadnode_api.models.auth import Token
 from dreadnode_api.models.base import now
+from dreadnode_api.models.checks import StoredCheck
 from dreadnode_api.models.jobs import ENDED, Event, Job
 from dreadnode_api.models.webhooks import Delivery
 from dreadnode_api.settings import Settings
@@ -63,6 +64,7 @@ class Cleanup:
         done = {
             "log lines and events": await self._events(settings.log_days),
             "idempotency keys": await self._idempotency_keys(settings.idempotency_days),
+            "results of checks": await self._checks(settings.idempotency_days),
             "webhook deliveries": await self._deliveries(settings.delivery_days),
             "tokens of ended jobs": await self._job_tokens(),
             "sandbox folders": await self._folders(settings.sandbox_days),
@@ -109,6 +111,13 @@ class Cleanup:
         return await self._change(
             update(Job).where(*old).values(idempotency_key=None, updated_at=Job.updated_at)
         )
+
+    async def _checks(self, days: float) -> int:
+        """Delete stored results of checks; the next job on the same data is checked again."""
+        if not days:
+            return 0
+        before = now() - timedelta(days=days)
+        return await self._change(delete(StoredCheck).where(StoredCheck.created_at < before))
 
     async def _deliveries(self, days: float) -> int:
         if not days:

@@ -1,12 +1,8 @@
 """Stored results of checks, so that a second job on the same data is not checked again."""
 
-from datetime import timedelta
-
-from sqlalchemy import CursorResult, delete
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.db import Database
-from dreadnode_api.models.base import now
 from dreadnode_api.models.checks import StoredCheck
 from dreadnode_api.training.check_request import CheckRequest
 from dreadnode_api.training.checker import CheckResult
@@ -26,14 +22,3 @@ async def store(database: Database, request: CheckRequest, result: CheckResult) 
         await session.merge(
             StoredCheck(key=request.key, org_id=request.org_id, report=result.report)
         )
-
-
-async def delete_old(database: Database, days: float) -> int:
-    """Delete the results of checks that are DAYS old, and return how many; 0 keeps all."""
-    if not days:
-        return 0
-    async with database.writing() as session:
-        result = await session.execute(
-            delete(StoredCheck).where(StoredCheck.created_at < now() - timedelta(days=days))
-        )
-    return result.rowcount if isinstance(result, CursorResult) else 0

@@ -90,7 +90,7 @@ async def create_job(
     """
     loop = asyncio.get_running_loop()
     started = loop.time()
-    digest = hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+    digest = hashlib.sha256(request.model_dump_json(exclude_unset=True).encode()).hexdigest()
     database = services.database
     if key is not None and (known := await find_by_idempotency_key(database, scope, key, digest)):
         return known, False

@@ -1,7 +1,7 @@
 """The check of an RL job before it exists: render every prompt, and try the reward.
 
-The reward is asked about the first prompts, with the expected answer where there is one and with an
-empty one, which a model may well give. Nothing is trained or drawn.
+The reward scores the first prompts with the expected answer, if there is one, and with an empty
+completion. Nothing is trained or sampled.
 """
 
 import asyncio
@@ -18,11 +18,15 @@ from dreadnode_runtime.rl.config import RlConfig
 from dreadnode_runtime.rl.job import PromptFile, open_scoring, prompt_settings, read_prompts
 
 TRIED = 3
-"""How many prompts the reward is tried on."""
+"""Number of prompts that the reward is tried on."""
 
 
 class Refused(Exception):
-    """The job cannot be trained: where that is in the request, and one sentence."""
+    """The job cannot be trained.
+
+    Attributes:
+        loc: The place in the request.
+    """
 
     def __init__(self, loc: list[str], sentence: str) -> None:
         super().__init__(sentence)
@@ -30,7 +34,7 @@ class Refused(Exception):
 
 
 def check_rl(question: dict[str, Any]) -> dict[str, Any]:
-    """Return what the data of the job that QUESTION describes holds.
+    """Return the report about the data of the job that QUESTION describes.
 
     Raises:
         Refused: It cannot be trained.
@@ -92,7 +96,7 @@ def _sources(datasets: dict[str, Any]) -> list[PromptFile]:
 
 
 async def _try(recipe: Recipe, prompts: list[Prompt]) -> None:
-    """Judge an expected and an empty answer to each of PROMPTS.
+    """Score an expected and an empty completion of each of PROMPTS.
 
     Raises:
         JobFailed: The reward fails, every time or in a way that the job does not count.
