@@ -2,7 +2,7 @@ r"""Reads numbers out of text, exactly, in the forms that people and models writ
 
 | form | examples |
 | --- | --- |
-| sign | `-7`, `−7`, `-$7`, `$-7`, `negative 7`; a hyphen between digits is no sign |
+| sign | `-7`, `−7`, `-$7`, `$-7`, `negative 7`; a hyphen between digits is not a sign |
 | grouping | `1,234,567`, `1 234 567`, `1.234.567`, `1'234'567`, `1_234`, `12,34,567`, `1{,}234` |
 | decimal | `3.14`, `.5`, `1,234.50`, `1.234,50` |
 | fraction | `2/3`, `1 3/4`, `½`, `\frac{2}{3}`, `1\frac{3}{4}` |
@@ -11,7 +11,7 @@ r"""Reads numbers out of text, exactly, in the forms that people and models writ
 | unit | `6 m^2`, `$7`, `7 €`, `90°`: the unit is ignored |
 | percent | `30%` equals both `30` and `0.3` |
 
-A form that could mean several numbers is read as none of them: `12:45`, `3/4/2024`, `1.2.3`,
+A form with several readings is not a number: `12:45`, `3/4/2024`, `1.2.3`,
 `3,14`, `2^10`, `\sqrt{2}`, `2\pi`, `±7`, `0.333…`.
 """
 

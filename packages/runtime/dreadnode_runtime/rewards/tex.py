@@ -7,7 +7,8 @@ EXPRESSION = "\ufffc"
 
 _ARGUMENT = r"\s*(?:\{((?:[^{}]|\{[^{}]*\})*)\}|(\d))"
 _FRACTION = re.compile(rf"\\[dtc]?frac(?![A-Za-z]){_ARGUMENT}{_ARGUMENT}")
-_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}(?!\s*\^)")
+_UNIT_POWER = re.compile(r"\\(?:text|mathrm|mbox)\s*\{\s*([A-Za-z]+)\s*\}\s*(?=\^)")
 _FORMULA = re.compile(
     r"\\(?:sqrt|overline|binom|sum|prod|int|lim|log|ln|sin|cos|tan|exp|pi|infty|pm|mp)(?![A-Za-z])"
     r"(?:\s*\[[^\]]*\])?(?:\s*\{(?:[^{}]|\{[^{}]*\})*\})*"
@@ -27,7 +28,7 @@ def plain_tex(text: str) -> str:
     """Return TEXT with the TeX of numbers as plain text, and `EXPRESSION` for other formulas."""
     if "\\" not in text and "{" not in text:
         return text
-    text = _TEXT.sub(r" \1 ", text)
+    text = _UNIT_POWER.sub(r" \1", _TEXT.sub(r" \1 ", text))
     for pattern, replacement in _REPLACEMENTS:
         text = pattern.sub(replacement, text)
     text = _FORMULA.sub(EXPRESSION, text)
