@@ -281,6 +281,9 @@ def test_arguments_are_the_text_of_an_object(arguments: Any, text: str) -> None:
     assert said.messages[1]["tool_calls"][0]["arguments"] == text
 
 
+TIME = {"type": "object", "properties": {"m": {"type": ["integer", "null"]}}}
+
+
 @pytest.mark.parametrize(
     ("arguments", "schema", "kept"),
     [
@@ -288,6 +291,18 @@ def test_arguments_are_the_text_of_an_object(arguments: Any, text: str) -> None:
         ({"on": None}, {"on": {"type": ["boolean", "null"]}}, {"on": None}),
         ({"at": {"h": 1, "m": None}}, {"at": {"properties": {"h": {}}}}, {"at": {"h": 1}}),
         ({"of": [{"a": 1, "b": None}]}, {"of": {"items": {"properties": {"a": {}}}}}, None),
+        (
+            {"at": {"m": None, "x": None}},
+            {"at": {"anyOf": [{"type": "null"}, {"$ref": "#/properties/time"}]}, "time": TIME},
+            {"at": {"m": None}},
+        ),
+        ({"to": {"m": None, "x": None}}, {"to": {"allOf": [TIME]}}, {"to": {"m": None}}),
+        (
+            {"of": {"x": None}},
+            {"of": {"additionalProperties": {"type": "null"}}},
+            {"of": {"x": None}},
+        ),
+        ({"at": {"x": None}}, {"at": {"$ref": "#/properties/at"}}, {"at": {}}),
     ],
 )
 def test_nulls_that_the_tools_schema_does_not_have_are_not_learnt(
@@ -545,7 +560,25 @@ PAIRS = [
     {"messages": json.dumps([{"role": "user", "content": "2+2?"}, {"role": "ai", "content": "4"}])},
     {"conversations": '[{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]'},
     {"messages": [], "prompt": "2+2?", "response": "4"},
+    {"prompt": json.dumps([{"role": "user", "content": "2+2?"}]), "completion": "4"},
+    {"prompt": "2+2?", "completion": ' [ {"role": "assistant", "content": "4"}]'},
 ]
+
+
+@pytest.mark.parametrize("text", ['[{"day": 0}]', "[{role: user}]", '[{"role": "x"}, 1]', "[1]"])
+def test_a_list_that_holds_no_messages_is_text(text: str) -> None:
+    assert talk({"prompt": text, "response": text}) == [("user", text), ("assistant", text)]
+
+
+def test_a_call_that_is_written_as_text_is_doubted() -> None:
+    said = '<tool_call>\n{"name": "tide", "arguments": {}}\n</tool_call>'
+
+    read = conversation({"messages": [ASK, {"role": "assistant", "content": said}]})
+
+    assert read.messages[1]["content"] == said
+    assert read.notes == (
+        "<tool_call> in an answer is trained as text; write calls as `tool_calls`",
+    )
 
 
 @pytest.mark.parametrize("row", PAIRS, ids=lambda row: "+".join(row))
@@ -569,6 +602,8 @@ def test_a_conversation_goes_before_a_pair_whose_fields_are_then_not_read() -> N
         ({"instruction": "Who?", "context": "The board."}, "Who?\n\nThe board.", ()),
         ({"question": "Who?", "context": "The board."}, "Who?\n\nThe board.", ()),
         ({"instruction": "Who?", "input": "A", "context": "B"}, "Who?\n\nA\n\nB", ()),
+        ({"question": "Who?", "context": ["A", "", "B"]}, "Who?\n\nA\n\nB", ()),
+        ({"question": "Who?", "input": "A"}, "Who?\n\nA", ()),
         ({"instruction": "Who?", "context": "", "category": "qa"}, "Who?", ("category",)),
         ({"question": "Who?", "documents": ["a"]}, "Who?", ("documents",)),
         ({"question": "Who?", "choices": {"text": ["a"]}}, "Who?", ("choices",)),
@@ -602,11 +637,17 @@ def test_fields_within_messages_are_named_too(message: dict[str, Any], unread: s
     assert conversation({"messages": [{**ASK, **message}, REPLY]}).unread == (unread,)
 
 
-def test_a_history_is_turns_before_the_question() -> None:
+@pytest.mark.parametrize("as_messages", [False, True])
+def test_a_history_is_turns_before_the_question(*, as_messages: bool) -> None:
+    history = [["Hi", "Hello."], ["Open?", "Yes."]]
+    roles = ("user", "assistant")
+    messages = [
+        {"role": r, "content": c} for pair in history for r, c in zip(roles, pair, strict=True)
+    ]
     row = {
         "instruction": "And now?",
         "output": "Later.",
-        "history": [["Hi", "Hello."], ["Open?", "Yes."]],
+        "history": messages if as_messages else history,
         "system": "Be brief.",
     }
 

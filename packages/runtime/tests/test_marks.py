@@ -83,6 +83,10 @@ def test_a_completion_with_a_tool_call_carries_loss_in_all_its_messages() -> Non
         {"is_preferred": False},
         {"kto_tag": False},
         {"preferred": False},
+        {"thumbs_up": False},
+        {"is_correct": 0},
+        {"label": "bad"},
+        {"desirable": "No"},
     ],
 )
 @pytest.mark.parametrize(
@@ -99,6 +103,8 @@ def test_a_bad_answer_is_left_out_as_one(row: dict[str, Any], label: dict[str, A
         ({"label": True}, ()),
         ({"label": 1}, ()),
         ({"is_preferred": True}, ()),
+        ({"label": "good"}, ()),
+        ({"label": "negative"}, ("label",)),
         ({"label": "greeting"}, ("label",)),
         ({"label": 7}, ("label",)),
     ],
@@ -162,6 +168,8 @@ def test_a_row_that_does_not_count_is_left_out(weight: Any, reason: str) -> None
     "mark",
     [
         {"train_detail": []},
+        {"learn": False},
+        {"ignore": True},
         {"loss_weight": 2},
         {"mask": True},
         {"is_masked": False, "loss_masked": 1},

@@ -31,6 +31,11 @@ LABELS = (
     "desirable",
     "is_desirable",
     "is_good",
+    "is_chosen",
+    "is_correct",
+    "accepted",
+    "is_accepted",
+    "thumbs_up",
 )
 """Fields by which a row says whether its answer is a good one."""
 ROW_MARKS = frozenset(
@@ -52,8 +57,14 @@ ROW_MARKS = frozenset(
     }
 )
 """Fields of a row by which other tools choose what is learnt, and which are not honoured here."""
-_LIKE_A_MARK = re.compile(r"(?:^|_)(?:train(?:ing|able|ed)?|loss|weights?|mask(?:ed|s)?)(?:_|$)")
-_VERDICTS = {1: True, 0: False, "true": True, "false": False}
+_LIKE_A_MARK = re.compile(
+    r"(?:^|_)(?:train(?:ing|able|ed)?|loss|weights?|mask(?:ed|s)?|learn(?:ed|able)?|ignored?)(?:_|$)"
+)
+_VERDICTS: dict[int | float | str, bool] = {
+    **dict.fromkeys((1, "1", "true", "yes", "good", "desirable", "chosen", "accepted"), True),
+    **dict.fromkeys((0, "0", "false", "no", "bad", "undesirable", "rejected"), False),
+}
+"""What a label says, where it says whether an answer is good; other labels are classes."""
 
 
 def message_mark(fields: Fields, role: str) -> bool | None:

@@ -75,7 +75,8 @@ def conversation(row: Row) -> Conversation:
             answer = pairs.read_answer(fields, found)
             # With text alone there is one answer, and a `history` is trained as `train_on` says.
             listed = any(
-                isinstance(row.get(each), list) for each in (*pairs.PROMPTS, *pairs.ANSWERS)
+                isinstance(pairs.messages_in(row.get(each)), list)
+                for each in (*pairs.PROMPTS, *pairs.ANSWERS)
             )
             turns, answers = [*prompt, *answer], len(answer) if listed else 0
             if listed and prompt[-1].role == "assistant":

@@ -18,7 +18,10 @@ from dreadnode_runtime.data.normal_form import (
     ToolCall,
     content_text,
 )
+from dreadnode_runtime.data.nulls import without_foreign_nulls
 from dreadnode_runtime.data.reasoning import split_reasoning
+
+_CALL = "<tool_call>"
 
 
 @dataclass(slots=True)
@@ -107,6 +110,10 @@ def _message(turn: Turn, tools: list[Tool], found: Findings) -> Message:
     parts = _joined(turn.parts)
     if turn.role == "assistant":
         parts = split_reasoning(parts)
+        if any(part["type"] == "text" and _CALL in part["text"] for part in parts):
+            found.notes[f"{_CALL} in an answer is trained as text; write calls as `tool_calls`"] = (
+                None
+            )
     content = parts if any(part["type"] != "text" for part in parts) else _text(parts)
     message: Message = {"role": turn.role, "content": content}
     if turn.calls:
@@ -147,27 +154,11 @@ def _call(call: Call, tools: list[Tool], found: Findings) -> ToolCall:
     arguments = call.arguments
     if isinstance(arguments, dict):
         schema = next((t.get("parameters") for t in tools if t["name"] == call.name), None)
-        kept = _without_foreign_nulls(arguments, schema)
+        kept = without_foreign_nulls(arguments, schema)
         if kept != arguments:
             found.notes["null arguments that the tool's schema does not have are left out"] = None
         arguments = json.dumps(kept, ensure_ascii=False)
     return ToolCall(id=call.id, name=call.name, arguments=arguments)
-
-
-def _without_foreign_nulls(value: Any, schema: Any) -> Any:
-    """Return VALUE without the null fields that SCHEMA does not have: Arrow adds those."""
-    if isinstance(value, list):
-        items = schema.get("items") if isinstance(schema, dict) else None
-        return [_without_foreign_nulls(each, items) for each in value]
-    if not isinstance(value, dict):
-        return value
-    properties = schema.get("properties") if isinstance(schema, dict) else None
-    known = properties if isinstance(properties, dict) else {}
-    return {
-        name: _without_foreign_nulls(each, known.get(name))
-        for name, each in value.items()
-        if each is not None or name in known
-    }
 
 
 def _link_results(messages: list[Message]) -> None:

@@ -4,9 +4,11 @@
 | --- | --- |
 | prompt | `instruction` with `input`, else the first of PROMPTS; `context` follows it |
 | answer | the first of ANSWERS |
-| turns before | `history` |
+| turns before | `history`: pairs, or messages |
 """
 
+import json
+import re
 from typing import Any
 
 from dreadnode_runtime.data.dialects.openai import read_messages
@@ -17,11 +19,11 @@ from dreadnode_runtime.data.turns import Turn, text_turn
 
 PROMPTS = (
     "prompt",
-    "input",
     "question",
     "task_prompt",
     "query",
     "problem",
+    "input",
     "inputs",
     "text_input",
     "user",
@@ -39,6 +41,7 @@ ANSWERS = (
     "assistant",
 )
 """Where an answer is looked for; the first one that the row has is used."""
+_OBJECTS = re.compile(r"\s*\[\s*\{")
 
 
 def has_pair(fields: Fields) -> bool:
@@ -52,7 +55,7 @@ def read_prompt(fields: Fields, found: Findings) -> list[Turn]:
     Raises:
         Unusable: There is none.
     """
-    raw = _prompt(fields)
+    raw = messages_in(_prompt(fields))
     if raw is None:
         raise Unusable("no prompt" + _instead(fields))
     if raw == [] or (isinstance(raw, str) and not raw.strip()):
@@ -62,7 +65,7 @@ def read_prompt(fields: Fields, found: Findings) -> list[Turn]:
     else:
         turns = [text_turn("user", _joined(scalar_text(raw), fields))]
     history = fields.take("history")
-    return [*read_history(history), *turns] if history else turns
+    return [*_history(history, found), *turns] if history else turns
 
 
 def read_answer(fields: Fields, found: Findings) -> list[Turn]:
@@ -73,7 +76,7 @@ def read_answer(fields: Fields, found: Findings) -> list[Turn]:
     """
     # The worked solution of a problem, rather than its last line alone.
     first = ("solution",) if "problem" in fields else ()
-    raw = fields.take(*first, *ANSWERS)
+    raw = messages_in(fields.take(*first, *ANSWERS))
     if raw is None:
         raise Unusable("no answer" + _instead(fields))
     if isinstance(raw, list):
@@ -85,9 +88,21 @@ def read_answer(fields: Fields, found: Findings) -> list[Turn]:
     return [text_turn("assistant", text)]
 
 
+def messages_in(raw: Any) -> Any:
+    """Return the list of messages that the text RAW holds as JSON, as in CSV; else RAW itself."""
+    if not isinstance(raw, str) or _OBJECTS.match(raw) is None:
+        return raw
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return raw
+    messages = all(isinstance(each, dict) and ("role" in each or "from" in each) for each in value)
+    return value if messages else raw
+
+
 def expected_answer(fields: Fields) -> Any:
     """Take and return what a row with FIELDS expects as an answer; None where it does not say."""
-    return fields.take(*ANSWERS)
+    return messages_in(fields.take(*ANSWERS))
 
 
 def _prompt(fields: Fields) -> Any:
@@ -105,10 +120,20 @@ def _joined(prompt: str, fields: Fields) -> str:
         value = fields.peek(name)
         if not holds(value):
             continue
-        if not isinstance(value, str | int | float):
+        texts = value if isinstance(value, list) else [value]
+        if not all(isinstance(each, str | int | float) for each in texts):
             raise Unusable(f"its `{name}` is {shown(value)}, which is not text")
-        pieces.append(scalar_text(fields.take(name)))
+        pieces += [scalar_text(each) for each in texts if holds(each)]
+        fields.take(name)
     return "\n\n".join(pieces)
+
+
+def _history(raw: Any, found: Findings) -> list[Turn]:
+    """Return the turns of a `history`: messages, or pairs of a question and an answer."""
+    raw = messages_in(raw)
+    if isinstance(raw, list) and all(isinstance(each, dict) for each in raw):
+        return read_messages(raw, found, "history")
+    return read_history(raw)
 
 
 def _instead(fields: Fields) -> str:
