@@ -129,7 +129,7 @@ async def ours(folder: Path, model: Path, rows: Path, work: float) -> None:
             train_on=config.train_on,
             keep=examples.append,
         )
-        plan = Plan(config, examples, config.total_steps(len(examples)))
+        plan = Plan(config, examples)
         teller: Any = Busy(work)
         await train(plan, trainer, teller, Stop(), History(), Outcome())
         await trainer.export("final", folder)

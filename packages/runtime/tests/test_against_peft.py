@@ -79,7 +79,7 @@ async def test_sft_through_the_sdk_equals_a_plain_peft_loop(
         metadata={},
     ) as trainer:
         start = await trainer.export("start", tmp_path / "start")
-        await train(Plan(CONFIG, rows, steps), trainer, Silence(), Stop(), history, Outcome())  # type: ignore[arg-type]
+        await train(Plan(CONFIG, rows), trainer, Silence(), Stop(), history, Outcome())  # type: ignore[arg-type]
         end = await trainer.export("final", tmp_path / "final")
 
     losses, weights = plain_peft(tiny_model, start.adapter, steps)

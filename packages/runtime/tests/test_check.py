@@ -48,10 +48,70 @@ def test_the_check_counts_rows_and_tokens(question: dict[str, Any]) -> None:
         "tokens": answer["tokens"],
         "trained_tokens": answer["trained_tokens"],
         "truncated": 1,
+        "lengths": answer["lengths"],
+        "duplicates": {"count": 0, "rows": []},
         "renderer": "stand-in/chat-template",
         "format_notes": [],
+        "plan": answer["plan"],
+        "shown": answer["shown"],
     }
     assert 0 < answer["trained_tokens"] < answer["tokens"] <= 200
+    assert answer["lengths"]["max"] == 100
+    assert sum(each["rows"] for each in answer["lengths"]["bins"]) == 2
+
+
+def test_the_plan_is_what_training_sends(question: dict[str, Any]) -> None:
+    config = {**question["config"], "epochs": 3, "batch_size": 1}
+
+    answer = check(question | {"config": config})
+
+    # The last token of each of the two rows is only a target.
+    tokens = {"train": 3 * (answer["tokens"] - 2)}
+    assert answer["plan"] == {
+        "steps": 6,
+        "rows_per_epoch": 2,
+        "rows_per_step": 1,
+        "evaluations": 0,
+        "evaluation_tokens": 0,
+        "at_least": tokens,
+        "at_most": tokens,
+    }
+
+
+def test_equal_rows_are_named_within_a_dataset_and_across_datasets(
+    question: dict[str, Any], tmp_path: Path
+) -> None:
+    rows = [ROWS[0], {"prompt": "who", "answer": "me"}, ROWS[0], ROWS[1], ROWS[0]]
+    exam = [{"prompt": "why", "answer": "so"}, {"prompt": "who", "answer": "me"}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "exam.jsonl").write_text("".join(json.dumps(row) + "\n" for row in exam))
+    question["datasets"]["eval"] = str(tmp_path / "exam.jsonl")
+
+    answer = check(question)
+
+    assert answer["duplicates"] == {
+        "count": 2,
+        "rows": [{"row": 3, "of": {"row": 1}}, {"row": 5, "of": {"row": 1}}],
+    }
+    assert answer["evaluation"]["shared"] == {"count": 1, "rows": [2]}
+
+
+@pytest.mark.parametrize(
+    ("show", "row", "answered"), [(None, 1, "ho"), (3, 3, "aaa"), (2, None, "")]
+)
+def test_a_row_is_shown_as_text_with_its_trained_tokens(
+    question: dict[str, Any], show: int | None, row: int | None, answered: str
+) -> None:
+    shown = check(question | {"show": show})["shown"]
+
+    if row is None:
+        assert shown is None
+        return
+    (sequence,) = shown["sequences"]
+    assert shown["row"] == row
+    assert answered in "".join(each["text"] for each in sequence["parts"] if each["trained"])
+    assert "hi" in sequence["parts"][0]["text"]
+    assert not sequence["parts"][0]["trained"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import read_config
 from dreadnode_runtime.jobs.outcome import Outcome
 from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score
+from dreadnode_runtime.rl.bounds import token_bounds
 from dreadnode_runtime.rl.config import RlConfig
 from dreadnode_runtime.rl.loop import RlPlan, train
 from dreadnode_runtime.rl.metric_history import RlHistory, training_metrics
@@ -494,3 +495,31 @@ def test_rewards_that_differ_by_a_rounding_error_are_equal() -> None:
     assert Group(prompt, [rollout, replace(rollout, score=Score(0.1 + 0.2))]).degenerate
     assert not Group(prompt, [rollout, replace(rollout, score=Score(0.3001))]).degenerate
     assert Group(prompt, [replace(rollout, score=Score(0.0))] * 2).degenerate
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"steps": 3, "epochs": None, "eval_interval": 2},
+        {"steps": None, "epochs": 2, "evaluates": True, "num_rollouts": 3},
+        {"steps": 7, "execution_mode": "fully_async", "max_steps_off_policy": 2},
+    ],
+)
+async def test_the_bounds_hold_for_the_tokens_of_a_job(
+    run: Any, policy: FakePolicy, given: dict[str, Any]
+) -> None:
+    said = Conversation([{"role": "user", "content": "?"}])
+    prompts = [Prompt(said, row, tokens=[10, row]) for row in range(1, 6)]
+    settings = config(max_new_tokens=9, **given)
+    least, most = token_bounds(settings, prompts, prompts[:3] if settings.eval_dataset_ref else [])
+
+    await run(settings)
+
+    asked = sum(len(prompt) for _, prompt, *_ in policy.sampled)
+    completions = sum(count for _, _, count, *_ in policy.sampled)
+    trained = [each for batch in policy.learnt for each in batch]
+    assert asked == least["prefill"] <= most["prefill"]
+    assert completions == least["sample"]
+    assert most["sample"] == 9 * completions
+    assert least["train"] <= sum(len(each.tokens) - 1 for each in trained) <= most["train"]

@@ -55,7 +55,6 @@ def plan(example: Any) -> Callable[..., Plan]:
         return Plan(
             settings,
             [[example(row + 1, length=6 + row)] for row in range(rows)],
-            steps=settings.total_steps(rows),
             eval_rows=[[example(row + 1)] for row in range(eval_rows)],
         )
 
@@ -394,6 +393,58 @@ async def test_training_ends_early_when_evaluations_get_no_better(
     # Too little to go on for is still the best there is.
     assert outcome.best == "tinker://run:train:0/weights/step-000004"
     assert trainer.names.count("submit") == 6
+
+
+EARLY = {"eval_rows": 2, "eval_interval": 2, "early_stopping_patience": 2}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"epochs": 3},
+        {"rows": 7, "epochs": 2},
+        {"rows": 7, "steps": 6},
+        {"rows": 7, "steps": 3, "shuffle": False},
+        {"rows": 11, "steps": 5, "gradient_accumulation_steps": 2, "seed": 5},
+        {"rows": 5, "steps": 4, "epochs": 9, "eval_rows": 3},
+        {"rows": 5, "epochs": 3, "eval_rows": 3, "eval_interval": 2},
+        {"rows": 6, "steps": 6, "eval_rows": 3, "eval_interval": 3},
+        {"rows": 6, "epochs": 4, **EARLY},
+    ],
+)
+async def test_the_schedule_knows_the_tokens_of_a_job_before_it_runs(
+    plan: Any, trainer: Any, told: Told, given: dict[str, Any]
+) -> None:
+    job = plan(**given)
+    tokens = [sum(each.input_tokens for each in row) for row in job.rows]
+    evaluation = sum(each.input_tokens for row in job.eval_rows for each in row)
+
+    await run(job, trainer, told)
+
+    passes = [call for name, call in trainer.calls if name == "submit"]
+    trained = [each for batches, _ in passes for batch in batches for each in batch]
+    evaluated = [each for name, call in trainer.calls if name == "evaluate" for each in call]
+    planned = job.schedule.tokens(tokens, evaluation)
+    assert planned.training == sum(len(each.tokens) - 1 for each in trained)
+    assert planned.evaluation == sum(len(each.tokens) - 1 for each in evaluated)
+
+
+async def test_the_schedule_knows_the_fewest_tokens_of_a_job_that_may_stop_early(
+    plan: Any, trainer: Any, told: Told
+) -> None:
+    trainer.eval_loss_of = lambda _: 1.0
+    job = plan(rows=7, epochs=4, **EARLY)
+    tokens = [sum(each.input_tokens for each in row) for row in job.rows]
+
+    outcome = await run(job, trainer, told)
+
+    passes = [call for name, call in trainer.calls if name == "submit"]
+    trained = [each for batches, _ in passes for batch in batches for each in batch]
+    fewest = job.schedule.fewest_tokens(tokens, 10)
+    assert outcome.stopped_early
+    assert fewest.training == sum(len(each.tokens) - 1 for each in trained)
+    assert fewest.evaluation == 10 * len(told.of("eval_complete"))
+    assert fewest.total < job.schedule.tokens(tokens, 10).total
 
 
 async def test_a_job_that_had_stopped_early_does_not_go_on_after_a_resume(

@@ -1,6 +1,7 @@
 """Which rows each optimizer step uses: a function of seed and step, so that a resume repeats it."""
 
 import random
+from array import array
 from functools import lru_cache
 
 
@@ -22,10 +23,11 @@ class Batching:
         """Return the row indices, from 0, of optimizer step STEP, from 0."""
         epoch, within = divmod(step, self.steps_per_epoch)
         start = within * self._per_step
-        return self._epoch(epoch)[start : start + self._per_step]
+        return self._epoch(epoch)[start : start + self._per_step].tolist()
 
-    def _permutation(self, epoch: int) -> list[int]:
-        indices = list(range(self._rows))
+    def _permutation(self, epoch: int) -> "array[int]":
+        # A tenth of a list's memory, for datasets of millions of rows.
+        indices = array("l", range(self._rows))
         if self._shuffle:
             # A string seed is hashed as a whole: neighboring seeds and epochs are unrelated.
             random.Random(f"{self._seed}/{epoch}").shuffle(indices)  # noqa: S311

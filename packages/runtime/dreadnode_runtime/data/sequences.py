@@ -34,6 +34,11 @@ class Example:
         """Which tokens carry loss, of shape (T,)."""
         return self.weights > 0
 
+    @property
+    def input_tokens(self) -> int:
+        """Tokens that a training pass gets, which are paid for: all but the last one."""
+        return len(self.tokens) - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Rendered:

@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from dreadnode_runtime.backend.policy import Loss
+from dreadnode_runtime.data.batching import Batching
 from dreadnode_runtime.jobs.config import ConfigMismatch, DatasetRef, TrainingConfig
 
 Mode = Literal["sync", "one_step_off_async", "fully_async"]
@@ -72,3 +73,18 @@ class RlConfig(TrainingConfig):
     def total_steps(self, prompts: int) -> int:
         """Return how many steps a job on PROMPTS prompts has; the last one is filled up."""
         return self.shorter(-(-(self.epochs or 0) * prompts // self.num_rollouts))
+
+    def order(self, prompts: int) -> Batching:
+        """Return the order in which groups take PROMPTS prompts, one each."""
+        return Batching(prompts, 1, self.seed, shuffle=self.shuffle)
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether an evaluation is due after STEP steps, of a job with evaluation data.
+
+        One more follows the last step.
+        """
+        return step == 0 if self.eval_interval is None else step % self.eval_interval == 0
+
+    def evaluations(self, steps: int) -> int:
+        """Return how many evaluations a job of STEPS steps has, with the one at the end."""
+        return 1 + (1 if self.eval_interval is None else -(-steps // self.eval_interval))

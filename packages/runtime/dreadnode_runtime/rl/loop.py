@@ -18,7 +18,6 @@ import numpy as np
 from dreadnode_runtime.backend.policy import Floats, Policy, Sampler, TrainingSequence
 from dreadnode_runtime.backend.trainer import Saved
 from dreadnode_runtime.control.events import Reporter, Stop
-from dreadnode_runtime.data.batching import Batching
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.outcome import Outcome, report_checkpoint_start
@@ -120,10 +119,10 @@ def _scheduler(
 ) -> RolloutScheduler[Sampler, Group]:
     """Return the scheduler of the groups for the steps after FIRST_STEP."""
     config = plan.config
-    batching = Batching(len(plan.prompts), 1, config.seed, shuffle=config.shuffle)
+    order = config.order(len(plan.prompts))
 
     async def start(index: int, sampler: Sampler) -> Group:
-        prompt = plan.prompts[batching.batch(index)[0]]
+        prompt = plan.prompts[order.batch(index)[0]]
         return await rollouts.group(prompt, sampler, config.group_size, str(index))
 
     return RolloutScheduler(
@@ -220,10 +219,10 @@ class _Loop:
     @property
     def evaluation_due(self) -> bool:
         """Whether the current weights must be evaluated before the next step."""
-        step, interval = self._outcome.step, self._plan.config.eval_interval
+        step = self._outcome.step
         if not self._plan.eval_prompts or (step == self._first_step and step):
             return False
-        return step == 0 if interval is None else step % interval == 0
+        return self._plan.config.evaluates_after(step)
 
     async def evaluate(self) -> None:
         """Sample one completion of each evaluation prompt with the current weights, and report.

@@ -40,7 +40,7 @@ async def run_sft(context: JobContext) -> dict[str, Any] | None:
                 _render, [eval_file], rendering, config
             )
             context.report_counts(eval_counts, config.max_sequence_length, "Evaluation data: ")
-        plan = Plan(config, rows, config.total_steps(len(rows)), eval_rows)
+        plan = Plan(config, rows, eval_rows)
         history = History.from_metrics(
             job.metrics,
             outcome.step,

@@ -12,15 +12,16 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from dreadnode_runtime.backend.trainer import Saved, Trainer
 from dreadnode_runtime.control.events import Reporter, Stop
-from dreadnode_runtime.data.batching import Batching
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig
 from dreadnode_runtime.jobs.outcome import Outcome, report_checkpoint_start
 from dreadnode_runtime.sft.metric_history import LOSS_WARNING_FACTOR, History
+from dreadnode_runtime.sft.schedule import Schedule, Step
 
 STEPS_AHEAD = 1
 """Steps submitted before the oldest one is awaited, so that the engine is never idle."""
@@ -29,20 +30,28 @@ Rows = Sequence[Sequence[Example]]
 """The sequences of each usable row."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """The input of the loop.
 
     Attributes:
         rows: Training data.
-        steps: Total number of optimizer steps.
         eval_rows: Evaluation data.
     """
 
     config: SftConfig
     rows: Rows
-    steps: int
     eval_rows: Rows = ()
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """What is done at each step."""
+        return Schedule(self.config, len(self.rows), evaluates=bool(self.eval_rows))
+
+    @property
+    def steps(self) -> int:
+        """Total number of optimizer steps."""
+        return self.schedule.steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,25 +88,23 @@ async def train(
         JobFailed: The loss is not finite.
     """
     config = plan.config
-    batching = Batching(len(plan.rows), config.rows_per_step(), config.seed, shuffle=config.shuffle)
     loop = _Loop(plan, trainer, reporter, history, outcome)
     # An earlier attempt can have been ended between its early stop and its report of it.
     outcome.stopped_early = _should_stop_early(config, history)
     stop.training = True
     reporter.phase("training")
     try:
-        for step in range(outcome.step + 1, plan.steps + 1):
+        for step in plan.schedule.after(outcome.step):
             if stop.requested or outcome.stopped_early:
                 break
-            loop.submit(step, batching.batch(step - 1))
-            save = step % config.checkpoint_interval == 0 and step < plan.steps
-            if config.eval_interval and step % config.eval_interval == 0 and step < plan.steps:
+            loop.submit(step)
+            if step.evaluates:
                 # The evaluation decides about early stopping and about the best checkpoint.
                 await loop.settle(keep=0)
-                await loop.evaluate(save=save)
+                await loop.evaluate(save=step.saves)
                 continue
-            if save:
-                loop.save_behind(step)
+            if step.saves:
+                loop.save_behind(step.number)
             await loop.settle(keep=STEPS_AHEAD)
         await loop.settle(keep=0)
     finally:
@@ -130,16 +137,16 @@ class _Loop:
         self._first_step = outcome.step
         self._started_at = time.monotonic()
 
-    def submit(self, step: int, indices: Sequence[int]) -> None:
-        """Submit STEP with the rows at INDICES."""
+    def submit(self, step: Step) -> None:
+        """Submit STEP."""
         config, rows = self._plan.config, self._plan.rows
         batch = [
-            [example for row in indices[at : at + config.batch_size] for example in rows[row]]
-            for at in range(0, len(indices), config.batch_size)
+            [example for row in step.rows[at : at + config.batch_size] for example in rows[row]]
+            for at in range(0, len(step.rows), config.batch_size)
         ]
-        rate = config.rate(step, self._plan.steps)
+        rate = config.rate(step.number, self._plan.steps)
         losses = asyncio.ensure_future(self._trainer.submit(batch, rate))
-        self._queue.append(_Submitted(step, batch, len(indices), rate, losses))
+        self._queue.append(_Submitted(step.number, batch, len(step.rows), rate, losses))
         self._queue_pending_checkpoint()
 
     def save_behind(self, step: int) -> None:
@@ -231,7 +238,7 @@ class _Loop:
         if not math.isfinite(loss):
             raise _diverged(done.step, examples, losses, self._outcome)
         history, steps = self._history, self._plan.steps
-        tokens = sum(len(example.tokens) - 1 for example in examples)
+        tokens = sum(example.input_tokens for example in examples)
         history.add(loss, done.learning_rate, done.rows, tokens)
         self._outcome.step = done.step
         seconds_per_step = (time.monotonic() - self._started_at) / (done.step - self._first_step)

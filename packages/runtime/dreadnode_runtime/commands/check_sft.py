@@ -1,0 +1,107 @@
+"""The check of a supervised job before it exists: every row is rendered, and nothing is trained."""
+
+from pathlib import Path
+from typing import Any
+
+from dreadnode_runtime.commands.refused import Refused
+from dreadnode_runtime.data.counts import Counts, as_report
+from dreadnode_runtime.data.overview import Overview
+from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.sequences import Example
+from dreadnode_runtime.data.shown import RowShown
+from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.jobs.config import SftConfig, check_trackers, check_warmup, read_config
+from dreadnode_runtime.sft.data import RowFile, fitted, prepare_file
+from dreadnode_runtime.sft.schedule import Schedule
+
+
+def check_sft(question: dict[str, Any]) -> dict[str, Any]:
+    """Return the report about the data of the job that QUESTION describes.
+
+    Raises:
+        Refused: It cannot be trained.
+    """
+    place = ["config"]
+    of_eval: dict[str, Any] = {}
+    evaluation: Overview | None = None
+    shown = RowShown(question.get("show"))
+    try:
+        config = read_config(SftConfig, question["config"])
+        place = ["config", "track"]
+        check_trackers(config)
+        place = ["model"]
+        rendering = load_rendering(
+            question["model"], rehearsal=question["rehearsal"], tokenizer=question["tokenizer"]
+        )
+        files = _files(question["datasets"])
+        place = ["config", files[0].field]
+        rendering = fitted(files, rendering, config)
+        counts, training = Counts(), Overview()
+        for file in files:
+            place = ["config", file.field]
+            counts.add(_read(file, rendering, config, training, shown))
+        if path := question["datasets"].get("eval"):
+            place = ["config", "eval_dataset_ref"]
+            file, evaluation = RowFile(Path(path)), Overview()
+            counted = _read(file, rendering, config, evaluation, RowShown(0))
+            shared = {"shared": evaluation.shared_with(training)}
+            of_eval = {"evaluation": {**as_report(counted), **evaluation.report(), **shared}}
+        rows = len(training.input_tokens)
+        place = ["config", "warmup_steps"]
+        check_warmup(config, config.total_steps(rows))
+    except JobFailed as refusal:
+        raise Refused(place, str(refusal)) from refusal
+    return {
+        "ok": True,
+        **as_report(counts),
+        **training.report(),
+        "trained_tokens": counts.trained_tokens,
+        **of_eval,
+        "renderer": rendering.name,
+        "format_notes": rendering.notes,
+        "plan": _plan(config, training, evaluation),
+        "shown": shown.report(rendering),
+    }
+
+
+def _plan(config: SftConfig, training: Overview, evaluation: Overview | None) -> dict[str, Any]:
+    """Return the steps of the job, and the fewest and the most tokens that it sends, by kind."""
+    rows, evaluated = (
+        training.input_tokens,
+        0 if evaluation is None else sum(evaluation.input_tokens),
+    )
+    schedule = Schedule(config, len(rows), evaluates=evaluation is not None)
+    least, most = schedule.fewest_tokens(rows, evaluated), schedule.tokens(rows, evaluated)
+    return {
+        "steps": schedule.steps,
+        "rows_per_epoch": len(rows),
+        "rows_per_step": config.rows_per_step(),
+        "evaluations": schedule.evaluations,
+        "evaluation_tokens": most.evaluation,
+        # Forward-only passes are billed at the rate of training passes.
+        "at_least": {"train": least.total},
+        "at_most": {"train": most.total},
+    }
+
+
+def _read(
+    file: RowFile, rendering: Rendering, config: SftConfig, overview: Overview, shown: RowShown
+) -> Counts:
+    def keep(examples: list[Example]) -> None:
+        overview.add(examples)
+        shown.offer(examples)
+
+    overview.start(file.name)
+    return prepare_file(file, rendering, config, keep)
+
+
+def _files(datasets: dict[str, Any]) -> list[RowFile]:
+    paths = [Path(path) for path in datasets.get("trajectories") or ()]
+    several = len(paths) + bool(datasets.get("train")) > 1
+    files = [
+        RowFile(path, f"trajectory dataset {n}" if several else "", "trajectory_dataset_refs")
+        for n, path in enumerate(paths, 1)
+    ]
+    if train := datasets.get("train"):
+        files.insert(0, RowFile(Path(train), "training dataset" if several else ""))
+    return files

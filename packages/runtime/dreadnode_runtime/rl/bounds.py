@@ -1,0 +1,57 @@
+"""The fewest and the most tokens that a reinforcement-learning job sends and samples.
+
+The prompts of all groups are known before the job runs; the lengths of completions, the number of
+turns and the groups without anything to learn are not. The bounds are for a job that runs to its
+end without interruption.
+
+| kind | at least | at most |
+| --- | --- | --- |
+| `prefill` | each group's prompt once | it is read for each completion, and every turn fills up |
+| `sample` | one token a completion | `max_new_tokens` in every turn |
+| `train` | none: all rewards of each group are equal | every turn of every rollout |
+"""
+
+from collections.abc import Sequence
+
+from dreadnode_runtime.data.prompts import Prompt
+from dreadnode_runtime.rl.config import RlConfig
+
+Tokens = dict[str, int]
+
+
+def token_bounds(
+    config: RlConfig, prompts: Sequence[Prompt], eval_prompts: Sequence[Prompt]
+) -> tuple[Tokens, Tokens]:
+    """Return the fewest and the most tokens by kind of a job on PROMPTS."""
+    steps = config.total_steps(len(prompts))
+    groups = steps * config.num_rollouts
+    in_groups = _in_groups(config, [len(prompt.tokens) for prompt in prompts], groups)
+    evaluations = config.evaluations(steps)
+    evaluated = evaluations * sum(len(prompt.tokens) for prompt in eval_prompts)
+    rollouts, eval_rollouts = groups * config.group_size, evaluations * len(eval_prompts)
+    completions = rollouts + eval_rollouts
+    turns = config.max_turns if config.environment is not None else 1
+    # Later turns continue the conversation, as long as a completion still fits behind it.
+    later, longest = turns - 1, config.max_sequence_length
+    first_turns = in_groups * config.group_size
+    least = {"prefill": in_groups + evaluated, "sample": completions, "train": 0}
+    most = {
+        "prefill": first_turns
+        + evaluated
+        + completions * later * (longest - config.max_new_tokens),
+        "sample": completions * turns * config.max_new_tokens,
+        # The input of a sequence is all its tokens but the last one.
+        "train": first_turns
+        + rollouts * (config.max_new_tokens - 1)
+        + rollouts * later * (longest - 1),
+    }
+    return least, most
+
+
+def _in_groups(config: RlConfig, lengths: Sequence[int], groups: int) -> int:
+    """Return the sum of the LENGTHS of the prompts of the first GROUPS groups."""
+    epochs, rest = divmod(groups, len(lengths))
+    order = config.order(len(lengths))
+    first = epochs * len(lengths)
+    partial = sum(lengths[order.batch(index)[0]] for index in range(first, first + rest))
+    return epochs * sum(lengths) + partial
