@@ -5,8 +5,11 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import tinker
 import torch
@@ -42,6 +45,19 @@ def submit(server: Server, *arguments: str) -> dict[str, object]:
     assert said.code == 0, said
     job: dict[str, object] = json.loads(said.out)
     return job
+
+
+@contextmanager
+def suspended(processes: list[psutil.Process]) -> Iterator[None]:
+    """Stop processes while the block runs."""
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def jobs(server: Server) -> list[str]:
@@ -180,15 +196,17 @@ def test_a_model_without_weights_is_refused_with_a_way_out(server: Server, datas
 def test_a_cancelled_job_keeps_a_checkpoint_and_its_retry_ends_with_the_bits_of_an_unbroken_run(
     server: Server, dataset: str
 ) -> None:
-    wish = ("--dataset", dataset, "--steps", "200")
-    job = str(submit(server, *wish)["id"])
+    request = ("--dataset", dataset, "--steps", "200")
+    job = str(submit(server, *request)["id"])
     wait_for_step(server, job, 2)
 
-    said = server.dn("train", "cancel", job)
+    # Stopped while it is cancelled, so that a busy machine cannot let it end before.
+    with suspended(server.processes(f"--job-id {job}")):
+        said = server.dn("train", "cancel", job)
     waited = server.dn("train", "wait", job)
     kept = json.loads(server.dn("train", "checkpoints", job, "--json").out)
     retry = json.loads(server.dn("train", "retry", job, "--json").out)
-    unbroken = submit(server, *wish, "--wait")
+    unbroken = submit(server, *request, "--wait")
     server.dn("train", "wait", retry["id"])
     repeated = json.loads(server.dn("train", "get", retry["id"], "--json").out)
 

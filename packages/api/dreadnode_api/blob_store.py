@@ -4,7 +4,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from anyio import to_thread
 
 from dreadnode_api.errors import Malformed
 
+YOUNG_SECONDS = 60.0
 _INCOMING = ".incoming-"
 # A name on the disk, which older versions wrote too.
 _DELETING = ".let-go-"
@@ -65,6 +67,15 @@ class BlobStore:
             return False
         renamed.unlink()
         return True
+
+    def delete_all_unused(self, digests: Iterable[str]) -> None:
+        """Delete blobs that no row refers to; a very young one is left to the cleanup.
+
+        An upload of the same bytes at this moment may be about to write its row.
+        """
+        before = time.time() - YOUNG_SECONDS
+        for sha256 in digests:
+            self.delete_unused(sha256, before)
 
     def written_before(self, before: float) -> list[str]:
         """Return the digests of the blobs that were written before this Unix time."""

@@ -14,11 +14,11 @@ from operator import attrgetter
 from urllib.parse import quote
 
 import httpx
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 
 from dreadnode_api.db import Database
 from dreadnode_api.models.base import now
-from dreadnode_api.models.checkpoints import Checkpoint, State
+from dreadnode_api.models.checkpoints import Checkpoint, DeletedCheckpoint, State
 from dreadnode_api.models.jobs import ENDED, Job
 from dreadnode_api.settings import Settings
 
@@ -166,6 +166,21 @@ async def delete_expired(database: Database, engine: EngineCheckpoints) -> int:
                 .where(Checkpoint.job_id == row.job_id, Checkpoint.path == row.path)
                 .values(deleted_at=now())
             )
+        deleted += 1
+    return deleted + await _delete_of_deleted_jobs(database, engine)
+
+
+async def _delete_of_deleted_jobs(database: Database, engine: EngineCheckpoints) -> int:
+    async with database.reading() as session:
+        found = await session.scalars(select(DeletedCheckpoint.path).limit(BATCH))
+        paths = found.all()
+    deleted = 0
+    for path in paths:
+        if path.startswith(SCHEME) and not await engine.delete(path):
+            log.warning("the engine does not delete %s; the request is repeated later", path)
+            continue
+        async with database.writing() as session:
+            await session.execute(delete(DeletedCheckpoint).where(DeletedCheckpoint.path == path))
         deleted += 1
     return deleted
 

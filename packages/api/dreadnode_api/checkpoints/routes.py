@@ -2,21 +2,25 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Path, Request
 from pydantic import Field
 
+from dreadnode_api import audit
 from dreadnode_api.auth.deps import Member
 from dreadnode_api.checkpoints import adapters, records
 from dreadnode_api.checkpoints.choice import WeightsInfo, choose_checkpoint, weights_info
+from dreadnode_api.checkpoints.deletion import delete_checkpoint
 from dreadnode_api.checkpoints.exports import Exporter
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import ERRORS, Conflict
-from dreadnode_api.http.deps import InDatabase, InEngine, ReadSession
+from dreadnode_api.http.deps import InDatabase, InEngine, InStore, ReadSession
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.schemas import Request as RequestBody
 from dreadnode_api.http.schemas import Response, Timestamp
 from dreadnode_api.jobs import service
 from dreadnode_api.jobs.deps import JobId, JobReader
+from dreadnode_api.jobs.records import lock
 from dreadnode_api.jobs.schemas import JobFileView
 from dreadnode_api.models.checkpoints import Checkpoint, State
 from dreadnode_api.models.jobs import Job
@@ -24,6 +28,17 @@ from dreadnode_api.models.jobs import Job
 router = APIRouter(
     prefix="/org/{org}/ws/{ws}/training/jobs/{job_id}", responses=ERRORS, tags=["Training jobs"]
 )
+
+
+CheckpointName = Annotated[
+    str,
+    Path(
+        min_length=1,
+        max_length=500,
+        pattern=r"^[^/\x00]+$",
+        description="Name of the checkpoint",
+    ),
+]
 
 
 class CheckpointView(Response):
@@ -108,6 +123,28 @@ async def export_training_job_checkpoint(
         folder=files[0].path.rpartition("/")[0] + "/",
         files=[JobFileView(path=f.path, bytes=f.bytes, sha256=f.sha256) for f in files],
     )
+
+
+@router.delete("/checkpoints/{name}")
+async def delete_training_job_checkpoint(
+    scope: Member, job_id: JobId, name: CheckpointName, database: InDatabase, store: InStore
+) -> CheckpointList:
+    """Delete a checkpoint with its adapter, and return all checkpoints of the job.
+
+    The engine deletes the weights soon after. A checkpoint from which an unfinished job would
+    resume is not deleted.
+    """
+    async with database.writing() as session:
+        job = await lock(session, (await service.get_job(session, scope.workspace_id, job_id)).id)
+        digests = await delete_checkpoint(session, job, name)
+        rows = await records.job_checkpoints(session, job.id)
+        left = CheckpointList(items=[_view(row) for row in rows])
+    # After the commit, so that no row refers to a file that is gone.
+    await to_thread.run_sync(store.delete_all_unused, digests)
+    audit.record(
+        scope.caller.user_id, scope.org_id, "deleted the checkpoint", f"{name} of job {job_id}"
+    )
+    return left
 
 
 async def _check_engine(engine: EngineClient, job: Job) -> None:

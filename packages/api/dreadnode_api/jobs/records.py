@@ -1,5 +1,6 @@
 """The writes to a job that all modules share: lock it, record an event, end it."""
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -67,8 +68,17 @@ def set_phase(session: AsyncSession, job: Job, phase: str, reason: str | None = 
 
 async def set_status(session: AsyncSession, job: Job, status: Status, *, new: bool = False) -> None:
     """Set the status of a locked or new job, and update the counts of jobs."""
-    changes = {status: 1} if new else {job.status: -1, status: 1}
+    changes = {str(status): 1} if new else {job.status: -1, str(status): 1}
     job.status = status
+    await _count(session, job, changes)
+
+
+async def remove_from_counts(session: AsyncSession, job: Job) -> None:
+    """Update the counts of jobs for a job that is deleted."""
+    await _count(session, job, {job.status: -1})
+
+
+async def _count(session: AsyncSession, job: Job, changes: Mapping[str, int]) -> None:
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     # Always in the same order, so that two transactions never wait for each other.
     for state, change in sorted(changes.items()):

@@ -9,3 +9,9 @@ class JobFileView(Response):
     path: str
     bytes: int
     sha256: str
+
+
+class JobFileList(Response):
+    """The files of a job, by path."""
+
+    items: list[JobFileView]

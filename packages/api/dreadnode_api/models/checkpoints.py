@@ -58,3 +58,12 @@ class Checkpoint(Table):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     expired_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class DeletedCheckpoint(Table):
+    """A checkpoint of a deleted job that the engine still has."""
+
+    __tablename__ = "deleted_checkpoints"
+
+    path: Mapped[str] = mapped_column(String(500), primary_key=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)

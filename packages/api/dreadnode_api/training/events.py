@@ -98,7 +98,8 @@ async def _next(database: Database, job_id: str, seen: int) -> tuple[bool, list[
             .order_by(Event.number)
             .limit(BATCH)
         )
-        return status in ENDED, list(found)
+        # A job without a status was deleted.
+        return status is None or status in ENDED, list(found)
 
 
 def encode(event: Event) -> bytes:

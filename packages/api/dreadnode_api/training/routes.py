@@ -1,17 +1,21 @@
 """Routes of jobs for users."""
 
+import shutil
 from functools import partial
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import APIRouter, Body, Query, Request, Response
 from sqlalchemy import select
 
+from dreadnode_api import audit
 from dreadnode_api.auth.deps import Member, Reader
 from dreadnode_api.errors import ERRORS
 from dreadnode_api.http.deps import (
     InDatabase,
     InEngine,
     InSettings,
+    InStore,
     ReadSession,
     WriteSession,
 )
@@ -22,6 +26,7 @@ from dreadnode_api.jobs.deps import JobId, JobReader
 from dreadnode_api.jobs.waiting import explain_waiting
 from dreadnode_api.models.jobs import Event, Job, Status
 from dreadnode_api.training import retry, service
+from dreadnode_api.training.deletion import delete_job
 from dreadnode_api.training.deps import IdempotencyKey, InServices
 from dreadnode_api.training.schemas import (
     Artifacts,
@@ -131,6 +136,25 @@ async def cancel_training_job(scope: Member, job_id: JobId, session: WriteSessio
     """End a queued job at once; a running job saves a checkpoint and ends after its step."""
     job = await jobs.cancel_job(session, scope.workspace_id, job_id)
     return job_view(job, await jobs.get_creator(session, job))
+
+
+@router.delete("/{job_id}")
+async def delete_training_job(
+    scope: Member, job_id: JobId, database: InDatabase, store: InStore, settings: InSettings
+) -> TrainingJob:
+    """Delete an ended job with its log, metrics, files and checkpoints, and return it.
+
+    A job that another one retries is not deleted.
+    """
+    async with database.writing() as session:
+        job = await jobs.get_job(session, scope.workspace_id, job_id)
+        deleted = job_view(job, await jobs.get_creator(session, job))
+        digests = await delete_job(session, scope.workspace_id, job_id)
+    # After the commit, so that no row refers to a file that is gone.
+    await to_thread.run_sync(store.delete_all_unused, digests)
+    await to_thread.run_sync(shutil.rmtree, settings.data_dir / "jobs" / job_id, True)
+    audit.record(scope.caller.user_id, scope.org_id, "deleted the job", job_id)
+    return deleted
 
 
 @router.post(

@@ -11,11 +11,10 @@ from dreadnode_api.http.deps import InDatabase, InSettings, InStore, ReadSession
 from dreadnode_api.jobs import files, service
 from dreadnode_api.jobs.deps import JobReader, JobSandbox, ReportingSandbox
 from dreadnode_api.jobs.records import lock
-from dreadnode_api.jobs.schemas import JobFileView
+from dreadnode_api.jobs.schemas import JobFileList, JobFileView
 from dreadnode_api.models.jobs import ENDED, JobFile
 from dreadnode_api.training import progress
 from dreadnode_api.training.schemas import (
-    JobFileList,
     ProgressRequest,
     RLContext,
     TrainingJob,

@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from dreadnode_api.http.schemas import Plain, Request, Response, Timestamp, single_line
-from dreadnode_api.jobs.schemas import JobFileView
 from dreadnode_api.models.jobs import Status
 from dreadnode_api.training.refs import Ref
 from dreadnode_api.training.rl_schemas import RlConfig
@@ -265,9 +264,3 @@ class RLContext(Response):
     capability_entry_prompt: str | None = None
     reward_recipe: dict[str, Any] | None = None
     sampled_trajectory_dataset_ref: str | None = None
-
-
-class JobFileList(Response):
-    """The files of a job, by path."""
-
-    items: list[JobFileView]

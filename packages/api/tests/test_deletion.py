@@ -1,0 +1,174 @@
+"""Deleting jobs and checkpoints: refused while used, and everything of them is freed."""
+
+import logging
+import os
+import time
+from typing import Any
+
+import pytest
+from dreadnode_api.checkpoints.retention import EngineCheckpoints, delete_expired
+from dreadnode_api.models.base import Table
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+WEIGHTS = "tinker://run-1/weights/{}"
+
+
+class Engine(EngineCheckpoints):
+    """An engine that only notes what it has to delete."""
+
+    def __init__(self) -> None:
+        self.deleted: list[str] = []
+
+    async def delete(self, path: str) -> bool:
+        self.deleted.append(path)
+        return True
+
+
+async def report(api: Any, job: dict[str, Any], key: str, event_type: str, **more: Any) -> None:
+    path = f"{api.jobs}/{job['id']}/progress"
+    response = await api("POST", path, key=key, json={"event_type": event_type, **more})
+    assert response.status_code == 200, response.text
+
+
+async def trained(api: Any, *names: str, status: str = "failed") -> dict[str, Any]:
+    """A job that has saved these checkpoints and a file, and has then ended unless it runs."""
+    await api.push()
+    await api.job()
+    job, key = await api.start()
+    for step, name in enumerate(names, 1):
+        artifacts = {"latest_checkpoint": WEIGHTS.format(name)}
+        await report(api, job, key, "checkpoint_saved", data={"step": step}, artifacts=artifacts)
+    path = f"{api.jobs}/{job['id']}/files/adapter/adapter_config.json"
+    assert (await api("PUT", path, key=key, content=os.urandom(50))).status_code == 201
+    if status == "failed":
+        await report(api, job, key, "training_error", error="no", data={"fault": "job"})
+        async with api.database.writing() as session:
+            row = await session.get_one(models("jobs"), job["id"])
+            row.lease = None
+    return job
+
+
+def models(name: str) -> Any:
+    return next(each.class_ for each in Table.registry.mappers if each.class_.__tablename__ == name)
+
+
+async def rows_of(session: AsyncSession, job_id: str) -> dict[str, int]:
+    """Return how many rows of each table refer to a job."""
+    found = {}
+    for mapper in Table.registry.mappers:
+        table = mapper.class_
+        if hasattr(table, "job_id"):
+            count = select(func.count()).select_from(table).where(table.job_id == job_id)
+            found[table.__tablename__] = await session.scalar(count) or 0
+    return {name: count for name, count in found.items() if count}
+
+
+def blobs(api: Any) -> set[str]:
+    folder = api.settings.data_dir / "blobs"
+    return {each.name for each in folder.glob("*/*") if each.is_file()}
+
+
+def age(api: Any) -> None:
+    """Make every blob two minutes old."""
+    past = time.time() - 120
+    for each in (api.settings.data_dir / "blobs").glob("*/*"):
+        os.utime(each, (past, past))
+
+
+async def test_a_deleted_job_leaves_nothing_behind(
+    api: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = await trained(api, "a", "b")
+    before = blobs(api)
+    (api.settings.data_dir / "jobs" / job["id"] / "1").mkdir(parents=True)
+    age(api)
+
+    with caplog.at_level(logging.INFO, "dreadnode_api.audit"):
+        response = await api("DELETE", f"{api.jobs}/{job['id']}", key="member")
+
+    assert response.status_code == 200
+    assert (await api("GET", f"{api.jobs}/{job['id']}")).status_code == 404
+    assert (await api("GET", api.jobs)).json()["total"] == 0
+    async with api.database.reading() as session:
+        assert await rows_of(session, job["id"]) == {}
+    assert len(before - blobs(api)) == 1
+    assert not (api.settings.data_dir / "jobs" / job["id"]).exists()
+    engine = Engine()
+    assert await delete_expired(api.database, engine) == 2
+    assert sorted(engine.deleted) == [WEIGHTS.format("a"), WEIGHTS.format("b")]
+    assert await delete_expired(api.database, engine) == 0
+    assert [job["id"] in record.getMessage() for record in caplog.records] == [True]
+
+
+async def test_a_job_is_not_deleted_while_it_runs_or_another_one_retries_it(api: Any) -> None:
+    running = await trained(api, "a", status="running")
+    refused = await api("DELETE", f"{api.jobs}/{running['id']}", key="member")
+    ended = await trained(api, "b")
+    retried = (await api("POST", f"{api.jobs}/{ended['id']}/retry")).json()
+
+    kept = await api("DELETE", f"{api.jobs}/{ended['id']}", key="member")
+
+    assert (refused.status_code, kept.status_code) == (409, 409)
+    assert "is running; cancel it" in refused.json()["detail"]
+    assert retried["id"] in kept.json()["detail"]
+    assert await api.count() == 3
+
+
+async def test_checkpoints_that_a_retry_has_are_kept_on_the_engine(api: Any) -> None:
+    ended = await trained(api, "a")
+    await api("POST", f"{api.jobs}/{ended['id']}/retry")
+    retry, key = await api.start()
+    artifacts = {"latest_checkpoint": WEIGHTS.format("a")}
+    await report(api, retry, key, "checkpoint_saved", data={"step": 1}, artifacts=artifacts)
+    await report(api, retry, key, "training_error", error="no", data={"fault": "job"})
+    async with api.database.writing() as session:
+        (await session.get_one(models("jobs"), retry["id"])).lease = None
+
+    deleted = await api("DELETE", f"{api.jobs}/{retry['id']}", key="member")
+
+    assert deleted.status_code == 200
+    engine = Engine()
+    await delete_expired(api.database, engine)
+    assert engine.deleted == []
+
+
+async def test_a_deleted_checkpoint_expires_and_is_deleted_on_the_engine(api: Any) -> None:
+    job = await trained(api, "a", "b")
+
+    response = await api("DELETE", f"{api.jobs}/{job['id']}/checkpoints/a", key="member")
+
+    assert response.status_code == 200
+    listed = (await api("GET", f"{api.jobs}/{job['id']}/checkpoints")).json()["items"]
+    assert [(row["path"], row["state"]) for row in listed] == [
+        (WEIGHTS.format("a"), "expired"),
+        (WEIGHTS.format("b"), "ready"),
+    ]
+    engine = Engine()
+    await delete_expired(api.database, engine)
+    assert engine.deleted == [WEIGHTS.format("a")]
+
+
+async def test_a_checkpoint_from_which_an_unfinished_job_resumes_is_not_deleted(api: Any) -> None:
+    running = await trained(api, "a", "b", status="running")
+    path = f"{api.jobs}/{running['id']}/checkpoints"
+
+    newest = await api("DELETE", f"{path}/b", key="member")
+    older = await api("DELETE", f"{path}/a", key="member")
+    unknown = await api("DELETE", f"{path}/c", key="member")
+
+    assert (newest.status_code, older.status_code, unknown.status_code) == (409, 200, 404)
+    assert f"The job `{running['id']}` is running" in newest.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["", "/checkpoints/a"])
+async def test_a_reader_and_a_stranger_delete_nothing(api: Any, path: str) -> None:
+    job = await trained(api, "a")
+
+    refused = [
+        (await api("DELETE", f"{api.jobs}/{job['id']}{path}", key=key)).status_code
+        for key in ("reader", "stranger")
+    ]
+
+    assert refused == [403, 404]
+    assert await api.count() == 1
