@@ -10,10 +10,13 @@ from dreadnode_api.models.datasets import DatasetSplit, DatasetVersion
 from dreadnode_api.models.jobs import JobFile
 
 NOT_DELETED = CapabilityVersion.deleted_at.is_(None)
+OF_DATASET = DatasetSplit.version_id.in_(
+    select(DatasetVersion.id).where(DatasetVersion.deleted_at.is_(None))
+)
 COLUMNS = (
-    (DatasetVersion.sha256, None),
-    (DatasetSplit.sha256, None),
-    (DatasetSplit.content_sha256, None),
+    (DatasetVersion.sha256, DatasetVersion.deleted_at.is_(None)),
+    (DatasetSplit.sha256, OF_DATASET),
+    (DatasetSplit.content_sha256, OF_DATASET),
     (JobFile.sha256, None),
     (RegistryBlob.sha256, None),
     (CapabilityVersion.sha256, NOT_DELETED),

@@ -33,6 +33,8 @@ class Incoming:
     def keep(self) -> None:
         """Move the file to the path of its digest."""
         self._target.parent.mkdir(parents=True, exist_ok=True)
+        # Written long ago if its checks were slow; `delete_unused` must see it as young.
+        os.utime(self.file)
         self.file.replace(self._target)
 
 

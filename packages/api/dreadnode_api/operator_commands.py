@@ -1,4 +1,4 @@
-"""Commands for the operator, on the server's machine: organizations, tokens and quotas.
+"""Commands for the operator, on the server's machine: organizations, tokens, quotas and disk.
 
 They are not available over HTTP: whoever can run them can read the database anyway.
 """
@@ -6,6 +6,7 @@ They are not available over HTTP: whoever can run them can read the database any
 import argparse
 import re
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import or_, select
@@ -18,6 +19,7 @@ from dreadnode_api.auth.service import new_token
 from dreadnode_api.db import Database
 from dreadnode_api.errors import NotFound
 from dreadnode_api.http.patterns import EMAIL, NEW_SLUG, ORGANIZATION_NAME, USERNAME, explain
+from dreadnode_api.maintenance.disk import disk_usage
 from dreadnode_api.models.auth import Membership, Organization, User
 from dreadnode_api.settings import Settings, SettingsError
 
@@ -36,6 +38,7 @@ def add_parsers(commands: Any) -> None:
     quota.add_argument("organization", help="the slug of the organization")
     quota.add_argument("resource", nargs="?", choices=quotas.RESOURCES)
     quota.add_argument("limit", nargs="?", help="a whole number, 0 for no limit, or `default`")
+    commands.add_parser("disk", help="show what takes the space of the data directory")
 
 
 async def run(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
@@ -49,11 +52,13 @@ async def run(settings: Settings, given: argparse.Namespace) -> dict[str, Any]:
         "organization": _organization,
         "token": _token,
         "quota": _quota,
+        "disk": _disk,
     }
     database = Database(settings.database_url)
     try:
         await migrations.check(database)
-        async with database.writing() as session:
+        writes = given.command != "disk"
+        async with database.writing() if writes else database.reading() as session:
             result: dict[str, Any] = await commands[given.command](session, settings, given)
     finally:
         await database.dispose()
@@ -117,6 +122,12 @@ async def _quota(
         "organization": organization.slug,
         **{each.resource: {"used": each.used, "limit": each.limit} for each in found},
     }
+
+
+async def _disk(
+    session: AsyncSession, settings: Settings, given: argparse.Namespace
+) -> dict[str, Any]:
+    return asdict(await disk_usage(session, settings))
 
 
 async def _find_organization(session: AsyncSession, slug: str) -> Organization:

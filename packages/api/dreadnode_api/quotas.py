@@ -23,8 +23,8 @@ from dreadnode_api.settings import Settings
 
 RESOURCES = ("stored_bytes", "datasets", "blobs", "tokens", "queued_jobs", "webhooks")
 _ADVICE = {
-    "stored_bytes": "delete data that is no longer needed",
-    "datasets": "delete versions that are no longer needed",
+    "stored_bytes": "delete datasets, jobs or checkpoints that are no longer needed",
+    "datasets": "delete versions that are no longer needed (`dn dataset delete`)",
     "blobs": "delete capabilities that are no longer needed",
     "tokens": "revoke tokens that are no longer needed",
     "queued_jobs": "wait until a job has started, or cancel one",
@@ -117,14 +117,15 @@ async def _used(session: AsyncSession, org_id: str, resource: str) -> int:
 def _statements(org_id: str, resource: str) -> list[Select[Any]]:
     """Return the queries whose numbers add up to the usage of RESOURCE."""
     workspaces = select(Workspace.id).where(Workspace.org_id == org_id)
+    datasets = (DatasetVersion.org_id == org_id, DatasetVersion.deleted_at.is_(None))
     if resource == "stored_bytes":
         # The JSONL of a split is stored as well, unless the file that was pushed is JSONL.
         converted = func.sum(DatasetSplit.content_bytes)
         return [
-            select(func.sum(DatasetVersion.bytes)).where(DatasetVersion.org_id == org_id),
+            select(func.sum(DatasetVersion.bytes)).where(*datasets),
             select(converted)
             .join(DatasetVersion, DatasetVersion.id == DatasetSplit.version_id)
-            .where(DatasetVersion.org_id == org_id, DatasetSplit.format != "jsonl"),
+            .where(*datasets, DatasetSplit.format != "jsonl"),
             select(func.sum(RegistryBlob.bytes)).where(RegistryBlob.org_id == org_id),
             # By workspace, because jobs have an index on that and none on the organization.
             select(func.sum(JobFile.bytes))
@@ -133,7 +134,7 @@ def _statements(org_id: str, resource: str) -> list[Select[Any]]:
         ]
     in_org = select(func.count())
     if resource == "datasets":
-        return [in_org.where(DatasetVersion.org_id == org_id)]
+        return [in_org.where(*datasets)]
     if resource == "blobs":
         return [in_org.where(RegistryBlob.org_id == org_id)]
     if resource == "tokens":

@@ -241,7 +241,10 @@ class Settings(BaseSettings):
         0, description="Newest checkpoints that are kept of a job and its retries; 0 means all."
     )
     checkpoint_days: Days = Field(
-        0.0, description="Checkpoints other than the final and the best one; 0 keeps them."
+        30.0,
+        description="Checkpoints of ended jobs, counted from the end of the job and its retries; 0 "
+        "keeps them. The final and the best one stay, and the newest one of a job without a final "
+        "one.",
     )
 
     max_json_bytes: Bytes = Field(1 * MIB, description="Largest JSON body.")

@@ -1,4 +1,4 @@
-"""Deleting jobs and checkpoints: refused while used, and everything of them is freed."""
+"""Deleting jobs, checkpoints and datasets: refused while used, and everything is freed."""
 
 import logging
 import os
@@ -33,7 +33,8 @@ async def report(api: Any, job: dict[str, Any], key: str, event_type: str, **mor
 
 async def trained(api: Any, *names: str, status: str = "failed") -> dict[str, Any]:
     """A job that has saved these checkpoints and a file, and has then ended unless it runs."""
-    await api.push()
+    if await api.count() == 0:
+        await api.push()
     await api.job()
     job, key = await api.start()
     for step, name in enumerate(names, 1):
@@ -172,3 +173,62 @@ async def test_a_reader_and_a_stranger_delete_nothing(api: Any, path: str) -> No
 
     assert refused == [403, 404]
     assert await api.count() == 1
+
+
+ROWS_PATH = "/org/acme/datasets/rows/1.0.0"
+
+
+async def test_a_deleted_dataset_frees_its_files_and_keeps_its_name(
+    api: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = b"question,answer\nWhy?,So.\n"
+    csv: dict[str, Any] = {"content": body, "headers": {"Content-Type": "text/csv"}}
+    await api("PUT", ROWS_PATH, **csv)
+    age(api)
+
+    with caplog.at_level(logging.INFO, "dreadnode_api.audit"):
+        deleted = await api("DELETE", ROWS_PATH, key="member")
+    left = blobs(api)
+    listed = (await api("GET", "/org/acme/datasets")).json()
+    gone = await api("GET", ROWS_PATH)
+    created = await api.create()
+    other = await api("PUT", ROWS_PATH, content=b'{"prompt": "a", "response": "b"}\n')
+    again = await api("PUT", ROWS_PATH, **csv)
+    content = await api("GET", f"{ROWS_PATH}/content")
+
+    assert (deleted.status_code, deleted.json()["rows"], left, listed["total"]) == (
+        200,
+        1,
+        set(),
+        0,
+    )
+    assert "rows@1.0.0" in caplog.records[-1].getMessage()
+    assert (gone.status_code, created.status_code) == (404, 422)
+    assert "was deleted; push the same files under this version again" in gone.json()["detail"]
+    assert (other.status_code, again.status_code) == (409, 201)
+    assert content.json() == {"question": "Why?", "answer": "So."}
+
+
+async def test_a_dataset_is_not_deleted_while_a_job_uses_it(api: Any) -> None:
+    await api.push()
+    await api.job()
+    job, key = await api.start()
+    refused = await api("DELETE", ROWS_PATH, key="member")
+    await report(api, job, key, "training_error", error="no", data={"fault": "job"})
+
+    deleted = await api("DELETE", ROWS_PATH, key="member")
+    retried = await api("POST", f"{api.jobs}/{job['id']}/retry")
+
+    assert (refused.status_code, deleted.status_code, retried.status_code) == (409, 200, 409)
+    assert f"The job `{job['id']}` is running and uses `rows@1.0.0`" in refused.json()["detail"]
+    assert "`rows@1.0.0` was deleted" in retried.json()["detail"]
+
+
+async def test_files_that_another_version_has_stay(api: Any) -> None:
+    await api.push()
+    await api.push(version="1.0.1")
+    age(api)
+
+    assert (await api("DELETE", ROWS_PATH)).status_code == 200
+
+    assert (await api("GET", "/org/acme/datasets/rows/1.0.1/content")).status_code == 200

@@ -7,11 +7,12 @@ from typing import Any
 import httpx
 import pytest
 from dreadnode_api.checkpoints.retention import Candidate, EngineCheckpoints, select_expired
+from dreadnode_api.jobs.records import end_job, lock
 from dreadnode_api.maintenance.cleanup import Cleanup
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint
 from dreadnode_api.models.checks import StoredCheck
-from dreadnode_api.models.jobs import Event, Job
+from dreadnode_api.models.jobs import Event, Job, Status
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select, update
@@ -94,6 +95,8 @@ async def age_checkpoints(api: Any) -> None:
     async with api.database.writing() as session:
         for each in await session.scalars(select(Checkpoint)):
             each.created_at -= OLD
+        for job in await session.scalars(select(Job).where(Job.completed_at.is_not(None))):
+            job.completed_at -= OLD
 
 
 async def test_only_the_newest_checkpoints_are_kept_and_always_the_best_and_the_final_one(
@@ -113,17 +116,29 @@ async def test_only_the_newest_checkpoints_are_kept_and_always_the_best_and_the_
     assert (again["checkpoints"], again["checkpoints on the engine"]) == (0, 0)
 
 
-async def test_by_age_the_newest_of_an_unfinished_job_stays_for_it_to_go_on_from(
-    api: Any, weights: Weights
+@pytest.mark.parametrize(
+    ("ending", "left"),
+    [
+        (None, ["000001", "000002", "000003", "000004"]),
+        ("failed", ["000002", "000004"]),
+        ("completed", ["000002", "final"]),
+    ],
+)
+async def test_by_default_a_month_after_its_end_a_job_has_its_final_or_newest_and_best_checkpoint(
+    api: Any, weights: Weights, ending: str | None, left: list[str]
 ) -> None:
-    job = await trained(api, weights, 4)
+    end = {"end": {"message": "done"}} if ending == "completed" else {}
+    job = await trained(api, weights, 4, **end)
+    if ending == "failed":
+        async with api.database.writing() as session:
+            await end_job(session, await lock(session, job["id"]), Status.FAILED, error="no")
+    before = await tidy(api, weights)
     await age_checkpoints(api)
 
-    await tidy(api, weights, checkpoint_days=30)
+    await tidy(api, weights)
 
-    assert [name for name, state in (await states(api, job)).items() if state == "ready"] == [
-        "000002", "000004",
-    ]  # fmt: skip
+    assert before["checkpoints"] == 0
+    assert [name for name, state in (await states(api, job)).items() if state == "ready"] == left
 
 
 async def test_an_engine_that_is_away_is_asked_again_and_nothing_is_shown_as_ready_meanwhile(
@@ -152,26 +167,22 @@ async def test_the_sizes_of_checkpoints_are_read_from_the_engine(
     assert [c["bytes"] for c in items] == [101, 102]
 
 
-async def test_by_default_no_checkpoint_is_ever_deleted(api: Any, weights: Weights) -> None:
-    await trained(api, weights, 5, end={"message": "done"})
-    await age_checkpoints(api)
-
-    await tidy(api, weights)
-
-    assert len(weights.held) == 6
-
-
 @given(
     made=st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 99)), max_size=12),
     kept=st.integers(0, 4),
     needed=st.sampled_from(["", "a", "ab"]),
+    days=st.integers(0, 99),
 )
 def test_what_is_beyond_leaves_at_least_as_many_as_are_to_be_kept(
-    made: list[tuple[str, int]], kept: int, needed: str
+    made: list[tuple[str, int]], kept: int, needed: str, days: int
 ) -> None:
     start = now()
     held = [
-        Candidate("job", str(i), line, start - timedelta(days=age), line in needed)
+        Candidate(
+            *("job", str(i), line, start - timedelta(days=age)),
+            ended_at=None if line in needed else start - timedelta(days=days),
+            has_final=line == "a",
+        )
         for i, (line, age) in enumerate(made)
     ]
 
@@ -181,17 +192,18 @@ def test_what_is_beyond_leaves_at_least_as_many_as_are_to_be_kept(
         left = [h for h in held if h.lineage == line and h not in gone]
         family = [h for h in held if h.lineage == line]
         assert len(left) <= max(kept or len(family), 1)
-        assert all(h.created_at >= start - timedelta(days=50) for h in left[1:])
-        if family and line in needed:
+        if line not in needed and days > 50:
+            assert len(left) == (1 if family and line == "b" else 0)
+        if family and (line in needed or line == "b"):
             assert max(h.created_at for h in family) in [h.created_at for h in left]
 
 
 def test_a_checkpoint_that_a_repetition_began_with_counts_once_and_as_new() -> None:
     start = now()
-    first = Candidate("first", "ten", "line", start - timedelta(hours=3), is_needed=False)
-    older = Candidate("first", "five", "line", start - timedelta(hours=4), is_needed=False)
-    again = Candidate("second", "ten", "line", start, is_needed=False)
-    later = Candidate("second", "twenty", "line", start - timedelta(hours=1), is_needed=False)
+    first = Candidate("first", "ten", "line", start - timedelta(hours=3), start, has_final=True)
+    older = Candidate("first", "five", "line", start - timedelta(hours=4), start, has_final=True)
+    again = Candidate("second", "ten", "line", start, start, has_final=True)
+    later = Candidate("second", "twenty", "line", start - timedelta(hours=1), start, has_final=True)
 
     assert select_expired([first, older, again, later], 2, None) == [older]
     assert {each.path for each in select_expired([first, older, again, later], 1, None)} == {

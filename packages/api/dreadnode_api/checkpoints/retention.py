@@ -1,4 +1,6 @@
-"""Deletes old checkpoints, by number and by age, but never the final or the best one.
+"""Deletes checkpoints, by number and by the age of their job, but never the final or best one.
+
+The newest checkpoint of a job without a final one stays, too: a retry resumes from it.
 
 The row is set to `expired` first. Then the engine deletes the checkpoint, and is asked again until
 it has, so that a checkpoint which may be deleted is never shown as ready. The same task reads the
@@ -14,12 +16,13 @@ from operator import attrgetter
 from urllib.parse import quote
 
 import httpx
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.db import Database
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint, DeletedCheckpoint, State
-from dreadnode_api.models.jobs import ENDED, Job
+from dreadnode_api.models.jobs import Job
 from dreadnode_api.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -35,14 +38,16 @@ class Candidate:
 
     Attributes:
         lineage: the first job of the chain of retries, all of which may resume from it.
-        is_needed: whether a job of the lineage has not ended.
+        ended_at: when the last job of the lineage ended; None if one has not ended.
+        has_final: whether the lineage has a final checkpoint.
     """
 
     job_id: str
     path: str
     lineage: str
     created_at: datetime
-    is_needed: bool
+    ended_at: datetime | None
+    has_final: bool
 
 
 def select_expired(
@@ -53,7 +58,7 @@ def select_expired(
     Args:
         candidates: checkpoints of any lineages.
         kept: how many of the newest of a lineage to keep; 0 keeps all.
-        before: checkpoints created before this time expire; None keeps all.
+        before: checkpoints of lineages that ended before this time expire; None keeps all.
     """
     found = []
     in_order = sorted(candidates, key=attrgetter("lineage", "created_at"), reverse=True)
@@ -63,9 +68,11 @@ def select_expired(
         for each in family:
             if each.path not in expires:
                 newest, too_many = not expires, 0 < kept <= len(expires)
-                too_old = before is not None and each.created_at < before
+                ended = each.ended_at
+                too_old = before is not None and ended is not None and ended < before
                 # An unfinished job resumes from its newest checkpoint after a failure.
-                expires[each.path] = (too_many or too_old) and not (newest and each.is_needed)
+                stays = newest and (ended is None or not each.has_final)
+                expires[each.path] = (too_many or too_old) and not stays
             if expires[each.path]:
                 found.append(each)
     return found
@@ -88,9 +95,13 @@ async def expire_old(database: Database, settings: Settings) -> int:
                 )
             )
         ).all()
-        unfinished = select(Job.lineage).where(Job.status.not_in(ENDED))
-        needed = set(await session.scalars(unfinished))
-    candidates = [Candidate(job, path, line, at, line in needed) for job, path, line, at in rows]
+        ended = await _ended_lineages(session, {row.lineage for row in rows})
+        final = select(Job.lineage).join(Checkpoint, Checkpoint.job_id == Job.id)
+        complete = set(await session.scalars(final.where(Checkpoint.is_final)))
+    candidates = [
+        Candidate(job, path, line, at, ended.get(line), line in complete)
+        for job, path, line, at in rows
+    ]
     days = settings.checkpoint_days
     before = now() - timedelta(days=days) if days else None
     expired = select_expired(candidates, settings.checkpoints_kept, before)
@@ -108,6 +119,21 @@ async def expire_old(database: Database, settings: Settings) -> int:
                 .values(state=State.EXPIRED, expired_at=now())
             )
     return len(expired)
+
+
+async def _ended_lineages(session: AsyncSession, lineages: Iterable[str]) -> dict[str, datetime]:
+    """Return when the last job of each lineage ended, for those whose jobs have all ended."""
+    wanted = sorted(lineages)
+    found: dict[str, datetime] = {}
+    for start in range(0, len(wanted), BATCH):
+        jobs = await session.execute(
+            select(Job.lineage, func.max(Job.completed_at))
+            .where(Job.lineage.in_(wanted[start : start + BATCH]))
+            .group_by(Job.lineage)
+            .having(func.count(Job.completed_at) == func.count())
+        )
+        found |= dict(jobs.tuples())
+    return found
 
 
 class EngineCheckpoints:

@@ -1,14 +1,17 @@
-"""Routes to push, list and read datasets."""
+"""Routes to push, list, read and delete datasets."""
 
 from typing import Annotated, Literal
 
+from anyio import to_thread
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import FileResponse
 
+from dreadnode_api import audit
 from dreadnode_api.auth.callers import Caller
 from dreadnode_api.auth.deps import AnyCaller, OrgMember, OrgReader, OrgSlug, check_org
 from dreadnode_api.datasets import service
+from dreadnode_api.datasets.deletion import dataset_refs, delete_version
 from dreadnode_api.datasets.push import MAX_SPLITS, MEDIA_TYPES, media_type, received
 from dreadnode_api.datasets.row_check import RowCheck
 from dreadnode_api.datasets.schemas import (
@@ -144,6 +147,24 @@ async def get_dataset_version(
     return view(await _readable(org, caller, name, version, session))
 
 
+@router.delete("/{name}/{version}")
+async def delete_dataset_version(
+    caller: OrgMember, name: Name, version: Version, database: InDatabase, store: InStore
+) -> Dataset:
+    """Delete one version with its files, and return it; jobs that have ended keep its name.
+
+    A version that an unfinished job uses is not deleted. Only the same files can be pushed as this
+    version again.
+    """
+    async with database.writing() as session:
+        found, digests = await delete_version(session, caller.org_id, name, version)
+        deleted = view(found)
+    # After the commit, so that no row refers to a file that is gone.
+    await to_thread.run_sync(store.delete_all_unused, digests)
+    audit.record(caller.user_id, caller.org_id, "deleted the dataset", f"{name}@{version}")
+    return deleted
+
+
 @router.get(
     "/{name}/{version}/content",
     response_class=FileResponse,
@@ -188,15 +209,9 @@ async def _readable(
     check_org(caller, org)
     if caller.job_id is not None:
         job = await session.get_one(Job, caller.job_id)
-        if {"name": name, "version": version} not in _named(job):
+        if (name, version) not in dataset_refs(job.config):
             raise Forbidden(f"The job of this token does not use `{name}@{version}`")
     return await service.get_version(session, caller.org_id, name, version)
-
-
-def _named(job: Job) -> list[dict[str, str]]:
-    single = ("dataset_ref", "prompt_dataset_ref", "eval_dataset_ref")
-    refs = [job.config[key] for key in single if job.config.get(key)]
-    return [*refs, *job.config.get("trajectory_dataset_refs", [])]
 
 
 def view(found: DatasetVersion) -> Dataset:

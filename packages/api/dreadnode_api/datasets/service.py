@@ -45,10 +45,14 @@ async def add_version(
                 f"Version `{ref.version}` of `{ref.name}` exists with other rows, and a version "
                 "never changes; push a new version"
             )
-        return existing, False
+        if existing.deleted_at is None:
+            return existing, False
     stored = {file.sha256: file.bytes for split in splits for file in (split.file, split.content)}
     await quotas.require(session, settings, ref.org_id, "datasets")
     await quotas.require(session, settings, ref.org_id, "stored_bytes", sum(stored.values()))
+    if existing is not None:
+        await _restore(session, existing, splits)
+        return existing, True
     formats = {split.format for split in splits}
     made = DatasetVersion(
         org_id=ref.org_id,
@@ -67,12 +71,29 @@ async def add_version(
     except IntegrityError:
         # Another upload of the same version was faster; now it can be found.
         return await add_version(session, settings, ref, splits, created_by)
-    # Before the row is visible, so that no row refers to bytes that do not exist.
+    _keep(splits)
+    return made, True
+
+
+async def _restore(
+    session: AsyncSession, found: DatasetVersion, splits: Sequence[UploadedSplit]
+) -> None:
+    """Store the files of a deleted version again."""
+    by_name = {split.name: split for split in splits}
+    for row in found.splits:
+        content = by_name[row.name].content
+        row.content_bytes, row.content_sha256 = content.bytes, content.sha256
+    found.deleted_at = None
+    await session.flush()
+    _keep(splits)
+
+
+def _keep(splits: Sequence[UploadedSplit]) -> None:
+    """Keep the files before their rows are visible, so that no row refers to missing bytes."""
     for split in splits:
         split.file.keep()
         if split.content is not split.file:
             split.content.keep()
-    return made, True
 
 
 def digest(splits: Sequence[UploadedSplit]) -> str:
@@ -128,6 +149,11 @@ async def get_version(
     found = await _find(session, org_id, name, version)
     if found is None:
         raise NotFound(await _missing(session, org_id, name, version))
+    if found.deleted_at is not None:
+        raise NotFound(
+            f"The dataset `{name}@{version}` was deleted; push the same files under this version "
+            "again, or name another one"
+        )
     return found
 
 
@@ -167,7 +193,11 @@ async def list_versions(session: AsyncSession, org_id: str, name: str) -> Sequen
 async def _versions(session: AsyncSession, org_id: str, name: str) -> Sequence[DatasetVersion]:
     found = await session.scalars(
         select(DatasetVersion)
-        .where(DatasetVersion.org_id == org_id, DatasetVersion.name == name)
+        .where(
+            DatasetVersion.org_id == org_id,
+            DatasetVersion.name == name,
+            DatasetVersion.deleted_at.is_(None),
+        )
         .order_by(DatasetVersion.id.desc())
     )
     return found.all()
@@ -186,7 +216,7 @@ async def list_datasets(
     """Return a page of the newest versions of all datasets, and how many match."""
     newest = (
         select(func.max(DatasetVersion.id).label("id"))
-        .where(DatasetVersion.org_id == org_id)
+        .where(DatasetVersion.org_id == org_id, DatasetVersion.deleted_at.is_(None))
         .group_by(DatasetVersion.name)
         .subquery()
     )

@@ -45,6 +45,8 @@ class DatasetVersion(Table):
     sha256: Mapped[str] = mapped_column(String(64))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     created_by: Mapped[str | None] = mapped_column(ForeignKey("users.id"))
+    # The row of a deleted version stays, so that its name never means other rows.
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     splits: Mapped[list[DatasetSplit]] = relationship(
         order_by=DatasetSplit.position, lazy="selectin"

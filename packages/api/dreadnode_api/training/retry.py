@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.auth.deps import WorkspaceScope
 from dreadnode_api.checkpoints.resume_point import ResumePoint, find_resume_point
+from dreadnode_api.datasets.deletion import keep_for_job
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import Conflict
@@ -64,6 +65,7 @@ async def retry_job(
     try:
         async with database.writing() as session:
             old = await _get_retryable(session, scope, job_id)
+            await keep_for_job(session, old.org_id, old.config)
             resume_point = await _resume_point(session, old, from_start=from_start)
             return await _create_retry(
                 session, settings, scope, old, resume_point, key, digest

@@ -15,6 +15,7 @@ from dreadnode_api import quotas
 from dreadnode_api.auth.deps import WorkspaceScope
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.capabilities import service as capabilities
+from dreadnode_api.datasets.deletion import keep_for_job
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import Conflict, Invalid
@@ -162,6 +163,7 @@ async def _insert(
         phase, reason = QUEUED_PHASE, QUEUED_REASON
     try:
         async with services.database.writing() as session:
+            await keep_for_job(session, job.org_id, job.config)
             await enqueue(session, services.settings, job, phase, reason)
             if result is None:
                 await services.validator.add(session, job, plan.check, sources)

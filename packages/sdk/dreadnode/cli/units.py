@@ -37,6 +37,14 @@ def token_count(type_: Any, tokens: Sequence[Any]) -> int:
     return int(found[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20}[found[2].lower()]
 
 
+def byte_size(number: int) -> str:
+    """Return a number of bytes with a unit, such as `1.5 GiB`."""
+    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
+        if number >= 1024**power:
+            return f"{number / 1024**power:.1f} {unit}"
+    return f"{number} B"
+
+
 def _duration(token: Any, unit: float, name: str) -> float:
     text = token.value.strip()
     try:

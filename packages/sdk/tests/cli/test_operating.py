@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -166,6 +169,24 @@ def test_a_backup_is_made_by_the_service_and_named(dn: Dn, tmp_path: Path) -> No
 
     assert said.startswith(f"exit: 0\n--- stdout\n{tmp_path}/copy\n--- stderr\n"), said
     assert (tmp_path / "copy" / "blobs" / "x").read_text() == "rows"
+
+
+def test_the_use_of_the_disk_is_shown_by_kind_and_by_dataset(dn: Dn, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    environment = {**os.environ, "DREADNODE_DATA_DIR": str(data)}
+    subprocess.run(
+        [sys.executable, "-m", "dreadnode_api", "init"], env=environment, check=True, timeout=60
+    )
+    (data / "blobs" / "ab").mkdir(parents=True)
+    (data / "blobs" / "ab" / ("ab" * 32)).write_bytes(bytes(5 << 20))
+
+    said = dn(f"server disk --data-dir {data}")
+    as_json = json.loads(dn(f"server disk --data-dir {data} --json").split("---")[1][7:])
+
+    assert "SIZE       KIND          HOW TO FREE IT\n5.0 MiB    unused blobs  by itself" in said
+    assert f"MiB in {data}; " in said
+    assert [each["kind"] for each in as_json["kinds"]] == ["unused blobs", "databases"]
+    assert as_json["holders"] == []
 
 
 def test_a_backup_that_cannot_be_made_is_refused_in_a_sentence(dn: Dn, tmp_path: Path) -> None:

@@ -341,6 +341,27 @@ error: Version `1.0.0` of the capability `desk` existed with other content, and 
 """)
 
 
+def test_a_dataset_and_a_job_are_deleted_once_nothing_uses_them(dn: Dn) -> None:
+    Path("tides.jsonl").write_text('{"prompt": "High?", "response": "Noon"}\n')
+    dn("dataset push tides.jsonl gone@1.0.0")
+    job = dn.json(f"train sft {MODEL} --dataset gone@1.0.0 --seed {SLOW} --rehearse")["id"]
+    refused = dn("dataset delete gone@1.0.0") + dn(f"train delete {job}")
+    dn(f"train cancel {job}")
+    dn(f"train wait {job}")
+
+    unknown = dn(f"train delete {job} --checkpoint nothing")
+    deleted = dn("dataset delete gone@1.0.0") + dn(f"train delete {job}")
+    after = dn(f"train get {job}") + dn(f"train sft {MODEL} --dataset gone@1.0.0 --rehearse")
+
+    assert " and uses `gone@1.0.0`; wait for its end or cancel it" in refused
+    assert "; cancel it before you delete it" in refused
+    assert "has no checkpoint `nothing`; see `dn train checkpoints" in unknown
+    assert "deleted dataset gone@1.0.0: 40 bytes" in deleted
+    assert "with its log, files and checkpoints" in deleted
+    assert after.count("exit: 1") == 2
+    assert "`gone@1.0.0` was deleted; push the same files" in after
+
+
 def test_a_stranger_learns_nothing(dn: Dn, server: Any) -> None:
     said = dn(f"train list --server {server.url} --api-key dn_{'x' * 43} --organization main")
     said += dn("train list --organization other")

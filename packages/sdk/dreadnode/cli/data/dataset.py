@@ -1,4 +1,4 @@
-"""`dn dataset push | list | get | read`."""
+"""`dn dataset push | list | get | read | delete`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Format = Literal["jsonl", "json", "csv", "parquet"]
 
-app = App(name="dataset", help="Store and read datasets.", version_flags=[])
+app = App(name="dataset", help="Store, read and delete datasets.", version_flags=[])
 
 
 @app.command
@@ -118,6 +118,22 @@ def read_rows(
         content = client.stream(dataset_content(client.scope, *parse_ref(dataset), split=split))
         for line in islice(_lines(content), rows):
             common.out.text(line)
+
+
+@app.command
+def delete(
+    dataset: Annotated[str, Parameter(help="NAME@VERSION.")], /, *, common: Common = DEFAULT
+) -> None:
+    """Delete a version of a dataset with its files; refused while an unfinished job uses it.
+
+    Only the same files can be pushed as this version again.
+    """
+    from dreadnode.datasets.jsonl import parse_ref
+
+    with common.client() as client:
+        deleted = client.delete_dataset(*parse_ref(dataset))
+    say(f"deleted dataset {deleted.ref}: {deleted.bytes:,} bytes")
+    common.out.record(deleted, views.DATASETS)
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[str]:

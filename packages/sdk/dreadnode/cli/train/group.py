@@ -32,5 +32,6 @@ for _name, _target, _group in (
     ("checkpoints", "checkpoints:checkpoints", KEEP),
     ("download", "download:download", KEEP),
     ("chat", "chat:chat", KEEP),
+    ("delete", "delete:delete", KEEP),
 ):
     app.command(f"dreadnode.cli.train.{_target}", name=_name, group=_group)

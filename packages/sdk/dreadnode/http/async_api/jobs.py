@@ -18,6 +18,7 @@ from dreadnode.http.calls import (
     body_of,
     drop_none,
     get,
+    segment,
     training_job,
     training_job_file,
     workspace,
@@ -144,6 +145,17 @@ class AsyncJobMethods(AsyncAccountMethods):
 
         path = f"{training_job(self.scope, job_id)}/cancel"
         return await self.send(Call("POST", path, TrainingJob.model_validate_json))
+
+    async def delete_training_job(self, job_id: str) -> TrainingJob:
+        """Delete an ended job with its log, files and checkpoints, and return it.
+
+        Raises:
+            ConflictError: The job has not ended, or another job retries it.
+        """
+        from dreadnode.training.jobs import TrainingJob
+
+        path = training_job(self.scope, job_id)
+        return await self.send(Call("DELETE", path, TrainingJob.model_validate_json))
 
     async def retry_training_job(
         self, job_id: str, *, from_start: bool = False, idempotency_key: str | None = None
@@ -280,6 +292,17 @@ class AsyncJobMethods(AsyncAccountMethods):
 
         path = f"{training_job(self.scope, job_id)}/checkpoints"
         return await self.send(get(path, CheckpointList.model_validate_json))
+
+    async def delete_training_job_checkpoint(self, job_id: str, name: str) -> CheckpointList:
+        """Delete a checkpoint by its name, and return the job's checkpoints.
+
+        Raises:
+            ConflictError: An unfinished job would resume from it.
+        """
+        from dreadnode.training.checkpoints import CheckpointList
+
+        path = f"{training_job(self.scope, job_id)}/checkpoints/{segment(name)}"
+        return await self.send(Call("DELETE", path, CheckpointList.model_validate_json))
 
     async def export_training_job_checkpoint(
         self, job_id: str, checkpoint: str

@@ -104,6 +104,19 @@ class DatasetMethods(Requests):
         path = f"{organization(self.scope)}/datasets/{segment(name)}/{segment(version)}"
         return self.send(get(path, Dataset.model_validate_json))
 
+    def delete_dataset(self, name: str, version: str) -> Dataset:
+        """Delete one version of a dataset with its files, and return it.
+
+        The same files can be pushed as this version again, other files cannot.
+
+        Raises:
+            ConflictError: A job that has not ended uses it.
+        """
+        from dreadnode.wire import Dataset
+
+        path = f"{organization(self.scope)}/datasets/{segment(name)}/{segment(version)}"
+        return self.send(Call("DELETE", path, Dataset.model_validate_json))
+
     def dataset_content(self, name: str, version: str, *, split: str | None = None) -> bytes:
         """Return the rows of a split as JSONL; of the only split, or of `train`, if None."""
         return self.send(dataset_content(self.scope, name, version, split=split))

@@ -18,6 +18,7 @@ from dreadnode.http.calls import (
     body_of,
     drop_none,
     get,
+    segment,
     training_job,
     training_job_file,
     workspace,
@@ -143,6 +144,17 @@ class JobMethods(AccountMethods):
 
         path = f"{training_job(self.scope, job_id)}/cancel"
         return self.send(Call("POST", path, TrainingJob.model_validate_json))
+
+    def delete_training_job(self, job_id: str) -> TrainingJob:
+        """Delete an ended job with its log, files and checkpoints, and return it.
+
+        Raises:
+            ConflictError: The job has not ended, or another job retries it.
+        """
+        from dreadnode.training.jobs import TrainingJob
+
+        path = training_job(self.scope, job_id)
+        return self.send(Call("DELETE", path, TrainingJob.model_validate_json))
 
     def retry_training_job(
         self, job_id: str, *, from_start: bool = False, idempotency_key: str | None = None
@@ -279,6 +291,17 @@ class JobMethods(AccountMethods):
 
         path = f"{training_job(self.scope, job_id)}/checkpoints"
         return self.send(get(path, CheckpointList.model_validate_json))
+
+    def delete_training_job_checkpoint(self, job_id: str, name: str) -> CheckpointList:
+        """Delete a checkpoint by its name, and return the job's checkpoints.
+
+        Raises:
+            ConflictError: An unfinished job would resume from it.
+        """
+        from dreadnode.training.checkpoints import CheckpointList
+
+        path = f"{training_job(self.scope, job_id)}/checkpoints/{segment(name)}"
+        return self.send(Call("DELETE", path, CheckpointList.model_validate_json))
 
     def export_training_job_checkpoint(self, job_id: str, checkpoint: str) -> CheckpointAdapter:
         """Export a checkpoint as an adapter among the job's files; the first time takes minutes.

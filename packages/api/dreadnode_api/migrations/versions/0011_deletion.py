@@ -1,4 +1,4 @@
-"""Checkpoints of deleted jobs that the engine still has.
+"""Deleted jobs and datasets.
 
 Revision ID: 0011
 Revises: 0010
@@ -22,7 +22,12 @@ def upgrade() -> None:
         sa.Column('created_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint('path', name=op.f('pk_deleted_checkpoints')),
     )
+    op.add_column(
+        'dataset_versions',
+        sa.Column('deleted_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
+    )
 
 
 def downgrade() -> None:
+    op.drop_column('dataset_versions', 'deleted_at')
     op.drop_table('deleted_checkpoints')
