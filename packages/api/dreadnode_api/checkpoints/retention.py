@@ -132,7 +132,7 @@ async def _ended_lineages(session: AsyncSession, lineages: Iterable[str]) -> dic
             .group_by(Job.lineage)
             .having(func.count(Job.completed_at) == func.count())
         )
-        found |= dict(jobs.tuples())
+        found |= {lineage: at for lineage, at in jobs.tuples() if at is not None}
     return found
 
 
