@@ -149,22 +149,22 @@ async def _of_jobs(
 
 
 def _advice(settings: Settings) -> dict[str, str]:
-    days = f"by itself {settings.checkpoint_days:g} days after the job's end (all but a few)"
     return {
         DATASETS: "dn dataset delete NAME@VERSION",
         JOB_FILES: "dn train delete JOB",
         CAPABILITIES: "dn capability delete NAME@VERSION",
-        CHECKPOINTS: "dn train delete JOB --checkpoint NAME"
-        + (f"; {days}" if settings.checkpoint_days else ""),
+        CHECKPOINTS: "dn train delete JOB --checkpoint NAME",
         UNUSED: _after("DREADNODE_UPLOAD_DAYS", settings.upload_days),
         SANDBOXES: _after("DREADNODE_SANDBOX_DAYS", settings.sandbox_days),
-        "states of runs": "by itself when the run is over",
-        "temporary weights": "by itself within hours",
-        "converted models": "delete the folder while the server is stopped; it is made again",
-        "logs": "by itself: each file is bounded",
-        "databases": _after("DREADNODE_LOG_DAYS", settings.log_days) + " (log lines)",
+        "states of runs": "freed when the run is over",
+        "temporary weights": "freed within hours",
+        "converted models": "remove it while the server is stopped",
+        "logs": "bounded",
+        "databases": _after("DREADNODE_LOG_DAYS", settings.log_days),
     }
 
 
 def _after(variable: str, days: float) -> str:
-    return f"by itself after {days:g} days ({variable})" if days else f"set {variable}"
+    if not days:
+        return f"kept; set {variable}"
+    return f"freed after {days:g} {'day' if days == 1 else 'days'} ({variable})"

@@ -183,7 +183,10 @@ def test_the_use_of_the_disk_is_shown_by_kind_and_by_dataset(dn: Dn, tmp_path: P
     said = dn(f"server disk --data-dir {data}")
     as_json = json.loads(dn(f"server disk --data-dir {data} --json").split("---")[1][7:])
 
-    assert "SIZE       KIND          HOW TO FREE IT\n5.0 MiB    unused blobs  by itself" in said
+    assert (
+        "HOW TO FREE IT\n5.0 MiB    unused blobs  freed after 1 day (DREADNODE_UPLOAD_DAYS)"
+        in said
+    )
     assert f"MiB in {data}; " in said
     assert [each["kind"] for each in as_json["kinds"]] == ["unused blobs", "databases"]
     assert as_json["holders"] == []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from dreadnode.cli.output import Output, fitted_table, hint, say
+from dreadnode.cli.output import Output, hint, say, table
 from dreadnode.cli.server.backup import DatabaseUrl, DataDir, Json, run_service
 from dreadnode.cli.units import byte_size
 from dreadnode.errors import InputError
@@ -34,16 +34,15 @@ def disk(
         Output(as_json=True).json(used)
         return
     out = Output()
-    out.text(*_table(used["kinds"], "kind"))
+    kinds = [
+        [byte_size(each["bytes"]), each["kind"], each["how_to_free"]] for each in used["kinds"]
+    ]
+    out.text(*table(kinds, ["size", "kind", "how to free it"]))
     if used["holders"]:
-        out.text("", *_table(used["holders"], "name"))
+        cells = [[byte_size(each["bytes"]), each["kind"], each["name"]] for each in used["holders"]]
+        out.text("", *table(cells, ["size", "kind", "name"]))
     total, free = byte_size(used["bytes"]), byte_size(used["disk_free_bytes"])
     say(f"{total} in {used['data_dir']}; {free} free on its disk")
     if used["holders"]:
         first = used["holders"][0]
         hint(f"`{first['how_to_free']}` frees {byte_size(first['bytes'])}")
-
-
-def _table(items: list[dict[str, Any]], name: str) -> list[str]:
-    cells = [[byte_size(each["bytes"]), each[name], each["how_to_free"]] for each in items]
-    return list(fitted_table(cells, ["size", name, "how to free it"], {"how to free it"}))
