@@ -184,8 +184,7 @@ def test_the_use_of_the_disk_is_shown_by_kind_and_by_dataset(dn: Dn, tmp_path: P
     as_json = json.loads(dn(f"server disk --data-dir {data} --json").split("---")[1][7:])
 
     assert (
-        "HOW TO FREE IT\n5.0 MiB    unused blobs  freed after 1 day (DREADNODE_UPLOAD_DAYS)"
-        in said
+        "HOW TO FREE IT\n5.0 MiB    unused blobs  freed after 1 day (DREADNODE_UPLOAD_DAYS)" in said
     )
     assert f"MiB in {data}; " in said
     assert [each["kind"] for each in as_json["kinds"]] == ["unused blobs", "databases"]
