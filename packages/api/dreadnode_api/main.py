@@ -51,14 +51,11 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        background = [
-            asyncio.create_task(app.state.validator.run()),
-            asyncio.create_task(app.state.preflight.warm_up()),
-        ]
+        app.state.preflight.warm_up()
+        validating = asyncio.create_task(app.state.validator.run())
         yield
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        validating.cancel()
+        await asyncio.gather(validating, return_exceptions=True)
         await app.state.validator.close()
         await app.state.preflight.close()
         await app.state.exporter.close()

@@ -39,6 +39,8 @@ def check() -> int:
 
 
 def check_one(question: dict[str, Any]) -> dict[str, Any]:
+    if question.get("ping"):
+        return {"ok": True}
     datasets = question["datasets"]
     path = Path(datasets["train"] or datasets["trajectories"][0])
     rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]

@@ -1,15 +1,18 @@
 """Runs checks of data in warm processes of the runtime, never in the API's own process.
 
-Starting such a process takes seconds, so it stays for the next check. The process runs each check
-in a fork, its folder is emptied afterwards, and it is ended after a user's own code has run, after
-a failure, after `MAX_CHECKS` checks, and when it is idle.
+Starting such a process takes seconds, so it stays for the next check, and a check never waits for
+one to start when another one becomes free earlier. The process runs each check in a fork. Its
+folder is emptied between them, and it is ended after a user's own code has run, after a failure,
+after `MAX_CHECKS` checks, and when it is idle.
 """
 
 import asyncio
+import logging
 import math
 import os
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +26,13 @@ from dreadnode_api.runtime_processes.environment import child_limits, clean_envi
 from dreadnode_api.settings import Settings
 from dreadnode_api.training.check_request import CheckRequest
 
+log = logging.getLogger(__name__)
+
 MAX_CHECKS = 200
 IDLE_SECONDS = 900.0
+START_SECONDS = 120.0
+PING = {"ping": True}
+"""A request that is answered as soon as the process is ready."""
 EXCEEDED = {
     "memory": "needs more than the {bytes:,} bytes of memory that a job may use",
     "processes": "starts more processes than a job may have",
@@ -90,12 +98,14 @@ class Checker:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._idle: list[_Process] = []
+        self._waiting: deque[asyncio.Future[_Process]] = deque()
+        self._starting: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
 
-    async def warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Start a process for the first check, unless there is one."""
-        if not self._idle:
-            self._keep(await self._start())
+        if not self._idle and not self._starting:
+            self._start_another()
 
     async def run(self, request: CheckRequest) -> CheckResult:
         """Return the result of a check; a check that is cancelled ends at once.
@@ -107,6 +117,7 @@ class Checker:
         process = await self._take()
         keep = False
         try:
+            await asyncio.to_thread(_empty, process.folder)
             async with asyncio.timeout(seconds):
                 response = await process.child.request(request.payload)
             result = _result(response)
@@ -122,30 +133,75 @@ class Checker:
         finally:
             process.checks += 1
             if keep:
-                self._keep(process)
+                self._offer(process)
             else:
                 self._end(process)
         return result
 
     async def close(self) -> None:
         """End all processes."""
+        for task in list(self._starting):
+            task.cancel()
+        await asyncio.gather(*self._starting, return_exceptions=True)
         while self._idle:
             self._end(self._idle.pop())
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def _take(self) -> _Process:
+        """Return a process: an idle one, or whichever becomes free or has started first.
+
+        Raises:
+            CheckFailed: it cannot be started.
+        """
         while self._idle:
             process = self._idle.pop()
             if process.timer is not None:
                 process.timer.cancel()
             if process.child.is_alive:
-                # Before this check, so that the one before it need not wait for it.
-                await asyncio.to_thread(_empty, process.folder)
                 return process
             self._end(process)
-        return await self._start()
+        free: asyncio.Future[_Process] = asyncio.get_running_loop().create_future()
+        self._waiting.append(free)
+        if len(self._starting) < len(self._waiting):
+            self._start_another()
+        try:
+            return await free
+        except asyncio.CancelledError:
+            if free.done() and not free.cancelled() and free.exception() is None:
+                self._offer(free.result())
+            raise
+
+    def _offer(self, process: _Process) -> None:
+        """Hand a free process to the first check that waits, or keep it for a while."""
+        while self._waiting:
+            free = self._waiting.popleft()
+            if not free.done():
+                free.set_result(process)
+                return
+        loop = asyncio.get_running_loop()
+        process.timer = loop.call_later(IDLE_SECONDS, self._end_idle, process)
+        self._idle.append(process)
+
+    def _start_another(self) -> None:
+        task = asyncio.create_task(self._start_and_offer())
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _start_and_offer(self) -> None:
+        try:
+            process = await self._start()
+        except (ChildFailed, OSError, TimeoutError) as error:
+            while self._waiting:
+                free = self._waiting.popleft()
+                if not free.done():
+                    free.set_exception(CheckFailed(f"a check cannot be started: {error}"))
+                    return
+            log.exception("a process for checks cannot be started")
+        else:
+            self._offer(process)
 
     async def _start(self) -> _Process:
+        """Start a process, and return it when it has loaded everything."""
         settings = self._settings
         folder = Path(tempfile.mkdtemp(prefix="check-"))
         cpu_seconds = math.ceil(settings.preflight_timeout) * (os.cpu_count() or 1)
@@ -155,12 +211,14 @@ class Checker:
             environment=clean_environment(settings, folder),
             limits=child_limits(settings) | {"cpu_seconds": cpu_seconds},
         )
-        return _Process(folder, child)
-
-    def _keep(self, process: _Process) -> None:
-        loop = asyncio.get_running_loop()
-        process.timer = loop.call_later(IDLE_SECONDS, self._end_idle, process)
-        self._idle.append(process)
+        process = _Process(folder, child)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await child.request(PING)
+        except BaseException:
+            self._end(process)
+            raise
+        return process
 
     def _end_idle(self, process: _Process) -> None:
         self._idle.remove(process)

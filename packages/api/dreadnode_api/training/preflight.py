@@ -106,9 +106,9 @@ class Preflight:
             running.slot.release()
             running.slot, running.in_background = slot, True
 
-    async def warm_up(self) -> None:
+    def warm_up(self) -> None:
         """Start the process for the first check before it is needed."""
-        await self._checker.warm_up()
+        self._checker.warm_up()
 
     async def close(self) -> None:
         """End all checks and their processes."""

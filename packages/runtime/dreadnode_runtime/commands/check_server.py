@@ -18,9 +18,13 @@ from dreadnode_runtime.commands import check
 from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.errors import JobFailed
 
+PING = {"ping": True}
+
 
 def serve(lines: Iterable[str], emit: Callable[[str], None]) -> None:
     """Answer each of LINES, a request as JSON, through EMIT until they end.
+
+    The request `{"ping": true}` is answered at once: this process has loaded everything.
 
     Raises:
         ChildProcessError: A fork ended without a response.
@@ -28,15 +32,21 @@ def serve(lines: Iterable[str], emit: Callable[[str], None]) -> None:
     # What is loaded stays shared with the forks, because no collection writes to it.
     gc.freeze()
     for line in lines:
-        if line.strip():
-            emit(_answer(line))
+        if not line.strip():
+            continue
+        request = json.loads(line)
+        if request == PING:
+            emit(json.dumps({"ok": True}))
+        elif sys.platform == "darwin":
+            # System libraries there do not survive a fork, so this process answers only once.
+            emit(check.answer(line))
+            return
+        else:
+            emit(_answer(line, request))
 
 
-def _answer(line: str) -> str:
-    if sys.platform == "darwin":
-        # System libraries there do not survive a fork; the process is not used a second time.
-        return check.answer(line)
-    _load(json.loads(line))
+def _answer(line: str, request: dict[str, Any]) -> str:
+    _load(request)
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
