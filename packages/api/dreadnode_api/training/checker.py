@@ -167,7 +167,9 @@ class Checker:
         try:
             return await free
         except asyncio.CancelledError:
-            if free.done() and not free.cancelled() and free.exception() is None:
+            if free in self._waiting:
+                self._waiting.remove(free)
+            elif free.done() and not free.cancelled() and free.exception() is None:
                 self._offer(free.result())
             raise
 
@@ -190,13 +192,14 @@ class Checker:
     async def _start_and_offer(self) -> None:
         try:
             process = await self._start()
-        except (ChildFailed, OSError, TimeoutError) as error:
+        except Exception as error:
+            # One check gets the error, as it would have got the process.
+            log.exception("a process for checks cannot be started")
             while self._waiting:
                 free = self._waiting.popleft()
                 if not free.done():
                     free.set_exception(CheckFailed(f"a check cannot be started: {error}"))
                     return
-            log.exception("a process for checks cannot be started")
         else:
             self._offer(process)
 

@@ -103,17 +103,28 @@ def default_ref(source: Path, files: Files) -> tuple[str, str]:
 
 
 def single_file(path: Path) -> DataFile:
-    """Return PATH with the format of its suffix, JSONL without a known one; it is not read.
+    """Return PATH with the format of its suffix; without a known one it must be JSONL.
 
     Raises:
-        UnusableFile: PATH is a folder.
+        UnusableFile: PATH is a folder, or has another suffix and is not JSONL.
     """
     if path.is_dir():
         raise UnusableFile(
             f"{path} is a folder; pass `dreadnode.datasets.files.collect(folder)` to "
             "`push_dataset` to push one file for each split"
         )
-    return DataFile(path, format_of(path) or "jsonl", sha256="")
+    if known := format_of(path):
+        return DataFile(path, known, sha256="")
+    try:
+        check(path)
+    except UnusableFile as error:
+        if not path.is_file():
+            raise
+        raise UnusableFile(
+            f"{error}; if the file is JSON, CSV or Parquet, name its format: "
+            '`upload_dataset(path, kind="csv")`'
+        ) from error
+    return DataFile(path, "jsonl", sha256="")
 
 
 def form_files(files: Files) -> dict[str, tuple[Path, str]]:
