@@ -96,6 +96,12 @@ def test_a_run_that_was_stopped_and_killed_ends_with_the_same_bits_as_an_unbroke
         "learning_rate_schedule": "cosine",
         "warmup_steps": 3,
         "weight_decay": 0.01,
+        "grad_clip_norm": 0.3,
+        "adam_beta1": 0.8,
+        "adam_beta2": 0.9,
+        "adam_eps": 1e-6,
+        "batch_size": 2,
+        "gradient_accumulation_steps": 2,
     }
     code, output = ends(sandbox())
     assert code == 0, output
