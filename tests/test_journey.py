@@ -196,7 +196,8 @@ def test_a_model_without_weights_is_refused_with_a_way_out(server: Server, datas
 def test_a_cancelled_job_keeps_a_checkpoint_and_its_retry_ends_with_the_bits_of_an_unbroken_run(
     server: Server, dataset: str
 ) -> None:
-    request = ("--dataset", dataset, "--steps", "200")
+    clipped = ("--grad-clip-norm", "0.3", "--weight-decay", "0.1")
+    request = ("--dataset", dataset, "--steps", "200", *clipped)
     job = str(submit(server, *request)["id"])
     wait_for_step(server, job, 2)
 

@@ -108,19 +108,38 @@ def test_a_job_learns_from_a_persons_own_reward_and_leaves_an_adapter(
     assert any("The reward's code runs with" in e.get("message", "") for e in api.events)
 
 
-def test_a_killed_job_goes_on_from_its_checkpoint(sandbox: Any, api: Any) -> None:
-    first = sandbox(steps=6, checkpoint_interval=2)
+def test_a_killed_job_samples_and_learns_what_an_unbroken_one_does(
+    sandbox: Any, api: Any
+) -> None:
+    config = {
+        "steps": 6,
+        "checkpoint_interval": 2,
+        "learning_rate_schedule": "linear",
+        "warmup_steps": 2,
+        "weight_decay": 0.1,
+        "grad_clip_norm": 0.3,
+        "adam_beta1": 0.8,
+        "adam_eps": 1e-6,
+    }
+    code, output = ends(sandbox(**config))
+    assert code == 0, output
+    expected = dict(api.job["metrics"])
+    api.forget()
+
+    first = sandbox(**config)
     api.on_event = lambda event: first.kill() if event["event_type"] == "checkpoint_saved" else None
     ends(first)
     api.on_event = lambda event: None
-
-    code, output = ends(sandbox(attempt=2, steps=6, checkpoint_interval=2))
+    code, output = ends(sandbox(attempt=2, **config))
 
     assert code == 0, output
     (start,) = [e for e in api.told("training_start") if e["attempt"] == 2]
     assert start["data"]["start"] == 2
     assert api.job["metrics"]["steps"] == [1, 2, 3, 4, 5, 6]
-    assert None not in api.job["metrics"]["train/reward"]
+    # The last bits of sampled log-probabilities depend on what is sampled at the same moment.
+    for name in ("reward", "reward_std", "sampled_tokens", "trained_tokens", "degenerate_groups"):
+        assert api.job["metrics"][f"train/{name}"] == expected[f"train/{name}"]
+    assert api.job["metrics"]["train/entropy"] == pytest.approx(expected["train/entropy"], rel=1e-4)
 
 
 def test_a_cancelled_job_ends_after_its_step_with_a_checkpoint(sandbox: Any, api: Any) -> None:

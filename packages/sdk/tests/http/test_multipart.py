@@ -52,7 +52,7 @@ def test_a_missing_split_is_an_error_of_ours(tmp_path: Path, api: Any) -> None:
         client.push_dataset("rows", "1", files)
 
 
-def test_the_suffix_of_a_path_is_its_format_and_a_folder_is_refused(
+def test_the_suffix_of_a_path_is_its_format_and_what_is_not_a_file_of_rows_is_refused(
     tmp_path: Path, api: Any
 ) -> None:
     write_splits(tmp_path)
@@ -60,8 +60,12 @@ def test_the_suffix_of_a_path_is_its_format_and_a_folder_is_refused(
         "http://server.test", "dn_test", organization="main", transport=api.transport
     )
 
+    (tmp_path / "test.tsv").write_text("prompt\tresponse\n")
+
     client.push_dataset("rows", "1", tmp_path / "test.csv")
     with pytest.raises(UnusableFile, match="collect"):
         client.push_dataset("rows", "2", tmp_path)
+    with pytest.raises(UnusableFile, match=r'line 1: .*`upload_dataset\(path, kind="csv"\)`'):
+        client.push_dataset("rows", "3", tmp_path / "test.tsv")
 
     assert [each.headers["content-type"] for each in api.requests] == ["text/csv"]
