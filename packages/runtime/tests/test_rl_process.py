@@ -108,9 +108,7 @@ def test_a_job_learns_from_a_persons_own_reward_and_leaves_an_adapter(
     assert any("The reward's code runs with" in e.get("message", "") for e in api.events)
 
 
-def test_a_killed_job_samples_and_learns_what_an_unbroken_one_does(
-    sandbox: Any, api: Any
-) -> None:
+def test_a_killed_job_samples_and_learns_what_an_unbroken_one_does(sandbox: Any, api: Any) -> None:
     config = {
         "steps": 6,
         "checkpoint_interval": 2,
