@@ -33,7 +33,7 @@ from dreadnode_api.training import events, sandbox_routes
 from dreadnode_api.training import routes as job_routes
 from dreadnode_api.training.preflight import Preflight
 from dreadnode_api.training.validation import Validator
-from dreadnode_api.uploads import UploadReader
+from dreadnode_api.uploads import UploadReader, upload_queue
 from dreadnode_api.webhooks import routes as webhook_routes
 
 PREFIX = "/api/v1"
@@ -84,8 +84,9 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings, database)
     app.state.validator = Validator(database, app.state.preflight)
-    app.state.upload_reader = UploadReader(settings)
-    app.state.row_check = RowCheck(settings)
+    uploads = upload_queue(settings)
+    app.state.upload_reader = UploadReader(settings, uploads)
+    app.state.row_check = RowCheck(settings, uploads)
     app.state.chat_sessions = ChatSessionPool(settings)
     app.state.exporter = Exporter(settings, database, app.state.store)
     error_responses.install(app)

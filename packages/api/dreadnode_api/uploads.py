@@ -22,6 +22,13 @@ from dreadnode_api.runtime_processes.child import run
 from dreadnode_api.settings import Settings
 
 OPEN_FILES = 256
+NICENESS = 15
+"""The priority of a process that reads an upload: the API serves other clients meanwhile."""
+
+
+def upload_queue(settings: Settings) -> FairQueue:
+    """Return the queue of every process that reads an upload or its rows."""
+    return FairQueue(settings.preflight_at_once, "uploads", wait_seconds=None)
 
 
 class UnreadableUpload(Exception):
@@ -35,9 +42,9 @@ class ReadingFailed(Exception):
 class UploadReader:
     """Runs reading processes, a bounded number at a time and in fair turns."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, queue: FairQueue) -> None:
         self._settings = settings
-        self._queue = FairQueue(settings.preflight_at_once, "uploads", wait_seconds=None)
+        self._queue = queue
 
     async def read(
         self,
@@ -76,6 +83,7 @@ class UploadReader:
                             "cpu_seconds": math.ceil(seconds),
                             "open_files": OPEN_FILES,
                             "disk_bytes": output_bytes,
+                            "niceness": NICENESS,
                         },
                         seconds=seconds,
                     )

@@ -14,7 +14,7 @@ from alembic import command
 from dreadnode_api import migrations
 from dreadnode_api.db import Database
 from dreadnode_api.settings import Settings
-from dreadnode_api.uploads import UnreadableUpload, UploadReader
+from dreadnode_api.uploads import UnreadableUpload, UploadReader, upload_queue
 from sqlalchemy import Connection, text
 
 PATH = "/org/acme/datasets/rows/1.0.0"
@@ -232,7 +232,7 @@ async def test_the_bound_holds_for_all_splits_together_and_for_what_they_unpack_
 async def read(settings: Settings, kind: str, file: Path) -> None:
     limit = 2**30
     paths = (str(file), str(file.with_name("out")))
-    await UploadReader(settings).read(
+    await UploadReader(settings, upload_queue(settings)).read(
         "org", "dreadnode_api.datasets.formats", kind, *paths, str(limit), output_bytes=limit
     )
 

@@ -1,7 +1,8 @@
 """What every request must pass before its route: client version, rate, token, size and time.
 
 The token comes before the body: without a valid one no byte of a body is kept. A body that is kept
-in memory has a limit of its own and a share of what all bodies together may take.
+in memory has a limit of its own and a share of what all bodies together may take. One organization
+has at most half of all requests at the same time, so that it cannot take every connection.
 """
 
 import asyncio
@@ -11,21 +12,21 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Self
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dreadnode_api.auth import tokens
 from dreadnode_api.auth.callers import Authenticator, token_of
+from dreadnode_api.auth.shares import Share, SharedAmount
 from dreadnode_api.errors import (
     ApiError,
     Malformed,
     TooManyRequests,
     Unauthenticated,
-    Unavailable,
     UpgradeRequired,
 )
+from dreadnode_api.http import protocol
 from dreadnode_api.http.error_responses import error_response
 from dreadnode_api.settings import Settings
 
@@ -45,6 +46,8 @@ DISCARD_BYTES = 4 * 1024 * 1024
 DISCARD_SECONDS = 5.0
 UNKNOWN_RATE, UNKNOWN_BURST = 2.0, 40
 """How many unknown tokens a second one address may try, on average and at once."""
+UPLOADS_AT_ONCE = 32
+"""How many uploads of one organization may be received or read at the same time."""
 
 
 class Guard:
@@ -58,7 +61,10 @@ class Guard:
         self._minimum = _minimum(settings.minimum_client)
         self._rates = Buckets(settings.rate_limit, settings.rate_burst)
         self._unknown = Buckets(UNKNOWN_RATE if settings.rate_limit else 0, UNKNOWN_BURST)
-        self._memory = BodyMemory(settings.max_body_bytes_in_memory)
+        connections = protocol.possible_connections(settings.max_connections)
+        self._requests = SharedAmount(connections, "requests")
+        self._uploads = SharedAmount(connections, "uploads", most=UPLOADS_AT_ONCE)
+        self._memory = SharedAmount(settings.max_body_bytes_in_memory, "bytes of bodies")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -70,8 +76,8 @@ class Guard:
         patient = Patience(receive, self._silence) if has_body else receive
         try:
             self._check_client(headers)
-            await self._check_token(scope, headers, has_body=has_body)
-            async with self._bounded(scope, headers, patient, has_body=has_body) as bounded:
+            org_id = await self._check_token(scope, headers, has_body=has_body)
+            async with self._share(scope, headers, org_id, patient, has_body=has_body) as bounded:
                 await self.app(scope, bounded, send)
         except ApiError as error:
             if has_body:
@@ -91,8 +97,8 @@ class Guard:
                 "upgrade it with `pip install --upgrade dreadnode`"
             )
 
-    async def _check_token(self, scope: Scope, headers: Headers, *, has_body: bool) -> None:
-        """Return if the token of a request is valid, or if it needs none.
+    async def _check_token(self, scope: Scope, headers: Headers, *, has_body: bool) -> str | None:
+        """Return the organization of the token of a request, or None if it needs none.
 
         Public paths and signed URLs need none.
         """
@@ -100,20 +106,20 @@ class Guard:
         if not scope["path"].startswith("/api/"):
             # Probes must answer without the database, whatever headers they send.
             self._count(scope, address)
-            return
+            return None
         try:
             digest = tokens.sha256(token_of(headers))
         except Unauthenticated:
             self._count(scope, address)
             if has_body or b"signature=" not in scope["query_string"]:
                 raise
-            return
+            return None
         is_known = self._authenticator.knows(digest)
         if not is_known:
             self._unknown.check(f"unknown {address}")
         self._count(scope, digest if is_known else address)
         try:
-            await self._authenticator.caller(headers)
+            return (await self._authenticator.caller(headers)).org_id
         except Unauthenticated:
             self._unknown.take(f"unknown {address}")
             raise
@@ -123,13 +129,31 @@ class Guard:
             self._rates.take(credential)
 
     @asynccontextmanager
-    async def _bounded(
-        self, scope: Scope, headers: Headers, receive: Receive, *, has_body: bool
+    async def _share(
+        self,
+        scope: Scope,
+        headers: Headers,
+        org_id: str | None,
+        receive: Receive,
+        *,
+        has_body: bool,
     ) -> AsyncIterator[Receive]:
-        """Yield `receive`, having read the whole of a body that is kept in memory."""
-        if not has_body or (scope["method"] == "PUT" and _UPLOAD.match(scope["path"])):
-            yield receive
-            return
+        """Yield `receive` within the organization's share of requests, uploads and memory."""
+        with Share(self._requests, org_id, 1):
+            if not has_body:
+                yield receive
+            elif scope["method"] == "PUT" and _UPLOAD.match(scope["path"]):
+                with Share(self._uploads, org_id, 1):
+                    yield receive
+            else:
+                async with self._in_memory(scope, headers, org_id, receive) as complete:
+                    yield complete
+
+    @asynccontextmanager
+    async def _in_memory(
+        self, scope: Scope, headers: Headers, org_id: str | None, receive: Receive
+    ) -> AsyncIterator[Receive]:
+        """Yield `receive`, having read the whole body."""
         limit = self._max_json
         if _PROGRESS.match(scope["path"]):
             limit *= PROGRESS_BYTES_FACTOR  # The last event repeats whole metric histories.
@@ -138,7 +162,7 @@ class Guard:
         if declared.isdecimal() and int(declared) > limit:
             raise too_large
         body = bytearray()
-        with Share(self._memory) as share:
+        with Share(self._memory, org_id) as share:
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -211,45 +235,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
-
-
-class BodyMemory:
-    """The memory of all bodies that are kept in memory at a time."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.used = 0
-
-    def change(self, by: int) -> None:
-        """Use BY bytes more, or less if it is negative.
-
-        Raises:
-            Unavailable: the limit would be exceeded.
-        """
-        if by > 0 and self.used + by > self._limit:
-            raise Unavailable(
-                "The server is receiving too many large requests; try again in a few seconds"
-            )
-        self.used += by
-
-
-class Share:
-    """The memory of one body, given back at the end of the block."""
-
-    def __init__(self, memory: BodyMemory) -> None:
-        self._memory = memory
-        self._size = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._memory.change(-self._size)
-
-    def grow(self, size: int) -> None:
-        """Extend the share to SIZE bytes."""
-        self._memory.change(size - self._size)
-        self._size = size
 
 
 def _network(scope: Scope) -> str:

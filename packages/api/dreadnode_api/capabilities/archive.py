@@ -10,7 +10,6 @@ client. Nothing is ever extracted to the disk.
 import gzip
 import io
 import json
-import os
 import sys
 import tarfile
 from pathlib import Path, PurePosixPath
@@ -159,5 +158,4 @@ def pack(name: str, version: str, description: str | None, prompt: str) -> bytes
 
 
 if __name__ == "__main__":
-    os.nice(10)  # The API serves other clients meanwhile.
     sys.exit(main(sys.argv[1:]))

@@ -104,7 +104,7 @@ async def push_dataset(
         raise Invalid("`latest` is not a version; name one such as `1.0.0`", "version")
     limit = settings.max_dataset_bytes
     async with received(request, caller.org_id, store, reader, limit) as splits:
-        notes = await row_check.check(splits)
+        notes = await row_check.check(caller.org_id, splits)
         async with database.writing() as session:
             ref = service.Ref(caller.org_id, name, version)
             found, new = await service.add_version(session, settings, ref, splits, caller.user_id)

@@ -3,7 +3,6 @@
 It needs neither a model nor a tokenizer, and runs in a short-lived process of the runtime.
 """
 
-import asyncio
 import json
 import math
 import tempfile
@@ -12,9 +11,11 @@ from typing import Any
 
 from dreadnode_api.datasets.push import UploadedSplit
 from dreadnode_api.errors import Invalid, plain
+from dreadnode_api.fair_queue import FairQueue
 from dreadnode_api.runtime_processes.child import run
 from dreadnode_api.runtime_processes.environment import child_limits, clean_environment
 from dreadnode_api.settings import Settings
+from dreadnode_api.uploads import NICENESS
 
 MOST_ROWS = 100_000
 """How many rows of a split are read: a push waits for them."""
@@ -25,14 +26,18 @@ class RowCheckFailed(Exception):
 
 
 class RowCheck:
-    """Checks the rows of pushed datasets, a bounded number at once."""
+    """Checks the rows of pushed datasets, in the turns of the queue of uploads."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, queue: FairQueue) -> None:
         self._settings = settings
-        self._room = asyncio.Semaphore(settings.preflight_at_once)
+        self._queue = queue
 
-    async def check(self, splits: list[UploadedSplit]) -> list[str]:
+    async def check(self, org_id: str, splits: list[UploadedSplit]) -> list[str]:
         """Return what a person should know about the rows of SPLITS, one sentence each.
+
+        Args:
+            org_id: the organization whose turn in the queue is used.
+            splits: what was uploaded.
 
         Raises:
             Invalid: No job could use a row of one of them; the sentence says why.
@@ -42,7 +47,7 @@ class RowCheck:
         for split in splits:
             prefix = f"Split `{split.name}`: " if len(splits) > 1 else ""
             try:
-                found = await self._split(str(split.content.file.absolute()))
+                found = await self._split(org_id, str(split.content.file.absolute()))
             except TimeoutError:
                 found = [
                     "the rows take too long to read, so they are checked when a job is submitted"
@@ -52,17 +57,18 @@ class RowCheck:
             notes += [prefix + plain(note) for note in found]
         return notes
 
-    async def _split(self, path: str) -> list[str]:
+    async def _split(self, org_id: str, path: str) -> list[str]:
         question = json.dumps({"path": path, "rows": MOST_ROWS}).encode()
         seconds = self._settings.convert_timeout
-        async with self._room:
+        async with self._queue.slot(org_id):
             with tempfile.TemporaryDirectory(prefix="rows-") as folder:
                 result = await run(
                     [*self._settings.runtime_command, "rows"],
                     question,
                     folder=Path(folder),
                     environment=clean_environment(self._settings, Path(folder)),
-                    limits=child_limits(self._settings) | {"cpu_seconds": math.ceil(seconds)},
+                    limits=child_limits(self._settings)
+                    | {"cpu_seconds": math.ceil(seconds), "niceness": NICENESS},
                     seconds=seconds,
                 )
         try:

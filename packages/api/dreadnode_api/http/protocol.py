@@ -46,9 +46,13 @@ class Limits:
 
 def limits(connections: int, head_seconds: float, silence_seconds: float) -> Limits:
     """Return the limits, with as many connections as this process may open files for."""
+    return Limits(possible_connections(connections), head_seconds, silence_seconds)
+
+
+def possible_connections(wanted: int) -> int:
+    """Return how many of the connections WANTED this process may open files for."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    possible = max(1, (files - RESERVED_FILES) // 2)
-    return Limits(min(connections, possible), head_seconds, silence_seconds)
+    return min(wanted, max(1, (files - RESERVED_FILES) // 2))
 
 
 def protocol(limits: Limits) -> Any:

@@ -70,7 +70,7 @@ async def run(
         folder: its working directory.
         environment: its complete environment.
         limits: `memory_bytes` and `processes` of the whole tree; `cpu_seconds`, `open_files` and
-            `disk_bytes` of each process.
+            `disk_bytes` of each process; `niceness`, 0 by default.
         seconds: the longest time that it may take.
 
     Raises:

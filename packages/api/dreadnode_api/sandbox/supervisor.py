@@ -43,6 +43,7 @@ MEASURE_CHILD_EVERY = 0.1
 MEASURE_SHARE = 0.01
 DISK_EVERY = 5.0
 KILL_SECONDS = 10.0
+AUTOGROUP_ATTEMPTS = 40
 PROC = Path("/proc")
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -111,6 +112,26 @@ def apply_limits(limits: dict[str, int], parent: int) -> None:
         hard = resource.getrlimit(kind)[1]
         limit = bound if hard == resource.RLIM_INFINITY else min(bound, hard)
         resource.setrlimit(kind, (limit, limit))
+    if niceness := limits.get("niceness", 0):
+        lower_priority(niceness)
+
+
+def lower_priority(niceness: int) -> None:
+    """Let other processes run first.
+
+    Where Linux groups processes by session, a niceness counts only among those of its session, so
+    the group of this one gets it too.
+    """
+    os.nice(niceness)
+    for _ in range(AUTOGROUP_ATTEMPTS):
+        try:
+            (PROC / "self/autogroup").write_text(str(niceness))
+        except BlockingIOError:
+            time.sleep(0.05)  # Linux takes ten such changes a second, of all processes together.
+        except OSError:
+            return
+        else:
+            return
 
 
 def atomic_write(path: Path, value: dict[str, Any]) -> None:

@@ -106,5 +106,4 @@ def _is_parquet(file: BinaryIO) -> bool:
 
 
 if __name__ == "__main__":
-    os.nice(10)  # The API serves other clients meanwhile.
     sys.exit(main(sys.argv[1:]))
