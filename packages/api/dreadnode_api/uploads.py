@@ -22,8 +22,9 @@ from dreadnode_api.runtime_processes.child import run
 from dreadnode_api.settings import Settings
 
 OPEN_FILES = 256
-NICENESS = 15
-"""The priority of a process that reads an upload: the API serves other clients meanwhile."""
+NICENESS = 5
+"""A process that reads an upload gets a third of the time of the API, which serves other clients
+meanwhile, and of training; with less, a push beside a training job would take too long."""
 
 
 def upload_queue(settings: Settings) -> FairQueue:
