@@ -1,15 +1,13 @@
 """One job from its record to its end, with an API that answers and a trainer that remembers."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from dreadnode_runtime.commands.train import run_job
-from dreadnode_runtime.control.api import JobApi, Settings
+from dreadnode_runtime.control.api import Settings, connect
 from dreadnode_runtime.control.events import Reporter, Stop
 from dreadnode_runtime.errors import JobFailed, TryAgain
 
@@ -29,21 +27,11 @@ class Runs:
     async def __call__(self, **config: Any) -> None:
         self.api.job["config"] |= {"batch_size": 2, **config}
         async with (
-            httpx.AsyncClient(
-                transport=httpx.ASGITransport(self.api.app),
-                base_url="http://api/api/v1",
-                headers={"Authorization": "Bearer dnj_secret"},
-            ) as http,
-            self.reporter(http) as (service, reporter),
+            connect(SETTINGS, transport=httpx2.ASGITransport(self.api.app)) as service,
+            Reporter(service, 1, self.stop) as reporter,
         ):
             await run_job(service, reporter, self.stop, self.folder, self.trainer.open)
             await reporter.flush()
-
-    @asynccontextmanager
-    async def reporter(self, http: httpx.AsyncClient) -> AsyncIterator[tuple[JobApi, Reporter]]:
-        service = JobApi(http, SETTINGS)
-        async with Reporter(service, 1, self.stop) as reporter:
-            yield service, reporter
 
 
 @pytest.fixture

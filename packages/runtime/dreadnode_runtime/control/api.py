@@ -2,27 +2,32 @@
 
 import asyncio
 import hashlib
+import json
 import os
-import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-import httpx
+from dreadnode.errors import ApiError, ConnectionFailed, DreadnodeError
+from dreadnode.http.async_api.client import AsyncApiClient
+from dreadnode.http.calls import Call
+from dreadnode.http.retries import Retries
 
 from dreadnode_runtime.errors import AttemptRejected, JobFailed, TryAgain, plain
 
 MAX_OUTAGE = 15 * 60.0
 """Seconds that the API may be unreachable before the attempt ends."""
+UPLOAD_SECONDS = 300.0
 SECRET_VARIABLES = (
     *("DREADNODE_API_KEY", "TINKER_API_KEY", "WANDB_API_KEY"),
     *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
 )
-_MAX_WAIT = 30.0
+_outage_start: ContextVar[float] = ContextVar("outage_start")
 T = TypeVar("T")
 
 
@@ -64,30 +69,53 @@ class Dataset:
     split: str | None = None
 
 
+@dataclass(frozen=True)
+class OutageRetries(Retries):
+    """Sends a call again while the API is unreachable, for a time instead of a number of attempts.
+
+    All calls of a job can be sent again: the API recognizes an event by its attempt and number.
+
+    Attributes:
+        max_outage: Seconds that the API may be unreachable.
+    """
+
+    max_outage: float = MAX_OUTAGE
+
+    def delay(self, call: Call[Any], attempt: int, failure: DreadnodeError) -> float | None:
+        """Return the seconds to wait before CALL is sent again, or None to give up."""
+        if not _is_outage(failure):
+            return None
+        if attempt == 0:
+            _outage_start.set(time.monotonic())
+        if time.monotonic() - _outage_start.get() >= self.max_outage:
+            return None
+        # Jitter, so that the sandboxes of one server do not all retry at the same moment.
+        wait = min(self.first * 2.0 ** min(attempt, 32), self.longest)
+        return wait * (0.75 + self.jitter() / 2)
+
+
 class JobApi:
     """The calls that a job makes; each is retried while the API is unreachable.
 
     Args:
-        http: HTTP client; its `base_url` ends in `/api/v1`.
+        client: A client of the API, with the retries of `OutageRetries`.
         settings: The settings of the sandbox.
-        max_outage: Seconds that the API may be unreachable.
     """
 
-    def __init__(
-        self, http: httpx.AsyncClient, settings: Settings, *, max_outage: float = MAX_OUTAGE
-    ) -> None:
-        self._http = http
-        self._max_outage = max_outage
-        self._org = f"/org/{settings.organization}"
-        self._job = f"{self._org}/ws/{settings.workspace}/training/jobs/{settings.job_id}"
+    def __init__(self, client: AsyncApiClient, settings: Settings) -> None:
+        self._client = client
+        self._org = f"/org/{quote(settings.organization, safe='')}"
+        workspace = f"{self._org}/ws/{quote(settings.workspace, safe='')}"
+        self._job = f"{workspace}/training/jobs/{quote(settings.job_id, safe='')}"
 
     async def job(self) -> dict[str, Any]:
         """Return the job."""
-        return _object(await self._call("GET", self._job))
+        return await self._send(Call("GET", self._job, _object))
 
     async def progress(self, event: dict[str, Any]) -> dict[str, Any]:
         """Report EVENT, and return the job's current record."""
-        return _object(await self._call("POST", f"{self._job}/progress", json=event))
+        body = json.dumps(event).encode()
+        return await self._send(Call("POST", f"{self._job}/progress", _object, body=body))
 
     async def dataset(
         self, name: str, version: str, folder: Path, split: str | None = None
@@ -98,121 +126,91 @@ class JobApi:
             JobFailed: The dataset or the split does not exist.
             TryAgain: The download is damaged.
         """
-        base = f"{self._org}/datasets/{quote(name)}/{quote(version)}"
+        base = f"{self._org}/datasets/{quote(name, safe='')}/{quote(version, safe='')}"
         ref = f"{name}@{version}"
-        content = f"{base}/content" + (f"?split={quote(split)}" if split else "")
         path = folder / (f"{ref}.{split}.jsonl" if split else f"{ref}.jsonl")
+        params = {"split": split} if split else {}
         try:
-            record = _object(await self._call("GET", base))
-            digest = await self._with_retries(lambda: self._download(content, path))
+            record = await self._send(Call("GET", base, _object))
+            content = Call("GET", f"{base}/content", bytes, params=params)
+            await _translated(self._client.save(content, path))
         except AttemptRejected as error:
             raise JobFailed(f"The dataset {ref} cannot be read: {error}", code="data") from error
+        digest = await asyncio.to_thread(_sha256, path)
         if digest not in _digests(record, split):
             raise TryAgain(f"The dataset {ref} arrived damaged")
         return Dataset(ref, path, digest, split)
 
     async def upload(self, path: str, file: Path) -> None:
         """Store FILE with the job, as PATH."""
-
-        async def send() -> httpx.Response:
-            return await self._http.put(
-                f"{self._job}/files/{quote(path)}", content=_chunks(file), timeout=300
+        await self._send(
+            Call(
+                "PUT",
+                f"{self._job}/files/{quote(path)}",
+                bytes,
+                file=file,
+                content_type="application/octet-stream",
+                seconds=UPLOAD_SECONDS,
             )
+        )
 
-        await self._with_retries(lambda: self._checked(send))
-
-    async def _call(self, method: str, path: str, json: Any = None) -> httpx.Response:
-        async def send() -> httpx.Response:
-            return await self._http.request(method, path, json=json)
-
-        return await self._with_retries(lambda: self._checked(send))
-
-    async def _checked(self, send: Callable[[], Awaitable[httpx.Response]]) -> httpx.Response:
-        response = await send()
-        _check(response)
-        return response
-
-    async def _download(self, path: str, to: Path) -> str:
-        digest = hashlib.sha256()
-        async with self._http.stream("GET", path) as response:
-            _check(response)
-            with to.open("wb") as file:
-                async for chunk in response.aiter_bytes():
-                    digest.update(chunk)
-                    file.write(chunk)
-        return digest.hexdigest()
-
-    async def _with_retries(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Retry ATTEMPT, with longer and longer waits, while the API is unreachable."""
-        outage_start: float | None = None
-        wait = 0.25
-        while True:
-            try:
-                return await attempt()
-            except (httpx.TransportError, _UnavailableError) as error:
-                now = time.monotonic()
-                outage_start = now if outage_start is None else outage_start
-                if now - outage_start >= self._max_outage:
-                    raise TryAgain(
-                        f"The API was unreachable for {self._max_outage:.0f} s ({plain(error)})"
-                    ) from error
-            # Jitter, so that the sandboxes of one server do not all retry at the same moment.
-            await asyncio.sleep(wait * random.uniform(0.75, 1.25))  # noqa: S311
-            wait = min(2 * wait, _MAX_WAIT)
+    async def _send(self, call: Call[T]) -> T:
+        return await _translated(self._client.send(call))
 
 
 @asynccontextmanager
-async def connect(settings: Settings) -> AsyncIterator[JobApi]:
-    """Open a connection to the API."""
-    server = settings.server.rstrip("/").removesuffix("/api/v1")
-    async with httpx.AsyncClient(
-        base_url=f"{server}/api/v1",
-        headers={"Authorization": f"Bearer {settings.api_key}"},
-        timeout=30,
-    ) as http:
-        yield JobApi(http, settings)
+async def connect(
+    settings: Settings, *, max_outage: float = MAX_OUTAGE, transport: Any = None
+) -> AsyncIterator[JobApi]:
+    """Open a connection to the API; a test passes a TRANSPORT instead of the network."""
+    async with AsyncApiClient(
+        settings.server,
+        settings.api_key,
+        retries=OutageRetries(max_outage=max_outage),
+        transport=transport,
+    ) as client:
+        yield JobApi(client, settings)
 
 
-class _UnavailableError(Exception):
-    """The API responded with a status that a retry may change."""
-
-
-def _check(response: httpx.Response) -> None:
-    """Raise if RESPONSE is an error: `_UnavailableError` if a retry may help."""
-    status = response.status_code
-    if status < 400:
-        return
-    if status in (408, 429) or status >= 500:
-        raise _UnavailableError(f"it responded with {status}")
-    if status in (401, 403, 404, 409, 410):
-        raise AttemptRejected(f"The API rejected this attempt's token ({status})")
-    raise JobFailed(
-        f"The API refused {response.request.method} {response.request.url.path} with "
-        f"{status}; see the server's log",
-        code="api_refused",
-    )
-
-
-def _object(response: httpx.Response) -> dict[str, Any]:
+async def _translated(work: Awaitable[T]) -> T:
+    """Await WORK, and raise the SDK's errors as this package's own."""
     try:
-        value = response.json()
-    except ValueError as error:
-        raise TryAgain("The API's response is not JSON") from error
+        return await work
+    except ApiError as error:
+        if error.status in (401, 403, 404, 409, 410):
+            message = f"The API rejected this attempt's token ({error.status})"
+            raise AttemptRejected(message) from error
+        if _is_outage(error):
+            raise TryAgain(f"The API was unreachable (it responded with {error.status})") from error
+        raise JobFailed(
+            f"The API refused a request with {error.status}: {plain(error)}", code="api_refused"
+        ) from error
+    except DreadnodeError as error:
+        raise TryAgain(f"The API was unreachable ({plain(error)})") from error
+
+
+def _is_outage(failure: DreadnodeError) -> bool:
+    """Whether a later attempt may get another response."""
+    if isinstance(failure, ApiError):
+        return failure.status in (408, 429) or failure.status >= 500
+    return isinstance(failure, ConnectionFailed)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    value = json.loads(body)
     if not isinstance(value, dict):
-        raise TryAgain("The API's response is not a JSON object")
+        raise TypeError("not a JSON object")
     return value
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digests(record: dict[str, Any], split: str | None) -> set[str]:
     """Return the valid digests: of SPLIT, or of every split if the API chooses one."""
     return {each["content_sha256"] for each in record["splits"] if split in (None, each["name"])}
-
-
-async def _chunks(file: Path, size: int = 1 << 20) -> AsyncIterator[bytes]:
-    with file.open("rb") as data:
-        # Reading a local file blocks for less time than a switch to a thread takes.
-        while chunk := data.read(size):
-            yield chunk
 
 
 def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
