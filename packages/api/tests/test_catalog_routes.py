@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from app.training.catalog import TINKER_MODELS
 from dreadnode_api import migrations
@@ -80,16 +80,16 @@ def first_start(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture
 async def client(
     tmp_path: Path, first_start: tuple[Path, str], engine: FakeEngine
-) -> AsyncIterator[httpx.AsyncClient]:
+) -> AsyncIterator[httpx2.AsyncClient]:
     file, key = first_start
     shutil.copy(file, tmp_path)
     app = create_app(Settings(data_dir=tmp_path))
     app.state.engine = EngineClient(
-        "http://engine", "tml-x", transport=httpx.ASGITransport(app=engine.app)
+        "http://engine", "tml-x", transport=httpx2.ASGITransport(app=engine.app)
     )
     database: Database = app.state.database
-    client = httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=app),
+    client = httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(app=app),
         base_url="http://api",
         headers={"Authorization": f"Bearer {key}"},
     )
@@ -100,7 +100,7 @@ async def client(
 
 
 async def test_the_default_answer_is_exactly_the_documented_shape(
-    client: httpx.AsyncClient,
+    client: httpx2.AsyncClient,
 ) -> None:
     answer = await client.get(CATALOG)
 
@@ -115,7 +115,7 @@ async def test_the_default_answer_is_exactly_the_documented_shape(
 
 
 async def test_what_openapi_says_of_an_answer_is_true_of_every_entry(
-    client: httpx.AsyncClient,
+    client: httpx2.AsyncClient,
 ) -> None:
     answer = await client.get(CATALOG, params={"limit": 100, "expand": "all", "facets": True})
 
@@ -125,7 +125,7 @@ async def test_what_openapi_says_of_an_answer_is_true_of_every_entry(
     assert page.total == len(said["models"]) == 45
 
 
-async def test_filters_combine_and_total_counts_all_matches(client: httpx.AsyncClient) -> None:
+async def test_filters_combine_and_total_counts_all_matches(client: httpx2.AsyncClient) -> None:
     params: dict[str, Any] = {
         "query": "qwen3",
         "family": "qwen",
@@ -142,7 +142,7 @@ async def test_filters_combine_and_total_counts_all_matches(client: httpx.AsyncC
 
 
 async def test_the_filters_beyond_the_documented_ones_work_alike(
-    client: httpx.AsyncClient,
+    client: httpx2.AsyncClient,
 ) -> None:
     params: dict[str, Any] = {
         "type": "moe",
@@ -162,7 +162,7 @@ async def test_the_filters_beyond_the_documented_ones_work_alike(
     assert body["facets"]["type"] == {"moe": body["total"]}
 
 
-async def test_an_unknown_family_is_an_empty_page(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_family_is_an_empty_page(client: httpx2.AsyncClient) -> None:
     body = (await client.get(CATALOG, params={"family": "mistral"})).json()
 
     assert body == {"models": [], "total": 0, "limit": 20}
@@ -170,7 +170,7 @@ async def test_an_unknown_family_is_an_empty_page(client: httpx.AsyncClient) -> 
 
 @pytest.mark.parametrize("query", ["min_size_b=70&max_size_b=8", "query=no%E2%80%8Bsuch"])
 async def test_what_no_model_can_match_is_an_empty_page(
-    client: httpx.AsyncClient, query: str
+    client: httpx2.AsyncClient, query: str
 ) -> None:
     answer = await client.get(f"{CATALOG}?{query}")
 
@@ -202,7 +202,7 @@ async def test_what_no_model_can_match_is_an_empty_page(
     ],
 )
 async def test_what_cannot_be_meant_is_a_422_that_names_the_field(
-    client: httpx.AsyncClient, query: str, field: str
+    client: httpx2.AsyncClient, query: str, field: str
 ) -> None:
     answer = await client.get(f"{CATALOG}?{query}")
 
@@ -218,7 +218,7 @@ async def test_what_cannot_be_meant_is_a_422_that_names_the_field(
     "tinker_id", ["Qwen/Qwen3-8B", "zai-org/GLM-5.3:peft:262144", "openai/gpt-oss-120b:peft:131072"]
 )
 async def test_one_entry_is_found_by_its_base_or_extended_id(
-    client: httpx.AsyncClient, tinker_id: str
+    client: httpx2.AsyncClient, tinker_id: str
 ) -> None:
     answer = await client.get(f"{CATALOG}/{tinker_id}")
 
@@ -227,7 +227,7 @@ async def test_one_entry_is_found_by_its_base_or_extended_id(
     assert list(answer.json()) == DOCUMENTED
 
 
-async def test_one_entry_expanded_tells_all_that_is_known(client: httpx.AsyncClient) -> None:
+async def test_one_entry_expanded_tells_all_that_is_known(client: httpx2.AsyncClient) -> None:
     answer = await client.get(f"{CATALOG}/Qwen/Qwen3.6-27B", params={"expand": "all"})
 
     entry = TrainingCatalogEntry.model_validate_json(answer.content, strict=True)
@@ -239,7 +239,7 @@ async def test_one_entry_expanded_tells_all_that_is_known(client: httpx.AsyncCli
 
 
 async def test_an_unknown_id_is_a_404_with_the_documented_two_lines(
-    client: httpx.AsyncClient,
+    client: httpx2.AsyncClient,
 ) -> None:
     near = await client.get(f"{CATALOG}/meta-llama/Llama-3.1-8B-Instruc")
     far = await client.get(f"{CATALOG}/mistralai/Mistral-7B")
@@ -254,7 +254,7 @@ async def test_an_unknown_id_is_a_404_with_the_documented_two_lines(
     assert far.json()["detail"].endswith("\nSee `dn train catalog`.")
 
 
-async def test_an_answer_that_has_not_changed_is_not_sent_again(client: httpx.AsyncClient) -> None:
+async def test_an_answer_that_has_not_changed_is_not_sent_again(client: httpx2.AsyncClient) -> None:
     first = await client.get(CATALOG)
     again = await client.get(CATALOG)
     tag = again.headers["etag"]
@@ -270,7 +270,7 @@ async def test_an_answer_that_has_not_changed_is_not_sent_again(client: httpx.As
 
 
 async def test_a_prepared_answer_is_given_only_to_a_caller_who_may_read(
-    client: httpx.AsyncClient,
+    client: httpx2.AsyncClient,
 ) -> None:
     await client.get(CATALOG)
     database: Database = client.app.state.database  # type: ignore[attr-defined]
@@ -289,7 +289,7 @@ async def test_a_prepared_answer_is_given_only_to_a_caller_who_may_read(
 
 
 async def test_a_revoked_key_stops_reading_prepared_answers_within_a_second(
-    client: httpx.AsyncClient,
+    client: httpx2.AsyncClient,
 ) -> None:
     database: Database = client.app.state.database  # type: ignore[attr-defined]
     async with database.writing() as session:
@@ -308,7 +308,7 @@ async def test_a_revoked_key_stops_reading_prepared_answers_within_a_second(
 
 
 async def test_prepared_answers_pass_through_what_every_answer_passes(
-    client: httpx.AsyncClient,
+    client: httpx2.AsyncClient,
 ) -> None:
     await client.get(CATALOG)
     answer = await client.get(CATALOG, headers={"X-Request-ID": "mine"})
@@ -319,7 +319,7 @@ async def test_prepared_answers_pass_through_what_every_answer_passes(
 
 
 async def test_available_tells_what_the_engine_serves_with_the_age_of_that_knowledge(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx2.AsyncClient, engine: FakeEngine
 ) -> None:
     engine.models = [
         {"model_name": "Qwen/Qwen3-8B", "trainable": True},
@@ -340,7 +340,7 @@ async def test_available_tells_what_the_engine_serves_with_the_age_of_that_knowl
 
 
 async def test_without_its_engine_the_catalog_is_read_and_availability_is_unknown(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx2.AsyncClient, engine: FakeEngine
 ) -> None:
     engine.status = 500
     answer = await client.get(CATALOG, params={"expand": "available"})
@@ -356,7 +356,7 @@ async def test_without_its_engine_the_catalog_is_read_and_availability_is_unknow
 
 
 async def test_the_plain_catalog_never_asks_the_engine(
-    client: httpx.AsyncClient, engine: FakeEngine
+    client: httpx2.AsyncClient, engine: FakeEngine
 ) -> None:
     await client.get(CATALOG)
     await client.get(f"{CATALOG}/Qwen/Qwen3-8B")
@@ -364,7 +364,7 @@ async def test_the_plain_catalog_never_asks_the_engine(
     assert engine.asked == 0
 
 
-async def test_every_entry_can_be_read_by_its_own_id(client: httpx.AsyncClient) -> None:
+async def test_every_entry_can_be_read_by_its_own_id(client: httpx2.AsyncClient) -> None:
     for model in TINKER_MODELS:
         answer = await client.get(f"{CATALOG}/{model.tinker_id}")
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 from dreadnode_api import errors
 from dreadnode_api.main import create_app
@@ -23,7 +23,7 @@ TYPES = {
 }  # fmt: skip
 
 
-def check(answer: httpx.Response, status: int) -> dict[str, Any]:
+def check(answer: httpx2.Response, status: int) -> dict[str, Any]:
     """Return the body of a refusal, which must have the documented form."""
     assert answer.status_code == status, answer.text
     body: dict[str, Any] = answer.json()
@@ -214,10 +214,10 @@ async def test_a_crash_is_a_500_with_a_reference_that_stands_in_the_log(
 async def test_a_client_below_the_minimum_is_told_to_upgrade(settings: Any) -> None:
     object.__setattr__(settings, "minimum_client", "dreadnode-sdk/2.1.0")
     app = create_app(settings)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://api") as client:
 
-        async def ask(agent: str) -> httpx.Response:
+        async def ask(agent: str) -> httpx2.Response:
             return await client.get("/health/live", headers={"User-Agent": agent})
 
         body = check(await ask("dreadnode-sdk/2.0.52"), 426)
@@ -242,8 +242,8 @@ async def test_versions_of_clients_are_compared_by_their_numbers(
 ) -> None:
     object.__setattr__(settings, "minimum_client", least)
     app = create_app(settings)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://api") as asking:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://api") as asking:
         answer = await asking.get("/health/live", headers={"User-Agent": client})
     await app.state.database.dispose()
 
@@ -259,13 +259,13 @@ def test_a_minimum_that_would_let_everybody_in_is_refused(tmp_path: Any, least: 
 @pytest.fixture
 async def limited(
     api: Any, settings: Any
-) -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, str]]]:
+) -> AsyncIterator[tuple[httpx2.AsyncClient, dict[str, str]]]:
     """A service with a rate limit of one request a second, and its tokens."""
     object.__setattr__(settings, "rate_limit", 1.0)
     object.__setattr__(settings, "rate_burst", 2)
     app = create_app(settings)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://api") as client:
         yield client, api.keys
     await app.state.authenticator.close()
     await app.state.database.dispose()
@@ -274,9 +274,9 @@ async def limited(
 async def test_one_token_over_its_rate_waits_and_others_do_not(limited: Any) -> None:
     client, tokens = limited
 
-    async def ask(name: str) -> httpx.Response:
+    async def ask(name: str) -> httpx2.Response:
         headers = {"X-API-Key": tokens[name]}
-        answer: httpx.Response = await client.get("/api/v1/user", headers=headers)
+        answer: httpx2.Response = await client.get("/api/v1/user", headers=headers)
         return answer
 
     # The first request of a token that the server does not know yet counts for its address.
@@ -333,8 +333,8 @@ async def test_health_says_whether_the_process_lives_and_whether_it_can_serve(ap
 async def test_without_its_schema_the_service_is_not_ready(tmp_path: Any, settings: Any) -> None:
     object.__setattr__(settings, "database_url", f"sqlite+aiosqlite:///{tmp_path}/empty.db")
     app = create_app(settings)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://api") as client:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://api") as client:
         answer = await client.get("/health/ready")
     await app.state.database.dispose()
 
@@ -462,7 +462,7 @@ async def test_no_event_makes_the_service_fail(api: Any, body: Any, kind: str) -
 async def test_no_path_makes_the_service_fail(
     api: Any, path: list[str], query: dict[str, Any], method: str
 ) -> None:
-    url = httpx.URL(
+    url = httpx2.URL(
         "http://api/api/v1/" + "/".join(quote(part, safe="%[]") for part in path), params=query
     )
 

@@ -3,14 +3,14 @@
 import re
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 pytestmark = one_database
 
 
-def refusal(answer: httpx.Response) -> dict[str, Any]:
+def refusal(answer: httpx2.Response) -> dict[str, Any]:
     assert answer.status_code == 422, answer.text
     body: dict[str, Any] = answer.json()
     return body

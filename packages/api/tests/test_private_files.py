@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -65,7 +65,7 @@ async def test_what_a_client_pushes_is_written_for_the_server_only(service: Any)
     service.start("serve")
     headers = {"X-API-Key": service.api.keys["admin"]}
     url = f"http://127.0.0.1:{service.port}/api/v1/org/acme/datasets/rows/1.0.0"
-    async with httpx.AsyncClient(headers=headers, timeout=60) as client:
+    async with httpx2.AsyncClient(headers=headers, timeout=60) as client:
         pushed = await client.put(url, content=ROW)
 
     assert pushed.status_code == 201, pushed.text

@@ -4,7 +4,7 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from dreadnode_api.checkpoints.retention import Candidate, EngineCheckpoints, select_expired
 from dreadnode_api.jobs.records import end_job, lock
@@ -34,7 +34,7 @@ class Weights:
         one = Route(
             "/api/v1/training_runs/run-1/checkpoints/{id:path}", self._delete, methods=["DELETE"]
         )
-        self._transport = httpx.ASGITransport(Starlette(routes=[route, one]))
+        self._transport = httpx2.ASGITransport(Starlette(routes=[route, one]))
 
     async def _list(self, request: Request) -> Response:
         assert request.headers["x-api-key"] == "tml-master"

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from dreadnode_api import logs, storage_errors
 from dreadnode_api.blob_store import BlobStore
@@ -28,7 +28,7 @@ def _no_earlier_trouble() -> Iterator[None]:
     logs.forget_troubles()
 
 
-def check(answer: httpx.Response, message: str) -> None:
+def check(answer: httpx2.Response, message: str) -> None:
     """Return if an answer is the documented 503."""
     assert answer.status_code == 503, answer.text
     body = answer.json()
@@ -65,25 +65,25 @@ def locked(api: Any) -> Iterator[None]:
         other.close()
 
 
-async def create_token(api: Any, number: int = 0) -> httpx.Response:
+async def create_token(api: Any, number: int = 0) -> httpx2.Response:
     body = {"name": f"token {number}"}
-    answer: httpx.Response = await api("POST", "/org/acme/tokens", json=body)
+    answer: httpx2.Response = await api("POST", "/org/acme/tokens", json=body)
     return answer
 
 
-async def push(api: Any, number: int = 0) -> httpx.Response:
+async def push(api: Any, number: int = 0) -> httpx2.Response:
     path = f"/org/acme/capabilities/rows/9.{number}.0"
-    answer: httpx.Response = await api("PUT", path, json={"prompt": "Be brief. " * 50})
+    answer: httpx2.Response = await api("PUT", path, json={"prompt": "Be brief. " * 50})
     return answer
 
 
-async def create_job(api: Any, number: int = 0) -> httpx.Response:
-    answer: httpx.Response = await api.create(name=f"job {number}")
+async def create_job(api: Any, number: int = 0) -> httpx2.Response:
+    answer: httpx2.Response = await api.create(name=f"job {number}")
     return answer
 
 
-async def ready(api: Any, number: int = 0) -> httpx.Response:
-    answer: httpx.Response = await api.client.get("/health/ready")
+async def ready(api: Any, number: int = 0) -> httpx2.Response:
+    answer: httpx2.Response = await api.client.get("/health/ready")
     return answer
 
 
@@ -147,7 +147,7 @@ async def test_a_full_disk_of_the_blob_store_is_a_503_and_nothing_is_stored(
 
 
 @pytest.fixture
-async def away(api: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def away(api: Any) -> AsyncIterator[httpx2.AsyncClient]:
     """The same service, whose database cannot be reached."""
     url = make_url(api.settings.database_url)
     if url.get_backend_name() == "sqlite":
@@ -158,9 +158,9 @@ async def away(api: Any) -> AsyncIterator[httpx.AsyncClient]:
         update={"database_url": unreachable.render_as_string(hide_password=False)}
     )
     app = create_app(settings)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     headers = {"X-API-Key": api.keys["admin"]}
-    async with httpx.AsyncClient(
+    async with httpx2.AsyncClient(
         transport=transport, base_url="http://api", headers=headers
     ) as client:
         yield client
@@ -180,7 +180,7 @@ async def away(api: Any) -> AsyncIterator[httpx.AsyncClient]:
     ],
 )
 async def test_a_database_that_is_away_is_a_503_on_every_route(
-    away: httpx.AsyncClient, method: str, path: str
+    away: httpx2.AsyncClient, method: str, path: str
 ) -> None:
     answer = await away.request(method, path, content=ROW if method != "GET" else None)
 
@@ -200,7 +200,7 @@ async def test_a_connection_that_postgresql_ends_is_a_503_or_replaced(api: Any) 
 
 
 async def test_one_trouble_is_one_line_of_the_log(
-    away: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+    away: httpx2.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(20):
         await away.get("/api/v1/user")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import psutil
 import pytest
 
@@ -38,9 +38,9 @@ class Remote:
         self.service = service
         self.url = f"http://127.0.0.1:{service.port}/api/v1"
         self.headers = {"Authorization": f"Bearer {service.api.keys['admin']}"}
-        self.client = httpx.AsyncClient(headers=self.headers, timeout=30)
+        self.client = httpx2.AsyncClient(headers=self.headers, timeout=30)
 
-    async def create(self, key: str | None = None, **behavior: Any) -> httpx.Response:
+    async def create(self, key: str | None = None, **behavior: Any) -> httpx2.Response:
         body = {
             "model": "Qwen/Qwen3-8B",
             "trainer_type": "sft",

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import tinker
@@ -56,8 +56,8 @@ GARBAGE: list[bytes] = [
 
 
 @pytest.fixture
-def http(engine: Any) -> httpx.Client:
-    return httpx.Client(base_url=f"{engine.url}/api/v1/", headers={"X-API-Key": KEY}, timeout=30)
+def http(engine: Any) -> httpx2.Client:
+    return httpx2.Client(base_url=f"{engine.url}/api/v1/", headers={"X-API-Key": KEY}, timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def training(service: tinker.ServiceClient) -> tinker.TrainingClient:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_garbage_is_never_answered_with_a_5xx(http: httpx.Client, route: str) -> None:
+def test_garbage_is_never_answered_with_a_5xx(http: httpx2.Client, route: str) -> None:
     for body in GARBAGE:
         for content_type in ("application/json", "application/x-protobuf"):
             answer = http.post(route, content=body, headers={"Content-Type": content_type})
@@ -99,16 +99,16 @@ def test_garbage_is_never_answered_with_a_5xx(http: httpx.Client, route: str) ->
         "nowhere",
     ],
 )
-def test_addresses_of_nothing_are_4xx(http: httpx.Client, path: str) -> None:
+def test_addresses_of_nothing_are_4xx(http: httpx2.Client, path: str) -> None:
     assert 400 <= http.get(path).status_code < 500
 
 
 def test_every_call_but_the_health_check_wants_a_key(engine: Any) -> None:
     for route in ROUTES:
-        assert httpx.post(f"{engine.url}/api/v1/{route}", json={}).status_code == 401
+        assert httpx2.post(f"{engine.url}/api/v1/{route}", json={}).status_code == 401
     for route in ("get_server_capabilities", "training_runs", "checkpoints", "sessions"):
-        assert httpx.get(f"{engine.url}/api/v1/{route}").status_code == 401
-    assert httpx.get(f"{engine.url}/api/v1/healthz").json() == {"status": "ok"}
+        assert httpx2.get(f"{engine.url}/api/v1/{route}").status_code == 401
+    assert httpx2.get(f"{engine.url}/api/v1/healthz").json() == {"status": "ok"}
 
 
 def test_an_unknown_base_model_is_refused_with_what_there_is(
@@ -320,7 +320,7 @@ def test_a_checkpoint_path_of_somebody_else_is_told_as_one_that_is_not_there(
 
 
 def test_a_sequence_number_left_out_is_waited_for_and_one_repeated_is_done_once(
-    http: httpx.Client,
+    http: httpx2.Client,
 ) -> None:
     run = _run(http)
 
@@ -338,12 +338,12 @@ def test_a_sequence_number_left_out_is_waited_for_and_one_repeated_is_done_once(
     assert [checkpoint["checkpoint_id"] for checkpoint in listed] == ["weights/b", "weights/a"]
 
 
-def _session(http: httpx.Client) -> str:
+def _session(http: httpx2.Client) -> str:
     answer = http.post("create_session", json={"tags": [], "sdk_version": "x"})
     return str(answer.json()["session_id"])
 
 
-def _run(http: httpx.Client) -> str:
+def _run(http: httpx2.Client) -> str:
     body = {
         "session_id": _session(http),
         "model_seq_id": 0,
@@ -353,7 +353,7 @@ def _run(http: httpx.Client) -> str:
     return str(http.post("create_model", json=body).json()["model_id"])
 
 
-def _result(http: httpx.Client, run: str, seq: int) -> httpx.Response:
+def _result(http: httpx2.Client, run: str, seq: int) -> httpx2.Response:
     return http.post("retrieve_future", json={"request_id": f"{run}:{seq}"})
 
 
@@ -367,12 +367,12 @@ def _forward(run: str, seq: int) -> pb.ForwardBackwardRequest:
     return message
 
 
-def _send(http: httpx.Client, content: bytes, **headers: str) -> httpx.Response:
+def _send(http: httpx2.Client, content: bytes, **headers: str) -> httpx2.Response:
     base = {"Content-Type": "application/x-protobuf"}
     return http.post("forward_backward", content=content, headers=base | headers)
 
 
-def test_corrupt_protobuf_is_refused_and_damaged_tensors_fail(http: httpx.Client) -> None:
+def test_corrupt_protobuf_is_refused_and_damaged_tensors_fail(http: httpx2.Client) -> None:
     run = _run(http)
     whole = _forward(run, 1).SerializeToString()
     odd, short, wrong_type, sparse = (_forward(run, seq) for seq in (1, 2, 3, 4))
@@ -402,7 +402,7 @@ def test_corrupt_protobuf_is_refused_and_damaged_tensors_fail(http: httpx.Client
 
 
 def test_a_few_bytes_that_would_fill_the_memory_fail_and_the_run_goes_on(
-    http: httpx.Client,
+    http: httpx2.Client,
 ) -> None:
     run = _run(http)
     wide, negative = _forward(run, 1), _forward(run, 2)
@@ -423,7 +423,7 @@ def test_a_few_bytes_that_would_fill_the_memory_fail_and_the_run_goes_on(
     assert answers[2].headers["content-type"] == "application/x-protobuf"
 
 
-def test_a_compressed_request_is_the_same_request(http: httpx.Client) -> None:
+def test_a_compressed_request_is_the_same_request(http: httpx2.Client) -> None:
     import zstandard
 
     run = _run(http)
@@ -436,7 +436,7 @@ def test_a_compressed_request_is_the_same_request(http: httpx.Client) -> None:
 
 
 def test_a_body_that_says_it_would_unpack_to_more_than_any_may_is_refused(
-    http: httpx.Client,
+    http: httpx2.Client,
 ) -> None:
     import zstandard
 
@@ -453,7 +453,7 @@ def test_a_body_that_says_it_would_unpack_to_more_than_any_may_is_refused(
 
 @pytest.mark.parametrize("number", [-1, 2**63, 10**300])
 def test_a_clients_own_numbers_of_runs_and_samplers_are_bounded(
-    http: httpx.Client, number: int
+    http: httpx2.Client, number: int
 ) -> None:
     session = _session(http)
     named = {"session_id": session, "base_model": "tiny/llama"}
@@ -468,21 +468,21 @@ def test_a_clients_own_numbers_of_runs_and_samplers_are_bounded(
     assert "sampling_session_seq_id" in sampler.json()["detail"]
 
 
-def test_sequence_numbers_out_of_range_are_refused(http: httpx.Client) -> None:
+def test_sequence_numbers_out_of_range_are_refused(http: httpx2.Client) -> None:
     run = _run(http)
     for seq in (0, -1, 2**63, 1.5, True, None):
         answer = http.post("save_weights", json={"model_id": run, "seq_id": seq, "path": "x"})
         assert answer.status_code == 400, answer.text
 
 
-def test_json_to_forward_backward_is_told_which_sdk_to_use(http: httpx.Client) -> None:
+def test_json_to_forward_backward_is_told_which_sdk_to_use(http: httpx2.Client) -> None:
     answer = http.post("forward_backward", json={"model_id": "x"})
 
     assert answer.status_code == 400
     assert "tinker SDK" in answer.json()["detail"]
 
 
-def test_no_secret_and_no_path_of_this_machine_is_told(http: httpx.Client, engine: Any) -> None:
+def test_no_secret_and_no_path_of_this_machine_is_told(http: httpx2.Client, engine: Any) -> None:
     log = Path(engine.data_dir.parent, "engine.log").read_text()
 
     for text in (log, json.dumps(http.get("training_runs/nobody").json())):

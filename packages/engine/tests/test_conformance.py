@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import tinker
@@ -380,7 +380,7 @@ def test_a_finished_session_is_told_to_stop_beating(engine: Any, rest: tinker.Re
     short.close("success").result()
     (finished,) = set(rest.list_sessions().result().sessions) - before
 
-    answer = httpx.post(
+    answer = httpx2.post(
         f"{engine.url}/api/v1/session_heartbeat",
         json={"session_id": finished},
         headers={"X-API-Key": KEY},

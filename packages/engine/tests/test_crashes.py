@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 import tinker
@@ -143,8 +143,8 @@ def test_what_was_finished_before_a_restart_is_still_there(
     assert norm["grad_norm"] > 0
 
 
-def _post(engine: Any, path: str, body: dict[str, Any]) -> httpx.Response:
-    return httpx.post(
+def _post(engine: Any, path: str, body: dict[str, Any]) -> httpx2.Response:
+    return httpx2.post(
         f"{engine.url}/api/v1/{path}", json=body, headers={"X-API-Key": KEY}, timeout=30
     )
 
@@ -188,7 +188,7 @@ def test_operations_that_arrive_in_any_order_run_in_their_own(engine: Any) -> No
     ]
 
     assert [r["path"].rsplit("/", 1)[1] for r in results] == ["s3", "s2", "s1"]
-    listed = httpx.get(
+    listed = httpx2.get(
         f"{engine.url}/api/v1/training_runs/{run}/checkpoints", headers={"X-API-Key": KEY}
     ).json()["checkpoints"]
     assert [c["checkpoint_id"] for c in listed] == ["weights/s3", "weights/s2", "weights/s1"]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import tinker
 from tinker import types
@@ -88,11 +88,11 @@ def test_the_samples_of_a_killed_client_are_given_up_and_others_go_on(
 
 
 @pytest.fixture
-def http(engine: Any) -> httpx.Client:
-    return httpx.Client(base_url=f"{engine.url}/api/v1/", headers={"X-API-Key": KEY}, timeout=30)
+def http(engine: Any) -> httpx2.Client:
+    return httpx2.Client(base_url=f"{engine.url}/api/v1/", headers={"X-API-Key": KEY}, timeout=30)
 
 
-def ask(http: httpx.Client, samples: int = 1, seq: int = 1) -> tuple[str, dict[str, Any]]:
+def ask(http: httpx2.Client, samples: int = 1, seq: int = 1) -> tuple[str, dict[str, Any]]:
     """Ask for samples by plain HTTP; return the id of the request and its body."""
     session = http.post("create_session", json={"tags": [], "sdk_version": "x"}).json()
     made = http.post(
@@ -113,7 +113,7 @@ def ask(http: httpx.Client, samples: int = 1, seq: int = 1) -> tuple[str, dict[s
     return http.post("asample", json=body).json()["request_id"], body
 
 
-def test_a_cancelled_sample_is_gone_and_can_be_asked_for_again(http: httpx.Client) -> None:
+def test_a_cancelled_sample_is_gone_and_can_be_asked_for_again(http: httpx2.Client) -> None:
     request, body = ask(http, SAMPLES)
 
     assert http.post("cancel_future", json={"request_id": request}).status_code == 204
@@ -133,7 +133,7 @@ def test_a_cancelled_sample_is_gone_and_can_be_asked_for_again(http: httpx.Clien
     assert http.post("retrieve_future", json={"request_id": request}).content == answer.content
 
 
-def test_only_samples_of_ones_own_can_be_cancelled(http: httpx.Client) -> None:
+def test_only_samples_of_ones_own_can_be_cancelled(http: httpx2.Client) -> None:
     session = http.post("create_session", json={"tags": [], "sdk_version": "x"}).json()
     run = http.post(
         "create_model",
@@ -154,12 +154,12 @@ def test_only_samples_of_ones_own_can_be_cancelled(http: httpx.Client) -> None:
 
 
 def test_a_client_that_hangs_up_ends_its_poll(
-    http: httpx.Client, states: Callable[[], dict[str, int]]
+    http: httpx2.Client, states: Callable[[], dict[str, int]]
 ) -> None:
     request, _ = ask(http, SAMPLES)
 
     # A poll is held for 25 seconds, and a sample that somebody waits for is never given up.
-    with pytest.raises(httpx.ReadTimeout):
+    with pytest.raises(httpx2.ReadTimeout):
         http.post("retrieve_future", json={"request_id": request}, timeout=3)
     while_it_asked = states()
     until(lambda: states() == {"dropped": 1})
@@ -181,7 +181,7 @@ def test_a_sample_whose_future_is_cancelled_is_given_up(
 
 
 def test_the_sdk_sends_a_sample_again_that_was_given_up_under_it(
-    engine: Any, http: httpx.Client, states: Callable[[], dict[str, int]]
+    engine: Any, http: httpx2.Client, states: Callable[[], dict[str, int]]
 ) -> None:
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
     sampler = service.create_sampling_client(base_model="tiny/llama").result()

@@ -2,19 +2,19 @@
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 KEY = "tml-master-key-of-the-tests"
 
 
 @pytest.fixture
-def http(engine: Any) -> httpx.Client:
-    return httpx.Client(base_url=f"{engine.url}/api/v1/", headers={"X-API-Key": KEY}, timeout=30)
+def http(engine: Any) -> httpx2.Client:
+    return httpx2.Client(base_url=f"{engine.url}/api/v1/", headers={"X-API-Key": KEY}, timeout=30)
 
 
 @pytest.fixture
-def run(http: httpx.Client) -> dict[str, str]:
+def run(http: httpx2.Client) -> dict[str, str]:
     session = http.post("create_session", json={"tags": [], "sdk_version": "x"}).json()
     made = http.post(
         "create_model",
@@ -29,7 +29,7 @@ def run(http: httpx.Client) -> dict[str, str]:
 
 
 def test_a_save_for_one_sampler_is_the_same_save_however_the_sdk_counts_it(
-    http: httpx.Client, run: dict[str, str]
+    http: httpx2.Client, run: dict[str, str]
 ) -> None:
     save = {**run, "seq_id": 1, "kind": "snapshot"}
 
@@ -48,7 +48,7 @@ def test_a_save_for_one_sampler_is_the_same_save_however_the_sdk_counts_it(
 
 
 def test_another_save_under_the_same_number_is_refused(
-    http: httpx.Client, run: dict[str, str]
+    http: httpx2.Client, run: dict[str, str]
 ) -> None:
     first, other = [
         http.post("save_weights_for_sampler", json={**run, "seq_id": 1, "path": path})

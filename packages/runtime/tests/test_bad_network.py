@@ -9,7 +9,7 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
@@ -52,7 +52,7 @@ class Proxy:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
-        async with httpx.AsyncClient(timeout=90) as self._http:
+        async with httpx2.AsyncClient(timeout=90) as self._http:
             server = await asyncio.start_server(self._serve, "127.0.0.1")
             yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             server.close()
@@ -61,7 +61,7 @@ class Proxy:
         try:
             while await self._answer(reader, writer):
                 pass
-        except (ConnectionError, asyncio.IncompleteReadError, httpx.HTTPError):
+        except (ConnectionError, asyncio.IncompleteReadError, httpx2.HTTPError):
             pass
         finally:
             writer.close()

@@ -15,7 +15,7 @@ from itertools import groupby
 from operator import attrgetter
 from urllib.parse import quote
 
-import httpx
+import httpx2
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -140,9 +140,9 @@ class EngineCheckpoints:
     """Client of the engine's REST interface for checkpoints."""
 
     def __init__(
-        self, url: str, key: str, *, transport: httpx.AsyncBaseTransport | None = None
+        self, url: str, key: str, *, transport: httpx2.AsyncBaseTransport | None = None
     ) -> None:
-        self._client = httpx.AsyncClient(
+        self._client = httpx2.AsyncClient(
             base_url=f"{url}/api/v1", headers={"X-API-Key": key}, timeout=30, transport=transport
         )
 
@@ -150,7 +150,7 @@ class EngineCheckpoints:
         """Delete a checkpoint on the engine, and return whether it is deleted.
 
         Raises:
-            httpx.HTTPError: the engine does not answer.
+            httpx2.HTTPError: the engine does not answer.
         """
         run, _, name = path.removeprefix(SCHEME).partition("/")
         response = await self._client.delete(
@@ -162,7 +162,7 @@ class EngineCheckpoints:
         """Return the sizes of a run's checkpoints in bytes, by path.
 
         Raises:
-            httpx.HTTPError: the engine does not answer.
+            httpx2.HTTPError: the engine does not answer.
         """
         response = await self._client.get(f"/training_runs/{quote(run)}/checkpoints")
         if response.status_code != 200:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 from anyio import to_thread
 from sqlalchemy import CursorResult, delete, or_, select, update
 
@@ -80,7 +80,7 @@ class Cleanup:
                     self._database, self._files
                 )
                 await retention.record_sizes(self._database, self._files)
-            except (httpx.HTTPError, KeyError, ValueError) as error:
+            except (httpx2.HTTPError, KeyError, ValueError) as error:
                 logs.trouble(
                     log, "engine", "the engine cannot be asked about checkpoints: %s", error
                 )

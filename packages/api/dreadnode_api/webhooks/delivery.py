@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -153,7 +153,7 @@ class Deliverer:
             status = await self._post(webhook.url, delivery.body, headers)
             if not 200 <= status < 300:
                 error = f"the response has the status {status}"
-        except (NotAllowed, OSError, httpx.HTTPError, httpx.InvalidURL, ValueError) as failure:
+        except (NotAllowed, OSError, httpx2.HTTPError, httpx2.InvalidURL, ValueError) as failure:
             # A `ValueError` is a host name that cannot be resolved, such as one that is too long.
             error = (str(failure) or type(failure).__name__)[:MAX_ERROR]
         try:
@@ -261,17 +261,17 @@ class Sender:
         Raises:
             NotAllowed: the host name resolves to an address that is not allowed.
             OSError: the host name cannot be resolved.
-            httpx.HTTPError: there is no response.
+            httpx2.HTTPError: there is no response.
             TimeoutError: the delivery takes too long.
         """
         parts = urlsplit(url)
         async with asyncio.timeout(self._timeout):
             address = await resolve(url, self._targets)
             # `trust_env` off: a proxy from the environment would resolve the name again.
-            async with httpx.AsyncClient(trust_env=False, timeout=self._timeout) as client:
+            async with httpx2.AsyncClient(trust_env=False, timeout=self._timeout) as client:
                 request = client.build_request(
                     "POST",
-                    httpx.URL(url).copy_with(host=address),
+                    httpx2.URL(url).copy_with(host=address),
                     content=body.encode(),
                     headers={
                         **headers,

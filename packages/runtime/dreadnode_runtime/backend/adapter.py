@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import httpx
+import httpx2
 from safetensors import safe_open
 
 from dreadnode_runtime.errors import JobFailed
@@ -24,14 +24,14 @@ async def fetch(urls: Mapping[str, str], folder: Path, name: str) -> None:
 
     Raises:
         JobFailed: The weights are not finite, or the export lacks a file that PEFT needs.
-        httpx.HTTPError: A download failed.
+        httpx2.HTTPError: A download failed.
     """
     if missing := [file for file in FILES if file not in urls]:
         raise JobFailed(
             f"The engine's export of the adapter lacks `{missing[0]}`", code="engine_refused"
         )
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240
-    async with httpx.AsyncClient(timeout=60, follow_redirects=True) as http:
+    async with httpx2.AsyncClient(timeout=60, follow_redirects=True) as http:
         for file in FILES:
             await _download(http, urls[file], folder / file)
     if not await asyncio.to_thread(_is_finite, folder / WEIGHTS):
@@ -42,7 +42,7 @@ async def fetch(urls: Mapping[str, str], folder: Path, name: str) -> None:
         )
 
 
-async def _download(http: httpx.AsyncClient, url: str, to: Path) -> None:
+async def _download(http: httpx2.AsyncClient, url: str, to: Path) -> None:
     async with http.stream("GET", url) as response:
         response.raise_for_status()
         with to.open("wb") as file:

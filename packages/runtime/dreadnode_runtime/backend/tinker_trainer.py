@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-import httpx
+import httpx2
 import numpy as np
 import tinker
 from tinker import types
@@ -34,7 +34,7 @@ MAX_OUTAGE = 15 * 60.0
 CLOSE_SECONDS = 10.0
 """Time limit of closing the session."""
 SDK_ERRORS = (
-    *(tinker.TinkerError, RetryableException, httpx.HTTPError),
+    *(tinker.TinkerError, RetryableException, httpx2.HTTPError),
     # The SDK raises ValueError for a rejected poll and for a response that it cannot read.
     *(OSError, TimeoutError, RuntimeError, ValueError),
 )
@@ -146,7 +146,7 @@ class TinkerTrainer:
         """Return the sizes of all checkpoints of PATH's run that the engine reports."""
         run = path.removeprefix("tinker://").partition("/")[0]
         # The size is optional: the job neither fails nor waits for it.
-        with suppress(tinker.TinkerError, httpx.HTTPError, OSError, TimeoutError, RuntimeError):
+        with suppress(tinker.TinkerError, OSError, TimeoutError, RuntimeError):
             async with asyncio.timeout(SIZE_SECONDS):
                 rest = await asyncio.to_thread(tinker.RestClient)
                 found = (await rest.list_checkpoints(run)).checkpoints
@@ -230,7 +230,7 @@ async def session(metadata: dict[str, str]) -> AsyncIterator[tinker.ServiceClien
         raise
     finally:
         # The results are saved by now; an unreachable engine must not delay the end.
-        with suppress(TimeoutError, tinker.TinkerError, httpx.HTTPError, OSError):
+        with suppress(TimeoutError, tinker.TinkerError, OSError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await service.close(status)
 
@@ -277,9 +277,9 @@ def _losses(batch: Sequence[Example], output: types.ForwardBackwardOutput) -> li
 async def engine_is_available() -> bool:
     """Whether the engine's address answers, with anything but a server error."""
     try:
-        async with httpx.AsyncClient(timeout=10) as http:
+        async with httpx2.AsyncClient(timeout=10) as http:
             response = await http.get(f"{os.environ['TINKER_BASE_URL'].rstrip('/')}/api/v1/healthz")
-    except httpx.HTTPError:
+    except httpx2.HTTPError:
         return False
     return not response.is_server_error
 

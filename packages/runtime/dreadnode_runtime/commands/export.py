@@ -14,7 +14,6 @@ import logging
 from contextlib import suppress
 from pathlib import Path
 
-import httpx
 import tinker
 from pydantic import BaseModel, ConfigDict
 
@@ -91,7 +90,7 @@ async def _download(service: tinker.ServiceClient, request: ExportRequest, folde
 
 async def _delete(rest: tinker.RestClient, path: str) -> None:
     """Delete the export on the engine; if that fails, it expires."""
-    with suppress(tinker.TinkerError, httpx.HTTPError, OSError, RuntimeError, TimeoutError):
+    with suppress(tinker.TinkerError, OSError, RuntimeError, TimeoutError):
         async with asyncio.timeout(DELETE_SECONDS):
             await rest.delete_checkpoint_from_tinker_path(path)
             return

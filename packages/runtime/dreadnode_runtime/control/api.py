@@ -4,10 +4,8 @@ import asyncio
 import hashlib
 import json
 import os
-import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +15,9 @@ from dreadnode.errors import ApiError, ConnectionFailed, DreadnodeError
 from dreadnode.http.async_api.client import AsyncApiClient
 from dreadnode.http.calls import Call
 from dreadnode.http.retries import Retries
+from httpx2 import AsyncBaseTransport
 
-from dreadnode_runtime.errors import AttemptRejected, JobFailed, TryAgain, plain
+from dreadnode_runtime.errors import AttemptRejected, JobFailed, RuntimeFault, TryAgain, plain
 
 MAX_OUTAGE = 15 * 60.0
 """Seconds that the API may be unreachable before the attempt ends."""
@@ -27,7 +26,6 @@ SECRET_VARIABLES = (
     *("DREADNODE_API_KEY", "TINKER_API_KEY", "WANDB_API_KEY"),
     *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
 )
-_outage_start: ContextVar[float] = ContextVar("outage_start")
 T = TypeVar("T")
 
 
@@ -81,13 +79,11 @@ class OutageRetries(Retries):
 
     max_outage: float = MAX_OUTAGE
 
-    def delay(self, call: Call[Any], attempt: int, failure: DreadnodeError) -> float | None:
+    def delay(
+        self, call: Call[Any], attempt: int, failure: DreadnodeError, elapsed: float
+    ) -> float | None:
         """Return the seconds to wait before CALL is sent again, or None to give up."""
-        if not _is_outage(failure):
-            return None
-        if attempt == 0:
-            _outage_start.set(time.monotonic())
-        if time.monotonic() - _outage_start.get() >= self.max_outage:
+        if not _is_outage(failure) or elapsed >= self.max_outage:
             return None
         # Jitter, so that the sandboxes of one server do not all retry at the same moment.
         wait = min(self.first * 2.0 ** min(attempt, 32), self.longest)
@@ -100,10 +96,12 @@ class JobApi:
     Args:
         client: A client of the API, with the retries of `OutageRetries`.
         settings: The settings of the sandbox.
+        max_outage: Seconds that the API may be unreachable.
     """
 
-    def __init__(self, client: AsyncApiClient, settings: Settings) -> None:
+    def __init__(self, client: AsyncApiClient, settings: Settings, max_outage: float) -> None:
         self._client = client
+        self._max_outage = max_outage
         self._org = f"/org/{quote(settings.organization, safe='')}"
         workspace = f"{self._org}/ws/{quote(settings.workspace, safe='')}"
         self._job = f"{workspace}/training/jobs/{quote(settings.job_id, safe='')}"
@@ -133,7 +131,7 @@ class JobApi:
         try:
             record = await self._send(Call("GET", base, _object))
             content = Call("GET", f"{base}/content", bytes, params=params)
-            await _translated(self._client.save(content, path))
+            await self._translated(self._client.save(content, path))
         except AttemptRejected as error:
             raise JobFailed(f"The dataset {ref} cannot be read: {error}", code="data") from error
         digest = await asyncio.to_thread(_sha256, path)
@@ -155,38 +153,45 @@ class JobApi:
         )
 
     async def _send(self, call: Call[T]) -> T:
-        return await _translated(self._client.send(call))
+        return await self._translated(self._client.send(call))
+
+    async def _translated(self, work: Awaitable[T]) -> T:
+        """Await WORK, and raise the SDK's errors as this package's own."""
+        try:
+            return await work
+        except DreadnodeError as error:
+            raise self._fault(error) from error
+
+    def _fault(self, error: DreadnodeError) -> RuntimeFault:
+        if _is_outage(error):
+            reason = plain(error)
+            if isinstance(error, ApiError):
+                reason = f"it responded with {error.status}"
+            return TryAgain(f"The API was unreachable for {self._max_outage:.0f} s ({reason})")
+        if not isinstance(error, ApiError):
+            return TryAgain(plain(error))
+        if error.status in (401, 403, 404, 409, 410):
+            return AttemptRejected(f"The API rejected this attempt's token ({error.status})")
+        return JobFailed(
+            f"The API refused a request with {error.status}: {plain(error)}", code="api_refused"
+        )
 
 
 @asynccontextmanager
 async def connect(
-    settings: Settings, *, max_outage: float = MAX_OUTAGE, transport: Any = None
+    settings: Settings,
+    *,
+    max_outage: float = MAX_OUTAGE,
+    transport: AsyncBaseTransport | None = None,
 ) -> AsyncIterator[JobApi]:
-    """Open a connection to the API; a test passes a TRANSPORT instead of the network."""
+    """Open a connection to the API, through TRANSPORT instead of the network if it is given."""
     async with AsyncApiClient(
         settings.server,
         settings.api_key,
         retries=OutageRetries(max_outage=max_outage),
         transport=transport,
     ) as client:
-        yield JobApi(client, settings)
-
-
-async def _translated(work: Awaitable[T]) -> T:
-    """Await WORK, and raise the SDK's errors as this package's own."""
-    try:
-        return await work
-    except ApiError as error:
-        if error.status in (401, 403, 404, 409, 410):
-            message = f"The API rejected this attempt's token ({error.status})"
-            raise AttemptRejected(message) from error
-        if _is_outage(error):
-            raise TryAgain(f"The API was unreachable (it responded with {error.status})") from error
-        raise JobFailed(
-            f"The API refused a request with {error.status}: {plain(error)}", code="api_refused"
-        ) from error
-    except DreadnodeError as error:
-        raise TryAgain(f"The API was unreachable ({plain(error)})") from error
+        yield JobApi(client, settings, max_outage)
 
 
 def _is_outage(failure: DreadnodeError) -> bool:

@@ -48,13 +48,16 @@ class Retries:
     longest: float = 30.0
     jitter: Callable[[], float] = random.random
 
-    def delay(self, call: Call[Any], attempt: int, failure: DreadnodeError) -> float | None:
+    def delay(
+        self, call: Call[Any], attempt: int, failure: DreadnodeError, elapsed: float
+    ) -> float | None:
         """Return the seconds to wait before CALL is sent again, or None to give up.
 
         Args:
             call: The call that failed.
             attempt: How many times it was sent again before; 0 after the first failure.
             failure: The error of this attempt.
+            elapsed: Seconds since the first failure of this call.
         """
         if attempt >= self.limit:
             return None

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import os
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Client = TypeVar("Client", httpx2.Client, httpx2.AsyncClient)
+Chunks = Iterable[bytes] | AsyncIterable[bytes]
 
 TIMEOUT = httpx2.Timeout(30.0, connect=5.0)
 """The default timeouts of a request."""
@@ -66,8 +66,16 @@ def client_options(server: str, api_key: str | None, timeout: httpx2.Timeout) ->
 
 
 @contextmanager
-def open_request(client: Client, call: Call[Any]) -> Iterator[httpx2.Request]:
-    """Yield the request that CALL describes; its files are open until the block ends."""
+def open_request(
+    client: Client, call: Call[Any], chunks: Callable[[BinaryIO], Chunks]
+) -> Iterator[httpx2.Request]:
+    """Yield the request that CALL describes; its files are open until the block ends.
+
+    Args:
+        client: Builds the request.
+        call: The call to send.
+        chunks: Reads a file in the way of the client, blocking or not.
+    """
     headers = dict(call.headers)
     content: Any = call.body
     files = None
@@ -80,7 +88,7 @@ def open_request(client: Client, call: Call[Any]) -> Iterator[httpx2.Request]:
         elif call.file is not None:
             file = stack.enter_context(_open_file(call.file))
             headers["Content-Length"] = str(os.fstat(file.fileno()).st_size)
-            content = _chunks(file) if isinstance(client, httpx2.Client) else _async_chunks(file)
+            content = chunks(file)
         if content is not None:
             headers["Content-Type"] = call.content_type
         yield client.build_request(
@@ -92,17 +100,6 @@ def open_request(client: Client, call: Call[Any]) -> Iterator[httpx2.Request]:
             headers=headers,
             timeout=_timeout(client.timeout, call.seconds),
         )
-
-
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(CHUNK):
-        yield chunk
-
-
-async def _async_chunks(file: BinaryIO) -> AsyncIterator[bytes]:
-    # In a thread: a slow disk must not stop the event loop.
-    while chunk := await asyncio.to_thread(file.read, CHUNK):
-        yield chunk
 
 
 def _timeout(default: httpx2.Timeout, seconds: float | None) -> httpx2.Timeout:

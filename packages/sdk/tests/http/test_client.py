@@ -343,11 +343,11 @@ def test_jitter_keeps_each_delay_between_half_and_all_of_its_time() -> None:
     call = calls.get("/user", bytes)
     failure = ConnectionFailed("x", unsent=True)
 
-    shortest = Retries(jitter=lambda: 0.0).delay(call, 1, failure)
-    longest = Retries(jitter=lambda: 1.0).delay(call, 1, failure)
+    shortest = Retries(jitter=lambda: 0.0).delay(call, 1, failure, 0)
+    longest = Retries(jitter=lambda: 1.0).delay(call, 1, failure, 0)
 
     assert (shortest, longest) == (0.25, 0.5)
-    assert Retries(limit=99, longest=30, jitter=lambda: 1.0).delay(call, 90, failure) == 30
+    assert Retries(limit=99, longest=30, jitter=lambda: 1.0).delay(call, 90, failure, 0) == 30
 
 
 def test_both_clients_have_the_same_documented_methods() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import httpx2
 
@@ -109,26 +110,28 @@ class AsyncRequests:
     async def _with_retries(
         self, call: Call[T], send: Callable[[Call[T]], Awaitable[Result]]
     ) -> Result:
-        attempt = 0
+        attempt, first_failure = 0, 0.0
         while True:
             try:
                 return await send(call)
             except DreadnodeError as failure:
-                delay = self._retries.delay(call, attempt, failure)
+                first_failure = first_failure or time.monotonic()
+                elapsed = time.monotonic() - first_failure
+                delay = self._retries.delay(call, attempt, failure, elapsed)
                 if delay is None:
                     raise
             await self._sleep(delay)
             attempt += 1
 
     async def _send_once(self, call: Call[T]) -> T:
-        with translate_errors(self._http, call), open_request(self._http, call) as request:
+        with translate_errors(self._http, call), open_request(self._http, call, _chunks) as request:
             response = await self._http.send(request)
         return parse_response(call, response)
 
     @asynccontextmanager
     async def _open(self, call: Call[Any]) -> AsyncIterator[httpx2.Response]:
         """Send CALL and yield its response, whose body is not read yet."""
-        with translate_errors(self._http, call), open_request(self._http, call) as request:
+        with translate_errors(self._http, call), open_request(self._http, call, _chunks) as request:
             response = await self._http.send(request, stream=True)
             try:
                 if not response.is_success:
@@ -147,3 +150,9 @@ class AsyncRequests:
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
+
+
+async def _chunks(file: BinaryIO) -> AsyncIterator[bytes]:
+    # In a thread: a slow disk must not stop the event loop.
+    while chunk := await asyncio.to_thread(file.read, CHUNK):
+        yield chunk

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import httpx2
 
@@ -108,26 +108,28 @@ class Requests:
         self._with_retries(call, save_once)
 
     def _with_retries(self, call: Call[T], send: Callable[[Call[T]], Result]) -> Result:
-        attempt = 0
+        attempt, first_failure = 0, 0.0
         while True:
             try:
                 return send(call)
             except DreadnodeError as failure:
-                delay = self._retries.delay(call, attempt, failure)
+                first_failure = first_failure or time.monotonic()
+                elapsed = time.monotonic() - first_failure
+                delay = self._retries.delay(call, attempt, failure, elapsed)
                 if delay is None:
                     raise
             self._sleep(delay)
             attempt += 1
 
     def _send_once(self, call: Call[T]) -> T:
-        with translate_errors(self._http, call), open_request(self._http, call) as request:
+        with translate_errors(self._http, call), open_request(self._http, call, _chunks) as request:
             response = self._http.send(request)
         return parse_response(call, response)
 
     @contextmanager
     def _open(self, call: Call[Any]) -> Iterator[httpx2.Response]:
         """Send CALL and yield its response, whose body is not read yet."""
-        with translate_errors(self._http, call), open_request(self._http, call) as request:
+        with translate_errors(self._http, call), open_request(self._http, call, _chunks) as request:
             response = self._http.send(request, stream=True)
             try:
                 if not response.is_success:
@@ -146,3 +148,8 @@ class Requests:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK):
+        yield chunk
