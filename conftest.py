@@ -1,6 +1,9 @@
 """What every package's tests share: tiny random models, made on the spot."""
 
+import asyncio
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -117,3 +120,24 @@ def pytest_configure(config: pytest.Config) -> None:
     """Count skips as failures where DREADNODE_FAIL_ON_SKIP is set, as `.ci/run` does."""
     if os.environ.get("DREADNODE_FAIL_ON_SKIP") and not hasattr(config, "workerinput"):
         config.pluginmanager.register(SkipsFail())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stop_sdk_tasks() -> Iterator[None]:
+    """Stop what the SDK's clients of a module still run when their engine is gone.
+
+    The task that sends a session's heartbeats keeps its client alive, so a client that a test
+    does not close would log its failures until the process ends, and into closed streams then.
+    """
+    yield
+    sdk = sys.modules.get("tinker.lib.internal_client_holder")
+    if sdk is not None:
+        loop = sdk._internal_client_holder_thread_singleton.get_loop()
+        asyncio.run_coroutine_threadsafe(_cancel_tasks(), loop).result(timeout=60)
+
+
+async def _cancel_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
