@@ -32,7 +32,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import httpx2
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS = [int(each) for each in os.environ.get("BENCH_SUBMIT_ROWS", "1000,30000").split(",")]
@@ -75,7 +75,7 @@ class Server:
     """A served build with the key of its first administrator."""
 
     def __init__(self, url: str, key: str) -> None:
-        self.client = httpx.AsyncClient(
+        self.client = httpx2.AsyncClient(
             base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=None
         )
         self._pushed = 0
