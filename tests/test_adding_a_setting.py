@@ -43,7 +43,7 @@ def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_setting_that_is_added_to_the_model_reaches_every_place(project: Path) -> None:
+def test_a_setting_added_to_the_request_model_reaches_every_generated_place(project: Path) -> None:
     source = (project / SFT).read_text()
     (project / SFT).write_text(source.replace(PLACE, SETTING + PLACE))
 
@@ -95,7 +95,7 @@ def test_a_setting_that_is_added_to_the_model_reaches_every_place(project: Path)
     assert run(project, "-c", resolved).stdout == "0.05\n"
 
 
-def test_a_generated_file_that_was_edited_is_named_with_its_line(project: Path) -> None:
+def test_an_edited_generated_file_is_named_with_its_line(project: Path) -> None:
     page = project / "docs/reference/rl.md"
     lines = page.read_text().splitlines(keepends=True)
     (number,) = (n for n, line in enumerate(lines, 1) if line.startswith("| `group_size` "))

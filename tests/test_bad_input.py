@@ -51,13 +51,13 @@ def test_a_dataset_in_which_no_row_renders_is_refused_before_it_is_stored(
     assert server.dn("train", "list", "--json").out.strip() == "[]"
 
 
-def test_a_dataset_that_does_not_exist_is_refused(server: Server) -> None:
+def test_a_missing_dataset_is_refused(server: Server) -> None:
     said = server.dn("train", "sft", "--model", MODEL, "--dataset", "nowhere@1.0.0")
 
     assert_refused(said, "nowhere", "dn dataset list")
 
 
-def test_a_server_that_is_not_there_is_said_so(server: Server) -> None:
+def test_an_unreachable_server_is_reported(server: Server) -> None:
     address = f"http://127.0.0.1:{free_port()}"
 
     said = server.dn(
@@ -67,7 +67,7 @@ def test_a_server_that_is_not_there_is_said_so(server: Server) -> None:
     assert_refused(said, address, "dn serve")
 
 
-def test_a_wrong_token_is_said_so(server: Server) -> None:
+def test_a_wrong_token_is_reported(server: Server) -> None:
     address = f"http://127.0.0.1:{server.ports[0]}"
 
     said = server.dn(
@@ -78,7 +78,7 @@ def test_a_wrong_token_is_said_so(server: Server) -> None:
     assert "dn_x" not in said.err
 
 
-def test_a_port_in_use_is_said_so(server: Server, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(server: Server, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -89,7 +89,7 @@ def test_a_port_in_use_is_said_so(server: Server, tmp_path: Path) -> None:
     assert_refused(said, port, "--port")
 
 
-def test_a_data_directory_that_cannot_be_written_is_said_so(server: Server, tmp_path: Path) -> None:
+def test_a_data_directory_that_is_not_writable_is_reported(server: Server, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
 
     said = server.dn(
@@ -102,13 +102,13 @@ def test_a_data_directory_that_cannot_be_written_is_said_so(server: Server, tmp_
 @pytest.mark.parametrize(
     "arguments", ["train sft", "train sft --modle x", "train catalog --limit ten", "nonsense"]
 )
-def test_wrong_arguments_end_with_exit_code_2(server: Server, arguments: str) -> None:
+def test_wrong_arguments_exit_with_code_2(server: Server, arguments: str) -> None:
     said = server.dn(*arguments.split())
 
     assert said.code == 2
     assert "Traceback" not in said.err
 
 
-def test_the_command_goes_by_two_names() -> None:
+def test_the_command_has_two_names() -> None:
     assert DN.exists()
     assert DN.with_name("dreadnode").exists()

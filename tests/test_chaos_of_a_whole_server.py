@@ -15,7 +15,7 @@ PLAN = Plan(SEED, at_once=2, waiting=1, pauses=(0.2, 1.5), away=2.0, within=240.
 
 
 @pytest.mark.timeout(600)
-async def test_every_accepted_job_ends_truthfully_whatever_of_a_whole_server_is_struck(
+async def test_every_accepted_job_ends_with_its_true_status_when_parts_of_a_server_fail(
     tmp_path: Path, tiny_model: Path
 ) -> None:
     troubles = random.Random(SEED).sample(STRIKES, len(STRIKES))

@@ -34,7 +34,7 @@ def script(name: str, root: Path) -> Any:
         ('"""A command.\n\nIt draws an answer.\n"""', "`draws`"),
     ],
 )
-def test_a_word_of_the_list_in_a_shown_text_is_named_with_file_and_line(
+def test_a_forbidden_word_in_a_shown_text_is_named_with_file_and_line(
     tmp_path: Path, source: str, found: str
 ) -> None:
     module = tmp_path / "packages" / "sdk" / "dreadnode" / "cli" / "x.py"
@@ -47,7 +47,7 @@ def test_a_word_of_the_list_in_a_shown_text_is_named_with_file_and_line(
     assert finding.startswith(f"packages/sdk/dreadnode/cli/x.py:{line}: {found}")
 
 
-def test_a_quoted_value_and_a_comment_may_hold_any_word(tmp_path: Path) -> None:
+def test_quoted_values_and_comments_may_contain_any_word(tmp_path: Path) -> None:
     module = tmp_path / "x.py"
     module.write_text('raise ValueError("unknown role `warden`")  # as the warden says\n')
 

@@ -93,7 +93,7 @@ def test_every_setting_of_a_job_file_is_accepted_by_the_api(
 
 
 @pytest.mark.parametrize(("kind", "request_type"), [("sft", SftJobRequest), ("rl", RlJobRequest)])
-def test_every_setting_that_the_api_takes_is_in_the_file(kind: Any, request_type: Any) -> None:
+def test_a_job_file_has_every_setting_of_the_api(kind: Any, request_type: Any) -> None:
     config = request_type.model_fields["config"].annotation
 
     assert {each["name"] for each in settings(kind)["config"]} == {
@@ -102,7 +102,7 @@ def test_every_setting_that_the_api_takes_is_in_the_file(kind: Any, request_type
 
 
 @pytest.mark.parametrize("kind", ["sft", "rl"])
-def test_a_default_in_the_file_is_the_default_of_the_api(kind: Any, folder: Path) -> None:
+def test_a_job_files_defaults_are_those_of_the_api(kind: Any, folder: Path) -> None:
     request = accepted(template(kind, model=MODEL, dataset="rows.jsonl"), folder)
     resolved = resolve(request.config, 32_768)
     defaults = {e["name"]: e["default"] for e in settings(kind)["config"] if "default" in e}

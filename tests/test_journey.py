@@ -91,7 +91,7 @@ def test_a_job_ends_with_a_lower_loss_and_an_adapter_that_plain_peft_loads(
     assert answer.returncode == 0, answer.stderr
 
 
-def test_an_earlier_checkpoint_is_downloaded_and_is_for_peft_what_it_is_for_the_engine(
+def test_peft_and_the_engine_load_the_same_earlier_checkpoint(
     server: Server, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wish = ("--dataset", dataset, "--steps", "6", "--checkpoint-interval", "2", "--wait")
@@ -144,7 +144,7 @@ def peft_logprobs(model: Path, adapter: Path, tokens: list[int]) -> list[float]:
     return found
 
 
-def test_what_a_job_said_and_made_can_be_read_afterwards(server: Server, dataset: str) -> None:
+def test_events_and_files_of_a_job_can_be_read_afterwards(server: Server, dataset: str) -> None:
     job = str(submit(server, "--dataset", dataset, "--steps", "2", "--wait")["id"])
 
     logs = server.dn("train", "logs", job)
@@ -156,7 +156,7 @@ def test_what_a_job_said_and_made_can_be_read_afterwards(server: Server, dataset
     assert artifacts["latest_checkpoint"].startswith("tinker://")
 
 
-def test_a_rehearsal_says_so_wherever_it_is_shown(server: Server, dataset: str) -> None:
+def test_a_rehearsal_is_marked_everywhere(server: Server, dataset: str) -> None:
     job = submit(server, "--dataset", dataset, "--steps", "1", "--rehearse", "--wait")
     shown = server.dn("train", "get", str(job["id"]))
     listed = server.dn("train", "list")
@@ -184,7 +184,9 @@ def test_an_unknown_model_is_refused_in_the_documented_words(server: Server, dat
     assert server.processes("--job-id") == []
 
 
-def test_a_model_without_weights_is_refused_with_a_way_out(server: Server, dataset: str) -> None:
+def test_a_model_without_weights_is_refused_with_an_alternative(
+    server: Server, dataset: str
+) -> None:
     before = jobs(server)
     said = server.dn("train", "sft", "--model", "openai/gpt-oss-20b", "--dataset", dataset)
 
@@ -232,9 +234,7 @@ def content(path: Path) -> bytes:
         return b""
 
 
-def test_after_a_whole_job_every_log_line_is_an_object_and_no_key_stands_anywhere(
-    server: Server, dataset: str
-) -> None:
+def test_after_a_job_every_log_line_is_an_object_without_keys(server: Server, dataset: str) -> None:
     job = str(submit(server, "--dataset", dataset, "--steps", "1", "--wait")["id"])
     server.dn("train", "get", "no-such-job")
     master = (server.data / "engine.key").read_text().strip().encode()
@@ -263,7 +263,7 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_second_start_finds_everything_and_a_stop_leaves_nothing_running(
+def test_a_second_start_keeps_everything_and_a_stop_leaves_no_process(
     server: Server, dataset: str
 ) -> None:
     job = str(submit(server, "--dataset", dataset, "--steps", "1", "--wait")["id"])

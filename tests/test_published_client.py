@@ -148,7 +148,7 @@ def test_it_fetches_and_deletes_a_capability_and_cannot_publish_it(
     assert "404: This organization has no capability `lamp`" in gone.out
 
 
-def test_it_lists_what_is_there_whatever_its_list_asks_for(old: Old, server: Server) -> None:
+def test_it_lists_existing_items_with_any_parameter_of_its_list(old: Old, server: Server) -> None:
     assert server.dn("capability", "push", "ferry.jsonl", "buoy@1.0.0").code == 0
 
     datasets = old("dataset", "list", "--include-public")
@@ -179,7 +179,7 @@ def test_it_follows_a_job_to_its_artifacts(old: Old) -> None:
     assert data(old("train", "get", job["id"], "--json"))["metrics"]["train/steps"] == 2
 
 
-def test_it_cancels_a_job_and_repeats_it(old: Old, environment: dict[str, str]) -> None:
+def test_it_cancels_a_job_and_retries_it(old: Old, environment: dict[str, str]) -> None:
     job = data(old(*SFT, "--capability", "none@0.0.0", "--steps", "100000", "--json"))
 
     cancelled = old("train", "cancel", job["id"], "--yes")
@@ -208,7 +208,7 @@ print(json.dumps({"status": job.status, "context": told}))
 """
 
 
-def test_it_trains_by_reinforcement(old: Old) -> None:
+def test_it_trains_with_rl(old: Old) -> None:
     recipe = ("--reward-recipe", "contains_v1", "--reward-params", '{"needle": "a"}')
     sizes = ("--steps", "1", "--num-rollouts", "2", "--batch-size", "2", "--max-new-tokens", "8")
 
@@ -237,7 +237,7 @@ def test_it_trains_by_reinforcement(old: Old) -> None:
         (("train", "list", "--server", "{server}", "--api-key", "dn_wrong"), "401: "),
     ],
 )
-def test_a_refusal_reaches_a_person_as_our_sentence(
+def test_a_refusal_is_shown_as_our_message(
     old: Old, environment: dict[str, str], arguments: tuple[str, ...], words: str
 ) -> None:
     given = [each.format(server=environment["DREADNODE_SERVER"]) for each in arguments]
@@ -250,7 +250,7 @@ def test_a_refusal_reaches_a_person_as_our_sentence(
     assert "server's log" not in said.out
 
 
-def test_its_push_of_a_data_set_is_refused_and_names_ours(old: Old, server: Server) -> None:
+def test_its_dataset_push_is_refused_and_names_our_command(old: Old, server: Server) -> None:
     folder = server.folder / "rows"
     folder.mkdir()
     (folder / "train.jsonl").write_text(ROW)

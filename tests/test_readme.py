@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def test_the_readme_names_the_make_targets_that_exist() -> None:
+def test_the_readme_names_only_existing_make_targets() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
     named = set(re.findall(r"\bmake ([a-z-]+)", README))
@@ -44,7 +44,7 @@ def test_the_commands_of_the_second_terminal_run_as_printed(server: Server) -> N
 @pytest.mark.parametrize(
     "line", sorted(set(re.findall(r"`(dn [a-z]+(?: [a-z]+)?)", README))), ids=lambda line: line
 )
-def test_every_command_that_the_readme_names_has_help(server: Server, line: str) -> None:
+def test_every_command_named_by_the_readme_has_help(server: Server, line: str) -> None:
     said = server.dn(*line.split()[1:], "--help")
 
     assert (said.code, said.err) == (0, "")

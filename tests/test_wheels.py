@@ -36,13 +36,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.with_name("dn")
 
 
-def test_wheels_carry_their_licence(installed: Path) -> None:
+def test_wheels_contain_their_license(installed: Path) -> None:
     site = next(installed.parents[1].glob("lib/python*/site-packages"))
 
     assert len(list(site.glob("dreadnode_training*.dist-info/licenses/LICENSE"))) == len(PACKAGES)
 
 
-def test_a_rehearsal_runs_on_wheels_outside_of_the_checkout(
+def test_a_rehearsal_runs_with_wheels_outside_the_checkout(
     installed: Path, tmp_path: Path, tiny_model: Path
 ) -> None:
     server = Server(tmp_path, tiny_model, program=installed)

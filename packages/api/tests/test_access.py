@@ -113,7 +113,7 @@ async def bad_keys(api: Any) -> dict[str, str | None]:
     return {**keys, "none": None, "wrong": "dn_" + "x" * 43, "odd": "Bearer", "empty": " "}
 
 
-async def test_every_route_refuses_every_key_that_is_not_valid(
+async def test_every_route_refuses_every_invalid_token(
     api: Any, bad_keys: dict[str, str | None]
 ) -> None:
     for method, path in OPERATIONS:
@@ -125,7 +125,7 @@ async def test_every_route_refuses_every_key_that_is_not_valid(
             assert refused.headers["WWW-Authenticate"]
 
 
-async def test_every_route_of_an_organization_hides_it_from_strangers(api: Any) -> None:
+async def test_every_route_of_an_organization_hides_it_from_outsiders(api: Any) -> None:
     for method, path in OPERATIONS:
         if "{org}" not in path or (method, path) in SANDBOX:
             continue
@@ -137,7 +137,7 @@ async def test_every_route_of_an_organization_hides_it_from_strangers(api: Any) 
         assert theirs.text.replace("acme", "nobody") == nobodys.text
 
 
-async def test_every_route_that_changes_something_needs_a_member(api: Any) -> None:
+async def test_every_writing_route_needs_a_member(api: Any) -> None:
     changing = [
         (method, path)
         for method, path in OPERATIONS
@@ -153,7 +153,7 @@ async def test_every_route_that_changes_something_needs_a_member(api: Any) -> No
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_member_may_do_all_but_what_needs_an_administrator(api: Any) -> None:
+async def test_a_member_may_use_every_route_that_needs_no_administrator(api: Any) -> None:
     assert set(OPERATIONS) >= ADMIN
     for method, path in OPERATIONS:
         if (method, path) in SANDBOX:
@@ -165,7 +165,7 @@ async def test_a_member_may_do_all_but_what_needs_an_administrator(api: Any) -> 
             assert "needs the role `admin`, and this API token has `member`" in answer.text
 
 
-async def test_no_route_refuses_an_administrator_but_those_of_the_sandbox(api: Any) -> None:
+async def test_an_administrator_may_use_every_route_except_those_of_the_sandbox(api: Any) -> None:
     for method, path in OPERATIONS:
         answer = await ask(api, method, path, "admin")
 
@@ -174,7 +174,7 @@ async def test_no_route_refuses_an_administrator_but_those_of_the_sandbox(api: A
         assert answer.status_code < 500, (method, path, answer.text)
 
 
-async def test_the_key_of_a_job_opens_that_one_job_and_the_data_that_it_names(api: Any) -> None:
+async def test_a_jobs_token_gives_access_to_that_job_and_its_data_only(api: Any) -> None:
     await api.push()
     await api.push("secret")
     other = await api.job(name="other")
@@ -210,7 +210,7 @@ async def test_the_key_of_a_job_opens_that_one_job_and_the_data_that_it_names(ap
         assert (await api("POST", path, key=key)).status_code == 403, path
 
 
-async def test_both_headers_mean_the_same(api: Any) -> None:
+async def test_both_token_headers_are_equivalent(api: Any) -> None:
     key = api.keys["reader"]
 
     bearer = await api("GET", "/user", key="reader")
@@ -220,7 +220,7 @@ async def test_both_headers_mean_the_same(api: Any) -> None:
     assert set(bearer.json()) == {"id", "email_address", "username", "full_name"}
 
 
-async def test_a_revoked_key_fails_within_a_second(api: Any) -> None:
+async def test_a_revoked_token_fails_within_a_second(api: Any) -> None:
     made = (await api("POST", "/org/acme/tokens", json={"name": "ci", "role": "reader"})).json()
     assert (await api("GET", "/user", key=made["token"])).status_code == 200
 
@@ -231,7 +231,7 @@ async def test_a_revoked_key_fails_within_a_second(api: Any) -> None:
     assert (await api("GET", "/user", key=made["token"])).status_code == 401
 
 
-async def test_a_key_is_shown_once_and_kept_as_a_hash(api: Any) -> None:
+async def test_a_token_is_shown_once_and_stored_as_a_hash(api: Any) -> None:
     made = (await api("POST", "/org/acme/tokens", json={"name": "ci"})).json()
 
     assert re.fullmatch(r"dn_[\w-]{43}", made["token"])
@@ -243,7 +243,7 @@ async def test_a_key_is_shown_once_and_kept_as_a_hash(api: Any) -> None:
     assert stored.sha256 == sha256(made["token"])
 
 
-async def test_nobody_gives_more_than_they_have(api: Any) -> None:
+async def test_users_cannot_grant_more_than_their_own_role(api: Any) -> None:
     refused = await api(
         "POST", "/org/acme/tokens", key="reader", json={"name": "x", "role": "admin"}
     )
@@ -251,7 +251,7 @@ async def test_nobody_gives_more_than_they_have(api: Any) -> None:
     assert (refused.status_code, refused.json()["type"]) == (403, "forbidden_error")
 
 
-async def test_only_an_administrator_sees_and_revokes_the_keys_of_others(api: Any) -> None:
+async def test_only_an_administrator_sees_and_revokes_the_tokens_of_others(api: Any) -> None:
     mine = (await api("POST", "/org/acme/tokens", key="member", json={"name": "m"})).json()
 
     seen = (await api("GET", "/org/acme/tokens", key="reader")).json()["items"]
@@ -262,7 +262,7 @@ async def test_only_an_administrator_sees_and_revokes_the_keys_of_others(api: An
     assert (refused.status_code, revoked.status_code) == (404, 200)
 
 
-async def test_a_smaller_membership_shrinks_every_key_of_its_owner(api: Any) -> None:
+async def test_reducing_a_membership_reduces_every_token_of_its_owner(api: Any) -> None:
     async with api.database.writing() as session:
         await session.execute(
             update(Membership)
@@ -278,7 +278,7 @@ async def test_a_smaller_membership_shrinks_every_key_of_its_owner(api: Any) -> 
     assert refused.status_code == 403
 
 
-async def test_the_reads_at_start_up_hold_what_published_clients_need(api: Any) -> None:
+async def test_the_start_up_responses_have_what_published_clients_need(api: Any) -> None:
     organization = (await api("GET", "/org/acme")).json()
     listed = (await api("GET", "/user/organizations")).json()
     workspaces = (await api("GET", "/org/acme/ws")).json()

@@ -79,7 +79,7 @@ def left_behind(api: Any) -> list[Path]:
     return list((api.settings.data_dir / "blobs").glob(".incoming-*"))
 
 
-async def test_a_checkpoint_becomes_files_of_its_job_which_are_found_again(api: Any) -> None:
+async def test_an_exported_checkpoint_becomes_files_of_its_job_and_is_found_again(api: Any) -> None:
     object.__setattr__(api.settings, "engine_url", "http://engine")
     job, _ = await running(api, "step-000010", "step-000020")
 
@@ -113,7 +113,7 @@ async def test_a_checkpoint_becomes_files_of_its_job_which_are_found_again(api: 
 
 
 @ON_SQLITE
-async def test_an_ended_job_still_gives_its_best_checkpoint(api: Any) -> None:
+async def test_an_ended_job_still_exports_its_best_checkpoint(api: Any) -> None:
     job, key = await running(api)
     await saved(api, job, key, "step-000010", best_checkpoint=PATH.format("step-000010"))
     final = {
@@ -131,7 +131,7 @@ async def test_an_ended_job_still_gives_its_best_checkpoint(api: Any) -> None:
     assert answers[1].json()["checkpoint"] == PATH.format("final")
 
 
-async def test_attempts_that_use_a_name_twice_have_a_folder_each(api: Any) -> None:
+async def test_checkpoints_of_two_attempts_with_one_name_have_separate_folders(api: Any) -> None:
     job, key = await running(api, "step-000010")
     other = "tinker://run-2/weights/step-000010"
     await tell(api, job, key, "checkpoint_saved", data={"step": 10}, artifacts={
@@ -146,7 +146,7 @@ async def test_attempts_that_use_a_name_twice_have_a_folder_each(api: Any) -> No
     assert (await export(api, job, "step-000010")).json() == newest
 
 
-async def test_the_adapter_of_an_expired_checkpoint_goes_with_its_bytes(api: Any) -> None:
+async def test_the_adapter_of_an_expired_checkpoint_is_deleted_with_its_bytes(api: Any) -> None:
     job, _ = await running(api, "step-000010", "step-000020")
     for name in ("step-000010", "step-000020"):
         assert (await export(api, job, name)).status_code == 200
@@ -180,7 +180,9 @@ async def test_the_adapter_of_an_expired_checkpoint_goes_with_its_bytes(api: Any
 
 
 @ON_SQLITE
-async def test_what_cannot_be_exported_is_said_with_what_can(api: Any) -> None:
+async def test_a_checkpoint_that_cannot_be_exported_is_refused_with_those_that_can(
+    api: Any,
+) -> None:
     job, key = await running(api)
     none = await export(api, job, "step-000010")
     await saved(api, job, key, *(f"step-{n:06d}" for n in range(7)))
@@ -224,7 +226,7 @@ async def test_what_cannot_be_exported_is_said_with_what_can(api: Any) -> None:
 
 
 @ON_SQLITE
-async def test_only_a_member_of_the_organization_may_spend_the_engines_time(api: Any) -> None:
+async def test_only_a_member_of_the_organization_may_use_the_engines_time(api: Any) -> None:
     job, key = await running(api, "step-000010")
 
     asked = [await export(api, job, "step-000010", who) for who in ("reader", "stranger", key)]
@@ -235,7 +237,9 @@ async def test_only_a_member_of_the_organization_may_spend_the_engines_time(api:
 
 
 @ON_SQLITE
-async def test_an_engine_that_cannot_is_told_from_one_that_is_away(api: Any, engine: Any) -> None:
+async def test_a_refusal_of_the_engine_is_distinguished_from_an_unreachable_engine(
+    api: Any, engine: Any
+) -> None:
     job, _ = await running(api, "step-000010", "away-1", "nan-1")
 
     refused = [await export(api, job, name) for name in ("away-1", "nan-1")]
@@ -254,7 +258,7 @@ async def test_an_engine_that_cannot_is_told_from_one_that_is_away(api: Any, eng
 
 
 @ON_SQLITE
-async def test_a_process_that_breaks_or_makes_half_of_it_leaves_nothing(api: Any) -> None:
+async def test_a_failed_or_partial_export_leaves_nothing(api: Any) -> None:
     job, _ = await running(api, "crash-1", "half-1")
 
     answers = [await export(api, job, name) for name in ("crash-1", "half-1")]
@@ -265,7 +269,7 @@ async def test_a_process_that_breaks_or_makes_half_of_it_leaves_nothing(api: Any
 
 
 @ON_SQLITE
-async def test_an_export_that_hangs_is_ended_with_all_that_it_started(api: Any) -> None:
+async def test_a_hanging_export_is_stopped_with_all_its_child_processes(api: Any) -> None:
     object.__setattr__(api.settings, "export_timeout", 1.0)
     job, _ = await running(api, "hang-1")
 
@@ -278,7 +282,7 @@ async def test_an_export_that_hangs_is_ended_with_all_that_it_started(api: Any) 
 
 
 @ON_SQLITE
-async def test_an_export_ends_when_whoever_waits_for_it_hangs_up(api: Any) -> None:
+async def test_an_export_stops_when_its_caller_disconnects(api: Any) -> None:
     job, _ = await running(api, "hang-1")
     body = json.dumps({"checkpoint": "hang-1"}).encode()
     hang_up = asyncio.Event()
@@ -317,7 +321,7 @@ async def test_an_export_ends_when_whoever_waits_for_it_hangs_up(api: Any) -> No
 
 
 @ON_SQLITE
-async def test_a_server_that_ends_leaves_nothing_of_an_export(api: Any) -> None:
+async def test_a_stopping_server_leaves_nothing_of_an_export(api: Any) -> None:
     job, _ = await running(api, "hang-1")
     asked = asyncio.create_task(export(api, job, "hang-1"))
     await until(lambda: len(processes()) == 2)
@@ -353,7 +357,7 @@ async def test_too_many_exports_of_an_organization_are_refused(api: Any) -> None
 
 
 @ON_SQLITE
-async def test_an_adapter_counts_among_what_a_job_may_hand_in_and_is_whole_or_not_there(
+async def test_an_adapter_counts_toward_the_jobs_storage_and_is_complete_or_absent(
     api: Any,
 ) -> None:
     job, key = await running(api, "step-000010")
@@ -377,7 +381,7 @@ async def test_an_adapter_counts_among_what_a_job_may_hand_in_and_is_whole_or_no
         ("x" * 300, f"checkpoints/{'x' * 100}/"),
     ],
 )
-async def test_whatever_a_sandbox_calls_a_checkpoint_its_folder_is_one(
+async def test_every_checkpoint_name_of_a_sandbox_gives_one_folder(
     api: Any, name: str, folder: str
 ) -> None:
     job, _ = await running(api, name)
@@ -391,7 +395,7 @@ async def test_whatever_a_sandbox_calls_a_checkpoint_its_folder_is_one(
 
 
 @ON_SQLITE
-async def test_what_a_process_left_that_was_killed_with_the_server_is_swept(api: Any) -> None:
+async def test_leftovers_of_a_process_killed_with_the_server_are_deleted(api: Any) -> None:
     with api.app.state.store.temporary_folder() as folder:
         (folder / "adapter_model.safetensors").write_bytes(b"half")
         young = api.app.state.store.delete_partial(before=0.0)

@@ -31,7 +31,7 @@ def at_home(sqlite_template: Path, tmp_path: Path) -> Callable[[str], Settings]:
     return make
 
 
-def test_a_copy_holds_databases_files_and_keys_and_no_logs(
+def test_a_backup_contains_databases_files_and_keys_and_no_logs(
     at_home: Callable[[str], Settings], tmp_path: Path
 ) -> None:
     settings = at_home("data")
@@ -65,7 +65,7 @@ def test_a_copy_holds_databases_files_and_keys_and_no_logs(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_copy_made_under_load_is_consistent_and_holds_every_blob_it_names(
+async def test_a_backup_made_under_load_is_consistent_and_contains_every_referenced_blob(
     api: Any, tmp_path: Path
 ) -> None:
     begun, stop = asyncio.Event(), asyncio.Event()
@@ -94,7 +94,7 @@ async def test_a_copy_made_under_load_is_consistent_and_holds_every_blob_it_name
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_server_restored_from_a_copy_has_its_jobs(service: Any, tmp_path: Path) -> None:
+async def test_a_server_restored_from_a_backup_has_its_jobs(service: Any, tmp_path: Path) -> None:
     service.start("serve", "dispatch")
     await service.api.push()
     job = await service.api.job(config={"steps": 2})
@@ -117,7 +117,7 @@ async def test_a_server_restored_from_a_copy_has_its_jobs(service: Any, tmp_path
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-async def test_with_postgresql_the_copy_holds_its_dump_from_which_the_jobs_come_back(
+async def test_a_backup_with_postgresql_contains_a_dump_that_restores_the_jobs(
     api: Any, postgres_server: Any, tmp_path: Path
 ) -> None:
     await api.push()
@@ -146,7 +146,7 @@ async def test_with_postgresql_the_copy_holds_its_dump_from_which_the_jobs_come_
         ("/bin/false", "failed (it ended with code 1)"),
     ],
 )
-def test_a_copy_without_its_postgresql_database_is_marked_incomplete(
+def test_a_backup_without_its_postgresql_database_is_marked_incomplete(
     at_home: Callable[[str], Settings], tmp_path: Path, program: str, why: str
 ) -> None:
     url = "postgresql://someone:secret@localhost/dreadnode"
@@ -165,7 +165,7 @@ def test_a_copy_without_its_postgresql_database_is_marked_incomplete(
 @pytest.mark.parametrize(
     ("target", "words"), [("data/copy", "lies in the data directory"), ("there", "exists already")]
 )
-def test_a_target_that_would_harm_is_refused_and_nothing_is_written(
+def test_a_dangerous_backup_target_is_refused_before_anything_is_written(
     at_home: Callable[[str], Settings], tmp_path: Path, target: str, words: str
 ) -> None:
     settings = at_home("data")
@@ -178,7 +178,7 @@ def test_a_target_that_would_harm_is_refused_and_nothing_is_written(
     assert [p.name for p in settings.data_dir.iterdir()] == ["dreadnode.db"]
 
 
-def test_a_damaged_database_is_told_and_no_copy_appears(
+def test_a_damaged_database_is_reported_and_no_backup_is_created(
     at_home: Callable[[str], Settings], tmp_path: Path
 ) -> None:
     settings = at_home("data")

@@ -91,7 +91,7 @@ def registry(api: Any) -> Registry:
     return Registry(api)
 
 
-async def test_a_pushed_prompt_is_what_a_job_is_trained_with(api: Any) -> None:
+async def test_a_job_is_trained_with_its_pushed_prompt(api: Any) -> None:
     await api.push()
     pushed = await api("PUT", HARBOUR, key="member", json={"prompt": "{}", "description": "Desk"})
 
@@ -115,7 +115,7 @@ async def test_the_sandbox_reads_the_prompt_in_the_rl_context(api: Any) -> None:
     assert context.json()["capability_entry_prompt"] == "{}"
 
 
-async def test_a_repeated_job_keeps_its_capability(api: Any) -> None:
+async def test_a_retried_job_keeps_its_capability(api: Any) -> None:
     await api.push()
     await api("PUT", HARBOUR, json={"prompt": "{}"})
     job = await api.job(capability_ref={"name": "harbour", "version": "1.0.0"})
@@ -145,7 +145,7 @@ async def test_an_old_client_that_must_name_a_capability_may_name_none(api: Any)
     assert "system_prompt" not in job["config"]
 
 
-async def test_a_job_with_an_unknown_capability_is_refused_with_the_versions_that_exist(
+async def test_a_job_with_an_unknown_capability_is_refused_with_the_existing_versions(
     api: Any,
 ) -> None:
     await api.push()
@@ -159,7 +159,7 @@ async def test_a_job_with_an_unknown_capability_is_refused_with_the_versions_tha
     assert await api.count() == 0
 
 
-async def test_a_job_on_plain_text_refuses_a_capability_instead_of_ignoring_its_prompt(
+async def test_a_job_on_plain_text_refuses_a_capability(
     api: Any,
 ) -> None:
     await api.push()
@@ -203,7 +203,7 @@ async def test_capabilities_are_listed_with_their_newest_version(api: Any) -> No
     assert newest["prompt"] == "1.1.0"
 
 
-async def test_a_description_reaches_clients_without_markup(api: Any) -> None:
+async def test_a_description_is_returned_without_markup(api: Any) -> None:
     await api("PUT", HARBOUR, json={"prompt": "one", "description": "see [/path]"})
 
     listed = (await api("GET", "/org/acme/capabilities")).json()
@@ -211,7 +211,7 @@ async def test_a_description_reaches_clients_without_markup(api: Any) -> None:
     assert listed["capabilities"][0]["description"] == "see (/path)"
 
 
-async def test_an_archive_is_pushed_as_clients_of_version_2_do(
+async def test_an_archive_is_pushed_like_clients_of_version_2_do(
     api: Any, registry: Registry
 ) -> None:
     before = await registry("GET", HARBOUR, key="reader")
@@ -230,7 +230,7 @@ async def test_an_archive_is_pushed_as_clients_of_version_2_do(
     assert (await registry.push({"agents/desk.md": b"other"})).status_code == 409
 
 
-async def test_what_was_pushed_can_be_pulled(api: Any, registry: Registry) -> None:
+async def test_a_pushed_capability_can_be_pulled(api: Any, registry: Registry) -> None:
     pushed = await registry.push({"agents/desk.md": AGENT})
 
     manifest = await registry("GET", "/acme/harbour/manifests/1.0.0", key="reader")
@@ -272,7 +272,7 @@ async def test_a_blob_with_another_digest_is_refused_and_not_kept(
     assert (await registry("HEAD", f"/acme/blobs/{digest(b'two')}")).status_code == 404
 
 
-async def test_a_blob_beyond_the_limit_is_refused(api: Any, registry: Registry) -> None:
+async def test_a_blob_above_the_limit_is_refused(api: Any, registry: Registry) -> None:
     content = b"x" * (api.settings.max_capability_bytes + 1)
 
     refused = await registry.send(content)
@@ -282,7 +282,7 @@ async def test_a_blob_beyond_the_limit_is_refused(api: Any, registry: Registry) 
 
 
 @pytest.mark.parametrize("kind", ["dataset", "model", "environment", ""])
-async def test_data_sets_and_models_are_refused_with_what_to_use_instead(
+async def test_datasets_and_models_are_refused_with_the_command_to_use_instead(
     api: Any, registry: Registry, kind: str
 ) -> None:
     refused = await registry("PUT", "/acme/rows/manifests/1.0.0", json=image(b"{}", kind=kind))
@@ -291,9 +291,7 @@ async def test_data_sets_and_models_are_refused_with_what_to_use_instead(
     assert "`dn dataset push`" in refused.json()["detail"]
 
 
-async def test_a_manifest_whose_blobs_were_not_sent_is_refused(
-    api: Any, registry: Registry
-) -> None:
+async def test_a_manifest_with_missing_blobs_is_refused(api: Any, registry: Registry) -> None:
     refused = await registry(
         "PUT", "/acme/harbour/manifests/1.0.0", json=image(b"{}", archive({"a": b""}))
     )
@@ -303,18 +301,14 @@ async def test_a_manifest_whose_blobs_were_not_sent_is_refused(
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b"{", b'{"config": 1}', b"\xff"])
-async def test_a_manifest_that_cannot_be_read_is_refused(
-    api: Any, registry: Registry, body: bytes
-) -> None:
+async def test_an_unreadable_manifest_is_refused(api: Any, registry: Registry, body: bytes) -> None:
     refused = await registry("PUT", "/acme/harbour/manifests/1.0.0", content=body)
 
     assert refused.status_code == 400
 
 
 @pytest.mark.parametrize("config", [b"[]", b"{", b'{"tools": ["\\u0000"]}', b"[" * 100_000])
-async def test_a_config_that_cannot_be_kept_is_refused(
-    api: Any, registry: Registry, config: bytes
-) -> None:
+async def test_an_invalid_config_is_refused(api: Any, registry: Registry, config: bytes) -> None:
     layer = archive({"agents/a.md": b"x"})
     for each in (config, layer):
         await registry.send(each)
@@ -325,7 +319,7 @@ async def test_a_config_that_cannot_be_kept_is_refused(
     assert (await registry("GET", HARBOUR)).status_code == 404
 
 
-async def test_a_capability_without_a_prompt_is_kept_and_refused_by_a_job(
+async def test_a_capability_without_a_prompt_is_stored_and_refused_by_a_job(
     api: Any, registry: Registry
 ) -> None:
     await api.push()
@@ -366,7 +360,7 @@ def link(name: str, kind: bytes) -> tarfile.TarInfo:
         lambda: archive({str(n): b"" for n in range(MAX_MEMBERS + 1)}),
     ],
 )
-def test_an_archive_that_is_broken_strange_or_too_large_is_refused(
+def test_a_broken_unsafe_or_oversized_archive_is_refused(
     content: Callable[[], bytes], tmp_path: Path
 ) -> None:
     path = tmp_path / "archive"
@@ -379,7 +373,7 @@ def test_an_archive_that_is_broken_strange_or_too_large_is_refused(
 @pytest.mark.parametrize(
     ("entry", "prompt"), [(None, "first"), ("b", "second"), ("c", "third"), ("gone", "first")]
 )
-def test_the_named_agent_speaks_and_else_the_first(
+def test_the_prompt_is_the_named_agents_or_else_the_first_agents(
     entry: str | None, prompt: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "archive"
@@ -391,7 +385,7 @@ def test_the_named_agent_speaks_and_else_the_first(
     assert found[1] == prompt
 
 
-def test_only_one_prompt_is_in_memory_however_many_agents_there_are(tmp_path: Path) -> None:
+def test_only_one_prompt_is_held_in_memory_with_many_agents(tmp_path: Path) -> None:
     path = tmp_path / "archive"
     size = 100_000
     path.write_bytes(archive({f"agents/{n:03}.md": b"x" * size for n in range(300)}))
@@ -405,7 +399,7 @@ def test_only_one_prompt_is_in_memory_however_many_agents_there_are(tmp_path: Pa
     assert peak < 20 * size
 
 
-async def test_an_archive_that_takes_too_long_is_refused_and_others_are_served(
+async def test_a_slow_archive_is_refused_while_others_are_served(
     registry: Registry, api: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry_routes, "ARCHIVE_SECONDS", 0.01)
@@ -426,5 +420,5 @@ async def test_an_archive_that_takes_too_long_is_refused_and_others_are_served(
         ("---\nnever closed", "---\nnever closed"),
     ],
 )
-def test_front_matter_is_no_part_of_a_prompt(text: str, prompt: str) -> None:
+def test_front_matter_is_not_part_of_a_prompt(text: str, prompt: str) -> None:
     assert without_front_matter(text) == prompt

@@ -30,7 +30,7 @@ async def address(api: Any) -> str:
     return str(told["download_url"])
 
 
-async def test_the_archive_can_be_fetched_by_its_address_alone(
+async def test_the_archive_can_be_downloaded_with_its_address_alone(
     api: Any, address: str, tmp_path: Path
 ) -> None:
     fetched = await ask(api, address)
@@ -48,13 +48,13 @@ async def test_the_archive_can_be_fetched_by_its_address_alone(
         assert b'description: "The \\"desk\\""' in manifest.read()
 
 
-async def test_an_archive_is_given_to_a_key_as_well(api: Any, address: str) -> None:
+async def test_the_archive_can_be_downloaded_with_a_token(api: Any, address: str) -> None:
     by_key = await api("GET", f"{HARBOUR}/archive", key="reader")
 
     assert by_key.content == (await ask(api, address)).content
 
 
-async def test_an_address_that_was_changed_opens_nothing(api: Any, address: str) -> None:
+async def test_a_changed_address_gives_access_to_nothing(api: Any, address: str) -> None:
     await api("PUT", "/org/acme/capabilities/harbour/2.0.0", json={"prompt": "Secret"})
     changed = [
         address.replace("1.0.0", "2.0.0"),
@@ -71,7 +71,7 @@ async def test_an_address_that_was_changed_opens_nothing(api: Any, address: str)
         assert refused.json()["type"] == "authentication_error"
 
 
-async def test_an_address_opens_for_five_minutes_and_not_longer(
+async def test_an_address_is_valid_for_five_minutes(
     api: Any, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     present = signed.time.time()
@@ -83,7 +83,7 @@ async def test_an_address_opens_for_five_minutes_and_not_longer(
     assert opened == [200, 401]
 
 
-async def test_a_revoked_key_takes_its_addresses_with_it(api: Any) -> None:
+async def test_revoking_a_token_invalidates_its_addresses(api: Any) -> None:
     await api("PUT", HARBOUR, json={"prompt": "Begin with Ahoy."})
     made = (await api("POST", "/org/acme/tokens", json={"name": "ci"})).json()
     told = (await api("GET", f"{HARBOUR}/bundle", key=made["token"])).json()
@@ -92,7 +92,7 @@ async def test_a_revoked_key_takes_its_addresses_with_it(api: Any) -> None:
     assert (await ask(api, told["download_url"])).status_code == 401
 
 
-async def test_an_address_names_neither_the_key_nor_its_hash(api: Any, address: str) -> None:
+async def test_an_address_contains_neither_the_token_nor_its_hash(api: Any, address: str) -> None:
     assert api.keys["reader"] not in address
     assert sha256(api.keys["reader"]) not in address
 
@@ -106,7 +106,7 @@ async def test_behind_tls_the_address_is_the_public_one(api: Any, settings: Sett
     assert told["download_url"].startswith("https://train.example.com/api/v1/org/acme/")
 
 
-async def test_a_deleted_version_is_gone_and_its_name_stays_taken(api: Any) -> None:
+async def test_a_deleted_version_is_gone_and_its_name_stays_reserved(api: Any) -> None:
     for version in ("1.0.0", "1.1.0"):
         await api("PUT", f"/org/acme/capabilities/harbour/{version}", json={"prompt": version})
 
@@ -126,7 +126,7 @@ async def test_a_deleted_version_is_gone_and_its_name_stays_taken(api: Any) -> N
     assert "existed with other content" in other.json()["detail"]
 
 
-async def test_a_deleted_version_comes_back_with_the_content_it_had(api: Any) -> None:
+async def test_a_deleted_version_can_be_pushed_again_with_the_same_content(api: Any) -> None:
     first = (await api("PUT", HARBOUR, json={"prompt": "one"})).json()
     await api("DELETE", HARBOUR)
 
@@ -136,7 +136,7 @@ async def test_a_deleted_version_comes_back_with_the_content_it_had(api: Any) ->
     assert (await api("GET", HARBOUR)).status_code == 200
 
 
-async def test_a_job_keeps_the_prompt_of_a_capability_that_is_deleted(api: Any) -> None:
+async def test_a_job_keeps_the_prompt_of_a_deleted_capability(api: Any) -> None:
     await api.push()
     await api("PUT", HARBOUR, json={"prompt": "{}"})
     reference = {"name": "harbour", "version": "1.0.0"}
@@ -152,7 +152,7 @@ async def test_a_job_keeps_the_prompt_of_a_capability_that_is_deleted(api: Any) 
 
 
 @pytest.mark.parametrize(("kind", "name"), [("capabilities", "harbour"), ("datasets", "rows")])
-async def test_nothing_is_made_public_and_what_is_private_stays_so(
+async def test_capabilities_cannot_be_made_public_and_private_ones_stay_private(
     api: Any, kind: str, name: str
 ) -> None:
     await api.push()
@@ -171,7 +171,7 @@ async def test_nothing_is_made_public_and_what_is_private_stays_so(
     assert unknown.status_code == 404
 
 
-async def test_there_are_no_models_to_be_made_public(api: Any) -> None:
+async def test_models_cannot_be_made_public(api: Any) -> None:
     path = "/org/acme/models/mine/visibility"
 
     assert (await api("PATCH", path, json={"is_public": True})).status_code == 404
@@ -186,9 +186,7 @@ async def test_there_are_no_models_to_be_made_public(api: Any) -> None:
         ("?sort_dir=desc&limit=2", ["c", "b"]),
     ],
 )
-async def test_capabilities_come_in_the_order_that_is_asked_for(
-    api: Any, query: str, names: list[str]
-) -> None:
+async def test_capabilities_are_sorted_as_requested(api: Any, query: str, names: list[str]) -> None:
     for name in "bca":
         await api("PUT", f"/org/acme/capabilities/{name}/1.0.0", json={"prompt": "x"})
 

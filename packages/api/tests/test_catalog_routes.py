@@ -99,7 +99,7 @@ async def client(
     await database.dispose()
 
 
-async def test_the_default_answer_is_exactly_the_documented_shape(
+async def test_the_default_response_has_exactly_the_documented_shape(
     client: httpx2.AsyncClient,
 ) -> None:
     answer = await client.get(CATALOG)
@@ -114,7 +114,7 @@ async def test_the_default_answer_is_exactly_the_documented_shape(
     assert all(list(pricing) == ["prefill", "sample", "train"] for pricing in prices)
 
 
-async def test_what_openapi_says_of_an_answer_is_true_of_every_entry(
+async def test_openapi_describes_every_entrys_response_correctly(
     client: httpx2.AsyncClient,
 ) -> None:
     answer = await client.get(CATALOG, params={"limit": 100, "expand": "all", "facets": True})
@@ -141,7 +141,7 @@ async def test_filters_combine_and_total_counts_all_matches(client: httpx2.Async
     assert all(3 <= model["size_b"] <= 10 for model in body["models"])
 
 
-async def test_the_filters_beyond_the_documented_ones_work_alike(
+async def test_the_other_filters_work_like_the_documented_ones(
     client: httpx2.AsyncClient,
 ) -> None:
     params: dict[str, Any] = {
@@ -169,7 +169,7 @@ async def test_an_unknown_family_is_an_empty_page(client: httpx2.AsyncClient) ->
 
 
 @pytest.mark.parametrize("query", ["min_size_b=70&max_size_b=8", "query=no%E2%80%8Bsuch"])
-async def test_what_no_model_can_match_is_an_empty_page(
+async def test_filters_that_no_model_matches_give_an_empty_page(
     client: httpx2.AsyncClient, query: str
 ) -> None:
     answer = await client.get(f"{CATALOG}?{query}")
@@ -201,7 +201,7 @@ async def test_what_no_model_can_match_is_an_empty_page(
         ("algorithm=%5Bred%5D", "algorithm"),
     ],
 )
-async def test_what_cannot_be_meant_is_a_422_that_names_the_field(
+async def test_an_invalid_filter_is_a_422_that_names_the_field(
     client: httpx2.AsyncClient, query: str, field: str
 ) -> None:
     answer = await client.get(f"{CATALOG}?{query}")
@@ -217,7 +217,7 @@ async def test_what_cannot_be_meant_is_a_422_that_names_the_field(
 @pytest.mark.parametrize(
     "tinker_id", ["Qwen/Qwen3-8B", "zai-org/GLM-5.3:peft:262144", "openai/gpt-oss-120b:peft:131072"]
 )
-async def test_one_entry_is_found_by_its_base_or_extended_id(
+async def test_an_entry_is_found_by_its_base_or_extended_id(
     client: httpx2.AsyncClient, tinker_id: str
 ) -> None:
     answer = await client.get(f"{CATALOG}/{tinker_id}")
@@ -227,7 +227,7 @@ async def test_one_entry_is_found_by_its_base_or_extended_id(
     assert list(answer.json()) == DOCUMENTED
 
 
-async def test_one_entry_expanded_tells_all_that_is_known(client: httpx2.AsyncClient) -> None:
+async def test_an_expanded_entry_contains_every_known_field(client: httpx2.AsyncClient) -> None:
     answer = await client.get(f"{CATALOG}/Qwen/Qwen3.6-27B", params={"expand": "all"})
 
     entry = TrainingCatalogEntry.model_validate_json(answer.content, strict=True)
@@ -254,7 +254,7 @@ async def test_an_unknown_id_is_a_404_with_the_documented_two_lines(
     assert far.json()["detail"].endswith("\nSee `dn train catalog`.")
 
 
-async def test_an_answer_that_has_not_changed_is_not_sent_again(client: httpx2.AsyncClient) -> None:
+async def test_an_unchanged_response_is_not_sent_again(client: httpx2.AsyncClient) -> None:
     first = await client.get(CATALOG)
     again = await client.get(CATALOG)
     tag = again.headers["etag"]
@@ -269,7 +269,7 @@ async def test_an_answer_that_has_not_changed_is_not_sent_again(client: httpx2.A
     assert other.headers["etag"] != tag
 
 
-async def test_a_prepared_answer_is_given_only_to_a_caller_who_may_read(
+async def test_a_prepared_response_is_sent_only_to_callers_who_may_read(
     client: httpx2.AsyncClient,
 ) -> None:
     await client.get(CATALOG)
@@ -288,7 +288,7 @@ async def test_a_prepared_answer_is_given_only_to_a_caller_who_may_read(
     assert (sandbox.status_code, sandbox.json()["type"]) == (403, "forbidden_error")
 
 
-async def test_a_revoked_key_stops_reading_prepared_answers_within_a_second(
+async def test_a_revoked_token_stops_reading_prepared_responses_within_a_second(
     client: httpx2.AsyncClient,
 ) -> None:
     database: Database = client.app.state.database  # type: ignore[attr-defined]
@@ -307,7 +307,7 @@ async def test_a_revoked_key_stops_reading_prepared_answers_within_a_second(
     assert after == 401
 
 
-async def test_prepared_answers_pass_through_what_every_answer_passes(
+async def test_prepared_responses_pass_through_all_middleware(
     client: httpx2.AsyncClient,
 ) -> None:
     await client.get(CATALOG)
@@ -318,7 +318,7 @@ async def test_prepared_answers_pass_through_what_every_answer_passes(
     assert 'http_requests_total{method="GET",status="200"} 2.0' in metrics
 
 
-async def test_available_tells_what_the_engine_serves_with_the_age_of_that_knowledge(
+async def test_available_shows_what_the_engine_serves_and_how_old_that_answer_is(
     client: httpx2.AsyncClient, engine: FakeEngine
 ) -> None:
     engine.models = [
@@ -339,7 +339,7 @@ async def test_available_tells_what_the_engine_serves_with_the_age_of_that_knowl
     assert engine.asked == 1
 
 
-async def test_without_its_engine_the_catalog_is_read_and_availability_is_unknown(
+async def test_without_its_engine_the_catalog_is_readable_and_availability_is_unknown(
     client: httpx2.AsyncClient, engine: FakeEngine
 ) -> None:
     engine.status = 500

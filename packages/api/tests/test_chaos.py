@@ -132,7 +132,7 @@ def acknowledged(service: Any, job_id: str) -> Counter[str]:
     return found
 
 
-async def test_every_accepted_job_reaches_a_truthful_end_whatever_is_killed(
+async def test_every_accepted_job_ends_with_its_true_status_when_processes_are_killed(
     service: Any, request: pytest.FixtureRequest
 ) -> None:
     chance = random.Random(SEED)

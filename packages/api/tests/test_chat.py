@@ -49,7 +49,7 @@ async def trained(api: Any, behavior: str | None = None) -> dict[str, Any]:
     return job
 
 
-async def test_a_running_job_answers_with_its_newest_checkpoint(api: Any) -> None:
+async def test_a_running_jobs_newest_checkpoint_completes_a_chat(api: Any) -> None:
     job, key = await job_with(api)
     await saved(api, job, key, 10)
     await saved(api, job, key, 20)
@@ -75,7 +75,7 @@ async def test_a_running_job_answers_with_its_newest_checkpoint(api: Any) -> Non
     }
 
 
-async def test_an_ended_job_answers_with_its_last_weights_and_any_other_by_name(api: Any) -> None:
+async def test_an_ended_job_chats_with_its_last_weights_or_any_named_checkpoint(api: Any) -> None:
     job, key = await job_with(api)
     for step in (10, 20):
         await saved(api, job, key, step, best_checkpoint=WEIGHTS.format(10))
@@ -127,7 +127,7 @@ async def test_a_chat_with_a_rehearsal_names_the_stand_in(api: Any) -> None:
     assert answer["trained_model"] != answer["model"]
 
 
-async def test_neither_a_reader_nor_a_sandbox_may_chat(api: Any) -> None:
+async def test_readers_and_sandboxes_may_not_chat(api: Any) -> None:
     job, key = await job_with(api)
     await saved(api, job, key, 10)
 
@@ -167,7 +167,7 @@ async def test_a_conversation_that_is_too_long_is_refused(
     assert (answer.status_code, answer.json()["detail"]) == (422, "There is no room")
 
 
-async def test_a_session_has_a_key_for_the_runs_of_this_job_and_no_other_secret(api: Any) -> None:
+async def test_a_session_gets_a_key_for_the_runs_of_this_job_and_no_other_secret(api: Any) -> None:
     object.__setattr__(api.settings, "engine_url", "http://engine")
     job = await trained(api)
 
@@ -193,7 +193,7 @@ async def test_a_session_stays_warm_until_it_is_idle_for_long_enough(api: Any) -
     assert third.split() != [pid, "3"]
 
 
-async def test_an_idle_session_makes_room_and_a_busy_one_is_waited_for(
+async def test_an_idle_session_is_replaced_and_a_busy_one_is_awaited(
     api: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job, key = await job_with(api, "slow")
@@ -218,7 +218,7 @@ async def test_an_idle_session_makes_room_and_a_busy_one_is_waited_for(
     assert late.json()["detail"] == "No slot for chats became free within 0.2 s; try again in 5 s"
 
 
-async def test_a_session_that_hangs_is_killed_with_everything_it_started(api: Any) -> None:
+async def test_a_hanging_session_is_killed_with_all_its_child_processes(api: Any) -> None:
     object.__setattr__(api.settings, "chat_timeout", 1.0)
     job = await trained(api, "hang")
 
@@ -253,7 +253,7 @@ async def test_an_unavailable_engine_is_a_502_and_a_failed_session_a_500(api: An
     assert crashed.status_code == 500
 
 
-async def test_a_request_that_waits_for_a_session_which_fails_gets_a_new_one(
+async def test_a_request_waiting_for_a_session_that_fails_gets_a_new_one(
     api: Any,
 ) -> None:
     job = await trained(api)

@@ -38,7 +38,7 @@ async def running(api: Any) -> tuple[dict[str, Any], str]:
     return job, key
 
 
-async def test_what_a_sandbox_saved_is_listed_with_its_step_and_the_loss_there(
+async def test_a_saved_checkpoint_is_listed_with_its_step_and_loss(
     api: Any, running: tuple[dict[str, Any], str]
 ) -> None:
     job, key = running
@@ -60,7 +60,7 @@ async def test_what_a_sandbox_saved_is_listed_with_its_step_and_the_loss_there(
     assert (second["step"], second["metrics"], second["bytes"]) == (20, {"eval/loss": 0.25}, 4096)
 
 
-async def test_the_best_one_is_one_and_the_end_makes_the_final_ones(
+async def test_one_checkpoint_is_the_best_and_the_end_marks_the_final_ones(
     api: Any, running: tuple[dict[str, Any], str]
 ) -> None:
     job, key = running
@@ -93,7 +93,7 @@ async def test_a_cancelled_job_keeps_its_newest_checkpoint_and_has_no_final_one(
     assert [(c["final"], c["state"]) for c in await checkpoints(api, job)] == [(False, "ready")]
 
 
-async def test_one_that_is_being_written_becomes_ready_and_is_told_once(
+async def test_a_pending_checkpoint_becomes_ready_and_is_reported_once(
     api: Any, running: tuple[dict[str, Any], str]
 ) -> None:
     job, key = running
@@ -113,7 +113,7 @@ async def test_one_that_is_being_written_becomes_ready_and_is_told_once(
     assert ready["metrics"] == {"train/loss": 0.5, "eval/loss": 0.75}
 
 
-async def test_the_final_one_is_being_written_before_it_is_the_final_one(
+async def test_the_final_checkpoint_is_pending_before_it_is_final(
     api: Any, running: tuple[dict[str, Any], str]
 ) -> None:
     job, key = running
@@ -135,7 +135,7 @@ async def test_the_final_one_is_being_written_before_it_is_the_final_one(
     ]
 
 
-async def test_one_whose_saving_nobody_can_tell_of_any_more_is_forgotten(
+async def test_a_pending_checkpoint_whose_save_was_lost_is_deleted(
     api: Any, running: tuple[dict[str, Any], str]
 ) -> None:
     job, key = running
@@ -153,7 +153,7 @@ async def test_one_whose_saving_nobody_can_tell_of_any_more_is_forgotten(
 @pytest.mark.parametrize(
     "data", [{}, {"name": "x"}, {"step": 1}, {"name": "tinker://x", "step": 1}]
 )
-async def test_one_that_is_being_written_must_say_its_name_and_step(
+async def test_a_pending_checkpoint_must_have_a_name_and_a_step(
     api: Any, running: tuple[dict[str, Any], str], data: dict[str, Any]
 ) -> None:
     job, key = running
@@ -174,7 +174,7 @@ async def test_one_that_is_being_written_must_say_its_name_and_step(
         ({}, {"latest_checkpoint": "x" * 501}, ["body", "artifacts", "latest_checkpoint"]),
     ],
 )
-async def test_what_cannot_be_understood_is_refused_and_leaves_nothing(
+async def test_an_invalid_checkpoint_is_refused_and_leaves_nothing(
     api: Any,
     running: tuple[dict[str, Any], str],
     data: dict[str, Any],
@@ -193,7 +193,7 @@ async def test_what_cannot_be_understood_is_refused_and_leaves_nothing(
     assert "latest_checkpoint" not in json.dumps(shown["artifacts"])
 
 
-async def test_only_who_may_see_the_job_sees_its_checkpoints(
+async def test_only_users_who_may_see_the_job_see_its_checkpoints(
     api: Any, running: tuple[dict[str, Any], str]
 ) -> None:
     job, key = running

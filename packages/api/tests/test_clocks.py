@@ -78,7 +78,7 @@ async def job(api: Any) -> str:
     return str((await api.job())["id"])
 
 
-async def test_a_clock_that_jumps_ahead_takes_no_job_from_a_living_dispatcher_elsewhere(
+async def test_a_clock_that_jumps_ahead_takes_no_job_from_a_live_dispatcher(
     api: Any, job: str
 ) -> None:
     here, there = Machine(), Machine()
@@ -93,7 +93,7 @@ async def test_a_clock_that_jumps_ahead_takes_no_job_from_a_living_dispatcher_el
     assert (here.started, there.started) == ([(job, 1)], [])
 
 
-async def test_a_clock_that_is_set_back_an_hour_keeps_no_job_of_a_dead_dispatcher_waiting(
+async def test_a_clock_set_back_an_hour_does_not_delay_the_jobs_of_a_dead_dispatcher(
     api: Any, job: str
 ) -> None:
     here, there = Machine(), Machine()
@@ -108,7 +108,7 @@ async def test_a_clock_that_is_set_back_an_hour_keeps_no_job_of_a_dead_dispatche
 
 
 @pytest.mark.parametrize("is_over", [True, False], ids=["attempt over", "attempt adopted"])
-async def test_who_lost_a_lease_kills_a_sandbox_only_if_its_attempt_is_over(
+async def test_a_dispatcher_that_lost_a_lease_kills_a_sandbox_only_if_its_attempt_is_over(
     api: Any, job: str, is_over: bool
 ) -> None:
     here = Machine()
@@ -131,7 +131,7 @@ async def test_who_lost_a_lease_kills_a_sandbox_only_if_its_attempt_is_over(
         assert here.alive == (set() if is_over else {(job, 1)})
 
 
-async def test_an_attempt_put_off_before_the_clock_was_set_back_does_not_wait_an_hour(
+async def test_a_postponed_attempt_does_not_wait_an_hour_after_the_clock_was_set_back(
     api: Any, job: str
 ) -> None:
     async with api.database.writing() as session:
@@ -153,7 +153,7 @@ async def test_an_attempt_put_off_before_the_clock_was_set_back_does_not_wait_an
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("skew", [HOUR, -HOUR], ids=["ahead", "behind"])
-async def test_a_machine_whose_clock_is_wrong_sees_the_same_queue_as_the_others(
+async def test_a_machine_with_a_wrong_clock_sees_the_same_queue(
     api: Any, monkeypatch: pytest.MonkeyPatch, skew: timedelta
 ) -> None:
     for module in ("dreadnode_api.db", "dreadnode_api.jobs.queue", "dreadnode_api.jobs.records"):
@@ -179,9 +179,7 @@ async def _clock(database: Database) -> datetime:
         return await clock(session)
 
 
-async def test_a_lease_whose_holder_renews_it_is_not_taken_whatever_its_end_is(
-    api: Any, job: str
-) -> None:
+async def test_a_lease_that_its_holder_renews_is_never_taken(api: Any, job: str) -> None:
     async with api.database.writing() as session:
         held = await queue.claim(session, "here", 60, 1)
         assert held is not None

@@ -132,7 +132,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
-async def test_after_a_refusal_there_is_no_job_and_no_process(api: Any, case: str) -> None:
+async def test_a_refused_request_leaves_no_job_and_no_process(api: Any, case: str) -> None:
     changes, status, loc, detail = REFUSALS[case]
     others = set(psutil.Process().children(recursive=True))
     await api.push()
@@ -151,7 +151,7 @@ async def test_after_a_refusal_there_is_no_job_and_no_process(api: Any, case: st
     assert not (api.settings.data_dir / "jobs").exists()
 
 
-async def test_a_lora_rank_beyond_the_engine_is_refused(api: Any, engine: Any) -> None:
+async def test_a_lora_rank_above_the_engines_limit_is_refused(api: Any, engine: Any) -> None:
     engine.models[0]["max_lora_rank"] = 8
     await api.push()
 
@@ -161,7 +161,7 @@ async def test_a_lora_rank_beyond_the_engine_is_refused(api: Any, engine: Any) -
     assert refused.json()["detail"] == f"`lora_rank` is 9, and `{MODEL}` takes at most 8"
 
 
-async def test_a_sound_job_is_queued_with_every_default_resolved(api: Any) -> None:
+async def test_a_valid_job_is_queued_with_every_default_resolved(api: Any) -> None:
     await api.push()
 
     created = await api.create(name="first", tags=["a"])
@@ -248,7 +248,7 @@ async def test_a_job_without_any_data_is_refused(api: Any) -> None:
     assert "name the training dataset in `dataset_ref`" in refused.json()["detail"]
 
 
-async def test_a_job_that_is_older_than_a_setting_gets_the_settings_default(api: Any) -> None:
+async def test_a_job_from_before_a_setting_gets_the_settings_default(api: Any) -> None:
     await api.push()
     job = (await api.create()).json()
     async with api.database.writing() as session:
@@ -260,7 +260,7 @@ async def test_a_job_that_is_older_than_a_setting_gets_the_settings_default(api:
     assert (shown["config"]["format"], shown["config"]["strict"]) == ("conversations", False)
 
 
-async def test_what_an_old_client_sends_is_understood(api: Any) -> None:
+async def test_requests_of_old_clients_are_understood(api: Any) -> None:
     await api.push()
 
     created = await api.create(
@@ -283,7 +283,7 @@ async def test_a_rehearsal_trains_the_stand_in_and_says_so(api: Any) -> None:
     assert job["rehearsal"] is True
 
 
-async def test_the_stand_in_itself_is_no_model_of_the_catalog(api: Any) -> None:
+async def test_the_stand_in_is_not_a_model_of_the_catalog(api: Any) -> None:
     await api.push()
 
     refused = await api.create(model=STAND_IN)
@@ -311,7 +311,7 @@ async def test_a_rehearsal_needs_a_stand_in(api: Any, engine: Any) -> None:
         (None, 502, "bad_gateway_error"),
     ],
 )
-async def test_an_engine_that_does_not_answer_is_told_apart_from_a_refusal(
+async def test_an_unreachable_engine_is_distinguished_from_a_refusal(
     api: Any, engine: Any, failure: Exception | None, status: int, kind: str
 ) -> None:
     engine.failure, engine.status = failure, 503
@@ -329,7 +329,7 @@ async def test_an_unknown_model_is_refused_without_asking_the_engine(api: Any, e
     assert engine.asked == 0
 
 
-async def test_a_check_that_crashes_is_our_bug_and_leaves_no_job(api: Any) -> None:
+async def test_a_crashing_check_is_a_500_and_leaves_no_job(api: Any) -> None:
     await api.push()
 
     answer = await api.create(config={"system_prompt": json.dumps({"check": "crash"})})
@@ -340,7 +340,7 @@ async def test_a_check_that_crashes_is_our_bug_and_leaves_no_job(api: Any) -> No
     assert await api.count() == 0
 
 
-async def test_a_check_that_hangs_is_ended_with_all_that_it_started(api: Any) -> None:
+async def test_a_hanging_check_is_stopped_with_all_its_child_processes(api: Any) -> None:
     others = set(psutil.Process().children(recursive=True))
     await api.push()
     object.__setattr__(api.settings, "preflight_timeout", 1.0)
@@ -355,9 +355,7 @@ async def test_a_check_that_hangs_is_ended_with_all_that_it_started(api: Any) ->
             await asyncio.sleep(0.02)
 
 
-async def test_a_check_is_given_no_key_and_no_token(
-    api: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_check_gets_no_key_and_no_token(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DREADNODE_ENGINE_KEY", "tml-secret")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     await api.push()
@@ -368,7 +366,7 @@ async def test_a_check_is_given_no_key_and_no_token(
     assert names <= {"HOME", "LANG", "LC_CTYPE", "PATH", "PYTHONUNBUFFERED", "TMPDIR"}
 
 
-async def test_the_same_key_and_body_give_back_the_first_job(api: Any) -> None:
+async def test_the_same_idempotency_key_and_body_return_the_first_job(api: Any) -> None:
     await api.push()
 
     first = await api.create(headers={"Idempotency-Key": "k1"})
@@ -379,7 +377,7 @@ async def test_the_same_key_and_body_give_back_the_first_job(api: Any) -> None:
     assert await api.count() == 1
 
 
-async def test_the_same_key_with_another_body_is_a_conflict(api: Any) -> None:
+async def test_the_same_idempotency_key_with_another_body_is_a_conflict(api: Any) -> None:
     await api.push()
     await api.create(headers={"Idempotency-Key": "k1"})
 
@@ -389,7 +387,7 @@ async def test_the_same_key_with_another_body_is_a_conflict(api: Any) -> None:
     assert await api.count() == 1
 
 
-async def test_an_idempotency_key_outlives_a_setting_that_is_new(api: Any) -> None:
+async def test_an_idempotency_key_stays_valid_when_a_setting_is_added(api: Any) -> None:
     class Newer(SftJobRequest):
         added_later: bool | None = None
 
@@ -404,7 +402,7 @@ async def test_an_idempotency_key_outlives_a_setting_that_is_new(api: Any) -> No
     assert stored.request_sha256 == hashlib.sha256(sent.encode()).hexdigest()
 
 
-async def test_creating_at_once_with_one_key_makes_one_job(api: Any) -> None:
+async def test_concurrent_requests_with_one_idempotency_key_create_one_job(api: Any) -> None:
     await api.push()
 
     answers = await asyncio.gather(

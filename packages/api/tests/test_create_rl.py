@@ -114,7 +114,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 
 @pytest.mark.parametrize("wish", REFUSALS)
-async def test_what_cannot_work_is_refused_in_a_sentence_before_a_job_exists(
+async def test_an_impossible_rl_job_is_refused_in_a_sentence_before_it_exists(
     api: Any, wish: str
 ) -> None:
     config, place, sentence = REFUSALS[wish]
@@ -129,7 +129,7 @@ async def test_what_cannot_work_is_refused_in_a_sentence_before_a_job_exists(
     assert await api.count() == 0
 
 
-async def test_every_default_is_resolved_and_echoed(api: Any) -> None:
+async def test_every_default_is_resolved_and_returned(api: Any) -> None:
     created = await create(api)
 
     job = created.json()
@@ -186,7 +186,7 @@ async def test_every_default_is_resolved_and_echoed(api: Any) -> None:
         ),
     ],
 )
-async def test_defaults_follow_from_what_is_given(
+async def test_defaults_are_derived_from_the_given_settings(
     api: Any, given: dict[str, Any], resolved: dict[str, Any]
 ) -> None:
     created = await create(api, **given)
@@ -195,7 +195,7 @@ async def test_defaults_follow_from_what_is_given(
     assert resolved.items() <= created.json()["config"].items()
 
 
-async def test_ray_is_refused_with_an_alternative_whatever_else_it_asks_for(api: Any) -> None:
+async def test_ray_training_is_refused_with_an_alternative(api: Any) -> None:
     body = {
         "model": "Qwen/Qwen3-8B",
         "backend": "ray",
@@ -210,7 +210,7 @@ async def test_ray_is_refused_with_an_alternative_whatever_else_it_asks_for(api:
     assert "`importance_sampling` or `ppo` in place of `grpo`" in refused.json()["detail"]
 
 
-async def test_the_sandbox_of_a_job_can_read_its_prompts_and_its_reward(api: Any) -> None:
+async def test_a_jobs_sandbox_can_read_its_prompts_and_its_reward(api: Any) -> None:
     recipe = {"name": "contains_v1", "params": {"needle": "ok"}}
     await create(api, trajectory_dataset_refs=[PROMPTS], reward_recipe=recipe)
     job, key = await api.start()
@@ -222,7 +222,7 @@ async def test_the_sandbox_of_a_job_can_read_its_prompts_and_its_reward(api: Any
     assert rows.status_code == 200
 
 
-async def test_old_clients_get_the_job_that_they_asked_for(api: Any) -> None:
+async def test_old_clients_get_the_job_that_they_requested(api: Any) -> None:
     """The body of the published client's `dn train rl`, with its lists and without nulls."""
     config = {
         "algorithm": "ppo",

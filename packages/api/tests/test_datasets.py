@@ -24,7 +24,7 @@ async def test_a_pushed_version_comes_back_byte_for_byte(api: Any) -> None:
     assert (await api("GET", f"{PATH}/content", key="reader")).content == body
 
 
-async def test_the_same_bytes_again_are_the_same_version(api: Any) -> None:
+async def test_pushing_the_same_bytes_again_gives_the_same_version(api: Any) -> None:
     first = await api("PUT", PATH, content=ROW)
     again = await api("PUT", PATH, content=ROW)
 
@@ -41,7 +41,7 @@ async def test_a_version_never_changes(api: Any) -> None:
     assert (await api("GET", f"{PATH}/content")).content == ROW
 
 
-async def test_pushed_at_once_by_many_a_version_is_made_once(api: Any) -> None:
+async def test_concurrent_pushes_create_a_version_once(api: Any) -> None:
     answers = await asyncio.gather(*(api("PUT", PATH, content=ROW) for _ in range(5)))
 
     assert max(answer.status_code for answer in answers) in (200, 201)
@@ -62,7 +62,7 @@ async def test_pushed_at_once_by_many_a_version_is_made_once(api: Any) -> None:
         (b"a,b\n1,2\n", "Line 1 is not JSON"),
     ],
 )
-async def test_what_is_not_jsonl_is_refused_with_its_line(
+async def test_a_file_that_is_not_jsonl_is_refused_with_its_line(
     api: Any, body: bytes, detail: str
 ) -> None:
     refused = await api("PUT", PATH, content=body)
@@ -74,7 +74,7 @@ async def test_what_is_not_jsonl_is_refused_with_its_line(
     assert [path for path in blobs.rglob("*") if path.is_file()] == []
 
 
-async def test_rows_are_counted_across_the_pieces_they_arrive_in(api: Any) -> None:
+async def test_rows_are_counted_across_chunk_boundaries(api: Any) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for byte in ROW * 2:
             yield bytes([byte])
@@ -84,7 +84,7 @@ async def test_rows_are_counted_across_the_pieces_they_arrive_in(api: Any) -> No
     assert (pushed.status_code, pushed.json()["rows"]) == (201, 2)
 
 
-async def test_a_body_over_the_bound_is_refused_whole(api: Any) -> None:
+async def test_a_body_above_the_limit_is_refused_completely(api: Any) -> None:
     object.__setattr__(api.settings, "max_dataset_bytes", 100)
 
     refused = await api("PUT", PATH, content=ROW * 4)
@@ -97,13 +97,13 @@ async def test_a_body_over_the_bound_is_refused_whole(api: Any) -> None:
     "path",
     ["Rows/1", "rows/latest", "a" * 101 + "/1", "rows/" + "1" * 65, ".rows/1", "rows/-1", "a%00/1"],
 )
-async def test_names_and_versions_have_one_form(api: Any, path: str) -> None:
+async def test_names_and_versions_must_match_their_pattern(api: Any, path: str) -> None:
     refused = await api("PUT", f"/org/acme/datasets/{path}", content=ROW)
 
     assert refused.status_code == 422
 
 
-async def test_lists_show_the_newest_version_of_each_by_name(api: Any) -> None:
+async def test_lists_show_the_newest_version_of_each_name(api: Any) -> None:
     for name, version in (("b", "1"), ("a", "1"), ("a", "2"), ("c", "1")):
         await api.push(name, version)
 
@@ -127,7 +127,7 @@ async def test_rows_that_no_job_can_use_are_refused_and_not_stored(api: Any) -> 
     assert found.status_code == 404
 
 
-async def test_a_push_names_what_is_not_read_of_the_rows(api: Any) -> None:
+async def test_a_push_names_the_unread_fields_of_the_rows(api: Any) -> None:
     stored = await api("PUT", PATH, content=ROW.replace(b"}", b', "context": "c"}'))
 
     assert stored.status_code == 201

@@ -64,7 +64,7 @@ def kind(field: dict[str, Any]) -> set[str]:
     return {each["type"] for each in field["anyOf"]} if "anyOf" in field else {field["type"]}
 
 
-def test_the_catalog_takes_the_documented_parameters(catalog: dict[str, Any]) -> None:
+def test_the_catalog_accepts_the_documented_parameters(catalog: dict[str, Any]) -> None:
     found = {each["name"]: each for each in catalog["parameters"] if each["in"] == "query"}
     kinds = {name: kind(found[name]["schema"]) - {"null"} for name in found}
     limit = found["limit"]["schema"]
@@ -89,7 +89,7 @@ def test_the_catalog_takes_the_documented_parameters(catalog: dict[str, Any]) ->
     assert {tuple(each) for each in catalog["security"]} == {("HTTPBearer",), ("APIKeyHeader",)}
 
 
-def test_the_catalog_answers_with_the_documented_schemas(
+def test_the_catalog_responds_with_the_documented_schemas(
     description: dict[str, Any], catalog: dict[str, Any]
 ) -> None:
     page = schema(description, "TrainingCatalogResponse")
@@ -158,7 +158,7 @@ def test_every_documented_failure_of_the_catalog_has_the_envelope(
     assert set(item["required"]) == {"loc", "msg", "type"}
 
 
-def test_every_operation_tells_its_failures_and_has_a_name_of_its_own(
+def test_every_operation_documents_its_errors_and_has_a_unique_name(
     description: dict[str, Any],
 ) -> None:
     operations = [
@@ -177,7 +177,7 @@ def test_every_operation_tells_its_failures_and_has_a_name_of_its_own(
             assert operation["security"], path
 
 
-def test_the_content_of_a_dataset_has_every_type_that_is_pushed(
+def test_the_content_of_a_dataset_has_the_type_that_was_pushed(
     description: dict[str, Any],
 ) -> None:
     path = "/api/v1/org/{org}/datasets/{name}/{version}"
@@ -198,7 +198,7 @@ def bounded(shape: dict[str, Any]) -> bool:
     return True
 
 
-def test_every_parameter_is_bounded_and_with_it_what_a_query_costs(
+def test_every_parameter_is_bounded_and_limits_the_cost_of_a_query(
     description: dict[str, Any],
 ) -> None:
     parameters = [
@@ -232,7 +232,7 @@ async def shown(api: Any) -> str:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_schemathesis_finds_nothing(api: Any, service: Any, tmp_path: Path) -> None:
+async def test_schemathesis_finds_no_failure(api: Any, service: Any, tmp_path: Path) -> None:
     job_id = await shown(api)
     service.start("serve")
 

@@ -36,7 +36,7 @@ async def test_a_job_trains_reports_and_leaves_its_adapter(service: Any) -> None
     assert not (service.api.settings.data_dir / "jobs" / job["id"] / "1" / "work").exists()
 
 
-async def test_a_sandbox_gets_exactly_what_it_needs(service: Any) -> None:
+async def test_a_sandbox_gets_exactly_the_environment_it_needs(service: Any) -> None:
     service.start("serve", "dispatch")
     await service.api.push()
 
@@ -51,7 +51,7 @@ async def test_a_sandbox_gets_exactly_what_it_needs(service: Any) -> None:
     }  # fmt: skip
 
 
-async def test_the_jobs_own_fault_is_told_and_not_tried_again(service: Any) -> None:
+async def test_a_job_that_fails_by_itself_is_reported_and_not_retried(service: Any) -> None:
     service.start("serve", "dispatch")
     await service.api.push()
     job = await service.api.job(config=wish("fail"))
@@ -64,7 +64,7 @@ async def test_the_jobs_own_fault_is_told_and_not_tried_again(service: Any) -> N
 
 
 @pytest.mark.parametrize("behaviour", [{"behave": "exit", "code": 75}, {"behave": "kill"}])
-async def test_a_fault_not_the_jobs_own_is_tried_again_and_visible(
+async def test_an_infrastructure_failure_is_retried_and_visible(
     service: Any, behaviour: dict[str, Any]
 ) -> None:
     service.start("serve", "dispatch")
@@ -78,7 +78,7 @@ async def test_a_fault_not_the_jobs_own_is_tried_again_and_visible(
     assert any(line.startswith("Attempt 1 ended: ") for line in log)
 
 
-async def test_attempts_are_bounded(service: Any) -> None:
+async def test_the_number_of_attempts_is_limited(service: Any) -> None:
     service.start("serve", "dispatch")
     await service.api.push()
     job = await service.api.job(config=wish("exit", code=75))
@@ -92,7 +92,7 @@ async def test_attempts_are_bounded(service: Any) -> None:
 @pytest.mark.parametrize(
     ("code", "error_code"), [(0, "ended_without_report"), (1, "sandbox_failed")]
 )
-async def test_an_end_without_a_word_fails_the_job_and_quotes_its_output_without_keys(
+async def test_an_unreported_end_fails_the_job_and_quotes_its_output_without_keys(
     service: Any, code: int, error_code: str
 ) -> None:
     service.start("serve", "dispatch")
@@ -109,7 +109,7 @@ async def test_an_end_without_a_word_fails_the_job_and_quotes_its_output_without
     assert "dnj_" not in log
 
 
-async def test_cancelling_a_queued_job_ends_it_at_once(service: Any) -> None:
+async def test_cancelling_a_queued_job_ends_it_immediately(service: Any) -> None:
     service.start("serve")
     await service.api.push()
     job = await service.api.job()
@@ -121,7 +121,7 @@ async def test_cancelling_a_queued_job_ends_it_at_once(service: Any) -> None:
     assert (await service.ended(job["id"]))["attempt"] == 0
 
 
-async def test_cancelling_a_running_job_lets_it_save(service: Any) -> None:
+async def test_a_cancelled_running_job_saves_first(service: Any) -> None:
     service.start("serve", "dispatch")
     await service.api.push()
     job = await service.api.job(config=wish("well", seconds=0.1, steps=1000))
@@ -138,7 +138,7 @@ async def test_cancelling_a_running_job_lets_it_save(service: Any) -> None:
 
 
 @pytest.mark.parametrize("behave", ["ignore_cancel", "ignore_everything"])
-async def test_a_sandbox_that_does_not_obey_is_killed_with_all_that_it_started(
+async def test_a_sandbox_that_ignores_a_cancellation_is_killed_with_all_its_child_processes(
     service: Any, behave: str
 ) -> None:
     service.start("serve", "dispatch")
@@ -152,7 +152,7 @@ async def test_a_sandbox_that_does_not_obey_is_killed_with_all_that_it_started(
     await service.gone()
 
 
-async def test_a_dispatcher_killed_is_followed_by_one_that_adopts_its_sandbox(
+async def test_a_new_dispatcher_adopts_the_sandbox_of_a_killed_one(
     service: Any,
 ) -> None:
     service.start("serve", "dispatch")
@@ -169,7 +169,7 @@ async def test_a_dispatcher_killed_is_followed_by_one_that_adopts_its_sandbox(
     await service.gone()
 
 
-async def test_a_job_that_ended_while_no_dispatcher_lived_is_settled_by_the_next(
+async def test_a_job_that_ended_without_a_dispatcher_is_settled_by_the_next(
     service: Any,
 ) -> None:
     service.start("serve", "dispatch")
@@ -202,7 +202,7 @@ async def test_a_job_whose_sandbox_died_with_its_dispatcher_is_queued_again(serv
     assert done["metrics"] == {"train/steps": 20}
 
 
-async def test_told_to_stop_a_dispatcher_stops_its_sandboxes_and_queues_their_jobs(
+async def test_a_stopping_dispatcher_stops_its_sandboxes_and_queues_their_jobs(
     service: Any,
 ) -> None:
     service.start("serve", "dispatch")
@@ -219,7 +219,7 @@ async def test_told_to_stop_a_dispatcher_stops_its_sandboxes_and_queues_their_jo
     assert (await service.ended(job["id"]))["attempt"] == 2
 
 
-async def test_told_to_stop_and_leave_a_dispatcher_leaves_its_sandboxes_to_the_next(
+async def test_a_dispatcher_stopped_with_leave_keeps_its_sandboxes_for_the_next(
     service: Any,
 ) -> None:
     object.__setattr__(service.api.settings, "on_stop", "leave")
@@ -236,7 +236,7 @@ async def test_told_to_stop_and_leave_a_dispatcher_leaves_its_sandboxes_to_the_n
     assert (await service.ended(job["id"]))["attempt"] == 1
 
 
-async def test_with_its_lifeline_cut_a_dispatcher_leaves_its_sandboxes_to_the_next(
+async def test_a_dispatcher_whose_parent_died_keeps_its_sandboxes_for_the_next(
     service: Any,
 ) -> None:
     service.start("serve", "dispatch")
@@ -263,7 +263,7 @@ async def test_an_orphaned_sandbox_ends_by_itself(service: Any) -> None:
     await service.gone()
 
 
-async def test_the_api_may_be_killed_and_started_under_a_running_job(service: Any) -> None:
+async def test_a_job_continues_while_the_api_is_killed_and_restarted(service: Any) -> None:
     service.start("serve", "dispatch")
     await service.api.push()
     job = await service.api.job(config=wish("well", seconds=0.1, steps=20))
@@ -277,7 +277,7 @@ async def test_the_api_may_be_killed_and_started_under_a_running_job(service: An
     assert done["progress"]["step"] == 20
 
 
-async def test_with_its_lifeline_cut_the_api_ends(service: Any) -> None:
+async def test_the_api_ends_when_its_parent_died(service: Any) -> None:
     service.start("serve")
 
     service.cut("serve")
@@ -298,7 +298,7 @@ async def test_with_its_lifeline_cut_the_api_ends(service: Any) -> None:
         ({"job_disk_bytes": 1_000_000}, {"behave": "write", "bytes": 2_000_000}, "disk_exceeded"),
     ],
 )
-async def test_a_job_beyond_its_limits_is_ended_and_the_limit_named(
+async def test_a_job_above_its_limits_is_stopped_and_the_limit_is_named(
     service: Any, limits: dict[str, int], behaviour: dict[str, Any], code: str
 ) -> None:
     for name, value in limits.items():
@@ -314,7 +314,7 @@ async def test_a_job_beyond_its_limits_is_ended_and_the_limit_named(
     await service.gone()
 
 
-async def test_output_is_kept_within_its_bound(service: Any) -> None:
+async def test_output_is_kept_within_its_limit(service: Any) -> None:
     object.__setattr__(service.api.settings, "job_output_bytes", 100_000)
     service.start("serve", "dispatch")
     await service.api.push()
@@ -327,7 +327,7 @@ async def test_output_is_kept_within_its_bound(service: Any) -> None:
     assert 0 < kept < 200_000
 
 
-async def test_two_dispatchers_share_the_queue_and_no_job_runs_twice(service: Any) -> None:
+async def test_two_dispatchers_share_the_queue_and_run_each_job_once(service: Any) -> None:
     service.start("serve", "dispatch", "dispatch")
     await service.api.push()
     jobs = [await service.api.job(config={"steps": 2}) for _ in range(6)]
@@ -337,7 +337,7 @@ async def test_two_dispatchers_share_the_queue_and_no_job_runs_twice(service: An
     assert [(job["status"], job["attempt"]) for job in done] == [("completed", 1)] * 6
 
 
-async def test_the_limit_of_a_workspace_holds_across_dispatchers(service: Any) -> None:
+async def test_a_workspaces_limit_holds_across_dispatchers(service: Any) -> None:
     object.__setattr__(service.api.settings, "jobs_at_once_per_workspace", 1)
     service.start("serve", "dispatch", "dispatch")
     await service.api.push()

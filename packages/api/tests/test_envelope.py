@@ -45,11 +45,11 @@ async def test_an_unknown_path_is_a_404(api: Any) -> None:
     assert body["detail"] == "The path `/api/v1/nothing/(here)` does not exist; see `/docs`"
 
 
-async def test_a_path_with_a_slash_too_many_is_no_redirect(api: Any) -> None:
+async def test_a_path_with_a_trailing_slash_is_not_redirected(api: Any) -> None:
     check(await api("GET", f"{api.jobs}/"), 404)
 
 
-async def test_a_wrong_method_is_a_405_that_says_which_are_right(api: Any) -> None:
+async def test_a_wrong_method_is_a_405_with_the_allowed_ones(api: Any) -> None:
     answer = await api("DELETE", "/user")
 
     check(answer, 405)
@@ -76,7 +76,7 @@ async def test_a_405_names_every_method_of_its_path(api: Any, path: str, allowed
     "body",
     [b"{", b"\xff\xfe", b"[" * 100_000, b'{"model": NaN', b"'x'", b'"\\ud800'],
 )
-async def test_a_body_that_cannot_be_read_is_a_400(api: Any, body: bytes) -> None:
+async def test_an_unreadable_body_is_a_400(api: Any, body: bytes) -> None:
     headers = {"Content-Type": "application/json"}
 
     check(await api("POST", api.jobs, content=body, headers=headers), 400)
@@ -105,7 +105,7 @@ async def test_a_body_of_another_shape_is_a_422_with_fields(api: Any, body: byte
         ("", "has no content type"),
     ],
 )
-async def test_a_body_that_is_not_said_to_be_json_is_a_422_that_names_the_header(
+async def test_a_body_without_a_json_content_type_is_a_422_that_names_the_header(
     api: Any, kind: str, said: str
 ) -> None:
     for path in (api.jobs, "/org/acme/tokens"):
@@ -138,7 +138,7 @@ async def test_a_body_that_is_not_said_to_be_json_is_a_422_that_names_the_header
         ),
     ],
 )
-async def test_a_refusal_says_what_to_send_in_words_and_not_as_a_pattern(
+async def test_a_refusal_describes_the_expected_value_in_words(
     api: Any, path: str, body: Any, detail: str
 ) -> None:
     assert check(await api("POST", path, json=body), 422)["detail"] == detail
@@ -166,7 +166,7 @@ async def test_a_value_of_another_type_is_refused_and_not_converted(
 
 
 @one_database
-async def test_no_refusal_of_a_parameter_shows_a_pattern(api: Any) -> None:
+async def test_a_refused_parameter_shows_no_pattern(api: Any) -> None:
     paths = api.app.openapi()["paths"]
     asked = 0
     for path, methods in paths.items():
@@ -196,7 +196,7 @@ async def test_an_oversized_body_is_a_400(api: Any, told: bool) -> None:
     assert "1,048,576 bytes" in refused["detail"]
 
 
-async def test_a_crash_is_a_500_with_a_reference_that_stands_in_the_log(
+async def test_a_crash_is_a_500_with_a_reference_that_is_in_the_log(
     api: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     @api.app.get("/api/v1/crash")
@@ -211,7 +211,7 @@ async def test_a_crash_is_a_500_with_a_reference_that_stands_in_the_log(
     assert "the secret inside" in caplog.text
 
 
-async def test_a_client_below_the_minimum_is_told_to_upgrade(settings: Any) -> None:
+async def test_a_client_below_the_minimum_is_asked_to_upgrade(settings: Any) -> None:
     object.__setattr__(settings, "minimum_client", "dreadnode-sdk/2.1.0")
     app = create_app(settings)
     transport = httpx2.ASGITransport(app)
@@ -237,7 +237,7 @@ async def test_a_client_below_the_minimum_is_told_to_upgrade(settings: Any) -> N
         ("dreadnode/2.10", "dreadnode/2.9", 426),
     ],
 )
-async def test_versions_of_clients_are_compared_by_their_numbers(
+async def test_client_versions_are_compared_numerically(
     settings: Any, least: str, client: str, status: int
 ) -> None:
     object.__setattr__(settings, "minimum_client", least)
@@ -251,7 +251,7 @@ async def test_versions_of_clients_are_compared_by_their_numbers(
 
 
 @pytest.mark.parametrize("least", ["0.2", "dreadnode", "dreadnode/", "dreadnode/0.2rc1", "/1"])
-def test_a_minimum_that_would_let_everybody_in_is_refused(tmp_path: Any, least: str) -> None:
+def test_a_minimum_that_would_admit_every_client_is_refused(tmp_path: Any, least: str) -> None:
     with pytest.raises(SettingsError, match="DREADNODE_MINIMUM_CLIENT"):
         Settings(data_dir=tmp_path, minimum_client=least)
 
@@ -271,7 +271,7 @@ async def limited(
     await app.state.database.dispose()
 
 
-async def test_one_token_over_its_rate_waits_and_others_do_not(limited: Any) -> None:
+async def test_a_token_above_its_rate_waits_and_others_do_not(limited: Any) -> None:
     client, tokens = limited
 
     async def ask(name: str) -> httpx2.Response:
@@ -292,7 +292,7 @@ async def test_one_token_over_its_rate_waits_and_others_do_not(limited: Any) -> 
     assert (other.status_code, later.status_code) == (200, 200)
 
 
-async def test_invented_tokens_are_limited_by_address_and_never_known_ones(limited: Any) -> None:
+async def test_unknown_tokens_are_limited_by_address_and_known_ones_are_not(limited: Any) -> None:
     client, tokens = limited
 
     async def ask(token: str) -> int:
@@ -315,7 +315,7 @@ def test_bidirectional_control_characters_are_shown_escaped(character: str) -> N
     assert shown == f"the file \\u{ord(character):04x}gpj.exe"
 
 
-async def test_a_request_keeps_the_id_it_came_with(api: Any) -> None:
+async def test_a_request_keeps_its_request_id(api: Any) -> None:
     kept = await api("GET", "/user", headers={"X-Request-ID": "mine-1"})
     odd = await api("GET", "/user", headers={"X-Request-ID": "no good\t!"})
 
@@ -323,7 +323,7 @@ async def test_a_request_keeps_the_id_it_came_with(api: Any) -> None:
     assert odd.headers["X-Request-ID"] != "no good\t!"
 
 
-async def test_health_says_whether_the_process_lives_and_whether_it_can_serve(api: Any) -> None:
+async def test_health_reports_whether_the_process_is_alive_and_ready(api: Any) -> None:
     live = await api.client.get("/health/live")
     ready = await api.client.get("/health/ready")
 
@@ -362,7 +362,7 @@ def test_openapi_needs_no_database(settings: Any) -> None:
     )
 
 
-def test_the_refusals_of_the_service_have_documented_types() -> None:
+def test_the_errors_of_the_service_have_documented_types() -> None:
     classes = [
         value
         for value in vars(errors).values()
@@ -398,7 +398,7 @@ BODIES = JSON | st.dictionaries(st.sampled_from(FIELDS), JSON, max_size=8)
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(body=BODIES, sound=st.booleans())
-async def test_no_body_makes_the_service_fail(api: Any, body: Any, sound: bool) -> None:
+async def test_any_body_gets_a_response_below_500(api: Any, body: Any, sound: bool) -> None:
     if sound and isinstance(body, dict):
         body = {
             "model": "Qwen/Qwen3-8B",
@@ -419,7 +419,7 @@ async def test_no_body_makes_the_service_fail(api: Any, body: Any, sound: bool) 
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(body=BODIES, kind=st.sampled_from(["step_complete", "log", "phase", "training_start"]))
-async def test_no_event_makes_the_service_fail(api: Any, body: Any, kind: str) -> None:
+async def test_any_event_gets_a_response_below_500(api: Any, body: Any, kind: str) -> None:
     if not hasattr(api, "claimed"):
         await api.push()
         await api.job()
@@ -459,7 +459,7 @@ async def test_no_event_makes_the_service_fail(api: Any, body: Any, kind: str) -
     ),
     method=st.sampled_from(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD"]),
 )  # fmt: skip
-async def test_no_path_makes_the_service_fail(
+async def test_any_path_gets_a_response_below_500(
     api: Any, path: list[str], query: dict[str, Any], method: str
 ) -> None:
     url = httpx2.URL(
@@ -473,7 +473,7 @@ async def test_no_path_makes_the_service_fail(
     assert answer.status_code < 500, (method, url, answer.text)
 
 
-async def test_no_key_makes_the_service_fail(api: Any) -> None:
+async def test_any_token_gets_a_response_below_500(api: Any) -> None:
     for value in (
         b"Bearer",
         b"Bearer \xff\xfe",
@@ -486,7 +486,7 @@ async def test_no_key_makes_the_service_fail(api: Any) -> None:
         check(answer, 401)
 
 
-async def test_text_from_a_client_never_returns_as_markup(api: Any) -> None:
+async def test_text_from_a_client_is_never_returned_as_markup(api: Any) -> None:
     refused = check(await api("POST", "/org/acme/tokens", json={"name": "x", "[/red]": 1}), 422)
 
     assert refused["detail"].startswith("`(/red)`: ")

@@ -72,7 +72,7 @@ async def order(database: Database, places: dict[str, str], at_once: int = 1) ->
         await finish(database, running.pop(0))
 
 
-async def test_a_workspace_with_many_jobs_does_not_keep_another_waiting(database: Database) -> None:
+async def test_a_workspace_with_many_jobs_does_not_delay_another(database: Database) -> None:
     places = await workspaces(database, "a", "b", "c")
     await enqueue(database, places["a"], 6)
     await enqueue(database, places["b"], 2)
@@ -81,7 +81,7 @@ async def test_a_workspace_with_many_jobs_does_not_keep_another_waiting(database
     assert await order(database, places) == "abcabaaaa"
 
 
-async def test_with_several_at_once_the_workspace_with_the_fewest_comes_first(
+async def test_the_workspace_with_the_fewest_running_jobs_comes_first(
     database: Database,
 ) -> None:
     places = await workspaces(database, "a", "b")
@@ -104,7 +104,7 @@ async def test_within_a_workspace_the_oldest_job_comes_first(database: Database)
     assert taken == sorted(queued)
 
 
-async def test_a_job_that_waits_for_its_next_attempt_lets_younger_ones_pass(
+async def test_a_job_waiting_for_its_next_attempt_does_not_block_newer_ones(
     database: Database,
 ) -> None:
     places = await workspaces(database, "a")
@@ -119,7 +119,7 @@ async def test_a_job_that_waits_for_its_next_attempt_lets_younger_ones_pass(
 
 
 @pytest.mark.parametrize(("per_workspace", "in_all", "most"), [(2, 0, 4), (1000, 3, 3), (1, 3, 2)])
-async def test_neither_limit_is_ever_passed(
+async def test_neither_limit_is_ever_exceeded(
     database: Database, per_workspace: int, in_all: int, most: int
 ) -> None:
     places = await workspaces(database, "a", "b")
@@ -144,7 +144,7 @@ async def test_neither_limit_is_ever_passed(
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-async def test_every_job_gets_its_turn_and_no_workspace_waits_for_two_turns_of_another(
+async def test_every_job_gets_its_turn_and_a_workspace_waits_for_at_most_one_turn_of_another(
     database: Database, jobs: dict[str, int], at_once: int
 ) -> None:
     places = await workspaces(database, *jobs)

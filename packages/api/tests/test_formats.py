@@ -57,7 +57,7 @@ def test_converted_rows_are_described_with_their_digest(tmp_path: Path) -> None:
         '[{"a":"]}[{"}]',
     ],
 )
-def test_a_row_of_json_keeps_its_own_text(tmp_path: Path, text: str) -> None:
+def test_a_json_row_keeps_its_own_text(tmp_path: Path, text: str) -> None:
     source, target = tmp_path / "rows.json", tmp_path / "rows.jsonl"
     source.write_text(text, encoding="utf-8")
     read("json", source, target, LIMIT)
@@ -66,13 +66,13 @@ def test_a_row_of_json_keeps_its_own_text(tmp_path: Path, text: str) -> None:
     assert joined.replace(" ", "") == "".join(text.split()).strip("\ufeff")[1:-1]
 
 
-def test_an_object_over_several_lines_becomes_one(tmp_path: Path) -> None:
+def test_an_object_over_several_lines_becomes_one_line(tmp_path: Path) -> None:
     rows = [{"messages": [{"role": "user", "content": "a\nb"}]}, {"n": 2}]
 
     assert convert(tmp_path, "json", json.dumps(rows, indent=2).encode()) == rows
 
 
-def test_an_array_larger_than_a_piece_of_it_is_read_whole(tmp_path: Path) -> None:
+def test_an_array_larger_than_a_chunk_is_read_completely(tmp_path: Path) -> None:
     rows = [{"n": n, "text": "ü" * 5000} for n in range(300)] + [{"long": "x" * 3_000_000}]
 
     assert convert(tmp_path, "json", json.dumps(rows).encode()) == rows
@@ -98,13 +98,13 @@ def test_an_array_larger_than_a_piece_of_it_is_read_whole(tmp_path: Path) -> Non
         (b'[{"a": "' + b"x" * MAX_ROW_BYTES + b'"}]', "Row 1 is longer than 8,388,608 bytes"),
     ],
 )
-def test_json_that_is_no_array_of_objects_is_refused(
+def test_json_that_is_not_an_array_of_objects_is_refused(
     tmp_path: Path, data: bytes, sentence: str
 ) -> None:
     assert refusal(tmp_path, "json", data).startswith(sentence)
 
 
-def test_values_of_csv_are_the_text_that_stands_there(tmp_path: Path) -> None:
+def test_csv_values_stay_text(tmp_path: Path) -> None:
     data = '\ufeffprompt,response\r\n007,"a ""b"", c\r\nd"\r\n\r\n1e3,\r\n"  x",NaN'.encode()
 
     assert convert(tmp_path, "csv", data) == [
@@ -114,7 +114,7 @@ def test_values_of_csv_are_the_text_that_stands_there(tmp_path: Path) -> None:
     ]
 
 
-def test_columns_of_csv_that_mean_something_only_as_json_are_read_as_json(tmp_path: Path) -> None:
+def test_csv_columns_of_json_fields_are_parsed_as_json(tmp_path: Path) -> None:
     data = (
         b"prompt,reward,success,tools,messages\n"
         b'a,0.5,True,[],"[{""role"": ""user""}]"\n'
@@ -159,7 +159,7 @@ def test_columns_of_csv_that_mean_something_only_as_json_are_read_as_json(tmp_pa
         (b"a\n" + b"x" * (MAX_ROW_BYTES + 9), "Line 2 is longer than 8,388,608 bytes"),
     ],
 )
-def test_csv_that_does_not_fit_its_header_is_refused_by_row_and_column(
+def test_csv_that_does_not_match_its_header_is_refused_by_row_and_column(
     tmp_path: Path, data: bytes, sentence: str
 ) -> None:
     assert refusal(tmp_path, "csv", data).startswith(sentence)
@@ -176,7 +176,7 @@ def test_nested_columns_of_parquet_become_messages(tmp_path: Path) -> None:
     assert convert(tmp_path, "parquet", data) == rows
 
 
-def test_every_type_with_an_exact_form_arrives_as_it_is(tmp_path: Path) -> None:
+def test_every_type_with_an_exact_json_form_is_kept_exactly(tmp_path: Path) -> None:
     moment = dt.datetime(2026, 11, 22, 3, 0, 0, 123456, tzinfo=dt.UTC)
     data = parquet(
         tmp_path,
@@ -234,13 +234,13 @@ def test_rows_of_many_batches_keep_their_order(tmp_path: Path) -> None:
         ({"x": pa.array([], pa.int8())}, "The file has no rows"),
     ],
 )
-def test_parquet_that_json_has_no_form_for_is_refused_by_column(
+def test_parquet_types_without_a_json_form_are_refused_by_column(
     tmp_path: Path, columns: dict[str, Any], sentence: str
 ) -> None:
     assert refusal(tmp_path, "parquet", parquet(tmp_path, columns)).startswith(sentence)
 
 
-def test_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_columns_with_the_same_name_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "twins.parquet"
     pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), path)
 
@@ -267,7 +267,7 @@ def test_a_damaged_page_is_refused(tmp_path: Path) -> None:
     assert "Parquet" in refusal(tmp_path, "parquet", bytes(data))
 
 
-def test_rows_that_unpack_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+def test_rows_above_the_uncompressed_limit_are_refused(tmp_path: Path) -> None:
     data = parquet(tmp_path, {"text": ["x" * 100_000] * 1000})
     assert len(data) < 100_000
 
@@ -275,7 +275,7 @@ def test_rows_that_unpack_beyond_the_limit_are_refused(tmp_path: Path) -> None:
         convert(tmp_path, "parquet", data, limit=1_000_000)
 
 
-def test_a_process_prints_what_it_found_or_why_not(
+def test_the_conversion_process_prints_its_result_or_the_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tmp_path / "rows.csv"
@@ -303,7 +303,7 @@ def compressed(data: bytes, compression: str) -> bytes:
         ("csv", b"a\n1\n2\n"),
     ],
 )
-def test_a_compressed_file_of_text_is_read(
+def test_a_compressed_text_file_is_read(
     tmp_path: Path, kind: str, data: bytes, compression: str
 ) -> None:
     rows = convert(tmp_path, f"{kind}.{compression}", compressed(data, compression))
@@ -323,7 +323,7 @@ def test_a_damaged_compressed_file_is_refused(
 
 
 @pytest.mark.parametrize("compression", ["gz", "zst"])
-def test_a_compressed_file_that_unpacks_to_too_much_is_refused(
+def test_a_compressed_file_that_expands_too_much_is_refused(
     tmp_path: Path, compression: str
 ) -> None:
     data = compressed(b'{"a": 1}\n' * 1000, compression)
@@ -339,7 +339,7 @@ def test_json_lines_named_json_are_read(tmp_path: Path, text: str) -> None:
     assert convert(tmp_path, "json", text.encode()) == [{"a": 1}, {"a": 2}]
 
 
-def test_a_line_that_is_not_an_object_among_json_lines_is_named(tmp_path: Path) -> None:
+def test_a_json_line_that_is_not_an_object_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path, "json", b'{"a": 1}\n[2]\n').startswith("Row 2 is not an object")
 
 
@@ -364,7 +364,7 @@ JSON_TEXT = pa.json_(pa.string())
         (pa.map_(pa.string(), JSON_TEXT), [[("k", "[1]")], None], [{"k": [1]}, None]),
     ],
 )
-def test_values_of_the_type_json_are_read_at_any_depth(
+def test_values_of_the_json_type_are_parsed_at_any_depth(
     tmp_path: Path, kind: Any, stored: list[Any], read_as: list[Any]
 ) -> None:
     plain_type = without_json(kind)
@@ -385,7 +385,7 @@ def without_json(kind: Any) -> Any:
     return pa.list_(without_json(kind.value_type)) if pa.types.is_list(kind) else kind
 
 
-def test_text_that_is_not_json_in_a_column_of_that_type_is_named(tmp_path: Path) -> None:
+def test_invalid_json_in_a_json_column_is_named(tmp_path: Path) -> None:
     array = pa.array(['{"x": 1}', "{"], pa.string()).cast(JSON_TEXT)
     path = tmp_path / "made.parquet"
     pq.write_table(pa.table({"v": array}), path)

@@ -27,7 +27,7 @@ async def test_jobs_are_listed_newest_first_page_by_page(api: Any) -> None:
     assert await totals(api, page=9) == (5, [])
 
 
-async def test_filters_combine_and_the_total_is_theirs(api: Any) -> None:
+async def test_filters_combine_and_give_their_own_total(api: Any) -> None:
     await api.push()
     for name, project in (("a", "x"), ("b", "y"), ("c", "x")):
         await api.job(name=name, project_ref=project)
@@ -43,7 +43,7 @@ async def test_filters_combine_and_the_total_is_theirs(api: Any) -> None:
     assert await totals(api, project_ref="x", status="queued") == (1, ["c"])
 
 
-async def test_jobs_are_filtered_by_name_tag_model_user_and_the_start_of_their_id(
+async def test_jobs_are_filtered_by_name_tag_model_user_and_id_prefix(
     api: Any,
 ) -> None:
     await api.push()
@@ -65,7 +65,7 @@ async def test_jobs_are_filtered_by_name_tag_model_user_and_the_start_of_their_i
     assert (await api("GET", api.jobs, params={"id_prefix": "%"})).status_code == 422
 
 
-async def test_the_tallies_are_what_counting_would_find(api: Any) -> None:
+async def test_the_stored_counts_equal_a_recount(api: Any) -> None:
     await api.push()
     for _ in range(4):
         await api.job()
@@ -87,14 +87,14 @@ async def test_the_tallies_are_what_counting_would_find(api: Any) -> None:
     "params",
     [{"page": 0}, {"page_size": 0}, {"page_size": 101}, {"status": "lost"}, {"backend": "x"}],
 )
-async def test_a_list_out_of_its_bounds_is_refused(api: Any, params: dict[str, Any]) -> None:
+async def test_list_parameters_out_of_range_are_refused(api: Any, params: dict[str, Any]) -> None:
     refused = await api("GET", api.jobs, params=params)
 
     assert refused.status_code == 422
     assert refused.json()["errors"][0]["loc"] == ["query", *params]
 
 
-async def test_a_list_leaves_the_series_out(api: Any) -> None:
+async def test_a_list_omits_the_metric_histories(api: Any) -> None:
     await api.push()
     await api.job()
     job, key = await api.start()
@@ -107,7 +107,7 @@ async def test_a_list_leaves_the_series_out(api: Any) -> None:
     assert listed["metrics"] == {"train/speed": 3}
 
 
-async def test_the_schema_is_what_the_tables_say(database: Any) -> None:
+async def test_the_migrated_schema_matches_the_tables(database: Any) -> None:
     """What the migrations made and what the code declares is one schema."""
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
@@ -120,7 +120,7 @@ async def test_the_schema_is_what_the_tables_say(database: Any) -> None:
         assert await connection.run_sync(differences) == []
 
 
-async def test_jobs_from_before_the_tallies_are_counted_by_the_migration(api: Any) -> None:
+async def test_the_migration_counts_existing_jobs(api: Any) -> None:
     await api.push()
     for _ in range(3):
         await api.job()

@@ -52,7 +52,7 @@ def lines(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_each_line_is_one_object_even_when_its_words_hold_line_breaks(output: Output) -> None:
+def test_each_log_line_is_one_object_even_with_line_breaks(output: Output) -> None:
     stream = output(io.StringIO())
 
     logging.getLogger("dreadnode_api.x").warning("two\nlines\u2028and %s", {"a": object()})
@@ -64,7 +64,7 @@ def test_each_line_is_one_object_even_when_its_words_hold_line_breaks(output: Ou
     assert "request_id" not in line
 
 
-def test_a_person_at_a_terminal_reads_text_and_may_ask_for_objects(output: Output) -> None:
+def test_a_terminal_gets_text_unless_objects_are_requested(output: Output) -> None:
     text = output(Terminal())
     logging.getLogger("dreadnode_api.x").info("hello")
     objects = output(Terminal(), "json")
@@ -74,7 +74,7 @@ def test_a_person_at_a_terminal_reads_text_and_may_ask_for_objects(output: Outpu
     assert lines(objects)[0]["message"] == "hello"
 
 
-def test_an_exception_is_a_field_with_the_whole_traceback(output: Output) -> None:
+def test_an_exception_is_a_field_with_the_complete_traceback(output: Output) -> None:
     stream = output(io.StringIO())
 
     try:
@@ -102,7 +102,7 @@ def test_an_exception_is_a_field_with_the_whole_traceback(output: Output) -> Non
         ('a "quoted" secret of no known form', "***"),
     ],
 )
-def test_no_key_passes_wherever_it_stands_in_a_line(
+def test_keys_are_removed_at_any_position_of_a_line(
     output: Output, form: str, said: str, kept: str
 ) -> None:
     stream = output(io.StringIO(), form, 'a "quoted" secret of no known form')
@@ -117,7 +117,7 @@ def test_no_key_passes_wherever_it_stands_in_a_line(
     assert stream.getvalue().count(kept) == (3 if form == "json" else 2)
 
 
-def test_ordinary_words_are_left_alone(output: Output) -> None:
+def test_ordinary_words_stay_unchanged(output: Output) -> None:
     stream = output(io.StringIO())
     words = (
         "basic facts: GET http://127.0.0.1:8799/api/v1/user 200, keys begin with `tml-` or "
@@ -130,7 +130,7 @@ def test_ordinary_words_are_left_alone(output: Output) -> None:
 
 
 @one_database
-async def test_a_request_is_logged_with_its_id_its_job_and_how_it_was_answered(
+async def test_a_request_is_logged_with_its_id_its_job_and_its_status(
     api: Any, output: Output
 ) -> None:
     stream = output(io.StringIO())
@@ -167,7 +167,7 @@ async def test_a_crash_is_logged_with_its_reference_and_the_request(
     assert "RuntimeError: inside with dn_***" in line["exception"]
 
 
-def test_the_last_words_of_a_process_are_a_line_like_the_others() -> None:
+def test_the_last_output_of_a_process_is_a_normal_log_line() -> None:
     program = "from dreadnode_api import logs; logs.configure(); raise RuntimeError('gone')"
 
     done = subprocess.run(
@@ -180,17 +180,17 @@ def test_the_last_words_of_a_process_are_a_line_like_the_others() -> None:
     assert "RuntimeError: gone" in line["exception"]
 
 
-def test_a_path_cannot_write_a_line_of_the_log() -> None:
+def test_a_path_cannot_forge_a_log_line() -> None:
     assert logs.printable("/a b") == "/a b"
     assert "\n" not in logs.printable("/a\n2026-11-22 ERROR forged")
 
 
-def test_a_form_that_does_not_exist_is_refused(tmp_path: Any) -> None:
+def test_an_unknown_log_format_is_refused(tmp_path: Any) -> None:
     with pytest.raises(SettingsError, match="DREADNODE_LOG_FORMAT"):
         Settings(data_dir=tmp_path, log_format="xml")
 
 
-def test_the_secrets_of_the_settings_are_those_that_no_log_may_show(tmp_path: Any) -> None:
+def test_every_secret_setting_is_removed_from_logs(tmp_path: Any) -> None:
     settings = Settings(
         data_dir=tmp_path,
         engine_key="tml-master",

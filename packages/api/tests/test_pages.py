@@ -18,14 +18,14 @@ ALWAYS = {
 @pytest.mark.parametrize(
     "path", ["/api/v1/user", "/api/v1/training/catalog", "/nowhere", "/health/live", "/metrics"]
 )
-async def test_every_answer_tells_browsers_to_run_and_frame_nothing(api: Any, path: str) -> None:
+async def test_every_response_tells_browsers_to_run_and_frame_nothing(api: Any, path: str) -> None:
     headers = (await api.client.get(path)).headers
 
     assert ALWAYS.items() <= dict(headers).items()
     assert "strict-transport-security" not in headers
 
 
-async def test_behind_tls_browsers_are_told_to_keep_to_it(api: Any) -> None:
+async def test_behind_tls_browsers_are_told_to_stay_on_it(api: Any) -> None:
     served = SecurityHeaders(api.app, tls=True)
     sent = []
 
@@ -39,7 +39,7 @@ async def test_behind_tls_browsers_are_told_to_keep_to_it(api: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["OPTIONS", "GET"])
-async def test_no_other_origin_is_let_in(api: Any, method: str) -> None:
+async def test_other_origins_are_not_allowed(api: Any, method: str) -> None:
     headers = {"Origin": "https://evil.example", "Access-Control-Request-Method": "GET"}
 
     answer = await api(method, "/user", headers=headers)
@@ -47,7 +47,7 @@ async def test_no_other_origin_is_let_in(api: Any, method: str) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
-async def test_the_page_of_the_api_loads_nothing_from_anywhere_else(api: Any) -> None:
+async def test_the_apis_page_loads_nothing_from_other_servers(api: Any) -> None:
     page = await api.client.get("/docs")
     loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
 

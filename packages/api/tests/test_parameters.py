@@ -16,7 +16,7 @@ def refusal(answer: httpx2.Response) -> dict[str, Any]:
     return body
 
 
-async def test_a_misspelt_filter_is_refused_with_the_one_that_was_meant(api: Any) -> None:
+async def test_a_misspelled_filter_is_refused_with_the_intended_one(api: Any) -> None:
     body = refusal(await api("GET", f"{api.jobs}?sttaus=failed"))
 
     assert body == {
@@ -50,13 +50,13 @@ async def test_the_nearest_parameter_of_the_route_is_named(api: Any, path: str, 
     assert body["detail"].endswith(f": unknown parameter; did you mean `{near}`?")
 
 
-async def test_where_nothing_is_near_it_is_to_be_left_out(api: Any) -> None:
+async def test_an_unknown_parameter_without_a_near_one_should_be_left_out(api: Any) -> None:
     body = refusal(await api("GET", "/user?status=failed"))
 
     assert body["detail"] == ("`status`: unknown parameter; remove it or correct its name")
 
 
-async def test_each_unknown_parameter_has_an_entry_of_its_own(api: Any) -> None:
+async def test_each_unknown_parameter_has_its_own_error(api: Any) -> None:
     query = "page=1&first=1&second&third=&first=2&fourth=4"
 
     body = refusal(await api("GET", f"{api.jobs}?{query}"))
@@ -68,7 +68,7 @@ async def test_each_unknown_parameter_has_an_entry_of_its_own(api: Any) -> None:
     assert body["detail"].endswith("; and 1 more")
 
 
-async def test_the_catalog_gives_what_it_has_prepared_to_the_very_same_query_only(
+async def test_the_prepared_catalog_response_is_used_only_for_the_identical_query(
     api: Any,
 ) -> None:
     for _ in range(2):
@@ -78,14 +78,14 @@ async def test_the_catalog_gives_what_it_has_prepared_to_the_very_same_query_onl
 
 
 @pytest.mark.parametrize("key", [None, "dn_wrong"])
-async def test_without_a_key_nobody_learns_what_a_route_takes(api: Any, key: str | None) -> None:
+async def test_parameters_are_not_revealed_without_a_token(api: Any, key: str | None) -> None:
     answer = await api("GET", f"{api.jobs}?sttaus=failed", key=key)
 
     assert answer.status_code == 401
     assert "sttaus" not in answer.text
 
 
-async def test_nothing_is_made_of_a_wish_with_an_unknown_parameter(api: Any) -> None:
+async def test_a_request_with_an_unknown_parameter_creates_nothing(api: Any) -> None:
     await api.push()
     wish = {"model": "Qwen/Qwen3-8B", "trainer_type": "sft"}
     wish |= {"config": {"dataset_ref": {"name": "rows", "version": "1.0.0"}}}
@@ -97,7 +97,7 @@ async def test_nothing_is_made_of_a_wish_with_an_unknown_parameter(api: Any) -> 
     assert (await api("GET", "/org/acme/datasets/rows/2.0.0")).status_code == 404
 
 
-async def test_a_name_as_hostile_as_can_be_is_answered_plainly_and_in_no_time(api: Any) -> None:
+async def test_a_hostile_parameter_name_is_refused_plainly_and_quickly(api: Any) -> None:
     names = {"[/red]": 1, "\ud800".encode("utf-8", "surrogatepass"): 1, "\x1bc\0": 1}
     names |= {"page_size" * 3000: 1}
 
@@ -109,11 +109,11 @@ async def test_a_name_as_hostile_as_can_be_is_answered_plainly_and_in_no_time(ap
 
 
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready", "/metrics", "/docs"])
-async def test_what_is_asked_by_probes_and_browsers_takes_any_query(api: Any, path: str) -> None:
+async def test_routes_of_probes_and_browsers_accept_any_query(api: Any, path: str) -> None:
     assert (await api.client.get(f"{path}?unknown_parameter=1")).is_success
 
 
-async def test_an_upload_of_the_registry_takes_the_parameters_of_its_protocol(api: Any) -> None:
+async def test_a_registry_upload_accepts_the_parameters_of_its_protocol(api: Any) -> None:
     path = "/acme/desk/blobs/uploads/?mount=sha256:0&from=other"
 
     assert (await api("POST", path)).status_code == 202

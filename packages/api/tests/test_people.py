@@ -12,7 +12,7 @@ import pytest
 GRACE = {"username": "grace", "email": "grace@example.com", "role": "member"}
 
 
-async def test_a_new_member_gets_a_key_that_is_shown_once(api: Any) -> None:
+async def test_a_new_member_gets_a_token_that_is_shown_once(api: Any) -> None:
     made = (await api("POST", "/org/acme/members", json=GRACE)).json()
 
     who = (await api("GET", "/user", key=made["token"]["token"])).json()
@@ -29,7 +29,7 @@ async def test_a_new_member_gets_a_key_that_is_shown_once(api: Any) -> None:
     assert made["token"]["token"] not in listed.text
 
 
-async def test_a_member_whose_role_shrinks_loses_it_with_every_key(api: Any) -> None:
+async def test_a_member_with_a_reduced_role_loses_it_with_every_token(api: Any) -> None:
     made = (await api("POST", "/org/acme/members", json=GRACE)).json()
     key = made["token"]["token"]
     before = await api("PUT", "/org/acme/capabilities/a/1", key=key, json={"prompt": "x"})
@@ -42,7 +42,7 @@ async def test_a_member_whose_role_shrinks_loses_it_with_every_key(api: Any) -> 
     assert (before.status_code, after.status_code) == (201, 403)
 
 
-async def test_a_member_who_leaves_loses_every_key(api: Any) -> None:
+async def test_a_removed_member_loses_every_token(api: Any) -> None:
     made = (await api("POST", "/org/acme/members", json=GRACE)).json()
 
     left = await api("DELETE", f"/org/acme/members/{made['member']['id']}")
@@ -53,7 +53,7 @@ async def test_a_member_who_leaves_loses_every_key(api: Any) -> None:
     assert (await api("DELETE", "/org/acme/members/grace")).status_code == 404
 
 
-async def test_the_last_administrator_stays_one(api: Any) -> None:
+async def test_the_last_administrator_cannot_be_removed(api: Any) -> None:
     demoted = await api("PATCH", "/org/acme/members/admin", json={"role": "member"})
     removed = await api("DELETE", "/org/acme/members/admin")
     await api("PATCH", "/org/acme/members/member", json={"role": "admin"})
@@ -62,7 +62,7 @@ async def test_the_last_administrator_stays_one(api: Any) -> None:
     assert (demoted.status_code, removed.status_code, then.status_code) == (409, 409, 200)
 
 
-async def test_two_administrators_cannot_remove_each_other_at_once(api: Any) -> None:
+async def test_two_administrators_cannot_remove_each_other_concurrently(api: Any) -> None:
     await api("PATCH", "/org/acme/members/member", json={"role": "admin"})
 
     answers = await asyncio.gather(
@@ -73,7 +73,7 @@ async def test_two_administrators_cannot_remove_each_other_at_once(api: Any) -> 
 
 
 @pytest.mark.parametrize("change", [{"email": "other@example.com"}, {"username": "other"}])
-async def test_a_name_or_an_address_of_somebody_else_is_refused(
+async def test_a_name_or_an_address_of_another_user_is_refused(
     api: Any, change: dict[str, str]
 ) -> None:
     await api("POST", "/org/acme/members", json=GRACE)
@@ -88,14 +88,14 @@ async def test_a_name_or_an_address_of_somebody_else_is_refused(
     "change",
     [{"username": "[x]"}, {"username": ""}, {"email": "none"}, {"role": "owner"}, {"more": 1}],
 )
-async def test_a_member_without_a_sound_name_is_refused(api: Any, change: dict[str, Any]) -> None:
+async def test_a_member_with_an_invalid_name_is_refused(api: Any, change: dict[str, Any]) -> None:
     refused = await api("POST", "/org/acme/members", json={**GRACE, **change})
 
     assert refused.status_code == 422
     assert len((await api("GET", "/org/acme/members")).json()["items"]) == 3
 
 
-async def test_a_new_workspace_can_be_worked_in(api: Any) -> None:
+async def test_a_new_workspace_can_be_used(api: Any) -> None:
     made = await api("POST", "/org/acme/ws", json={"key": "night", "name": "Night shift"})
     again = await api("POST", "/org/acme/ws", json={"key": "night"})
 
@@ -105,11 +105,13 @@ async def test_a_new_workspace_can_be_worked_in(api: Any) -> None:
 
 
 @pytest.mark.parametrize("key", ["Night", "", "a b", "-a", "x" * 64, "../x", "[x]"])
-async def test_a_workspace_key_that_clients_could_not_send_is_refused(api: Any, key: str) -> None:
+async def test_an_invalid_workspace_slug_is_refused(api: Any, key: str) -> None:
     assert (await api("POST", "/org/acme/ws", json={"key": key})).status_code == 422
 
 
-async def test_an_administrator_makes_a_key_for_a_member_with_at_most_their_role(api: Any) -> None:
+async def test_an_administrator_creates_a_token_for_a_member_with_at_most_their_role(
+    api: Any,
+) -> None:
     path, wish = "/org/acme/tokens", {"name": "robot", "username": "reader"}
 
     made = await api("POST", path, json=wish)
@@ -122,7 +124,7 @@ async def test_an_administrator_makes_a_key_for_a_member_with_at_most_their_role
     assert (greater.status_code, unknown.status_code, by_another.status_code) == (403, 404, 403)
 
 
-async def test_a_key_expires(api: Any) -> None:
+async def test_a_token_expires(api: Any) -> None:
     wish = {"name": "short", "expires_in_days": 0.3 / 86400}
     made = (await api("POST", "/org/acme/tokens", json=wish)).json()
     at_once = await api("GET", "/user", key=made["token"])
@@ -132,7 +134,7 @@ async def test_a_key_expires(api: Any) -> None:
     assert (await api("GET", "/user", key=made["token"])).status_code == 401
 
 
-async def test_a_key_that_ends_makes_none_that_outlives_it(api: Any) -> None:
+async def test_an_expiring_token_creates_no_token_that_outlives_it(api: Any) -> None:
     path, member = "/org/acme/tokens", {"username": "eve", "email": "eve@example.com"}
     short = (await api("POST", path, json={"name": "short", "expires_in_days": 1})).json()
 
@@ -161,7 +163,7 @@ def run(api: Any, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-async def test_whoever_runs_the_server_makes_organizations_beside_it(api: Any) -> None:
+async def test_the_operator_creates_organizations(api: Any) -> None:
     who = ("--username", "ada", "--email", "ada@example.com")
 
     made = await asyncio.to_thread(run, api, "night-shift", *who)
@@ -179,7 +181,7 @@ async def test_whoever_runs_the_server_makes_organizations_beside_it(api: Any) -
         assert refused.stderr.startswith("error: ")
 
 
-async def test_no_route_makes_or_lists_organizations_that_are_not_ones_own(api: Any) -> None:
+async def test_routes_create_and_list_only_ones_own_organizations(api: Any) -> None:
     listed = (await api("GET", "/user/organizations", key="stranger")).json()
 
     assert [each["key"] for each in listed] == ["other"]

@@ -97,7 +97,7 @@ async def test_a_second_check_uses_the_same_process(checker: Checker, tmp_path: 
     assert first.error == second.error
 
 
-async def test_a_process_that_ran_custom_code_is_not_used_again(
+async def test_a_process_that_ran_custom_code_is_not_reused(
     checker: Checker, tmp_path: Path
 ) -> None:
     request = request_for(tmp_path, code=True, check="process")
@@ -107,7 +107,7 @@ async def test_a_process_that_ran_custom_code_is_not_used_again(
     assert first.error != second.error
 
 
-async def test_a_process_that_ended_while_it_was_idle_is_replaced(
+async def test_a_process_that_ended_while_idle_is_replaced(
     checker: Checker, tmp_path: Path
 ) -> None:
     await checker.run(request_for(tmp_path))
@@ -121,7 +121,7 @@ async def test_a_process_that_ended_while_it_was_idle_is_replaced(
     assert result.report is not None
 
 
-async def test_nothing_that_a_check_writes_is_there_in_the_next_one(
+async def test_files_written_by_a_check_are_gone_in_the_next_one(
     checker: Checker, tmp_path: Path
 ) -> None:
     await checker.run(request_for(tmp_path, check="write"))
@@ -131,7 +131,7 @@ async def test_nothing_that_a_check_writes_is_there_in_the_next_one(
     assert result.error == "files: []"
 
 
-async def test_a_check_that_prints_without_end_is_ended_and_not_kept(
+async def test_a_check_with_endless_output_is_stopped_and_its_output_is_dropped(
     checker: Checker, tmp_path: Path
 ) -> None:
     before = psutil.Process().memory_info().rss
@@ -143,7 +143,7 @@ async def test_a_check_that_prints_without_end_is_ended_and_not_kept(
     await no_children()
 
 
-async def test_a_check_that_takes_too_long_is_refused_and_ended(
+async def test_a_check_that_takes_too_long_is_refused_and_stopped(
     own: Settings, tmp_path: Path
 ) -> None:
     checker = Checker(own.model_copy(update={"preflight_timeout": 1.0}))
@@ -155,7 +155,7 @@ async def test_a_check_that_takes_too_long_is_refused_and_ended(
     await no_children()
 
 
-async def test_a_check_that_takes_too_much_memory_in_all_its_processes_is_refused_and_ended(
+async def test_a_check_whose_processes_use_too_much_memory_is_refused_and_stopped(
     own: Settings, tmp_path: Path
 ) -> None:
     checker = Checker(own.model_copy(update={"job_memory_bytes": 160 * 2**20}))
@@ -169,7 +169,7 @@ async def test_a_check_that_takes_too_much_memory_in_all_its_processes_is_refuse
 
 
 @pytest.mark.parametrize("behavior", ["crash", "garbage"])
-async def test_a_check_that_fails_is_our_bug_unless_it_ran_custom_code(
+async def test_a_failing_check_is_a_500_unless_it_ran_custom_code(
     checker: Checker, tmp_path: Path, behavior: str
 ) -> None:
     with pytest.raises(CheckFailed):
@@ -181,7 +181,7 @@ async def test_a_check_that_fails_is_our_bug_unless_it_ran_custom_code(
     assert "custom code" in result.error
 
 
-async def test_a_check_that_cannot_be_started_is_our_bug(own: Settings, tmp_path: Path) -> None:
+async def test_a_check_that_cannot_be_started_is_a_500(own: Settings, tmp_path: Path) -> None:
     checker = Checker(own.model_copy(update={"runtime_command": ("/nowhere/python",)}))
 
     with pytest.raises(CheckFailed):
@@ -216,7 +216,7 @@ async def test_equal_checks_run_once_and_end_with_their_last_caller(
     await preflight.close()
 
 
-async def test_a_check_that_does_not_start_in_time_is_refused_and_one_that_runs_is_not(
+async def test_a_check_that_cannot_start_in_time_is_refused_and_a_running_one_is_not(
     own: Settings, database: Database, tmp_path: Path
 ) -> None:
     preflight = Preflight(own.model_copy(update={"preflight_at_once": 1}), database)
@@ -232,7 +232,7 @@ async def test_a_check_that_does_not_start_in_time_is_refused_and_one_that_runs_
     await preflight.close()
 
 
-async def test_an_organization_with_many_checks_does_not_keep_another_waiting(
+async def test_an_organization_with_many_checks_does_not_delay_another(
     own: Settings, database: Database, tmp_path: Path
 ) -> None:
     preflight = Preflight(own.model_copy(update={"preflight_at_once": 2}), database)
@@ -251,7 +251,7 @@ async def test_an_organization_with_many_checks_does_not_keep_another_waiting(
     await preflight.close()
 
 
-def test_the_key_depends_on_data_and_settings_that_matter(tmp_path: Path) -> None:
+def test_the_checks_key_depends_on_data_and_relevant_settings(tmp_path: Path) -> None:
     def data(sha256: str) -> JobData:
         return JobData(files={"train": "x"}, sources=[{"role": "train", "sha256": sha256}])
 
@@ -274,7 +274,7 @@ def test_the_key_depends_on_data_and_settings_that_matter(tmp_path: Path) -> Non
     assert len(set(different)) == len(different)
 
 
-def test_a_check_dies_with_the_process_that_runs_it(own: Settings, tmp_path: Path) -> None:
+def test_a_check_ends_with_the_process_that_runs_it(own: Settings, tmp_path: Path) -> None:
     program = f"""
 import asyncio, sys
 from pathlib import Path

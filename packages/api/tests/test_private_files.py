@@ -34,7 +34,7 @@ def open_files(folder: Path) -> list[str]:
     return [str(each) for each in found if stat.S_IMODE(each.stat().st_mode) & 0o077]
 
 
-def test_the_first_start_writes_nothing_that_others_can_open(tmp_path: Path) -> None:
+def test_the_first_start_writes_only_private_files(tmp_path: Path) -> None:
     folder = tmp_path / "data"
 
     done = run(folder, "init")
@@ -45,7 +45,7 @@ def test_the_first_start_writes_nothing_that_others_can_open(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
-def test_an_open_data_directory_is_warned_of_with_the_command_that_closes_it(
+def test_an_open_data_directory_gives_a_warning_with_the_command_that_closes_it(
     tmp_path: Path, mode: int
 ) -> None:
     folder = tmp_path / "data"
@@ -59,7 +59,7 @@ def test_an_open_data_directory_is_warned_of_with_the_command_that_closes_it(
 
 
 @one_database
-async def test_what_a_client_pushes_is_written_for_the_server_only(service: Any) -> None:
+async def test_a_clients_files_are_written_for_the_server_only(service: Any) -> None:
     folder = service.api.settings.data_dir
     before = set(folder.rglob("*"))
     service.start("serve")

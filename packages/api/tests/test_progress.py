@@ -47,7 +47,7 @@ async def test_lists_are_appended_and_scalars_replaced(api: Any, told: Any) -> N
     }  # fmt: skip
 
 
-async def test_an_evaluation_stays_in_sight_while_steps_go_on(api: Any, told: Any) -> None:
+async def test_an_evaluation_stays_visible_while_steps_continue(api: Any, told: Any) -> None:
     await told("eval_complete", metrics={"eval/steps": [0], "eval/reward": [0.5]})
     first = (await api("GET", f"{api.jobs}/{told.job}")).json()["progress"]
     rewarded = {"steps": [1], "train/reward": [0.25]}
@@ -60,7 +60,7 @@ async def test_an_evaluation_stays_in_sight_while_steps_go_on(api: Any, told: An
     assert progress["loss"] is None
 
 
-async def test_the_end_replaces_the_series_instead_of_doubling_them(api: Any, told: Any) -> None:
+async def test_the_final_event_replaces_the_metric_histories(api: Any, told: Any) -> None:
     await told("step_complete", **step(1))
 
     ended = await told(
@@ -76,7 +76,7 @@ async def test_the_end_replaces_the_series_instead_of_doubling_them(api: Any, to
     assert job["completed_at"] is not None
 
 
-async def test_an_event_told_twice_counts_once(api: Any, told: Any) -> None:
+async def test_a_repeated_event_counts_once(api: Any, told: Any) -> None:
     first = await told("step_complete", **step(1, attempt=1, seq=1))
     again = await told("step_complete", **step(1, attempt=1, seq=1))
 
@@ -85,14 +85,14 @@ async def test_an_event_told_twice_counts_once(api: Any, told: Any) -> None:
     assert job["metrics"]["steps"] == [1]
 
 
-async def test_an_event_told_twice_at_once_counts_once(api: Any, told: Any) -> None:
+async def test_concurrent_copies_of_an_event_count_once(api: Any, told: Any) -> None:
     await asyncio.gather(*(told("step_complete", **step(1, seq=1)) for _ in range(5)))
 
     job = (await api("GET", f"{api.jobs}/{told.job}")).json()
     assert job["metrics"]["steps"] == [1]
 
 
-async def test_an_event_that_comes_too_early_is_refused(api: Any, told: Any) -> None:
+async def test_an_event_that_skips_a_number_is_refused(api: Any, told: Any) -> None:
     refused = await told("step_complete", **step(2, attempt=1, seq=2))
 
     assert (refused.status_code, refused.json()["type"]) == (409, "conflict_error")
@@ -101,7 +101,7 @@ async def test_an_event_that_comes_too_early_is_refused(api: Any, told: Any) -> 
     assert (await told("step_complete", **step(2, seq=2))).status_code == 200
 
 
-async def test_an_oversized_event_is_refused_and_the_next_one_takes_its_place(
+async def test_an_oversized_event_is_refused_and_the_next_one_takes_its_number(
     api: Any, told: Any
 ) -> None:
     bound = 16 * api.settings.max_json_bytes
@@ -112,7 +112,7 @@ async def test_an_oversized_event_is_refused_and_the_next_one_takes_its_place(
     assert (await told("step_complete", **step(1, seq=1))).status_code == 200
 
 
-async def test_after_the_end_nothing_changes_and_the_last_word_may_be_repeated(
+async def test_after_the_end_nothing_changes_and_the_last_event_may_be_repeated(
     api: Any, told: Any
 ) -> None:
     await told("training_end", seq=1, metrics={"train/steps": 1})
@@ -124,7 +124,7 @@ async def test_after_the_end_nothing_changes_and_the_last_word_may_be_repeated(
     assert (late.status_code, late.json()["metrics"]) == (200, {"train/steps": 1})
 
 
-async def test_the_key_of_a_job_dies_with_it(api: Any, told: Any) -> None:
+async def test_a_jobs_token_ends_with_the_job(api: Any, told: Any) -> None:
     assert (await api("GET", f"{api.jobs}/{told.job}", key=told.key)).status_code == 200
     await told("training_end")
     await asyncio.sleep(1.0)
@@ -135,7 +135,7 @@ async def test_the_key_of_a_job_dies_with_it(api: Any, told: Any) -> None:
     assert (refused.status_code, upload.status_code) == (401, 401)
 
 
-async def test_the_key_of_an_attempt_given_up_writes_nothing_any_more(api: Any, told: Any) -> None:
+async def test_the_token_of_an_abandoned_attempt_can_no_longer_write(api: Any, told: Any) -> None:
     from dreadnode_api.jobs import queue
     from dreadnode_api.jobs.records import lock
 
@@ -152,7 +152,7 @@ async def test_the_key_of_an_attempt_given_up_writes_nothing_any_more(api: Any, 
     assert (await api("GET", f"{api.jobs}/{told.job}")).json()["metrics"] == {}
 
 
-async def test_an_attempt_that_goes_on_from_a_checkpoint_replaces_what_was_told_beyond_it(
+async def test_an_attempt_resumed_from_a_checkpoint_replaces_metrics_after_it(
     api: Any, told: Any
 ) -> None:
     for n in (1, 2, 3):
@@ -185,7 +185,7 @@ async def test_an_attempt_that_goes_on_from_a_checkpoint_replaces_what_was_told_
         {"event_type": "log", "seq": 0},
     ],
 )
-async def test_an_event_that_makes_no_sense_is_refused_and_changes_nothing(
+async def test_an_invalid_event_is_refused_and_changes_nothing(
     api: Any, told: Any, event: dict[str, Any]
 ) -> None:
     before = (await api("GET", f"{api.jobs}/{told.job}")).json()
@@ -196,7 +196,7 @@ async def test_an_event_that_makes_no_sense_is_refused_and_changes_nothing(
     assert (await api("GET", f"{api.jobs}/{told.job}")).json() == before
 
 
-async def test_half_a_character_in_an_event_is_refused_and_changes_nothing(
+async def test_a_lone_surrogate_in_an_event_is_refused_and_changes_nothing(
     api: Any, told: Any
 ) -> None:
     refused = await api(
@@ -213,7 +213,7 @@ async def test_half_a_character_in_an_event_is_refused_and_changes_nothing(
     }
 
 
-async def test_a_fault_of_the_infrastructure_does_not_fail_the_job(api: Any, told: Any) -> None:
+async def test_an_infrastructure_failure_does_not_fail_the_job(api: Any, told: Any) -> None:
     told_job = await told(
         "training_error",
         error="The engine is away",
@@ -224,7 +224,7 @@ async def test_a_fault_of_the_infrastructure_does_not_fail_the_job(api: Any, tol
     assert told_job.json()["phase_reason"] == "The engine is away"
 
 
-async def test_a_cancelled_end_is_a_cancelled_job(api: Any, told: Any) -> None:
+async def test_a_job_that_ends_as_cancelled_is_cancelled(api: Any, told: Any) -> None:
     await api("POST", f"{api.jobs}/{told.job}/cancel")
 
     seen = await told("step_complete", **step(1))
@@ -257,7 +257,7 @@ async def test_logs_have_a_cursor_a_level_a_tail_and_a_search(api: Any, told: An
     assert texts(await api("GET", path, params={"query": "LINE 2"})) == ["line 2 (warning)"]
 
 
-async def test_files_are_handed_in_replaced_listed_and_read(api: Any, told: Any) -> None:
+async def test_files_are_uploaded_replaced_listed_and_read(api: Any, told: Any) -> None:
     path = f"{api.jobs}/{told.job}/files"
     for body in (b"first", b"second"):
         put = await api("PUT", f"{path}/adapter/a.bin", key=told.key, content=body)
@@ -272,7 +272,7 @@ async def test_files_are_handed_in_replaced_listed_and_read(api: Any, told: Any)
 @pytest.mark.parametrize(
     "path", ["../x", "a/../../x", "/etc/passwd", "a//b", ".hidden", "a/%00", "%2e%2e/x", "a\\b"]
 )
-async def test_a_file_cannot_leave_its_job(api: Any, told: Any, path: str) -> None:
+async def test_a_file_cannot_leave_its_jobs_folder(api: Any, told: Any, path: str) -> None:
     answer = await api("PUT", f"{api.jobs}/{told.job}/files/{path}", key=told.key, content=b"x")
 
     assert answer.status_code in (404, 405, 422)
@@ -280,7 +280,7 @@ async def test_a_file_cannot_leave_its_job(api: Any, told: Any, path: str) -> No
     assert listed.json()["items"] == []
 
 
-async def test_only_the_sandbox_reports_and_hands_in(api: Any, told: Any) -> None:
+async def test_only_the_sandbox_reports_events_and_uploads_files(api: Any, told: Any) -> None:
     told_by_admin = await told("log", as_key="admin", message="x")
     put = await api("PUT", f"{api.jobs}/{told.job}/files/a", key="admin", content=b"x")
 
@@ -306,9 +306,7 @@ async def test_the_events_of_an_ended_job_are_streamed_and_then_end(api: Any, to
     assert (await api("GET", path, headers={"Last-Event-ID": last})).status_code == 204
 
 
-async def test_a_retry_names_the_job_it_repeats_and_keeps_its_checkpoints(
-    api: Any, told: Any
-) -> None:
+async def test_a_retry_names_the_retried_job_and_keeps_its_checkpoints(api: Any, told: Any) -> None:
     await told("step_complete", **step(1))
     saved = {"latest_checkpoint": "tinker://c/1", "best_checkpoint": "tinker://c/1"}
     await told("checkpoint_saved", artifacts=saved)
@@ -323,7 +321,7 @@ async def test_a_retry_names_the_job_it_repeats_and_keeps_its_checkpoints(
     assert (await api("GET", f"{api.jobs}/{job['id']}")).json()["metrics"]["steps"] == [1]
 
 
-async def test_a_retry_that_is_sent_again_with_its_key_gives_back_the_first_one(
+async def test_a_retry_repeated_with_its_idempotency_key_returns_the_first_one(
     api: Any, told: Any
 ) -> None:
     await told("training_error", error="no", data={"code": "diverged", "fault": "job"})
@@ -338,7 +336,7 @@ async def test_a_retry_that_is_sent_again_with_its_key_gives_back_the_first_one(
     assert (other.status_code, other.json()["type"]) == (409, "conflict_error")
 
 
-async def test_a_job_whose_model_the_engine_lost_cannot_be_repeated(
+async def test_a_job_whose_model_the_engine_lost_cannot_be_retried(
     api: Any, told: Any, engine: Any
 ) -> None:
     await told("training_error", error="no", data={"fault": "job"})
@@ -350,7 +348,7 @@ async def test_a_job_whose_model_the_engine_lost_cannot_be_repeated(
     assert await api.count() == 1
 
 
-async def test_a_job_that_runs_or_is_complete_cannot_be_repeated(api: Any, told: Any) -> None:
+async def test_a_running_or_completed_job_cannot_be_retried(api: Any, told: Any) -> None:
     running = await api("POST", f"{api.jobs}/{told.job}/retry")
     await told("training_end")
     complete = await api("POST", f"{api.jobs}/{told.job}/retry")

@@ -47,7 +47,7 @@ BROKEN = {
 
 
 @one_database
-async def test_what_is_no_request_is_refused_in_the_envelope_and_the_service_goes_on(
+async def test_bytes_that_are_not_a_request_are_refused_in_the_envelope_and_the_service_continues(
     service: Any,
 ) -> None:
     service.start("serve")
@@ -66,7 +66,7 @@ async def test_what_is_no_request_is_refused_in_the_envelope_and_the_service_goe
 
 
 @one_database
-async def test_a_body_that_breaks_off_leaves_nothing(service: Any) -> None:
+async def test_an_interrupted_body_leaves_nothing(service: Any) -> None:
     service.start("serve")
     before = await service.api.count()
     key = service.api.keys["admin"].encode()
@@ -96,7 +96,7 @@ async def test_a_body_that_breaks_off_leaves_nothing(service: Any) -> None:
     ("host", "address", "warned"),
     [(None, "http://127.0.0.1:", False), ("0.0.0.0", "http://0.0.0.0:", True)],
 )
-def test_it_listens_on_loopback_unless_told_and_warns_when_it_has_no_tls(
+def test_it_listens_on_loopback_by_default_and_warns_without_tls(
     sqlite_template: Path, tmp_path: Path, host: str | None, address: str, warned: bool
 ) -> None:
     environment = {
@@ -143,7 +143,7 @@ async def closed(reader: asyncio.StreamReader) -> bytes:
         pytest.param([START + b"\r\n"], id="a connection that stays idle after a response"),
     ],
 )
-async def test_a_connection_that_sends_no_complete_head_is_closed(
+async def test_a_connection_without_a_complete_head_is_closed(
     service: Any, pieces: list[bytes]
 ) -> None:
     service.environ["DREADNODE_HEAD_SECONDS"] = "1"
@@ -228,7 +228,7 @@ async def test_too_many_connections_close_idle_ones_and_never_busy_ones(service:
 
 
 @one_database
-async def test_a_connection_beyond_busy_ones_is_refused_with_a_time_to_try_again(
+async def test_a_connection_beyond_busy_ones_is_refused_with_retry_after(
     service: Any,
 ) -> None:
     service.environ["DREADNODE_MAX_CONNECTIONS"] = "3"

@@ -71,7 +71,7 @@ def as_they_ask(api: Any) -> None:
     )
 
 
-async def test_the_reads_before_every_command_hold_what_their_types_require(api: Any) -> None:
+async def test_the_responses_before_every_command_have_the_fields_of_their_types(api: Any) -> None:
     assert_holds((await api("GET", "/user")).json(), USER)
     assert_holds((await api("GET", "/org/acme")).json(), ORGANIZATION)
     assert_holds((await api("GET", "/user/organizations")).json()[0], ORGANIZATION)
@@ -80,7 +80,7 @@ async def test_the_reads_before_every_command_hold_what_their_types_require(api:
     assert (await api("GET", "/org/acme/ws/lab/projects")).json() == []
 
 
-async def test_their_key_travels_in_a_header_of_its_own(api: Any) -> None:
+async def test_published_clients_send_their_key_in_a_header_of_its_own(api: Any) -> None:
     asked = await api("GET", "/user", key=None, headers={"X-API-Key": api.keys["reader"]})
 
     assert asked.json()["username"] == "reader"
@@ -90,7 +90,7 @@ async def test_a_missing_project_is_a_404_which_they_tolerate(api: Any) -> None:
     assert (await api("GET", "/org/acme/ws/lab/projects/default")).status_code == 404
 
 
-async def test_an_organization_that_does_not_exist_fails_alike_at_each_read(api: Any) -> None:
+async def test_an_unknown_organization_fails_alike_at_each_read(api: Any) -> None:
     said = {
         (await api("GET", path)).json()["detail"]
         for path in ("/org/nowhere", "/org/nowhere/ws/lab", "/org/nowhere/ws")
@@ -99,13 +99,13 @@ async def test_an_organization_that_does_not_exist_fails_alike_at_each_read(api:
     assert len(said) == 1
 
 
-async def test_an_id_may_stand_where_a_key_stands(api: Any) -> None:
+async def test_an_id_may_be_used_instead_of_a_slug(api: Any) -> None:
     path = f"/org/{api.org_id}/ws/{api.workspace_id}/training/jobs"
 
     assert (await api("GET", path)).status_code == 200
 
 
-async def test_a_job_made_as_they_make_it_holds_what_their_type_requires(api: Any) -> None:
+async def test_a_job_created_by_them_has_the_fields_of_their_type(api: Any) -> None:
     await api.push()
     body = {
         "model": "Qwen/Qwen3-8B",
@@ -133,7 +133,7 @@ async def test_a_job_made_as_they_make_it_holds_what_their_type_requires(api: An
     assert_holds((await api("GET", f"{api.jobs}/{job['id']}")).json(), JOB)
 
 
-async def test_a_page_of_jobs_has_their_four_keys(api: Any) -> None:
+async def test_a_page_of_jobs_has_their_four_fields(api: Any) -> None:
     page = (await api("GET", f"{api.jobs}?page=1&page_size=20")).json()
 
     assert page == {"items": [], "total": 0, "page": 1, "page_size": 20}
@@ -147,7 +147,7 @@ async def test_a_page_of_jobs_has_their_four_keys(api: Any) -> None:
         ("sort_by=name&sort_dir=desc", ["b", "ac", "a"]),
     ],
 )
-async def test_their_list_of_datasets_is_in_their_order_and_of_their_length(
+async def test_their_list_of_datasets_has_their_order_and_length(
     api: Any, order: str, names: list[str]
 ) -> None:
     for name in ("b", "a", "ac"):
@@ -164,7 +164,7 @@ async def test_their_list_of_datasets_is_in_their_order_and_of_their_length(
     assert (found["total"], {each["name"] for each in found["items"]}) == (2, {"a", "ac"})
 
 
-async def test_their_wish_for_what_is_public_adds_nothing(api: Any) -> None:
+async def test_their_parameter_for_public_items_adds_nothing(api: Any) -> None:
     await api.push()
     await api("PUT", "/org/acme/capabilities/desk/1.0.0", json={"prompt": "x"})
     order = "page=1&limit=100&sort_by=created_at&sort_dir=desc&include_public=true"
@@ -176,7 +176,7 @@ async def test_their_wish_for_what_is_public_adds_nothing(api: Any) -> None:
     assert [each["name"] for each in datasets["items"]] == ["rows"]
 
 
-async def test_the_catalog_holds_only_algorithms_that_their_type_knows(api: Any) -> None:
+async def test_the_catalog_has_only_algorithms_known_to_their_type(api: Any) -> None:
     catalog = (await api("GET", "/training/catalog?limit=100")).json()
     algorithms = {a for each in catalog["models"] for a in each["supported_algorithms"]}
 
@@ -185,7 +185,7 @@ async def test_the_catalog_holds_only_algorithms_that_their_type_knows(api: Any)
     assert all(each["size_b"] >= 0.1 for each in catalog["models"])
 
 
-async def test_events_told_as_their_trainer_tells_them_make_a_log_that_they_can_read(
+async def test_events_reported_like_their_trainer_does_give_a_log_they_can_read(
     api: Any,
 ) -> None:
     await api.push()
@@ -215,7 +215,9 @@ async def test_events_told_as_their_trainer_tells_them_make_a_log_that_they_can_
     assert not any("[" in each["message"] for each in log["items"])
 
 
-async def test_what_an_rl_runner_reads_holds_no_key_that_its_type_forbids(api: Any) -> None:
+async def test_responses_read_by_their_rl_runner_have_no_field_that_its_type_forbids(
+    api: Any,
+) -> None:
     await api.push()
     job = await api.job()
 
@@ -261,7 +263,7 @@ MARKUP = "[/red] [bold]"
         ),
     ],
 )
-async def test_no_sentence_holds_what_they_read_as_markup(
+async def test_messages_contain_nothing_that_they_read_as_markup(
     api: Any, method: str, path: str, body: Any
 ) -> None:
     refused = await api(method, path, json=body)
@@ -273,7 +275,7 @@ async def test_no_sentence_holds_what_they_read_as_markup(
     assert not any("[" in each["msg"] for each in words.get("errors") or [])
 
 
-async def test_names_that_they_show_take_no_markup(api: Any) -> None:
+async def test_displayed_names_contain_no_markup(api: Any) -> None:
     await api.push()
 
     for change in ({"name": MARKUP}, {"tags": [MARKUP]}, {"project_ref": MARKUP}):
@@ -283,9 +285,7 @@ async def test_names_that_they_show_take_no_markup(api: Any) -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("control", ["\x1bc", "\n", "\r", "\x07", "\x9b2J", "\x7f"])
-async def test_no_text_that_they_show_moves_the_cursor_of_a_terminal(
-    api: Any, control: str
-) -> None:
+async def test_displayed_text_does_not_move_a_terminals_cursor(api: Any, control: str) -> None:
     await api.push()
     refused = [await api.create(**{name: f"a{control}b"}) for name in ("name", "project_ref")]
     await api.job()
@@ -301,7 +301,7 @@ async def test_no_text_that_they_show_moves_the_cursor_of_a_terminal(
     assert shown.endswith("text\nbelow")
 
 
-def test_every_text_for_people_is_made_plain_before_it_leaves(settings: Any) -> None:
+def test_every_text_for_people_is_escaped_before_it_is_sent(settings: Any) -> None:
     create_app(settings)  # which imports every answer that there is
     spoken = {"error", "message", "phase_reason", "description", "reason"}
 

@@ -72,7 +72,7 @@ async def stocked(api: Any) -> Any:
 
 
 @pytest.mark.parametrize("resource", CREATE)
-async def test_an_organization_gets_no_more_than_its_quota_and_is_told_what_to_do(
+async def test_an_organization_above_its_quota_is_refused_with_what_to_do(
     stocked: Any, resource: str
 ) -> None:
     used = (await usage(stocked, resource))["used"]
@@ -92,7 +92,7 @@ async def test_an_organization_gets_no_more_than_its_quota_and_is_told_what_to_d
 
 
 @pytest.mark.parametrize("resource", ["tokens", "queued_jobs", "webhooks", "datasets"])
-async def test_requests_at_the_same_time_do_not_exceed_a_quota(stocked: Any, resource: str) -> None:
+async def test_concurrent_requests_do_not_exceed_a_quota(stocked: Any, resource: str) -> None:
     used = (await usage(stocked, resource))["used"]
     await set_limit(stocked, resource, used + 2)
 
@@ -112,7 +112,7 @@ async def test_a_new_member_counts_as_a_token(api: Any) -> None:
 
 
 @pytest.mark.parametrize("create", [push, blob, job])
-async def test_a_full_store_takes_no_data_and_no_jobs_until_there_is_room(
+async def test_a_full_store_accepts_no_data_and_no_jobs_until_there_is_room(
     stocked: Any, create: Any
 ) -> None:
     used = (await usage(stocked, "stored_bytes"))["used"]
@@ -126,7 +126,7 @@ async def test_a_full_store_takes_no_data_and_no_jobs_until_there_is_room(
     assert taken.is_success, taken.text
 
 
-async def test_stored_bytes_count_files_that_were_pushed_and_their_rows(api: Any) -> None:
+async def test_stored_bytes_count_pushed_files_and_their_rows(api: Any) -> None:
     csv = b"prompt,response\na,b\n"
     headers = {"Content-Type": "text/csv"}
     pushed = await api("PUT", "/org/acme/datasets/t/1.0.0", content=csv, headers=headers)
@@ -140,7 +140,7 @@ async def test_stored_bytes_count_files_that_were_pushed_and_their_rows(api: Any
     assert used == len(csv) + split["content_bytes"]
 
 
-async def test_quotas_of_one_organization_are_not_those_of_another(stocked: Any) -> None:
+async def test_quotas_of_organizations_are_independent(stocked: Any) -> None:
     await set_limit(stocked, "webhooks", 1)
     for expected in (201, 409):
         assert (await webhook(stocked, 0)).status_code == expected
@@ -184,9 +184,7 @@ async def test_the_operator_shows_sets_and_resets_a_quota(api: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_quota_that_cannot_be_set_is_refused(
-    api: Any, arguments: list[str], message: str
-) -> None:
+async def test_an_invalid_quota_is_refused(api: Any, arguments: list[str], message: str) -> None:
     done = await asyncio.to_thread(run, api, "quota", "--", *arguments)
 
     assert done.returncode == 1

@@ -163,9 +163,7 @@ async def test_a_sandbox_runs_in_a_clean_environment_and_its_output_is_kept(
     assert await runner.state("clean", 1) == Lost()
 
 
-async def test_an_attempt_starts_once_however_often_it_is_submitted(
-    runner: Any, tmp_path: Path
-) -> None:
+async def test_an_attempt_starts_once_at_repeated_submissions(runner: Any, tmp_path: Path) -> None:
     told = tmp_path / "told"
     code = f"open({str(told)!r}, 'a').write('once')"
     await asyncio.gather(*(begin(runner, sandbox(code, "once")) for _ in range(3)))
@@ -176,7 +174,7 @@ async def test_an_attempt_starts_once_however_often_it_is_submitted(
     assert told.read_text() == "once"
 
 
-async def test_the_code_of_a_sandbox_and_the_limit_it_overstepped_come_back(runner: Any) -> None:
+async def test_the_exit_code_of_a_sandbox_and_the_exceeded_limit_are_returned(runner: Any) -> None:
     await begin(runner, sandbox("raise SystemExit(75)", "again"))
     assert await end_of(runner, "again") == Exited(75)
 
@@ -188,9 +186,7 @@ async def test_the_code_of_a_sandbox_and_the_limit_it_overstepped_come_back(runn
     assert await end_of(runner, "slow") == Exited(-9, "wall_time")
 
 
-async def test_stopping_lets_a_sandbox_save_and_then_it_is_no_more(
-    runner: Any, tmp_path: Path
-) -> None:
+async def test_a_stopped_sandbox_saves_and_is_then_gone(runner: Any, tmp_path: Path) -> None:
     saved, ready = tmp_path / "saved", tmp_path / "ready"
     code = (
         "import pathlib, signal, sys, time\n"
@@ -210,7 +206,7 @@ async def test_stopping_lets_a_sandbox_save_and_then_it_is_no_more(
     assert saved.exists()
 
 
-async def test_one_that_ignores_the_wish_to_stop_is_killed_with_all_that_it_started(
+async def test_a_sandbox_that_ignores_a_stop_is_killed_with_all_its_child_processes(
     runner: Any, tmp_path: Path
 ) -> None:
     pid = tmp_path / "pid"
@@ -234,7 +230,7 @@ async def test_one_that_ignores_the_wish_to_stop_is_killed_with_all_that_it_star
     assert not psutil.pid_exists(int(pid.read_text()))
 
 
-async def test_a_job_goes_from_the_queue_through_the_cluster_to_its_end(
+async def test_a_job_runs_from_the_queue_through_the_cluster_to_its_end(
     service: Any, cluster: str
 ) -> None:
     service.environ = {
@@ -279,11 +275,11 @@ async def test_a_cluster_that_refuses_the_token_is_asked_again_and_no_sandbox_is
     assert any("RunnerUnavailable" in line or "_Refused" in line for line in last), said.decode()
 
 
-async def test_what_was_never_submitted_is_lost(runner: Any) -> None:
+async def test_an_attempt_that_was_never_submitted_is_lost(runner: Any) -> None:
     assert await runner.state("nobody", 1) == Lost()
 
 
-async def test_a_cluster_that_does_not_answer_is_away_and_no_sandbox_is_lost(
+async def test_an_unreachable_cluster_loses_no_sandbox(
     tmp_path: Path,
 ) -> None:
     address = f"http://127.0.0.1:{_free_port()}"
@@ -312,7 +308,7 @@ async def test_a_cluster_that_does_not_answer_is_away_and_no_sandbox_is_lost(
         ({"runner": "slurm"}, "must be one of `ray`, `subprocess`, not `slurm`"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_in_a_sentence(
+def test_impossible_settings_are_refused_in_a_sentence(
     changes: dict[str, str], sentence: str, tmp_path: Path
 ) -> None:
     given: dict[str, Any] = {"data_dir": tmp_path, "runner": "ray", **changes}
@@ -324,9 +320,9 @@ def test_settings_that_cannot_work_are_refused_in_a_sentence(
 @pytest.mark.parametrize(
     ("code", "reason"), [(0, None), (1, None), (75, None), (-9, None), (-15, None)]
 )
-def test_an_exit_code_carries_how_a_sandbox_ended(code: int, reason: str | None) -> None:
+def test_an_exit_code_encodes_how_a_sandbox_ended(code: int, reason: str | None) -> None:
     assert supervisor.decode(supervisor.encode(code, reason)) == (code, reason)
 
 
-def test_the_reason_of_an_end_survives_the_exit_code() -> None:
+def test_the_exit_reason_survives_the_exit_code() -> None:
     assert supervisor.decode(supervisor.encode(-9, "memory")) == (-9, "memory")

@@ -107,7 +107,7 @@ def registry(api: Any) -> Registry:
 
 
 @one_database
-async def test_a_blob_that_no_manifest_names_goes_after_a_while_and_not_before(
+async def test_an_unreferenced_blob_is_deleted_after_a_while_and_not_before(
     registry: Registry,
 ) -> None:
     await registry.send(b"left behind")
@@ -122,7 +122,7 @@ async def test_a_blob_that_no_manifest_names_goes_after_a_while_and_not_before(
     assert registry.files() == []
 
 
-async def test_what_a_manifest_names_stays_however_old_it_is(registry: Registry) -> None:
+async def test_a_referenced_blob_is_kept_at_any_age(registry: Registry) -> None:
     layer = archive()
     await registry.push(layer)
     await registry.age()
@@ -134,7 +134,7 @@ async def test_what_a_manifest_names_stays_however_old_it_is(registry: Registry)
     assert manifest.json()["layers"][0]["digest"] == f"sha256:{digest(layer)}"
 
 
-async def test_bytes_that_a_dataset_or_a_job_has_too_stay_where_they_are(
+async def test_bytes_that_a_dataset_or_a_job_uses_too_are_kept(
     registry: Registry,
 ) -> None:
     api, rows, file = registry.api, b'{"prompt": "a", "response": "b"}\n', b"# adapter"
@@ -153,7 +153,7 @@ async def test_bytes_that_a_dataset_or_a_job_has_too_stay_where_they_are(
     assert (await api("GET", f"{api.jobs}/{job['id']}/files/a.md")).content == file
 
 
-async def test_a_blob_of_two_organizations_stays_while_one_of_them_uses_it(
+async def test_a_blob_of_two_organizations_is_kept_while_one_uses_it(
     registry: Registry,
 ) -> None:
     await registry.send(b"shared")
@@ -169,7 +169,7 @@ async def test_a_blob_of_two_organizations_stays_while_one_of_them_uses_it(
 
 
 @one_database
-async def test_a_push_that_finds_its_blobs_here_keeps_them_until_it_names_them(
+async def test_a_push_that_finds_its_blobs_stored_keeps_them_until_its_manifest(
     registry: Registry,
 ) -> None:
     layer = archive()
@@ -186,7 +186,7 @@ async def test_a_push_that_finds_its_blobs_here_keeps_them_until_it_names_them(
     assert named.status_code == 201, named.text
 
 
-async def test_a_blob_that_is_sent_again_begins_its_time_anew(registry: Registry) -> None:
+async def test_a_blob_sent_again_starts_a_new_waiting_time(registry: Registry) -> None:
     await registry.send(b"again")
     await registry.age()
     await asyncio.gather(*(registry.send(b"again") for _ in range(3)))
@@ -198,7 +198,7 @@ async def test_a_blob_that_is_sent_again_begins_its_time_anew(registry: Registry
 
 
 @one_database
-async def test_a_push_that_was_interrupted_for_days_is_told_to_send_again(
+async def test_a_push_interrupted_for_days_is_asked_to_send_its_blobs_again(
     registry: Registry,
 ) -> None:
     layer = archive()
@@ -215,7 +215,7 @@ async def test_a_push_that_was_interrupted_for_days_is_told_to_send_again(
     assert again.status_code == 201
 
 
-async def test_a_manifest_and_a_cleanup_at_one_moment_never_leave_half_a_capability(
+async def test_a_concurrent_manifest_and_cleanup_never_leave_half_a_capability(
     registry: Registry,
 ) -> None:
     ends = set()
@@ -236,7 +236,7 @@ async def test_a_manifest_and_a_cleanup_at_one_moment_never_leave_half_a_capabil
     assert ends <= {201, 400}
 
 
-def test_a_blob_that_is_sent_again_while_it_is_let_go_stays(tmp_path: Path) -> None:
+def test_a_blob_sent_again_during_its_deletion_is_kept(tmp_path: Path) -> None:
     store = BlobStore(tmp_path)
     path = store.path("ab" * 32)
     path.parent.mkdir()
@@ -251,7 +251,7 @@ def test_a_blob_that_is_sent_again_while_it_is_let_go_stays(tmp_path: Path) -> N
 
 
 @one_database
-async def test_a_row_whose_file_is_gone_counts_as_not_sent(registry: Registry) -> None:
+async def test_a_row_without_its_file_counts_as_not_sent(registry: Registry) -> None:
     layer = archive()
     await registry.send(CONFIG)
     await registry.send(layer)
@@ -265,7 +265,7 @@ async def test_a_row_whose_file_is_gone_counts_as_not_sent(registry: Registry) -
 
 
 @one_database
-async def test_what_broken_uploads_and_broken_cleanups_left_is_cleared_up(
+async def test_leftovers_of_broken_uploads_and_cleanups_are_deleted(
     registry: Registry,
 ) -> None:
     await registry.send(b"half let go")
@@ -282,7 +282,7 @@ async def test_what_broken_uploads_and_broken_cleanups_left_is_cleared_up(
     assert [each.name for each in folder.glob(".incoming-*")] == [".incoming-new"]
 
 
-async def test_the_blobs_of_a_deleted_version_go_after_a_while(registry: Registry) -> None:
+async def test_the_blobs_of_a_deleted_version_are_deleted_after_a_while(registry: Registry) -> None:
     layer = archive()
     await registry.push(layer)
     await registry.api("DELETE", HARBOUR)
@@ -298,7 +298,7 @@ async def test_the_blobs_of_a_deleted_version_go_after_a_while(registry: Registr
 
 
 @one_database
-async def test_a_capability_that_was_pushed_before_configs_were_written_down_keeps_all_blobs(
+async def test_a_capability_pushed_before_configs_were_stored_keeps_all_blobs(
     registry: Registry,
 ) -> None:
     await registry.push(archive())
@@ -310,7 +310,7 @@ async def test_a_capability_that_was_pushed_before_configs_were_written_down_kee
     assert await registry.clean_up() == 0
 
 
-def test_every_column_that_may_name_a_blob_is_looked_at_before_one_goes() -> None:
+def test_every_column_that_may_name_a_blob_is_checked_before_a_deletion() -> None:
     others = {Token.__table__.c.sha256, Job.__table__.c.request_sha256}
     columns = {
         column
@@ -323,7 +323,7 @@ def test_every_column_that_may_name_a_blob_is_looked_at_before_one_goes() -> Non
     assert columns - others == looked_at
 
 
-async def test_a_file_that_no_row_refers_to_is_deleted_and_those_of_rows_stay(
+async def test_a_file_without_a_row_is_deleted_and_files_of_rows_are_kept(
     registry: Any, api: Any
 ) -> None:
     await api.push()

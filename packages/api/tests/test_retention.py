@@ -99,7 +99,7 @@ async def age_checkpoints(api: Any) -> None:
             job.completed_at -= OLD
 
 
-async def test_only_the_newest_checkpoints_are_kept_and_always_the_best_and_the_final_one(
+async def test_only_the_newest_the_best_and_the_final_checkpoints_are_kept(
     api: Any, weights: Weights
 ) -> None:
     job = await trained(api, weights, 5, end={"message": "done"})
@@ -141,7 +141,7 @@ async def test_by_default_a_month_after_its_end_a_job_has_its_final_or_newest_an
     assert [name for name, state in (await states(api, job)).items() if state == "ready"] == left
 
 
-async def test_an_engine_that_is_away_is_asked_again_and_nothing_is_shown_as_ready_meanwhile(
+async def test_an_unreachable_engine_is_asked_again_and_no_deleted_checkpoint_is_shown_as_ready(
     api: Any, weights: Weights
 ) -> None:
     job = await trained(api, weights, 3, end={"message": "done"})
@@ -173,7 +173,7 @@ async def test_the_sizes_of_checkpoints_are_read_from_the_engine(
     needed=st.sampled_from(["", "a", "ab"]),
     days=st.integers(0, 99),
 )
-def test_what_is_beyond_leaves_at_least_as_many_as_are_to_be_kept(
+def test_expiry_leaves_at_least_the_configured_number(
     made: list[tuple[str, int]], kept: int, needed: str, days: int
 ) -> None:
     start = now()
@@ -198,7 +198,7 @@ def test_what_is_beyond_leaves_at_least_as_many_as_are_to_be_kept(
             assert max(h.created_at for h in family) in [h.created_at for h in left]
 
 
-def test_a_checkpoint_that_a_repetition_began_with_counts_once_and_as_new() -> None:
+def test_a_checkpoint_that_a_retry_started_from_counts_once_as_new() -> None:
     start = now()
     first = Candidate("first", "ten", "line", start - timedelta(hours=3), start, has_final=True)
     older = Candidate("first", "five", "line", start - timedelta(hours=4), start, has_final=True)
@@ -220,7 +220,7 @@ async def age(api: Any, job: dict[str, Any]) -> None:
         await session.execute(update(Job).where(Job.id == job["id"]).values(**values))
 
 
-async def test_old_logs_and_idempotency_keys_go_and_the_job_with_its_states_and_metrics_stays(
+async def test_old_logs_and_idempotency_keys_are_deleted_and_the_job_keeps_its_states_and_metrics(
     api: Any, weights: Weights
 ) -> None:
     job = await trained(api, weights, 3, end={"metrics": {"train/loss_last": 0.5}})
@@ -239,7 +239,7 @@ async def test_old_logs_and_idempotency_keys_go_and_the_job_with_its_states_and_
     assert after["updated_at"] == before["updated_at"]
 
 
-async def test_what_is_young_or_has_not_ended_is_kept_whole(api: Any, weights: Weights) -> None:
+async def test_young_and_unfinished_jobs_are_kept_completely(api: Any, weights: Weights) -> None:
     job = await trained(api, weights, 3)
     folder = api.settings.data_dir / "jobs" / job["id"] / "1"
     folder.mkdir(parents=True)
@@ -255,7 +255,7 @@ async def test_what_is_young_or_has_not_ended_is_kept_whole(api: Any, weights: W
     assert folder.exists()
 
 
-async def test_the_folders_of_old_jobs_go_and_those_of_unknown_jobs_stay(
+async def test_the_folders_of_old_jobs_are_deleted_and_those_of_unknown_jobs_are_kept(
     api: Any, weights: Weights
 ) -> None:
     job = await trained(api, weights, 1, end={"message": "done"})
@@ -272,7 +272,7 @@ async def test_the_folders_of_old_jobs_go_and_those_of_unknown_jobs_stay(
     assert (ours.exists(), unknown.exists()) == (False, True)
 
 
-async def test_an_engine_that_does_not_answer_stops_nothing_else(
+async def test_an_unreachable_engine_stops_no_other_cleanup(
     api: Any, weights: Weights, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = await trained(api, weights, 1, end={"message": "done"})
@@ -285,7 +285,7 @@ async def test_an_engine_that_does_not_answer_stops_nothing_else(
     assert "engine" in caplog.text
 
 
-async def test_stored_results_of_checks_expire_and_younger_ones_stay(
+async def test_old_results_of_checks_are_deleted_and_newer_ones_are_kept(
     api: Any, weights: Weights
 ) -> None:
     await api.push()

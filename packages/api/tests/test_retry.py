@@ -107,9 +107,7 @@ async def test_a_job_whose_checkpoints_have_all_expired_starts_over_only_on_requ
     assert (await retry(api, again)).status_code == 201
 
 
-async def test_from_start_passes_over_the_checkpoints_and_the_series_that_are_there(
-    api: Any, queued: Any
-) -> None:
+async def test_from_start_ignores_existing_checkpoints_and_metrics(api: Any, queued: Any) -> None:
     job = await ended(api, 10)
 
     repeated = (await retry(api, job, json={"from_start": True})).json()
@@ -118,7 +116,7 @@ async def test_from_start_passes_over_the_checkpoints_and_the_series_that_are_th
     assert (await api("GET", f"{api.jobs}/{repeated['id']}")).json()["metrics"] == {}
 
 
-async def test_a_repetition_that_saved_nothing_is_repeated_from_what_it_was_handed(
+async def test_a_retry_without_checkpoints_is_retried_from_the_one_it_started_with(
     api: Any, queued: Any
 ) -> None:
     first = await ended(api, 10, 20)
@@ -132,7 +130,7 @@ async def test_a_repetition_that_saved_nothing_is_repeated_from_what_it_was_hand
     assert third.json()["artifacts"]["latest_checkpoint"] == PATH.format(10)
 
 
-async def test_a_repetition_whose_checkpoint_the_engine_has_lost_says_that_it_started_over(
+async def test_a_retry_whose_checkpoint_the_engine_lost_reports_that_it_started_over(
     api: Any, queued: Any
 ) -> None:
     first = await ended(api, 10)
@@ -144,7 +142,7 @@ async def test_a_repetition_whose_checkpoint_the_engine_has_lost_says_that_it_st
     assert (repeated["start_step"], found["start_step"]) == (10, 0)
 
 
-async def test_a_key_for_a_repetition_from_the_checkpoint_is_none_for_one_from_the_start(
+async def test_an_idempotency_key_of_a_resuming_retry_is_not_one_of_a_retry_from_the_start(
     api: Any, queued: Any
 ) -> None:
     job, key = await ended(api, 10), {"Idempotency-Key": "once"}

@@ -77,7 +77,7 @@ async def job(api: Any) -> dict[str, Any]:
     return created
 
 
-async def test_a_running_job_stays_running_while_its_runner_cannot_be_asked(
+async def test_a_running_job_stays_running_while_its_runner_is_unreachable(
     api: Any, job: dict[str, Any]
 ) -> None:
     cluster = Cluster()
@@ -98,7 +98,7 @@ async def test_a_running_job_stays_running_while_its_runner_cannot_be_asked(
     assert (ended["attempt"], cluster.started) == (1, [(job["id"], 1)])
 
 
-async def test_a_job_waits_for_a_runner_that_is_away_and_uses_up_no_attempt(
+async def test_a_job_waits_for_an_unreachable_runner_without_using_an_attempt(
     api: Any, job: dict[str, Any]
 ) -> None:
     cluster = Cluster()
@@ -116,7 +116,7 @@ async def test_a_job_waits_for_a_runner_that_is_away_and_uses_up_no_attempt(
         assert cluster.started == [(job["id"], 1)]
 
 
-async def test_a_dispatcher_that_is_told_to_end_does_not_wait_for_ever_for_its_runner(
+async def test_a_stopping_dispatcher_does_not_wait_forever_for_its_runner(
     api: Any, job: dict[str, Any]
 ) -> None:
     cluster = Cluster()
@@ -133,7 +133,7 @@ async def test_a_dispatcher_that_is_told_to_end_does_not_wait_for_ever_for_its_r
         await until(api, job["id"], status="failed", attempt=1)
 
 
-async def test_a_sandbox_that_was_being_started_when_the_dispatcher_was_told_to_end_is_stopped(
+async def test_a_sandbox_being_started_during_a_stop_is_stopped(
     api: Any, job: dict[str, Any]
 ) -> None:
     cluster = Cluster()

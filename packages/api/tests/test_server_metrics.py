@@ -26,7 +26,7 @@ async def read(api: Any) -> dict[tuple[str, str], float]:
     }
 
 
-async def test_an_empty_server_has_every_metric_at_its_rest(api: Any) -> None:
+async def test_an_empty_server_has_every_metric_at_zero(api: Any) -> None:
     found = await read(api)
 
     assert found["training_jobs", "queued"] == found["training_jobs", "failed"] == 0
@@ -35,7 +35,7 @@ async def test_an_empty_server_has_every_metric_at_its_rest(api: Any) -> None:
     assert found["training_disk_free_bytes", ""] < found["training_disk_size_bytes", ""]
 
 
-async def test_the_age_of_queue_and_checkpoints_and_failed_deliveries_show(api: Any) -> None:
+async def test_queue_age_checkpoint_age_and_failed_deliveries_are_measured(api: Any) -> None:
     await api.push()
     queued, running = await api.job(), await api.job()
     async with api.database.writing() as session:
@@ -69,7 +69,7 @@ async def test_the_age_of_queue_and_checkpoints_and_failed_deliveries_show(api: 
     assert found["training_webhook_deliveries_pending", ""] == 0
 
 
-async def test_the_sample_rules_and_the_board_name_metrics_that_exist(api: Any) -> None:
+async def test_the_sample_rules_and_the_dashboard_name_existing_metrics(api: Any) -> None:
     await api.client.get("/health/live")
     names = {name for name, _ in await read(api)} | {"training_engine_resident_bytes"}
     for file in ("prometheus-rules.yml", "grafana-dashboard.json"):

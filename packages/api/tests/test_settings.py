@@ -23,9 +23,7 @@ NAMES = {"DREADNODE_DATA_DIR": "/data"}
         ("ATTEMPTS", "many", "must be a number, not `many`"),
     ],
 )
-def test_a_number_that_could_not_work_is_refused_by_name(
-    name: str, value: str, sentence: str
-) -> None:
+def test_an_impossible_number_is_refused_by_name(name: str, value: str, sentence: str) -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.from_environment({**NAMES, f"DREADNODE_{name}": value})
 
@@ -33,7 +31,7 @@ def test_a_number_that_could_not_work_is_refused_by_name(
 
 
 @pytest.mark.parametrize("name", ["LOG_DAYS", "RATE_LIMIT", "JOBS_AT_ONCE_IN_ALL", "RETRY_SECONDS"])
-def test_nothing_is_a_number_where_it_means_for_ever_or_at_once(name: str) -> None:
+def test_none_is_accepted_where_it_means_unlimited_or_immediately(name: str) -> None:
     given = Settings.from_environment({**NAMES, f"DREADNODE_{name}": "0"})
 
     assert given.data_dir == Path("/data")
@@ -53,7 +51,7 @@ def test_nothing_is_a_number_where_it_means_for_ever_or_at_once(name: str) -> No
         ("LOG_DAYS", "36h", 1.5),
     ],
 )
-def test_sizes_and_durations_are_read_as_people_write_them(
+def test_common_notations_of_sizes_and_durations_are_read(
     name: str, value: str, meant: float
 ) -> None:
     given = Settings.from_environment({**NAMES, f"DREADNODE_{name}": value})
@@ -88,7 +86,7 @@ def test_an_impossible_value_is_refused_in_a_sentence(name: str, value: str, sen
     assert str(refused.value) == f"`DREADNODE_{name}` {sentence}"
 
 
-def test_a_misspelt_variable_is_refused_and_not_ignored() -> None:
+def test_a_misspelled_variable_is_refused_and_not_ignored() -> None:
     with pytest.raises(SettingsError) as refused:
         Settings.from_environment({**NAMES, "DREADNODE_JOBS_AT_ONC": "4"})
 
@@ -97,12 +95,12 @@ def test_a_misspelt_variable_is_refused_and_not_ignored() -> None:
     )
 
 
-def test_a_setting_under_the_name_of_another_variable_is_refused() -> None:
+def test_a_setting_with_the_name_of_another_variable_is_refused() -> None:
     with pytest.raises(SettingsError, match="`DREADNODE_ENGINE_URL` has no effect; set `TINKER_"):
         Settings.from_environment({**NAMES, "DREADNODE_ENGINE_URL": "http://engine"})
 
 
-def test_variables_of_the_client_and_of_other_tools_are_left_alone() -> None:
+def test_variables_of_the_client_and_of_other_tools_are_ignored() -> None:
     others = {"DREADNODE_API_KEY": "dn_x", "DREADNODE_SERVER": "http://x", "DREADNODE_TEST": "1"}
 
     assert Settings.from_environment({**NAMES, **others}).attempts == 3
@@ -113,7 +111,7 @@ def test_a_missing_data_directory_is_named() -> None:
         Settings.from_environment({})
 
 
-def test_no_secret_shows_when_the_settings_are_printed() -> None:
+def test_printed_settings_contain_no_secret() -> None:
     given = Settings.from_environment(
         {
             **NAMES,

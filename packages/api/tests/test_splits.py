@@ -71,7 +71,7 @@ async def splits(api: Any) -> Any:
         ),
     ],
 )
-async def test_a_file_of_another_format_is_kept_and_read_as_jsonl(
+async def test_a_file_of_another_format_is_stored_and_read_as_jsonl(
     api: Any, media: str, kind: str, body: bytes, rows: list[Any]
 ) -> None:
     pushed = await api("PUT", PATH, content=body, headers={"Content-Type": media})
@@ -115,7 +115,7 @@ async def test_a_version_has_a_split_for_each_file(api: Any) -> None:
 
 
 @once
-async def test_the_content_is_that_of_the_split_that_is_named_or_of_train(api: Any) -> None:
+async def test_the_content_is_the_named_split_or_train(api: Any) -> None:
     await splits(api)
 
     train = await api("GET", f"{PATH}/content")
@@ -131,7 +131,7 @@ async def test_the_content_is_that_of_the_split_that_is_named_or_of_train(api: A
     )
 
 
-async def test_one_other_file_is_another_version(api: Any) -> None:
+async def test_a_different_file_is_another_version(api: Any) -> None:
     await splits(api)
 
     for other in (
@@ -142,7 +142,7 @@ async def test_one_other_file_is_another_version(api: Any) -> None:
         assert (refused.status_code, refused.json()["type"]) == (409, "conflict_error")
 
 
-async def test_pushed_at_once_by_many_the_splits_are_made_once(api: Any) -> None:
+async def test_concurrent_pushes_create_the_splits_once(api: Any) -> None:
     answers = await asyncio.gather(*(splits(api) for _ in range(3)))
 
     assert {answer.status_code for answer in answers} <= {200, 201}
@@ -176,7 +176,7 @@ async def test_pushed_at_once_by_many_the_splits_are_made_once(api: Any) -> None
         ({"train": ("t.csv", b"a[0],a[0]\n1,2\n")}, 422, "Columns 1 and 2 are both named `a(0)`"),
     ],
 )
-async def test_a_split_that_cannot_be_taken_refuses_the_whole(
+async def test_an_invalid_split_refuses_the_whole_push(
     api: Any, files: dict[str, Any], status: int, detail: str
 ) -> None:
     refused = await push(api, **files)
@@ -204,7 +204,7 @@ async def test_a_split_that_cannot_be_taken_refuses_the_whole(
         ),
     ],
 )
-async def test_a_multipart_body_that_is_none_is_refused(
+async def test_an_invalid_multipart_body_is_refused(
     api: Any, media: str, body: bytes, status: int
 ) -> None:
     refused = await api("PUT", PATH, content=body, headers={"Content-Type": media})
@@ -214,7 +214,7 @@ async def test_a_multipart_body_that_is_none_is_refused(
 
 
 @once
-async def test_the_bound_holds_for_all_splits_together_and_for_what_they_unpack_to(
+async def test_the_limit_applies_to_all_splits_together_and_to_their_uncompressed_size(
     api: Any,
 ) -> None:
     object.__setattr__(api.settings, "max_dataset_bytes", 5000)
@@ -243,7 +243,7 @@ def own(tmp_path: Path) -> Settings:
     return Settings(data_dir=tmp_path)
 
 
-async def test_parquet_that_unpacks_to_more_memory_than_there_is_is_refused(
+async def test_parquet_that_expands_beyond_the_memory_is_refused(
     own: Settings, tmp_path: Path
 ) -> None:
     bomb = tmp_path / "bomb.parquet"
@@ -256,7 +256,7 @@ async def test_parquet_that_unpacks_to_more_memory_than_there_is_is_refused(
         await read(own.model_copy(update={"convert_memory_bytes": 2**29}), "parquet", bomb)
 
 
-async def test_a_conversion_that_takes_too_long_is_ended(own: Settings, tmp_path: Path) -> None:
+async def test_a_conversion_that_takes_too_long_is_stopped(own: Settings, tmp_path: Path) -> None:
     slow = tmp_path / "slow.csv"
     slow.write_bytes(b"a\n" + b"1\n" * 3_000_000)
 
@@ -264,7 +264,7 @@ async def test_a_conversion_that_takes_too_long_is_ended(own: Settings, tmp_path
         await read(own.model_copy(update={"convert_timeout": 0.2}), "csv", slow)
 
 
-async def test_datasets_from_before_the_splits_have_one_called_train(
+async def test_datasets_from_before_splits_have_one_called_train(
     api: Any, database: Database
 ) -> None:
     await api.push()
@@ -284,7 +284,7 @@ async def test_datasets_from_before_the_splits_have_one_called_train(
     assert before["splits"][0]["content_sha256"] == before["sha256"]
 
 
-async def test_a_job_trains_on_train_unless_it_says_otherwise_and_says_so(api: Any) -> None:
+async def test_a_job_trains_on_train_by_default_and_says_so(api: Any) -> None:
     made = (await splits(api)).json()["splits"]
 
     silent = await api.job()
@@ -307,7 +307,7 @@ async def test_a_job_trains_on_train_unless_it_says_otherwise_and_says_so(api: A
 
 
 @once
-async def test_a_reinforcement_learning_job_names_splits_too(api: Any) -> None:
+async def test_an_rl_job_names_splits_too(api: Any) -> None:
     await splits(api)
     ref = {"name": "rows", "version": "1.0.0"}
     config = {
@@ -350,7 +350,7 @@ async def test_a_reinforcement_learning_job_names_splits_too(api: Any) -> None:
         ({"split": "../x"}, "split", "use at most 64 lower-case letters"),
     ],
 )
-async def test_a_split_that_is_not_there_is_refused_where_it_is_named(
+async def test_a_missing_split_is_refused_by_the_field_that_names_it(
     api: Any, config: dict[str, Any], loc: str, detail: str
 ) -> None:
     await push(api, train=("a.jsonl", ROW), exam=("b.jsonl", ROW))

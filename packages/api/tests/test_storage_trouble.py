@@ -109,7 +109,7 @@ async def test_a_locked_database_is_a_503_and_the_next_request_succeeds(
 
 @one_database
 @pytest.mark.parametrize("write", [create_token, push, create_job])
-async def test_a_full_disk_of_the_database_is_a_503(api: Any, write: Callable[..., Any]) -> None:
+async def test_a_full_database_disk_is_a_503(api: Any, write: Callable[..., Any]) -> None:
     await api.push()
     path = make_url(api.settings.database_url).database
     assert path is not None
@@ -128,7 +128,7 @@ async def test_a_full_disk_of_the_database_is_a_503(api: Any, write: Callable[..
 
 
 @pytest.mark.parametrize("path", ["datasets/rows/1.0.0", "datasets/other/1.0.0"])
-async def test_a_full_disk_of_the_blob_store_is_a_503_and_nothing_is_stored(
+async def test_a_full_blob_store_disk_is_a_503_and_nothing_is_stored(
     api: Any, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     @contextmanager
@@ -179,7 +179,7 @@ async def away(api: Any) -> AsyncIterator[httpx2.AsyncClient]:
         ("PUT", "/api/v1/org/acme/datasets/rows/1.0.0"),
     ],
 )
-async def test_a_database_that_is_away_is_a_503_on_every_route(
+async def test_an_unreachable_database_is_a_503_on_every_route(
     away: httpx2.AsyncClient, method: str, path: str
 ) -> None:
     answer = await away.request(method, path, content=ROW if method != "GET" else None)
@@ -189,7 +189,7 @@ async def test_a_database_that_is_away_is_a_503_on_every_route(
 
 
 @postgres_only
-async def test_a_connection_that_postgresql_ends_is_a_503_or_replaced(api: Any) -> None:
+async def test_a_connection_ended_by_postgresql_is_a_503_or_replaced(api: Any) -> None:
     with pytest.raises(DBAPIError) as ended:
         async with api.database.reading() as session:
             await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
@@ -199,7 +199,7 @@ async def test_a_connection_that_postgresql_ends_is_a_503_or_replaced(api: Any) 
     assert after.status_code == 201
 
 
-async def test_one_trouble_is_one_line_of_the_log(
+async def test_one_failure_is_one_line_of_the_log(
     away: httpx2.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(20):
@@ -211,7 +211,7 @@ async def test_one_trouble_is_one_line_of_the_log(
     assert lines[0].exc_info is None
 
 
-def test_after_a_minute_the_trouble_is_logged_again_with_how_often_it_was_not(
+def test_after_a_minute_the_failure_is_logged_again_with_its_count(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     present = 1000.0
@@ -239,5 +239,5 @@ def test_after_a_minute_the_trouble_is_logged_again_with_how_often_it_was_not(
         ConnectionRefusedError(111, "of something that is not the database"),
     ],
 )
-def test_bugs_and_trouble_of_others_are_not_storage_trouble(error: Exception) -> None:
+def test_bugs_and_other_failures_are_not_storage_failures(error: Exception) -> None:
     assert storage_errors.describe(error) is None

@@ -45,7 +45,7 @@ def living(folder: Path) -> list[int]:
     return found
 
 
-async def test_when_a_supervisor_is_killed_its_sandbox_is_killed_and_reported_lost(
+async def test_a_killed_supervisors_sandbox_is_killed_and_reported_lost(
     tmp_path: Path,
 ) -> None:
     runner = subprocess.SubprocessRunner(tmp_path)
@@ -75,7 +75,7 @@ async def test_a_heartbeat_before_the_start_is_accepted(tmp_path: Path) -> None:
     assert not (tmp_path / "job").exists()
 
 
-async def test_a_heartbeat_fails_when_the_folder_cannot_be_written(
+async def test_a_heartbeat_fails_when_the_folder_is_not_writable(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "job").write_text("a file where a folder should be")
@@ -85,7 +85,7 @@ async def test_a_heartbeat_fails_when_the_folder_cannot_be_written(
         await runner.heartbeat("job", 1)
 
 
-async def test_a_supervisor_that_starts_after_its_attempt_was_given_up_starts_nothing(
+async def test_a_supervisor_that_starts_after_its_attempt_was_abandoned_starts_nothing(
     tmp_path: Path,
 ) -> None:
     runner = subprocess.SubprocessRunner(tmp_path)
@@ -107,7 +107,7 @@ async def test_a_supervisor_that_starts_after_its_attempt_was_given_up_starts_no
     assert trace.exists()
 
 
-async def test_an_attempt_whose_supervisor_is_starting_is_not_given_up(tmp_path: Path) -> None:
+async def test_an_attempt_whose_supervisor_is_starting_is_not_abandoned(tmp_path: Path) -> None:
     runner = subprocess.SubprocessRunner(tmp_path)
     (tmp_path / "job" / "1").mkdir(parents=True)
     with (tmp_path / "job" / "1" / "lock").open("w") as lock:

@@ -22,7 +22,7 @@ def set_up(settings: Settings, **changes: Any) -> None:
         object.__setattr__(settings, name, value)
 
 
-async def test_a_tracker_that_the_server_is_not_set_up_for_is_refused(api: Any) -> None:
+async def test_a_tracker_that_the_server_does_not_support_is_refused(api: Any) -> None:
     await api.push()
 
     refused = await api.create(config={"track": ["wandb"]})
@@ -48,7 +48,7 @@ async def test_a_project_without_a_tracker_and_an_unknown_tracker_are_refused(ap
     assert "`track_project` has no effect without `track`" in alone.json()["detail"]
 
 
-async def test_what_a_job_names_is_echoed_and_the_server_decides_for_one_that_names_none(
+async def test_a_jobs_tracker_is_returned_and_defaults_to_the_servers(
     api: Any,
 ) -> None:
     await api.push()
@@ -70,7 +70,7 @@ async def test_what_a_job_names_is_echoed_and_the_server_decides_for_one_that_na
     ]
 
 
-def test_a_sandbox_is_given_the_keys_of_its_own_trackers_and_no_others(
+def test_a_sandbox_gets_only_the_keys_of_its_own_trackers(
     settings: Settings,
 ) -> None:
     set_up(settings)
@@ -88,7 +88,7 @@ def test_a_sandbox_is_given_the_keys_of_its_own_trackers_and_no_others(
     }  # fmt: skip
 
 
-def test_keys_of_trackers_are_read_from_their_own_names_and_shown_nowhere(
+def test_tracker_keys_are_read_from_their_own_variables_and_never_shown(
     settings: Settings,
 ) -> None:
     environ = {"DREADNODE_DATA_DIR": "/data", "DREADNODE_TRACK": "wandb mlflow", **GIVEN}
@@ -101,7 +101,7 @@ def test_keys_of_trackers_are_read_from_their_own_names_and_shown_nowhere(
     trackers.check_settings(read)
 
 
-def test_a_server_that_is_to_follow_every_run_must_be_able_to(settings: Settings) -> None:
+def test_a_server_that_tracks_every_run_needs_the_trackers_settings(settings: Settings) -> None:
     with pytest.raises(SettingsError, match="needs `WANDB_API_KEY`"):
         trackers.check_settings(settings.model_copy(update={"track": ("wandb",)}))
     with pytest.raises(SettingsError, match="not `comet`"):

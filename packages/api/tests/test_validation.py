@@ -89,7 +89,7 @@ async def until(reached: Callable[[], bool], seconds: float = 60) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_a_job_whose_check_takes_long_is_created_in_time_and_runs_once_it_has_passed(
+async def test_a_job_with_a_slow_check_is_created_in_time_and_runs_after_the_check(
     remote: Remote, service: Any, tmp_path: Path
 ) -> None:
     service.start("dispatch")
@@ -111,7 +111,7 @@ async def test_a_job_whose_check_takes_long_is_created_in_time_and_runs_once_it_
     assert ended["preflight"]["datasets"][0]["name"] == "rows"
 
 
-async def test_a_job_whose_data_is_refused_late_fails_with_the_same_message_before_any_compute(
+async def test_a_job_whose_data_is_refused_late_fails_with_the_same_message_before_compute(
     remote: Remote, service: Any, tmp_path: Path
 ) -> None:
     service.start("dispatch")
@@ -135,7 +135,7 @@ async def test_a_job_whose_data_is_refused_late_fails_with_the_same_message_befo
     assert "did not pass its check" in retried.json()["detail"]
 
 
-async def test_a_job_that_is_cancelled_while_its_data_is_checked_ends_its_check(
+async def test_cancelling_a_job_stops_its_check(
     remote: Remote, service: Any, tmp_path: Path
 ) -> None:
     log = tmp_path / "log"
@@ -148,7 +148,7 @@ async def test_a_job_that_is_cancelled_while_its_data_is_checked_ends_its_check(
     await until(lambda: not check.is_running())
 
 
-async def test_a_check_outlives_the_process_that_ran_it(
+async def test_a_check_continues_after_the_process_that_ran_it(
     remote: Remote, service: Any, tmp_path: Path
 ) -> None:
     done = tmp_path / "done"
@@ -190,7 +190,7 @@ async def test_a_second_job_on_the_same_data_is_not_checked_again(
     assert len(log.read_text().splitlines()) == 1
 
 
-async def test_a_client_that_hangs_up_ends_its_check_and_gets_no_job(
+async def test_a_client_that_disconnects_stops_its_check_and_gets_no_job(
     remote: Remote, service: Any, tmp_path: Path
 ) -> None:
     object.__setattr__(service.api.settings, "preflight_wait_seconds", 60.0)

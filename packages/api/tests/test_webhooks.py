@@ -65,7 +65,7 @@ async def end(api: Any, job_id: str, key: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-async def test_every_change_of_a_jobs_state_is_told_once_in_signed_words(api: Any) -> None:
+async def test_every_change_of_a_jobs_status_is_sent_once_in_a_signed_message(api: Any) -> None:
     hook = await register(api)
     await api.push()
     job = await api.job(name="nightly")
@@ -91,7 +91,7 @@ async def test_every_change_of_a_jobs_state_is_told_once_in_signed_words(api: An
     assert headers["webhook-signature"] == f"v1,{expected}"
 
 
-async def test_a_state_that_is_rolled_back_is_told_to_nobody(api: Any) -> None:
+async def test_a_status_that_is_rolled_back_is_not_sent(api: Any) -> None:
     await api.push()
     await api.job()
     async with api.database.writing() as session:
@@ -106,7 +106,7 @@ async def test_a_state_that_is_rolled_back_is_told_to_nobody(api: Any) -> None:
     assert still == announced == 1
 
 
-async def test_a_webhook_hears_only_of_the_states_it_asked_for_and_of_nothing_before_it(
+async def test_a_webhook_gets_only_its_statuses_and_none_from_before_it(
     api: Any,
 ) -> None:
     await api.push()
@@ -121,7 +121,7 @@ async def test_a_webhook_hears_only_of_the_states_it_asked_for_and_of_nothing_be
     assert receiver.states == ["job.completed"]
 
 
-async def test_what_is_not_taken_is_tried_again_later_with_the_same_id(api: Any) -> None:
+async def test_a_failed_delivery_is_sent_again_later_with_the_same_id(api: Any) -> None:
     hook = await register(api, statuses=["queued"])
     await api.push()
     await api.job()
@@ -150,7 +150,7 @@ async def due(api: Any, **more: Any) -> None:
         await session.execute(waiting.values(next_at=now() - timedelta(seconds=1), **more))
 
 
-async def test_the_pauses_grow_and_in_the_end_a_delivery_is_given_up_and_shown(api: Any) -> None:
+async def test_the_pauses_grow_until_a_delivery_fails_for_good_and_is_shown(api: Any) -> None:
     hook = await register(api, statuses=["queued"])
     await api.push()
     await api.job()
@@ -177,7 +177,7 @@ async def test_the_pauses_grow_and_in_the_end_a_delivery_is_given_up_and_shown(a
     assert given_up["given_up_at"] is not None
 
 
-async def test_a_delivery_that_a_dead_dispatcher_held_is_made_by_the_next(api: Any) -> None:
+async def test_a_delivery_reserved_by_a_dead_dispatcher_is_sent_by_the_next(api: Any) -> None:
     await register(api, statuses=["queued"])
     await api.push()
     await api.job()
@@ -214,7 +214,7 @@ async def test_the_secret_is_shown_once_and_only_administrators_see_webhooks(api
         assert (await api("DELETE", path, key=key)).status_code == status
 
 
-async def test_a_deleted_webhook_is_told_nothing_more(api: Any) -> None:
+async def test_a_deleted_webhook_gets_no_more_messages(api: Any) -> None:
     hook = await register(api)
     await api.push()
     await api.job()
@@ -247,9 +247,7 @@ async def test_a_deleted_webhook_is_told_nothing_more(api: Any) -> None:
         ("https://224.0.0.1/", "are never allowed"),
     ],
 )
-async def test_an_address_that_no_webhook_may_have_is_refused(
-    api: Any, url: str, words: str
-) -> None:
+async def test_a_forbidden_webhook_address_is_refused(api: Any, url: str, words: str) -> None:
     answer = await api("POST", HOOKS, json={"url": url})
 
     assert answer.status_code == 422, answer.text
@@ -258,7 +256,7 @@ async def test_an_address_that_no_webhook_may_have_is_refused(
 
 
 @pytest.mark.parametrize("url", ["https://10.0.0.5/", "https://localhost/", "http://127.0.0.1:9/"])
-def test_private_addresses_are_for_the_operator_to_allow(url: str) -> None:
+def test_private_addresses_need_the_operators_permission(url: str) -> None:
     check_url(url, "any")
 
     with pytest.raises(Invalid):
@@ -266,12 +264,12 @@ def test_private_addresses_are_for_the_operator_to_allow(url: str) -> None:
 
 
 @pytest.mark.parametrize("address", ["100.64.0.1", "fd00::1", "64:ff9b::a00:1", "2002:a00:1::"])
-def test_private_addresses_in_other_clothes_are_private(address: str) -> None:
+def test_alternative_notations_of_private_addresses_are_private(address: str) -> None:
     with pytest.raises(NotAllowed):
         check_address(ipaddress.ip_address(address), "public")
 
 
-async def test_a_name_that_stands_for_this_machine_is_refused_when_it_is_called() -> None:
+async def test_a_name_that_resolves_to_this_machine_is_refused_at_delivery() -> None:
     with pytest.raises(NotAllowed, match="is not a public address"):
         await resolve("https://localhost/", "public")
 
@@ -295,7 +293,7 @@ async def listener() -> AsyncIterator[tuple[str, list[bytes]]]:
     server.close()
 
 
-async def test_a_message_is_really_posted_and_a_redirect_is_not_followed(
+async def test_a_message_is_posted_and_a_redirect_is_not_followed(
     listener: tuple[str, list[bytes]],
 ) -> None:
     url, seen = listener
@@ -309,7 +307,7 @@ async def test_a_message_is_really_posted_and_a_redirect_is_not_followed(
     assert request.endswith(b'{"type":"job.queued"}')
 
 
-async def test_a_slow_receiver_holds_nobody_else_up(api: Any) -> None:
+async def test_a_slow_receiver_delays_no_other(api: Any) -> None:
     for name in ("slow", "quick"):
         await register(api, url=f"https://{name}.example.com/", statuses=["queued"])
     await api.push()
@@ -339,7 +337,7 @@ async def test_a_slow_receiver_holds_nobody_else_up(api: Any) -> None:
     assert arrived == ["https://quick.example.com/"] * 2
 
 
-async def test_a_name_that_nobody_can_look_up_is_shown_as_such_and_given_up_in_time(
+async def test_a_name_that_cannot_be_resolved_is_reported_and_fails_for_good_in_time(
     api: Any,
 ) -> None:
     hook = await register(api, url=f"https://{'a' * 70}.example.com/", statuses=["queued"])
@@ -354,7 +352,7 @@ async def test_a_name_that_nobody_can_look_up_is_shown_as_such_and_given_up_in_t
     assert shown["given_up_at"] is not None
 
 
-async def test_a_silent_receiver_costs_no_more_than_the_time_out(api: Any) -> None:
+async def test_a_receiver_without_a_response_costs_at_most_the_timeout(api: Any) -> None:
     async def silent(_reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(60)
 
@@ -376,7 +374,7 @@ def due_of(org: str, *webhooks: str) -> list[Due]:
     return [Due(f"{org}-{n}", webhook, org) for n, webhook in enumerate(webhooks)]
 
 
-def test_a_webhook_has_two_deliveries_at_once_and_an_organization_half_of_all() -> None:
+def test_a_webhook_has_two_deliveries_at_a_time_and_an_organization_half_of_all() -> None:
     shares = Shares(10, pause=60)
     greedy = due_of("greedy", *(f"hook-{n}" for n in range(20)), *["hook-0"] * 20)
     modest = due_of("modest", "only", "only", "only", "only")
@@ -391,7 +389,7 @@ def test_a_webhook_has_two_deliveries_at_once_and_an_organization_half_of_all() 
     assert shares.unavailable() >= {"only"}
 
 
-def test_a_webhook_that_failed_pauses_for_longer_each_time_and_others_do_not() -> None:
+def test_a_failing_webhook_pauses_longer_each_time_and_others_do_not() -> None:
     shares = Shares(10, pause=0.05)
     [failing, other] = due_of("org", "failing", "other")
 

@@ -31,7 +31,7 @@ def request(queue: str, seq: int, size: int) -> Request:
     return new_request(queue, seq, "optim_step", MASTER, b"x" * size)
 
 
-def test_waiting_requests_are_bounded_for_one_run_and_in_all(tmp_path: Path) -> None:
+def test_waiting_requests_are_limited_per_run_and_in_total(tmp_path: Path) -> None:
     backlog = Backlog(Settings(data_dir=tmp_path, backlog_mib_per_run=1, backlog_mib=2))
     first = request("a", 1, MIB)
     backlog.add(first)
@@ -50,7 +50,7 @@ def test_waiting_requests_are_bounded_for_one_run_and_in_all(tmp_path: Path) -> 
     assert Overloaded.status == 503
 
 
-async def test_a_waiting_body_is_on_disk_and_not_in_memory(engine: Engine) -> None:
+async def test_a_waiting_body_is_stored_on_disk_and_not_in_memory(engine: Engine) -> None:
     session = await sessions.create_session(engine, WHO, b'{"tags": [], "sdk_version": "x"}', None)
     fields = {"session_id": session.id, "model_seq_id": 0, "base_model": "m"}
     made = await training.create_model(engine, WHO, json.dumps(fields).encode())
@@ -77,7 +77,7 @@ async def _until_done(engine: Engine, request_id: str) -> Request:
     return found
 
 
-async def test_thousands_of_idle_sessions_cost_the_clean_up_little(engine: Engine) -> None:
+async def test_cleaning_up_thousands_of_idle_sessions_is_cheap(engine: Engine) -> None:
     now = time.time()
     for number in range(5000):
         engine.add_session(Session(f"s{number}", MASTER, now, now))

@@ -71,7 +71,7 @@ def training(service: tinker.ServiceClient) -> tinker.TrainingClient:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_garbage_is_never_answered_with_a_5xx(http: httpx2.Client, route: str) -> None:
+def test_invalid_bytes_never_cause_a_5xx(http: httpx2.Client, route: str) -> None:
     for body in GARBAGE:
         for content_type in ("application/json", "application/x-protobuf"):
             answer = http.post(route, content=body, headers={"Content-Type": content_type})
@@ -99,11 +99,11 @@ def test_garbage_is_never_answered_with_a_5xx(http: httpx2.Client, route: str) -
         "nowhere",
     ],
 )
-def test_addresses_of_nothing_are_4xx(http: httpx2.Client, path: str) -> None:
+def test_unknown_addresses_return_4xx(http: httpx2.Client, path: str) -> None:
     assert 400 <= http.get(path).status_code < 500
 
 
-def test_every_call_but_the_health_check_wants_a_key(engine: Any) -> None:
+def test_every_call_except_the_health_check_needs_a_key(engine: Any) -> None:
     for route in ROUTES:
         assert httpx2.post(f"{engine.url}/api/v1/{route}", json={}).status_code == 401
     for route in ("get_server_capabilities", "training_runs", "checkpoints", "sessions"):
@@ -111,7 +111,7 @@ def test_every_call_but_the_health_check_wants_a_key(engine: Any) -> None:
     assert httpx2.get(f"{engine.url}/api/v1/healthz").json() == {"status": "ok"}
 
 
-def test_an_unknown_base_model_is_refused_with_what_there_is(
+def test_an_unknown_base_model_is_refused_with_the_available_models(
     service: tinker.ServiceClient,
 ) -> None:
     with pytest.raises(tinker.BadRequestError, match="tiny/llama, tiny/qwen3"):
@@ -184,7 +184,7 @@ BAD_DATA: dict[str, tuple[str, types.Datum, str]] = {
 
 
 @pytest.mark.parametrize(("loss_fn", "datum", "sentence"), BAD_DATA.values(), ids=BAD_DATA)
-def test_a_bad_datum_is_a_failed_promise_and_the_run_goes_on_as_if_it_had_not_come(
+def test_an_invalid_datum_fails_its_future_and_leaves_the_run_unchanged(
     training: tinker.TrainingClient, loss_fn: str, datum: types.Datum, sentence: str
 ) -> None:
     before = training.forward([good()], "cross_entropy").result().metrics
@@ -198,7 +198,7 @@ def test_a_bad_datum_is_a_failed_promise_and_the_run_goes_on_as_if_it_had_not_co
     assert after == before
 
 
-def test_an_image_is_refused_in_words(training: tinker.TrainingClient) -> None:
+def test_an_image_is_refused_with_a_clear_message(training: tinker.TrainingClient) -> None:
     image = types.ImageChunk(data=b"x", format="png", expected_tokens=1)
     datum = types.Datum(
         model_input=types.ModelInput(chunks=[image]),
@@ -209,7 +209,7 @@ def test_an_image_is_refused_in_words(training: tinker.TrainingClient) -> None:
         training.forward_backward([datum], "cross_entropy").result()
 
 
-def test_a_step_with_impossible_settings_fails_and_leaves_the_gradients(
+def test_a_step_with_invalid_settings_fails_and_keeps_the_gradients(
     training: tinker.TrainingClient,
 ) -> None:
     training.forward_backward([good()], "cross_entropy").result()
@@ -223,12 +223,14 @@ def test_a_step_with_impossible_settings_fails_and_leaves_the_gradients(
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden", "x" * 300, "a b"])
-def test_a_checkpoint_needs_a_plain_name(training: tinker.TrainingClient, name: str) -> None:
+def test_a_checkpoint_name_with_special_characters_is_refused(
+    training: tinker.TrainingClient, name: str
+) -> None:
     with pytest.raises((tinker.RequestFailedError, ValueError), match="cannot name a checkpoint"):
         training.save_weights_for_sampler(name).result()
 
 
-def test_a_name_is_used_once_unless_it_may_be_overwritten(
+def test_a_name_is_used_once_unless_overwriting_is_allowed(
     training: tinker.TrainingClient,
 ) -> None:
     first = training.save_state("once").result().path
@@ -248,9 +250,7 @@ def test_a_name_is_used_once_unless_it_may_be_overwritten(
         "https://example.com/weights",
     ],
 )
-def test_a_checkpoint_that_is_not_there_is_refused(
-    service: tinker.ServiceClient, path: str
-) -> None:
+def test_a_missing_checkpoint_is_refused(service: tinker.ServiceClient, path: str) -> None:
     with pytest.raises((tinker.NotFoundError, tinker.BadRequestError, ValueError)):
         service.create_training_client_from_state(path).result()
     with pytest.raises((tinker.NotFoundError, tinker.BadRequestError, ValueError)):
@@ -285,7 +285,7 @@ BAD_PROMPTS: dict[str, tuple[list[int], types.SamplingParams, str]] = {
 
 
 @pytest.mark.parametrize(("tokens", "params", "sentence"), BAD_PROMPTS.values(), ids=BAD_PROMPTS)
-def test_a_sampling_request_that_cannot_be_served_is_refused_at_once(
+def test_a_sampling_request_that_cannot_be_served_is_refused_immediately(
     service: tinker.ServiceClient, tokens: list[int], params: types.SamplingParams, sentence: str
 ) -> None:
     sampler = service.create_sampling_client(base_model="tiny/llama").result()
@@ -294,7 +294,7 @@ def test_a_sampling_request_that_cannot_be_served_is_refused_at_once(
         sampler.sample(types.ModelInput.from_ints(tokens), 1, params).result()
 
 
-def test_a_checkpoint_path_of_somebody_else_is_told_as_one_that_is_not_there(
+def test_the_checkpoint_path_of_another_owner_looks_like_a_missing_one(
     engine: Any, training: tinker.TrainingClient
 ) -> None:
     path = training.save_state("not-yours").result().path
@@ -319,7 +319,7 @@ def test_a_checkpoint_path_of_somebody_else_is_told_as_one_that_is_not_there(
     assert own.forward([good()], "cross_entropy").result().metrics == before
 
 
-def test_a_sequence_number_left_out_is_waited_for_and_one_repeated_is_done_once(
+def test_a_missing_sequence_number_is_awaited_and_a_repeated_one_runs_once(
     http: httpx2.Client,
 ) -> None:
     run = _run(http)
@@ -401,7 +401,7 @@ def test_corrupt_protobuf_is_refused_and_damaged_tensors_fail(http: httpx2.Clien
     assert _result(http, run, 5).headers["content-type"] == "application/x-protobuf"
 
 
-def test_a_few_bytes_that_would_fill_the_memory_fail_and_the_run_goes_on(
+def test_a_small_request_that_would_fill_the_memory_fails_and_the_run_continues(
     http: httpx2.Client,
 ) -> None:
     run = _run(http)
@@ -423,7 +423,7 @@ def test_a_few_bytes_that_would_fill_the_memory_fail_and_the_run_goes_on(
     assert answers[2].headers["content-type"] == "application/x-protobuf"
 
 
-def test_a_compressed_request_is_the_same_request(http: httpx2.Client) -> None:
+def test_a_compressed_request_equals_the_uncompressed_one(http: httpx2.Client) -> None:
     import zstandard
 
     run = _run(http)
@@ -435,7 +435,7 @@ def test_a_compressed_request_is_the_same_request(http: httpx2.Client) -> None:
     assert plain.json() == small.json()
 
 
-def test_a_body_that_says_it_would_unpack_to_more_than_any_may_is_refused(
+def test_a_body_that_declares_an_excessive_uncompressed_size_is_refused(
     http: httpx2.Client,
 ) -> None:
     import zstandard
@@ -452,7 +452,7 @@ def test_a_body_that_says_it_would_unpack_to_more_than_any_may_is_refused(
 
 
 @pytest.mark.parametrize("number", [-1, 2**63, 10**300])
-def test_a_clients_own_numbers_of_runs_and_samplers_are_bounded(
+def test_a_clients_numbers_of_runs_and_samplers_are_limited(
     http: httpx2.Client, number: int
 ) -> None:
     session = _session(http)
@@ -475,14 +475,16 @@ def test_sequence_numbers_out_of_range_are_refused(http: httpx2.Client) -> None:
         assert answer.status_code == 400, answer.text
 
 
-def test_json_to_forward_backward_is_told_which_sdk_to_use(http: httpx2.Client) -> None:
+def test_json_sent_to_forward_backward_is_refused_with_the_sdk_to_use(http: httpx2.Client) -> None:
     answer = http.post("forward_backward", json={"model_id": "x"})
 
     assert answer.status_code == 400
     assert "tinker SDK" in answer.json()["detail"]
 
 
-def test_no_secret_and_no_path_of_this_machine_is_told(http: httpx2.Client, engine: Any) -> None:
+def test_errors_contain_no_secret_and_no_path_of_this_machine(
+    http: httpx2.Client, engine: Any
+) -> None:
     log = Path(engine.data_dir.parent, "engine.log").read_text()
 
     for text in (log, json.dumps(http.get("training_runs/nobody").json())):

@@ -37,7 +37,7 @@ def fingerprint_of(path: Path) -> str:
     return inspect_model("any", path).fingerprint
 
 
-def test_a_fingerprint_is_of_the_weights_and_not_of_where_they_lie(
+def test_a_fingerprint_depends_on_the_weights_and_not_on_their_folder(
     models_dir: Path, tmp_path: Path
 ) -> None:
     original = models_dir / "llama"
@@ -54,7 +54,7 @@ def test_a_fingerprint_is_of_the_weights_and_not_of_where_they_lie(
     assert len(set(prints)) == 3
 
 
-def test_weights_in_several_files_have_a_fingerprint_of_all_of_them(
+def test_the_fingerprint_of_sharded_weights_covers_every_file(
     models_dir: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(models_dir / "llama", tmp_path / "sharded")
@@ -141,7 +141,7 @@ async def sample(engine: Engine, sampler: str, seq: int) -> Request:
     return await results.retrieve(engine, WHO, request.id)
 
 
-async def test_what_was_made_on_other_weights_is_refused_and_the_rest_goes_on(
+async def test_records_made_on_other_weights_are_refused_and_the_others_continue(
     start: Start, models_dir: Path, tmp_path: Path
 ) -> None:
     first, second = models_dir / "llama", fine_tuned(models_dir / "llama", tmp_path / "tuned")
@@ -179,7 +179,7 @@ async def test_what_was_made_on_other_weights_is_refused_and_the_rest_goes_on(
     assert (await sample(engine, sampler, 0)).state == "done"
 
 
-async def test_what_was_accepted_before_the_weights_changed_fails_in_words(
+async def test_requests_accepted_before_the_weights_changed_fail_with_a_message(
     start: Start, models_dir: Path, tmp_path: Path
 ) -> None:
     engine = await start(models_dir / "llama")
@@ -198,7 +198,7 @@ async def test_what_was_accepted_before_the_weights_changed_fails_in_words(
         assert "was made on weights of m" in (await answer(engine, request))["error"]
 
 
-async def test_records_of_an_earlier_version_are_taken_as_they_are(
+async def test_records_of_an_earlier_version_are_accepted_unchanged(
     start: Start, models_dir: Path, tmp_path: Path
 ) -> None:
     engine = await start(models_dir / "llama")

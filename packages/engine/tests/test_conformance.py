@@ -75,7 +75,7 @@ def loss_of(output: types.ForwardBackwardOutput) -> float:
     return output.metrics["loss:sum"]
 
 
-def test_a_session_knows_its_runs_and_samplers(
+def test_a_session_lists_its_runs_and_samplers(
     service: tinker.ServiceClient, rest: tinker.RestClient, training: tinker.TrainingClient
 ) -> None:
     sampler = service.create_sampling_client(base_model="tiny/llama").result()
@@ -93,7 +93,7 @@ def test_a_session_knows_its_runs_and_samplers(
     assert service.get_telemetry() is training.get_telemetry() is rest.get_telemetry() is None
 
 
-def test_runs_are_looked_up_by_id_and_by_path(
+def test_runs_are_found_by_id_and_by_path(
     rest: tinker.RestClient, training: tinker.TrainingClient
 ) -> None:
     path = training.save_state("looked-up").result().path
@@ -108,7 +108,7 @@ def test_runs_are_looked_up_by_id_and_by_path(
     }
 
 
-def test_listings_come_in_pages(rest: tinker.RestClient, training: tinker.TrainingClient) -> None:
+def test_lists_are_paged(rest: tinker.RestClient, training: tinker.TrainingClient) -> None:
     for i in range(3):
         training.save_state(f"page-{i}").result()
 
@@ -123,7 +123,7 @@ def test_listings_come_in_pages(rest: tinker.RestClient, training: tinker.Traini
     assert whole.cursor.total_count == len(whole.checkpoints)
 
 
-def test_a_checkpoint_is_published_kept_for_a_time_and_deleted(
+def test_a_checkpoint_is_published_given_a_lifetime_and_deleted(
     rest: tinker.RestClient, training: tinker.TrainingClient
 ) -> None:
     path = training.save_state("managed", ttl_seconds=7200).result().path
@@ -151,7 +151,7 @@ def test_a_checkpoint_is_published_kept_for_a_time_and_deleted(
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_storage_that_checkpoints_take_is_told(
+def test_the_storage_used_by_checkpoints_is_reported(
     engine: Any, rest: tinker.RestClient, training: tinker.TrainingClient
 ) -> None:
     training.save_state("weighed").result()
@@ -165,7 +165,7 @@ def test_the_storage_that_checkpoints_take_is_told(
     assert usage.estimated_monthly_cost_usd is None
 
 
-def test_an_adapter_is_exported_by_a_signed_address(
+def test_an_adapter_is_exported_through_a_signed_address(
     rest: tinker.RestClient, training: tinker.TrainingClient
 ) -> None:
     path = training.save_weights_external("exported").result().path
@@ -179,7 +179,7 @@ def test_an_adapter_is_exported_by_a_signed_address(
             urllib.request.urlopen(url[:-1] + ("0" if url[-1] != "0" else "1"))
 
 
-def test_weights_are_loaded_into_a_run_that_exists(training: tinker.TrainingClient) -> None:
+def test_weights_are_loaded_into_an_existing_run(training: tinker.TrainingClient) -> None:
     before = loss_of(training.forward(data(), "cross_entropy").result())
     path = training.save_state("go-back").result().path
     for _ in range(2):
@@ -193,7 +193,7 @@ def test_weights_are_loaded_into_a_run_that_exists(training: tinker.TrainingClie
     assert loss_of(training.forward(data(), "cross_entropy").result()) == before
 
 
-def test_a_new_run_starts_from_a_state(
+def test_a_new_run_starts_from_a_saved_state(
     service: tinker.ServiceClient, training: tinker.TrainingClient
 ) -> None:
     path = training.save_state("start-here").result().path
@@ -208,7 +208,7 @@ def test_a_new_run_starts_from_a_state(
         assert loss_of(client.forward(data(), "cross_entropy").result()) == expected
 
 
-def test_a_custom_loss_trains_like_the_one_it_imitates(
+def test_a_custom_loss_trains_like_the_built_in_one(
     service: tinker.ServiceClient,
 ) -> None:
     def nll(sent: list[types.Datum], logprobs: list[torch.Tensor]) -> Any:
@@ -251,7 +251,7 @@ def test_sampled_tokens_are_reinforced(service: tinker.ServiceClient, loss_fn: A
     assert (after * mask).sum() > (before * mask).sum()
 
 
-def test_sampling_from_base_named_and_unnamed_weights(
+def test_base_named_and_unnamed_weights_can_be_sampled(
     service: tinker.ServiceClient, training: tinker.TrainingClient
 ) -> None:
     path = training.save_weights_for_sampler("to-sample").result().path
@@ -273,7 +273,7 @@ def test_sampling_from_base_named_and_unnamed_weights(
     assert clients[1].get_tokenizer is not None
 
 
-def test_weights_saved_again_under_a_name_are_the_ones_that_are_sampled(
+def test_sampling_uses_the_newest_weights_saved_under_a_name(
     service: tinker.ServiceClient, rest: tinker.RestClient
 ) -> None:
     training = service.create_lora_training_client("tiny/llama", rank=4, seed=1).result()
@@ -318,7 +318,7 @@ def test_inflight_samplers_follow_their_run_and_snapshots_do_not(
     assert after[0] == after[2] != before[0]
 
 
-def test_a_sampler_travels_to_another_process(
+def test_a_sampler_can_be_sent_to_another_process(
     training: tinker.TrainingClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The key is not in the handle: it comes from the environment of the other process.
@@ -333,7 +333,7 @@ def test_a_sampler_travels_to_another_process(
         assert clone.sample(PROMPT, 1, PARAMS).result().sequences[0].tokens == expected
 
 
-def test_clients_describe_themselves(
+def test_clients_send_telemetry_and_get_their_config(
     engine: Any, service: tinker.ServiceClient, training: tinker.TrainingClient
 ) -> None:
     rest = service.create_rest_client()
@@ -348,7 +348,7 @@ def test_clients_describe_themselves(
         assert service.get_server_capabilities().supported_models == models
 
 
-def test_a_traced_loss_trains_too(service: tinker.ServiceClient) -> None:
+def test_a_traced_loss_can_be_trained(service: tinker.ServiceClient) -> None:
     def weighed(logprobs: Any, weights: Any) -> Any:
         loss = -(logprobs * weights).sum()
         return loss, {"custom/weighed:sum": loss}
@@ -362,7 +362,7 @@ def test_a_traced_loss_trains_too(service: tinker.ServiceClient) -> None:
     assert custom.metrics["custom/weighed:sum"] == pytest.approx(loss_of(builtin), rel=1e-5)
 
 
-def test_a_large_request_is_split_by_the_sdk_and_adds_up(service: tinker.ServiceClient) -> None:
+def test_a_large_request_is_split_by_the_sdk_and_summed(service: tinker.ServiceClient) -> None:
     training = service.create_lora_training_client("tiny/llama", rank=2, seed=1).result()
     one = data()[0]
 
@@ -373,7 +373,9 @@ def test_a_large_request_is_split_by_the_sdk_and_adds_up(service: tinker.Service
     assert loss_of(many) == pytest.approx(1500 * loss_of(single), rel=1e-4)
 
 
-def test_a_finished_session_is_told_to_stop_beating(engine: Any, rest: tinker.RestClient) -> None:
+def test_a_finished_session_is_told_to_stop_its_heartbeats(
+    engine: Any, rest: tinker.RestClient
+) -> None:
     before = set(rest.list_sessions().result().sessions)
     short = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
     short.create_sampling_client(base_model="tiny/llama").result()
@@ -404,7 +406,7 @@ def test_a_finished_session_is_told_to_stop_beating(engine: Any, rest: tinker.Re
     ],
 )
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_not_served_is_refused_in_words(
+def test_unsupported_calls_are_refused_with_a_clear_message(
     rest: tinker.RestClient, training: tinker.TrainingClient, call: Any
 ) -> None:
     with pytest.raises(tinker.APIStatusError) as refusal:
@@ -415,7 +417,7 @@ def test_what_is_not_served_is_refused_in_words(
 
 
 @pytest.mark.filterwarnings("ignore")
-async def test_every_call_can_be_awaited(engine: Any) -> None:
+async def test_every_call_has_an_async_variant(engine: Any) -> None:
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
     rest = tinker.RestClient(base_url=engine.url, api_key=KEY)
     await service.get_server_capabilities_async()
@@ -469,7 +471,7 @@ async def test_every_call_can_be_awaited(engine: Any) -> None:
     "client",
     [tinker.ServiceClient, tinker.TrainingClient, tinker.SamplingClient, tinker.RestClient],
 )
-def test_every_public_method_of_the_sdk_is_driven_or_named_as_not_served(client: type) -> None:
+def test_every_public_method_of_the_sdk_is_tested_or_listed_as_unsupported(client: type) -> None:
     source = Path(__file__).read_text()
     public = {name for name in dir(client) if not name.startswith("_")}
     refused = NOT_SERVED | {f"{name}_async" for name in NOT_SERVED}

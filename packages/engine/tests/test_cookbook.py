@@ -28,7 +28,7 @@ def metrics(log: Path, name: str) -> list[float]:
     return [row[name] for row in rows if name in row]
 
 
-async def test_the_supervised_main_trains_to_its_end(tmp_path: Path) -> None:
+async def test_the_cookbooks_supervised_main_trains_to_the_end(tmp_path: Path) -> None:
     from tinker_cookbook.supervised import train
     from tinker_cookbook.supervised.types import SupervisedDataset, SupervisedDatasetBuilder
 
@@ -72,7 +72,7 @@ async def test_the_supervised_main_trains_to_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("loss_fn", ["importance_sampling", "ppo"])
-async def test_the_rl_mains_reward_rises(tmp_path: Path, loss_fn: str) -> None:
+async def test_the_cookbooks_rl_main_raises_the_reward(tmp_path: Path, loss_fn: str) -> None:
     from tinker_cookbook.rl import train
     from tinker_cookbook.rl.types import (
         Env,

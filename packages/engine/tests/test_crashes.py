@@ -58,7 +58,7 @@ def expected(engine: Any) -> list[float]:
 
 @pytest.mark.timeout(290)
 @pytest.mark.parametrize("snapshot_seconds", ["0.05", "1000"])
-def test_a_killed_engine_goes_on_with_the_same_bits(
+def test_a_killed_engine_resumes_with_identical_bits(
     start_engine: Callable[..., Any], expected: list[float], snapshot_seconds: str
 ) -> None:
     engine = start_engine("--snapshot-seconds", snapshot_seconds)
@@ -86,7 +86,7 @@ def test_a_killed_engine_goes_on_with_the_same_bits(
     assert losses == expected
 
 
-def test_samples_promised_before_a_kill_come_after_it(start_engine: Callable[..., Any]) -> None:
+def test_futures_pending_before_a_kill_resolve_after_it(start_engine: Callable[..., Any]) -> None:
     engine = start_engine()
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
     training = service.create_lora_training_client("tiny/llama", rank=4, seed=9).result()
@@ -105,7 +105,7 @@ def test_samples_promised_before_a_kill_come_after_it(start_engine: Callable[...
         assert [s.tokens for s in sequences] == [s.tokens for s in expected.sequences]
 
 
-def test_what_was_finished_before_a_restart_is_still_there(
+def test_results_finished_before_a_restart_are_kept(
     start_engine: Callable[..., Any],
 ) -> None:
     engine = start_engine()
@@ -165,7 +165,7 @@ def new_run(engine: Any, seed: int = 1) -> str:
     return str(first["model_id"])
 
 
-def test_a_repeated_submit_is_accepted_once(engine: Any) -> None:
+def test_a_retried_submit_is_accepted_once(engine: Any) -> None:
     run = new_run(engine)
     step = {"model_id": run, "seq_id": 1, "adam_params": {"learning_rate": 1e-3}}
 
@@ -177,7 +177,7 @@ def test_a_repeated_submit_is_accepted_once(engine: Any) -> None:
     assert "Sequence number 1" in other.json()["detail"]
 
 
-def test_operations_that_arrive_in_any_order_run_in_their_own(engine: Any) -> None:
+def test_operations_that_arrive_out_of_order_run_in_order(engine: Any) -> None:
     run = new_run(engine)
     saves = {seq: {"model_id": run, "seq_id": seq, "path": f"s{seq}"} for seq in (1, 2, 3)}
 
@@ -194,7 +194,7 @@ def test_operations_that_arrive_in_any_order_run_in_their_own(engine: Any) -> No
     assert [c["checkpoint_id"] for c in listed] == ["weights/s3", "weights/s2", "weights/s1"]
 
 
-def test_an_operation_whose_predecessor_never_comes_fails_in_words(
+def test_an_operation_whose_predecessor_never_arrives_fails_with_a_message(
     start_engine: Callable[..., Any],
 ) -> None:
     engine = start_engine("--gap-seconds", "0.2", "--cleanup-seconds", "0.1")
@@ -211,7 +211,7 @@ def test_an_operation_whose_predecessor_never_comes_fails_in_words(
     assert third["path"].endswith("/third")
 
 
-def test_snapshots_let_go_of_what_they_make_needless(start_engine: Callable[..., Any]) -> None:
+def test_snapshots_delete_the_records_they_replace(start_engine: Callable[..., Any]) -> None:
     engine = start_engine("--snapshot-seconds", "0.01")
     train(engine, steps=6)
 
@@ -228,7 +228,7 @@ def test_snapshots_let_go_of_what_they_make_needless(start_engine: Callable[...,
     assert len(snapshots) == 1
 
 
-def test_a_silent_client_loses_memory_and_nothing_else(
+def test_an_inactive_client_loses_its_memory_and_nothing_else(
     engine: Any, start_engine: Callable[..., Any]
 ) -> None:
     strict = start_engine("--session-seconds", "0.3", "--cleanup-seconds", "0.1")
@@ -246,7 +246,7 @@ def test_a_silent_client_loses_memory_and_nothing_else(
     assert losses[0]["loss:sum"] == losses[1]["loss:sum"]
 
 
-def test_a_run_that_cannot_be_put_on_disk_keeps_its_turns_and_is_computed_again(
+def test_a_run_that_cannot_be_moved_to_disk_keeps_its_operations_and_is_replayed(
     engine: Any, start_engine: Callable[..., Any]
 ) -> None:
     strict = start_engine("--session-seconds", "0.3", "--cleanup-seconds", "0.1")
@@ -265,7 +265,9 @@ def test_a_run_that_cannot_be_put_on_disk_keeps_its_turns_and_is_computed_again(
     assert strict.stop() == 0
 
 
-def test_an_unloaded_run_leaves_memory_and_takes_no_more(start_engine: Callable[..., Any]) -> None:
+def test_an_unloaded_run_frees_its_memory_and_refuses_operations(
+    start_engine: Callable[..., Any],
+) -> None:
     engine = start_engine()
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
     run = service.create_lora_training_client("tiny/llama", rank=4).result().model_id
@@ -281,7 +283,7 @@ def test_an_unloaded_run_leaves_memory_and_takes_no_more(start_engine: Callable[
     assert len(files) == 1
 
 
-def test_what_ended_long_ago_is_forgotten_and_its_checkpoints_stay(
+def test_records_that_ended_long_ago_are_deleted_and_their_checkpoints_stay(
     start_engine: Callable[..., Any],
 ) -> None:
     engine = start_engine("--retention-seconds", "0.2", "--cleanup-seconds", "0.1")

@@ -61,7 +61,7 @@ def cpu_seconds(engine: Any) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_the_samples_of_a_killed_client_are_given_up_and_others_go_on(
+def test_the_samples_of_a_killed_client_are_cancelled_and_others_continue(
     engine: Any, states: Callable[[], dict[str, int]]
 ) -> None:
     client = subprocess.Popen(
@@ -113,7 +113,7 @@ def ask(http: httpx2.Client, samples: int = 1, seq: int = 1) -> tuple[str, dict[
     return http.post("asample", json=body).json()["request_id"], body
 
 
-def test_a_cancelled_sample_is_gone_and_can_be_asked_for_again(http: httpx2.Client) -> None:
+def test_a_cancelled_sample_is_deleted_and_can_be_requested_again(http: httpx2.Client) -> None:
     request, body = ask(http, SAMPLES)
 
     assert http.post("cancel_future", json={"request_id": request}).status_code == 204
@@ -133,7 +133,7 @@ def test_a_cancelled_sample_is_gone_and_can_be_asked_for_again(http: httpx2.Clie
     assert http.post("retrieve_future", json={"request_id": request}).content == answer.content
 
 
-def test_only_samples_of_ones_own_can_be_cancelled(http: httpx2.Client) -> None:
+def test_only_ones_own_samples_can_be_cancelled(http: httpx2.Client) -> None:
     session = http.post("create_session", json={"tags": [], "sdk_version": "x"}).json()
     run = http.post(
         "create_model",
@@ -153,7 +153,7 @@ def test_only_samples_of_ones_own_can_be_cancelled(http: httpx2.Client) -> None:
     assert unknown.status_code == 404
 
 
-def test_a_client_that_hangs_up_ends_its_poll(
+def test_a_client_that_disconnects_ends_its_poll(
     http: httpx2.Client, states: Callable[[], dict[str, int]]
 ) -> None:
     request, _ = ask(http, SAMPLES)
@@ -167,7 +167,7 @@ def test_a_client_that_hangs_up_ends_its_poll(
     assert while_it_asked == {"queued": 1}
 
 
-def test_a_sample_whose_future_is_cancelled_is_given_up(
+def test_a_sample_whose_future_is_cancelled_stops(
     engine: Any, states: Callable[[], dict[str, int]]
 ) -> None:
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
@@ -180,7 +180,7 @@ def test_a_sample_whose_future_is_cancelled_is_given_up(
     until(lambda: states() == {"dropped": 1})
 
 
-def test_the_sdk_sends_a_sample_again_that_was_given_up_under_it(
+def test_the_sdk_requests_a_sample_again_that_was_cancelled_on_the_engine(
     engine: Any, http: httpx2.Client, states: Callable[[], dict[str, int]]
 ) -> None:
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)

@@ -19,7 +19,9 @@ def as_before() -> Iterator[None]:
     logging.captureWarnings(False)
 
 
-def test_where_nobody_reads_along_each_line_is_an_object(capfd: pytest.CaptureFixture[str]) -> None:
+def test_logs_are_json_lines_when_no_terminal_is_attached(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     logs.configure({})
     try:
         int("why")
@@ -36,7 +38,7 @@ def test_where_nobody_reads_along_each_line_is_an_object(capfd: pytest.CaptureFi
     assert said["exception"].endswith("'why'")
 
 
-def test_text_is_written_when_it_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+def test_logs_are_text_when_text_is_requested(capfd: pytest.CaptureFixture[str]) -> None:
     logs.configure({"DREADNODE_LOG_FORMAT": "text"})
     logging.getLogger("dreadnode_engine").warning("the journal cannot be written")
 
@@ -44,6 +46,6 @@ def test_text_is_written_when_it_is_asked_for(capfd: pytest.CaptureFixture[str])
     assert line.endswith("WARNING dreadnode_engine: the journal cannot be written\n")
 
 
-def test_a_form_that_does_not_exist_is_refused() -> None:
+def test_an_unknown_log_format_is_refused() -> None:
     with pytest.raises(Refused, match="must be `json` or `text`, not `xml`"):
         logs.configure({"DREADNODE_LOG_FORMAT": "xml"})

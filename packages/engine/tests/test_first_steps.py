@@ -61,7 +61,7 @@ def loss_of(result: types.ForwardBackwardOutput) -> float:
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
-def test_the_loss_falls_on_every_architecture(service: tinker.ServiceClient, kind: str) -> None:
+def test_the_loss_decreases_on_every_architecture(service: tinker.ServiceClient, kind: str) -> None:
     training = service.create_lora_training_client(f"tiny/{kind}", rank=4, seed=5).result()
 
     losses = []
@@ -109,7 +109,7 @@ def test_runs_of_different_shapes_share_one_base_model(service: tinker.ServiceCl
         assert all(loss_of(b) < loss_of(a) for a, b in zip(first, second, strict=True))
 
 
-def test_logprobs_come_for_every_token_even_of_the_prompt(trained: tinker.TrainingClient) -> None:
+def test_logprobs_cover_every_token_including_the_prompt(trained: tinker.TrainingClient) -> None:
     result = trained.forward(DATA, "cross_entropy").result()
 
     for sent, output in zip(DATA, result.loss_fn_outputs, strict=True):
@@ -120,7 +120,7 @@ def test_logprobs_come_for_every_token_even_of_the_prompt(trained: tinker.Traini
         torch.testing.assert_close(losses, -logprobs * weights)
 
 
-def test_a_forward_leaves_no_gradient(service: tinker.ServiceClient) -> None:
+def test_a_forward_pass_leaves_no_gradient(service: tinker.ServiceClient) -> None:
     training = service.create_lora_training_client("tiny/llama", rank=4, seed=3).result()
     before = loss_of(training.forward(DATA, "cross_entropy").result())
     training.optim_step(ADAM)
@@ -130,7 +130,7 @@ def test_a_forward_leaves_no_gradient(service: tinker.ServiceClient) -> None:
     assert after == before
 
 
-def test_a_saved_state_goes_on_where_it_was(
+def test_training_resumes_from_a_saved_state(
     service: tinker.ServiceClient, trained: tinker.TrainingClient
 ) -> None:
     path = trained.save_state("go-on").result().path
@@ -149,7 +149,7 @@ def test_a_saved_state_goes_on_where_it_was(
     assert losses[2][1] != losses[0][1]
 
 
-def test_a_sampler_scores_tokens_as_the_trainer_does(
+def test_a_sampler_scores_tokens_like_the_trainer(
     service: tinker.ServiceClient, trained: tinker.TrainingClient
 ) -> None:
     path = trained.save_weights_for_sampler("scores").result().path
@@ -173,7 +173,7 @@ def test_a_sampler_scores_tokens_as_the_trainer_does(
         np.testing.assert_allclose(sequence.logprobs, expected[2:], atol=2e-5)
 
 
-def test_the_exported_adapter_works_in_plain_peft(
+def test_plain_peft_loads_the_exported_adapter(
     engine: Any,
     service: tinker.ServiceClient,
     rest: tinker.RestClient,
@@ -217,7 +217,7 @@ def test_a_tokenizer_comes_from_the_models_own_folder(trained: tinker.TrainingCl
     assert tokenizer.encode("w0 w1") == [4, 5]
 
 
-def test_capabilities_name_every_model_and_more(engine: Any) -> None:
+def test_the_capabilities_name_every_model_with_its_limits(engine: Any) -> None:
     request = urllib.request.Request(
         f"{engine.url}/api/v1/get_server_capabilities", headers={"X-API-Key": KEY}
     )
@@ -253,20 +253,20 @@ def test_a_run_and_its_checkpoints_are_listed(
     assert (info.base_model, info.lora_rank, info.train_unembed) == ("tiny/llama", 8, True)
 
 
-def test_an_engine_that_is_asked_to_end_ends_well(start_engine: Callable[..., Any]) -> None:
+def test_an_engine_stops_cleanly_on_request(start_engine: Callable[..., Any]) -> None:
     engine = start_engine()
 
     assert engine.stop() == 0
 
 
-def test_an_engine_ends_when_its_lifeline_is_let_go(start_engine: Callable[..., Any]) -> None:
+def test_an_engine_stops_when_its_parent_process_ends(start_engine: Callable[..., Any]) -> None:
     engine = start_engine()
     engine.process.stdin.close()
 
     assert engine.process.wait(30) == 0
 
 
-async def test_two_engines_never_work_in_one_data_directory(
+async def test_two_engines_never_share_a_data_directory(
     start_engine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = start_engine()

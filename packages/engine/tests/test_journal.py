@@ -14,7 +14,7 @@ def request(seq: int, kind: str = "optim_step") -> Request:
     return Request(f"run:{seq}", "run", seq, kind, "", b"digest", b"body", "queued", created=1.0)
 
 
-async def test_what_was_written_is_there_for_another_connection(tmp_path: Path) -> None:
+async def test_a_write_is_visible_to_another_connection(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite3")
 
     await journal.do(lambda db: queries.insert(db, request(1)))
@@ -24,7 +24,7 @@ async def test_what_was_written_is_there_for_another_connection(tmp_path: Path) 
     journal.close()
 
 
-async def test_a_hundred_writers_at_once_all_get_through(tmp_path: Path) -> None:
+async def test_a_hundred_concurrent_writers_all_succeed(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite3")
 
     await asyncio.gather(
@@ -35,7 +35,7 @@ async def test_a_hundred_writers_at_once_all_get_through(tmp_path: Path) -> None
     journal.close()
 
 
-async def test_one_that_fails_undoes_itself_and_nobody_else(tmp_path: Path) -> None:
+async def test_a_failed_write_is_rolled_back_without_affecting_others(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite3")
 
     def half(db: sqlite3.Connection) -> None:
@@ -54,7 +54,7 @@ async def test_one_that_fails_undoes_itself_and_nobody_else(tmp_path: Path) -> N
     journal.close()
 
 
-async def test_a_request_is_done_once_and_its_answer_kept(tmp_path: Path) -> None:
+async def test_a_request_runs_once_and_its_result_is_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite3")
     one, two, three = request(1), request(2, "save_weights"), request(3)
     for each in (one, two, three):
@@ -77,7 +77,7 @@ async def test_a_request_is_done_once_and_its_answer_kept(tmp_path: Path) -> Non
     journal.close()
 
 
-async def test_a_snapshot_ends_the_replay_before_it(tmp_path: Path) -> None:
+async def test_replay_starts_at_the_newest_snapshot(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite3")
     for seq in (1, 2, 3):
         one = request(seq)
@@ -92,7 +92,7 @@ async def test_a_snapshot_ends_the_replay_before_it(tmp_path: Path) -> None:
     journal.close()
 
 
-async def test_answers_go_when_they_are_old_or_were_fetched_a_while_ago(tmp_path: Path) -> None:
+async def test_old_results_and_results_fetched_some_time_ago_are_deleted(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite3")
     for seq in (1, 2, 3):
         one = request(seq)
@@ -110,7 +110,7 @@ async def test_answers_go_when_they_are_old_or_were_fetched_a_while_ago(tmp_path
     journal.close()
 
 
-async def test_sessions_come_back_as_they_were(tmp_path: Path) -> None:
+async def test_sessions_are_restored_unchanged(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j.sqlite3")
     session = Session("s", "job-1", 1.0, 2.0, display_name="a name")
     await journal.do(lambda db: queries.insert(db, session))

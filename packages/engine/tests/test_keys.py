@@ -22,11 +22,11 @@ def run_key(subject: str, expires: int, master: str = MASTER) -> str:
     return f"tml-run.{text}.{hmac.new(master.encode(), text.encode(), hashlib.sha256).hexdigest()}"
 
 
-def test_the_master_key_is_the_operator() -> None:
+def test_the_master_key_belongs_to_the_operator() -> None:
     assert Keyring(MASTER).verify(MASTER, now=0).can_access("job-1")
 
 
-def test_a_run_key_minted_elsewhere_opens_its_own_subject_only() -> None:
+def test_a_run_key_created_by_the_api_gives_access_to_its_own_subject_only() -> None:
     who = Keyring(MASTER).verify(run_key("job-1", 100), now=99)
 
     assert who.subject == "job-1"
@@ -35,7 +35,7 @@ def test_a_run_key_minted_elsewhere_opens_its_own_subject_only() -> None:
     assert not who.can_access("")
 
 
-def test_a_subject_may_hold_dots() -> None:
+def test_a_subject_may_contain_dots() -> None:
     assert Keyring(MASTER).verify(run_key("a.b.c", 100), now=0).subject == "a.b.c"
 
 
@@ -59,13 +59,13 @@ def test_any_other_key_is_unauthorized(key: str | None) -> None:
         Keyring(MASTER).verify(key, now=100)
 
 
-def test_a_master_key_must_look_like_one() -> None:
+def test_a_master_key_needs_the_tinker_prefix() -> None:
     for wrong in ("secret-without-prefix", "tml-short", "tml-run.x.1.2345678"):
         with pytest.raises(Refused):
             Keyring(wrong)
 
 
-def test_the_key_file_is_made_once_and_for_the_owner_only(
+def test_the_key_file_is_created_once_and_readable_only_by_its_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DREADNODE_ENGINE_KEY", raising=False)
@@ -88,12 +88,12 @@ def test_a_download_signature_opens_one_file_until_it_expires() -> None:
     assert not keyring.verifies_path("run/external_weights/a/x", "-1", signature, now=99)
 
 
-def test_a_wrong_key_is_told_so_at_once(engine: Any) -> None:
+def test_a_wrong_key_is_refused_immediately(engine: Any) -> None:
     with pytest.raises(tinker.AuthenticationError):
         tinker.RestClient(base_url=engine.url, api_key="tml-wrong-key").get_server_capabilities()
 
 
-def test_what_one_run_key_made_another_cannot_see(engine: Any) -> None:
+def test_one_run_key_cannot_see_what_another_created(engine: Any) -> None:
     soon = int(time.time()) + 600
     mine = tinker.ServiceClient(base_url=engine.url, api_key=run_key("job-1", soon))
     training = mine.create_lora_training_client("tiny/llama", rank=2).result()

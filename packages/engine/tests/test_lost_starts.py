@@ -191,7 +191,7 @@ def undisturbed(
     return [row["result"] for row in starter.run(data_dir).values()]
 
 
-def test_four_kills_and_a_stop_under_a_request_change_nothing_and_a_fifth_kill_ends_it(
+def test_a_request_survives_four_kills_and_a_stop_and_fails_at_the_fifth_kill(
     starter: Starter,
     model: ServedModel,
     slow: Request,
@@ -223,7 +223,7 @@ def test_four_kills_and_a_stop_under_a_request_change_nothing_and_a_fifth_kill_e
     assert [plain[seq]["result"] for seq in (2, 3)] == [after_five[s]["result"] for s in (2, 3)]
 
 
-def test_a_full_disk_does_not_keep_the_engine_from_stopping_and_loses_nothing(
+def test_a_full_disk_does_not_prevent_a_clean_stop_and_loses_nothing(
     starter: Starter, model: ServedModel, slow: Request, undisturbed: list[bytes], tmp_path: Path
 ) -> None:
     data_dir = accepted(tmp_path / "data", model, slow)
@@ -242,7 +242,7 @@ def test_a_full_disk_does_not_keep_the_engine_from_stopping_and_loses_nothing(
     assert [row["result"] for row in ended.values()] == undisturbed
 
 
-async def test_a_sample_that_kills_is_given_up_and_its_company_is_drawn(
+async def test_a_sample_that_kills_the_engine_fails_and_the_others_complete(
     model: ServedModel, tmp_path: Path
 ) -> None:
     session = Session("s", "", time.time(), time.time())
@@ -276,7 +276,7 @@ async def test_a_sample_that_kills_is_given_up_and_its_company_is_drawn(
     assert states == {0: ("done", 0), 1: ("failed", 5), 2: ("done", 4)}
 
 
-def test_what_is_noted_of_the_computing_is_read_once_and_survives_nonsense(tmp_path: Path) -> None:
+def test_records_of_running_work_are_read_once_and_invalid_ones_are_ignored(tmp_path: Path) -> None:
     note = CrashGuard(tmp_path / "computing")
     note.mark_computing({"a:2", "a:10"})
     note.mark_computing(["b"])

@@ -66,7 +66,7 @@ def worked(*queues: Slices) -> None:
     scheduler.stop()
 
 
-def test_a_long_run_does_not_hold_up_a_short_one() -> None:
+def test_a_long_run_does_not_delay_a_short_one() -> None:
     order: list[str] = []
 
     worked(Slices("long", 100, 1.0, order), Slices("short", 3, 1.0, order))
@@ -74,7 +74,7 @@ def test_a_long_run_does_not_hold_up_a_short_one() -> None:
     assert order[:6].count("short") == 3
 
 
-def test_lanes_get_equal_time_and_not_equal_turns() -> None:
+def test_queues_share_time_equally_not_turns() -> None:
     order: list[str] = []
 
     worked(Slices("heavy", 10, 4.0, order), Slices("light", 40, 1.0, order))
@@ -82,7 +82,7 @@ def test_lanes_get_equal_time_and_not_equal_turns() -> None:
     assert 6 <= order[:20].count("light") / order[:20].count("heavy") * 2 <= 10
 
 
-def test_a_lane_that_works_for_several_clients_gets_the_time_of_several() -> None:
+def test_a_queue_of_several_clients_gets_the_time_of_several() -> None:
     turns: list[str] = []
 
     class Timed(Slices):
@@ -97,7 +97,7 @@ def test_a_lane_that_works_for_several_clients_gets_the_time_of_several() -> Non
     assert turns[:25].count("several") >= 2 * turns[:25].count("one")
 
 
-def test_a_lane_that_was_idle_has_saved_up_nothing() -> None:
+def test_an_idle_queue_collects_no_credit() -> None:
     order: list[str] = []
     scheduler = Scheduler()
     late = Slices("late", 0, 1.0, order)
@@ -121,7 +121,7 @@ def test_a_lane_that_was_idle_has_saved_up_nothing() -> None:
     assert order[first : first + 10].count("busy") >= 4
 
 
-def test_a_lane_that_breaks_does_not_take_the_others_with_it() -> None:
+def test_a_failing_queue_does_not_stop_the_others() -> None:
     order: list[str] = []
 
     class Broken(Slices):
@@ -138,7 +138,7 @@ def test_a_lane_that_breaks_does_not_take_the_others_with_it() -> None:
     scheduler.stop()
 
 
-def test_clients_at_once_get_what_each_would_get_alone(engine: Any) -> None:
+def test_concurrent_clients_get_the_same_results_as_alone(engine: Any) -> None:
     def train(seed: int, kind: str) -> list[float]:
         service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
         training = service.create_lora_training_client(f"tiny/{kind}", rank=4, seed=seed).result()
@@ -168,7 +168,7 @@ def test_clients_at_once_get_what_each_would_get_alone(engine: Any) -> None:
     assert [together[i] for i in range(len(runs))] == alone
 
 
-def test_a_long_queue_of_one_client_does_not_hold_up_another(engine: Any) -> None:
+def test_a_long_queue_of_one_client_does_not_delay_another(engine: Any) -> None:
     greedy = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
     modest = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
     long = greedy.create_lora_training_client("tiny/llama", rank=4).result()
@@ -190,7 +190,7 @@ def room_for_runs(models_dir: Path, runs: float) -> str:
     return str(need / 2**30)
 
 
-def test_runs_that_do_not_fit_together_take_turns_in_memory(
+def test_runs_that_exceed_the_memory_together_take_turns(
     start_engine: Callable[..., Any], models_dir: Path
 ) -> None:
     losses = []
@@ -213,7 +213,7 @@ def test_runs_that_do_not_fit_together_take_turns_in_memory(
     assert len(list(Path(engine.data_dir, "snapshots").glob("*/*"))) >= 2
 
 
-def test_what_can_never_fit_is_refused_before_it_is_accepted(
+def test_requests_that_can_never_fit_are_refused_at_submission(
     start_engine: Callable[..., Any], models_dir: Path
 ) -> None:
     engine = start_engine("--memory-gib", room_for_runs(models_dir, 0.5))
@@ -227,7 +227,7 @@ def test_what_can_never_fit_is_refused_before_it_is_accepted(
     assert service.create_lora_training_client("tiny/llama", rank=1).result() is not None
 
 
-def test_a_sequence_too_long_for_the_memory_fails_and_the_run_goes_on(
+def test_a_sequence_too_long_for_the_memory_fails_and_the_run_continues(
     start_engine: Callable[..., Any], models_dir: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(models_dir / "llama", tmp_path / "long")
@@ -251,7 +251,7 @@ def test_a_sequence_too_long_for_the_memory_fails_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
-def test_weights_are_weighed_as_they_are(models_dir: Path, kind: str) -> None:
+def test_the_memory_of_weights_is_measured_from_their_tensors(models_dir: Path, kind: str) -> None:
     served = inspect_model(kind, models_dir / kind)
     base = LoadedBase(served, Device())
     shape = LoraShape(8, train_mlp=True, train_attn=True, train_unembed=True)
@@ -265,7 +265,7 @@ def test_weights_are_weighed_as_they_are(models_dir: Path, kind: str) -> None:
     )
 
 
-def test_a_wrapper_shares_every_base_weight(models_dir: Path) -> None:
+def test_an_adapter_wrapper_shares_every_base_weight(models_dir: Path) -> None:
     base = LoadedBase(inspect_model("llama", models_dir / "llama"), Device())
     shape = LoraShape(8, train_mlp=True, train_attn=True, train_unembed=True)
     own = {p.data_ptr() for p in base.plain.causal_lm.parameters()}

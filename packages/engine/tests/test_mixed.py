@@ -90,7 +90,7 @@ def by_peft(base: LoadedBase, shape: LoraShape, folder: Path, tokens: list[int])
         return torch.log_softmax(network.logits(network.hidden(torch.tensor([tokens]))[0]), -1)
 
 
-def test_every_row_gets_its_own_adapter_and_the_trainers_logprobs(
+def test_every_row_uses_its_own_adapter_and_matches_the_trainers_logprobs(
     base: LoadedBase, tmp_path: Path
 ) -> None:
     folders = [adapter(base, shape, tmp_path / f"{i}", i) for i, shape in enumerate(SHAPES)]
@@ -122,7 +122,7 @@ def test_every_row_gets_its_own_adapter_and_the_trainers_logprobs(
         )
 
 
-def test_a_seed_draws_the_same_tokens_alone_and_among_other_adapters(
+def test_a_seed_gives_the_same_tokens_alone_and_beside_other_adapters(
     base: LoadedBase, tmp_path: Path
 ) -> None:
     folders = [adapter(base, shape, tmp_path / f"{i}", i) for i, shape in enumerate(SHAPES)]
@@ -138,7 +138,7 @@ def test_a_seed_draws_the_same_tokens_alone_and_among_other_adapters(
         assert [s.tokens for s in a.sequences] == [s.tokens for s in b.sequences]
 
 
-def test_rows_of_the_base_model_are_bit_for_bit_those_of_a_batch_without_adapters(
+def test_rows_of_the_base_model_equal_a_batch_without_adapters_bit_for_bit(
     llama: LoadedBase, tmp_path: Path
 ) -> None:
     folder = adapter(llama, SHAPES[0], tmp_path / "a")
@@ -151,7 +151,7 @@ def test_rows_of_the_base_model_are_bit_for_bit_those_of_a_batch_without_adapter
         assert mixed_with[i].sequences[0].logprobs == without[i].sequences[0].logprobs
 
 
-def test_one_alone_is_not_copied_and_nothing_is_held_when_all_is_done(
+def test_a_single_adapter_is_not_copied_and_nothing_stays_in_memory_at_the_end(
     llama: LoadedBase, tmp_path: Path
 ) -> None:
     folders = [adapter(llama, SHAPES[0], tmp_path / f"{i}", i) for i in range(7)]
@@ -170,7 +170,7 @@ def test_one_alone_is_not_copied_and_nothing_is_held_when_all_is_done(
     assert llama.sampling_network.bytes == 0
 
 
-def test_an_adapter_too_many_waits_until_there_is_room(
+def test_an_adapter_beyond_the_limit_waits_for_room(
     llama: LoadedBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = [adapter(llama, SHAPES[0], tmp_path / f"{i}", i) for i in range(5)]
@@ -188,9 +188,7 @@ def test_an_adapter_too_many_waits_until_there_is_room(
         assert a.sequences[0].tokens == b.sequences[0].tokens
 
 
-def test_weights_that_are_gone_fail_their_own_request_alone(
-    llama: LoadedBase, tmp_path: Path
-) -> None:
+def test_deleted_weights_fail_only_their_own_request(llama: LoadedBase, tmp_path: Path) -> None:
     folder = adapter(llama, SHAPES[0], tmp_path / "a")
     problems: list[str] = []
 
@@ -201,7 +199,7 @@ def test_weights_that_are_gone_fail_their_own_request_alone(
     assert problems == ["The weights of this sampler were deleted; save them again"]
 
 
-def test_an_adapter_that_does_not_fit_or_is_not_finite_is_refused(
+def test_an_adapter_with_wrong_shapes_or_infinite_values_is_refused(
     llama: LoadedBase, models_dir: Path, tmp_path: Path
 ) -> None:
     other = LoadedBase(inspect_model("moe", models_dir / "qwen3_moe"), Device())
@@ -216,7 +214,7 @@ def test_an_adapter_that_does_not_fit_or_is_not_finite_is_refused(
         llama.sampling_network.load(tmp_path)
 
 
-def test_weights_that_overflow_fail_their_own_request_alone(
+def test_weights_that_overflow_fail_only_their_own_request(
     llama: LoadedBase, tmp_path: Path
 ) -> None:
     wrapper, _ = llama.wrapper_for(SHAPES[0])
@@ -232,7 +230,7 @@ def test_weights_that_overflow_fail_their_own_request_alone(
     assert problems == [NAN_LOGITS] * 3
 
 
-def test_weights_that_are_replaced_under_a_sample_are_used_from_the_next_token_on(
+def test_a_running_sample_uses_replaced_weights_from_the_next_token_on(
     llama: LoadedBase, tmp_path: Path
 ) -> None:
     first, second = (adapter(llama, SHAPES[0], tmp_path / f"{i}", i) for i in range(2))
@@ -260,7 +258,7 @@ def test_weights_that_are_replaced_under_a_sample_are_used_from_the_next_token_o
     assert logprobs[0] != logprobs[2]
 
 
-def test_clients_take_turns_however_much_one_of_them_asks_for(llama: LoadedBase) -> None:
+def test_clients_take_turns_independent_of_their_number_of_requests(llama: LoadedBase) -> None:
     order: list[str] = []
     batch = SamplingBatch(llama, llama.sampling_network, rows=2, tokens=65536)
     short = replace(PLAN, max_tokens=2)
@@ -282,7 +280,7 @@ def test_clients_take_turns_however_much_one_of_them_asks_for(llama: LoadedBase)
     assert order[-1] == "wide"
 
 
-def test_a_request_that_is_to_be_alone_has_no_company_and_is_said_to_be_computed(
+def test_an_isolated_request_runs_alone_and_is_reported_as_running(
     llama: LoadedBase,
 ) -> None:
     said: list[set[str]] = []
@@ -310,7 +308,7 @@ def test_a_request_that_is_to_be_alone_has_no_company_and_is_said_to_be_computed
     assert all(names == {"alone"} for names in said if "alone" in names)
 
 
-def test_the_cache_never_holds_more_positions_than_it_may(llama: LoadedBase) -> None:
+def test_the_cache_never_exceeds_its_token_limit(llama: LoadedBase) -> None:
     random = np.random.default_rng(0)
     lengths = [(int(a), int(b)) for a, b in random.integers(1, 60, (24, 2))]
     batch = SamplingBatch(llama, llama.sampling_network, rows=64, tokens=300)
@@ -328,7 +326,7 @@ def test_the_cache_never_holds_more_positions_than_it_may(llama: LoadedBase) -> 
     assert 200 < most <= 300
 
 
-def test_a_dropped_request_frees_its_rows_and_the_others_go_on(llama: LoadedBase) -> None:
+def test_a_cancelled_request_frees_its_rows_and_the_others_continue(llama: LoadedBase) -> None:
     plans = [replace(PLAN, seed=i, samples=3) for i in range(3)]
     (expected,) = decode(llama, [(plans[2], None)])
     answers: dict[int, bytes] = {}
@@ -353,7 +351,7 @@ def test_a_dropped_request_frees_its_rows_and_the_others_go_on(llama: LoadedBase
     assert [s.tokens for s in answer.sequences] == [s.tokens for s in expected.sequences]
 
 
-def test_a_network_of_many_adapters_shares_every_base_weight(base: LoadedBase) -> None:
+def test_a_network_with_many_adapters_shares_every_base_weight(base: LoadedBase) -> None:
     own = {p.data_ptr() for p in base.plain.causal_lm.parameters()}
 
     network = MultiAdapterNetwork(base.plain.causal_lm)
@@ -362,7 +360,7 @@ def test_a_network_of_many_adapters_shares_every_base_weight(base: LoadedBase) -
 
 
 @torch.no_grad()
-def test_a_client_with_one_row_does_not_wait_for_another_with_many(llama: LoadedBase) -> None:
+def test_a_client_with_one_row_does_not_wait_for_a_client_with_many(llama: LoadedBase) -> None:
     done: list[str] = []
     batch = SamplingBatch(llama, llama.sampling_network, rows=16, tokens=65536)
     long = replace(PLAN, samples=8, max_tokens=60, prompt_logprobs=0)
@@ -394,7 +392,7 @@ def test_a_client_with_one_row_does_not_wait_for_another_with_many(llama: Loaded
     assert steps[1] >= 3
 
 
-def test_a_client_without_rows_takes_the_place_of_a_request_which_resumes_unchanged(
+def test_a_new_client_replaces_a_request_which_later_resumes_unchanged(
     llama: LoadedBase, tmp_path: Path
 ) -> None:
     folder = adapter(llama, SHAPES[0], tmp_path / "a")
@@ -433,7 +431,7 @@ def test_a_client_without_rows_takes_the_place_of_a_request_which_resumes_unchan
 
 
 @torch.no_grad()
-def test_both_ways_to_decode_a_step_give_the_same_logits(base: LoadedBase, tmp_path: Path) -> None:
+def test_both_decoding_paths_give_the_same_logits(base: LoadedBase, tmp_path: Path) -> None:
     folders = [adapter(base, shape, tmp_path / f"{i}", i) for i, shape in enumerate(SHAPES)]
     requests = [
         (replace(PLAN, seed=i), folder) for i, folder in enumerate([folders[0], None, folders[1]])

@@ -56,14 +56,16 @@ def test_a_named_directory_is_served_under_its_name(models_dir: Path, tmp_path: 
     }
 
 
-def test_a_later_name_wins_over_an_earlier_one(models_dir: Path, tmp_path: Path) -> None:
+def test_a_later_model_with_the_same_name_replaces_an_earlier_one(
+    models_dir: Path, tmp_path: Path
+) -> None:
     models = found(tmp_path, f"a={models_dir / 'llama'}", f"a={models_dir / 'qwen3'}")
 
     assert models["a"].architecture == "Qwen3ForCausalLM"
 
 
 @pytest.mark.parametrize("named", ["no-path", "=x", "x=", "x=/nowhere"])
-def test_a_model_that_is_not_there_is_refused(tmp_path: Path, named: str) -> None:
+def test_a_missing_model_is_refused(tmp_path: Path, named: str) -> None:
     with pytest.raises(Refused):
         found(tmp_path, named)
 
@@ -78,7 +80,7 @@ def test_a_model_that_is_not_there_is_refused(tmp_path: Path, named: str) -> Non
         ({"max_position_embeddings": None}, "max_position_embeddings"),
     ],
 )
-def test_a_model_that_would_be_computed_wrongly_is_refused(
+def test_an_unsupported_architecture_is_refused(
     models_dir: Path, tmp_path: Path, config: dict[str, Any], sentence: str
 ) -> None:
     path = changed(models_dir, tmp_path / "m", **config)
@@ -95,7 +97,7 @@ def test_a_directory_without_weights_is_refused(models_dir: Path, tmp_path: Path
         inspect_model("m", path)
 
 
-def test_a_download_that_was_cut_off_is_refused_with_what_is_missing(
+def test_an_incomplete_download_is_refused_with_the_missing_file(
     models_dir: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(models_dir / "llama", tmp_path / "a")
@@ -111,7 +113,7 @@ def test_a_download_that_was_cut_off_is_refused_with_what_is_missing(
         inspect_model("b", tmp_path / "b")
 
 
-def test_a_gguf_file_that_was_replaced_by_one_of_the_same_size_is_converted_again(
+def test_a_gguf_file_replaced_by_one_of_the_same_size_is_converted_again(
     models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     converted: list[str] = []
@@ -130,7 +132,7 @@ def test_a_gguf_file_that_was_replaced_by_one_of_the_same_size_is_converted_agai
     assert converted == ["first", "other"]
 
 
-def test_a_cached_model_is_served_under_its_repositorys_name(
+def test_a_cached_model_is_served_under_its_repository_name(
     models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     repository = tmp_path / "hub" / "models--some--llama"
@@ -148,7 +150,7 @@ def test_a_cached_model_is_served_under_its_repositorys_name(
     assert model["bytes"] > 0
 
 
-def test_the_stand_in_is_converted_once_and_says_what_it_is(tmp_path: Path) -> None:
+def test_the_stand_in_is_converted_once_and_marked_as_stand_in(tmp_path: Path) -> None:
     pytest.importorskip("gguf")
 
     first = discover(tmp_path, [], stand_in=True, cache=False)
@@ -178,7 +180,7 @@ def dn(*arguments: str, data_home: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_dn_engine_models_tells_which_catalog_entries_become_trainable(
+def test_dn_engine_models_lists_the_catalog_entries_that_become_trainable(
     models_dir: Path, tmp_path: Path
 ) -> None:
     named = [
@@ -208,7 +210,7 @@ def test_dn_engine_models_tells_which_catalog_entries_become_trainable(
     assert "no models" in nothing.stderr
 
 
-def test_dn_engine_models_refuses_what_cannot_be_served_as_the_engine_does(tmp_path: Path) -> None:
+def test_dn_engine_models_refuses_the_same_models_as_the_engine(tmp_path: Path) -> None:
     answer = dn("--model", "x=/nowhere", "--no-stand-in", data_home=tmp_path)
 
     assert answer.returncode == 1
@@ -216,9 +218,7 @@ def test_dn_engine_models_refuses_what_cannot_be_served_as_the_engine_does(tmp_p
     assert "has no readable `config.json`" in answer.stderr
 
 
-def test_what_keeps_the_engine_from_starting_is_one_sentence(
-    models_dir: Path, tmp_path: Path
-) -> None:
+def test_a_failed_start_prints_one_sentence(models_dir: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         base = ("serve", "--data-dir", str(tmp_path), "--no-stand-in", "--no-hf-cache")
@@ -240,7 +240,7 @@ def test_what_keeps_the_engine_from_starting_is_one_sentence(
         assert "Traceback" not in answer.stderr
 
 
-def test_wrong_arguments_are_told_by_exit_code_2(tmp_path: Path) -> None:
+def test_wrong_arguments_exit_with_code_2(tmp_path: Path) -> None:
     wrong = [
         ("--session-seconds", "-1"),
         ("--memory-gib", "nan"),

@@ -73,7 +73,7 @@ def second_turn(base: LoadedBase, first: Any) -> Plan:
     return replace(PLAN, prompt=np.concatenate([PROMPT, first.sequences[0].tokens, message]))
 
 
-def test_the_second_turn_of_a_chat_computes_only_what_is_new(
+def test_the_second_message_of_a_chat_computes_only_new_tokens(
     base: LoadedBase, tmp_path: Path
 ) -> None:
     folder = adapter(base, tmp_path / "a", 0)
@@ -93,7 +93,7 @@ def test_the_second_turn_of_a_chat_computes_only_what_is_new(
     )
 
 
-def test_the_requests_of_a_group_compute_their_prompt_once(base: LoadedBase) -> None:
+def test_requests_of_a_group_compute_their_prompt_once(base: LoadedBase) -> None:
     plans = [replace(PLAN, seed=seed) for seed in range(4)]
     other = replace(PLAN, prompt=PROMPT[::-1].copy())
 
@@ -110,7 +110,9 @@ def test_the_requests_of_a_group_compute_their_prompt_once(base: LoadedBase) -> 
         assert a.sequences[0].tokens == b.sequences[0].tokens
 
 
-def test_a_prefix_serves_its_owner_and_its_weights_only(base: LoadedBase, tmp_path: Path) -> None:
+def test_a_prefix_is_reused_only_by_its_owner_and_its_weights(
+    base: LoadedBase, tmp_path: Path
+) -> None:
     folder, other = adapter(base, tmp_path / "a", 0), adapter(base, tmp_path / "b", 1)
     sample(base, PLAN, folder=folder)
 
@@ -130,7 +132,7 @@ def test_a_prefix_serves_its_owner_and_its_weights_only(base: LoadedBase, tmp_pa
     assert replaced.sequences[0].logprobs == computed.sequences[0].logprobs
 
 
-def test_weights_that_are_replaced_under_a_completion_leave_no_prefix(
+def test_weights_replaced_during_a_completion_leave_no_prefix(
     base: LoadedBase, tmp_path: Path
 ) -> None:
     folders = [adapter(base, tmp_path / name, seed) for seed, name in enumerate("ab")]
@@ -148,7 +150,7 @@ def test_weights_that_are_replaced_under_a_completion_leave_no_prefix(
     assert kept == [(len(PROMPT), ("", base.sampling_network.number(folders[0])))]
 
 
-def test_prefixes_are_bounded_and_the_last_used_stay() -> None:
+def test_prefixes_are_limited_and_the_most_recent_are_kept() -> None:
     state = torch.zeros(1, 2, 20, 8)
     size = 2 * state.nbytes
     cache = PrefixCache(2 * size)

@@ -28,7 +28,7 @@ def run(http: httpx2.Client) -> dict[str, str]:
     return {"model_id": made["model_id"]}
 
 
-def test_a_save_for_one_sampler_is_the_same_save_however_the_sdk_counts_it(
+def test_repeated_saves_for_one_sampler_are_the_same_save(
     http: httpx2.Client, run: dict[str, str]
 ) -> None:
     save = {**run, "seq_id": 1, "kind": "snapshot"}
@@ -47,7 +47,7 @@ def test_a_save_for_one_sampler_is_the_same_save_however_the_sdk_counts_it(
     assert answers[0]["sampling_session_id"].endswith(":sample:3")
 
 
-def test_another_save_under_the_same_number_is_refused(
+def test_a_different_save_under_the_same_number_is_refused(
     http: httpx2.Client, run: dict[str, str]
 ) -> None:
     first, other = [

@@ -54,7 +54,7 @@ def kept(engine: Engine) -> list[int]:
     return sorted(int(folder.name.rsplit(":", 1)[1]) for folder in folders)
 
 
-async def test_unnamed_weights_stay_while_they_are_used_or_among_the_newest(
+async def test_unnamed_weights_stay_while_used_or_among_the_newest(
     engine: Engine,
 ) -> None:
     own, now = await session(engine), time.time()
@@ -70,7 +70,7 @@ async def test_unnamed_weights_stay_while_they_are_used_or_among_the_newest(
     assert len(stored) == 5
 
 
-async def test_however_often_a_run_saves_for_samplers_a_handful_of_weights_stays(
+async def test_only_a_few_unnamed_weights_of_a_run_are_kept(
     engine: Engine,
 ) -> None:
     own, now = await session(engine), time.time()
@@ -84,7 +84,7 @@ async def test_however_often_a_run_saves_for_samplers_a_handful_of_weights_stays
     assert most <= 5
 
 
-async def test_inflight_weights_go_soon_after_newer_ones_have_replaced_them(
+async def test_replaced_inflight_weights_are_deleted_soon(
     engine: Engine,
 ) -> None:
     own, now = await session(engine), time.time()
@@ -101,7 +101,7 @@ async def test_inflight_weights_go_soon_after_newer_ones_have_replaced_them(
     assert len(engine.context.samplers) == 3
 
 
-async def test_a_checkpoint_goes_with_its_files_when_its_time_is_over(engine: Engine) -> None:
+async def test_an_expired_checkpoint_is_deleted_with_its_files(engine: Engine) -> None:
     now = time.time()
     paths = [f"tinker://s:train:0/weights/{name}" for name in ("short", "long", "forever")]
     for path, expires in zip(paths, (now + 60, now + HOUR, None), strict=True):
@@ -121,7 +121,7 @@ async def test_a_checkpoint_goes_with_its_files_when_its_time_is_over(engine: En
     assert exist == [False, True, True]
 
 
-async def test_answers_go_after_a_day_and_that_they_were_given_stays_known(
+async def test_old_results_are_deleted_and_their_delivery_stays_recorded(
     engine: Engine,
 ) -> None:
     own, now = await session(engine), time.time()
@@ -143,7 +143,7 @@ async def test_answers_go_after_a_day_and_that_they_were_given_stays_known(
     assert (after.result, after.body, after.state) == (None, None, "done")
 
 
-async def test_a_session_that_ended_long_ago_takes_all_it_left_with_it(engine: Engine) -> None:
+async def test_a_session_that_ended_long_ago_is_deleted_with_its_records(engine: Engine) -> None:
     own, other, now = await session(engine), await session(engine), time.time()
     await save(engine, own, 0, used=now)
     await save(engine, other, 1, used=now)
@@ -158,7 +158,7 @@ async def test_a_session_that_ended_long_ago_takes_all_it_left_with_it(engine: E
     assert kept(engine) == [1]
 
 
-def test_a_save_that_fails_half_way_leaves_nothing_and_keeps_what_was_there(tmp_path: Path) -> None:
+def test_a_failed_save_leaves_nothing_new_and_keeps_the_existing_files(tmp_path: Path) -> None:
     def half(folder: Path) -> None:
         (folder / "adapter").write_text("half")
         raise OSError(28, "No space left on device")

@@ -82,7 +82,7 @@ def full_logprobs(base: LoadedBase, tokens: list[int]) -> torch.Tensor:
     return torch.log_softmax(logits, dim=-1)
 
 
-def test_without_temperature_it_is_the_models_own_greedy_answer(base: LoadedBase) -> None:
+def test_temperature_zero_gives_the_models_own_greedy_completion(base: LoadedBase) -> None:
     (answer,) = run(base, [make_plan(base.served, params={"temperature": 0.0, "max_tokens": 20})])
 
     expected = base.plain.causal_lm.generate(  # type: ignore[operator]
@@ -92,7 +92,7 @@ def test_without_temperature_it_is_the_models_own_greedy_answer(base: LoadedBase
     assert answer.sequences[0].stop_reason == "length"
 
 
-def test_company_changes_neither_tokens_nor_logprobs(base: LoadedBase) -> None:
+def test_batching_changes_neither_tokens_nor_logprobs(base: LoadedBase) -> None:
     random = np.random.default_rng(0)
     plans = [
         make_plan(
@@ -113,7 +113,7 @@ def test_company_changes_neither_tokens_nor_logprobs(base: LoadedBase) -> None:
             np.testing.assert_allclose(x.logprobs, y.logprobs, atol=2e-5)
 
 
-def test_logprobs_are_those_of_a_whole_forward_pass(base: LoadedBase) -> None:
+def test_logprobs_equal_those_of_a_full_forward_pass(base: LoadedBase) -> None:
     (answer,) = run(
         base,
         [make_plan(base.served, params={"temperature": 0.5, "top_k": 20, "seed": 1})],
@@ -125,7 +125,7 @@ def test_logprobs_are_those_of_a_whole_forward_pass(base: LoadedBase) -> None:
     np.testing.assert_allclose(sequence.logprobs, expected[len(PROMPT) - 1 :], atol=2e-5)
 
 
-def test_room_for_few_rows_or_positions_only_makes_it_slower(llama: LoadedBase) -> None:
+def test_little_room_for_rows_or_tokens_only_slows_sampling(llama: LoadedBase) -> None:
     plans = [make_plan(llama.served, params={"seed": i}, num_samples=3) for i in range(4)]
 
     wide = run(llama, plans)
@@ -153,7 +153,7 @@ def softmax(logits: list[float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
-def test_draws_follow_the_distribution_at_a_temperature(temperature: float) -> None:
+def test_samples_follow_the_distribution_at_a_temperature(temperature: float) -> None:
     frequencies = drawn(LOGITS, temperature=temperature)
 
     expected = softmax([value / temperature for value in LOGITS])
@@ -161,7 +161,7 @@ def test_draws_follow_the_distribution_at_a_temperature(temperature: float) -> N
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 1e-46, 1e-40, 1e-30])
-def test_however_small_a_temperature_it_draws_the_likeliest(
+def test_a_very_small_temperature_samples_the_most_likely_token(
     llama: LoadedBase, temperature: float
 ) -> None:
     samplings = [{"temperature": 0.0}, {"temperature": temperature}]
@@ -172,7 +172,7 @@ def test_however_small_a_temperature_it_draws_the_likeliest(
     assert len({tuple(answer.sequences[0].tokens) for answer in answers}) == 1
 
 
-def test_top_k_keeps_the_likeliest_tokens_and_their_proportions() -> None:
+def test_top_k_keeps_the_most_likely_tokens_and_their_proportions() -> None:
     frequencies = drawn(LOGITS, top_k=3)
 
     kept = softmax(LOGITS) * [1, 0, 1, 0, 1]
@@ -187,11 +187,11 @@ def test_top_p_keeps_the_smallest_set_that_reaches_the_probability() -> None:
     np.testing.assert_allclose(frequencies, kept / kept.sum(), atol=0.012)
 
 
-def test_a_tiny_top_p_always_leaves_one_token() -> None:
+def test_a_tiny_top_p_always_keeps_one_token() -> None:
     assert drawn(LOGITS, top_p=1e-9)[0] == 1
 
 
-def test_the_same_seed_draws_the_same_and_another_does_not(llama: LoadedBase) -> None:
+def test_the_same_seed_samples_the_same_tokens_and_another_seed_does_not(llama: LoadedBase) -> None:
     one = make_plan(llama.served, params={"seed": 1}, num_samples=3)
     other = make_plan(llama.served, params={"seed": 2}, num_samples=3)
 
@@ -202,7 +202,7 @@ def test_the_same_seed_draws_the_same_and_another_does_not(llama: LoadedBase) ->
     assert len({tuple(sample) for sample in tokens[0]}) == 3
 
 
-def test_a_request_without_a_seed_is_given_one_when_it_is_accepted(llama: LoadedBase) -> None:
+def test_a_request_without_a_seed_gets_one_when_it_is_accepted(llama: LoadedBase) -> None:
     kept = with_seed(request(), 77)
 
     assert plan(parse(kept), llama.served, seed=0).seed == 77
@@ -225,7 +225,7 @@ def always(base: LoadedBase, token: int, **params: Any) -> Any:
     return run(base, [one], Stubborn(base.plain.causal_lm))[0].sequences[0]
 
 
-def test_it_stops_at_the_models_end_unless_told_otherwise(llama: LoadedBase) -> None:
+def test_sampling_stops_at_the_models_end_token_by_default(llama: LoadedBase) -> None:
     by_itself = always(llama, 2, stop=None)
     never = always(llama, 2, stop=[])
 
@@ -233,7 +233,7 @@ def test_it_stops_at_the_models_end_unless_told_otherwise(llama: LoadedBase) -> 
     assert (never.tokens, never.stop_reason) == ([2] * 6, "length")
 
 
-def test_it_stops_at_given_tokens_and_texts_and_keeps_them(llama: LoadedBase) -> None:
+def test_sampling_stops_at_given_tokens_and_strings_and_keeps_them(llama: LoadedBase) -> None:
     assert always(llama, 9, stop=[8, 9]).tokens == [9]
     assert always(llama, 9, stop=[8]).stop_reason == "length"
     # Token 9 reads `w5`, so two of them read `w5 w5`.
@@ -255,7 +255,7 @@ def test_prompt_logprobs_score_the_prompt(base: LoadedBase) -> None:
     np.testing.assert_allclose(part_answer.prompt_logprobs[2:], own[1:], atol=2e-5)
 
 
-def test_the_likeliest_tokens_are_reported_for_prompt_and_samples(base: LoadedBase) -> None:
+def test_the_most_likely_tokens_are_reported_for_prompt_and_samples(base: LoadedBase) -> None:
     one = make_plan(
         base.served,
         prompt_logprobs=True,
@@ -277,7 +277,7 @@ def test_the_likeliest_tokens_are_reported_for_prompt_and_samples(base: LoadedBa
     np.testing.assert_allclose(answer.sequences[0].topk_logprobs_np.logprobs, values, atol=2e-5)
 
 
-def test_named_tokens_are_scored_in_the_prompts_place(llama: LoadedBase) -> None:
+def test_given_tokens_are_scored_at_the_prompts_position(llama: LoadedBase) -> None:
     expected = full_logprobs(llama, PROMPT)
     dense = {"data": [10, 11, 12, -1, 14, 15], "dtype": "int64", "shape": [3, 2]}
     sparse = {
@@ -304,7 +304,7 @@ def test_named_tokens_are_scored_in_the_prompts_place(llama: LoadedBase) -> None
     )
 
 
-def test_alternatives_are_drawn_at_every_prompt_position(llama: LoadedBase) -> None:
+def test_alternative_tokens_are_reported_at_every_prompt_position(llama: LoadedBase) -> None:
     expected = full_logprobs(llama, PROMPT)
     (answer,) = run(llama, [make_plan(llama.served, prompt_alt_tokens_k=5)])
 
@@ -344,7 +344,7 @@ def test_alternatives_are_drawn_at_every_prompt_position(llama: LoadedBase) -> N
         ({"record_stability_info": True}, "record_stability_info"),
     ],
 )
-def test_a_request_that_makes_no_sense_is_refused_at_once(
+def test_an_invalid_request_is_refused_immediately(
     llama: LoadedBase, fields: dict[str, Any], sentence: str
 ) -> None:
     prompt = fields.pop("prompt", None)
@@ -353,7 +353,7 @@ def test_a_request_that_makes_no_sense_is_refused_at_once(
         make_plan(llama.served, prompt, **fields)
 
 
-def test_a_full_context_can_still_be_scored(llama: LoadedBase) -> None:
+def test_a_full_context_can_be_scored(llama: LoadedBase) -> None:
     one = make_plan(llama.served, [5] * 128, prompt_logprobs=True, params={"max_tokens": 1})
 
     (answer,) = run(llama, [one])

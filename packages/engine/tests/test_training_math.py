@@ -157,7 +157,7 @@ CASES: list[tuple[str, dict[str, float], Callable[[Tensor, Datum], Tensor]]] = [
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
 @pytest.mark.parametrize(("loss_fn", "config", "formula"), CASES)
-def test_each_loss_and_its_gradient_are_the_documented_formula(
+def test_each_loss_and_its_gradient_match_the_documented_formula(
     bases: dict[str, LoadedBase],
     models_dir: Path,
     tmp_path: Path,
@@ -189,7 +189,7 @@ def test_each_loss_and_its_gradient_are_the_documented_formula(
         )
 
 
-def test_several_targets_per_token_are_weighed_together(
+def test_several_targets_per_token_are_weighted_together(
     bases: dict[str, LoadedBase], models_dir: Path, tmp_path: Path
 ) -> None:
     state = new_state(bases["llama"])
@@ -217,7 +217,7 @@ def test_several_targets_per_token_are_weighed_together(
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
-def test_gradient_checkpointing_computes_layers_twice_and_the_same_gradients(
+def test_gradient_checkpointing_computes_layers_twice_with_the_same_gradients(
     bases: dict[str, LoadedBase], models_dir: Path, kind: str
 ) -> None:
     saving = LoadedBase(inspect_model(kind, models_dir / kind), Device(gradient_checkpointing=True))
@@ -237,7 +237,7 @@ def test_gradient_checkpointing_computes_layers_twice_and_the_same_gradients(
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
 @pytest.mark.parametrize("part", ["train_mlp", "train_attn", "train_unembed"])
-def test_only_the_chosen_part_is_trained(
+def test_only_the_chosen_modules_are_trained(
     bases: dict[str, LoadedBase], kind: str, part: str
 ) -> None:
     flags = {name: name == part for name in ("train_mlp", "train_attn", "train_unembed")}
@@ -254,7 +254,7 @@ def test_only_the_chosen_part_is_trained(
         assert not torch.equal(before[name], parameter.detach()), name
 
 
-def test_gradients_add_up_until_a_step(bases: dict[str, LoadedBase]) -> None:
+def test_gradients_accumulate_until_a_step(bases: dict[str, LoadedBase]) -> None:
     apart, together = new_state(bases["llama"]), new_state(bases["llama"])
     first, second = supervised_data(1), supervised_data(2)
 
@@ -268,7 +268,7 @@ def test_gradients_add_up_until_a_step(bases: dict[str, LoadedBase]) -> None:
         )
 
 
-def test_how_a_request_is_split_does_not_change_what_it_means(
+def test_splitting_a_request_does_not_change_its_result(
     bases: dict[str, LoadedBase],
 ) -> None:
     whole, split = new_state(bases["llama"]), new_state(bases["llama"])
@@ -281,7 +281,7 @@ def test_how_a_request_is_split_does_not_change_what_it_means(
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_micro_batches_hold_every_sequence_once_and_respect_the_budget() -> None:
+def test_micro_batches_contain_every_sequence_once_within_the_budget() -> None:
     sizes = [(7, 1), (1, 1), (30, 1), (12, 1), (12, 4), (3, 1), (2, 4), (1, 4)]
 
     batches = list(micro_batches(sizes, 24))
@@ -312,7 +312,9 @@ def adamw_by_hand(
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
-def test_a_step_is_adamw_with_decay_and_clipping(bases: dict[str, LoadedBase], clip: float) -> None:
+def test_an_optimizer_step_is_adamw_with_decay_and_clipping(
+    bases: dict[str, LoadedBase], clip: float
+) -> None:
     state = new_state(bases["llama"])
     params = AdamParams(
         learning_rate=3e-3, beta1=0.8, beta2=0.97, eps=1e-6, weight_decay=0.1, grad_clip_norm=clip
@@ -332,7 +334,7 @@ def test_a_step_is_adamw_with_decay_and_clipping(bases: dict[str, LoadedBase], c
     assert norms[0] == pytest.approx(float(flat.norm()), rel=1e-4)
 
 
-def test_a_run_comes_back_from_disk_bit_for_bit(
+def test_a_run_is_restored_from_disk_bit_for_bit(
     bases: dict[str, LoadedBase], tmp_path: Path
 ) -> None:
     state = new_state(bases["llama"])
@@ -399,7 +401,7 @@ SETTINGS = [
     "begin",
     [begin_new, begin_from_checkpoint, begin_from_snapshot, begin_from_unordered_tensors],
 )
-def test_a_run_has_the_same_bits_however_it_began(
+def test_a_run_has_the_same_bits_however_it_started(
     bases: dict[str, LoadedBase],
     tmp_path: Path,
     begin: Callable[[LoadedBase, TrainingState, Path], TrainingState],
@@ -445,7 +447,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("_", "change", "sentence"), WRONG)
-def test_a_datum_that_makes_no_sense_is_refused_before_anything_is_computed(
+def test_an_invalid_datum_is_refused_before_compute(
     _: str, change: dict[str, Any], sentence: str
 ) -> None:
     data = policy_data()
@@ -469,14 +471,14 @@ def test_a_datum_that_makes_no_sense_is_refused_before_anything_is_computed(
         ("cross_entropy", {"beta": 1.0}, "takes no settings"),
     ],
 )
-def test_a_loss_that_is_not_served_is_refused_in_words(
+def test_an_unknown_loss_is_refused_with_the_known_ones(
     loss_fn: str, config: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(OperationFailed, match=sentence):
         check(ForwardBackward(loss_fn, config, False, policy_data()), LIMITS)
 
 
-def test_weights_beside_advantages_are_taken_where_they_say_nothing_new() -> None:
+def test_weights_beside_advantages_are_accepted_where_they_are_redundant() -> None:
     data = policy_data()
     ones = (data[1].inputs["advantages"] != 0).astype(np.float32)
     data[1] = Datum(data[1].tokens, {**data[1].inputs, "weights": ones})
@@ -486,7 +488,7 @@ def test_weights_beside_advantages_are_taken_where_they_say_nothing_new() -> Non
         check(ForwardBackward("dro", {}, False, data), LIMITS)
 
 
-def test_a_request_that_overflows_leaves_no_trace(bases: dict[str, LoadedBase]) -> None:
+def test_a_request_that_overflows_changes_nothing(bases: dict[str, LoadedBase]) -> None:
     state, untouched = new_state(bases["llama"]), new_state(bases["llama"])
     for run in (state, untouched):
         compute(run, "cross_entropy", supervised_data())

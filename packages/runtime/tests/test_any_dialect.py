@@ -119,7 +119,7 @@ def _parts(content: Any) -> list[tuple[str, str]]:
 
 @given(talk=TALK)
 @many
-def test_every_dialect_says_the_same_and_every_field_is_read(talk: Talk) -> None:
+def test_every_dialect_parses_to_the_same_conversation_and_every_field_is_read(talk: Talk) -> None:
     rows = [json.loads(json.dumps(dialect(talk))) for dialect in DIALECTS]
 
     first, *others = [[(r, _stripped(p), c, n) for r, p, c, n in said_by(row)] for row in rows]
@@ -134,7 +134,7 @@ def _stripped(parts: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 @given(talk=TALK, marks=st.lists(st.booleans(), min_size=3, max_size=3))
 @many
-def test_what_carries_loss_is_what_is_marked(talk: Talk, marks: list[bool]) -> None:
+def test_marked_messages_carry_loss(talk: Talk, marks: list[bool]) -> None:
     row = openai([{**each, "call": None} for each in talk])
     answers = row["messages"][1::2]
     for message, mark in zip(answers, marks, strict=False):
@@ -150,7 +150,7 @@ def test_what_carries_loss_is_what_is_marked(talk: Talk, marks: list[bool]) -> N
 
 @given(talk=TALK)
 @many
-def test_arrows_nulls_change_nothing(talk: Talk) -> None:
+def test_null_columns_added_by_arrow_change_nothing(talk: Talk) -> None:
     row = openai(talk)
     names = {name for message in row["messages"] for name in message}
     padded = {

@@ -82,7 +82,9 @@ def stand_in(tiny_model: Path) -> Rendering:
 
 @given(row=ROW)
 @many
-def test_any_row_is_rendered_or_unusable(row: dict[str, Any], stand_in: Rendering) -> None:
+def test_any_row_is_rendered_or_reported_as_unusable(
+    row: dict[str, Any], stand_in: Rendering
+) -> None:
     row = json.loads(json.dumps(row))
     try:
         said = conversation(encodable(row))
@@ -96,7 +98,9 @@ def test_any_row_is_rendered_or_unusable(row: dict[str, Any], stand_in: Renderin
 
 @given(row=ROW)
 @many
-def test_any_row_asks_something_or_is_unusable(row: dict[str, Any], stand_in: Rendering) -> None:
+def test_any_row_gives_a_prompt_or_is_reported_as_unusable(
+    row: dict[str, Any], stand_in: Rendering
+) -> None:
     row = json.loads(json.dumps(row))
     for read in (lambda: [prompt(1, row)], lambda: list(turns(1, row))):
         try:
@@ -106,7 +110,7 @@ def test_any_row_asks_something_or_is_unusable(row: dict[str, Any], stand_in: Re
         assert all(each.said.messages for each in found)
 
 
-def test_half_a_character_is_counted_and_does_not_end_the_check() -> None:
+def test_a_lone_surrogate_is_counted_and_does_not_end_the_check() -> None:
     row = json.loads('{"prompt": "a \\ud83d b", "answer": "c"}')
 
     with pytest.raises(Unusable, match="half a character"):

@@ -25,7 +25,7 @@ async def until(event: asyncio.Event) -> str:
     return "done"
 
 
-async def test_work_that_takes_long_is_waited_for_while_the_engine_is_there(
+async def test_slow_work_is_awaited_while_the_engine_is_available(
     eventually: Any,
 ) -> None:
     there, finished = There(True), asyncio.Event()
@@ -36,14 +36,14 @@ async def test_work_that_takes_long_is_waited_for_while_the_engine_is_there(
     assert await waiting == "done"
 
 
-async def test_an_engine_that_stays_away_ends_the_wait() -> None:
+async def test_an_engine_that_stays_unreachable_ends_the_wait() -> None:
     with pytest.raises(TryAgain, match="The engine was unreachable for 0 s"):
         await while_available(until(asyncio.Event()), There(True, False), 0, check_interval=0.001)
 
     assert len(asyncio.all_tasks()) <= 2
 
 
-async def test_an_engine_that_comes_back_is_forgiven(eventually: Any) -> None:
+async def test_an_engine_that_comes_back_resets_the_outage(eventually: Any) -> None:
     there, finished = There(False, False, True), asyncio.Event()
     waiting = asyncio.create_task(while_available(until(finished), there, 60, check_interval=0.001))
     await eventually(lambda: there.asked > 5)
@@ -52,7 +52,7 @@ async def test_an_engine_that_comes_back_is_forgiven(eventually: Any) -> None:
     assert await waiting == "done"
 
 
-async def test_what_goes_wrong_in_the_work_is_not_hidden() -> None:
+async def test_errors_of_the_work_are_not_hidden() -> None:
     async def fails() -> None:
         raise ValueError("no")
 

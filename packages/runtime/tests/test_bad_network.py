@@ -136,7 +136,7 @@ def losses(engine: Any, example: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.mark.parametrize(("faults", "every"), [(FAULTS, EVERY), (("402",), 25)])
-async def test_a_run_over_a_bad_network_ends_the_same(
+async def test_a_run_over_a_bad_network_ends_with_the_same_weights(
     losses: Any, engine: Any, faults: tuple[str, ...], every: int
 ) -> None:
     expected = await losses(engine.url)
@@ -209,7 +209,7 @@ def rewards(engine: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> A
     return submit_update
 
 
-async def test_reinforcement_over_a_bad_network_ends_the_same(rewards: Any, engine: Any) -> None:
+async def test_rl_over_a_bad_network_ends_with_the_same_metrics(rewards: Any, engine: Any) -> None:
     expected = await rewards(engine.url)
     faults = ("lose", "500", "drop", "429", "slow")
     proxy = Proxy(engine.url, faults, EVERY)
@@ -222,7 +222,7 @@ async def test_reinforcement_over_a_bad_network_ends_the_same(rewards: Any, engi
     assert set(proxy.met) == set(faults)
 
 
-async def test_an_engine_that_is_gone_for_good_is_waited_for_in_bounds_and_is_nobodys_fault(
+async def test_an_engine_that_stays_unreachable_ends_the_attempt_as_an_infrastructure_failure(
     make_engine: Any, example: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = make_engine()

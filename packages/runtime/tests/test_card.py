@@ -55,7 +55,7 @@ def test_a_card_names_every_dataset_by_digest_and_the_results_with_the_best() ->
         assert line in text.splitlines()
 
 
-def test_a_card_says_what_the_steps_come_to_token_kind_by_token_kind() -> None:
+def test_a_card_shows_the_cost_per_kind_of_token() -> None:
     pricing = MODEL.pricing
     assert pricing is not None
     assert pricing.prefill
@@ -77,7 +77,7 @@ def test_a_rehearsals_card_has_no_cost() -> None:
     assert "Cost" not in card(rehearsal=True, trained_model="stand-in/tiny")
 
 
-def test_a_sum_over_an_unknown_rate_is_unknown() -> None:
+def test_a_sum_with_an_unknown_price_is_unknown() -> None:
     cost = Cost({"prefill": 10, "train": 20}, {"prefill": 1.0, "train": None})
 
     assert cost.dollars is None
@@ -92,7 +92,7 @@ def test_a_sum_over_an_unknown_rate_is_unknown() -> None:
          {"prefill": 1, "sample": 2, "train": 3}),
     ],
 )  # fmt: skip
-def test_both_kinds_of_training_are_counted(
+def test_both_kinds_of_training_have_their_tokens_counted(
     metrics: dict[str, int], tokens: dict[str, int]
 ) -> None:
     cost = list_cost(MODEL.tinker_id, metrics)

@@ -65,7 +65,7 @@ async def answers(*said: dict[str, Any]) -> list[dict[str, Any]]:
     return told
 
 
-async def test_weights_saved_to_train_on_say_what_those_saved_to_sample_from_say(
+async def test_training_and_sampler_weights_give_the_same_completion(
     weights: dict[str, str], opening: dict[str, Any]
 ) -> None:
     asked = [question(), question(seed=4), question()]
@@ -84,7 +84,7 @@ async def test_weights_saved_to_train_on_say_what_those_saved_to_sample_from_say
     assert first["usage"]["sampled_tokens"] <= 8
 
 
-async def test_the_system_prompt_of_the_job_goes_in_front(
+async def test_the_jobs_system_prompt_comes_first(
     weights: dict[str, str], opening: dict[str, Any]
 ) -> None:
     opening["checkpoint"] = weights["sampler"]
@@ -95,7 +95,7 @@ async def test_the_system_prompt_of_the_job_goes_in_front(
     assert prompted["usage"]["prompt_tokens"] > plain["usage"]["prompt_tokens"]
 
 
-async def test_a_conversation_that_leaves_no_room_is_refused_and_the_next_is_answered(
+async def test_a_conversation_that_leaves_no_room_is_refused_and_the_next_is_completed(
     weights: dict[str, str], opening: dict[str, Any]
 ) -> None:
     opening["checkpoint"] = weights["sampler"]
@@ -107,7 +107,7 @@ async def test_a_conversation_that_leaves_no_room_is_refused_and_the_next_is_ans
     assert short["ok"]
 
 
-async def test_weights_that_the_engine_does_not_have_are_the_requests_fault(
+async def test_missing_weights_are_reported_as_a_refused_request(
     opening: dict[str, Any],
 ) -> None:
     path = "tinker://gone:train:0/sampler_weights/final"
@@ -118,7 +118,7 @@ async def test_weights_that_the_engine_does_not_have_are_the_requests_fault(
     assert refused["error"].startswith("The engine refused the work")
 
 
-def test_the_process_answers_lines_and_ends_with_its_stdin(
+def test_the_process_responds_line_by_line_and_ends_with_its_stdin(
     weights: dict[str, str], opening: dict[str, Any]
 ) -> None:
     said = [{**opening, "checkpoint": weights["sampler"]}, question()]

@@ -121,7 +121,7 @@ def test_a_row_is_shown_as_text_with_its_trained_tokens(
         ({"model": "nobody/Model", "rehearsal": False}, ["model"]),
     ],
 )
-def test_a_refusal_says_where_and_is_one_sentence(
+def test_a_refusal_is_one_sentence_and_names_the_location(
     question: dict[str, Any], change: dict[str, Any], loc: list[str]
 ) -> None:
     answer = check(question | change)
@@ -133,7 +133,7 @@ def test_a_refusal_says_where_and_is_one_sentence(
     assert "[" not in answer["error"]
 
 
-def test_a_warm_up_that_outlasts_the_job_is_refused(question: dict[str, Any]) -> None:
+def test_a_warm_up_longer_than_the_job_is_refused(question: dict[str, Any]) -> None:
     config = {**question["config"], "warmup_steps": 3, "epochs": None}
 
     refused = check(question | {"config": config | {"steps": 3}})
@@ -157,7 +157,7 @@ def test_a_dataset_in_which_no_row_renders_is_refused(
     }
 
 
-def test_the_process_answers_on_stdout_alone_and_needs_no_keys(
+def test_the_process_writes_its_result_to_stdout_only_and_needs_no_keys(
     question: dict[str, Any], tmp_path: Path
 ) -> None:
     done = subprocess.run(
@@ -186,7 +186,7 @@ def test_the_evaluation_data_is_checked_too(question: dict[str, Any], tmp_path: 
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_plain_text_is_checked_as_it_is_trained(
+def test_plain_text_is_checked_like_it_is_trained(
     question: dict[str, Any], tmp_path: Path, packed: bool
 ) -> None:
     (tmp_path / "train.jsonl").write_text('{"text": "The pier is open."}\n' * 40)
@@ -212,9 +212,7 @@ def test_trajectories_are_checked_with_the_training_dataset_and_alone(
     assert (only["ok"], only["rows"]) == (True, 1)
 
 
-def test_trajectories_that_cannot_be_used_are_named(
-    question: dict[str, Any], tmp_path: Path
-) -> None:
+def test_unusable_trajectories_are_named(question: dict[str, Any], tmp_path: Path) -> None:
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"a": 1}\n')
 

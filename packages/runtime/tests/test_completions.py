@@ -48,7 +48,7 @@ def rendering(request: pytest.FixtureRequest, tiny_model: Path) -> Rendering:
         ("<|im_end|>", {}, ""),
     ],
 )
-def test_a_reward_sees_the_answer_only(
+def test_a_reward_gets_the_completion_without_its_reasoning(
     rendering: Rendering, tokenizer: Any, sampled: str, options: dict[str, Any], answer: str | None
 ) -> None:
     prompt = rendering.prompt(Conversation([{"role": "user", "content": "?"}]))
@@ -59,7 +59,7 @@ def test_a_reward_sees_the_answer_only(
     assert (found if found is None else found.strip()) == answer
 
 
-def test_reasoning_that_the_prompt_has_opened_is_no_part_of_the_answer(
+def test_reasoning_opened_by_the_prompt_is_not_part_of_the_completion(
     rendering: Rendering, tokenizer: Any
 ) -> None:
     prompt = tokenizer.encode("<|im_start|>assistant\n<think>\n", add_special_tokens=False)

@@ -46,7 +46,7 @@ async def run(namespaces: bool) -> AsyncIterator[Run]:
         await pool.close()
 
 
-async def test_the_limits_that_hold_are_named(run: Run, namespaces: bool) -> None:
+async def test_the_active_limits_are_named(run: Run, namespaces: bool) -> None:
     await run("pass")
 
     limits: list[str] = run.limits  # type: ignore[attr-defined]
@@ -57,7 +57,7 @@ async def test_the_limits_that_hold_are_named(run: Run, namespaces: bool) -> Non
         assert any("names and sizes of others show" in limit for limit in limits)
 
 
-async def test_python_and_installed_packages_work(run: Run) -> None:
+async def test_python_and_installed_packages_can_be_used(run: Run) -> None:
     assert await run(
         "import asyncio, numpy as np, json, sqlite3, ssl, zoneinfo, subprocess, sys",
         "async def add(): return int(np.arange(4).sum())",
@@ -67,7 +67,7 @@ async def test_python_and_installed_packages_work(run: Run) -> None:
 
 
 @pytest.mark.parametrize("kind", ["unix", "abstract", "tcp"])
-async def test_no_server_of_the_machine_can_be_reached(run: Run, tmp_path: Path, kind: str) -> None:
+async def test_servers_of_the_machine_are_unreachable(run: Run, tmp_path: Path, kind: str) -> None:
     family = socket.AF_INET if kind == "tcp" else socket.AF_UNIX
     path = {"unix": str(tmp_path / "s"), "abstract": f"\0test-{os.getpid()}"}.get(kind)
     with socket.socket(family) as server:
@@ -99,7 +99,7 @@ async def test_no_server_of_the_machine_can_be_reached(run: Run, tmp_path: Path,
         "os.listdir(os.path.dirname(path))",
     ],
 )
-async def test_files_outside_are_neither_read_nor_changed(
+async def test_outside_files_are_neither_readable_nor_writable(
     run: Run, tmp_path: Path, call: str
 ) -> None:
     secret = tmp_path / "engine.key"
@@ -117,7 +117,7 @@ async def test_files_outside_are_neither_read_nor_changed(
     assert os.listdir(tmp_path) == ["engine.key"]  # noqa: PTH208
 
 
-async def test_with_namespaces_other_files_do_not_even_exist(tmp_path: Path) -> None:
+async def test_with_namespaces_other_files_are_invisible(tmp_path: Path) -> None:
     paths = [str(tmp_path), __file__, "/proc", "/sys", "/var", "/tmp", "/etc/passwd"]
     source = f"import os\ndef attempt(): return [p for p in {paths!r} if os.path.lexists(p)]"
     pool = Pool(source, ["attempt"], processes=1, memory_mb=512, seconds=30)
@@ -135,12 +135,12 @@ async def test_with_namespaces_other_files_do_not_even_exist(tmp_path: Path) -> 
         "ctypes.CDLL(None, use_errno=True).ptrace(16, 1, 0, 0) and os.kill(1 << 22, 0)",
     ],
 )
-async def test_other_processes_are_out_of_reach(run: Run, call: str) -> None:
+async def test_other_processes_are_unreachable(run: Run, call: str) -> None:
     with pytest.raises(CodeFailed, match=r"PermissionError|FileNotFoundError|ProcessLookupError"):
         await run("import ctypes, os", f"PID = {os.getpid()}", call)
 
 
-async def test_no_namespace_of_its_own_undoes_the_limits(run: Run) -> None:
+async def test_a_new_namespace_does_not_undo_the_limits(run: Run) -> None:
     assert await run(
         "import ctypes",
         "libc = ctypes.CDLL(None, use_errno=True)",
@@ -149,7 +149,7 @@ async def test_no_namespace_of_its_own_undoes_the_limits(run: Run) -> None:
     ) == [-1, -1, -1]
 
 
-async def test_what_it_started_ends_with_it(run: Run, namespaces: bool) -> None:
+async def test_its_child_processes_end_with_it(run: Run, namespaces: bool) -> None:
     mark = f"nap-{os.getpid()}-{namespaces}"
     nap = f"'import time; time.sleep(600)  # {mark}'"
 
@@ -181,7 +181,7 @@ async def test_what_it_started_ends_with_it(run: Run, namespaces: bool) -> None:
         "nonsense",
     ],
 )
-async def test_a_response_in_the_processs_name_is_refused(forged: str) -> None:
+async def test_custom_code_cannot_write_the_processs_response(forged: str) -> None:
     source = "\n".join(
         [
             "import os",
@@ -202,7 +202,7 @@ async def test_a_response_in_the_processs_name_is_refused(forged: str) -> None:
     await pool.close()
 
 
-async def test_a_response_while_the_source_is_loaded_is_refused() -> None:
+async def test_custom_code_cannot_write_a_response_while_it_is_loaded() -> None:
     source = "\n".join(
         [
             "import os",

@@ -186,7 +186,7 @@ TOOL_TALKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("row", TOOL_TALKS.values(), ids=TOOL_TALKS)
-def test_a_talk_with_a_tool_is_the_same_in_every_dialect(row: dict[str, Any]) -> None:
+def test_a_conversation_with_a_tool_is_the_same_in_every_dialect(row: dict[str, Any]) -> None:
     said = conversation(row)
 
     assert talk(row) == [
@@ -202,11 +202,11 @@ def test_a_talk_with_a_tool_is_the_same_in_every_dialect(row: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("name", [name for name in TOOL_TALKS if name != "atif"])
-def test_every_field_of_a_talk_with_a_tool_is_read(name: str) -> None:
+def test_every_field_of_a_conversation_with_a_tool_is_read(name: str) -> None:
     assert conversation(TOOL_TALKS[name]).unread == ()
 
 
-def test_what_a_trajectory_holds_beside_its_talk_is_named() -> None:
+def test_unread_fields_of_a_trajectory_are_named() -> None:
     assert conversation(TOOL_TALKS["atif"]).unread == (
         "agent.name",
         "agent.version",
@@ -224,7 +224,7 @@ def test_what_a_trajectory_holds_beside_its_talk_is_named() -> None:
         ([{"tool_call_id": "unknown"}], [None]),
     ],
 )
-def test_a_result_gets_the_name_of_its_call(
+def test_a_tool_result_gets_the_name_of_its_call(
     results: list[dict[str, str]], names: list[str | None]
 ) -> None:
     made = [{"id": "a", "name": "tide"}, {"id": "b", "name": "sun"}]
@@ -242,7 +242,7 @@ def test_a_result_gets_the_name_of_its_call(
     assert found == names
 
 
-def test_a_text_before_a_call_belongs_to_the_same_message() -> None:
+def test_text_before_a_tool_call_belongs_to_the_same_message() -> None:
     row = {
         "conversations": [
             {"from": "human", "value": "Tides?"},
@@ -274,7 +274,7 @@ def test_a_text_before_a_call_belongs_to_the_same_message() -> None:
         ('{"x": null}', '{"x": null}'),
     ],
 )
-def test_arguments_are_the_text_of_an_object(arguments: Any, text: str) -> None:
+def test_arguments_are_the_json_text_of_an_object(arguments: Any, text: str) -> None:
     call = {"name": "tide", "arguments": arguments}
     said = conversation({"messages": [ASK, {"role": "assistant", "tool_calls": [call]}]})
 
@@ -305,7 +305,7 @@ TIME = {"type": "object", "properties": {"m": {"type": ["integer", "null"]}}}
         ({"at": {"x": None}}, {"at": {"$ref": "#/properties/at"}}, {"at": {}}),
     ],
 )
-def test_nulls_that_the_tools_schema_does_not_have_are_not_learnt(
+def test_nulls_that_a_tools_schema_does_not_contain_are_not_trained(
     arguments: dict[str, Any], schema: dict[str, Any], kept: dict[str, Any] | None
 ) -> None:
     call = {"id": "1", "function": {"name": "light", "arguments": arguments}}
@@ -359,14 +359,14 @@ def test_nulls_that_the_tools_schema_does_not_have_are_not_learnt(
         ),
     ],
 )
-def test_tools_are_as_the_row_gives_them(
+def test_tools_are_read_as_the_row_gives_them(
     given: dict[str, Any], kept: dict[str, Any] | None
 ) -> None:
     for tools in ([given], [{"type": "function", "function": given}], json.dumps([given])):
         assert conversation({"messages": [ASK, REPLY], "tools": tools}).tools == [kept or given]
 
 
-def test_calls_without_a_described_tool_are_doubted() -> None:
+def test_calls_of_an_undescribed_tool_are_reported() -> None:
     row = {"messages": [ASK, {"role": "assistant", "tool_calls": [CALL]}]}
 
     assert conversation({**row, "tools": [TOOL]}).notes == ()
@@ -390,7 +390,9 @@ def test_calls_without_a_described_tool_are_doubted() -> None:
         ({"system": {"text": "Be brief."}}, "Be brief."),
     ],
 )
-def test_system_prompts_of_every_form_are_one_message(fields: dict[str, Any], system: str) -> None:
+def test_system_prompts_of_every_form_become_one_message(
+    fields: dict[str, Any], system: str
+) -> None:
     said = conversation({"messages": [ASK, REPLY], **fields})
 
     assert said.messages[0] == {"role": "system", "content": system}
@@ -399,7 +401,9 @@ def test_system_prompts_of_every_form_are_one_message(fields: dict[str, Any], sy
 
 
 @pytest.mark.parametrize("second", ["system", "developer"])
-def test_system_messages_at_the_start_are_joined_and_later_ones_stay(second: str) -> None:
+def test_system_messages_at_the_start_are_joined_and_later_ones_keep_their_place(
+    second: str,
+) -> None:
     row = {
         "system": "One.",
         "messages": [
@@ -505,7 +509,7 @@ THOUGHT = [{"type": "thinking", "thinking": "Add."}, {"type": "text", "text": "4
         },
     ],
 )
-def test_a_thought_is_reasoning_in_every_shape(row: dict[str, Any]) -> None:
+def test_reasoning_is_read_from_every_shape(row: dict[str, Any]) -> None:
     said = conversation(row)
 
     assert said.messages[-1]["content"] == THOUGHT
@@ -516,13 +520,13 @@ def test_a_thought_is_reasoning_in_every_shape(row: dict[str, Any]) -> None:
     "text",
     ["It is </think> here.", "Use <think> first.", "Add.</think>4.", "`<think>`a`</think>`"],
 )
-def test_a_tag_that_is_only_mentioned_is_text(text: str) -> None:
+def test_a_tag_mentioned_in_the_text_stays_text(text: str) -> None:
     row = {"messages": [ASK, {"role": "assistant", "content": text}]}
 
     assert conversation(row).messages[1]["content"] == text
 
 
-def test_a_tag_of_the_user_is_text() -> None:
+def test_a_tag_in_a_user_message_stays_text() -> None:
     asked = {"role": "user", "content": "<think>a</think>b"}
 
     assert conversation({"messages": [asked, REPLY]}).messages[0] == asked
@@ -537,7 +541,7 @@ def test_a_tag_of_the_user_is_text() -> None:
         {"content": [{"type": "thinking", "thinking": ""}, {"type": "text", "text": "4."}]},
     ],
 )
-def test_blank_reasoning_is_absent(turn: dict[str, Any]) -> None:
+def test_empty_reasoning_is_dropped(turn: dict[str, Any]) -> None:
     said = conversation({"messages": [ASK, {"role": "assistant", **turn}]})
 
     assert said.messages[1]["content"] == "4."
@@ -587,7 +591,7 @@ def test_common_pairs_and_columns_are_read(row: dict[str, Any]) -> None:
     assert conversation(row).unread == ()
 
 
-def test_a_conversation_goes_before_a_pair_whose_fields_are_then_not_read() -> None:
+def test_a_conversation_takes_precedence_over_a_pair_whose_fields_are_then_unread() -> None:
     row = {"messages": json.dumps([ASK, REPLY]), "prompt": "q", "answer": "z"}
 
     said = conversation(row)
@@ -612,7 +616,7 @@ def test_a_conversation_goes_before_a_pair_whose_fields_are_then_not_read() -> N
         ({"prompt": "Who?", "meta": {"a": None, "b": [""]}}, "Who?", ()),
     ],
 )
-def test_context_is_read_and_every_other_field_is_named(
+def test_context_is_read_and_every_unread_field_is_named(
     row: dict[str, Any], asked: str, unread: tuple[str, ...]
 ) -> None:
     said = conversation({**row, "response": "The board."})
@@ -633,12 +637,12 @@ def test_context_is_read_and_every_other_field_is_named(
         ),
     ],
 )
-def test_fields_within_messages_are_named_too(message: dict[str, Any], unread: str) -> None:
+def test_unread_fields_within_messages_are_named(message: dict[str, Any], unread: str) -> None:
     assert conversation({"messages": [{**ASK, **message}, REPLY]}).unread == (unread,)
 
 
 @pytest.mark.parametrize("as_messages", [False, True])
-def test_a_history_is_turns_before_the_question(*, as_messages: bool) -> None:
+def test_history_becomes_messages_before_the_question(*, as_messages: bool) -> None:
     history = [["Hi", "Hello."], ["Open?", "Yes."]]
     roles = ("user", "assistant")
     messages = [
@@ -675,7 +679,7 @@ def test_a_history_is_turns_before_the_question(*, as_messages: bool) -> None:
     ],
 )
 @pytest.mark.parametrize("first", [True, False])
-def test_a_null_key_is_an_absent_key(nulls: dict[str, Any], first: bool) -> None:
+def test_a_null_value_counts_as_absent(nulls: dict[str, Any], first: bool) -> None:
     messages = [{**nulls, **each} if first else {**each, **nulls} for each in (ASK, REPLY)]
 
     said = conversation({"messages": messages, "system": None, "weight": None, "label": None})
@@ -702,7 +706,7 @@ SILENT = [
 
 
 @pytest.mark.parametrize("row", SILENT)
-def test_silence_is_left_out_in_every_shape(row: dict[str, Any]) -> None:
+def test_empty_messages_are_dropped_in_every_shape(row: dict[str, Any]) -> None:
     with pytest.raises(Unusable, match=r"^an empty answer$"):
         trained_messages(conversation(row), "all_assistant_messages")
 
@@ -718,7 +722,7 @@ def test_silence_is_left_out_in_every_shape(row: dict[str, Any]) -> None:
         ({"contents": [{"role": "user", "parts": [{"text": "Low tide?"}]}], "target": 6}, "6"),
     ],
 )
-def test_a_question_is_read_with_what_it_expects(row: dict[str, Any], expected: str) -> None:
+def test_a_question_is_read_with_its_expected_answer(row: dict[str, Any], expected: str) -> None:
     said, found = question(row)
 
     assert said.messages[-1] == ASK
@@ -737,7 +741,7 @@ def test_a_question_is_read_with_what_it_expects(row: dict[str, Any], expected: 
         },
     ],
 )
-def test_an_answer_that_the_row_begins_is_refused(row: dict[str, Any]) -> None:
+def test_a_row_that_starts_the_assistants_message_is_refused(row: dict[str, Any]) -> None:
     with pytest.raises(Unusable, match="ends with an assistant message"):
         question(row)
 
@@ -756,11 +760,11 @@ def test_an_answer_that_the_row_begins_is_refused(row: dict[str, Any]) -> None:
         ({"role": "function_call", "content": "tide()"}, "is not JSON"),
     ],
 )
-def test_a_refusal_names_what_it_found(row: dict[str, Any], reason: str) -> None:
+def test_a_refusal_names_the_fields_that_were_found(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
         conversation({"messages": [ASK, row, REPLY]})
 
 
-def test_a_row_of_unknown_columns_names_them() -> None:
+def test_a_row_of_unknown_columns_is_refused_with_their_names() -> None:
     with pytest.raises(Unusable, match="its fields are `Frage`, `Antwort`"):
         conversation({"Frage": "2+2?", "Antwort": "4", "leer": ""})

@@ -98,7 +98,7 @@ def roll_out(rendering: Rendering, environment: PythonEnvironment, tiny_model: P
     return roll_out
 
 
-async def test_a_tools_answer_is_shown_and_the_model_goes_on_until_it_calls_none(
+async def test_a_tool_result_is_shown_and_the_model_continues_until_it_calls_no_tool(
     roll_out: Any,
 ) -> None:
     group, script = await roll_out(CALL, CALL, "It is 6.<|im_end|>")
@@ -111,7 +111,7 @@ async def test_a_tools_answer_is_shown_and_the_model_goes_on_until_it_calls_none
     assert (rollout.turns, rollout.score.value, rollout.truncated) == (3, 6.0, False)
 
 
-async def test_each_drawn_token_is_learnt_from_once_and_no_other(
+async def test_each_sampled_token_is_trained_exactly_once(
     roll_out: Any, rendering: Rendering
 ) -> None:
     group, _ = await roll_out(CALL, "It is 4.<|im_end|>")
@@ -131,7 +131,7 @@ async def test_each_drawn_token_is_learnt_from_once_and_no_other(
     assert {logprob for _, logprob, mine in pairs if not mine} == {0.0}
 
 
-async def test_a_format_that_writes_history_as_it_was_said_makes_one_sequence(
+async def test_a_format_that_keeps_history_unchanged_gives_one_sequence(
     roll_out: Any, rendering: Rendering
 ) -> None:
     group, script = await roll_out(CALL, "It is 4.<|im_end|>")
@@ -141,7 +141,7 @@ async def test_a_format_that_writes_history_as_it_was_said_makes_one_sequence(
     assert len(group.rollouts[0].sequences) == (1 if goes_on else 2)
 
 
-async def test_turns_and_length_are_bounded(roll_out: Any) -> None:
+async def test_the_number_of_turns_and_the_length_are_limited(roll_out: Any) -> None:
     few, _ = await roll_out(CALL, CALL, max_turns=2)
     short, script = await roll_out(CALL, CALL, max_length=len("x"))
 
@@ -157,7 +157,7 @@ async def test_turns_and_length_are_bounded(roll_out: Any) -> None:
         (CALL.replace('{"name"', '{"name'), "Invalid tool call"),
     ],
 )
-async def test_a_wrong_call_is_answered_and_the_model_may_try_again(
+async def test_an_invalid_tool_call_gets_an_error_and_the_model_may_try_again(
     roll_out: Any, call: str, shown: str
 ) -> None:
     group, script = await roll_out(call, "Sorry.<|im_end|>")
@@ -176,7 +176,9 @@ async def test_a_tool_that_raises_fails_the_job_with_the_rows_number(roll_out: A
     )
 
 
-async def test_an_environment_needs_the_admins_word(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_environment_needs_the_administrators_permission(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv(ALLOWED, raising=False)
 
     with pytest.raises(JobFailed, match="this server does not run custom code"):

@@ -42,7 +42,7 @@ async def trained(connected: None, example: Any, tmp_path: Path) -> tuple[str, P
     return path, there.adapter
 
 
-async def test_an_earlier_checkpoint_becomes_the_adapter_that_it_was_and_peft_loads_it(
+async def test_peft_loads_an_earlier_checkpoint_as_the_adapter_of_that_step(
     trained: tuple[str, Path], tiny_model: Path, tmp_path: Path
 ) -> None:
     path, then = trained
@@ -59,7 +59,7 @@ async def test_an_earlier_checkpoint_becomes_the_adapter_that_it_was_and_peft_lo
     assert not torch.equal(PeftModel.from_pretrained(base, tmp_path / "out")(tokens).logits, plain)
 
 
-async def test_nothing_of_an_export_stays_on_the_engine(
+async def test_an_export_leaves_nothing_on_the_engine(
     trained: tuple[str, Path], tmp_path: Path
 ) -> None:
     before = await checkpoints()
@@ -74,7 +74,7 @@ async def checkpoints() -> list[str]:
     return sorted(each.tinker_path for each in found.checkpoints)
 
 
-async def test_a_checkpoint_that_the_engine_does_not_have_is_the_requests_fault(
+async def test_a_checkpoint_missing_on_the_engine_is_reported_as_a_refused_request(
     tmp_path: Path,
 ) -> None:
     wish = ExportRequest(checkpoint="tinker://gone:train:0/weights/step-000001", name="step-000001")
@@ -86,7 +86,7 @@ async def test_a_checkpoint_that_the_engine_does_not_have_is_the_requests_fault(
     assert not (tmp_path / "out").exists()
 
 
-async def test_an_engine_that_is_away_is_the_engines_fault_and_is_said_at_once(
+async def test_an_unreachable_engine_is_reported_immediately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:9")
@@ -102,7 +102,7 @@ async def test_an_engine_that_is_away_is_the_engines_fault_and_is_said_at_once(
     }
 
 
-async def test_the_process_answers_once_and_writes_where_it_stands(
+async def test_the_process_responds_once_and_reports_its_progress(
     trained: tuple[str, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "cwd"

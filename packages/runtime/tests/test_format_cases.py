@@ -59,7 +59,7 @@ def written(rendering: Rendering, *messages: Any, tools: Any = (TIDE,)) -> tuple
 
 
 @pytest.mark.parametrize("model", NEMOTRON)
-def test_answers_without_reasoning_are_trained_after_the_prompt_that_is_sampled(
+def test_completions_without_reasoning_are_trained_after_the_prompt_used_for_sampling(
     model: str, rendering_of: MakeRendering
 ) -> None:
     rendering = rendering_of(model)
@@ -77,7 +77,7 @@ def test_answers_without_reasoning_are_trained_after_the_prompt_that_is_sampled(
 
 
 @pytest.mark.parametrize("model", NEMOTRON)
-def test_answers_with_reasoning_keep_the_variant_that_thinks(
+def test_completions_with_reasoning_keep_the_thinking_variant(
     model: str, rendering_of: MakeRendering
 ) -> None:
     rendering = rendering_of(model)
@@ -86,7 +86,7 @@ def test_answers_with_reasoning_keep_the_variant_that_thinks(
     assert rendering.fitted([said], "all_assistant_messages") is rendering
 
 
-def test_reasoning_is_named_and_left_out_of_a_job_that_is_written_without(
+def test_reasoning_is_named_and_dropped_by_a_renderer_without_reasoning(
     rendering_of: MakeRendering,
 ) -> None:
     with_it = conversation({"messages": [user("2+2?"), assistant("4.", "Add.")]})
@@ -99,7 +99,9 @@ def test_reasoning_is_named_and_left_out_of_a_job_that_is_written_without(
         used.examples(with_it, row=2, max_length=512)
 
 
-def test_a_hybrid_model_thinks_where_its_rows_reason(rendering_of: MakeRendering) -> None:
+def test_a_hybrid_model_trains_reasoning_where_its_rows_contain_it(
+    rendering_of: MakeRendering,
+) -> None:
     reasons = conversation({"messages": [user("2+2?"), assistant("4.", "Add.")]})
     answers = conversation({"prompt": "2+2?", "response": "4."})
     rendering = rendering_of(DEEPSEEK)
@@ -115,7 +117,9 @@ def test_a_hybrid_model_thinks_where_its_rows_reason(rendering_of: MakeRendering
 
 
 @pytest.mark.parametrize("model", ["meta-llama/Llama-3.1-8B-Instruct", "Qwen/Qwen3.5-9B-Base"])
-def test_a_format_without_reasoning_says_so(model: str, rendering_of: MakeRendering) -> None:
+def test_a_format_without_reasoning_reports_dropped_reasoning(
+    model: str, rendering_of: MakeRendering
+) -> None:
     said = conversation({"messages": [user("2+2?"), assistant("4.", "Add.")]})
 
     with pytest.raises(Unusable, match="has no place for the reasoning of an answer"):
@@ -125,7 +129,7 @@ def test_a_format_without_reasoning_says_so(model: str, rendering_of: MakeRender
 @pytest.mark.parametrize("template", ["its own", None])
 @pytest.mark.parametrize("model", [QWEN3, QWEN36, QWEN38, NEMOTRON[0]])
 @pytest.mark.parametrize("count", [2, 3, 4])
-def test_results_in_a_row_share_one_user_turn(
+def test_consecutive_tool_results_share_one_user_turn(
     model: str, template: str | None, count: int, rendering_of: MakeRendering
 ) -> None:
     calls = [call(f"c{n}", day=n) for n in range(count)]
@@ -145,7 +149,7 @@ def test_results_in_a_row_share_one_user_turn(
 @pytest.mark.parametrize("template", ["its own", None])
 @pytest.mark.parametrize("model", [QWEN3, QWEN36, GPT_OSS, KIMI, DEEPSEEK])
 @pytest.mark.parametrize("word", ["Köln", "東京", "Αθήνα", "🌊"])
-def test_letters_are_written_as_they_are(
+def test_non_ascii_letters_are_written_unescaped(
     model: str, template: str | None, word: str, rendering_of: MakeRendering
 ) -> None:
     template = None if model in (KIMI, DEEPSEEK) else template
@@ -160,7 +164,7 @@ def test_letters_are_written_as_they_are(
 
 @pytest.mark.parametrize("text", ["", "Let me look."])
 @pytest.mark.parametrize("days", [[0], [0, 1]])
-def test_a_call_ends_with_a_token_that_carries_loss(
+def test_a_tool_call_ends_with_a_token_that_carries_loss(
     text: str, days: list[int], rendering_of: MakeRendering
 ) -> None:
     calls = [call(f"c{day}", day=day) for day in days]
@@ -172,7 +176,7 @@ def test_a_call_ends_with_a_token_that_carries_loss(
 
 @pytest.mark.parametrize("model", [GPT_OSS, KIMI])
 @pytest.mark.parametrize("result_id", ["c1", None, "another"])
-def test_a_result_names_the_function_that_it_answers(
+def test_a_tool_result_names_its_function(
     model: str, result_id: str | None, rendering_of: MakeRendering
 ) -> None:
     messages = [user("Tide?"), assistant("", None, call(day=0)), result("6:10", result_id)]
@@ -184,7 +188,9 @@ def test_a_result_names_the_function_that_it_answers(
 
 
 @pytest.mark.parametrize("call_id", ["call_8f2a", "c1", "functions.other:7"])
-def test_kimis_ids_hold_the_functions_name(call_id: str, rendering_of: MakeRendering) -> None:
+def test_kimis_call_ids_contain_the_functions_name(
+    call_id: str, rendering_of: MakeRendering
+) -> None:
     first = [user("Tide?"), assistant("", None, call(call_id, day=0)), result("6:10", call_id)]
     second = assistant("", None, call("again", day=1))
 
@@ -198,7 +204,7 @@ def test_kimis_ids_hold_the_functions_name(call_id: str, rendering_of: MakeRende
 
 @pytest.mark.parametrize("template", ["its own", None])
 @pytest.mark.parametrize("reasoning", ["I need the table.", "One.\n\nTwo.", "Köln?"])
-def test_two_line_breaks_stand_between_reasoning_and_a_call(
+def test_two_line_breaks_separate_reasoning_and_a_call(
     template: str | None, reasoning: str, rendering_of: MakeRendering
 ) -> None:
     asked, answered = user("Tide?"), assistant("", reasoning, call(day=0))
@@ -211,7 +217,7 @@ def test_two_line_breaks_stand_between_reasoning_and_a_call(
 @pytest.mark.parametrize("template", ["its own", None])
 @pytest.mark.parametrize("model", ["Qwen/Qwen3.5-4B", QWEN36, QWEN38])
 @pytest.mark.parametrize("closed", [False, True])
-def test_tools_are_declared_as_servers_declare_them(
+def test_tools_are_declared_like_servers_declare_them(
     model: str, template: str | None, *, closed: bool, rendering_of: MakeRendering
 ) -> None:
     schema = {"type": "object", "properties": {}, "additionalProperties": closed}
@@ -224,7 +230,7 @@ def test_tools_are_declared_as_servers_declare_them(
 
 @pytest.mark.parametrize("model", ["Qwen/Qwen3.5-4B", QWEN36, QWEN38])
 @pytest.mark.parametrize("template", ["its own", None])
-def test_what_a_template_refuses_is_refused(
+def test_a_row_refused_by_the_template_is_refused(
     model: str, template: str | None, rendering_of: MakeRendering
 ) -> None:
     late = [user("Hi"), assistant("Hello."), {"role": "system", "content": "Be formal."}]
@@ -252,7 +258,7 @@ def test_earlier_reasoning_of_gpt_oss_is_dropped(
 
 
 @pytest.mark.parametrize("template", ["its own", None])
-def test_calls_at_once_become_calls_one_after_the_other(
+def test_parallel_tool_calls_become_consecutive_calls(
     template: str | None, rendering_of: MakeRendering
 ) -> None:
     calls = [call("c1", day=0), call("c2", day=1)]
@@ -275,7 +281,7 @@ def test_calls_at_once_become_calls_one_after_the_other(
     "model", [GPT_OSS, NEMOTRON[0], KIMI, QWEN3, "zai-org/GLM-5.3:peft:262144"]
 )
 @pytest.mark.parametrize("schema", [True, {"type": "array", "items": True}, {}])
-def test_true_is_a_valid_schema(
+def test_true_is_accepted_as_a_schema(
     model: str, template: str | None, schema: Any, rendering_of: MakeRendering
 ) -> None:
     template = None if model in (KIMI, GLM) else template
@@ -299,7 +305,7 @@ TAGS = [
 @pytest.mark.parametrize("template", ["its own", None])
 @pytest.mark.parametrize("model", [QWEN3, QWEN36, DEEPSEEK, KIMI, NEMOTRON[0], GPT_OSS])
 @pytest.mark.parametrize("text", TAGS)
-def test_a_tag_that_is_mentioned_is_trained_as_written(
+def test_a_mentioned_tag_is_trained_as_written(
     model: str, template: str | None, text: str, rendering_of: MakeRendering
 ) -> None:
     template = None if model in (KIMI, DEEPSEEK) else template
@@ -322,7 +328,7 @@ def test_a_tag_that_is_mentioned_is_trained_as_written(
         ("meta-llama/Llama-3.1-8B-Instruct", "<|eot_id|>"),
     ],
 )
-def test_a_row_in_the_format_already_is_named_and_left_out(
+def test_an_already_rendered_row_is_named_and_left_out(
     model: str, token: str, rendering_of: MakeRendering
 ) -> None:
     said = conversation({"messages": [user("Hi"), assistant(f"Hello.{token}")]})

@@ -69,7 +69,7 @@ def chats(draw: st.DrawFn) -> Conversation:
 
 @pytest.mark.parametrize("template", ["its own", None])
 @pytest.mark.parametrize("model", MODELS)
-def test_every_trained_message_follows_the_prompt_that_sampling_continues(
+def test_every_trained_message_follows_the_prompt_used_for_sampling(
     model: str, template: str | None, rendering_of: MakeRendering
 ) -> None:
     default = rendering_of(model, template)
@@ -132,7 +132,7 @@ def _is_one_message(rendering: Rendering, tokens: list[int]) -> None:
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("name", CONTROL)
-def test_text_never_becomes_a_control_token(
+def test_text_is_never_encoded_as_a_control_token(
     model: str, name: str, rendering_of: MakeRendering
 ) -> None:
     rendering = rendering_of(model)

@@ -34,7 +34,7 @@ def own_formats(model: str, tokenizers: Any, real_tokenizer: Callable[..., Any])
 
 
 @pytest.mark.parametrize("model", COMPARED)
-def test_the_tokenizers_own_template_writes_where_there_is_one(
+def test_the_tokenizers_own_template_is_used_where_it_exists(
     model: str, rendering_of: MakeRendering
 ) -> None:
     rendering = rendering_of(model)
@@ -44,7 +44,7 @@ def test_the_tokenizers_own_template_writes_where_there_is_one(
 
 
 @pytest.mark.parametrize("model", COMPARED)
-def test_our_renderer_writes_every_shape_as_the_template_does(
+def test_our_renderer_writes_every_shape_like_the_template(
     model: str, tokenizers: Any, real_tokenizer: Callable[..., Any]
 ) -> None:
     for written, template in own_formats(model, tokenizers, real_tokenizer):
@@ -53,7 +53,7 @@ def test_our_renderer_writes_every_shape_as_the_template_does(
 
 @pytest.mark.parametrize("model", COMPARED)
 @pytest.mark.parametrize("shape", [s.title for s in shapes() if s.prompt])
-def test_a_prompt_is_token_for_token_what_a_server_sends(
+def test_a_prompt_equals_a_servers_prompt_token_by_token(
     model: str,
     shape: str,
     rendering_of: MakeRendering,
@@ -73,7 +73,7 @@ def test_a_prompt_is_token_for_token_what_a_server_sends(
 
 
 @pytest.mark.parametrize("model", RENDERED)
-def test_every_active_model_can_be_trained_on_answers(
+def test_every_active_model_can_be_trained_on_conversations(
     model: str, rendering_of: MakeRendering
 ) -> None:
     trains: set[Probe] = set().union(*(each.trains for each in rendering_of(model)._formats))
@@ -84,7 +84,7 @@ def test_every_active_model_can_be_trained_on_answers(
 
 
 @pytest.mark.parametrize("model", [m for m in RENDERED if m.startswith(WITHOUT_TEMPLATE)])
-def test_a_format_with_nothing_to_compare_it_with_says_so(
+def test_a_format_without_a_reference_template_is_reported(
     model: str, rendering_of: MakeRendering
 ) -> None:
     (note,) = rendering_of(model).notes
@@ -92,7 +92,7 @@ def test_a_format_with_nothing_to_compare_it_with_says_so(
     assert note.endswith(NOTHING_TO_COMPARE)
 
 
-def test_a_template_of_another_format_is_not_used_and_its_differences_are_named(
+def test_a_template_of_another_format_is_ignored_and_its_differences_are_named(
     rendering_of: MakeRendering, tokenizers: Any, real_tokenizer: Callable[..., Any]
 ) -> None:
     older = real_tokenizer("deepseek_v3", "deepseekv3", ("<think>", "</think>"))
@@ -105,7 +105,7 @@ def test_a_template_of_another_format_is_not_used_and_its_differences_are_named(
 
 
 @pytest.mark.parametrize("model", BASES)
-def test_a_base_model_has_turns_and_no_tools(model: str, rendering_of: MakeRendering) -> None:
+def test_a_base_model_renders_turns_but_no_tools(model: str, rendering_of: MakeRendering) -> None:
     said = conversation(
         {
             "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}],
@@ -118,14 +118,16 @@ def test_a_base_model_has_turns_and_no_tools(model: str, rendering_of: MakeRende
 
 
 @pytest.mark.parametrize("model", [m for m in ACTIVE if m.startswith(INKLING)])
-def test_a_model_whose_renderer_package_is_not_published_says_so(model: str) -> None:
+def test_a_model_with_an_unpublished_renderer_package_is_refused_with_the_reason(
+    model: str,
+) -> None:
     with pytest.raises(Exception, match=r"tml_renderers"):
         load_rendering(model, rehearsal=False, tokenizer="not-a-folder")
 
 
 @pytest.mark.parametrize("model", RENDERED)
 @pytest.mark.parametrize("template", ["its own", None])
-def test_a_conversation_written_from_a_skeleton_is_as_if_it_were_written_whole(
+def test_a_conversation_rendered_from_a_cached_skeleton_equals_a_full_rendering(
     model: str, template: str | None, rendering_of: MakeRendering
 ) -> None:
     made = rendering_of(model, template)._formats[0]

@@ -57,7 +57,7 @@ def test_an_image_is_read_from_every_form(part: dict[str, Any]) -> None:
     assert said.unread == ()
 
 
-def test_images_beside_the_talk_stand_where_the_text_says() -> None:
+def test_images_beside_a_conversation_are_placed_where_the_text_says() -> None:
     row = {
         "conversations": [
             {"from": "human", "value": "<image>Which colour?<image>"},
@@ -89,7 +89,7 @@ def test_images_beside_the_talk_stand_where_the_text_says() -> None:
         ("", "an image is `null`"),
     ],
 )
-def test_what_is_not_an_image_is_refused_by_what_it_is(image: str, reason: str) -> None:
+def test_a_file_that_is_not_an_image_is_refused_with_its_type(image: str, reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
         conversation(asked({"type": "image_url", "image_url": {"url": image}}))
 
@@ -102,7 +102,7 @@ def test_what_is_not_an_image_is_refused_by_what_it_is(image: str, reason: str) 
         ("Qwen/Qwen3.5-4B", False, "this server's engine has no vision tower"),
     ],
 )
-def test_where_images_cannot_be_trained_one_sentence_says_so(
+def test_models_that_cannot_train_on_images_refuse_them_in_one_sentence(
     tiny_model: Path, model: str, rehearsal: bool, reason: str
 ) -> None:
     said = conversation(asked(PARTS["plain"]))
@@ -131,7 +131,7 @@ def seeing(tiny_model: Path) -> Rendering:
     )
 
 
-def test_an_image_is_a_chunk_and_counts_its_tokens(seeing: Rendering) -> None:
+def test_an_image_is_one_chunk_and_counts_its_tokens(seeing: Rendering) -> None:
     said = conversation(asked(PARTS["openai"]))
 
     (example,), cut = seeing.examples(said, row=3, max_length=500)
@@ -149,7 +149,7 @@ def test_an_image_is_a_chunk_and_counts_its_tokens(seeing: Rendering) -> None:
     assert datum.model_input.length == len(example.tokens) - 1
 
 
-def test_each_answer_about_an_image_is_a_sequence(seeing: Rendering) -> None:
+def test_each_completion_about_an_image_is_a_sequence(seeing: Rendering) -> None:
     row = asked(PARTS["openai"])
     row["messages"] += [{"role": "user", "content": "Sure?"}, {**ANSWER, "content": "Yes."}]
 
@@ -159,7 +159,7 @@ def test_each_answer_about_an_image_is_a_sequence(seeing: Rendering) -> None:
     assert sum(float(example.weights.sum()) for example in examples) == pytest.approx(1)
 
 
-def test_an_image_is_never_cut(seeing: Rendering) -> None:
+def test_an_image_is_never_truncated(seeing: Rendering) -> None:
     with pytest.raises(Unusable, match="holds images and is longer than max_sequence_length"):
         seeing.examples(conversation(asked(PARTS["openai"])), row=1, max_length=12)
 

@@ -44,7 +44,7 @@ def types(api: Any) -> list[str]:
     return [event["event_type"] for event in api.events]
 
 
-async def test_trajectories_are_trained_on_behind_the_training_dataset(
+async def test_trajectories_are_appended_to_the_training_dataset(
     run: Runs, api: Any, trainer: Any
 ) -> None:
     api.put(ROWS[:1], "more@1.0.0")
@@ -59,7 +59,7 @@ async def test_trajectories_are_trained_on_behind_the_training_dataset(
     assert [e.dataset for e in examples][-1] == "more@1.0.0"
 
 
-async def test_trajectories_alone_are_enough(run: Runs, api: Any) -> None:
+async def test_trajectories_alone_are_a_valid_dataset(run: Runs, api: Any) -> None:
     ref = api.job["config"]["dataset_ref"]
 
     await run(dataset_ref=None, trajectory_dataset_refs=[ref])
@@ -69,7 +69,7 @@ async def test_trajectories_alone_are_enough(run: Runs, api: Any) -> None:
     assert "dataset" not in end["artifacts"]
 
 
-async def test_a_job_is_told_from_its_start_to_its_end(run: Runs, api: Any) -> None:
+async def test_a_job_reports_every_phase_from_start_to_end(run: Runs, api: Any) -> None:
     await run()
 
     assert types(api) == [
@@ -89,7 +89,7 @@ async def test_a_job_is_told_from_its_start_to_its_end(run: Runs, api: Any) -> N
     assert api.job["metrics"]["train/loss"] == [4.0, 2.0, 1.0]
 
 
-async def test_the_trainer_is_made_as_the_config_says(run: Runs, trainer: Any) -> None:
+async def test_the_trainer_is_created_from_the_config(run: Runs, trainer: Any) -> None:
     await run(lora_rank=4, seed=7, adam_beta2=0.99)
 
     opened = trainer.opened_with
@@ -98,9 +98,7 @@ async def test_the_trainer_is_made_as_the_config_says(run: Runs, trainer: Any) -
     assert opened["optimizer"].beta2 == 0.99
 
 
-async def test_the_adapter_is_stored_with_a_card_that_says_it_was_a_rehearsal(
-    run: Runs, api: Any
-) -> None:
+async def test_the_adapters_card_says_that_it_was_a_rehearsal(run: Runs, api: Any) -> None:
     await run(learning_rate=3e-4)
 
     assert sorted(api.files) == [
@@ -117,7 +115,7 @@ async def test_the_adapter_is_stored_with_a_card_that_says_it_was_a_rehearsal(
     assert "sha256" in card
 
 
-async def test_the_card_of_a_real_job_names_the_model_it_trained(run: Runs, api: Any) -> None:
+async def test_the_card_of_a_real_job_names_the_trained_model(run: Runs, api: Any) -> None:
     api.job |= {"rehearsal": False, "trained_model": "Qwen/Qwen3-8B"}
     await run()
 
@@ -127,7 +125,7 @@ async def test_the_card_of_a_real_job_names_the_model_it_trained(run: Runs, api:
     assert "| Format | qwen3 |" in card
 
 
-async def test_the_splits_that_the_job_names_are_read(run: Runs, api: Any) -> None:
+async def test_the_named_splits_are_read(run: Runs, api: Any) -> None:
     api.put(ROWS[:2], split="test")
     api.put(ROWS[:3], split="validation")
 
@@ -139,12 +137,12 @@ async def test_the_splits_that_the_job_names_are_read(run: Runs, api: Any) -> No
     assert "| Data | talk@1.0.0, split test, sha256 " in api.files["adapter/README.md"].decode()
 
 
-async def test_a_split_that_arrives_damaged_is_tried_again(run: Runs, api: Any) -> None:
+async def test_a_damaged_split_is_downloaded_again(run: Runs, api: Any) -> None:
     with pytest.raises(TryAgain, match="arrived damaged"):
         await run(split="gone")
 
 
-async def test_rows_left_out_are_counted_named_and_warned_of(run: Runs, api: Any) -> None:
+async def test_dropped_rows_are_counted_named_and_warned_about(run: Runs, api: Any) -> None:
     api.put([{"text": "no"}, *ROWS, {"prompt": "no"}, {"text": "no"}])
     await run(max_sequence_length=60)
 
@@ -159,7 +157,7 @@ async def test_rows_left_out_are_counted_named_and_warned_of(run: Runs, api: Any
     assert "6 of 9 rows" in api.told("training_start")[0]["message"]
 
 
-async def test_rows_that_are_cut_are_told(run: Runs, api: Any) -> None:
+async def test_truncated_rows_are_reported(run: Runs, api: Any) -> None:
     await run(max_sequence_length=35)
 
     assert "6 rows are longer than 35 tokens" in api.told("log")[0]["message"]
@@ -175,7 +173,7 @@ async def test_the_configs_system_prompt_is_part_of_every_row(run: Runs, trainer
     assert len(again.calls[0][1][0][0][0].tokens) > without
 
 
-async def test_a_second_attempt_goes_on_from_the_newest_checkpoint(
+async def test_a_second_attempt_resumes_from_the_newest_checkpoint(
     run: Runs, api: Any, trainer: Any
 ) -> None:
     checkpoint = "tinker://run:train:0/weights/step-000002"
@@ -195,7 +193,7 @@ async def test_a_second_attempt_goes_on_from_the_newest_checkpoint(
     assert api.job["artifacts"]["checkpoints"] == [checkpoint, "tinker://run:train:0/weights/final"]
 
 
-async def test_a_checkpoint_that_is_gone_means_starting_over(
+async def test_a_job_whose_checkpoint_is_missing_starts_over(
     run: Runs, api: Any, trainer: Any
 ) -> None:
     api.job["artifacts"] = {"latest_checkpoint": "tinker://run:train:0/weights/step-000002"}
@@ -206,7 +204,9 @@ async def test_a_checkpoint_that_is_gone_means_starting_over(
     assert [event["data"]["step"] for event in api.told("step_complete")] == [1, 2, 3]
 
 
-async def test_a_cancelled_job_ends_with_its_checkpoint_and_no_adapter(run: Runs, api: Any) -> None:
+async def test_a_cancelled_job_ends_with_a_checkpoint_and_without_an_adapter(
+    run: Runs, api: Any
+) -> None:
     def cancel(event: dict[str, Any]) -> None:
         if event["event_type"] == "step_complete":
             api.job["cancel_requested_at"] = "2026-01-01T00:00:00Z"
@@ -220,7 +220,7 @@ async def test_a_cancelled_job_ends_with_its_checkpoint_and_no_adapter(run: Runs
     assert api.files == {}
 
 
-async def test_a_cancelled_job_that_is_told_to_hurry_still_says_that_it_was_cancelled(
+async def test_a_cancelled_job_that_must_hurry_reports_its_cancellation(
     run: Runs, api: Any
 ) -> None:
     def cancel(event: dict[str, Any]) -> None:
@@ -234,7 +234,7 @@ async def test_a_cancelled_job_that_is_told_to_hurry_still_says_that_it_was_canc
     assert [end["data"]["cancelled"] for end in api.told("training_end")] == [True]
 
 
-async def test_a_terminated_job_says_nothing_final(run: Runs, api: Any) -> None:
+async def test_a_terminated_job_reports_no_final_event(run: Runs, api: Any) -> None:
     def terminate(event: dict[str, Any]) -> None:
         if event["event_type"] == "step_complete":
             run.stop.terminated = True
@@ -253,7 +253,7 @@ async def test_a_terminated_job_says_nothing_final(run: Runs, api: Any) -> None:
         ({"config": {"dataset_ref": {"name": "none", "version": "1"}}}, "none@1 cannot be read"),
     ],
 )
-async def test_what_a_job_cannot_do_is_its_own_fault(
+async def test_impossible_settings_fail_the_job(
     run: Runs, api: Any, change: dict[str, Any], sentence: str
 ) -> None:
     api.job |= change
@@ -270,7 +270,7 @@ async def test_what_a_job_cannot_do_is_its_own_fault(
         ([[1]], "Line 1 is not a JSON object"),
     ],
 )
-async def test_a_dataset_with_nothing_to_train_on_is_refused(
+async def test_a_dataset_without_trainable_rows_is_refused(
     run: Runs, api: Any, rows: list[Any], sentence: str
 ) -> None:
     api.put(rows)
@@ -279,7 +279,7 @@ async def test_a_dataset_with_nothing_to_train_on_is_refused(
         await run()
 
 
-async def test_an_engine_that_went_away_is_not_the_jobs_fault(
+async def test_an_unreachable_engine_does_not_fail_the_job(
     run: Runs, api: Any, trainer: Any
 ) -> None:
     async def away(step: int) -> None:
@@ -324,14 +324,14 @@ async def test_the_last_weights_are_the_best_checkpoint_if_no_evaluation_was_bet
     assert "best_adapter" not in artifacts
 
 
-async def test_a_strict_job_is_refused_for_one_bad_row(run: Runs, api: Any) -> None:
+async def test_a_strict_job_is_refused_for_one_unusable_row(run: Runs, api: Any) -> None:
     api.put([*ROWS, {"prompt": "no"}])
 
     with pytest.raises(JobFailed, match=r"1 of 7 cannot be used: no answer \(row 7\)$"):
         await run(strict=True)
 
 
-async def test_a_strict_job_is_told_of_all_its_bad_rows(run: Runs, api: Any) -> None:
+async def test_a_strict_job_names_all_its_unusable_rows(run: Runs, api: Any) -> None:
     api.put([*ROWS, {"prompt": "no"}, {"text": "x"}, {"text": "y"}])
 
     with pytest.raises(JobFailed, match=r"3 of 9 cannot be used; 1 of them: no answer \(row 7\)$"):

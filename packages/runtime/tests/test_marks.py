@@ -20,7 +20,7 @@ def trained(row: dict[str, Any], train_on: str = "all_assistant_messages") -> li
 
 @pytest.mark.parametrize("mark", ["weight", "train", "trainable", "training", "loss"])
 @pytest.mark.parametrize("off", [0, False, 0.0])
-def test_every_mark_counts_in_messages_and_in_sharegpt(mark: str, off: Any) -> None:
+def test_every_mark_applies_to_messages_and_to_sharegpt(mark: str, off: Any) -> None:
     chat = {"messages": [ASK, {**BAD, mark: off}, ASK, REPLY]}
     shared = {
         "conversations": [
@@ -36,9 +36,7 @@ def test_every_mark_counts_in_messages_and_in_sharegpt(mark: str, off: Any) -> N
 
 @pytest.mark.parametrize("mark", [{"weight": 0}, {"train": True}, {"loss": False}])
 @pytest.mark.parametrize("role", ["user", "system", "tool"])
-def test_marks_on_other_messages_do_not_switch_train_on_off(
-    mark: dict[str, Any], role: str
-) -> None:
+def test_marks_on_other_messages_do_not_replace_train_on(mark: dict[str, Any], role: str) -> None:
     other = {"role": role, "content": "x", **mark}
     row = {"messages": [ASK, REPLY, other, ASK, {**REPLY, "content": "Goodbye."}]}
 
@@ -57,7 +55,7 @@ def test_marks_on_other_messages_do_not_switch_train_on_off(
 @pytest.mark.parametrize(
     "train_on", ["all_assistant_messages", "last_assistant_message", "last_assistant_turn"]
 )
-def test_only_the_completion_carries_loss(row: dict[str, Any], train_on: str) -> None:
+def test_only_the_completion_of_a_pair_carries_loss(row: dict[str, Any], train_on: str) -> None:
     assert trained(row, train_on) == ["Yes."]
 
 
@@ -92,7 +90,9 @@ def test_a_completion_with_a_tool_call_carries_loss_in_all_its_messages() -> Non
 @pytest.mark.parametrize(
     "row", [{"prompt": "Open?", "completion": "Go away."}, {"messages": [ASK, BAD]}]
 )
-def test_a_bad_answer_is_left_out_as_one(row: dict[str, Any], label: dict[str, Any]) -> None:
+def test_a_completion_labelled_false_is_left_out(
+    row: dict[str, Any], label: dict[str, Any]
+) -> None:
     with pytest.raises(Unusable, match=f"^a bad answer: its `{next(iter(label))}`"):
         conversation({**row, **label})
 
@@ -109,7 +109,7 @@ def test_a_bad_answer_is_left_out_as_one(row: dict[str, Any], label: dict[str, A
         ({"label": 7}, ("label",)),
     ],
 )
-def test_a_good_answer_is_learnt_and_a_class_is_not_read(
+def test_a_completion_labelled_true_is_trained_and_a_class_label_is_not_read(
     label: dict[str, Any], unread: tuple[str, ...]
 ) -> None:
     said = conversation({"prompt": "Open?", "completion": "Yes.", **label})
@@ -136,7 +136,7 @@ def test_a_good_answer_is_learnt_and_a_class_is_not_read(
         },
     ],
 )
-def test_a_preference_row_is_refused_and_says_how_to_train_on_it(row: dict[str, Any]) -> None:
+def test_a_preference_row_is_refused_with_the_way_to_train_on_it(row: dict[str, Any]) -> None:
     with pytest.raises(
         Unusable, match=r"a preference row .* takes one answer; keep the better one"
     ):
@@ -144,7 +144,7 @@ def test_a_preference_row_is_refused_and_says_how_to_train_on_it(row: dict[str, 
 
 
 @pytest.mark.parametrize("weight", [0.5, 1, 2.0])
-def test_a_rows_weight_is_honoured(weight: float) -> None:
+def test_a_rows_weight_is_applied(weight: float) -> None:
     assert conversation({"prompt": "Open?", "completion": "Yes.", "weight": weight}).weight == (
         weight
     )
@@ -159,7 +159,7 @@ def test_a_rows_weight_is_honoured(weight: float) -> None:
         ("heavy", "its `weight` is `heavy`; it must be"),
     ],
 )
-def test_a_row_that_does_not_count_is_left_out(weight: Any, reason: str) -> None:
+def test_a_row_of_weight_zero_is_left_out(weight: Any, reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
         conversation({"messages": [ASK, REPLY], "weight": weight})
 
@@ -178,18 +178,18 @@ def test_a_row_that_does_not_count_is_left_out(weight: Any, reason: str) -> None
         {"weight": 0, "train": True},
     ],
 )
-def test_a_mark_that_cannot_be_honoured_is_refused_by_name(mark: dict[str, Any]) -> None:
+def test_an_unsupported_mark_is_refused_by_name(mark: dict[str, Any]) -> None:
     with pytest.raises(Unusable, match=next(iter(mark)) if "is_masked" not in mark else "mask"):
         conversation({"messages": [ASK, {**REPLY, **mark}]})
 
 
 @pytest.mark.parametrize("name", ["loss_mask", "sample_weight", "assistant_masks", "train"])
-def test_a_mark_of_a_row_that_is_unknown_is_refused_by_name(name: str) -> None:
+def test_an_unknown_mark_of_a_row_is_refused_by_name(name: str) -> None:
     with pytest.raises(Unusable, match=f"the mark `{name}`"):
         conversation({"messages": [ASK, REPLY], name: 1})
 
 
-def test_what_an_agent_copied_from_before_carries_no_loss() -> None:
+def test_messages_that_an_agent_copied_carry_no_loss() -> None:
     steps = [
         {"source": "user", "message": "Open?"},
         {"source": "agent", "message": "Go away.", "is_copied_context": True},
@@ -200,7 +200,7 @@ def test_what_an_agent_copied_from_before_carries_no_loss() -> None:
     assert trained({"steps": steps}) == ["Yes."]
 
 
-def test_a_silent_message_that_is_not_trained_does_no_harm() -> None:
+def test_an_empty_message_without_loss_is_accepted() -> None:
     quiet = {"role": "assistant", "content": "", "weight": 0}
 
     assert trained({"messages": [ASK, quiet, ASK, REPLY]}) == ["Yes."]

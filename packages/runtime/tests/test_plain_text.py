@@ -37,7 +37,7 @@ def prepared(rendering: Rendering, tmp_path: Path) -> Any:
     return prepare
 
 
-def test_plain_text_carries_loss_and_ends_a_document(prepared: Any, tokenizer: Any) -> None:
+def test_plain_text_carries_loss_and_ends_with_the_end_token(prepared: Any, tokenizer: Any) -> None:
     (example,), counts = prepared([{"text": "The pier."}])
 
     written = tokenizer.decode(example.tokens)
@@ -58,7 +58,7 @@ def test_control_tokens_in_plain_text_are_text(prepared: Any, tokenizer: Any) ->
     assert rendered.tokens[0] == control
 
 
-def test_of_a_rendered_prompt_only_the_completion_carries_loss(
+def test_only_the_completion_of_a_rendered_prompt_carries_loss(
     prepared: Any, tokenizer: Any
 ) -> None:
     row = {"prompt": "<|im_start|>user\nhi<|im_end|>\n", "completion": "ho<|im_end|>"}
@@ -69,7 +69,7 @@ def test_of_a_rendered_prompt_only_the_completion_carries_loss(
     assert tokenizer.decode(example.tokens[example.trained]) == row["completion"]
 
 
-def test_packed_rows_fill_sequences_and_nothing_is_lost(prepared: Any) -> None:
+def test_packed_rows_fill_sequences_without_losing_tokens(prepared: Any) -> None:
     rows = [{"text": f"Document {n}. " * n} for n in range(1, 9)]
     alone, _ = prepared(rows, max_length=10_000)
 
@@ -83,14 +83,14 @@ def test_packed_rows_fill_sequences_and_nothing_is_lost(prepared: Any) -> None:
     assert (counts.usable, counts.truncated) == (8, 0)
 
 
-def test_a_long_text_is_cut_and_counted_where_rows_are_not_packed(prepared: Any) -> None:
+def test_a_long_text_is_truncated_and_counted_without_packing(prepared: Any) -> None:
     (example,), counts = prepared([{"text": "word " * 50}], max_length=16)
 
     assert len(example.tokens) == 16
     assert counts.truncated == 1
 
 
-def test_a_rows_weight_counts(prepared: Any) -> None:
+def test_a_rows_weight_scales_its_loss(prepared: Any) -> None:
     (half, whole), _ = prepared([{"text": "abc", "weight": 0.5}, {"text": "abc"}])
 
     assert half.weights.sum() == pytest.approx(whole.weights.sum() / 2)
@@ -112,7 +112,7 @@ def test_a_rows_weight_counts(prepared: Any) -> None:
         ),
     ],
 )
-def test_a_row_without_text_is_left_out_and_says_why(
+def test_a_row_without_text_is_left_out_with_the_reason(
     prepared: Any, row: dict[str, Any], how: dict[str, Any], reason: str
 ) -> None:
     _, counts = prepared([row, {"text": "good"}], **how)
@@ -121,7 +121,7 @@ def test_a_row_without_text_is_left_out_and_says_why(
     assert list(counts.first_dropped.values()) == [[1]]
 
 
-def test_fields_that_are_not_read_are_named_and_strict_refuses_them(prepared: Any) -> None:
+def test_unread_fields_are_named_and_refused_by_strict(prepared: Any) -> None:
     rows = [{"text": "a", "url": "b"}, {"text": "c"}]
 
     _, counts = prepared(rows)

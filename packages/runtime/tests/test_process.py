@@ -84,7 +84,7 @@ def loads_in_plain_peft(base: Path, adapter: Path) -> bool:
     return bool(trained) and all(bool(weight.any()) for weight in trained)
 
 
-def test_a_run_that_was_stopped_and_killed_ends_with_the_same_bits_as_an_unbroken_one(
+def test_a_stopped_and_killed_run_ends_with_the_bits_of_an_unbroken_one(
     sandbox: Any, api: Any
 ) -> None:
     api.put(ROWS[:3], "exam@1.0.0")
@@ -143,7 +143,7 @@ def interrupted(
     return process
 
 
-def test_a_job_that_cannot_succeed_says_why_and_exits_with_one(sandbox: Any, api: Any) -> None:
+def test_a_job_that_cannot_succeed_reports_why_and_exits_with_1(sandbox: Any, api: Any) -> None:
     api.put([{"text": "nothing"}])
 
     code, output = ends(sandbox())
@@ -155,7 +155,7 @@ def test_a_job_that_cannot_succeed_says_why_and_exits_with_one(sandbox: Any, api
     assert "Traceback" not in output
 
 
-def test_a_model_that_the_engine_refuses_is_the_jobs_fault(sandbox: Any, api: Any) -> None:
+def test_a_model_refused_by_the_engine_fails_the_job(sandbox: Any, api: Any) -> None:
     api.job["trained_model"] = "Qwen/Qwen3-32B"
 
     code, output = ends(sandbox())
@@ -164,7 +164,7 @@ def test_a_model_that_the_engine_refuses_is_the_jobs_fault(sandbox: Any, api: An
     assert api.told("training_error")[0]["data"]["code"] == "engine_refused"
 
 
-def test_what_the_engine_refuses_is_said_in_its_own_words(sandbox: Any, api: Any) -> None:
+def test_a_refusal_of_the_engine_is_shown_in_its_own_words(sandbox: Any, api: Any) -> None:
     api.job["config"] |= {"learning_rate": 1e30, "epochs": 4, "checkpoint_interval": 1}
 
     code, output = ends(sandbox())
@@ -179,7 +179,7 @@ def test_what_the_engine_refuses_is_said_in_its_own_words(sandbox: Any, api: Any
     assert "Traceback" not in output
 
 
-def test_an_api_that_is_away_for_a_while_changes_nothing(sandbox: Any, api: Any) -> None:
+def test_a_short_outage_of_the_api_changes_nothing(sandbox: Any, api: Any) -> None:
     def leave(event: dict[str, Any]) -> None:
         if event["data"].get("step") == 2:
             api.away_for = 4
@@ -193,7 +193,7 @@ def test_an_api_that_is_away_for_a_while_changes_nothing(sandbox: Any, api: Any)
     assert api.job["metrics"]["train/steps"] == 3
 
 
-def test_a_dead_token_ends_the_process_without_a_word(sandbox: Any, api: Any) -> None:
+def test_a_rejected_token_ends_the_process_without_output(sandbox: Any, api: Any) -> None:
     api.token = "dnj_another"
     process = sandbox()
     api.token = "dnj_secret"
@@ -215,7 +215,7 @@ def test_keys_reach_neither_output_nor_events(sandbox: Any, api: Any, engine: An
     assert engine.KEY not in told
 
 
-def test_an_engine_killed_under_a_running_job_changes_nothing_but_the_time(
+def test_an_engine_killed_under_a_running_job_changes_only_the_duration(
     sandbox: Any, api: Any, engine: Any
 ) -> None:
     api.job["config"] |= {"epochs": 6, "checkpoint_interval": 5}

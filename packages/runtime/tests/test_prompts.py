@@ -29,7 +29,7 @@ TOLD = {"role": "assistant", "content": "4"}
         ({"prompt": "2+2?", "reward": 0}, "2+2?", None, 0.0),
     ],
 )
-def test_every_usual_shape_of_a_row_is_a_prompt(
+def test_every_common_shape_of_a_row_is_a_prompt(
     row: dict[str, Any], question: str, expected: str | None, paid: float | None
 ) -> None:
     found = prompt(3, row)
@@ -51,12 +51,12 @@ def test_every_usual_shape_of_a_row_is_a_prompt(
         ({"prompt": "x", "reward": float("nan")}, "its reward is not a finite number"),
     ],
 )
-def test_a_row_that_asks_nothing_is_unusable(row: dict[str, Any], reason: str) -> None:
+def test_a_row_without_a_question_is_unusable(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
         prompt(1, row)
 
 
-def test_a_system_prompt_of_a_row_goes_before_its_question() -> None:
+def test_a_rows_system_prompt_comes_before_its_question() -> None:
     found = prompt(1, {"prompt": "2+2?", "system": "Be brief."})
 
     assert [message["role"] for message in found.said.messages] == ["system", "user"]
@@ -76,14 +76,14 @@ TRAJECTORY: dict[str, Any] = {
     ("more", "paid"),
     [({}, 1.0), ({"success": False}, 0.0), ({"success": False, "reward": 0.4}, 0.4)],
 )
-def test_each_turn_of_a_trajectory_is_a_prompt(more: dict[str, Any], paid: float) -> None:
+def test_each_turn_of_a_trajectory_becomes_a_prompt(more: dict[str, Any], paid: float) -> None:
     found = list(turns(2, TRAJECTORY | more))
 
     assert [(len(each.said.messages), each.expected) for each in found] == [(1, "ls"), (3, "ls -l")]
     assert {each.reward for each in found} == {paid}
 
 
-def test_a_turn_that_only_calls_a_tool_says_nothing_to_compare_with() -> None:
+def test_a_turn_that_only_calls_a_tool_has_no_expected_answer() -> None:
     call = {"id": "1", "name": "ls", "arguments": "{}"}
     silent = {"source": "agent", "message": "", "tool_calls": [call]}
     steps = [TRAJECTORY["steps"][0], silent]
@@ -106,7 +106,7 @@ def prepared(tiny_model: Path, tmp_path: Path) -> Any:
     return prepare
 
 
-def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out_and_named(prepared: Any) -> None:
+def test_a_prompt_that_leaves_no_room_for_a_completion_is_left_out_and_named(prepared: Any) -> None:
     prompts, counts = prepared([{"prompt": "x" * 200}, {"prompt": "hi"}, {"no": 1}])
 
     assert [each.row for each in prompts] == [2]
@@ -118,7 +118,7 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_left_out_and_named(prepar
     assert counts.tokens == len(prompts[0].tokens)
 
 
-def test_strict_refuses_the_job_for_one_such_row(prepared: Any) -> None:
+def test_strict_refuses_the_job_for_one_unusable_prompt(prepared: Any) -> None:
     with pytest.raises(
         JobFailed, match=r"1 of 2 cannot be used: no prompt; the row has `no` \(row 2\)$"
     ):
@@ -135,7 +135,7 @@ def test_a_file_without_a_usable_prompt_is_refused(prepared: Any) -> None:
         prepared([{"prompt": "hi"}, {"prompt": "ho"}], judge=judge)
 
 
-def test_prompts_are_written_in_the_models_own_format(prepared: Any, tiny_model: Path) -> None:
+def test_prompts_are_rendered_in_the_models_own_format(prepared: Any, tiny_model: Path) -> None:
     from transformers import AutoTokenizer
 
     (first,), _ = prepared([{"prompt": "hi"}], system_prompt="Be brief.")

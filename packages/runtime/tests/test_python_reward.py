@@ -39,13 +39,13 @@ def body(*lines: str, imports: str = "") -> str:
     return "\n".join([imports, "def reward(answer, row):", *(f"    {line}" for line in lines)])
 
 
-async def test_the_function_sees_the_answer_and_the_row() -> None:
+async def test_the_function_gets_the_completion_and_the_row() -> None:
     source = body("return len(answer) * row['weight'] + (row['word'] == 'hé')")
 
     assert await open_scoring(source) == [Score(7.0)]
 
 
-async def test_its_module_is_loaded_once_and_may_use_what_is_installed() -> None:
+async def test_its_module_is_loaded_once_and_may_use_installed_packages() -> None:
     source = body(
         "seen.append(1)",
         "return np.float32(len(seen))",
@@ -55,7 +55,7 @@ async def test_its_module_is_loaded_once_and_may_use_what_is_installed() -> None
     assert [score.value for score in await open_scoring(source, times=3)] == [1.0, 2.0, 3.0]
 
 
-async def test_calls_run_side_by_side_in_several_processes() -> None:
+async def test_calls_run_in_parallel_processes() -> None:
     recipe = PythonReward(source=body("return os.getpid()", imports="import os"), processes=3)
 
     async with asyncio.timeout(60):
@@ -94,7 +94,7 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("how", FAILURES)
-async def test_code_that_goes_wrong_fails_the_job_with_the_rows_number(how: str) -> None:
+async def test_a_function_that_raises_fails_the_job_with_the_rows_number(how: str) -> None:
     source, reason = FAILURES[how]
 
     with pytest.raises(JobFailed) as failed:
@@ -106,7 +106,7 @@ async def test_code_that_goes_wrong_fails_the_job_with_the_rows_number(how: str)
 
 
 @pytest.mark.parametrize("how", ["raises", "hangs", "ends its process", "returns NaN"])
-async def test_or_it_is_counted_and_the_next_answer_is_judged_again(how: str) -> None:
+async def test_a_function_that_raises_is_counted_when_errors_are_allowed(how: str) -> None:
     broken = FAILURES[how][0].partition("def reward(answer, row):\n")
     source = f"{broken[0]}{broken[1]}    if answer == 'fine': return 1\n{broken[2]}"
     recipe = PythonReward(
@@ -120,7 +120,7 @@ async def test_or_it_is_counted_and_the_next_answer_is_judged_again(how: str) ->
     assert first.error
 
 
-async def test_what_is_printed_is_bounded_for_each_call_and_not_for_all() -> None:
+async def test_output_is_limited_per_call_and_not_in_total() -> None:
     source = body("print('x' * 700_000)", "return 1")
 
     assert [score.value for score in await open_scoring(source, times=3)] == [1.0, 1.0, 1.0]
@@ -145,7 +145,7 @@ async def test_source_that_cannot_be_loaded_is_refused(source: str, reason: str)
     assert f"The reward function cannot be loaded: {reason}" in str(refused.value)
 
 
-async def test_neither_key_is_in_its_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_its_environment_contains_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("DREADNODE_API_KEY", "TINKER_API_KEY"):
         monkeypatch.setenv(name, "secret")
     source = body("return 'secret' in str(os.environ)", imports="import os")
@@ -154,7 +154,7 @@ async def test_neither_key_is_in_its_environment(monkeypatch: pytest.MonkeyPatch
 
 
 @linux
-async def test_it_sees_no_process_but_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_sees_only_its_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TINKER_API_KEY", "secret")
     source = body(f"return len(open('/proc/{os.getpid()}/environ', 'rb').read())")
 
@@ -162,14 +162,16 @@ async def test_it_sees_no_process_but_its_own(monkeypatch: pytest.MonkeyPatch) -
         await open_scoring(source)
 
 
-async def test_it_does_not_run_where_no_admin_allows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_it_runs_only_where_an_administrator_allows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv(ALLOWED, "0")
 
     with pytest.raises(ValueError, match="this server does not run custom code"):
         PythonReward(source=body("return 1"))
 
 
-async def test_a_value_that_is_no_number_is_fine_where_none_is_wanted() -> None:
+async def test_a_result_that_is_not_a_number_is_accepted_where_none_is_needed() -> None:
     source = "def echo(x): return {'said': x}\ndef bad(): return object()"
     pool = Pool(source, ["echo", "bad"], processes=1, memory_mb=512, seconds=5)
 
@@ -179,7 +181,7 @@ async def test_a_value_that_is_no_number_is_fine_where_none_is_wanted() -> None:
     await pool.close()
 
 
-async def test_a_file_is_named_by_its_name_and_an_error_by_the_completion() -> None:
+async def test_errors_name_the_file_and_the_completion() -> None:
     source = body("return 1 / len(answer)")
 
     with pytest.raises(JobFailed) as failed:

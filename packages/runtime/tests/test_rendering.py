@@ -43,7 +43,7 @@ def trained_text(tokenizer: Any, tokens: Any, trained: Any) -> str:
     return str(tokenizer.decode(tokens[trained]))
 
 
-def test_a_rehearsal_says_that_it_uses_the_stand_ins_template(stand_in: Rendering) -> None:
+def test_a_rehearsal_reports_that_it_uses_the_stand_ins_template(stand_in: Rendering) -> None:
     assert stand_in.name == "stand-in/chat-template"
 
 
@@ -60,7 +60,7 @@ def test_the_stand_in_is_trained_on_exactly_what_its_template_writes(
     assert spoken == "ho<|im_end|>done<|im_end|>"
 
 
-def test_the_stand_ins_prompt_is_the_beginning_of_what_it_is_trained_on(
+def test_the_stand_ins_prompt_is_a_prefix_of_its_training_tokens(
     stand_in: Rendering, tokenizer: Any
 ) -> None:
     asked = Conversation(QUESTION.messages[:1])
@@ -88,7 +88,7 @@ def test_the_catalog_model_chooses_tinker_cookbooks_renderer(
     )
 
 
-def test_history_that_is_written_unlike_turns_makes_one_sequence_a_turn(qwen3: Rendering) -> None:
+def test_a_format_that_rewrites_history_gives_one_sequence_per_turn(qwen3: Rendering) -> None:
     examples, _ = qwen3.examples(TALK, row=7, max_length=512)
 
     assert len(examples) == 2
@@ -96,7 +96,7 @@ def test_history_that_is_written_unlike_turns_makes_one_sequence_a_turn(qwen3: R
 
 
 @pytest.mark.parametrize("rendering", ["stand_in", "qwen3"])
-def test_each_row_weighs_one_however_long_its_answers_are(
+def test_each_row_has_the_same_weight_at_any_length(
     rendering: str, request: pytest.FixtureRequest
 ) -> None:
     examples, _ = request.getfixturevalue(rendering).examples(TALK, row=1, max_length=512)
@@ -107,7 +107,7 @@ def test_each_row_weighs_one_however_long_its_answers_are(
     assert len(set(weights[weights > 0])) == 1
 
 
-def test_what_carries_loss_can_be_chosen(stand_in: Rendering, tokenizer: Any) -> None:
+def test_train_on_chooses_the_messages_that_carry_loss(stand_in: Rendering, tokenizer: Any) -> None:
     (last,), _ = stand_in.examples(TALK, row=1, max_length=512, train_on="last_assistant_message")
     (marked,), _ = stand_in.examples(
         Conversation(TALK.messages, chosen=frozenset({1})), row=1, max_length=512
@@ -117,7 +117,7 @@ def test_what_carries_loss_can_be_chosen(stand_in: Rendering, tokenizer: Any) ->
     assert trained_text(tokenizer, marked.tokens, marked.trained) == "ho<|im_end|>"
 
 
-def test_sequences_are_cut_at_their_end(stand_in: Rendering) -> None:
+def test_sequences_are_truncated_at_their_end(stand_in: Rendering) -> None:
     (whole,), cut = stand_in.examples(QUESTION, row=1, max_length=512)
     (short,), was_cut = stand_in.examples(QUESTION, row=1, max_length=len(whole.tokens) - 1)
 
@@ -126,12 +126,12 @@ def test_sequences_are_cut_at_their_end(stand_in: Rendering) -> None:
     assert short.weights.sum() == pytest.approx(1)
 
 
-def test_a_row_whose_answer_is_cut_away_is_unusable(stand_in: Rendering) -> None:
+def test_a_row_whose_trained_message_is_truncated_is_unusable(stand_in: Rendering) -> None:
     with pytest.raises(Unusable, match="beyond max_sequence_length"):
         stand_in.examples(QUESTION, row=1, max_length=10)
 
 
-def test_a_row_without_an_answer_is_unusable(stand_in: Rendering) -> None:
+def test_a_row_without_an_assistant_message_is_unusable(stand_in: Rendering) -> None:
     with pytest.raises(Unusable, match="no assistant message"):
         stand_in.examples(Conversation(QUESTION.messages[:1]), row=1, max_length=512)
 
@@ -152,7 +152,7 @@ def tool_talk() -> Conversation:
 
 
 @pytest.mark.parametrize("rendering", ["stand_in", "qwen3"])
-def test_tool_calls_and_tools_are_written(
+def test_tool_calls_and_tools_are_rendered(
     rendering: str, request: pytest.FixtureRequest, tokenizer: Any
 ) -> None:
     examples, _ = request.getfixturevalue(rendering).examples(tool_talk(), row=1, max_length=2000)
@@ -165,14 +165,14 @@ def test_tool_calls_and_tools_are_written(
     assert "four" in trained
 
 
-def test_a_renderer_without_tool_calls_loses_none_in_silence(tiny_model: Path) -> None:
+def test_a_renderer_without_tool_calls_refuses_them(tiny_model: Path) -> None:
     rendering = load_rendering("Qwen/Qwen3-8B-Base", rehearsal=False, tokenizer=str(tiny_model))
 
     with pytest.raises(Unusable, match="role_colon has no tool calls"):
         rendering.examples(tool_talk(), row=1, max_length=512)
 
 
-def test_reasoning_reaches_the_model(qwen3: Rendering, tokenizer: Any) -> None:
+def test_reasoning_is_rendered(qwen3: Rendering, tokenizer: Any) -> None:
     said = conversation(
         {
             "messages": [
@@ -188,14 +188,14 @@ def test_reasoning_reaches_the_model(qwen3: Rendering, tokenizer: Any) -> None:
     assert trained == "<think>\neasy\n</think>\n\n4<|im_end|>"
 
 
-def test_a_tokenizer_that_lacks_the_formats_tokens_is_refused(tiny_model: Path) -> None:
+def test_a_tokenizer_without_the_formats_tokens_is_refused(tiny_model: Path) -> None:
     with pytest.raises(JobFailed, match=r"renderer `llama3` of meta-llama/Llama-3\.1-8B-Instruct"):
         load_rendering(
             "meta-llama/Llama-3.1-8B-Instruct", rehearsal=False, tokenizer=str(tiny_model)
         )
 
 
-def test_a_tokenizer_that_is_not_here_is_refused() -> None:
+def test_a_missing_tokenizer_is_refused() -> None:
     with pytest.raises(JobFailed, match=r"The tokenizer of Qwen/Qwen3-8B cannot be loaded here"):
         load_rendering("Qwen/Qwen3-8B", rehearsal=False, tokenizer="Qwen/Qwen3-8B")
 
@@ -207,6 +207,6 @@ def test_a_model_whose_renderer_package_is_missing_is_refused() -> None:
     assert "[" not in str(refusal.value)
 
 
-def test_a_model_that_nobody_knows_a_renderer_for_is_refused(tiny_model: Path) -> None:
+def test_a_model_without_a_known_renderer_is_refused(tiny_model: Path) -> None:
     with pytest.raises(JobFailed, match="No renderer is known for nobody/Model"):
         load_rendering("nobody/Model", rehearsal=False, tokenizer=str(tiny_model))

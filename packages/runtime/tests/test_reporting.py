@@ -42,7 +42,7 @@ async def test_events_arrive_numbered_and_in_order(api: Any) -> None:
     assert api.events[1]["level"] == "warning"
 
 
-async def test_telling_does_not_wait_for_an_api_that_is_away(api: Any, eventually: Any) -> None:
+async def test_reporting_does_not_wait_for_an_unreachable_api(api: Any, eventually: Any) -> None:
     api.away_for = 2
     async with connected(api) as service, Reporter(service, 1, Stop()) as reporter:
         reporter.log("one")
@@ -56,7 +56,7 @@ async def test_telling_does_not_wait_for_an_api_that_is_away(api: Any, eventuall
     assert [event["message"] for event in api.events] == ["one", "two"]
 
 
-async def test_an_event_whose_answer_was_lost_is_not_told_twice(api: Any) -> None:
+async def test_an_event_whose_response_was_lost_is_reported_once(api: Any) -> None:
     sent: list[httpx2.Request] = []
 
     class LosesFirstAnswer(httpx2.ASGITransport):
@@ -78,7 +78,7 @@ async def test_an_event_whose_answer_was_lost_is_not_told_twice(api: Any) -> Non
     assert len(api.events) == 1
 
 
-async def test_the_answer_to_an_event_tells_of_a_cancellation(api: Any) -> None:
+async def test_the_response_to_an_event_reports_a_cancellation(api: Any) -> None:
     stop = Stop()
     api.job["cancel_requested_at"] = "2026-01-01T00:00:00Z"
     async with connected(api) as service, Reporter(service, 1, stop) as reporter:
@@ -89,7 +89,7 @@ async def test_the_answer_to_an_event_tells_of_a_cancellation(api: Any) -> None:
     assert stop.requested
 
 
-async def test_an_api_that_stays_away_ends_the_attempt(api: Any) -> None:
+async def test_an_api_that_stays_unreachable_ends_the_attempt(api: Any) -> None:
     stop = Stop()
     api.away_for = 1000
     async with connected(api, max_outage=0) as service, Reporter(service, 1, stop) as reporter:
@@ -100,7 +100,7 @@ async def test_an_api_that_stays_away_ends_the_attempt(api: Any) -> None:
     assert stop.requested
 
 
-async def test_a_token_that_has_died_ends_the_attempt(api: Any) -> None:
+async def test_a_rejected_token_ends_the_attempt(api: Any) -> None:
     async with (
         connected(api, token="dnj_old") as service,
         Reporter(service, 1, Stop()) as reporter,
@@ -110,14 +110,14 @@ async def test_a_token_that_has_died_ends_the_attempt(api: Any) -> None:
             await reporter.flush()
 
 
-async def test_a_reporter_that_ends_leaves_no_task(api: Any) -> None:
+async def test_a_closed_reporter_leaves_no_task(api: Any) -> None:
     async with connected(api) as service, Reporter(service, 1, Stop()) as reporter:
         reporter.log("one")
 
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_a_dataset_is_fetched_and_checked(api: Any, tmp_path: Path) -> None:
+async def test_a_dataset_is_downloaded_and_verified(api: Any, tmp_path: Path) -> None:
     api.put([{"prompt": "a", "answer": "b"}])
     async with connected(api) as service:
         dataset = await service.dataset("talk", "1.0.0", tmp_path)
@@ -126,13 +126,15 @@ async def test_a_dataset_is_fetched_and_checked(api: Any, tmp_path: Path) -> Non
     assert dataset.path.read_bytes() == api.datasets["talk@1.0.0"]
 
 
-async def test_a_dataset_that_does_not_exist_is_the_jobs_fault(api: Any, tmp_path: Path) -> None:
+async def test_a_missing_dataset_fails_the_job(api: Any, tmp_path: Path) -> None:
     async with connected(api) as service:
         with pytest.raises(JobFailed, match="The dataset none@1 cannot be read"):
             await service.dataset("none", "1", tmp_path)
 
 
-async def test_a_file_is_stored_whole_after_the_api_was_away(api: Any, tmp_path: Path) -> None:
+async def test_a_file_is_stored_completely_after_an_outage_of_the_api(
+    api: Any, tmp_path: Path
+) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"x" * 3_000_000)
     api.away_for = 1
@@ -142,7 +144,7 @@ async def test_a_file_is_stored_whole_after_the_api_was_away(api: Any, tmp_path:
     assert api.files["adapter/file"] == file.read_bytes()
 
 
-def test_keys_do_not_reach_a_message() -> None:
+def test_keys_are_removed_from_messages() -> None:
     keys = {"DREADNODE_API_KEY": "dnj_x", "TINKER_API_KEY": "tml-y"}
 
     assert redacted("dnj_x and tml-y", keys) == "*** and ***"

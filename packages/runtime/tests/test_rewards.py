@@ -50,19 +50,19 @@ async def worth(name: str, text: str, prompt: Prompt, tokens: int = 1, **params:
         ("gsm8k_v1", "7", asked(), {"expected": "7", "reward_if_true": 3}, 3.0),
     ],
 )
-async def test_each_recipe_pays_what_its_description_says(
+async def test_each_recipe_rewards_what_its_description_says(
     name: str, text: str, prompt: Prompt, params: dict[str, Any], value: float
 ) -> None:
     assert (await worth(name, text, prompt, **params)).value == value
 
 
-async def test_an_answer_without_a_number_is_wrong_and_told_apart() -> None:
+async def test_a_completion_without_a_number_is_wrong_and_reported_as_such() -> None:
     assert await worth("gsm8k_v1", "I do not know", asked("7")) == Score(
         0.0, extraction_failed=True
     )
 
 
-async def test_a_weighted_sum_adds_its_terms_up() -> None:
+async def test_a_weighted_sum_adds_its_weighted_rewards() -> None:
     terms = [{"weight": 0.5, "reward": CONTAINS}, {"weight": -2, "reward": EXACT}]
 
     assert (await worth("weighted_sum_v1", "yes", asked("yes"), terms=terms)).value == -1.5
@@ -70,7 +70,7 @@ async def test_a_weighted_sum_adds_its_terms_up() -> None:
 
 
 @pytest.mark.parametrize("weight", [1e10, -1e10, 1e308])
-async def test_a_reward_too_large_to_be_learnt_from_ends_the_job_naming_the_row(
+async def test_a_reward_too_large_to_train_on_ends_the_job_and_names_the_row(
     weight: float,
 ) -> None:
     terms = [{"weight": weight, "reward": ROW}, {"weight": weight, "reward": CONTAINS}]
@@ -80,7 +80,7 @@ async def test_a_reward_too_large_to_be_learnt_from_ends_the_job_naming_the_row(
         await score_completion(recipe, Completion(asked(paid=9.0), "yes"))
 
 
-async def test_a_gate_pays_only_where_it_is_open() -> None:
+async def test_a_gate_rewards_only_completions_that_pass_it() -> None:
     params = {"gate": ROW, "reward": CONTAINS, "threshold": 0.5, "otherwise": -3}
 
     assert (await worth("gate_v1", "yes", asked(paid=0.6), **params)).value == 1.0
@@ -90,7 +90,7 @@ async def test_a_gate_pays_only_where_it_is_open() -> None:
 @pytest.mark.parametrize(
     ("tokens", "value"), [(0, 1.0), (10, 1.0), (15, 0.75), (20, 0.5), (99, 0.5)]
 )
-async def test_length_is_punished_in_proportion_between_its_two_marks(
+async def test_length_is_penalized_linearly_between_its_two_limits(
     tokens: int, value: float
 ) -> None:
     params = {"reward": CONTAINS, "free_tokens": 10, "max_tokens": 20, "penalty": 0.5}
@@ -134,9 +134,7 @@ async def test_length_is_punished_in_proportion_between_its_two_marks(
         ),
     ],
 )
-def test_a_reward_that_cannot_be_is_refused_in_a_sentence(
-    recipe: dict[str, Any], sentence: str
-) -> None:
+def test_an_invalid_reward_is_refused_in_a_sentence(recipe: dict[str, Any], sentence: str) -> None:
     with pytest.raises(JobFailed) as refused:
         load_reward(recipe)
 
@@ -144,7 +142,7 @@ def test_a_reward_that_cannot_be_is_refused_in_a_sentence(
     assert "[" not in str(refused.value)
 
 
-def test_recipes_nested_without_end_are_refused() -> None:
+def test_too_deeply_nested_recipes_are_refused() -> None:
     recipe = CONTAINS
     for _ in range(9):
         recipe = {"name": "gate_v1", "params": {"gate": recipe, "reward": EXACT}}
@@ -162,18 +160,18 @@ def test_recipes_nested_without_end_are_refused() -> None:
         {"name": "gate_v1", "params": {"gate": ROW, "reward": ROW}},
     ],
 )
-def test_a_reward_that_pays_every_answer_the_same_is_refused(recipe: dict[str, Any]) -> None:
+def test_a_reward_that_is_the_same_for_every_completion_is_refused(recipe: dict[str, Any]) -> None:
     with pytest.raises(JobFailed, match="gives all completions of a prompt the same reward"):
         load_reward(recipe)
 
 
 @pytest.mark.parametrize("name", ["exact_match_v1", "trajectory_imitation_v1", "gsm8k_v1"])
-def test_a_row_without_an_expected_answer_cannot_be_judged_by_comparing(name: str) -> None:
+def test_a_row_without_an_expected_answer_cannot_be_scored_by_comparison(name: str) -> None:
     with pytest.raises(Unusable, match="no expected answer"):
         build({"name": name}).check(asked())
 
 
-def test_an_expected_answer_without_a_number_cannot_be_judged_by_it() -> None:
+def test_an_expected_answer_without_a_number_cannot_be_compared_as_a_number() -> None:
     with pytest.raises(Unusable, match="is not a single number"):
         build({"name": "gsm8k_v1"}).check(asked("seven"))
 
@@ -203,7 +201,7 @@ def test_every_recipe_is_found_by_its_name() -> None:
         ),
     ],
 )
-async def test_a_completion_whose_reasoning_never_ends_is_not_scored(
+async def test_a_completion_with_unfinished_reasoning_is_not_scored(
     recipe: Any, reward: float
 ) -> None:
     # It holds what the recipe looks for, and still gets the reward of a wrong completion.

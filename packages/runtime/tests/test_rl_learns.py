@@ -91,7 +91,7 @@ def config(**given: Any) -> RlConfig:
     ],
     ids=lambda mode: " ".join(str(value) for value in mode.values()) or "sync",
 )
-async def test_every_mode_raises_the_reward_within_its_bound_of_staleness(
+async def test_every_mode_raises_the_reward_within_its_staleness_limit(
     opened: Any, tiny_model: Path, tmp_path: Path, mode: dict[str, Any]
 ) -> None:
     settings, history = config(**mode), RlHistory()
@@ -124,7 +124,7 @@ def training_sequences(prompt: list[int], drawn: Sampled) -> TrainingSequence:
     )
 
 
-async def test_sampler_and_trainer_agree_on_the_probability_of_every_drawn_token(
+async def test_sampler_and_trainer_agree_on_the_probability_of_every_sampled_token(
     opened: Any,
 ) -> None:
     prompt = [260, 5, 6, 7, 8]
@@ -139,7 +139,7 @@ async def test_sampler_and_trainer_agree_on_the_probability_of_every_drawn_token
         np.testing.assert_allclose(logprobs[here], sequence.logprobs[1:][here], atol=1e-4)
 
 
-async def test_a_loss_that_the_engine_refuses_for_being_no_number_is_none_for_every_token(
+async def test_a_loss_refused_by_the_engine_as_not_finite_is_reported_for_every_token(
     opened: Any,
 ) -> None:
     prompt = [260, 5, 6, 7, 8]
@@ -156,7 +156,7 @@ async def test_a_loss_that_the_engine_refuses_for_being_no_number_is_none_for_ev
     assert all(np.isnan(each).all() for each in found)
 
 
-async def test_the_same_seed_draws_the_same_answers(opened: Any) -> None:
+async def test_the_same_seed_samples_the_same_completions(opened: Any) -> None:
     async with opened() as policy:
         sampler = await policy.sampler()
         first, again = [

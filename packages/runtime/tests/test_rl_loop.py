@@ -181,7 +181,7 @@ def run(rendering: Rendering, policy: FakePolicy, told: Told) -> Any:
     return run
 
 
-async def test_a_step_draws_groups_learns_once_and_hands_the_sampler_new_weights(
+async def test_a_step_samples_groups_trains_once_and_updates_the_sampler(
     run: Any, policy: FakePolicy
 ) -> None:
     _, outcome = await run(config())
@@ -192,7 +192,7 @@ async def test_a_step_draws_groups_learns_once_and_hands_the_sampler_new_weights
     assert {count for _, _, count, *_ in policy.sampled} == {3}
 
 
-async def test_answers_are_drawn_as_the_model_speaks_up_to_its_own_end(
+async def test_completions_are_sampled_in_the_models_format_up_to_its_end_token(
     run: Any, policy: FakePolicy
 ) -> None:
     await run(config(max_new_tokens=9, temperature=0.5))
@@ -200,7 +200,7 @@ async def test_answers_are_drawn_as_the_model_speaks_up_to_its_own_end(
     assert policy.sampled[0][3] == SamplingParams(9, 0.5, [END])
 
 
-async def test_texts_that_stop_an_answer_stand_beside_the_models_own_end(
+async def test_stop_strings_are_added_to_the_models_own_end_token(
     run: Any, policy: FakePolicy
 ) -> None:
     await run(config(stop=["###"]))
@@ -208,7 +208,7 @@ async def test_texts_that_stop_an_answer_stand_beside_the_models_own_end(
     assert policy.sampled[0][3].stop == ["<|im_end|>", "###"]
 
 
-async def test_several_updates_of_one_step_each_learn_from_their_own_groups(
+async def test_several_updates_of_one_step_train_on_their_own_groups(
     run: Any, policy: FakePolicy
 ) -> None:
     await run(config(steps=1, num_rollouts=4, batch_size=3))
@@ -217,7 +217,7 @@ async def test_several_updates_of_one_step_each_learn_from_their_own_groups(
     assert [len({s.row for s in batch}) for batch in policy.learnt] == [3, 1]
 
 
-async def test_every_drawn_token_carries_its_answers_reward_less_the_groups_mean(
+async def test_every_sampled_token_carries_its_reward_minus_the_groups_mean(
     run: Any, policy: FakePolicy
 ) -> None:
     await run(config(steps=1, num_rollouts=1, batch_size=1))
@@ -233,13 +233,13 @@ async def test_every_drawn_token_carries_its_answers_reward_less_the_groups_mean
         assert sequence.tokens[-1] == END
 
 
-def test_scaled_advantages_are_those_of_grpo() -> None:
+def test_scaled_advantages_follow_grpo() -> None:
     np.testing.assert_allclose(advantages([0, 1], scale=True), [-1, 1], atol=1e-5)
     assert advantages([0, 1], scale=False) == [-0.5, 0.5]
     assert advantages([2, 2], scale=True) == [0, 0]
 
 
-async def test_groups_without_a_difference_teach_nothing_are_counted_and_told_once(
+async def test_groups_without_a_reward_difference_are_not_trained_and_counted(
     run: Any, policy: FakePolicy, told: Told
 ) -> None:
     policy.all_alike = True
@@ -254,7 +254,7 @@ async def test_groups_without_a_difference_teach_nothing_are_counted_and_told_on
     assert "Step 1 has nothing to learn from: in each of its 2 groups" in warning["message"]
 
 
-def test_a_group_of_empty_answers_teaches_nothing_whatever_it_earns() -> None:
+def test_a_group_of_empty_completions_is_not_trained_at_any_reward() -> None:
     empty = Rollout([], Score(0.0), 1, 0, truncated=False, prompt_tokens=2)
     paid = replace(empty, score=Score(1.0))
     group = Group(Prompt(Conversation([]), 1), [empty, paid])
@@ -263,7 +263,7 @@ def test_a_group_of_empty_answers_teaches_nothing_whatever_it_earns() -> None:
     assert group.training_sequences(scale=False) == []
 
 
-async def test_each_step_tells_the_promised_figures(run: Any, told: Told) -> None:
+async def test_each_step_reports_the_documented_metrics(run: Any, told: Told) -> None:
     await run(config(algorithm="ppo", execution_mode="one_step_off_async", max_steps_off_policy=1))
 
     steps = told.of("step_complete")
@@ -286,7 +286,7 @@ async def test_each_step_tells_the_promised_figures(run: Any, told: Told) -> Non
     assert (steps[-1]["data"]["step"], steps[-1]["data"]["steps"]) == (4, 4)
 
 
-def test_kl_and_clipping_are_what_their_formulas_say() -> None:
+def test_kl_and_clipping_match_their_formulas() -> None:
     sequence = TrainingSequence(
         tokens=np.zeros(4, np.int32),
         logprobs=np.array([0, -1, -2, -1], np.float32),
@@ -305,7 +305,7 @@ def test_kl_and_clipping_are_what_their_formulas_say() -> None:
     assert metrics["train/trained_tokens"] == 3
 
 
-async def test_the_end_tells_whole_series_and_the_figures_of_the_whole(run: Any) -> None:
+async def test_the_end_reports_whole_metric_histories_and_totals(run: Any) -> None:
     history, _ = await run(config(execution_mode="fully_async", max_steps_off_policy=2))
 
     metrics = history.final_metrics()
@@ -322,7 +322,7 @@ async def test_the_end_tells_whole_series_and_the_figures_of_the_whole(run: Any)
     assert metrics["async/weight_sync_count"] == 4
 
 
-async def test_the_sampler_keeps_its_weights_for_as_long_as_it_is_told(
+async def test_the_sampler_keeps_its_weights_for_the_configured_steps(
     run: Any, policy: FakePolicy
 ) -> None:
     history, _ = await run(config(weight_sync_interval=2))
@@ -331,7 +331,9 @@ async def test_the_sampler_keeps_its_weights_for_as_long_as_it_is_told(
     assert [f["train/staleness_max"] for f in history.steps] == [0, 1, 0, 1]
 
 
-async def test_a_checkpoint_is_told_when_the_next_step_proves_it(run: Any, told: Told) -> None:
+async def test_a_checkpoint_is_reported_when_the_next_step_verifies_it(
+    run: Any, told: Told
+) -> None:
     history, outcome = await run(config(checkpoint_interval=2))
 
     kinds = [kind for kind, _ in told.events if kind not in ("phase", "log")]
@@ -344,7 +346,7 @@ async def test_a_checkpoint_is_told_when_the_next_step_proves_it(run: Any, told:
     assert outcome.checkpoints == ["tinker://run/weights/step-000002"]
 
 
-async def test_weights_that_are_no_numbers_end_the_job_and_keep_the_checkpoint_before(
+async def test_weights_that_are_not_finite_end_the_job_and_keep_the_checkpoint_before(
     run: Any, policy: FakePolicy
 ) -> None:
     policy.nan_at = 4
@@ -357,7 +359,7 @@ async def test_weights_that_are_no_numbers_end_the_job_and_keep_the_checkpoint_b
     assert failed.value.code == "diverged"
 
 
-async def test_a_sampler_whose_probabilities_are_no_numbers_ends_the_job(
+async def test_a_sampler_with_probabilities_that_are_not_finite_ends_the_job(
     run: Any, policy: FakePolicy
 ) -> None:
     policy.logprob = float("nan")
@@ -379,7 +381,7 @@ async def test_a_stop_ends_the_loop_after_its_step_with_a_checkpoint(
     assert outcome.checkpoints == ["tinker://run/weights/step-000002"]
 
 
-async def test_a_resumed_job_goes_on_with_the_prompts_that_come_next(
+async def test_a_resumed_job_continues_with_the_next_prompts(
     run: Any, policy: FakePolicy, told: Told
 ) -> None:
     await run(config())
@@ -394,7 +396,7 @@ async def test_a_resumed_job_goes_on_with_the_prompts_that_come_next(
     assert len(history.steps) == 4
 
 
-def test_what_was_told_before_a_resume_is_told_again_at_the_end() -> None:
+def test_metrics_reported_before_a_resume_are_reported_again_at_the_end() -> None:
     told = {
         "steps": [1, 2, 3, 2],
         "train/reward": [0.1, 0.2, 0.3, 0.25],
@@ -414,7 +416,7 @@ def test_what_was_told_before_a_resume_is_told_again_at_the_end() -> None:
     assert history.weight_syncs == 4
 
 
-async def test_a_repetition_of_a_cancelled_job_goes_on_counting(run: Any) -> None:
+async def test_a_retry_of_a_cancelled_job_continues_its_counts(run: Any) -> None:
     history, _ = await run(config(steps=2))
     before = history.final_metrics()
 
@@ -425,7 +427,7 @@ async def test_a_repetition_of_a_cancelled_job_goes_on_counting(run: Any) -> Non
     assert again.final_metrics()["tokens/sampled"] == before["tokens/sampled"]
 
 
-async def test_evaluations_come_before_the_first_step_on_their_interval_and_at_the_end(
+async def test_evaluations_run_before_the_first_step_at_their_interval_and_at_the_end(
     run: Any, policy: FakePolicy, told: Told
 ) -> None:
     history, outcome = await run(config(eval_interval=2, checkpoint_interval=2))
@@ -439,15 +441,13 @@ async def test_evaluations_come_before_the_first_step_on_their_interval_and_at_t
     assert policy.calls.count("save step-000002") == 1
 
 
-async def test_without_an_interval_there_is_one_evaluation_at_each_end(
-    run: Any, told: Told
-) -> None:
+async def test_without_an_interval_evaluations_run_at_start_and_end(run: Any, told: Told) -> None:
     await run(config(evaluates=True))
 
     assert [e["metrics"]["eval/steps"] for e in told.of("eval_complete")] == [[0], [4]]
 
 
-async def test_sampling_goes_on_while_training_does(
+async def test_sampling_continues_during_training(
     run: Any, policy: FakePolicy, eventually: Any
 ) -> None:
     """A step of an asynchronous job ends although the next one's rollouts hang."""
@@ -476,7 +476,7 @@ async def test_sampling_goes_on_while_training_does(
     assert outcome.step == 2
 
 
-async def test_a_step_whose_completions_were_all_cut_off_says_what_to_raise(
+async def test_a_step_with_only_truncated_completions_names_the_setting_to_raise(
     run: Any, policy: FakePolicy, told: Told
 ) -> None:
     policy.all_cut_off = True
@@ -488,7 +488,7 @@ async def test_a_step_whose_completions_were_all_cut_off_says_what_to_raise(
     assert "raise `max_new_tokens`" in warning["message"]
 
 
-def test_rewards_that_differ_by_a_rounding_error_are_equal() -> None:
+def test_rewards_that_differ_by_a_rounding_error_count_as_equal() -> None:
     rollout = Rollout([], Score(0.3), 1, 5, truncated=False, prompt_tokens=2)
     prompt = Prompt(Conversation([]), 1)
 

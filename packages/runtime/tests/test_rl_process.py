@@ -85,9 +85,7 @@ def ends(process: "subprocess.Popen[str]") -> tuple[int, str]:
     return process.returncode, output
 
 
-def test_a_job_learns_from_a_persons_own_reward_and_leaves_an_adapter(
-    sandbox: Any, api: Any
-) -> None:
+def test_a_job_trains_on_a_users_own_reward_and_leaves_an_adapter(sandbox: Any, api: Any) -> None:
     code, output = ends(sandbox())
 
     assert code == 0, output
@@ -167,7 +165,7 @@ def test_a_reward_that_raises_fails_the_job_with_the_rows_number(sandbox: Any, a
     assert error["error"].endswith("`: ZeroDivisionError: division by zero (line 2 of reward.py)")
 
 
-def test_a_tiny_model_trains_in_an_environment_of_tools(sandbox: Any, api: Any) -> None:
+def test_a_tiny_model_trains_in_an_environment_with_tools(sandbox: Any, api: Any) -> None:
     environment = {"name": "python_v1", "params": {"source": TOOLS}}
 
     code, output = ends(
@@ -209,7 +207,7 @@ def question(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return ask
 
 
-def test_the_check_says_what_a_job_will_roll_out(question: Any) -> None:
+def test_the_check_reports_the_planned_rollouts(question: Any) -> None:
     answer = question()
 
     assert answer["ok"] is True
@@ -288,7 +286,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSALS)
-def test_the_check_refuses_what_would_fail_while_training(question: Any, what: str) -> None:
+def test_the_check_refuses_jobs_that_would_fail_in_training(question: Any, what: str) -> None:
     config, place, sentence = REFUSALS[what]
 
     answer = question(**config)

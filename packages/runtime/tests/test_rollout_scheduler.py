@@ -58,7 +58,7 @@ async def test_synchronous_training_waits_for_every_group_of_its_step() -> None:
     assert await taken(sync, 0) == [(0, 0), (0, 1)]
 
 
-async def test_one_step_off_draws_the_next_step_while_this_one_trains() -> None:
+async def test_one_step_off_samples_the_next_step_during_training() -> None:
     rollouts = Rollouts()
     ahead = feed(rollouts, lead=1, bound=1)
 
@@ -73,7 +73,9 @@ async def test_one_step_off_draws_the_next_step_while_this_one_trains() -> None:
     assert rollouts.started[4:] == [(4, "w1"), (5, "w1")]
 
 
-async def test_fully_asynchronous_training_does_not_wait_for_a_straggler_that_has_time() -> None:
+async def test_fully_async_training_does_not_wait_for_a_slow_group_within_the_staleness_limit() -> (
+    None
+):
     rollouts = Rollouts()
     free = feed(rollouts, lead=2, bound=2, in_order=False)
 
@@ -83,7 +85,7 @@ async def test_fully_asynchronous_training_does_not_wait_for_a_straggler_that_ha
     assert await taken(free, 0) == [(0, 1), (0, 2)]
 
 
-async def test_but_it_waits_for_one_that_would_be_too_old_in_the_next_step() -> None:
+async def test_fully_async_training_waits_for_a_group_that_would_become_too_old() -> None:
     rollouts = Rollouts()
     free = feed(rollouts, lead=1, bound=1, in_order=False)
     free.fill("w0", 0)
@@ -99,7 +101,7 @@ async def test_but_it_waits_for_one_that_would_be_too_old_in_the_next_step() -> 
     assert await taken(free, 1) == [(1, 0), (1, 3)]
 
 
-async def test_what_a_rollout_ends_with_ends_the_step() -> None:
+async def test_an_error_in_a_rollout_ends_the_step() -> None:
     async def fails(index: int, _: str) -> int:
         raise LookupError(f"group {index}")
 
@@ -112,7 +114,7 @@ async def test_what_a_rollout_ends_with_ends_the_step() -> None:
         await broken.take(0, Stop())
 
 
-async def test_a_stop_is_heard_while_rollouts_go_on() -> None:
+async def test_a_stop_is_noticed_during_rollouts() -> None:
     rollouts, stop = Rollouts(), Stop()
     sync = feed(rollouts)
     sync.fill("w0", 0)
@@ -133,7 +135,7 @@ async def test_a_stop_is_heard_while_rollouts_go_on() -> None:
     interval=st.integers(1, 5),
     in_order=st.booleans(),
 )
-def test_whatever_the_rollouts_take_none_is_too_old_or_lost(
+def test_rollouts_of_any_duration_are_neither_too_old_nor_lost(
     seed: int, per_step: int, bound: int, interval: int, in_order: bool
 ) -> None:
     interval = min(interval, bound)

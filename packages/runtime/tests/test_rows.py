@@ -32,11 +32,11 @@ REPLIED = {"role": "assistant", "content": "4"}
     ],
     ids=lambda row: "+".join(row),
 )
-def test_every_usual_shape_says_the_same(row: dict[str, Any]) -> None:
+def test_every_common_shape_gives_the_same_conversation(row: dict[str, Any]) -> None:
     assert conversation(row).messages == [ASKED, REPLIED]
 
 
-def test_a_row_of_a_table_has_nulls_where_others_have_something() -> None:
+def test_null_columns_of_a_table_row_are_ignored() -> None:
     nulls = dict.fromkeys(("tool_calls", "tool_call_id", "name", "weight", "reasoning_content"))
     part = {"type": "text", "text": "4", "image_url": None}
     row = {
@@ -56,14 +56,14 @@ def test_an_instruction_comes_before_its_input() -> None:
     assert said.messages[0]["content"] == "Add.\n\n2 and 2"
 
 
-def test_an_input_of_zero_is_an_input() -> None:
+def test_zero_is_a_valid_input() -> None:
     said = conversation({"instruction": "Double it.", "input": 0, "output": 0})
 
     assert [each["content"] for each in said.messages] == ["Double it.\n\n0", "0"]
 
 
 @pytest.mark.parametrize(("answer", "text"), [(0, "0"), (False, "false"), (0.5, "0.5")])
-def test_a_falsy_answer_is_an_answer(answer: Any, text: str) -> None:
+def test_a_falsy_answer_is_a_valid_answer(answer: Any, text: str) -> None:
     said = conversation({"prompt": "how many?", "answer": answer})
 
     assert said.messages[-1]["content"] == text
@@ -103,7 +103,7 @@ def test_reasoning_becomes_a_thinking_part(turn: dict[str, Any]) -> None:
         {"tool_call_id": "c1", "function_name": "add", "arguments": {"a": 2}},
     ],
 )
-def test_both_shapes_of_tool_calls_are_understood(call: dict[str, Any]) -> None:
+def test_both_shapes_of_tool_calls_are_read(call: dict[str, Any]) -> None:
     result = {"role": "tool", "tool_call_id": "c1", "name": "add", "content": "4"}
     spoken = {"role": "assistant", "content": None, "tool_calls": [call]}
 
@@ -113,7 +113,7 @@ def test_both_shapes_of_tool_calls_are_understood(call: dict[str, Any]) -> None:
     assert said.messages[2] == result
 
 
-def test_a_trajectory_tells_what_its_tools_answered() -> None:
+def test_a_trajectory_contains_its_tool_results() -> None:
     call = {"tool_call_id": "c1", "function_name": "add", "arguments": {"a": 2}}
     observed = {"results": [{"source_call_id": "c1", "content": "4"}]}
     steps = [
@@ -147,7 +147,7 @@ def test_a_trajectory_tells_what_its_tools_answered() -> None:
     }
 
 
-def test_tools_come_along_in_either_shape() -> None:
+def test_tools_are_read_in_both_shapes() -> None:
     spec = {"name": "add", "description": "", "parameters": {"type": "object"}}
     plain = {"messages": [ASKED, REPLIED], "tools": [spec]}
     wrapped = {"messages": [ASKED, REPLIED], "tools": [{"type": "function", "function": spec}]}
@@ -158,7 +158,7 @@ def test_tools_come_along_in_either_shape() -> None:
     assert conversation(text).tools == [spec]
 
 
-def test_a_row_may_mark_what_is_trained() -> None:
+def test_a_row_may_mark_its_trained_messages() -> None:
     again = [ASKED, {**REPLIED, "weight": 0}, ASKED, REPLIED]
 
     said = conversation({"messages": again, "system": "Be brief."})
@@ -202,12 +202,12 @@ def test_a_row_may_mark_what_is_trained() -> None:
         ),
     ],
 )
-def test_what_cannot_be_trained_on_says_why(row: dict[str, Any], reason: str) -> None:
+def test_an_untrainable_row_is_refused_with_the_reason(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
         conversation(row)
 
 
-def test_a_system_prompt_goes_in_front_and_marks_move_along() -> None:
+def test_a_system_prompt_comes_first_and_marks_move_with_their_messages() -> None:
     said = conversation({"messages": [ASKED, {**REPLIED, "weight": 1}]})
 
     prompted = with_system_prompt(said, "Be brief.")
@@ -216,7 +216,7 @@ def test_a_system_prompt_goes_in_front_and_marks_move_along() -> None:
     assert prompted.chosen == {2}
 
 
-def test_a_system_prompt_joins_the_rows_own() -> None:
+def test_a_system_prompt_is_joined_with_the_rows_own() -> None:
     said = conversation({"system": "You count.", "prompt": "2+2?", "answer": 4})
 
     prompted = with_system_prompt(said, "Be brief.")
@@ -225,7 +225,7 @@ def test_a_system_prompt_joins_the_rows_own() -> None:
     assert len(prompted.messages) == 3
 
 
-def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
+def test_blank_lines_are_skipped(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"a": 1}\n\n{"a": 2}\n')
 
@@ -233,7 +233,7 @@ def test_blank_lines_are_no_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", "nothing"])
-def test_a_line_that_is_no_object_is_named(tmp_path: Path, line: str) -> None:
+def test_a_line_that_is_not_an_object_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text('{"a": 1}\n' + line + "\n")
 

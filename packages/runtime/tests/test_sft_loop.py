@@ -82,7 +82,9 @@ async def test_the_next_step_is_submitted_before_the_last_one_is_awaited(
     assert outcome.step == 6
 
 
-async def test_nothing_waits_for_a_checkpoint(plan: Any, trainer: Any, told: Told) -> None:
+async def test_saving_a_checkpoint_does_not_delay_training(
+    plan: Any, trainer: Any, told: Told
+) -> None:
     await run(plan(epochs=2, checkpoint_interval=2), trainer, told)
 
     assert trainer.names == [
@@ -92,7 +94,7 @@ async def test_nothing_waits_for_a_checkpoint(plan: Any, trainer: Any, told: Tol
     ]
 
 
-async def test_an_optimizer_step_takes_in_every_micro_batch(
+async def test_an_optimizer_step_includes_every_micro_batch(
     plan: Any, trainer: Any, told: Told
 ) -> None:
     await run(plan(rows=7, gradient_accumulation_steps=2), trainer, told)
@@ -101,7 +103,7 @@ async def test_an_optimizer_step_takes_in_every_micro_batch(
     assert sizes == [[2, 2], [2, 1]]
 
 
-async def test_each_step_tells_the_mean_loss_of_its_trained_tokens(
+async def test_each_step_reports_the_mean_loss_of_its_trained_tokens(
     plan: Any, trainer: Any, told: Told
 ) -> None:
     await run(plan(epochs=1), trainer, told)
@@ -129,7 +131,7 @@ async def test_each_step_tells_the_mean_loss_of_its_trained_tokens(
         ({"gradient_accumulation_steps": 3}, 2),
     ],
 )
-def test_a_job_is_as_long_as_it_says(given: dict[str, int], steps: int) -> None:
+def test_a_job_runs_its_configured_number_of_steps(given: dict[str, int], steps: int) -> None:
     assert config(batch_size=2, **given).total_steps(rows=7) == steps
 
 
@@ -161,7 +163,9 @@ async def test_a_checkpoint_is_not_saved_twice(plan: Any, trainer: Any, told: To
     )
 
 
-async def test_a_resumed_run_goes_on_where_it_stopped(plan: Any, trainer: Any, told: Told) -> None:
+async def test_a_resumed_run_continues_where_it_stopped(
+    plan: Any, trainer: Any, told: Told
+) -> None:
     whole = type(trainer)()
     await run(plan(epochs=3), whole, Told())
     trainer.steps = 4
@@ -174,7 +178,7 @@ async def test_a_resumed_run_goes_on_where_it_stopped(plan: Any, trainer: Any, t
     assert told.of("step_complete")[0]["metrics"]["steps"] == [5]
 
 
-async def test_a_loss_that_is_no_number_ends_the_job_and_names_the_rows(
+async def test_a_loss_that_is_not_finite_ends_the_job_and_names_the_rows(
     plan: Any, trainer: Any, told: Told, nan: float
 ) -> None:
     trainer.loss_of = lambda step, e: nan if step >= 3 and e.row == 5 else 1.0
@@ -185,7 +189,7 @@ async def test_a_loss_that_is_no_number_ends_the_job_and_names_the_rows(
     assert len(asyncio.all_tasks()) <= 4
 
 
-async def test_a_loss_far_above_the_first_is_warned_of_once_and_names_step_and_figures(
+async def test_a_loss_far_above_the_first_is_warned_about_once_with_step_and_values(
     plan: Any, trainer: Any, told: Told
 ) -> None:
     trainer.loss_of = lambda step, e: [2.0, 5.9, 2.0, 21144.5, 9.0, 3.0][step]
@@ -204,7 +208,7 @@ async def test_a_loss_far_above_the_first_is_warned_of_once_and_names_step_and_f
 
 
 @pytest.mark.parametrize(("before", "warned"), [([None, 2.0, 3.0], [5]), ([2.0, 7.0, 3.0], [])])
-async def test_a_resumed_run_measures_by_the_first_loss_of_the_job_and_does_not_warn_again(
+async def test_a_resumed_run_compares_with_the_first_loss_of_the_job_and_does_not_warn_again(
     plan: Any, trainer: Any, told: Told, before: list[float | None], warned: list[int]
 ) -> None:
     columns = {"train/loss": before, "train/num_sequences": [2] * 3, "train/num_tokens": [9] * 3}
@@ -216,7 +220,7 @@ async def test_a_resumed_run_measures_by_the_first_loss_of_the_job_and_does_not_
     assert [line["data"]["step"] for line in told.of("log")] == warned
 
 
-def test_a_resumed_history_ends_at_the_checkpoint_and_believes_the_last_word() -> None:
+def test_a_resumed_history_ends_at_the_checkpoint_and_uses_the_latest_report() -> None:
     metrics = {
         "steps": [1, 2, 3, 2, 3],
         "train/loss": [4.0, 2.0, 1.0, 2.5, 1.5],
@@ -230,7 +234,7 @@ def test_a_resumed_history_ends_at_the_checkpoint_and_believes_the_last_word() -
     assert history.tokens == [10, 10]
 
 
-def test_final_metrics_hold_what_was_promised() -> None:
+def test_final_metrics_contain_the_documented_names() -> None:
     history = History()
     for loss in (4.0, 1.0, 2.0, 3.0):
         history.add(loss, 1e-4, 2, 10)
@@ -257,7 +261,7 @@ def test_final_metrics_hold_what_was_promised() -> None:
     }
 
 
-def test_a_checkpoints_path_says_its_step() -> None:
+def test_a_checkpoints_path_contains_its_step() -> None:
     path = f"tinker://run:train:0/weights/{checkpoint_name(120)}"
 
     assert step_of_checkpoint(path) == 120
@@ -272,19 +276,19 @@ def test_a_checkpoints_path_says_its_step() -> None:
         ({"learning_rate": "fast"}, "The setting `learning_rate` cannot be read"),
     ],
 )
-def test_a_setting_that_the_runtime_cannot_read_is_our_fault_and_not_the_jobs(
+def test_a_setting_unknown_to_the_runtime_is_an_internal_error(
     given: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(ConfigMismatch, match=sentence):
         config(**given)
 
 
-def test_the_runtime_has_no_defaults_of_its_own() -> None:
+def test_the_runtime_has_no_defaults() -> None:
     with pytest.raises(ConfigMismatch, match="is missing; install the same version of the API"):
         read_config(SftConfig, {"dataset_ref": {"name": "talk", "version": "1"}, "epochs": 1})
 
 
-async def test_a_stopped_loop_leaves_no_work_unawaited(plan: Any, trainer: Any, told: Told) -> None:
+async def test_a_stopped_loop_leaves_no_unawaited_work(plan: Any, trainer: Any, told: Told) -> None:
     stop = Stop()
     stop.cancelled = True
 
@@ -295,7 +299,7 @@ async def test_a_stopped_loop_leaves_no_work_unawaited(plan: Any, trainer: Any, 
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_a_checkpoint_is_told_only_when_the_next_loss_proves_it(
+async def test_a_checkpoint_is_reported_after_the_next_loss_verifies_it(
     plan: Any, trainer: Any, told: Told, nan: float
 ) -> None:
     trainer.loss_of = lambda step, e: 1.0 if step < 4 else nan
@@ -307,7 +311,7 @@ async def test_a_checkpoint_is_told_only_when_the_next_loss_proves_it(
     assert [event["data"]["step"] for event in told.of("checkpoint_saved")] == [2]
 
 
-async def test_a_checkpoint_is_told_while_it_is_written_and_again_with_its_size_and_losses(
+async def test_a_checkpoint_is_reported_as_pending_and_again_with_its_size_and_losses(
     plan: Any, trainer: Any, told: Told
 ) -> None:
     await run(plan(epochs=2, eval_rows=2, eval_interval=4, checkpoint_interval=2), trainer, told)
@@ -323,7 +327,7 @@ async def test_a_checkpoint_is_told_while_it_is_written_and_again_with_its_size_
     ]
 
 
-async def test_evaluation_comes_on_its_interval_and_at_the_end(
+async def test_evaluations_run_at_their_interval_and_at_the_end(
     plan: Any, trainer: Any, told: Told
 ) -> None:
     await run(plan(epochs=2, eval_rows=3, eval_interval=4), trainer, told)
@@ -339,7 +343,7 @@ async def test_evaluation_comes_on_its_interval_and_at_the_end(
     assert [len(what) for name, what in trainer.calls if name == "evaluate"] == [2, 1] * 2
 
 
-async def test_without_an_interval_there_is_one_evaluation_at_the_end(
+async def test_without_an_interval_one_evaluation_runs_at_the_end(
     plan: Any, trainer: Any, told: Told
 ) -> None:
     await run(plan(epochs=2, eval_rows=3), trainer, told)
@@ -347,7 +351,7 @@ async def test_without_an_interval_there_is_one_evaluation_at_the_end(
     assert [event["data"]["step"] for event in told.of("eval_complete")] == [6]
 
 
-async def test_an_evaluation_sees_the_weights_of_its_step(
+async def test_an_evaluation_uses_the_weights_of_its_step(
     plan: Any, trainer: Any, told: Told
 ) -> None:
     await run(plan(epochs=2, eval_rows=2, eval_interval=2), trainer, told)
@@ -371,7 +375,7 @@ async def test_the_best_checkpoint_is_kept(plan: Any, trainer: Any, told: Told) 
     ]
 
 
-async def test_the_last_weights_are_the_best_when_nothing_was_better(
+async def test_the_last_weights_are_the_best_when_no_evaluation_was_better(
     plan: Any, trainer: Any, told: Told
 ) -> None:
     outcome = await run(plan(epochs=2, eval_rows=2, eval_interval=2), trainer, told)
@@ -379,7 +383,7 @@ async def test_the_last_weights_are_the_best_when_nothing_was_better(
     assert outcome.best is None
 
 
-async def test_training_ends_early_when_evaluations_get_no_better(
+async def test_training_stops_early_when_evaluations_do_not_improve(
     plan: Any, trainer: Any, told: Told
 ) -> None:
     trainer.eval_loss_of = lambda step: 1.0 if step == 2 else 0.9
@@ -447,7 +451,7 @@ async def test_the_schedule_knows_the_fewest_tokens_of_a_job_that_may_stop_early
     assert fewest.total < job.schedule.tokens(tokens, 10).total
 
 
-async def test_a_job_that_had_stopped_early_does_not_go_on_after_a_resume(
+async def test_a_job_that_stopped_early_does_not_continue_after_a_resume(
     plan: Any, trainer: Any, told: Told
 ) -> None:
     early = {"early_stopping_patience": 1, "eval_interval": 2, "eval_rows": 2}
@@ -461,7 +465,7 @@ async def test_a_job_that_had_stopped_early_does_not_go_on_after_a_resume(
     assert (outcome.stopped_early, outcome.step, trainer.calls) == (True, 4, [])
 
 
-def test_a_resumed_history_knows_the_best_evaluation() -> None:
+def test_a_resumed_history_keeps_the_best_evaluation() -> None:
     metrics = {"eval/steps": [2, 4, 6], "eval/loss_history": [3.0, 1.0, 0.5]}
 
     history = History.from_metrics(metrics, 5, lambda _: 1e-4)

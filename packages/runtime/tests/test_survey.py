@@ -22,7 +22,7 @@ def written(tmp_path: Path, rows: list[Any]) -> Path:
     return file
 
 
-def test_good_rows_need_no_words(tmp_path: Path) -> None:
+def test_good_rows_are_reported_without_notes(tmp_path: Path) -> None:
     assert survey(written(tmp_path, [{"prompt": "a", "response": "b"}] * 3), 10) == []
 
 
@@ -44,13 +44,13 @@ def test_good_rows_need_no_words(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_a_person_should_know_is_said(
+def test_facts_that_a_user_should_know_are_reported(
     tmp_path: Path, rows: list[Any], notes: list[str]
 ) -> None:
     assert survey(written(tmp_path, rows), 10) == notes
 
 
-def test_rows_of_preferences_are_kept_for_their_prompts(tmp_path: Path) -> None:
+def test_preference_rows_are_kept_for_their_prompts(tmp_path: Path) -> None:
     row = {"prompt": "a", "chosen": "b", "rejected": "c"}
 
     first, second = survey(written(tmp_path, [row]), 10)
@@ -59,7 +59,7 @@ def test_rows_of_preferences_are_kept_for_their_prompts(tmp_path: Path) -> None:
     assert second == "not read: chosen, rejected, in 1 of 1 rows"
 
 
-def test_only_the_first_rows_are_read_and_that_is_said(tmp_path: Path) -> None:
+def test_only_the_first_rows_are_surveyed_and_the_survey_says_so(tmp_path: Path) -> None:
     rows = [{"prompt": "a", "response": "b", "docs": "c"}] * 9
 
     assert survey(written(tmp_path, rows), 4) == [
@@ -86,7 +86,7 @@ def test_rows_that_can_never_be_trained_are_refused(
     assert reason in str(answer["error"])
 
 
-def test_the_answer_comes_without_the_libraries_that_take_long_to_load(tmp_path: Path) -> None:
+def test_the_survey_does_not_load_slow_libraries(tmp_path: Path) -> None:
     question = json.dumps({"path": str(written(tmp_path, [{"a": 1}])), "rows": 10})
     program = (
         "import runpy, sys; sys.argv = ['dreadnode_runtime', 'rows']\n"

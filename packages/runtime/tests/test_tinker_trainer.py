@@ -37,7 +37,7 @@ def opened(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return open_trainer
 
 
-async def test_the_example_whose_loss_is_no_number_is_found(opened: Any, example: Any) -> None:
+async def test_the_example_whose_loss_is_not_finite_is_found(opened: Any, example: Any) -> None:
     good, bad = example(1), example(2)
     bad = replace(bad, weights=np.where(bad.weights > 0, np.float32(np.inf), bad.weights))
     async with opened() as trainer:
@@ -46,7 +46,7 @@ async def test_the_example_whose_loss_is_no_number_is_found(opened: Any, example
     assert [math.isnan(loss) for loss in losses] == [False, False, False, True, False]
 
 
-async def test_a_loss_counts_each_trained_token_once_whatever_its_weight(
+async def test_a_loss_counts_each_trained_token_once_at_any_weight(
     opened: Any, example: Any
 ) -> None:
     light = example(1)
@@ -58,7 +58,7 @@ async def test_a_loss_counts_each_trained_token_once_whatever_its_weight(
     assert losses[0] > 4  # four tokens, of a model that knows nothing of 263
 
 
-async def test_an_adapter_can_be_had_of_an_earlier_checkpoint(
+async def test_an_earlier_checkpoint_can_be_exported_as_an_adapter(
     opened: Any, example: Any, tmp_path: Path
 ) -> None:
     async with opened() as trainer:
@@ -74,14 +74,14 @@ async def test_an_adapter_can_be_had_of_an_earlier_checkpoint(
     assert weights(best.adapter) != weights(last.adapter)
 
 
-async def test_a_checkpoint_that_the_engine_does_not_have_means_starting_over(
+async def test_a_job_whose_checkpoint_the_engine_lost_starts_over(
     opened: Any,
 ) -> None:
     async with opened(resume="tinker://gone:train:0/weights/step-000001") as trainer:
         assert trainer.resumed is False
 
 
-async def test_a_checkpoint_is_gone_on_from(opened: Any, example: Any) -> None:
+async def test_training_resumes_from_a_checkpoint(opened: Any, example: Any) -> None:
     async with opened() as trainer:
         await trainer.submit([[example(1)]], 1e-2)
         path = (await trainer.save("step-000001")).path
@@ -93,7 +93,7 @@ async def test_a_checkpoint_is_gone_on_from(opened: Any, example: Any) -> None:
     assert found == expected
 
 
-async def test_a_rank_that_the_engine_refuses_is_the_jobs_fault(opened: Any) -> None:
+async def test_a_rank_refused_by_the_engine_fails_the_job(opened: Any) -> None:
     with pytest.raises(JobFailed, match="The engine refused the work"):
         async with opened(rank=100_000):
             pass

@@ -72,7 +72,7 @@ def curve(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(point.step, round(point.value, 4)) for point in read.Scalars(name)]
 
 
-async def test_tensorboard_has_the_curves_and_an_attempt_that_goes_on_doubles_nothing(
+async def test_tensorboard_gets_the_curves_and_a_resumed_attempt_adds_no_duplicates(
     patient: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DREADNODE_TENSORBOARD_DIR", str(tmp_path))
@@ -204,7 +204,7 @@ class Broken:
     def close(self, end: str) -> None: ...
 
 
-async def test_a_tracker_that_fails_is_warned_of_once_and_stops_nothing(
+async def test_a_failing_tracker_is_warned_about_once_and_stops_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "secret-of-the-tracker")
@@ -223,7 +223,7 @@ async def test_a_tracker_that_fails_is_warned_of_once_and_stops_nothing(
     )
 
 
-async def test_a_tracker_that_cannot_begin_is_warned_of_once(tmp_path: Path) -> None:
+async def test_a_tracker_that_cannot_start_is_warned_about_once(tmp_path: Path) -> None:
     def refuse(name: str, run: Run) -> Any:
         raise OSError(f"no such server for {run.project}")
 
@@ -235,7 +235,7 @@ async def test_a_tracker_that_cannot_begin_is_warned_of_once(tmp_path: Path) -> 
     assert len(told.warnings) == 1
 
 
-async def test_a_tracker_that_hangs_does_not_hold_up_the_end(
+async def test_a_hanging_tracker_does_not_delay_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("dreadnode_runtime.control.tracking.CLOSE_SECONDS", 0.2)
@@ -256,7 +256,7 @@ async def end_with(raised: BaseException, open_: Any) -> None:
         raise raised
 
 
-async def test_a_tracker_learns_how_the_run_ended() -> None:
+async def test_a_tracker_gets_the_runs_final_status() -> None:
     ends: list[str] = []
 
     class Listener(Broken):
@@ -274,7 +274,7 @@ async def test_a_tracker_learns_how_the_run_ended() -> None:
     assert ends == ["completed", "failed", "interrupted"]
 
 
-def test_only_finite_numbers_reach_a_tracker_and_axes_do_not() -> None:
+def test_only_finite_numbers_are_sent_to_a_tracker_and_step_axes_are_not() -> None:
     told = {
         "steps": [3], "train/loss": [0.5], "eval/loss": float("nan"), "train/kl": [None], "x": "y",
     }  # fmt: skip
@@ -282,7 +282,7 @@ def test_only_finite_numbers_reach_a_tracker_and_axes_do_not() -> None:
     assert metrics_of(told) == {"train/loss": 0.5}
 
 
-def test_a_library_that_is_not_installed_is_said_before_the_job_exists(
+def test_a_missing_tracker_library_is_reported_before_the_job_is_created(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "wandb" else name)

@@ -23,13 +23,13 @@ def environ(tmp_path: Path) -> dict[str, str]:
     return environ
 
 
-def test_the_active_profile_is_used_when_nothing_is_said(environ: dict[str, str]) -> None:
+def test_the_active_profile_is_used_by_default(environ: dict[str, str]) -> None:
     assert resolve(environ=environ) == Connection(
         HOME.url, "dn_home", Scope("main", "default"), "home"
     )
 
 
-def test_a_named_profile_is_used_whole_whatever_the_environment_says(
+def test_a_named_profile_overrides_the_whole_environment(
     environ: dict[str, str],
 ) -> None:
     environ |= {
@@ -43,7 +43,7 @@ def test_a_named_profile_is_used_whole_whatever_the_environment_says(
     )
 
 
-def test_flags_come_before_the_environment_and_the_environment_before_profiles(
+def test_flags_override_the_environment_and_the_environment_overrides_profiles(
     environ: dict[str, str],
 ) -> None:
     environ |= {"DREADNODE_ORGANIZATION": "env", "DREADNODE_WORKSPACE": "env"}
@@ -52,7 +52,7 @@ def test_flags_come_before_the_environment_and_the_environment_before_profiles(
 
 
 @pytest.mark.parametrize("said", ["flag", "environment"])
-def test_a_profiles_key_never_goes_to_another_servers_address(
+def test_a_profiles_token_is_never_sent_to_another_server(
     environ: dict[str, str], said: str
 ) -> None:
     if said == "environment":
@@ -64,7 +64,7 @@ def test_a_profiles_key_never_goes_to_another_servers_address(
     assert connection == Connection("https://evil.test", None, Scope(), None)
 
 
-def test_the_environments_key_never_goes_to_another_server_than_the_environments(
+def test_the_environments_token_is_never_sent_to_another_server(
     environ: dict[str, str],
 ) -> None:
     environ |= {"DREADNODE_SERVER": "https://work.test", "DREADNODE_API_KEY": "dn_env"}
@@ -73,7 +73,7 @@ def test_the_environments_key_never_goes_to_another_server_than_the_environments
     assert resolve(environ=environ).api_key == "dn_env"
 
 
-def test_a_key_alone_in_the_environment_goes_where_the_person_points(
+def test_a_token_alone_in_the_environment_is_sent_to_the_chosen_server(
     environ: dict[str, str],
 ) -> None:
     environ["DREADNODE_API_KEY"] = "dn_env"
@@ -81,7 +81,7 @@ def test_a_key_alone_in_the_environment_goes_where_the_person_points(
     assert resolve(server="https://new.test", environ=environ).api_key == "dn_env"
 
 
-def test_an_address_finds_the_profile_that_was_saved_for_it(environ: dict[str, str]) -> None:
+def test_an_address_selects_the_profile_saved_for_it(environ: dict[str, str]) -> None:
     connection = resolve(server="http://127.0.0.1:8799/", environ=environ)
 
     assert (connection.profile, connection.api_key) == ("home", "dn_home")
@@ -99,26 +99,26 @@ def test_an_address_finds_the_profile_that_was_saved_for_it(environ: dict[str, s
         ("https://a.test/one", "https://a.test/two", False),
     ],
 )
-def test_two_addresses_name_one_server_only_if_host_port_and_path_agree(
+def test_two_addresses_are_one_server_only_if_host_port_and_path_agree(
     one: str, other: str, same: bool
 ) -> None:
     assert same_server(one, other) is same
 
 
-def test_there_is_no_server_by_default(tmp_path: Path) -> None:
+def test_there_is_no_default_server(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="`dn serve`"):
         resolve(environ={"DREADNODE_CONFIG_DIR": str(tmp_path)})
 
 
 @pytest.mark.parametrize("flag", [{"server": "http://a"}, {"api_key": "dn_x"}])
-def test_a_profile_excludes_a_server_and_a_key(
+def test_a_profile_excludes_a_server_and_a_token(
     environ: dict[str, str], flag: dict[str, str]
 ) -> None:
     with pytest.raises(InputError, match="leave out"):
         resolve(profile="work", environ=environ, **flag)
 
 
-def test_saving_keeps_what_this_version_does_not_know(environ: dict[str, str]) -> None:
+def test_saving_keeps_unknown_fields(environ: dict[str, str]) -> None:
     path = config_path(environ)
     content = yaml.safe_load(path.read_text())
     content["theme"] = "dark"
@@ -130,7 +130,7 @@ def test_saving_keeps_what_this_version_does_not_know(environ: dict[str, str]) -
     assert yaml.safe_load(path.read_text()) == content
 
 
-def test_the_file_with_the_keys_is_its_owners_alone(environ: dict[str, str]) -> None:
+def test_the_file_with_the_tokens_is_readable_only_by_its_owner(environ: dict[str, str]) -> None:
     path = config_path(environ)
 
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -146,7 +146,7 @@ def test_removing_the_active_profile_makes_another_one_active(environ: dict[str,
 
 
 @pytest.mark.parametrize("text", ["servers: [", "- a\n- b\n", "servers: 3", "\x00", "servers: [1]"])
-def test_a_file_that_holds_no_profiles_is_named(tmp_path: Path, text: str) -> None:
+def test_a_file_without_profiles_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_text(text)
 
     with pytest.raises(ConfigError, match=r"config\.yaml"):
@@ -156,7 +156,7 @@ def test_a_file_that_holds_no_profiles_is_named(tmp_path: Path, text: str) -> No
 @pytest.mark.parametrize(
     "url", ["", "localhost:8799", "ftp://a", "http://", "http://user:word@a.test", "http://a:b"]
 )
-def test_what_is_no_address_is_refused(tmp_path: Path, url: str) -> None:
+def test_an_invalid_address_is_refused(tmp_path: Path, url: str) -> None:
     environ = {"DREADNODE_CONFIG_DIR": str(tmp_path)}
 
     with pytest.raises(ConfigError):

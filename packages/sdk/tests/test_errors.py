@@ -34,7 +34,7 @@ def refused(status: int, detail: Any, **fields: Any) -> ApiError:
         (307, ApiError),
     ],
 )
-def test_each_status_has_its_class(status: int, kind: type[ApiError]) -> None:
+def test_each_status_has_its_error_class(status: int, kind: type[ApiError]) -> None:
     error = refused(status, "No")
 
     assert type(error) is kind
@@ -65,7 +65,7 @@ def test_an_unknown_model_carries_the_suggestions(status: int) -> None:
     )
 
 
-def test_an_unknown_model_that_resembles_nothing_has_no_suggestions() -> None:
+def test_an_unknown_model_without_similar_ones_has_no_suggestions() -> None:
     error = refused(422, "Unknown training base model 'it's'.\nSee `dn train catalog`.")
 
     assert isinstance(error, UnknownModelError)
@@ -84,11 +84,11 @@ def test_a_response_without_the_envelope_becomes_a_message(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("3", 3.0), ("soon", None), ("-1", None)])
-def test_retry_after_is_seconds_or_nothing(header: str, seconds: float | None) -> None:
+def test_retry_after_is_seconds_or_none(header: str, seconds: float | None) -> None:
     assert refusal(429, {"retry-after": header}, b"").retry_after == seconds
 
 
-def test_the_tree_in_the_docstring_names_every_class() -> None:
+def test_the_docstrings_tree_contains_every_class() -> None:
     assert errors.__doc__
     classes = [
         name

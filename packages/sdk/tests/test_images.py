@@ -35,7 +35,7 @@ def write(folder: Path, *rows: Any) -> None:
         {"images": ["pictures/a.png", {"path": "./pictures/a.png"}]},
     ],
 )
-def test_an_image_that_a_row_names_is_sent_within_it(folder: Path, named: Any) -> None:
+def test_an_image_named_by_a_row_is_sent_within_it(folder: Path, named: Any) -> None:
     write(folder, {"messages": [{"role": "user", "content": [named]}]}, {"prompt": "a.png"})
 
     file = collect(folder)["train"]
@@ -55,21 +55,21 @@ def test_an_image_that_a_row_names_is_sent_within_it(folder: Path, named: Any) -
         ("../a.png", "line 1: the image `../a.png` lies outside of"),
     ],
 )
-def test_an_image_that_is_not_there_is_named(folder: Path, path: str, reason: str) -> None:
+def test_a_missing_image_is_named(folder: Path, path: str, reason: str) -> None:
     write(folder, {"messages": [{"role": "user", "content": [{"image": path}]}]})
 
     with pytest.raises(UnusableFile, match=reason):
         collect(folder)
 
 
-def test_images_that_no_row_names_are_not_lost_in_silence(folder: Path) -> None:
+def test_images_that_no_row_names_are_reported(folder: Path) -> None:
     write(folder, {"prompt": "a", "response": "b"})
 
     with pytest.raises(UnusableFile, match="holds images, and no row"):
         collect(folder)
 
 
-def test_a_folder_of_other_files_is_refused_as_before(folder: Path) -> None:
+def test_a_folder_of_other_files_is_refused(folder: Path) -> None:
     (folder / "pictures" / "notes.txt").write_text("x")
     write(folder, {"prompt": "a", "response": "b"})
 

@@ -37,13 +37,15 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
         require_installation(runtime=True, engine=True)
 
 
-def test_what_runs_elsewhere_need_not_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_used_on_another_machine_need_not_be_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     without(monkeypatch, "dreadnode_engine")
 
     require_installation(runtime=True, engine=False)
 
 
-def test_the_command_names_the_version_that_the_project_is_tested_with() -> None:
+def test_the_install_command_names_the_tested_version() -> None:
     pinned = (ROOT / "requirements-nodeps.txt").read_text()
 
     assert installation.RUNTIME["tinker_cookbook"].split()[-1] in pinned

@@ -17,7 +17,7 @@ def written(path: Path, content: bytes) -> Path:
     return path
 
 
-def test_a_good_file_is_counted_measured_and_digested(tmp_path: Path) -> None:
+def test_a_valid_file_is_counted_measured_and_hashed(tmp_path: Path) -> None:
     content = '{"a": 1}\n\n{"b": "é"}'.encode()
 
     checked = check(written(tmp_path / "rows.jsonl", content))
@@ -43,14 +43,12 @@ def test_a_good_file_is_counted_measured_and_digested(tmp_path: Path) -> None:
         (b"[" * 100_000, "line 1: not JSON"),
     ],
 )
-def test_the_first_line_that_is_wrong_is_named(
-    tmp_path: Path, content: bytes, sentence: str
-) -> None:
+def test_the_first_invalid_line_is_named(tmp_path: Path, content: bytes, sentence: str) -> None:
     with pytest.raises(UnusableFile, match=sentence):
         check(written(tmp_path / "rows.jsonl", content))
 
 
-def test_a_folder_and_a_missing_file_cannot_be_read(tmp_path: Path) -> None:
+def test_a_folder_and_a_missing_file_are_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "gone.jsonl"):
         with pytest.raises(UnusableFile, match="cannot be read"):
             check(path)
@@ -66,7 +64,7 @@ def test_a_folder_and_a_missing_file_cannot_be_read(tmp_path: Path) -> None:
         ("x" * 200 + ".jsonl", "x" * 100),
     ],
 )
-def test_every_files_name_becomes_a_datasets_name(tmp_path: Path, file: str, name: str) -> None:
+def test_every_file_name_becomes_a_valid_dataset_name(tmp_path: Path, file: str, name: str) -> None:
     path = written(tmp_path / file, b"{}\n")
     made, version = default_ref(path, collect(path))
 
@@ -78,12 +76,12 @@ def test_every_files_name_becomes_a_datasets_name(tmp_path: Path, file: str, nam
 @pytest.mark.parametrize(
     "text", ["", "a", "a@", "@1", "a@latest", "A@1", "a b@1", "a@1@2", "acme/a@1", "a@-1", "-a@1"]
 )
-def test_what_is_not_name_and_version_is_refused(text: str) -> None:
+def test_a_reference_without_name_and_version_is_refused(text: str) -> None:
     with pytest.raises(InputError):
         parse_ref(text)
 
 
-def test_a_file_is_told_from_a_name_by_how_it_is_written(tmp_path: Path) -> None:
+def test_a_path_is_distinguished_from_a_reference_by_its_form(tmp_path: Path) -> None:
     assert is_path("./rows")
     assert is_path("rows.jsonl")
     assert is_path(str(tmp_path / "x"))
@@ -110,9 +108,7 @@ def test_a_byte_order_mark_is_not_part_of_the_first_row(tmp_path: Path) -> None:
         ("rows.txt", None),
     ],
 )
-def test_the_name_of_a_file_says_its_format_and_its_compression(
-    name: str, format_: str | None
-) -> None:
+def test_a_file_name_determines_format_and_compression(name: str, format_: str | None) -> None:
     assert format_of(Path(name)) == format_
 
 

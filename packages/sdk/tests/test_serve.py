@@ -247,7 +247,7 @@ def test_on_stop_leave_is_announced_and_passed_to_the_dispatcher(
     assert "stopping; running jobs keep running until the next start adopts them\n" in server.said
 
 
-def test_ctrl_c_reaches_only_the_server_and_not_its_processes(server: Server) -> None:
+def test_ctrl_c_is_handled_by_the_server_only_and_not_by_its_processes(server: Server) -> None:
     process = server.start()
     os.kill(process.pid, signal.SIGINT)
     process.communicate(timeout=WITHIN)
@@ -281,7 +281,7 @@ def test_the_processes_get_addresses_and_secrets_in_their_environment(
     assert api["arguments"] == ["--host", "127.0.0.1", "--port", str(server.port)]
 
 
-def test_the_engines_key_stays_the_same_over_restarts(server: Server) -> None:
+def test_the_engines_key_stays_the_same_across_restarts(server: Server) -> None:
     keys = set()
     for _ in range(2):
         server.stop(server.start(), signal.SIGTERM)
@@ -290,7 +290,7 @@ def test_the_engines_key_stays_the_same_over_restarts(server: Server) -> None:
     assert len(keys) == 1
 
 
-def test_with_hosted_tinker_no_local_engine_starts(server: Server) -> None:
+def test_hosted_tinker_starts_no_local_engine(server: Server) -> None:
     process = server.start(TINKER_API_KEY="tml-hosted")
     server.stop(process, signal.SIGTERM)
 
@@ -369,7 +369,7 @@ def test_a_port_in_use_is_refused_before_anything_is_written(server: Server, fla
     assert [path.name for path in server.data.iterdir()] == ["serve.lock"]
 
 
-def test_a_data_directory_that_cannot_be_written_is_refused(server: Server) -> None:
+def test_a_data_directory_that_is_not_writable_is_refused(server: Server) -> None:
     server.data.write_text("a file")
 
     code, said = server.run()
@@ -463,7 +463,7 @@ def test_every_process_runs_in_the_data_directory_with_private_files_and_a_safe_
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
 
 
-def test_a_data_directory_that_others_can_open_prints_a_warning(server: Server) -> None:
+def test_a_data_directory_that_others_can_read_prints_a_warning(server: Server) -> None:
     server.data.mkdir(mode=0o700)
     server.stop(server.start(), signal.SIGTERM)
     assert "warning: other users" not in server.said
@@ -475,7 +475,7 @@ def test_a_data_directory_that_others_can_open_prints_a_warning(server: Server) 
 
 
 @pytest.mark.parametrize("command", ["serve", "server backup there", "engine models --help"])
-def test_a_module_in_the_current_folder_never_runs_in_place_of_ours(
+def test_a_module_in_the_current_folder_never_replaces_one_of_ours(
     server: Server, command: str
 ) -> None:
     here = server.folder / "here"

@@ -117,7 +117,7 @@ def supervisor(
     return Supervisor(stages, place.folder / "logs", say=say, **options)  # type: ignore[arg-type]
 
 
-async def test_stages_start_in_order_and_stop_in_the_reverse_order(place: Place) -> None:
+async def test_stages_start_in_order_and_stop_in_reverse_order(place: Place) -> None:
     ready = asyncio.Event()
     running = supervisor(
         place, [place.program("engine"), place.program("api")], [place.program("dispatcher")]
@@ -138,7 +138,7 @@ async def test_stages_start_in_order_and_stop_in_the_reverse_order(place: Place)
     assert not any(map(alive, place.pids))
 
 
-async def test_a_program_that_dies_is_started_again_and_the_others_go_on(place: Place) -> None:
+async def test_a_program_that_dies_is_started_again_and_the_others_continue(place: Place) -> None:
     said: list[str] = []
     ready = asyncio.Event()
     running = supervisor(place, [place.program("engine"), place.program("api")], said=said)
@@ -166,7 +166,7 @@ def started(place: Place) -> list[tuple[int, str]]:
     return list(zip(place.pids, names, strict=True))
 
 
-async def test_a_program_that_never_answers_ends_the_whole_with_its_last_words(
+async def test_a_program_that_never_becomes_ready_stops_everything_with_its_last_output(
     place: Place,
 ) -> None:
     running = supervisor(place, [place.program("engine", "broken"), place.program("api")])
@@ -180,7 +180,7 @@ async def test_a_program_that_never_answers_ends_the_whole_with_its_last_words(
     assert not any(map(alive, place.pids))
 
 
-async def test_a_program_that_takes_too_long_to_answer_ends_the_whole(place: Place) -> None:
+async def test_a_program_that_becomes_ready_too_late_stops_everything(place: Place) -> None:
     running = supervisor(place, [place.program("engine", "silent", start_within=0.5)])
 
     with pytest.raises(ServeError, match=r"was not ready within 0\.5 s"):
@@ -189,7 +189,7 @@ async def test_a_program_that_takes_too_long_to_answer_ends_the_whole(place: Pla
     assert not any(map(alive, place.pids))
 
 
-async def test_a_program_that_does_not_stop_when_asked_is_killed(place: Place) -> None:
+async def test_a_program_that_does_not_stop_on_request_is_killed(place: Place) -> None:
     said: list[str] = []
     ready = asyncio.Event()
     running = supervisor(place, [place.program("engine", "stubborn", stop_within=0.3)], said=said)
@@ -204,7 +204,7 @@ async def test_a_program_that_does_not_stop_when_asked_is_killed(place: Place) -
     assert not any(map(alive, place.pids))
 
 
-async def test_to_be_told_twice_is_to_hurry(place: Place) -> None:
+async def test_a_second_stop_signal_stops_immediately(place: Place) -> None:
     ready = asyncio.Event()
     running = supervisor(place, [place.program("engine", "stubborn", stop_within=3600.0)])
     task = asyncio.create_task(running.run(when_ready=ready.set))
@@ -218,7 +218,7 @@ async def test_to_be_told_twice_is_to_hurry(place: Place) -> None:
     assert not any(map(alive, place.pids))
 
 
-async def test_to_stop_while_starting_leaves_nothing(place: Place) -> None:
+async def test_stopping_during_the_start_leaves_no_process(place: Place) -> None:
     running = supervisor(place, [place.program("engine", "silent")], [place.program("api")])
     task = asyncio.create_task(running.run())
     await until(lambda: ("engine", "started") in place.events)
@@ -230,7 +230,7 @@ async def test_to_stop_while_starting_leaves_nothing(place: Place) -> None:
     assert not any(map(alive, place.pids))
 
 
-async def test_programs_end_by_themselves_when_the_supervisor_is_killed(place: Place) -> None:
+async def test_programs_end_when_the_supervisor_is_killed(place: Place) -> None:
     script = place.folder / "supervise.py"
     script.write_text(
         textwrap.dedent(f"""
@@ -256,7 +256,7 @@ async def test_programs_end_by_themselves_when_the_supervisor_is_killed(place: P
     assert sorted(name for name, event in place.events if event == "orphaned") == ["api", "engine"]
 
 
-async def test_output_is_appended_and_a_long_log_is_put_aside(
+async def test_output_is_appended_and_a_long_log_is_rotated(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     logs = place.folder / "logs"
@@ -276,7 +276,7 @@ async def test_output_is_appended_and_a_long_log_is_put_aside(
     assert (logs / "api.log.1").read_text() == "long\n" * 10
 
 
-async def test_the_log_of_a_program_that_runs_on_keeps_to_its_bound_and_goes_on(
+async def test_the_log_of_a_running_program_stays_within_its_limit(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dreadnode.local_server.supervisor._LOG_LIMIT", 20)

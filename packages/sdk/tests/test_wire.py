@@ -41,7 +41,7 @@ def schemas() -> dict[str, Any]:
         (wire.CapabilityRequest, "CapabilityRequest", set()),
     ],
 )
-def test_a_request_has_every_field_that_the_api_takes(
+def test_a_request_type_has_every_field_of_the_api(
     schemas: dict[str, Any], kind: type[BaseModel], name: str, left_out: set[str]
 ) -> None:
     assert set(kind.model_fields) == set(schemas[name]["properties"]) - left_out
@@ -67,7 +67,7 @@ def test_a_request_has_every_field_that_the_api_takes(
         (wire.Workspace, "WorkspaceView"),
     ],
 )
-def test_an_answer_needs_no_field_that_the_api_does_not_promise(
+def test_a_response_type_requires_only_fields_that_the_api_guarantees(
     schemas: dict[str, Any], kind: type[BaseModel], name: str
 ) -> None:
     promised = schemas[name]["properties"]
@@ -81,18 +81,18 @@ def test_every_setting_of_a_job_is_a_flag() -> None:
     assert {each.name for each in fields(SftFlags)} == set(jobs.SftConfig.model_fields) - data
 
 
-def test_a_misspelt_setting_is_an_error_and_not_a_default() -> None:
+def test_a_misspelled_setting_is_an_error() -> None:
     with pytest.raises(ValidationError):
         jobs.SftConfig(learning_rte=1)  # type: ignore[call-arg]
 
 
-def test_a_number_that_is_none_is_refused_and_not_left_out() -> None:
+def test_an_invalid_number_is_refused() -> None:
     for nothing in (float("inf"), float("nan")):
         with pytest.raises(ValidationError, match="finite"):
             jobs.SftConfig(learning_rate=nothing)
 
 
-def test_a_tokens_secret_does_not_show_when_it_is_printed() -> None:
+def test_a_token_is_not_shown_in_a_repr() -> None:
     made = wire.NewToken(
         id="1", name="n", role="reader", created_at="2026-11-22T03:00:00Z", token="dn_secret"
     )

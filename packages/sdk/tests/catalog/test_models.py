@@ -21,19 +21,19 @@ EXTENDED = [model for model in TINKER_MODELS if model.extended is not None]
 DATE = re.compile(r"20\d\d-\d\d(-\d\d)?")
 
 
-def test_the_catalog_holds_every_model_that_tinker_serves_or_has_served() -> None:
+def test_the_catalog_contains_every_model_that_tinker_serves_or_has_served() -> None:
     assert len(TINKER_MODELS) == 45
     assert sum(model.status == "active" for model in TINKER_MODELS) == 24
 
 
-def test_no_id_stands_twice_in_the_catalog() -> None:
+def test_catalog_ids_are_unique() -> None:
     ids = [model.tinker_id for model in TINKER_MODELS]
     ids += [model.extended.tinker_id for model in EXTENDED if model.extended]
 
     assert len(ids) == len(set(ids))
 
 
-def test_an_entry_is_found_by_its_exact_id_and_by_no_other() -> None:
+def test_an_entry_is_found_by_its_exact_id_only() -> None:
     model = get_training_model("meta-llama/Llama-3.1-8B-Instruct")
 
     assert model is not None
@@ -43,7 +43,9 @@ def test_an_entry_is_found_by_its_exact_id_and_by_no_other() -> None:
 
 
 @pytest.mark.parametrize("base", EXTENDED, ids=lambda model: model.tinker_id)
-def test_an_extended_id_gives_the_entry_on_the_variants_own_terms(base: TrainingModel) -> None:
+def test_an_extended_id_gives_the_entry_with_the_variants_price_and_context(
+    base: TrainingModel,
+) -> None:
     assert base.extended is not None
     variant = get_training_model(base.extended.tinker_id)
 
@@ -55,7 +57,7 @@ def test_an_extended_id_gives_the_entry_on_the_variants_own_terms(base: Training
     assert not variant.extended_context
 
 
-def test_an_entry_cannot_be_changed() -> None:
+def test_an_entry_is_immutable() -> None:
     with pytest.raises(FrozenInstanceError):
         TINKER_MODELS[0].size_b = 1.0  # type: ignore[misc]
 
@@ -75,7 +77,7 @@ def test_each_entry_is_consistent_in_itself(model: TrainingModel) -> None:
 
 
 @pytest.mark.parametrize("model", TINKER_MODELS, ids=lambda model: model.tinker_id)
-def test_no_price_is_zero_and_no_entry_has_a_price_object_without_a_price(
+def test_prices_are_positive_and_a_price_object_has_at_least_one_price(
     model: TrainingModel,
 ) -> None:
     variant = model.extended.pricing if model.extended else None
@@ -96,7 +98,7 @@ def test_no_price_is_zero_and_no_entry_has_a_price_object_without_a_price(
 
 
 @pytest.mark.parametrize("model", TINKER_MODELS, ids=lambda model: model.tinker_id)
-def test_every_date_is_an_iso_day_or_month_no_later_than_the_catalogs_own(
+def test_every_date_is_an_iso_day_or_month_up_to_the_catalogs_own(
     model: TrainingModel,
 ) -> None:
     dates = [model.pricing_as_of, model.retired_on, model.first_seen, model.last_confirmed]
@@ -112,14 +114,14 @@ def test_active_models_come_before_retired_ones() -> None:
     assert statuses == sorted(statuses)
 
 
-def test_the_table_is_laid_out_as_a_refresh_would_write_it() -> None:
+def test_the_table_is_formatted_like_a_refresh_writes_it() -> None:
     source = Path(catalog.__file__).read_text(encoding="utf-8")
 
     assert render_table(TINKER_MODELS) in source
     assert replace_table(source, TINKER_MODELS, CATALOG_AS_OF) == source
 
 
-def test_looking_a_model_up_imports_nothing_heavy() -> None:
+def test_looking_up_a_model_imports_no_heavy_module() -> None:
     probe = (
         "import sys; from dreadnode.training import get_training_model;"
         "print(*sorted({name.partition('.')[0] for name in sys.modules}))"

@@ -57,7 +57,7 @@ def entry(found: Refresh, tinker_id: str) -> TrainingModel:
     return next(model for model in found.models if model.tinker_id == tinker_id)
 
 
-def test_a_list_that_says_the_same_changes_nothing_but_the_day_of_confirmation(rows: Rows) -> None:
+def test_an_unchanged_list_changes_only_the_date_of_confirmation(rows: Rows) -> None:
     found = refreshed(rows)
 
     assert found.lines == found.by_hand == ()
@@ -66,7 +66,7 @@ def test_a_list_that_says_the_same_changes_nothing_but_the_day_of_confirmation(r
     assert [m.pricing for m in found.models] == [m.pricing for m in TINKER_MODELS]
 
 
-def test_a_price_and_a_context_that_changed_are_shown_and_taken_over(rows: Rows) -> None:
+def test_changed_prices_and_contexts_are_shown_and_applied(rows: Rows) -> None:
     rows["Qwen/Qwen3-8B"] |= {"train": "$0.50", "context": "64K"}
     found = refreshed(rows)
 
@@ -80,7 +80,7 @@ def test_a_price_and_a_context_that_changed_are_shown_and_taken_over(rows: Rows)
     assert (model.pricing.train, model.pricing.prefill) == (0.5, 0.195)
 
 
-def test_a_rate_left_out_beside_a_changed_one_becomes_unknown_and_is_not_carried_over(
+def test_a_price_missing_beside_a_changed_one_becomes_unknown(
     rows: Rows,
 ) -> None:
     rows["Qwen/Qwen3-8B"] |= {"prefill": "$0.30", "cached_prefill": "—"}
@@ -90,7 +90,7 @@ def test_a_rate_left_out_beside_a_changed_one_becomes_unknown_and_is_not_carried
     assert (pricing.prefill, pricing.cached_prefill) == (0.30, None)
 
 
-def test_a_discount_is_over_when_the_published_price_is_the_list_price(rows: Rows) -> None:
+def test_a_discount_ends_when_the_published_price_is_the_list_price(rows: Rows) -> None:
     rows["thinkingmachines/Inkling"] |= {
         "prefill": "$3.74",
         "cached_prefill": "$0.748",
@@ -105,7 +105,7 @@ def test_a_discount_is_over_when_the_published_price_is_the_list_price(rows: Row
     assert model.list_pricing is None
 
 
-def test_a_model_that_vanished_is_retired_on_that_day_and_kept(rows: Rows) -> None:
+def test_a_removed_model_is_retired_on_that_day_and_kept(rows: Rows) -> None:
     del rows["openai/gpt-oss-20b"]
     found = refreshed(rows)
 
@@ -117,7 +117,7 @@ def test_a_model_that_vanished_is_retired_on_that_day_and_kept(rows: Rows) -> No
     assert statuses == sorted(statuses)
 
 
-def test_a_retired_model_that_is_published_again_is_active_again(rows: Rows) -> None:
+def test_a_retired_model_that_is_published_again_becomes_active(rows: Rows) -> None:
     old = next(model for model in TINKER_MODELS if model.tinker_id == "meta-llama/Llama-3.1-8B")
     rows[old.tinker_id] = row(old.tinker_id, old, old.pricing, old.context_length)
     found = refreshed(rows)
@@ -128,7 +128,7 @@ def test_a_retired_model_that_is_published_again_is_active_again(rows: Rows) -> 
     assert "served again" in found.lines[0]
 
 
-def test_a_model_that_appeared_gets_an_entry_of_what_is_known_with_its_variant(rows: Rows) -> None:
+def test_a_new_model_gets_an_entry_of_the_known_facts_with_its_variant(rows: Rows) -> None:
     new = {
         "name": "Qwen4-60B-A4B",
         "tinker_id": "Qwen/Qwen4-60B-A4B",
@@ -152,7 +152,7 @@ def test_a_model_that_appeared_gets_an_entry_of_what_is_known_with_its_variant(r
     assert model.first_seen == model.pricing_as_of == DAY
 
 
-def test_a_model_whose_size_nobody_tells_is_named_and_not_guessed(rows: Rows) -> None:
+def test_a_model_of_unknown_size_is_named_and_not_guessed(rows: Rows) -> None:
     new = {"name": "X", "tinker_id": "somebody/Mystery", "arch": "MoE", "context": "32K"}
     found = refreshed(rows | {"new": new})
 
@@ -160,7 +160,7 @@ def test_a_model_whose_size_nobody_tells_is_named_and_not_guessed(rows: Rows) ->
     assert len(found.models) == len(TINKER_MODELS)
 
 
-def test_an_id_that_is_served_for_sampling_only_is_no_model_to_train(rows: Rows) -> None:
+def test_an_id_served_for_sampling_only_is_not_trainable(rows: Rows) -> None:
     sampling = "thinkingmachines/Inkling:peft:262144:sampling-nvfp4"
     rows[sampling] = {"tinker_id": sampling, "context": "256K", "prefill": "$1.00"}
     found = refreshed(rows)
@@ -171,7 +171,7 @@ def test_an_id_that_is_served_for_sampling_only_is_no_model_to_train(rows: Rows)
     assert extended.tinker_id == "thinkingmachines/Inkling:peft:262144"
 
 
-def test_a_variant_that_vanished_is_said_and_not_dropped(rows: Rows) -> None:
+def test_a_removed_variant_is_reported_and_not_dropped(rows: Rows) -> None:
     del rows["openai/gpt-oss-120b:peft:131072"]
     found = refreshed(rows)
 
@@ -181,7 +181,7 @@ def test_a_variant_that_vanished_is_said_and_not_dropped(rows: Rows) -> None:
     assert entry(found, "openai/gpt-oss-120b").extended is not None
 
 
-def test_a_list_that_shrank_too_far_is_not_believed(rows: Rows) -> None:
+def test_a_list_that_shrank_too_much_is_refused(rows: Rows) -> None:
     few = dict(list(rows.items())[:10])
 
     with pytest.raises(SourceError, match="too few to be believed"):
@@ -206,9 +206,7 @@ def test_a_list_that_shrank_too_far_is_not_believed(rows: Rows) -> None:
         ('[{"tinker_id": "a/b", "context": 0}]', "is not a number of tokens"),
     ],
 )
-def test_a_source_that_cannot_be_understood_is_refused_in_one_sentence(
-    text: str, said: str
-) -> None:
+def test_an_unreadable_source_is_refused_in_one_sentence(text: str, said: str) -> None:
     with pytest.raises(SourceError) as caught:
         read(text)
 
@@ -242,7 +240,7 @@ def tool(tmp_path: Path) -> Callable[..., tuple[int, str]]:
     return run
 
 
-def test_the_tool_shows_first_and_writes_on_request_what_python_can_read(
+def test_the_tool_shows_changes_first_and_writes_valid_python_on_request(
     tool: Callable[..., tuple[int, str]], rows: Rows, tmp_path: Path
 ) -> None:
     del rows["openai/gpt-oss-20b"]
@@ -264,7 +262,7 @@ def test_the_tool_shows_first_and_writes_on_request_what_python_can_read(
     assert space["get_training_model"]("openai/gpt-oss-20b").retired_on == DAY
 
 
-def test_the_tool_refuses_a_source_that_is_broken_or_not_there(
+def test_the_tool_refuses_a_broken_or_missing_source(
     tool: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.json"
@@ -297,7 +295,7 @@ def site(rows: Rows) -> Iterator[str]:
         server.shutdown()
 
 
-def test_the_tool_reads_a_url_under_a_name_of_its_own(
+def test_the_tool_fetches_a_url_with_its_own_user_agent(
     tool: Callable[..., tuple[int, str]], site: str
 ) -> None:
     assert tool(site) == (0, "no difference\n")

@@ -29,7 +29,7 @@ def price(model: TrainingModel, rate: str) -> float | None:
     return getattr(model.pricing, rate) if model.pricing else None
 
 
-def test_a_plain_search_gives_the_first_twenty_and_counts_them_all() -> None:
+def test_a_search_without_filters_gives_the_first_twenty_and_the_total() -> None:
     result = search_training_models()
 
     assert len(result) == 20
@@ -50,16 +50,16 @@ def test_every_word_of_a_query_must_occur_in_any_case_and_order() -> None:
     assert search_training_models("llama 9b").total == 0
 
 
-def test_a_query_of_blanks_asks_for_nothing_in_particular() -> None:
+def test_a_blank_query_matches_everything() -> None:
     assert search_training_models("  ").total == len(TINKER_MODELS)
 
 
-def test_an_unknown_family_is_an_empty_result_since_families_are_open() -> None:
+def test_an_unknown_family_gives_an_empty_result() -> None:
     assert search_training_models(family="mistral").total == 0
     assert search_training_models(family="LLAMA").total == 6
 
 
-def test_size_bounds_are_inclusive_and_count_active_parameters() -> None:
+def test_size_limits_are_inclusive_and_count_active_parameters() -> None:
     found = search_training_models(min_size_b=3, max_size_b=8.03, limit=100)
 
     sizes = {model.size_b for model in found}
@@ -69,14 +69,14 @@ def test_size_bounds_are_inclusive_and_count_active_parameters() -> None:
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_an_unknown_price_is_above_every_ceiling(rate: str) -> None:
+def test_an_unknown_price_exceeds_every_limit(rate: str) -> None:
     found = search_training_models(limit=100, **{f"max_{rate}": 1e9})
 
     known = [model for model in TINKER_MODELS if price(model, rate) is not None]
     assert list(found) == known
 
 
-def test_filters_combine() -> None:
+def test_filters_can_be_combined() -> None:
     found = search_training_models(
         type="moe", status="active", vision=True, min_context=65536, max_train=2.0
     )
@@ -88,7 +88,7 @@ def test_filters_combine() -> None:
     )
 
 
-def test_unknown_vision_is_neither_yes_nor_no() -> None:
+def test_models_of_unknown_vision_match_neither_yes_nor_no() -> None:
     seeing = search_training_models(vision=True).total
     blind = search_training_models(vision=False).total
 
@@ -98,7 +98,7 @@ def test_unknown_vision_is_neither_yes_nor_no() -> None:
 
 @pytest.mark.parametrize("key", SORT_KEYS)
 @pytest.mark.parametrize("sign", ["", "-"])
-def test_sorting_puts_unknown_values_last_both_ways(key: str, sign: str) -> None:
+def test_sorting_puts_unknown_values_last_in_both_directions(key: str, sign: str) -> None:
     found = search_training_models(sort=f"{sign}{key}", limit=100)
 
     values = [price(model, key) if key in RATES else getattr(model, key) for model in found]
@@ -107,14 +107,14 @@ def test_sorting_puts_unknown_values_last_both_ways(key: str, sign: str) -> None
     assert known == sorted(known, reverse=bool(sign))
 
 
-def test_offset_walks_through_all_matches_once() -> None:
+def test_paging_by_offset_gives_every_match_once() -> None:
     pages = [search_training_models(limit=7, offset=offset) for offset in range(0, 49, 7)]
 
     walked = [model.tinker_id for found in pages for model in found]
     assert walked == [model.tinker_id for model in TINKER_MODELS]
 
 
-def test_facets_count_all_matches_and_not_the_page() -> None:
+def test_facets_count_all_matches_and_not_only_the_page() -> None:
     found = search_training_models(family="qwen", limit=1)
 
     assert found.facets["status"] == {"retired": 12, "active": 8}
@@ -146,7 +146,7 @@ def test_facets_count_all_matches_and_not_the_page() -> None:
         ("family", {"family": "qwen\n"}),
     ],
 )
-def test_what_cannot_be_meant_is_refused_with_the_field_named(
+def test_an_invalid_search_is_refused_with_its_field(
     field: str, arguments: dict[str, object]
 ) -> None:
     with pytest.raises(CatalogQueryError) as caught:
@@ -158,7 +158,7 @@ def test_what_cannot_be_meant_is_refused_with_the_field_named(
     assert not set("[]") & set(str(caught.value))
 
 
-def test_the_default_view_holds_exactly_the_documented_fields() -> None:
+def test_the_default_view_has_exactly_the_documented_fields() -> None:
     answer = page(search_training_models(limit=100))
 
     assert set(answer) == {"models", "total", "limit"}
@@ -168,7 +168,7 @@ def test_the_default_view_holds_exactly_the_documented_fields() -> None:
 
 
 @pytest.mark.parametrize("name", EXPANSIONS)
-def test_an_expansion_only_adds(name: str) -> None:
+def test_an_expansion_only_adds_fields(name: str) -> None:
     for model in TINKER_MODELS:
         plain, more = entry(model), entry(model, {name})
 
@@ -178,7 +178,7 @@ def test_an_expansion_only_adds(name: str) -> None:
         }
 
 
-def test_all_expansions_together_show_every_fact_of_an_entry() -> None:
+def test_all_expansions_together_show_every_field_of_an_entry() -> None:
     shown = set(entry(TINKER_MODELS[0], expansions("all")))
 
     assert set(TrainingModel.__dataclass_fields__) <= shown

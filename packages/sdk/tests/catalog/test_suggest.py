@@ -21,13 +21,13 @@ def ids(name: str, limit: int = 3) -> list[str]:
         ("Qwen/Qwen3-8", "Qwen/Qwen3-8B", "Qwen/Qwen3-8B-Base"),
     ],
 )
-def test_the_documented_misspellings_give_the_documented_hints(
+def test_the_documented_misspellings_give_the_documented_suggestions(
     name: str, first: str, second: str
 ) -> None:
     assert ids(name, limit=2) == [first, second]
 
 
-def test_the_documented_call_gives_llamas() -> None:
+def test_the_documented_call_suggests_llamas() -> None:
     found = suggest_training_models("llama3", limit=3)
 
     assert len(found) == 3
@@ -35,12 +35,12 @@ def test_the_documented_call_gives_llamas() -> None:
 
 
 @pytest.mark.parametrize("model", TINKER_MODELS, ids=lambda model: model.tinker_id)
-def test_an_exact_id_suggests_itself_first(model) -> None:
+def test_an_exact_id_is_its_own_first_suggestion(model) -> None:
     assert ids(model.tinker_id)[0] == model.tinker_id
 
 
 @pytest.mark.parametrize("limit", [-1, 0])
-def test_no_suggestion_is_given_where_none_is_asked_for(limit: int) -> None:
+def test_a_limit_of_zero_gives_no_suggestion(limit: int) -> None:
     assert ids("Qwen/Qwen3-8", limit=limit) == []
 
 
@@ -63,21 +63,21 @@ def test_no_suggestion_is_given_where_none_is_asked_for(limit: int) -> None:
         ),
     ],
 )
-def test_the_addresses_of_other_hosts_are_read(name: str, meant: str) -> None:
+def test_model_addresses_of_other_hosts_are_understood(name: str, meant: str) -> None:
     assert ids(name)[0] == meant
 
 
-def test_a_family_is_not_recognised_by_its_beginning() -> None:
+def test_a_family_is_not_recognized_by_a_prefix() -> None:
     assert ids("mistral-nemo") == []
 
 
 @pytest.mark.parametrize("name", ["", " ", "/", ":", "\x00", "8B", "🦙", "x" * 100_000, "b" * 200])
-def test_what_says_nothing_gets_no_suggestion(name: str) -> None:
+def test_a_name_without_meaning_gets_no_suggestion(name: str) -> None:
     assert ids(name) == []
 
 
 @given(st.text(max_size=220))
-def test_whatever_is_asked_the_answer_is_a_short_list_of_models(name: str) -> None:
+def test_any_input_gives_a_short_list_of_models(name: str) -> None:
     found = suggest_training_models(name, limit=2)
 
     assert len(found) <= 2
@@ -107,5 +107,5 @@ def test_whatever_is_asked_the_answer_is_a_short_list_of_models(name: str) -> No
         max_size=30,
     )
 )
-def test_fragments_of_names_in_any_order_are_read_without_failing(parts: list[str]) -> None:
+def test_fragments_of_names_in_any_order_do_not_fail(parts: list[str]) -> None:
     assert len(suggest_training_models("".join(parts))) <= 3

@@ -63,7 +63,7 @@ def slip(text: str, chance: random.Random) -> str:
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_what_was_meant_comes_first_in_97_of_100_and_among_three_in_99(half: str) -> None:
+def test_the_intended_model_is_first_in_97_percent_and_among_three_in_99(half: str) -> None:
     asked = [one for one in MEANT if one.half == half]
     answers = {one.name: ids(one.name) for one in asked}
 
@@ -77,7 +77,7 @@ def test_what_was_meant_comes_first_in_97_of_100_and_among_three_in_99(half: str
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_a_random_slip_of_the_keyboard_is_understood_in_99_of_100(seed: int) -> None:
+def test_a_random_typo_is_understood_in_99_percent(seed: int) -> None:
     chance = random.Random(seed)
     slips = [(slip(model, chance), model) for model in MODELS for _ in range(40)]
     asked = [(name, model) for name, model in slips if get_training_model(name) is None]
@@ -86,14 +86,14 @@ def test_a_random_slip_of_the_keyboard_is_understood_in_99_of_100(seed: int) -> 
     assert len(understood) >= 0.99 * len(asked)
 
 
-def test_a_name_that_means_none_of_these_models_gets_no_suggestion() -> None:
+def test_an_unrelated_name_gets_no_suggestion() -> None:
     foreign = [one.name for one in NAMES if one.meant == (SILENCE,)]
 
     assert len(foreign) > 300
     assert [name for name in foreign if ids(name)] == []
 
 
-def test_a_relative_of_these_models_gets_its_own_family_or_nothing() -> None:
+def test_a_related_model_gets_suggestions_of_its_own_family_or_none() -> None:
     relatives = [one.name for one in NAMES if one.meant == (RELATIVE,)]
 
     for name in relatives:
@@ -101,7 +101,7 @@ def test_a_relative_of_these_models_gets_its_own_family_or_nothing() -> None:
             assert model.family.removeprefix("gpt-") in name.lower().replace("_", "-")
 
 
-def test_no_other_family_and_no_other_size_stands_above_what_was_meant() -> None:
+def test_other_families_and_sizes_never_rank_above_the_intended_one() -> None:
     for one in MEANT:
         meant = [MODELS[model] for model in one.meant]
         for found in suggest_training_models(one.name):
@@ -124,7 +124,7 @@ def test_no_other_family_and_no_other_size_stands_above_what_was_meant() -> None
         "DeepSeek V3.1 Base",
     ],
 )
-def test_an_instruct_model_never_stands_above_the_base_that_was_asked_for(name: str) -> None:
+def test_an_instruct_model_never_ranks_above_the_requested_base_model(name: str) -> None:
     first = suggest_training_models(name)[0]
 
     assert first.training_type == "Base"
@@ -138,13 +138,11 @@ def test_an_instruct_model_never_stands_above_the_base_that_was_asked_for(name: 
         ("Qwen/Qwen3-8B:peft:131072", "Qwen/Qwen3-8B"),
     ],
 )
-def test_a_misspelt_extended_id_suggests_the_extended_variant_where_there_is_one(
-    name: str, meant: str
-) -> None:
+def test_a_misspelled_extended_id_suggests_the_extended_variant(name: str, meant: str) -> None:
     assert ids(name)[0] == meant
 
 
-def test_an_extended_variant_is_not_suggested_to_who_did_not_ask_for_one() -> None:
+def test_an_extended_variant_is_suggested_only_on_request() -> None:
     for one in MEANT:
         if ":peft" not in one.name:
             assert set(ids(one.name)) <= set(MODELS)

@@ -90,7 +90,7 @@ hint: `dn train sft --capability harbour@1.0.0 …` trains with it
     assert json.loads(sent[0].content) == {"prompt": "Begin with Ahoy."}
 
 
-def test_a_folder_says_its_name_and_its_entry_agent_speaks(
+def test_a_folder_gives_its_name_and_its_entry_agents_prompt(
     dn: Dn, sent: list[httpx2.Request]
 ) -> None:
     folder(
@@ -115,7 +115,7 @@ harbour@1.0.0  The harbour desk  2026-11-22 03:00:00
 """)
 
 
-def test_one_is_shown_by_name_or_by_version(dn: Dn, sent: list[httpx2.Request]) -> None:
+def test_a_capability_is_shown_by_name_or_by_version(dn: Dn, sent: list[httpx2.Request]) -> None:
     dn("capability get harbour")
     dn("capability get harbour@1.0.0 --json")
 
@@ -140,7 +140,7 @@ def test_one_is_shown_by_name_or_by_version(dn: Dn, sent: list[httpx2.Request]) 
         ("train sft --model m --dataset a@1 --capability harbour", "has no version"),
     ],
 )
-def test_what_cannot_be_a_capability_is_refused_before_anything_is_sent(
+def test_an_invalid_capability_is_refused_before_a_request_is_sent(
     dn: Dn, sent: list[httpx2.Request], line: str, words: str
 ) -> None:
     folder("name: harbour\nversion: 0.1.0\n")
@@ -157,15 +157,13 @@ def test_what_cannot_be_a_capability_is_refused_before_anything_is_sent(
 
 
 @pytest.mark.parametrize("manifest", ["- a list", "a: [", ""])
-def test_a_manifest_that_is_none_is_refused(dn: Dn, manifest: str) -> None:
+def test_an_invalid_manifest_is_refused(dn: Dn, manifest: str) -> None:
     folder(manifest, a="first")
 
     assert "capability.yaml" in dn("capability push desk")
 
 
-def test_an_entry_agent_without_a_file_is_refused_and_not_replaced(
-    dn: Dn, sent: list[httpx2.Request]
-) -> None:
+def test_a_missing_file_of_the_entry_agent_is_refused(dn: Dn, sent: list[httpx2.Request]) -> None:
     folder("name: harbour\nversion: 0.1.0\nentry_agent: c\n", a="first", b="second")
 
     said = dn("capability push desk")
@@ -176,7 +174,7 @@ def test_an_entry_agent_without_a_file_is_refused_and_not_replaced(
 
 
 @pytest.mark.parametrize("command", ["capability push prompt.md", "dataset push rows.jsonl"])
-def test_a_version_given_as_a_flag_is_refused_and_not_taken_for_a_question(
+def test_a_version_given_as_a_flag_is_refused(
     dn: Dn, sent: list[httpx2.Request], command: str
 ) -> None:
     said = dn(f"{command} --version 1.0.0")
@@ -186,18 +184,18 @@ def test_a_version_given_as_a_flag_is_refused_and_not_taken_for_a_question(
     assert sent == []
 
 
-def test_a_job_names_its_capability(dn: Dn, sent: list[httpx2.Request]) -> None:
+def test_a_job_request_names_its_capability(dn: Dn, sent: list[httpx2.Request]) -> None:
     dn("train sft --model Qwen/Qwen3-8B --dataset a@1 --capability harbour@1.0.0")
 
     assert json.loads(sent[0].content)["capability_ref"] == {"name": "harbour", "version": "1.0.0"}
 
 
-def test_front_matter_is_no_part_of_a_prompt() -> None:
+def test_front_matter_is_not_part_of_a_prompt() -> None:
     assert without_front_matter("---\na: 1\n---\nbody --- more") == "body --- more"
     assert without_front_matter("---\nnever closed") == "---\nnever closed"
 
 
-def test_a_capability_is_fetched_into_a_file_that_was_not_there(dn: Dn) -> None:
+def test_a_capability_is_downloaded_into_a_new_file(dn: Dn) -> None:
     fetched = dn("capability download harbour@1.0.0")
     again = dn("capability download harbour@1.0.0")
 

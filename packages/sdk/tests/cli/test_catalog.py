@@ -85,7 +85,7 @@ prices in USD per million tokens; HERE as of 3 s ago
 """)
 
 
-def test_a_discount_an_unknown_price_and_an_extended_variant_are_seen(dn: Dn) -> None:
+def test_a_discount_an_unknown_price_and_an_extended_variant_are_shown(dn: Dn) -> None:
     assert dn("train catalog --family inkling --limit 2") == snapshot("""\
 exit: 0
 --- stdout
@@ -98,7 +98,7 @@ hint: 1 to 2 of 3; `--limit 3` shows more
 """)
 
 
-def test_what_the_engine_does_not_answer_is_not_guessed(dn: Dn, server: CatalogApi) -> None:
+def test_facts_that_the_engine_does_not_report_are_not_guessed(dn: Dn, server: CatalogApi) -> None:
     server.engine = {"age_seconds": None, "serves": [], "detail": "The engine cannot be reached"}
 
     assert dn("train catalog --query qwen3-32b") == snapshot("""\
@@ -112,7 +112,7 @@ the server does not know what its engine can train: The engine cannot be reached
 """)
 
 
-def test_offline_no_server_is_asked_and_the_day_of_the_copy_is_said(
+def test_offline_no_request_is_sent_and_the_date_of_the_copy_is_shown(
     dn: Dn, server: CatalogApi
 ) -> None:
     assert dn("train catalog --offline --family glm") == snapshot("""\
@@ -129,7 +129,7 @@ prices in USD per million tokens
 
 
 @pytest.mark.parametrize("where", ["", " --offline"])
-def test_json_is_exactly_the_documented_answer_with_or_without_a_server(dn: Dn, where: str) -> None:
+def test_json_is_exactly_the_documented_response_online_and_offline(dn: Dn, where: str) -> None:
     answer = json.loads(stdout(dn(f"train catalog --family llama --min-size-b 7 --json{where}")))
 
     assert answer == view.page(search_training_models(family="llama", min_size_b=7))
@@ -171,7 +171,7 @@ def test_every_filter_reaches_the_server(dn: Dn, server: CatalogApi) -> None:
     )
 
 
-def test_csv_holds_every_fact_of_every_model(dn: Dn) -> None:
+def test_csv_contains_every_field_of_every_model(dn: Dn) -> None:
     rows = list(csv.DictReader(io.StringIO(stdout(dn("train catalog --csv --limit 100")))))
 
     by_id = {row["tinker_id"]: row for row in rows}
@@ -181,7 +181,7 @@ def test_csv_holds_every_fact_of_every_model(dn: Dn) -> None:
     assert by_id["zai-org/GLM-5.3-Flash:peft:262144"]["pricing_train"] == ""
 
 
-def test_ids_stand_alone_one_a_line(dn: Dn) -> None:
+def test_ids_are_printed_one_per_line(dn: Dn) -> None:
     assert stdout(dn("train catalog --ids --offline --family gpt-oss")) == snapshot("""\
 openai/gpt-oss-120b
 openai/gpt-oss-20b
@@ -204,7 +204,7 @@ openai/gpt-oss-20b
         "--check --offline",
     ],
 )
-def test_what_cannot_be_meant_is_refused_in_one_sentence_before_a_server_is_asked(
+def test_an_invalid_filter_is_refused_in_one_sentence_before_a_request_is_sent(
     dn: Dn, server: CatalogApi, flags: str
 ) -> None:
     said = dn(f"train catalog {flags}")
@@ -224,7 +224,7 @@ error: `--min-size-b` of 70 is above `--max-size-b` of 8
 """)
 
 
-def test_nothing_found_is_said_and_is_not_an_error(dn: Dn) -> None:
+def test_an_empty_result_is_reported_and_not_an_error(dn: Dn) -> None:
     assert dn("train catalog --family mistral") == snapshot("""\
 exit: 0
 --- stdout
@@ -269,7 +269,7 @@ no difference: the catalog has all 24 served models
 """)
 
 
-def test_a_check_with_a_key_of_tinker_asks_tinker(
+def test_a_check_with_a_tinker_key_asks_tinker(
     dn: Dn, server: CatalogApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINKER_API_KEY", "tml-mine")
@@ -287,7 +287,7 @@ error: the catalog and the served models differ in 1 model; see docs/reference/c
 """)
 
 
-def test_a_check_of_what_is_not_tinker_says_so(
+def test_a_check_against_another_engine_says_so(
     dn: Dn, server: CatalogApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINKER_API_KEY", "tml-mine")
@@ -302,7 +302,7 @@ error: http://tinker.test responds, but not like Tinker; check `TINKER_BASE_URL`
 """)
 
 
-def test_a_check_without_an_engine_is_a_failure_and_no_difference(
+def test_a_check_without_an_engine_fails_instead_of_reporting_a_difference(
     dn: Dn, server: CatalogApi
 ) -> None:
     server.engine = {"age_seconds": None, "serves": [], "detail": "The engine cannot be reached"}

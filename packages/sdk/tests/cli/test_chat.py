@@ -26,7 +26,7 @@ def typed(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     return lambda text: monkeypatch.setattr("sys.stdin", Keyboard(text))
 
 
-def test_one_message_gets_one_answer(dn: Dn) -> None:
+def test_one_message_gets_one_completion(dn: Dn) -> None:
     assert dn("train chat 01900001-0000-7000-8000-000000000000 --message Hello") == snapshot("""\
 exit: 0
 --- stdout
@@ -36,7 +36,7 @@ Qwen/Qwen3-8B after step 10 (step-000010)
 """)
 
 
-def test_a_rehearsal_is_never_taken_for_the_model(dn: Dn, api: Any, make_job: Any) -> None:
+def test_a_rehearsal_is_never_shown_as_the_model(dn: Dn, api: Any, make_job: Any) -> None:
     api.jobs = [make_job(rehearsal=True, trained_model="stand-in/tiny")]
 
     assert dn(
@@ -51,7 +51,7 @@ rehearsal: this is the stand-in stand-in/tiny after step 10 (step-000010), not Q
 """)
 
 
-def test_a_terminal_has_one_conversation_until_it_is_reset(
+def test_a_terminal_keeps_one_conversation_until_it_is_reset(
     dn: Dn, typed: Callable[[str], None]
 ) -> None:
     typed("Hello\n\nAnd then?\n/reset\nAgain\n")
@@ -69,7 +69,7 @@ Again 2
 """)
 
 
-def test_a_conversation_stays_with_the_checkpoint_that_it_began_with(
+def test_a_conversation_keeps_the_checkpoint_that_it_started_with(
     dn: Dn, api: Any, typed: Callable[[str], None]
 ) -> None:
     typed("Hello\nAnd then?\n")
@@ -89,7 +89,7 @@ def test_a_pipe_gets_json_lines(dn: Dn, monkeypatch: pytest.MonkeyPatch) -> None
     assert [json.loads(line)["message"]["content"] for line in lines] == ["Hello 1", "And then? 3"]
 
 
-def test_a_refusal_does_not_end_a_conversation_at_a_terminal(
+def test_a_refused_message_does_not_end_a_conversation_at_a_terminal(
     dn: Dn, api: Any, make_refusal: Any, typed: Callable[[str], None]
 ) -> None:
     refused = make_refusal(422, "validation_error", "There is no room for an answer")
@@ -103,7 +103,7 @@ def test_a_refusal_does_not_end_a_conversation_at_a_terminal(
     assert said.startswith("exit: 0")
 
 
-def test_a_refusal_of_one_message_is_the_commands(dn: Dn, api: Any, make_refusal: Any) -> None:
+def test_a_refused_single_message_fails_the_command(dn: Dn, api: Any, make_refusal: Any) -> None:
     api.failures = [make_refusal(409, "conflict_error", "The job has no checkpoint yet")]
 
     assert dn("train chat 01900001-0000-7000-8000-000000000000 --message Hello") == snapshot("""\
@@ -118,9 +118,7 @@ def test_an_empty_message_is_a_wrong_argument(dn: Dn) -> None:
     assert dn("train chat 01900001-0000-7000-8000-000000000000 --message ''").startswith("exit: 2")
 
 
-def test_a_name_that_would_steer_the_terminal_is_shown_without_what_it_steers_with(
-    dn: Dn, api: Any
-) -> None:
+def test_control_characters_of_a_name_are_not_sent_to_the_terminal(dn: Dn, api: Any) -> None:
     api.jobs[0]["trained_model"] = "stand-in/\x1b[2Jgone"
     api.jobs[0]["rehearsal"] = True
 

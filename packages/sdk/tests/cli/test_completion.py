@@ -57,7 +57,7 @@ def test_bash_completes_commands(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="needs zsh")
-def test_zsh_takes_the_script() -> None:
+def test_zsh_accepts_the_script() -> None:
     subprocess.run(["zsh", "-n"], input=script("zsh"), text=True, check=True)
 
 
@@ -73,14 +73,14 @@ def test_fish_completes_the_id_of_a_base_model(environment: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_each_script_asks_for_models_when_they_are_wanted(shell: str) -> None:
+def test_each_script_asks_for_model_ids_on_demand(shell: str) -> None:
     text = script(shell)
 
     assert "__complete" in text
     assert TINKER_MODELS[0].tinker_id not in text
 
 
-def test_every_id_that_can_be_trained_is_offered_once() -> None:
+def test_every_trainable_id_is_offered_once() -> None:
     offered = [model_id for model_id, _ in model_ids(None)]
 
     assert len(offered) == len(set(offered))

@@ -29,11 +29,11 @@ from dreadnode.training.jobs import Preflight
         ({"evaluation": {"rows": 4, "usable": 4}}, "9 of 9 rows"),
     ],
 )
-def test_what_is_lost_of_the_data_is_said(found: dict[str, Any], line: str) -> None:
+def test_dropped_and_truncated_rows_are_reported(found: dict[str, Any], line: str) -> None:
     assert data(Preflight.model_validate({"rows": 9, "usable": 9, **found})) == line
 
 
-def test_dropped_rows_stand_on_a_line_of_their_own() -> None:
+def test_dropped_rows_have_their_own_line() -> None:
     found = {"rows": 9, "usable": 8, "dropped": {"no answer": 1}}
 
     lines = dropped(Preflight.model_validate({**found, "first_dropped": {"no answer": [3]}}))

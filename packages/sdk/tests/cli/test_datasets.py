@@ -35,7 +35,7 @@ hint: `dn train sft --model MODEL --dataset support@1.0.0` trains on it
     assert api.datasets == {("support", "1.0.0"): (ROW * 3).encode()}
 
 
-def test_the_same_bytes_again_change_nothing_and_other_bytes_are_refused(dn: Dn) -> None:
+def test_pushing_the_same_bytes_again_changes_nothing_and_other_bytes_are_refused(dn: Dn) -> None:
     Path("rows.jsonl").write_text(ROW)
     dn("dataset push rows.jsonl support@1.0.0")
 
@@ -51,7 +51,7 @@ error: Dataset `support@1.0.0` exists with other content
 """)
 
 
-def test_without_a_name_the_file_gives_it(dn: Dn, api: Any) -> None:
+def test_the_name_defaults_to_the_file_name(dn: Dn, api: Any) -> None:
     Path("Support Tone (new).jsonl").write_text(ROW)
 
     dn("dataset push 'Support Tone (new).jsonl'")
@@ -102,7 +102,7 @@ error: There is no dataset `nope`
 """)
 
 
-def test_nothing_stored_yet_is_no_error(dn: Dn) -> None:
+def test_an_empty_list_is_not_an_error(dn: Dn) -> None:
     assert dn("dataset list") == snapshot("""\
 exit: 0
 --- stdout
@@ -136,7 +136,7 @@ def test_each_file_of_a_folder_is_the_split_of_its_name(dn: Dn, api: Any) -> Non
     assert "stored data as support@1.0.0: 5 rows, 83 bytes, in 3 splits\n" in said
 
 
-def test_a_file_is_sent_as_what_it_is(dn: Dn, api: Any) -> None:
+def test_a_file_is_sent_with_its_own_media_type(dn: Dn, api: Any) -> None:
     Path("rows.csv").write_text("prompt\na\n")
     Path("rows.txt").write_text('[{"prompt": "a"}]')
 
@@ -148,7 +148,7 @@ def test_a_file_is_sent_as_what_it_is(dn: Dn, api: Any) -> None:
     assert api.datasets["a", "1"] == b'[{"prompt": "a"}]'
 
 
-def test_a_version_made_of_several_files_changes_with_any_of_them(dn: Dn, api: Any) -> None:
+def test_a_version_derived_from_several_files_changes_with_any_of_them(dn: Dn, api: Any) -> None:
     Path("data").mkdir()
     for text in ("1", "2", "1"):
         Path("data/a.jsonl").write_text(ROW)
@@ -158,7 +158,7 @@ def test_a_version_made_of_several_files_changes_with_any_of_them(dn: Dn, api: A
     assert [name for name, _ in api.splits] == ["data", "data"]
 
 
-def test_rows_are_shown_as_jobs_read_them(dn: Dn, api: Any) -> None:
+def test_rows_are_shown_like_jobs_read_them(dn: Dn, api: Any) -> None:
     api.datasets = {("a", "1"): b'{"n": 1}\n{"n": "\xc3\xa9"}\n\n{"n": 3}'}
     api.splits = {("a", "1"): {"test": ("test.jsonl", b"{}\n")}}
 
@@ -170,7 +170,7 @@ def test_rows_are_shown_as_jobs_read_them(dn: Dn, api: Any) -> None:
     assert out("dataset read a@1 --split test") == "{}\n"
 
 
-def test_what_cannot_be_a_dataset_is_refused_before_anything_is_sent(dn: Dn, api: Any) -> None:
+def test_an_invalid_dataset_is_refused_before_a_request_is_sent(dn: Dn, api: Any) -> None:
     for folder in ("odd", "twice", "none", "named"):
         Path(folder).mkdir()
     Path("odd/README.md").write_text("hello")
@@ -213,7 +213,7 @@ error: `--rows` must be above 0, not 0
 """)
 
 
-def test_a_job_names_its_splits(dn: Dn, api: Any) -> None:
+def test_a_job_request_names_its_splits(dn: Dn, api: Any) -> None:
     def config() -> Any:
         return json.loads(api.requests[-1].content)["config"]
 
@@ -235,7 +235,7 @@ def test_a_job_names_its_splits(dn: Dn, api: Any) -> None:
     }
 
 
-def test_a_folder_given_to_a_job_is_stored_first_with_all_its_splits(dn: Dn, api: Any) -> None:
+def test_a_folder_given_to_a_job_is_pushed_first_with_all_its_splits(dn: Dn, api: Any) -> None:
     Path("support").mkdir()
     Path("support/train.jsonl").write_text(ROW)
     Path("support/validation.jsonl").write_text(ROW)

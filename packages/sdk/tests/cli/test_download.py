@@ -17,7 +17,7 @@ MakeJob = Callable[..., dict[str, Any]]
 ADAPTER = {"adapter/adapter_config.json": b"{}", "adapter/adapter_model.safetensors": b"weights"}
 
 
-def test_a_download_is_the_folder_that_peft_loads(dn: Dn, api: Any) -> None:
+def test_peft_loads_a_downloaded_folder(dn: Dn, api: Any) -> None:
     api.files = ADAPTER
 
     assert dn("train download 01900001-0000-7000-8000-000000000000 --to mine") == snapshot("""\
@@ -35,7 +35,7 @@ mine/adapter_model.safetensors  7 bytes
     ]
 
 
-def test_a_second_download_fetches_only_what_is_missing_and_overwrites_nothing(
+def test_a_repeated_download_fetches_only_missing_files_and_overwrites_nothing(
     dn: Dn, api: Any
 ) -> None:
     api.files = ADAPTER
@@ -61,7 +61,7 @@ error: mine/adapter_config.json already exists with other content; name another 
     assert Path("mine/adapter_config.json").read_text() == "my own"
 
 
-def test_the_best_weights_are_fetched_where_they_are_not_the_last(dn: Dn, api: Any) -> None:
+def test_the_best_weights_are_downloaded_where_they_are_not_the_last(dn: Dn, api: Any) -> None:
     api.files = {"adapter/adapter_config.json": b"last"}
     same = dn("train download 01900001-0000-7000-8000-000000000000 --best --to same")
     api.files["best/adapter_config.json"] = b"best"
@@ -82,7 +82,7 @@ the best weights are a separate adapter
     assert Path("same/adapter_config.json").read_bytes() == b"last"
 
 
-def test_a_damaged_download_is_not_kept(dn: Dn, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_download_is_deleted(dn: Dn, api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     api.files = {"adapter/adapter_model.safetensors": b"weights"}
     answer = api._job
     monkeypatch.setattr(
@@ -102,7 +102,7 @@ error: adapter_model.safetensors was damaged in transit and is not kept; try aga
     assert list(Path("mine").iterdir()) == []
 
 
-def test_a_server_cannot_write_outside_of_the_folder(dn: Dn, api: Any) -> None:
+def test_a_server_cannot_write_outside_the_folder(dn: Dn, api: Any) -> None:
     api.files = {"adapter/../../.bashrc": b"evil"}
 
     assert dn("train download 01900001-0000-7000-8000-000000000000 --to mine") == snapshot("""\
@@ -114,7 +114,7 @@ error: the server names a file outside of its folder: 'adapter/../../.bashrc'
     assert not Path("mine").exists()
 
 
-def test_a_job_without_adapter_says_when_there_will_be_one(dn: Dn) -> None:
+def test_a_job_without_an_adapter_says_when_one_will_exist(dn: Dn) -> None:
     assert dn("train download 01900001-0000-7000-8000-000000000000") == snapshot("""\
 exit: 1
 --- stdout
@@ -123,7 +123,7 @@ error: job 01900001-0000-7000-8000-000000000000 has no adapter yet; `dn train wa
 """)
 
 
-def test_a_checkpoint_is_fetched_by_name_beside_the_adapter(dn: Dn, api: Any) -> None:
+def test_a_checkpoint_is_downloaded_by_name_beside_the_adapter(dn: Dn, api: Any) -> None:
     api.files = ADAPTER | {
         "checkpoints/step-000010/adapter_config.json": b"{}",
         "checkpoints/step-000010/adapter_model.safetensors": b"earlier",
@@ -157,7 +157,7 @@ Qwen/Qwen3-8B after step 10 (step-000010)
     )
 
 
-def test_a_checkpoint_of_a_rehearsal_is_never_taken_for_the_models(
+def test_a_checkpoint_of_a_rehearsal_is_never_shown_as_one_of_the_model(
     dn: Dn, api: Any, make_job: MakeJob
 ) -> None:
     api.jobs = [make_job(rehearsal=True, trained_model="stand-in/tiny")]
@@ -171,7 +171,7 @@ def test_a_checkpoint_of_a_rehearsal_is_never_taken_for_the_models(
     assert "rehearsal: this is the stand-in stand-in/tiny after step 10 (best)" in said
 
 
-def test_a_checkpoints_files_stay_in_its_folder_too(dn: Dn, api: Any) -> None:
+def test_a_checkpoints_files_stay_in_its_folder(dn: Dn, api: Any) -> None:
     api.files = {"checkpoints/best/../../../.bashrc": b"evil"}
     outside = dn("train download 01900001-0000-7000-8000-000000000000 --checkpoint best --to mine")
     api.files = {"checkpoints/other/adapter_config.json": b"{}"}
@@ -184,7 +184,7 @@ def test_a_checkpoints_files_stay_in_its_folder_too(dn: Dn, api: Any) -> None:
     assert not Path("mine").exists()
 
 
-def test_the_best_adapter_and_a_checkpoint_are_two_wishes(dn: Dn, api: Any) -> None:
+def test_best_and_checkpoint_exclude_each_other(dn: Dn, api: Any) -> None:
     assert dn(
         "train download 01900001-0000-7000-8000-000000000000 --best --checkpoint final"
     ) == snapshot("""\

@@ -44,7 +44,7 @@ def errors(said: str) -> str:
     ("kind", "request_type", "config"),
     [("sft", SftRequest, SftConfig), ("rl", RlRequest, RlConfig)],
 )
-def test_a_job_file_has_every_setting(kind: Any, request_type: Any, config: Any) -> None:
+def test_a_job_file_contains_every_setting(kind: Any, request_type: Any, config: Any) -> None:
     described = {part: {each["name"] for each in found} for part, found in settings(kind).items()}
 
     assert described["job"] == set(request_type.model_fields) - {
@@ -55,7 +55,7 @@ def test_a_job_file_has_every_setting(kind: Any, request_type: Any, config: Any)
     assert described["config"] == set(config.model_fields)
 
 
-def test_a_new_job_file_can_be_submitted_at_once(dn: Dn, api: Any) -> None:
+def test_a_new_job_file_can_be_submitted_unchanged(dn: Dn, api: Any) -> None:
     written = dn("train init sft")
     said = dn("train submit job.toml --rehearse")
 
@@ -79,7 +79,7 @@ hint: `dn train submit job.toml --rehearse` tries it out
     }
 
 
-def test_a_new_file_for_reinforcement_learning_too(dn: Dn, api: Any) -> None:
+def test_a_new_rl_job_file_can_be_submitted_unchanged(dn: Dn, api: Any) -> None:
     dn("train init rl nested.toml --model Qwen/Qwen3-8B-Base")
     dn("train submit nested.toml")
 
@@ -90,7 +90,7 @@ def test_a_new_file_for_reinforcement_learning_too(dn: Dn, api: Any) -> None:
     assert body["config"]["prompt_dataset_ref"]["name"] == "prompts"
 
 
-def test_nothing_is_overwritten(dn: Dn) -> None:
+def test_existing_files_are_not_overwritten(dn: Dn) -> None:
     Path("job.toml").write_text("mine")
     Path("rows.jsonl").write_text("mine")
 
@@ -102,7 +102,7 @@ def test_nothing_is_overwritten(dn: Dn) -> None:
     assert (Path("job.toml").read_text(), Path("rows.jsonl").read_text()) == ("mine", "mine")
 
 
-def test_with_a_dataset_of_its_own_a_file_comes_without_an_example(dn: Dn, api: Any) -> None:
+def test_a_file_with_a_dataset_of_its_own_needs_no_example(dn: Dn, api: Any) -> None:
     dn("train init sft --dataset support@1.0.0")
     dn("train submit job.toml")
 
@@ -110,7 +110,7 @@ def test_with_a_dataset_of_its_own_a_file_comes_without_an_example(dn: Dn, api: 
     assert sent(api)["config"]["dataset_ref"] == {"name": "support", "version": "1.0.0"}
 
 
-def test_flags_come_before_what_the_file_says(dn: Dn, api: Any) -> None:
+def test_flags_override_the_files_settings(dn: Dn, api: Any) -> None:
     Path("job.toml").write_text(JOB)
 
     said = dn(
@@ -129,7 +129,7 @@ def test_flags_come_before_what_the_file_says(dn: Dn, api: Any) -> None:
     }
 
 
-def test_paths_count_from_the_files_own_folder_and_are_stored_once(dn: Dn, api: Any) -> None:
+def test_paths_are_relative_to_the_file_and_stored_once(dn: Dn, api: Any) -> None:
     folder = Path("jobs")
     (folder / "data").mkdir(parents=True)
     for split in ("train", "validation"):
@@ -157,7 +157,7 @@ def test_paths_count_from_the_files_own_folder_and_are_stored_once(dn: Dn, api: 
     assert config["reward_recipe"]["params"] == {"seconds": 2, **own}
 
 
-def test_what_is_wrong_is_named_by_its_path_and_nothing_is_sent(dn: Dn, api: Any) -> None:
+def test_errors_name_the_path_of_the_setting_and_nothing_is_sent(dn: Dn, api: Any) -> None:
     Path("job.toml").write_text(
         JOB.replace("steps = 20", 'steps = "20"\nbatch_size = 1.5\nlerning_rate = 1')
         .replace('name = "first try"', "name = 7\nlearning_rate = 1\nrehears = 3")
@@ -221,7 +221,7 @@ job.toml: unknown setting `rehears`; did you mean `rehearse`?
         ('trainer_type = "rl"\nmodel = "m"\n[config]', "job.toml: `config.algorithm` is missing"),
     ],
 )
-def test_a_file_that_is_no_job_is_refused_in_a_sentence(
+def test_a_file_that_is_not_a_job_is_refused_in_a_sentence(
     dn: Dn, api: Any, text: str, sentence: str
 ) -> None:
     Path("job.toml").write_text(text)
@@ -246,7 +246,7 @@ def test_a_file_that_is_no_job_is_refused_in_a_sentence(
         ("--set seed=1", "job.toml: unknown setting `seed`; did you mean `config.seed`?"),
     ],
 )
-def test_a_change_that_leads_nowhere_is_refused(
+def test_a_change_of_an_unknown_setting_is_refused(
     dn: Dn, api: Any, flags: str, sentence: str
 ) -> None:
     Path("job.toml").write_text(JOB)
@@ -255,7 +255,7 @@ def test_a_change_that_leads_nowhere_is_refused(
     assert api.requests == []
 
 
-def test_a_clone_is_the_same_job_again_with_changes_that_it_shows(
+def test_a_clone_is_the_same_job_with_the_shown_changes(
     dn: Dn, api: Any, make_job: Callable[..., dict[str, Any]]
 ) -> None:
     config = {
@@ -301,13 +301,13 @@ hint: `dn train wait 01900001-0000-7000-8000-000000000000` follows it
 """)
 
 
-def test_a_clone_with_nothing_changed_says_so(dn: Dn) -> None:
+def test_an_unchanged_clone_says_so(dn: Dn) -> None:
     assert "nothing is different\n" in errors(
         dn("train clone 01900001-0000-7000-8000-000000000000")
     )
 
 
-def test_a_clone_refuses_a_change_by_its_path(dn: Dn, api: Any) -> None:
+def test_a_clone_refuses_an_invalid_change_by_its_path(dn: Dn, api: Any) -> None:
     said = dn("train clone 01900001-0000-7000-8000-000000000000 --set config.lora_rnk=4")
 
     assert errors(said) == (

@@ -75,7 +75,7 @@ def test_a_list_is_filtered_by_the_server(dn: Dn, api: Any) -> None:
 
 
 @pytest.mark.parametrize("handle", ["01900001", "0190000", "harbour", "last"])
-def test_a_job_is_found_by_the_start_of_its_id_by_its_name_and_as_the_last(
+def test_a_job_is_found_by_id_prefix_by_name_and_as_last(
     dn: Dn, api: Any, make_job: MakeJob, handle: str
 ) -> None:
     api.jobs = [make_job(name="harbour")]
@@ -85,7 +85,7 @@ def test_a_job_is_found_by_the_start_of_its_id_by_its_name_and_as_the_last(
     assert "01900001-0000-7000-8000-000000000000" in dn(f"train get {handle}")
 
 
-def test_a_handle_of_several_jobs_and_of_none_is_refused(
+def test_a_handle_that_matches_several_jobs_or_none_is_refused(
     dn: Dn, api: Any, make_job: MakeJob
 ) -> None:
     api.jobs = [make_job(name="a"), make_job(id="01900002-0000-7000-8000-000000000000", name="a")]
@@ -207,7 +207,7 @@ def test_with_json_an_error_is_a_json_object_on_stderr(
     }
 
 
-def test_a_list_as_json_is_an_array_of_whole_jobs(dn: Dn) -> None:
+def test_a_list_as_json_is_an_array_of_complete_jobs(dn: Dn) -> None:
     jobs = json.loads(stdout(dn("train list --json")))
 
     assert [(each["id"], each["rehearsal"]) for each in jobs] == [
@@ -215,7 +215,7 @@ def test_a_list_as_json_is_an_array_of_whole_jobs(dn: Dn) -> None:
     ]
 
 
-def test_no_jobs_is_said_and_is_not_an_error(dn: Dn, api: Any) -> None:
+def test_an_empty_list_of_jobs_is_reported_and_not_an_error(dn: Dn, api: Any) -> None:
     api.jobs = []
 
     assert dn("train list --status failed") == snapshot("""\
@@ -226,7 +226,9 @@ no jobs
 """)
 
 
-def test_a_job_is_shown_whole_on_one_line_per_field(dn: Dn, api: Any, make_job: MakeJob) -> None:
+def test_a_job_is_shown_completely_with_one_field_per_line(
+    dn: Dn, api: Any, make_job: MakeJob
+) -> None:
     api.jobs = [running(make_job, 6, name="two\nlines \x1b[31mred", tags=["a", "b"])]
 
     assert dn("train get 01900001-0000-7000-8000-000000000000") == snapshot("""\
@@ -256,7 +258,7 @@ error: There is no job of this id in this workspace
 """)
 
 
-def test_an_id_that_is_a_path_stays_an_id(dn: Dn, api: Any) -> None:
+def test_an_id_with_slashes_is_sent_as_an_id(dn: Dn, api: Any) -> None:
     dn("train get ../../datasets")
     said = dn("train get ..")
 
@@ -274,7 +276,7 @@ error: no job in this workspace has the id or the name `..`; see `dn train list`
 """)
 
 
-def test_waiting_tells_phases_and_steps_and_ends_with_the_job(
+def test_waiting_reports_phases_and_steps_and_ends_with_the_job(
     dn: Dn, api: Any, make_job: MakeJob
 ) -> None:
     api.jobs = [
@@ -312,7 +314,7 @@ hint: `dn train download 01900001-0000-7000-8000-000000000000` downloads the ada
 """)
 
 
-def test_waiting_goes_on_while_the_server_is_being_restarted(
+def test_waiting_continues_through_a_restart_of_the_server(
     dn: Dn, api: Any, make_job: MakeJob, make_refusal: Callable[..., httpx2.Response]
 ) -> None:
     api.jobs = [make_job(status="completed")]
@@ -337,7 +339,7 @@ completed
 """)
 
 
-def test_waiting_for_a_job_that_fails_fails_with_its_reason(
+def test_waiting_for_a_failing_job_fails_with_its_reason(
     dn: Dn, api: Any, make_job: MakeJob
 ) -> None:
     api.jobs = [make_job(status="failed", error="the loss became NaN at step 3")]
@@ -359,7 +361,7 @@ error: job 01900001-0000-7000-8000-000000000000 failed: the loss became NaN at s
 """)
 
 
-def test_waiting_ends_when_the_time_is_up_and_the_job_goes_on(
+def test_waiting_ends_at_the_timeout_and_the_job_continues(
     dn: Dn, api: Any, make_job: MakeJob
 ) -> None:
     api.jobs = [running(make_job, 1)]
@@ -373,7 +375,7 @@ error: job 01900001-0000-7000-8000-000000000000 is still running after 0 s and k
 """)
 
 
-def test_ctrl_c_while_waiting_leaves_the_job_alone_and_says_so(
+def test_ctrl_c_during_a_wait_keeps_the_job_running_and_says_so(
     dn: Dn, api: Any, make_job: MakeJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     api.jobs = [running(make_job, 1)]
@@ -392,7 +394,7 @@ hint: the job keeps running: `dn train wait 01900001-0000-7000-8000-000000000000
 """)
 
 
-def test_logs_are_lines_of_time_level_and_message(dn: Dn, api: Any) -> None:
+def test_logs_are_lines_with_time_level_and_message(dn: Dn, api: Any) -> None:
     api.logs = [
         {"timestamp": "2026-11-22T03:00:01Z", "level": "info", "message": "72 rows", "data": {}},
         {"timestamp": "2026-11-22T03:00:02Z", "level": "warning", "message": "[/bold] stays"},
@@ -407,7 +409,7 @@ exit: 0
 """)
 
 
-def test_artifacts_are_shown_by_name(dn: Dn, api: Any) -> None:
+def test_artifacts_are_listed_by_name(dn: Dn, api: Any) -> None:
     api.artifacts = {"checkpoints": ["tinker://a", "tinker://b"], "adapter": "adapter/"}
 
     assert dn("train artifacts 01900001-0000-7000-8000-000000000000") == snapshot("""\
@@ -469,7 +471,7 @@ hint: it saves a checkpoint first; `dn train wait 01900001-0000-7000-8000-000000
     ]
 
 
-def test_a_retry_names_the_new_job_and_where_it_begins(dn: Dn, api: Any, make_job: MakeJob) -> None:
+def test_a_retry_names_the_new_job_and_where_it_starts(dn: Dn, api: Any, make_job: MakeJob) -> None:
     api.jobs = [
         make_job(
             id="01900002-0000-7000-8000-000000000000",
@@ -523,7 +525,9 @@ hint: `dn train wait 01900002-0000-7000-8000-000000000000` follows it
 """)
 
 
-def test_a_retry_from_the_start_is_wished_in_its_body(dn: Dn, api: Any, make_job: MakeJob) -> None:
+def test_a_retry_from_the_start_is_requested_in_its_body(
+    dn: Dn, api: Any, make_job: MakeJob
+) -> None:
     api.jobs = [
         make_job(
             id="01900002-0000-7000-8000-000000000000",

@@ -31,7 +31,7 @@ def folder_named_config(said: str) -> str:
 
 @pytest.mark.usefixtures("dn", "nowhere")
 class TestWithoutEnvironment:
-    def test_without_a_server_there_is_no_default_one(self, dn: Dn, api: Any) -> None:
+    def test_a_command_without_a_server_is_refused(self, dn: Dn, api: Any) -> None:
         assert dn("train list") == snapshot("""\
 exit: 1
 --- stdout
@@ -40,7 +40,7 @@ error: no server is set; start one on this machine with `dn serve`, or name one 
 """)
         assert api.requests == []
 
-    def test_a_login_saves_what_every_later_command_needs(self, dn: Dn) -> None:
+    def test_a_login_saves_the_connection_of_later_commands(self, dn: Dn) -> None:
         said = dn("login dn_test --server http://server.test/ --save-as work")
 
         assert folder_named_config(said) == snapshot("""\
@@ -59,7 +59,7 @@ saved profile `work` in CONFIG/config.yaml
         assert dn("train list").startswith("exit: 0")
         assert stat.S_IMODE(config_path().stat().st_mode) == 0o600
 
-    def test_a_key_that_the_server_refuses_is_not_saved(self, dn: Dn) -> None:
+    def test_a_token_refused_by_the_server_is_not_saved(self, dn: Dn) -> None:
         assert dn("login dn_wrong --server http://server.test") == snapshot("""\
 exit: 1
 --- stdout
@@ -69,7 +69,7 @@ hint: `dn login` saves a token; `dn whoami` shows which one is used
 """)
         assert not config_path().exists()
 
-    def test_a_key_comes_from_stdin_when_none_is_given(
+    def test_a_token_is_read_from_stdin_by_default(
         self, dn: Dn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sys.stdin", io.StringIO("dn_test\n"))
@@ -77,7 +77,7 @@ hint: `dn login` saves a token; `dn whoami` shows which one is used
         assert dn("login --server http://server.test").startswith("exit: 0")
         assert Profiles.load().get("server.test").api_key == "dn_test"
 
-    def test_a_login_takes_the_server_that_the_environment_names(
+    def test_a_login_uses_the_server_of_the_environment(
         self, dn: Dn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("DREADNODE_SERVER", "http://server.test")
@@ -87,7 +87,7 @@ hint: `dn login` saves a token; `dn whoami` shows which one is used
         work = Profiles.load().get("work")
         assert (work.url, work.api_key) == ("http://server.test", "dn_test")
 
-    def test_a_login_needs_a_server_and_a_key(
+    def test_a_login_needs_a_server_and_a_token(
         self, dn: Dn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("sys.stdin", io.StringIO(""))
@@ -105,7 +105,7 @@ exit: 2
 error: no token was given
 """)
 
-    def test_an_organization_must_be_chosen_where_there_are_two(self, dn: Dn, api: Any) -> None:
+    def test_a_user_of_two_organizations_must_choose_one(self, dn: Dn, api: Any) -> None:
         api.organizations = ["main", "other"]
         flags = "--server http://server.test --api-key dn_test"
 
@@ -117,7 +117,7 @@ error: no organization is set, and the token has access to `main`, `other`; name
 """)
         assert dn(f"train list {flags} --organization main").startswith("exit: 0")
 
-    def test_a_logout_forgets_the_profile(self, dn: Dn) -> None:
+    def test_a_logout_removes_the_profile(self, dn: Dn) -> None:
         dn("login dn_test --server http://server.test --save-as work")
 
         assert folder_named_config(dn("logout")) == snapshot("""\
@@ -142,7 +142,7 @@ error: profile `work` is not in CONFIG/config.yaml; profiles: none
 """)
 
 
-def test_whoami_tells_server_user_and_scope(dn: Dn) -> None:
+def test_whoami_shows_server_user_and_scope(dn: Dn) -> None:
     assert dn("whoami") == snapshot("""\
 exit: 0
 --- stdout
@@ -156,7 +156,7 @@ workspace     default
 """)
 
 
-def test_a_wrong_key_is_one_sentence_and_a_hint(dn: Dn) -> None:
+def test_a_wrong_token_is_one_sentence_and_a_hint(dn: Dn) -> None:
     assert dn("whoami --server http://server.test --api-key dn_wrong") == snapshot("""\
 exit: 1
 --- stdout
@@ -166,7 +166,7 @@ hint: `dn login` saves a token; `dn whoami` shows which one is used
 """)
 
 
-def test_a_server_that_is_not_there_is_one_sentence(dn: Dn, api: Any) -> None:
+def test_an_unreachable_server_is_one_sentence(dn: Dn, api: Any) -> None:
     api.failures = [httpx2.ConnectError("refused")] * 9
 
     assert dn("train list") == snapshot("""\
@@ -177,7 +177,7 @@ error: no server answers at http://server.test; start one with `dn serve`, or na
 """)
 
 
-def test_something_else_that_answers_there_is_one_sentence(dn: Dn, api: Any) -> None:
+def test_a_response_of_another_service_is_one_sentence(dn: Dn, api: Any) -> None:
     page = httpx2.Response(200, html="<html>Welcome to nginx!</html>")
     api.failures = [page, *[httpx2.Response(502, html="<html>Bad gateway</html>")] * 4]
 
@@ -193,7 +193,7 @@ error: the server responded with 502 and no message; is this the right address?
 """)
 
 
-def test_a_profile_that_does_not_exist_is_named(dn: Dn) -> None:
+def test_an_unknown_profile_is_named(dn: Dn) -> None:
     assert folder_named_config(dn("train list --profile gone")) == snapshot("""\
 exit: 1
 --- stdout
@@ -202,7 +202,7 @@ error: profile `gone` is not in CONFIG/config.yaml; profiles: none
 """)
 
 
-def test_an_address_that_is_none_is_refused(dn: Dn) -> None:
+def test_an_invalid_address_is_refused(dn: Dn) -> None:
     assert dn("train list --server localhost:8799") == snapshot("""\
 exit: 1
 --- stdout
@@ -220,14 +220,14 @@ error: `--profile` already has a server and a token; leave out `--server`
 """)
 
 
-def test_a_command_that_does_not_exist_gets_a_suggestion(dn: Dn) -> None:
+def test_an_unknown_command_gets_a_suggestion(dn: Dn) -> None:
     said = dn("trian list")
 
     assert said.startswith("exit: 2\n")
     assert 'error: Unknown command "trian". Did you mean "train"?' in said
 
 
-def test_a_profile_file_that_is_broken_is_named(dn: Dn, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_profile_file_is_named(dn: Dn, monkeypatch: pytest.MonkeyPatch) -> None:
     Path(config_path()).write_text("active: [")
 
     assert folder_named_config(dn("train list")) == snapshot("""\
@@ -264,7 +264,7 @@ error: profile `gone` is not in CONFIG/config.yaml; profiles: `work`, `home`
 """)
         assert Profiles.load().active == "work"
 
-    def test_a_logout_leaves_the_other_profiles_usable(self, dn: Dn) -> None:
+    def test_a_logout_keeps_the_other_profiles(self, dn: Dn) -> None:
         dn("login dn_test --server http://server.test --save-as work")
         dn("login dn_test --server http://other.test --save-as home")
 

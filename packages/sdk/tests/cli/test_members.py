@@ -70,7 +70,7 @@ def dn(
     return call
 
 
-def test_a_new_member_gets_a_token_which_alone_goes_to_stdout(
+def test_a_new_member_gets_a_token_and_only_the_token_goes_to_stdout(
     dn: Dn, sent: list[httpx2.Request]
 ) -> None:
     assert dn("member add grace --email grace@example.com --days 7") == snapshot("""\
@@ -91,7 +91,7 @@ added grace with the role member and this token:
 @pytest.mark.parametrize(
     ("given", "days"), [("7", 7.0), ("12h", 0.5), ("1d12h", 1.5), ("0.25", 0.25)]
 )
-def test_a_duration_is_read_as_people_write_it(
+def test_common_notations_of_a_duration_are_read(
     dn: Dn, sent: list[httpx2.Request], given: str, days: float
 ) -> None:
     dn(f"member add grace --email grace@example.com --days {given}")
@@ -100,7 +100,7 @@ def test_a_duration_is_read_as_people_write_it(
 
 
 @pytest.mark.parametrize("given", ["soon", "0", "-1", "7 weeks", "nan", "1h soon"])
-def test_a_duration_that_is_none_is_refused_by_its_flag(
+def test_an_invalid_duration_is_refused_with_its_flag(
     dn: Dn, sent: list[httpx2.Request], given: str
 ) -> None:
     said = dn(f"member add grace --email grace@example.com '--days={given}'")
@@ -126,7 +126,7 @@ def test_members_are_listed_by_name(dn: Dn) -> None:
         ("member remove grace", "DELETE", b""),
     ],
 )
-def test_a_member_is_named_by_the_user(
+def test_a_member_is_identified_by_the_user_name(
     dn: Dn, sent: list[httpx2.Request], line: str, method: str, body: bytes
 ) -> None:
     assert dn(line).startswith("exit: 0")
@@ -134,12 +134,12 @@ def test_a_member_is_named_by_the_user(
     assert sent[0].content == body
 
 
-def test_a_role_that_does_not_exist_is_a_wrong_argument(dn: Dn, sent: list[httpx2.Request]) -> None:
+def test_an_unknown_role_is_a_wrong_argument(dn: Dn, sent: list[httpx2.Request]) -> None:
     assert dn("member role grace owner").startswith("exit: 2")
     assert sent == []
 
 
-def test_a_workspace_is_made_and_listed(dn: Dn, sent: list[httpx2.Request]) -> None:
+def test_a_workspace_is_created_and_listed(dn: Dn, sent: list[httpx2.Request]) -> None:
     made = dn("workspace create night --name 'Night shift'")
 
     assert json.loads(sent[0].content) == {"key": "night", "name": "Night shift"}

@@ -80,7 +80,7 @@ def dn(
     return call
 
 
-def test_the_secret_of_a_new_webhook_is_all_that_goes_to_stdout(
+def test_only_the_secret_of_a_new_webhook_goes_to_stdout(
     dn: Dn, sent: list[httpx2.Request]
 ) -> None:
     said = dn("webhook create https://hooks.example.com/x --status failed --status completed")
@@ -98,7 +98,7 @@ created webhook hook-1; its messages are signed with this secret:
     }
 
 
-def test_webhooks_are_listed_with_how_they_fare(dn: Dn) -> None:
+def test_webhooks_are_listed_with_their_delivery_status(dn: Dn) -> None:
     assert dn("webhook list") == snapshot("""\
 exit: 0
 --- stdout
@@ -109,7 +109,7 @@ hint: `dn webhook deliveries hook-1` shows each message
 """)
 
 
-def test_the_deliveries_of_a_webhook_show_what_became_of_each(dn: Dn) -> None:
+def test_the_deliveries_of_a_webhook_are_listed_with_their_results(dn: Dn) -> None:
     assert dn("webhook deliveries hook-1") == snapshot("""\
 exit: 0
 --- stdout
@@ -130,14 +130,14 @@ deleted webhook hook-1
 """)
 
 
-def test_a_state_that_does_not_exist_is_a_wrong_argument(dn: Dn, sent: list[Any]) -> None:
+def test_an_unknown_status_is_a_wrong_argument(dn: Dn, sent: list[Any]) -> None:
     said = dn("webhook create https://hooks.example.com/x --status done")
 
     assert said.startswith("exit: 2\n")
     assert sent == []
 
 
-def test_checkpoints_are_listed_with_what_is_known_of_them(dn: Dn) -> None:
+def test_checkpoints_are_listed_with_their_known_facts(dn: Dn) -> None:
     assert dn("train checkpoints 01900001-0000-7000-8000-000000000000") == snapshot("""\
 exit: 0
 --- stdout
@@ -148,7 +148,7 @@ STEP  STATE               KIND      METRICS            BYTES    CREATED         
 """)
 
 
-def test_checkpoints_as_json_hold_every_field(dn: Dn) -> None:
+def test_checkpoints_as_json_contain_every_field(dn: Dn) -> None:
     said = dn("train checkpoints 01900001-0000-7000-8000-000000000000 --json")
 
     shown = json.loads(said.split("--- stdout\n")[1].split("--- stderr")[0])
@@ -159,7 +159,7 @@ def test_checkpoints_as_json_hold_every_field(dn: Dn) -> None:
     assert shown[1].keys() >= {"state", "kind", "best", "final", "bytes", "metrics"}
 
 
-def test_a_backup_is_made_by_the_service_and_named(dn: Dn, tmp_path: Path) -> None:
+def test_a_backup_is_created_by_the_api_package_and_named(dn: Dn, tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "blobs").mkdir(parents=True)
     (data / "blobs" / "x").write_text("rows")
@@ -191,7 +191,7 @@ def test_the_use_of_the_disk_is_shown_by_kind_and_by_dataset(dn: Dn, tmp_path: P
     assert as_json["holders"] == []
 
 
-def test_a_backup_that_cannot_be_made_is_refused_in_a_sentence(dn: Dn, tmp_path: Path) -> None:
+def test_a_failed_backup_is_reported_in_a_sentence(dn: Dn, tmp_path: Path) -> None:
     said = dn(f"server backup {tmp_path}/copy --data-dir {tmp_path}/nothing")
 
     assert said == (

@@ -32,7 +32,7 @@ def be_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Terminal]:
     return be
 
 
-def test_a_terminal_sees_phase_steps_loss_and_the_time_that_is_left(
+def test_a_terminal_shows_phase_steps_loss_and_remaining_time(
     be_on_a_terminal: Callable[[], Terminal], make_job: Callable[..., dict[str, Any]]
 ) -> None:
     job = make_job(status="running", phase="training", rehearsal=True, progress=PROGRESS)
@@ -46,7 +46,7 @@ def test_a_terminal_sees_phase_steps_loss_and_the_time_that_is_left(
         assert part in shown
 
 
-def test_a_terminal_is_told_when_the_server_does_not_answer(
+def test_a_terminal_shows_that_the_server_does_not_respond(
     be_on_a_terminal: Callable[[], Terminal],
 ) -> None:
     terminal = be_on_a_terminal()
@@ -57,7 +57,7 @@ def test_a_terminal_is_told_when_the_server_does_not_answer(
     assert "the server does not respond" in terminal.getvalue()
 
 
-def test_a_terminal_sees_the_reward_where_there_is_no_loss_and_the_newest_evaluation(
+def test_a_terminal_shows_the_reward_and_the_newest_evaluation(
     be_on_a_terminal: Callable[[], Terminal], make_job: Callable[..., dict[str, Any]]
 ) -> None:
     progress = {
@@ -75,7 +75,7 @@ def test_a_terminal_sees_the_reward_where_there_is_no_loss_and_the_newest_evalua
         assert part in shown
 
 
-def test_a_pipe_is_told_the_newest_figures_in_a_line(
+def test_a_pipe_gets_the_newest_metrics_in_a_line(
     capsys: pytest.CaptureFixture[str], make_job: Callable[..., dict[str, Any]]
 ) -> None:
     progress = {"step": 4, "steps": 8, "loss": 2.0, "eval_loss": 2.5, "tokens": 80}

@@ -24,7 +24,7 @@ def sent(api: Any) -> dict[str, Any]:
     return body
 
 
-def test_a_job_is_submitted_with_what_was_given_and_nothing_else(dn: Dn, api: Any) -> None:
+def test_a_request_contains_only_the_given_settings(dn: Dn, api: Any) -> None:
     said = dn(
         "train sft --model Qwen/Qwen3-8B --dataset support@1.0.0 --steps 20 --learning-rate 5e-4 "
         "--name 'first try' --tag a --tag b"
@@ -59,7 +59,7 @@ hint: `dn train wait 01900001-0000-7000-8000-000000000000` follows it
 """)
 
 
-def test_every_setting_of_the_loop_has_a_flag(dn: Dn, api: Any) -> None:
+def test_every_setting_of_the_training_loop_has_a_flag(dn: Dn, api: Any) -> None:
     dn(
         "train sft --model Qwen/Qwen3-8B --dataset support@1.0.0 --eval-dataset exam@1.0.0 "
         "--eval-interval 5 --early-stopping-patience 2 --early-stopping-min-delta 0.01 "
@@ -85,7 +85,7 @@ def test_every_setting_of_the_loop_has_a_flag(dn: Dn, api: Any) -> None:
     }
 
 
-def test_a_near_miss_gets_a_hint(dn: Dn) -> None:
+def test_a_misspelled_model_gets_a_suggestion(dn: Dn) -> None:
     assert dn("train sft --model Qwen/Qwen3-8 --dataset rows@1 --steps 1") == snapshot("""\
 exit: 1
 --- stdout
@@ -95,7 +95,7 @@ Did you mean one of: Qwen/Qwen3-8B, Qwen/Qwen3-8B-Base?
 """)
 
 
-def test_a_rehearsal_is_asked_for_and_shown_as_one(
+def test_a_rehearsal_is_requested_and_shown_as_one(
     dn: Dn, api: Any, make_job: Callable[..., dict[str, Any]]
 ) -> None:
     api.jobs = [
@@ -124,7 +124,9 @@ hint: `dn train wait 01900001-0000-7000-8000-000000000000` follows it
 """)
 
 
-def test_a_local_file_is_stored_first_under_a_version_made_of_its_content(dn: Dn, api: Any) -> None:
+def test_a_local_file_is_pushed_first_under_a_version_derived_from_its_content(
+    dn: Dn, api: Any
+) -> None:
     Path("My Rows.jsonl").write_text(ROW)
 
     said = dn("train sft --model Qwen/Qwen3-8B --dataset './My Rows.jsonl' --json")
@@ -137,7 +139,7 @@ def test_a_local_file_is_stored_first_under_a_version_made_of_its_content(dn: Dn
     )
 
 
-def test_the_same_file_is_the_same_version(dn: Dn, api: Any) -> None:
+def test_the_same_file_gets_the_same_version(dn: Dn, api: Any) -> None:
     Path("rows.jsonl").write_text(ROW)
     dn("train sft --model Qwen/Qwen3-8B --dataset rows.jsonl")
     dn("train sft --model Qwen/Qwen3-8B --dataset rows.jsonl")
@@ -204,7 +206,7 @@ error: `!` is not a valid version: use at most 64 letters, digits and . + - only
 """)
 
 
-def test_numbers_that_can_mean_nothing_are_wrong_arguments(dn: Dn, api: Any) -> None:
+def test_impossible_numbers_are_wrong_arguments(dn: Dn, api: Any) -> None:
     said = dn("train sft --model m --dataset a@1 --batch-size 0")
     said += dn("train sft --model m --dataset a@1 --learning-rate nan")
     said += dn("train sft --model m --dataset a@1 --adam-beta1 1.5")
@@ -238,7 +240,7 @@ hint: `dn train sft --help` lists the arguments
 """)
 
 
-def test_a_create_carries_a_key_of_its_own_so_that_it_may_be_repeated(
+def test_a_create_request_carries_an_idempotency_key(
     dn: Dn, api: Any, make_refusal: Callable[..., Any]
 ) -> None:
     api.failures = [make_refusal(503, "internal_server_error", "Starting")]
@@ -287,7 +289,7 @@ def test_trajectories_are_sent_with_the_dataset_and_alone(dn: Dn, api: Any) -> N
     assert sent(api)["config"] == {"trajectory_dataset_refs": [{"name": "b", "version": "2"}]}
 
 
-def test_a_job_without_data_is_a_wrong_command(dn: Dn, api: Any) -> None:
+def test_a_job_without_data_is_a_wrong_argument(dn: Dn, api: Any) -> None:
     said = dn("train sft --model m")
 
     assert "error: name the training dataset with `--dataset` or `--trajectory-dataset`\n" in said

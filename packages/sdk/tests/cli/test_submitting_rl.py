@@ -23,7 +23,7 @@ def sent(api: Any) -> dict[str, Any]:
     return body
 
 
-def test_a_job_is_submitted_with_what_was_given_and_nothing_else(dn: Dn, api: Any) -> None:
+def test_an_rl_request_contains_only_the_given_settings(dn: Dn, api: Any) -> None:
     said = dn(
         "train rl --model Qwen/Qwen3-8B --prompt-dataset support@1.0.0 --algorithm ppo --steps 20 "
         """--reward-recipe contains_v1 --reward-params '{"needle": "ok"}' --group-size 4"""
@@ -67,7 +67,7 @@ def test_every_setting_of_a_job_is_a_flag() -> None:
     assert {each.name for each in fields(RlFlags)} == set(RlConfig.model_fields) - data - own
 
 
-def test_settings_arrive_as_they_were_given(dn: Dn, api: Any) -> None:
+def test_settings_are_sent_as_given(dn: Dn, api: Any) -> None:
     dn(
         "train rl --model Qwen/Qwen3-8B --trajectory-dataset a@1 --trajectory-dataset b@2 "
         "--execution-mode fully_async --max-steps-off-policy 3 --temperature 0.8 --stop END "
@@ -86,9 +86,7 @@ def test_settings_arrive_as_they_were_given(dn: Dn, api: Any) -> None:
     assert (config["num_rollouts"], config["batch_size"]) == (32, 8)
 
 
-def test_a_python_file_is_sent_as_the_reward_and_another_as_the_environment(
-    dn: Dn, api: Any
-) -> None:
+def test_a_python_file_is_sent_as_reward_and_another_as_environment(dn: Dn, api: Any) -> None:
     Path("reward.py").write_text("def reward(answer, row):\n    return len(answer)\n")
     Path("tools.py").write_text("def tools():\n    return []\n")
 
@@ -104,7 +102,7 @@ def test_a_python_file_is_sent_as_the_reward_and_another_as_the_environment(
     assert config["environment"]["params"]["source"].startswith("def tools")
 
 
-def test_parameters_may_be_a_file(dn: Dn, api: Any) -> None:
+def test_reward_parameters_may_come_from_a_file(dn: Dn, api: Any) -> None:
     Path("params.json").write_text('{"needle": "from a file"}')
 
     dn(
@@ -115,7 +113,7 @@ def test_parameters_may_be_a_file(dn: Dn, api: Any) -> None:
     assert sent(api)["config"]["reward_recipe"]["params"] == {"needle": "from a file"}
 
 
-def test_a_file_of_prompts_is_stored_first(dn: Dn, api: Any) -> None:
+def test_a_file_of_prompts_is_pushed_first(dn: Dn, api: Any) -> None:
     Path("ask.jsonl").write_text('{"prompt": "Where?"}\n')
 
     said = dn("train rl --model Qwen/Qwen3-8B --prompt-dataset ask.jsonl")
@@ -157,7 +155,7 @@ def test_a_file_of_prompts_is_stored_first(dn: Dn, api: Any) -> None:
         ),
     ],
 )
-def test_what_can_mean_nothing_is_refused_before_anything_is_sent(
+def test_impossible_settings_are_refused_before_a_request_is_sent(
     dn: Dn, api: Any, flags: str, sentence: str
 ) -> None:
     said = dn(f"train rl --model Qwen/Qwen3-8B {flags}")

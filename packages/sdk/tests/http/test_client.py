@@ -108,7 +108,7 @@ async def test_a_refused_request_raises_the_error_class_of_its_status(client: Bo
 
 
 @pytest.mark.parametrize("status", [429, 503])
-async def test_a_request_that_was_not_processed_is_repeated(
+async def test_a_request_that_was_not_processed_is_sent_again(
     client: Both, api: Any, slept: list[float], make_refusal: Callable[..., Any], status: int
 ) -> None:
     api.failures = [make_refusal(status, "t", "busy") for _ in range(3)]
@@ -118,7 +118,7 @@ async def test_a_request_that_was_not_processed_is_repeated(
     assert slept == [0.25, 0.5, 1.0]
 
 
-async def test_retry_after_is_obeyed_and_a_too_long_one_ends_the_attempts(
+async def test_retry_after_is_respected_and_too_long_a_delay_ends_the_retries(
     client: Both, api: Any, slept: list[float], make_refusal: Callable[..., Any]
 ) -> None:
     api.failures = [make_refusal(429, "t", "busy", **{"retry-after": "7"})]
@@ -132,7 +132,9 @@ async def test_retry_after_is_obeyed_and_a_too_long_one_ends_the_attempts(
     assert caught.value.retry_after == 3600
 
 
-async def test_a_broken_connection_is_repeated_where_that_is_safe(client: Both, api: Any) -> None:
+async def test_a_request_on_a_broken_connection_is_sent_again_where_that_is_safe(
+    client: Both, api: Any
+) -> None:
     api.failures = [httpx2.ReadError("dropped")]
     await client.create_training_job(REQUEST)
     first, second = api.requests
@@ -154,7 +156,7 @@ async def test_a_broken_connection_is_repeated_where_that_is_safe(client: Both, 
     )
 
 
-async def test_an_unsent_request_is_always_repeated(client: Both, api: Any) -> None:
+async def test_an_unsent_request_is_always_sent_again(client: Both, api: Any) -> None:
     api.failures = [httpx2.ConnectError("refused")]
 
     await client.cancel_training_job("01900001-0000-7000-8000-000000000000")
@@ -162,7 +164,7 @@ async def test_an_unsent_request_is_always_repeated(client: Both, api: Any) -> N
     assert len(api.requests) == 2
 
 
-async def test_the_attempts_are_limited(client: Both, api: Any, slept: list[float]) -> None:
+async def test_the_number_of_retries_is_limited(client: Both, api: Any, slept: list[float]) -> None:
     api.failures = [httpx2.ReadTimeout("slow")] * 9
 
     with pytest.raises(TimedOut):
@@ -172,7 +174,7 @@ async def test_the_attempts_are_limited(client: Both, api: Any, slept: list[floa
 
 
 @pytest.mark.parametrize("blocks", [True, False])
-async def test_a_server_that_accepts_and_never_answers_times_out(blocks: bool) -> None:
+async def test_a_server_that_accepts_and_never_responds_times_out(blocks: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:  # The system accepts; nobody answers.
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         options: Any = {"timeout": httpx2.Timeout(0.1), "retries": Retries(limit=0)}
@@ -183,13 +185,13 @@ async def test_a_server_that_accepts_and_never_answers_times_out(blocks: bool) -
             await asked
 
 
-def test_a_call_waits_five_seconds_to_connect_and_thirty_for_the_response() -> None:
+def test_the_timeout_is_five_seconds_to_connect_and_thirty_for_the_response() -> None:
     assert httpx2.Timeout(30.0, connect=5.0) == TIMEOUT
     assert ApiClient("http://server.test")._http.timeout == TIMEOUT
 
 
 @pytest.mark.parametrize("status", [500, 502, 504])
-async def test_a_server_error_is_raised_at_once(
+async def test_a_server_error_is_raised_without_a_retry(
     client: Both, api: Any, make_refusal: Callable[..., Any], status: int
 ) -> None:
     api.failures = [make_refusal(status, "t", "broken")]
@@ -201,7 +203,7 @@ async def test_a_server_error_is_raised_at_once(
 
 
 @pytest.mark.parametrize("status", [502, 504])
-async def test_an_error_page_of_a_proxy_is_repeated_where_that_is_safe(
+async def test_a_request_answered_by_a_proxys_error_page_is_sent_again_where_that_is_safe(
     client: Both, api: Any, status: int
 ) -> None:
     api.failures = [httpx2.Response(status, text="<h1>Bad Gateway</h1>")]
@@ -214,7 +216,7 @@ async def test_an_error_page_of_a_proxy_is_repeated_where_that_is_safe(
     assert len(api.requests) == 3
 
 
-async def test_a_wrong_token_is_not_repeated(client: Both, api: Any) -> None:
+async def test_a_request_with_a_wrong_token_is_not_sent_again(client: Both, api: Any) -> None:
     api.failures = [httpx2.Response(401, json={"detail": "No"})]
 
     with pytest.raises(AuthenticationError):
@@ -224,7 +226,9 @@ async def test_a_wrong_token_is_not_repeated(client: Both, api: Any) -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b'{"id": 1}', b"null", b"\xff"])
-async def test_no_parsing_error_escapes(client: Both, api: Any, body: bytes) -> None:
+async def test_parsing_errors_become_errors_of_the_client(
+    client: Both, api: Any, body: bytes
+) -> None:
     api.failures = [httpx2.Response(200, content=body)]
 
     with pytest.raises(ProtocolError):
@@ -241,7 +245,9 @@ async def test_no_parsing_error_escapes(client: Both, api: Any, body: bytes) -> 
         httpx2.UnsupportedProtocol("x"),
     ],
 )
-async def test_no_httpx_exception_escapes(client: Both, api: Any, failure: Exception) -> None:
+async def test_httpx2_exceptions_become_errors_of_the_client(
+    client: Both, api: Any, failure: Exception
+) -> None:
     api.failures = [failure] * 9
 
     with pytest.raises(ConnectionFailed):
@@ -262,7 +268,7 @@ async def test_each_attempt_sends_the_complete_file_with_its_length(
     assert "transfer-encoding" not in api.requests[-1].headers
 
 
-async def test_a_missing_file_is_an_error_of_ours(client: Both, tmp_path: Path) -> None:
+async def test_a_missing_file_is_an_error_of_the_client(client: Both, tmp_path: Path) -> None:
     with pytest.raises(UnusableFile, match="cannot be read"):
         await client.push_dataset("a", "1", tmp_path / "gone.jsonl")
 
@@ -281,7 +287,7 @@ async def test_a_saved_file_is_complete_or_absent(client: Both, api: Any, tmp_pa
     assert (tmp_path / "deep" / "a").read_bytes() == api.files["adapter/a"]
 
 
-async def test_waiting_survives_a_restart_of_the_server(
+async def test_waiting_continues_through_a_restart_of_the_server(
     client: Both,
     api: Any,
     make_job: Callable[..., dict[str, Any]],
@@ -319,7 +325,7 @@ async def test_waiting_for_a_cancelled_job_raises_an_error_with_the_job(
     assert caught.value.job.status == "cancelled"
 
 
-def test_the_wait_for_a_job_has_a_timeout_and_a_patience(
+def test_the_wait_for_a_job_has_a_timeout_and_a_longest_outage(
     make_job: Callable[..., dict[str, Any]],
 ) -> None:
     now = 0.0
@@ -339,7 +345,7 @@ def test_the_wait_for_a_job_has_a_timeout_and_a_patience(
         wait.is_over(job)
 
 
-def test_jitter_keeps_each_delay_between_half_and_all_of_its_time() -> None:
+def test_jitter_keeps_each_delay_between_half_and_all_of_it() -> None:
     call = calls.get("/user", bytes)
     failure = ConnectionFailed("x", unsent=True)
 
@@ -388,7 +394,7 @@ def test_the_base_path_is_added_once(api: Any, server: str) -> None:
     assert str(api.requests[0].url) == "http://server.test/api/v1/user"
 
 
-def test_a_token_with_a_line_break_is_refused_before_anything_is_sent() -> None:
+def test_a_token_with_a_line_break_is_refused_before_a_request_is_sent() -> None:
     with pytest.raises(ConfigError, match="token"):
         ApiClient("http://server.test", "dn_\nx")
 

@@ -87,7 +87,9 @@ def watch(request: pytest.FixtureRequest) -> Any:
     return watch
 
 
-async def test_every_event_arrives_once_and_in_order_through_drops_and_restarts(watch: Any) -> None:
+async def test_every_event_arrives_once_and_in_order_through_lost_connections_and_restarts(
+    watch: Any,
+) -> None:
     events = Events(
         answer("retry: 1000\n\n", event(1), event(2)[:30], DROP),
         httpx2.ConnectError("refused"),
@@ -113,18 +115,18 @@ async def test_watching_ends_after_a_long_outage(watch: Any) -> None:
         await watch(Events(httpx2.ConnectError("refused")), patience=0)
 
 
-async def test_a_revoked_token_ends_the_watching(watch: Any) -> None:
+async def test_a_revoked_token_ends_the_stream(watch: Any) -> None:
     with pytest.raises(AuthenticationError):
         await watch(Events(answer(event(1)), httpx2.Response(401, json={"detail": "No"})))
 
 
 @pytest.mark.parametrize("data", ["not json", "[]", '{"type": "log"}'])
-async def test_an_invalid_event_is_an_error_of_ours(watch: Any, data: str) -> None:
+async def test_an_invalid_event_is_an_error_of_the_client(watch: Any, data: str) -> None:
     with pytest.raises(ProtocolError):
         await watch(Events(answer(f"id: 1\ndata: {data}\n\n")))
 
 
-async def test_a_stream_without_events_is_opened_again_after_it_breaks(watch: Any) -> None:
+async def test_a_broken_stream_without_events_is_opened_again(watch: Any) -> None:
     events = Events(answer(": still here\n\n", DROP), answer(event(1)), httpx2.Response(204))
 
     assert await watch(events, patience=0) == [1]

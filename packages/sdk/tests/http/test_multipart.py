@@ -40,7 +40,7 @@ async def test_each_attempt_sends_every_split_with_the_length(
     assert len({each.headers["content-length"] for each in api.requests}) == 1
 
 
-def test_a_missing_split_is_an_error_of_ours(tmp_path: Path, api: Any) -> None:
+def test_a_missing_split_is_an_error_of_the_client(tmp_path: Path, api: Any) -> None:
     write_splits(tmp_path)
     files = collect(tmp_path)
     (tmp_path / "test.csv").unlink()

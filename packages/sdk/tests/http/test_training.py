@@ -59,7 +59,7 @@ def test_a_file_is_uploaded_and_the_settings_are_sent(
     }
 
 
-async def test_the_async_client_trains_in_one_call_too(api: Any) -> None:
+async def test_the_async_client_trains_in_one_call(api: Any) -> None:
     async with AsyncApiClient(
         "http://server.test",
         "dn_test",
@@ -73,7 +73,7 @@ async def test_the_async_client_trains_in_one_call_too(api: Any) -> None:
     assert submitted(api)["capability_ref"] == {"name": "desk", "version": "2"}
 
 
-def test_a_dict_is_a_reference_and_a_reward_can_be_a_file(
+def test_a_dict_is_accepted_as_a_reference_and_a_reward_can_be_a_file(
     client: ApiClient, api: Any, tmp_path: Path
 ) -> None:
     (tmp_path / "mine.py").write_text("def reward(): ...")
@@ -114,7 +114,7 @@ def test_a_dict_is_a_reference_and_a_reward_can_be_a_file(
         ({"steps": -1}, "`steps` is -1, but input should be greater than or equal to 1"),
     ],
 )
-def test_wrong_arguments_are_refused_before_anything_is_sent(
+def test_wrong_arguments_are_refused_before_a_request_is_sent(
     client: ApiClient, api: Any, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -123,7 +123,7 @@ def test_wrong_arguments_are_refused_before_anything_is_sent(
     assert api.requests == []
 
 
-def test_an_adapter_is_downloaded_once_and_never_overwrites(
+def test_an_adapter_is_downloaded_once_and_never_overwrites_a_file(
     client: ApiClient, api: Any, tmp_path: Path, make_job: Callable[..., dict[str, Any]]
 ) -> None:
     api.files = {

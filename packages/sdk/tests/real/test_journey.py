@@ -34,7 +34,7 @@ def dataset(dn: Dn) -> str:
     return "harbour@1.0.0"
 
 
-def test_the_first_start_is_enough_to_be_somebody(dn: Dn) -> None:
+def test_the_first_start_logs_its_user_in(dn: Dn) -> None:
     assert dn("whoami") == snapshot("""\
 exit: 0
 --- stdout
@@ -49,7 +49,7 @@ profile       local
 """)
 
 
-def test_the_documented_refusal_word_for_word(dn: Dn, dataset: str) -> None:
+def test_the_documented_refusal_is_shown_word_for_word(dn: Dn, dataset: str) -> None:
     before = dn.json("train list")
 
     assert dn(f"train sft --model meta-llama/Llama-3.1-8B-Instruc --dataset {dataset}") == snapshot("""\
@@ -62,7 +62,7 @@ Did you mean one of: meta-llama/Llama-3.1-8B-Instruct, meta-llama/Llama-3.1-8B?
     assert dn.json("train list") == before
 
 
-def test_a_folder_of_splits_becomes_what_jobs_read(dn: Dn) -> None:
+def test_jobs_read_a_pushed_folder_of_splits(dn: Dn) -> None:
     folder = Path("tides")
     folder.mkdir()
     (folder / "train.csv").write_text('prompt,response\nHigh?,"Noon, today"\n')
@@ -83,7 +83,7 @@ def test_a_folder_of_splits_becomes_what_jobs_read(dn: Dn) -> None:
     ]
 
 
-def test_a_job_file_is_submitted_at_once_and_its_job_repeated_with_a_change(dn: Dn) -> None:
+def test_a_job_file_is_submitted_and_its_job_cloned_with_a_change(dn: Dn) -> None:
     dn("train init sft")
 
     refused = dn("train submit job.toml --set config.learning_rate=7 --rehearse")
@@ -108,7 +108,7 @@ error: job.toml: `config.learning_rate` must be at most 1, not 7
     assert (again["rehearsal"], again["id"] != job["id"]) == (True, True)
 
 
-def test_what_is_refused_before_anything_runs(dn: Dn, dataset: str) -> None:
+def test_invalid_jobs_are_refused_before_anything_runs(dn: Dn, dataset: str) -> None:
     said = dn("train sft --model meta-llama/Llama-3.1-8B --dataset harbour@1.0.0")
     said += dn(f"train sft {MODEL} --dataset nothing@1")
     said += dn(f"train sft {MODEL} --dataset {dataset} --lora-rank 4096")
@@ -141,7 +141,7 @@ error: None of the 1 rows has an answer to train on
 """)
 
 
-def test_a_job_from_submission_to_adapter(dn: Dn, dataset: str) -> None:
+def test_a_job_runs_from_submission_to_adapter(dn: Dn, dataset: str) -> None:
     code, out, err = dn.run(
         f"train sft {MODEL} --dataset {dataset} --steps 4 --name 'first try' --wait"
     )
@@ -178,7 +178,7 @@ checkpoints  tinker://a/final
 """)
 
 
-def test_watching_tells_all_from_the_beginning_and_logs_only_what_was_said(
+def test_watch_reports_everything_from_the_start_and_logs_only_messages(
     dn: Dn, dataset: str
 ) -> None:
     job = dn.json(f"train sft {MODEL} --dataset {dataset} --steps 2 --rehearse")["id"]
@@ -223,7 +223,7 @@ no log lines match
 """)
 
 
-def test_a_job_that_fails_ends_watching_and_waiting_with_its_reason(dn: Dn, dataset: str) -> None:
+def test_a_failing_job_ends_watch_and_wait_with_its_reason(dn: Dn, dataset: str) -> None:
     job = dn.json(f"train sft {MODEL} --dataset {dataset} --steps 4 --seed {FAIL}")["id"]
 
     code, out, err = dn.run(f"train watch {job} --json")
@@ -241,7 +241,7 @@ error: The job `<id 1>` is already failed and cannot be cancelled
 """)
 
 
-def test_a_cancelled_job_can_be_repeated(dn: Dn, dataset: str) -> None:
+def test_a_cancelled_job_can_be_retried(dn: Dn, dataset: str) -> None:
     job = dn.json(f"train sft {MODEL} --dataset {dataset} --steps 500 --seed {SLOW}")["id"]
     dn.run(f"train cancel {job}")
     code, _, err = dn.run(f"train wait {job}")
@@ -254,7 +254,7 @@ def test_a_cancelled_job_can_be_repeated(dn: Dn, dataset: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["wait", "watch"])
-def test_a_restart_of_the_api_goes_unnoticed_by_who_waits(
+def test_waiting_continues_through_a_restart_of_the_api(
     dn: Dn, dataset: str, server: Any, command: str
 ) -> None:
     job = dn.json(f"train sft {MODEL} --dataset {dataset} --steps 20 --seed {SLOW}")["id"]
@@ -271,7 +271,7 @@ def test_a_restart_of_the_api_goes_unnoticed_by_who_waits(
     )
 
 
-def test_tokens_are_made_shown_once_listed_and_revoked(dn: Dn, server: Any) -> None:
+def test_tokens_are_created_shown_once_listed_and_revoked(dn: Dn, server: Any) -> None:
     code, token, err = dn.run("token create nightly --role reader --days 30")
     token = token.strip()
     assert code == 0, err
@@ -320,7 +320,7 @@ harbour@1.0.0  jsonl   train      3     84  <time>
 """)
 
 
-def test_a_capability_is_fetched_whole_and_deleted_for_good(dn: Dn) -> None:
+def test_a_capability_is_downloaded_completely_and_deleted_for_good(dn: Dn) -> None:
     Path("desk.md").write_text("You begin with Ahoy.")
     said = dn("capability push desk.md desk@1.0.0")
     said += dn("capability download desk@1.0.0")
@@ -362,7 +362,7 @@ def test_a_dataset_and_a_job_are_deleted_once_nothing_uses_them(dn: Dn) -> None:
     assert "`gone@1.0.0` was deleted; push the same files" in after
 
 
-def test_a_stranger_learns_nothing(dn: Dn, server: Any) -> None:
+def test_a_user_of_another_organization_sees_nothing(dn: Dn, server: Any) -> None:
     said = dn(f"train list --server {server.url} --api-key dn_{'x' * 43} --organization main")
     said += dn("train list --organization other")
     said += dn("train get 00000000-0000-0000-0000-000000000000")
@@ -384,7 +384,7 @@ error: There is no job `<id 1>` in this workspace; see `dn train list`
 """)
 
 
-def test_the_client_in_a_program(dn: Dn, dataset: str) -> None:
+def test_the_client_works_in_a_program(dn: Dn, dataset: str) -> None:
     name, version = dataset.split("@")
     request = SftRequest(
         model="Qwen/Qwen3-8B",
