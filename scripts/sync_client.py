@@ -19,6 +19,8 @@ CHANGES = (
     (r"\bawait ", ""),
     (r"\bAwaitable\[(\w+)\]", r"\1"),
     (r"\basyncio\.sleep\b", "time.sleep"),
+    (r"\basyncio\.to_thread\(([\w.]+), (\w+)\)", r"\1(\2)"),
+    (r" *# In a thread: .*\n", ""),
     (r"\bimport asyncio\b", "import time"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
