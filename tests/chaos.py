@@ -327,7 +327,7 @@ class Chaos:
                 trouble, started = self._trouble, time.monotonic()
                 try:
                     served = (await client.get(PROBED)).is_success
-                except httpx.HTTPError:
+                except httpx2.HTTPError:
                     served = False
                 if served:
                     taken = time.monotonic() - started

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-import httpx
+import httpx2
 
 SLOW_CONNECTIONS = 100
 """Of each kind: half a head, half a body, and a response that nobody reads."""
@@ -64,7 +64,7 @@ async def be_greedy(address: str, token: str, seconds: float) -> Counter[int]:
         "config": {"dataset_ref": {"name": "nothing", "version": "1.0.0"}},
     }  # fmt: skip
 
-    async def ask(client: httpx.AsyncClient, number: int) -> None:
+    async def ask(client: httpx2.AsyncClient, number: int) -> None:
         turn = 0
         while time.monotonic() < until:
             turn += 1
@@ -77,12 +77,12 @@ async def be_greedy(address: str, token: str, seconds: float) -> Counter[int]:
                 ("POST", "/tokens", {"json": {"name": f"token {turn}", "role": "reader"}}),
             )
             method, where, more = requests[(number + turn) % len(requests)]
-            with contextlib.suppress(httpx.HTTPError):
+            with contextlib.suppress(httpx2.HTTPError):
                 answer = await client.request(method, where, **more)  # type: ignore[arg-type]
                 statuses[answer.status_code] += 1
 
-    limits = httpx.Limits(max_connections=GREEDY_REQUESTS)
-    async with httpx.AsyncClient(
+    limits = httpx2.Limits(max_connections=GREEDY_REQUESTS)
+    async with httpx2.AsyncClient(
         base_url=f"{address}/api/v1/org/greedy",
         headers={"X-API-Key": token},
         timeout=30,
