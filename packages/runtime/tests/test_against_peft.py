@@ -9,8 +9,8 @@ from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.data.batching import Batching
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.reading import conversation
-from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.jobs.config import SftConfig, read_config
 from dreadnode_runtime.jobs.outcome import Outcome
 from dreadnode_runtime.sft.loop import Plan, train

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 from dreadnode_runtime.data.dialects.openai import ROLES
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.prompts import prompt, turns
 from dreadnode_runtime.data.reading import conversation, encodable
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.rendering import Rendering
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -16,9 +16,9 @@ from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.backend.trainer import Optimizer
 from dreadnode_runtime.control.events import Stop
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Conversation
 from dreadnode_runtime.data.prompts import Prompt
-from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.errors import TryAgain
 from dreadnode_runtime.jobs.config import read_config
 from dreadnode_runtime.jobs.outcome import Outcome

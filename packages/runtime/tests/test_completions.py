@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 from dreadnode_runtime.data.completions import read_completion
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Conversation
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.rendering import Rendering
 from transformers import AutoTokenizer
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from dreadnode_runtime.backend.policy import Sampled, SamplingParams
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Conversation
 from dreadnode_runtime.data.prompts import Prompt
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score
 from dreadnode_runtime.rl.environments import PythonEnvironment, open_environment

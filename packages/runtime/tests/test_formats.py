@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 from dreadnode.training.models import TINKER_MODELS
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.reading import conversation
 from dreadnode_runtime.data.renderers import formats
 from dreadnode_runtime.data.renderers.chat import Chat
 from dreadnode_runtime.data.renderers.differences import NOTHING_TO_COMPARE, differences
 from dreadnode_runtime.data.renderers.probes import Probe, shapes
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.rendering import Rendering
 
 INKLING = "thinkingmachines/Inkling"
 ACTIVE = [model.tinker_id for model in TINKER_MODELS if model.status == "active"]

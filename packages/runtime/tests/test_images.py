@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from dreadnode_runtime.backend.tinker_trainer import _datums
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.reading import conversation
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.vision import CookbookVision, vision_of
 from PIL import Image
 from tinker_cookbook.renderers import get_renderer

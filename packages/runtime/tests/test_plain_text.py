@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 from dreadnode_runtime.data.counts import Counts
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.plain_text import prepare_text
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.errors import JobFailed
 from transformers import AutoTokenizer

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.prompts import Asking, Prompt, prepare_prompts, prompt, turns
-from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.errors import JobFailed
 
 ASK = [{"role": "user", "content": "2+2?"}]

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Conversation, Unusable
 from dreadnode_runtime.data.reading import conversation
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.errors import JobFailed
 from transformers import AutoTokenizer
 

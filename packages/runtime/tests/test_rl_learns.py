@@ -15,8 +15,8 @@ from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.backend.trainer import Optimizer
 from dreadnode_runtime.control.events import Stop
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.prompts import Asking, prepare_prompts
-from dreadnode_runtime.data.rendering import load_rendering
 from dreadnode_runtime.jobs.config import read_config
 from dreadnode_runtime.jobs.outcome import Outcome
 from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score

@@ -12,9 +12,10 @@ from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.backend.policy import Floats, Loss, Sampled, SamplingParams, TrainingSequence
 from dreadnode_runtime.backend.trainer import Saved
 from dreadnode_runtime.control.events import Stop
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Conversation
 from dreadnode_runtime.data.prompts import Prompt
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import read_config
 from dreadnode_runtime.jobs.outcome import Outcome

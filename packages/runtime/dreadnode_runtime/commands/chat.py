@@ -20,9 +20,11 @@ from dreadnode_runtime.backend.policy import Sampler, SamplingParams
 from dreadnode_runtime.backend.tinker_policy import open_sampler
 from dreadnode_runtime.commands.responses import Response, error_response, refusal
 from dreadnode_runtime.data.completions import Reply, read_completion
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable, with_system_prompt
 from dreadnode_runtime.data.reading import conversation
-from dreadnode_runtime.data.rendering import Rendering, load_rendering, plain_message, text_of
+from dreadnode_runtime.data.renderers.messages import plain_message, text_of
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.errors import RuntimeFault
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 from dreadnode_runtime.commands.refused import Refused
 from dreadnode_runtime.data.counts import as_report
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.overview import Overview
 from dreadnode_runtime.data.prompts import Prompt
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.shown import prompt_shown
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import check_trackers, check_warmup, read_config

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from dreadnode_runtime.commands import check
-from dreadnode_runtime.data.rendering import load_rendering
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.errors import JobFailed
 
 PING = {"ping": True}

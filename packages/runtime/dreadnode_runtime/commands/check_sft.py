@@ -5,8 +5,9 @@ from typing import Any
 
 from dreadnode_runtime.commands.refused import Refused
 from dreadnode_runtime.data.counts import Counts, as_report
+from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.overview import Overview
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.data.shown import RowShown
 from dreadnode_runtime.errors import JobFailed

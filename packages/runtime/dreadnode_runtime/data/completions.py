@@ -11,7 +11,8 @@ from functools import lru_cache
 from tinker_cookbook.renderers import Message
 
 from dreadnode_runtime.data.reasoning import CLOSE, OPEN
-from dreadnode_runtime.data.rendering import END_OF_DOCUMENT, Rendering, text_of
+from dreadnode_runtime.data.renderers.messages import text_of
+from dreadnode_runtime.data.rendering import END_OF_DOCUMENT, Rendering
 
 _TAIL = 16
 """Tokens at the end of a prompt in which a format can open the reasoning."""

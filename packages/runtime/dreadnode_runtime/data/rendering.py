@@ -6,17 +6,14 @@ loaded is refused: training it in some generic format would be training another 
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
-from tinker_cookbook.exceptions import RendererError, TinkerCookbookError
-from tinker_cookbook.renderers import Message, get_text_content
+from tinker_cookbook.renderers import Message
 
-from dreadnode_runtime.data.chat_template import STAND_IN_RENDERER, StandInReader
+from dreadnode_runtime.data.conversation_text import ConversationWriter
 from dreadnode_runtime.data.marks import trained_messages
-from dreadnode_runtime.data.normal_form import Conversation, Unusable, content_text, has_images
-from dreadnode_runtime.data.renderers.chat import Chat, chat_of, one_call_each
-from dreadnode_runtime.data.renderers.formats import formats_of, names_of, stand_in_format
+from dreadnode_runtime.data.normal_form import Conversation, Unusable, has_images
 from dreadnode_runtime.data.renderers.probes import Probe
 from dreadnode_runtime.data.renderers.turns import Format, Turn
 from dreadnode_runtime.data.sequences import (
@@ -25,9 +22,7 @@ from dreadnode_runtime.data.sequences import (
     sequences_of,
     sequences_with_images,
 )
-from dreadnode_runtime.data.tokenizer import load_tokenizer
-from dreadnode_runtime.data.vision import Vision, no_vision, vision_of
-from dreadnode_runtime.errors import JobFailed, plain
+from dreadnode_runtime.data.vision import Vision, no_vision
 
 TRAIN_ON = ("all_assistant_messages", "last_assistant_message", "last_assistant_turn")
 """What `train_on` may name: which of a conversation's assistant messages carry loss."""
@@ -52,6 +47,8 @@ class Rendering:
         self._load_vision = vision
         self._format = used or formats[0]
         self._encoder = self._format.encoder
+        has_tool_calls = any(Probe.CALL in each.trains for each in formats)
+        self._writer = ConversationWriter(self._format, has_tool_calls=has_tool_calls)
         self._notes = tuple(notes)
 
     def _with(self, used: Format, notes: Sequence[str]) -> "Rendering":
@@ -107,8 +104,8 @@ class Rendering:
         if self.fits_all:
             return self
         needs: set[Probe] = set()
-        for said in conversations:
-            needs |= _needs(said, train_on)
+        for conversation in conversations:
+            needs |= _needs(conversation, train_on)
             if len(needs) == 2:
                 break
         fitting = [each for each in self._formats if needs <= each.trains]
@@ -124,14 +121,14 @@ class Rendering:
         return self._with(used, [f"{note}, so {used.name} writes this job and its chat"])
 
     def examples(
-        self, said: Conversation, *, row: int, max_length: int, train_on: str = TRAIN_ON[0]
+        self, conversation: Conversation, *, row: int, max_length: int, train_on: str = TRAIN_ON[0]
     ) -> tuple[list[Example], bool]:
-        """Return the sequences that teach SAID, and whether something was cut off.
+        """Return the sequences that teach CONVERSATION, and whether something was cut off.
 
         Raises:
             Unusable: There is nothing to train on.
         """
-        (found,) = self.batch([(row, said)], max_length=max_length, train_on=train_on)
+        (found,) = self.batch([(row, conversation)], max_length=max_length, train_on=train_on)
         if isinstance(found, Unusable):
             raise found
         return found.examples, found.cut
@@ -151,10 +148,10 @@ class Rendering:
         its answers are, as in tinker-cookbook's supervised loop. Sequences are cut at their end to
         MAX_LENGTH tokens. Rendering many rows at once encodes repeated text once.
         """
-        seeing = {index for index, (_, said) in enumerate(rows) if has_images(said)}
+        seeing = {index for index, (_, conversation) in enumerate(rows) if has_images(conversation)}
         turns: list[list[Turn] | Unusable] = [
-            [] if index in seeing else self._turns(said, train_on)
-            for index, (_, said) in enumerate(rows)
+            [] if index in seeing else self._writer.turns(conversation, train_on)
+            for index, (_, conversation) in enumerate(rows)
         ]
         texts = [
             text
@@ -165,46 +162,37 @@ class Rendering:
         ]
         encoded = iter(self._encoder.encode_many(texts))
         made: list[Rendered | Unusable] = []
-        for index, ((row, said), each) in enumerate(zip(rows, turns, strict=True)):
+        for index, ((row, conversation), each) in enumerate(zip(rows, turns, strict=True)):
             if index in seeing:
-                made.append(self._with_images(row, said, max_length, train_on))
+                made.append(self._with_images(row, conversation, max_length, train_on))
                 continue
             if isinstance(each, Unusable):
                 made.append(each)
                 continue
             pairs = [(next(encoded), next(encoded)) for _ in each]
-            made.append(sequences_of(pairs, row, said.weight, max_length))
+            made.append(sequences_of(pairs, row, conversation.weight, max_length))
         return made
 
     def _with_images(
-        self, row: int, said: Conversation, max_length: int, train_on: str
+        self, row: int, conversation: Conversation, max_length: int, train_on: str
     ) -> Rendered | Unusable:
-        """Return the sequences that teach SAID, which holds images."""
+        """Return the sequences that teach CONVERSATION, which holds images."""
         try:
-            for message in said.messages:
-                text = content_text(message["content"])
-                if found := self._encoder.control_token_in(text, self._format.structure):
-                    raise Unusable(f"it already holds `{found}`, which {self.name} writes itself")  # noqa: TRY301
-            written = self._vision.write(said, trained_messages(said, train_on))
+            self._writer.must_have_no_control_tokens(conversation)
+            written = self._vision.write(conversation, trained_messages(conversation, train_on))
         except Unusable as unusable:
             return unusable
         if any(len(each.tokens) > max_length for each in written):
             return Unusable("it holds images and is longer than max_sequence_length")
-        return sequences_with_images(written, row, said.weight)
+        return sequences_with_images(written, row, conversation.weight)
 
-    def prompt(self, said: Conversation) -> list[int]:
-        """Return the tokens that the model continues when it answers SAID.
+    def prompt(self, conversation: Conversation) -> list[int]:
+        """Return the tokens that the model continues when it answers CONVERSATION.
 
         Raises:
             Unusable: The format cannot write it.
         """
-        chat, _ = self._chat(said)
-        try:
-            text = self._format.writer.write(chat, prompt=True)
-        except Exception as error:
-            raise self._refused(error) from error
-        self._must_hold_context(chat, text)
-        return self._encoder.encode(text)
+        return self._encoder.encode(self._writer.prompt(conversation))
 
     def already_rendered(self, text: str) -> list[int]:
         """Return the tokens of TEXT, whose control tokens are meant as such."""
@@ -244,159 +232,26 @@ class Rendering:
         return [*self._format.stops, *texts] if texts else self.stop
 
     def answer(self, tokens: Sequence[int]) -> Message:
-        """Return the assistant's message that a model said with TOKENS."""
+        """Return the assistant's message that a model conversation with TOKENS."""
         return self._format.read(tokens)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of TOKENS, special ones included."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
-    def _chat(self, said: Conversation) -> tuple[Chat, list[int]]:
-        """Return SAID as it is written, and which of its messages each written one is of."""
-        calls = said.tools or any("tool_calls" in message for message in said.messages)
-        if calls and not any(Probe.CALL in each.trains for each in self._formats):
-            raise Unusable(f"{self.name} has no tool calls")
-        chat = chat_of(said, self._encoder.cover)
-        if self._format.one_call_at_a_time:
-            return one_call_each(chat)
-        return chat, list(range(len(chat.messages)))
 
-    def _turns(self, said: Conversation, train_on: str) -> list[Turn] | Unusable:
-        """Return the trained turns of SAID as text."""
-        try:
-            chosen = set(trained_messages(said, train_on))
-            self._must_be_unformatted(said, chosen)
-            chat, origins = self._chat(said)
-            return [self._turn(chat, index) for index, each in enumerate(origins) if each in chosen]
-        except Unusable as unusable:
-            return unusable
-
-    def _turn(self, chat: Chat, index: int) -> Turn:
-        message = chat.messages[index]
-        reasons = "reasoning_content" in message
-        trains = self._format.trains
-        if reasons and Probe.REASONING not in trains:
-            raise Unusable(f"{self.name} has no place for the reasoning of an answer")
-        if not reasons and Probe.TEXT not in trains and Probe.REASONING in trains:
-            raise Unusable(f"{self.name} has reasoning in every answer, and this row does not")
-        try:
-            turn = self._format.turn(chat, index)
-        except Exception as error:
-            raise self._refused(error) from error
-        for part in (message["content"], message.get("reasoning_content", "")):
-            if isinstance(part, str) and part.strip() not in turn.completion:
-                raise Unusable(f"{self.name} leaves out a part of an assistant message")
-        for call in message.get("tool_calls", ()):
-            if call["function"]["name"] not in turn.completion:
-                raise Unusable(f"{self.name} leaves out a tool call of an assistant message")
-        self._must_hold_context(chat.until(index), turn.prompt)
-        return turn
-
-    def _must_hold_context(self, chat: Chat, prompt: str) -> None:
-        """Refuse a conversation of which PROMPT leaves out what a system or user says."""
-        for message in chat.messages:
-            said = message["content"]
-            if message["role"] not in ("system", "user") or not isinstance(said, str):
-                continue
-            if said.strip() not in prompt:
-                raise Unusable(f"{self.name} leaves out a {message['role']} message")
-        for tool in chat.tools:
-            if tool["function"]["name"] not in prompt:
-                raise Unusable(f"{self.name} leaves out the tool `{tool['function']['name']}`")
-
-    def _must_be_unformatted(self, said: Conversation, trained: set[int]) -> None:
-        """Refuse a row that holds the format's own control tokens: one within the other."""
-        for index, message in enumerate(said.messages):
-            content = message["content"]
-            text = content if isinstance(content, str) else ""
-            if not isinstance(content, str):
-                text = "".join(part["text"] for part in content if part["type"] == "text")
-            found = self._encoder.control_token_in(text, self._format.structure)
-            edge = text.strip()
-            if found and (index in trained or edge.startswith(found) or edge.endswith(found)):
-                raise Unusable(f"it already holds `{found}`, which {self.name} writes itself")
-
-    def _refused(self, error: Exception) -> Unusable:
-        return Unusable(f"{self.name} cannot render it: {plain(error)}")
-
-
-def _needs(said: Conversation, train_on: str) -> set[Probe]:
+def _needs(conversation: Conversation, train_on: str) -> set[Probe]:
     try:
-        trained = trained_messages(said, train_on)
+        trained = trained_messages(conversation, train_on)
     except Unusable:
         return set()
     return {
         Probe.REASONING
         if any(
             part["type"] == "thinking" and part["thinking"].strip()
-            for part in said.messages[index]["content"]
+            for part in conversation.messages[index]["content"]
             if not isinstance(part, str)
         )
         else Probe.TEXT
         for index in trained
     }
-
-
-def text_of(message: Message) -> str:
-    """Return what MESSAGE says, its reasoning and its tool calls left out."""
-    return str(get_text_content(message))
-
-
-def plain_message(message: Message) -> dict[str, Any]:
-    """Return a renderer's MESSAGE in the form that `data` reads out of rows."""
-    plainly: dict[str, Any] = {"role": message["role"], "content": message["content"]}
-    if calls := message.get("tool_calls"):
-        plainly["tool_calls"] = [
-            {"id": call.id, "name": call.function.name, "arguments": call.function.arguments}
-            for call in calls
-        ]
-    return plainly
-
-
-@lru_cache(maxsize=8)
-def load_rendering(
-    model: str, *, rehearsal: bool, tokenizer: str, renderer: str | None = None
-) -> Rendering:
-    """Return the rendering that MODEL is trained with.
-
-    Args:
-        model: Its catalog id.
-        rehearsal: Whether the stand-in is trained in its place.
-        tokenizer: Folder of the trained model's tokenizer, or its id on a hub.
-        renderer: Name of the variant that its weights were trained with, if that is known.
-
-    Raises:
-        JobFailed: There is no such renderer or tokenizer here; the sentence says what to do.
-    """
-    name = STAND_IN_RENDERER
-    names: list[str] = []
-    if not rehearsal:
-        try:
-            names = names_of(model)
-        except (TinkerCookbookError, KeyError, ValueError) as error:
-            raise JobFailed(
-                f"No renderer is known for {model}, so its chat format cannot be written; "
-                "choose another model of `dn train catalog`",
-                code="model",
-            ) from error
-        name = names[0]
-    loaded = load_tokenizer(model, tokenizer)
-    try:
-        if rehearsal:
-            formats = [stand_in_format(name, StandInReader(loaded), loaded)]
-        else:
-            formats = formats_of(names, loaded, model)
-        # A tokenizer that lacks the format's special tokens shows when they are asked for.
-        if not formats[0].stops or not formats[0].trains:
-            raise RendererError("it lacks the special tokens of the format")  # noqa: TRY301
-    except (RendererError, AssertionError, ImportError, ValueError, AttributeError) as error:
-        raise JobFailed(
-            f"The renderer `{name}` of {model} does not work with the tokenizer of the model that "
-            f"this server's engine holds ({plain(error)}); check the folder given with `--model`",
-            code="model",
-        ) from error
-    rendering = Rendering(
-        formats,
-        vision=lambda name: vision_of(model, name, loaded, tokenizer, rehearsal=rehearsal),
-    )
-    return rendering if renderer is None else rendering.named(renderer)

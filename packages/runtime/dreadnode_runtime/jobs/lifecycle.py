@@ -12,7 +12,8 @@ from dreadnode_runtime.control.api import Dataset, JobApi
 from dreadnode_runtime.control.events import Reporter, Stop
 from dreadnode_runtime.control.job_record import Job
 from dreadnode_runtime.data.counts import Counts
-from dreadnode_runtime.data.rendering import Rendering, load_rendering
+from dreadnode_runtime.data.load_rendering import load_rendering
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.jobs.config import DatasetRef, TrainingConfig
 from dreadnode_runtime.jobs.cost import list_cost
 from dreadnode_runtime.jobs.model_card import Card

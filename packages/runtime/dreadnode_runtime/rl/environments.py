@@ -23,7 +23,7 @@ from dreadnode_runtime.data.fields import Findings
 from dreadnode_runtime.data.normal_form import Conversation, Unusable
 from dreadnode_runtime.data.normal_form import Message as NormalMessage
 from dreadnode_runtime.data.prompts import Prompt
-from dreadnode_runtime.data.rendering import plain_message
+from dreadnode_runtime.data.renderers.messages import plain_message
 from dreadnode_runtime.errors import JobFailed, plain
 from dreadnode_runtime.user_code.processes import (
     CodeFailed,

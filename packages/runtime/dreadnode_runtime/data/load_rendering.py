@@ -1,0 +1,61 @@
+"""Loads the rendering of a model: its formats, its tokenizer and how it takes images."""
+
+from functools import lru_cache
+
+from tinker_cookbook.exceptions import RendererError, TinkerCookbookError
+
+from dreadnode_runtime.data.chat_template import STAND_IN_RENDERER, StandInReader
+from dreadnode_runtime.data.renderers.formats import formats_of, names_of, stand_in_format
+from dreadnode_runtime.data.rendering import Rendering
+from dreadnode_runtime.data.tokenizer import load_tokenizer
+from dreadnode_runtime.data.vision import vision_of
+from dreadnode_runtime.errors import JobFailed, plain
+
+
+@lru_cache(maxsize=8)
+def load_rendering(
+    model: str, *, rehearsal: bool, tokenizer: str, renderer: str | None = None
+) -> Rendering:
+    """Return the rendering that MODEL is trained with.
+
+    Args:
+        model: Its catalog id.
+        rehearsal: Whether the stand-in is trained in its place.
+        tokenizer: Folder of the trained model's tokenizer, or its id on a hub.
+        renderer: Name of the variant that its weights were trained with, if that is known.
+
+    Raises:
+        JobFailed: There is no such renderer or tokenizer here; the sentence says what to do.
+    """
+    name = STAND_IN_RENDERER
+    names: list[str] = []
+    if not rehearsal:
+        try:
+            names = names_of(model)
+        except (TinkerCookbookError, KeyError, ValueError) as error:
+            raise JobFailed(
+                f"No renderer is known for {model}, so its chat format cannot be written; "
+                "choose another model of `dn train catalog`",
+                code="model",
+            ) from error
+        name = names[0]
+    loaded = load_tokenizer(model, tokenizer)
+    try:
+        if rehearsal:
+            formats = [stand_in_format(name, StandInReader(loaded), loaded)]
+        else:
+            formats = formats_of(names, loaded, model)
+        # A tokenizer that lacks the format's special tokens shows when they are asked for.
+        if not formats[0].stops or not formats[0].trains:
+            raise RendererError("it lacks the special tokens of the format")  # noqa: TRY301
+    except (RendererError, AssertionError, ImportError, ValueError, AttributeError) as error:
+        raise JobFailed(
+            f"The renderer `{name}` of {model} does not work with the tokenizer of the model that "
+            f"this server's engine holds ({plain(error)}); check the folder given with `--model`",
+            code="model",
+        ) from error
+    rendering = Rendering(
+        formats,
+        vision=lambda name: vision_of(model, name, loaded, tokenizer, rehearsal=rehearsal),
+    )
+    return rendering if renderer is None else rendering.named(renderer)
