@@ -25,6 +25,7 @@ from dreadnode_runtime.backend.tinker_trainer import (
     session,
     translate_errors,
 )
+from dreadnode_runtime.backend.usage import TokenMeter
 from dreadnode_runtime.errors import TryAgain
 
 T = TypeVar("T")
@@ -34,9 +35,15 @@ Watch = Callable[[Coroutine[Any, Any, T]], Coroutine[Any, Any, T]]
 class TinkerSampler:
     """Samples through the official SDK."""
 
-    def __init__(self, client: tinker.SamplingClient, until_outage: Watch[list[Sampled]]) -> None:
+    def __init__(
+        self,
+        client: tinker.SamplingClient,
+        until_outage: Watch[list[Sampled]],
+        meter: TokenMeter | None = None,
+    ) -> None:
         self._client = client
         self._until_outage = until_outage
+        self._meter = meter or TokenMeter()
 
     def sample(
         self, prompt: Sequence[int], count: int, sampling: SamplingParams, seed: int
@@ -55,7 +62,9 @@ class TinkerSampler:
         )
 
         async def result() -> list[Sampled]:
-            return [_sampled(sequence) for sequence in (await future).sequences]
+            response = await future
+            self._meter.count_sample(len(prompt), response)
+            return [_sampled(sequence) for sequence in response.sequences]
 
         return self._until_outage(result())
 
@@ -67,7 +76,7 @@ class TinkerPolicy(TinkerTrainer):
         self, batch: Sequence[TrainingSequence], loss: Loss, learning_rate: float
     ) -> Awaitable[list[Floats]]:
         """Submit a forward-backward pass of LOSS and one optimizer step."""
-        forward_backward = self._client.forward_backward(
+        forward_backward = self._forward_backward(
             [_datum(sequence) for sequence in batch], loss.name, dict(loss.config) or None
         )
         update = self._client.optim_step(self._adam(learning_rate))
@@ -90,7 +99,7 @@ class TinkerPolicy(TinkerTrainer):
         future = self._client.save_weights_and_get_sampling_client()
 
         async def result() -> Sampler:
-            return TinkerSampler(await future, self._until_outage)
+            return TinkerSampler(await future, self._until_outage, self._meter)
 
         return self._until_outage(result())
 

@@ -6,7 +6,7 @@ Only this module, `tinker_policy` and `commands.export` use the SDK.
 import asyncio
 import math
 import os
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -21,6 +21,7 @@ from dreadnode_runtime.backend.adapter import fetch
 from dreadnode_runtime.backend.availability import while_available
 from dreadnode_runtime.backend.pacing import space_out_polls
 from dreadnode_runtime.backend.trainer import Export, Optimizer, Saved
+from dreadnode_runtime.backend.usage import TokenMeter
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.data.vision import model_input
 from dreadnode_runtime.errors import JobFailed, RuntimeFault, TryAgain, plain
@@ -52,11 +53,13 @@ class TinkerTrainer:
         optimizer: Optimizer,
         *,
         resumed: bool,
+        meter: TokenMeter | None = None,
         max_outage: float = MAX_OUTAGE,
     ) -> None:
         self._client = client
         self._service = service
         self._optimizer = optimizer
+        self._meter = meter or TokenMeter()
         self._max_outage = max_outage
         self.resumed = resumed
 
@@ -78,7 +81,7 @@ class TinkerTrainer:
         self, batches: Sequence[Sequence[Example]], learning_rate: float
     ) -> Awaitable[list[float]]:
         """Submit a forward-backward pass for each of BATCHES and one optimizer step."""
-        passes = [self._client.forward_backward(_datums(batch), LOSS) for batch in batches]
+        passes = [self._forward_backward(_datums(batch), LOSS) for batch in batches]
         update = self._client.optim_step(self._adam(learning_rate))
 
         async def result() -> list[float]:
@@ -101,7 +104,7 @@ class TinkerTrainer:
         Some engines return NaN for an example, others refuse the whole batch. Where each example
         alone has a finite loss, the gradient was not finite: every example gets NaN.
         """
-        passes = [self._client.forward(_datums([example]), LOSS) for example in batch]
+        passes = [self._forward(_datums([example])) for example in batch]
         losses = []
         for example, output in zip(batch, passes, strict=True):
             try:
@@ -109,6 +112,21 @@ class TinkerTrainer:
             except tinker.RequestFailedError:
                 losses.append(math.nan)
         return losses if any(map(math.isnan, losses)) else [math.nan] * len(losses)
+
+    def _forward_backward(
+        self,
+        data: list[types.Datum],
+        loss: types.LossFnType,
+        config: Mapping[str, float] | None = None,
+    ) -> tinker.APIFuture[types.ForwardBackwardOutput]:
+        """Count and submit a forward-backward pass; every one goes through here."""
+        self._meter.count_pass(data)
+        return self._client.forward_backward(data, loss, config)
+
+    def _forward(self, data: list[types.Datum]) -> tinker.APIFuture[types.ForwardBackwardOutput]:
+        """Count and submit a forward pass; every one goes through here."""
+        self._meter.count_pass(data)
+        return self._client.forward(data, LOSS)
 
     def _adam(self, learning_rate: float) -> types.AdamParams:
         optimizer = self._optimizer
@@ -123,7 +141,7 @@ class TinkerTrainer:
 
     def evaluate(self, batch: Sequence[Example]) -> Awaitable[list[float]]:
         """Submit a forward pass; await it for each example's loss, summed over its tokens."""
-        output = self._client.forward(_datums(batch), LOSS)
+        output = self._forward(_datums(batch))
 
         async def result() -> list[float]:
             return _losses(batch, await output)
@@ -190,12 +208,13 @@ async def tinker_trainer(
     optimizer: Optimizer,
     resume: str | None,
     metadata: dict[str, str],
+    meter: TokenMeter | None = None,
     kind: type[TinkerTrainer] = TinkerTrainer,
 ) -> AsyncIterator[TinkerTrainer]:
     """Open a training client, and finish its session at the end.
 
     Training resumes from the checkpoint RESUME, optimizer included, if the engine still has it; the
-    trainer's `resumed` says so.
+    trainer's `resumed` says so. METER counts the tokens.
 
     Raises:
         JobFailed: The engine refuses the model or the rank.
@@ -213,7 +232,7 @@ async def tinker_trainer(
             client = await translate_errors(
                 asyncio.to_thread(_create, service, base_model, rank, seed), creating=True
             )
-        yield kind(client, service, optimizer, resumed=resumed)
+        yield kind(client, service, optimizer, resumed=resumed, meter=meter)
 
 
 @asynccontextmanager
