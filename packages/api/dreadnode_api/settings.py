@@ -320,6 +320,11 @@ class Settings(BaseSettings):
         return self.engine_key or self.tinker_api_key
 
     @property
+    def is_paid(self) -> bool:
+        """Whether the engine charges for tokens: hosted Tinker does, our own engine does not."""
+        return bool(self.tinker_api_key) and not self.engine_key
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """What no log may show."""
         password = make_url(self.database_url).password

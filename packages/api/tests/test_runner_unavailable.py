@@ -40,6 +40,9 @@ class Cluster:
 
     kill = stop
 
+    async def usage(self, job_id: str, attempt: int) -> object:
+        return None
+
     async def output(self, job_id: str, attempt: int, lines: int) -> list[str]:
         self._ask()
         return []

@@ -1,16 +1,16 @@
 """What goes with an adapter: its card, and what the training came to."""
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pytest
-from dreadnode.training import TINKER_MODELS
+from dreadnode_runtime.backend.usage import TokenMeter
 from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.data.counts import Counts
-from dreadnode_runtime.jobs.cost import Cost, list_cost
+from dreadnode_runtime.jobs.cost import Ledger
 from dreadnode_runtime.jobs.model_card import Card
 
-MODEL = next(m for m in TINKER_MODELS if m.tinker_id == "Qwen/Qwen3-8B")
+MODEL = "Qwen/Qwen3-8B"
 
 
 def card(**changes: Any) -> str:
@@ -18,13 +18,14 @@ def card(**changes: Any) -> str:
         "job_id": "job-1",
         "name": None,
         "trainer_type": "rl",
-        "model": MODEL.tinker_id,
-        "trained_model": MODEL.tinker_id,
+        "model": MODEL,
+        "trained_model": MODEL,
         "rehearsal": False,
         "renderer": "qwen3",
         "datasets": [Dataset("sums@1.0.0", Path(), "aa"), Dataset("talks@2.0.0", Path(), "bb")],
         "eval_dataset": Dataset("exam@1.0.0", Path(), "cc", "validation"),
         "counts": Counts(rows=10, usable=9),
+        "cost": Ledger({}),
         "config": {"lora_rank": 4},
         "metrics": {
             "train/steps": 3,
@@ -32,9 +33,6 @@ def card(**changes: Any) -> str:
             "train/reward": [0.1, 0.5, 0.4],
             "train/kl_sampler_trainer": [0.001, None, 0.002],
             "eval/reward_history": [0.2, 0.6, 0.3],
-            "tokens/prompt": 1_000_000,
-            "tokens/sampled": 2_000_000,
-            "tokens/trained": 3_000_000,
         },
     }
     return Card(**{**values, **changes}).text()
@@ -55,48 +53,40 @@ def test_a_card_names_every_dataset_by_digest_and_the_results_with_the_best() ->
         assert line in text.splitlines()
 
 
+RATES = {"prefill": "0.2", "cached_prefill": None, "sample": "0.4", "train": "0.44"}
+
+
+def ledger(rates: dict[str, str | None] | None = None, **tokens: int) -> Ledger:
+    cost = {"rates": {**RATES, "as_of": "2026-09", **(rates or {})}, "tokens": tokens}
+    return Ledger.from_record({"cost": cost}, TokenMeter())
+
+
 def test_a_card_shows_the_cost_per_kind_of_token() -> None:
-    pricing = MODEL.pricing
-    assert pricing is not None
-    assert pricing.prefill
-    assert pricing.sample
-    assert pricing.train
+    text = card(cost=ledger(prefill=1_000_000, sample=2_000_000, train=3_000_000))
 
-    text = card()
-
-    dollars = pricing.prefill + 2 * pricing.sample + 3 * pricing.train
     assert (
-        f"| Cost of the steps at hosted Tinker's list prices | ${dollars:.4f} "
-        f"(1,000,000 prefill at ${pricing.prefill:g} per million, "
-        f"2,000,000 sample at ${pricing.sample:g} per million, "
-        f"3,000,000 train at ${pricing.train:g} per million; rates of {MODEL.pricing_as_of}) |"
+        "| Cost at hosted Tinker's prices | $2.3200 (1,000,000 prefill at $0.2 per million, "
+        "2,000,000 sample at $0.4 per million, 3,000,000 train at $0.44 per million; rates of "
+        "2026-09) |"
     ) in text
 
 
-def test_a_rehearsals_card_has_no_cost() -> None:
-    assert "Cost" not in card(rehearsal=True, trained_model="stand-in/tiny")
+def test_a_rehearsals_card_shows_what_a_real_job_would_cost() -> None:
+    text = card(rehearsal=True, trained_model="stand-in/tiny", cost=ledger(train=1_000_000))
+
+    assert "| Cost at hosted Tinker's prices of a job with these tokens | $0.4400" in text
+    assert "| Cost at hosted Tinker's prices |" not in text
 
 
 def test_a_sum_with_an_unknown_price_is_unknown() -> None:
-    cost = Cost({"prefill": 10, "train": 20}, {"prefill": 1.0, "train": None})
+    unknown = ledger(cached_prefill=20, train=10)
 
-    assert cost.dollars is None
-    assert cost.text() == "unknown (10 prefill at $1 per million, 20 train at an unknown rate)"
+    assert unknown.usd is None
+    assert unknown.text() == (
+        "unknown (20 cached_prefill at an unknown rate, 10 train at $0.44 per million; "
+        "rates of 2026-09)"
+    )
 
 
-@pytest.mark.parametrize(
-    ("metrics", "tokens"),
-    [
-        ({"train/num_tokens_processed": 7}, {"train": 7}),
-        ({"tokens/prompt": 1, "tokens/sampled": 2, "tokens/trained": 3},
-         {"prefill": 1, "sample": 2, "train": 3}),
-    ],
-)  # fmt: skip
-def test_both_kinds_of_training_have_their_tokens_counted(
-    metrics: dict[str, int], tokens: dict[str, int]
-) -> None:
-    cost = list_cost(MODEL.tinker_id, metrics)
-
-    assert cost is not None
-    assert cost.tokens == tokens
-    assert list_cost(MODEL.tinker_id, {}) is None
+def test_tokens_beyond_2_to_the_53_are_priced_to_the_last_digit() -> None:
+    assert ledger(train=2**53 + 1).usd == Decimal("3963167672.086036920")

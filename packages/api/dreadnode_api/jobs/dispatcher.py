@@ -24,6 +24,7 @@ from dreadnode_api.jobs.records import set_phase
 from dreadnode_api.models.auth import Organization, Workspace
 from dreadnode_api.models.base import new_id
 from dreadnode_api.models.jobs import ENDED, Job, Status
+from dreadnode_api.pricing.ledger import read_usage, record_usage
 from dreadnode_api.runtime_processes.environment import clean_environment
 from dreadnode_api.sandbox import trackers
 from dreadnode_api.sandbox.runner import (
@@ -226,6 +227,7 @@ class Dispatcher:
                 state = await self._runner.state(lease.job_id, lease.attempt)
                 if not isinstance(state, Running):
                     output = await self._runner.output(lease.job_id, lease.attempt, OUTPUT_LINES)
+                    usage = await self._runner.usage(lease.job_id, lease.attempt)
                     break
                 await self._report_runner(watched, None)
                 await self._stop_overdue(watched)
@@ -238,7 +240,7 @@ class Dispatcher:
         # Before the lease is released, because nobody cleans up afterwards.
         with contextlib.suppress(RunnerUnavailable):
             await self._runner.clean(lease.job_id, lease.attempt)
-        await self._record_outcome(watched, state, output)
+        await self._record_outcome(watched, state, output, read_usage(usage))
 
     async def _report_runner(self, watched: Watched, trouble: str | None) -> None:
         """Show on the job that its runner does not answer, and later that it answers again."""
@@ -252,10 +254,16 @@ class Dispatcher:
         log.info("job %s: %s", watched.lease.job_id, trouble or "the runner answers again")
 
     async def _record_outcome(
-        self, watched: Watched, outcome: Exited | Lost, output: list[str]
+        self,
+        watched: Watched,
+        outcome: Exited | Lost,
+        output: list[str],
+        usage: dict[str, int] | None,
     ) -> None:
         async with self._database.writing() as session:
             job = await queue.lock_leased(session, watched.lease)
+            if usage is not None:
+                record_usage(job, watched.lease.attempt, usage)
             await apply_exit_outcome(
                 session,
                 job,

@@ -31,6 +31,8 @@ class Workspace(Table):
     slug: Mapped[str] = mapped_column("key", String(64))
     name: Mapped[str] = mapped_column(String(200))
     is_default: Mapped[bool] = mapped_column(default=False)
+    # A decimal number, as a string: SQLite has no exact decimals.
+    monthly_limit_usd: Mapped[str | None] = mapped_column(String(40))
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     updated_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now, onupdate=now)
 

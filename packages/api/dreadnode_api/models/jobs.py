@@ -29,6 +29,7 @@ from sqlalchemy import (
     String,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
@@ -66,6 +67,8 @@ class Job(Table):
         Index("ix_jobs_workspace_id_status_id", "workspace_id", "status", "id"),
         Index("ix_jobs_workspace_id_project_ref_id", "workspace_id", "project_ref", "id"),
         Index("ix_jobs_status_available_at", "status", "available_at"),
+        # The costs of a month.
+        Index("ix_jobs_workspace_id_created_at", "workspace_id", "created_at"),
         # Only a job with a lease may have a sandbox, and few jobs have one.
         Index(
             "ix_jobs_leased",
@@ -112,6 +115,18 @@ class Job(Table):
     tags: Mapped[list[str]] = mapped_column(JSON, default=list)
     config: Mapped[dict[str, Any]] = mapped_column(JSON)
     preflight: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+
+    # The ledger. `pricing/ledger.py` and `budget.py` write it. Amounts in millionths of a dollar
+    # are for sums over jobs; the exact cost follows from the usage and the rates.
+    rates: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    paid: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # Tokens by kind, by attempt.
+    usage: Mapped[dict[str, dict[str, int]] | None] = mapped_column(JSON(none_as_null=True))
+    cost_micro: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    reserved_micro: Mapped[int | None] = mapped_column(BigInteger)
+    # What the jobs cost that this one retries.
+    earlier_usd: Mapped[str | None] = mapped_column(String(64))
+    stopped_by: Mapped[str | None] = mapped_column(String(32))
 
     # The state.
     status: Mapped[str] = mapped_column(String(16), default=Status.QUEUED)

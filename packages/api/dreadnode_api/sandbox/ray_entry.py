@@ -1,8 +1,8 @@
 """What a Ray Job runs: `python -m dreadnode_api.sandbox.ray_entry`, on a machine that Ray picks.
 
 Only this file and `supervisor.py` are sent there. It supervises the sandbox as on the server's own
-machine: the same limits, the same end. Only its output, printed at the end, and its exit code
-return to the server; `supervisor.decode` reads from the code how the sandbox ended.
+machine: the same limits, the same end. Only its output with its token counts, printed at the end, and its exit
+code return to the server; `supervisor.decode` reads from the code how the sandbox ended.
 """
 
 import json
@@ -16,6 +16,11 @@ from dreadnode_api.sandbox import supervisor
 
 LAUNCH_SPEC = "DREADNODE_LAUNCH_SPEC"
 """The variable that holds the launch spec: the command, its environment and its limits."""
+
+
+USAGE_FILE = "usage.json"
+USAGE_MARK = "\ndreadnode token counts: "
+"""Stands before the token counts, which are the end of the output."""
 
 
 def main() -> int:
@@ -35,6 +40,9 @@ def main() -> int:
         for part in ("output.1.log", "output.log"):
             if (folder / part).exists():
                 sys.stdout.buffer.write((folder / part).read_bytes())
+        usage = folder / "work" / USAGE_FILE
+        if usage.exists():
+            sys.stdout.write(f"{USAGE_MARK}{usage.read_text()}\n")
         sys.stdout.flush()
         outcome = json.loads((folder / "exit.json").read_text())
     return supervisor.encode(int(outcome["code"]), outcome["reason"])

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+USAGE_FILE: Final = "usage.json"
+"""The file in its working directory in which a sandbox keeps its token counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,12 @@ class Runner(Protocol):
 
     async def output(self, job_id: str, attempt: int, lines: int) -> list[str]:
         """Return the last lines that a sandbox printed."""
+
+    async def usage(self, job_id: str, attempt: int) -> object:
+        """Return the token counts that a sandbox left in its `USAGE_FILE`, None if it left none.
+
+        They are JSON that the sandbox wrote, so the caller checks them.
+        """
 
     async def clean(self, job_id: str, attempt: int) -> None:
         """Remove the working directory of a sandbox that has ended; its output stays."""

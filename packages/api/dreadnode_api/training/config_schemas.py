@@ -116,6 +116,14 @@ class TrainConfig(Request):
         lt=2**31,
         description="Random seed for data order, adapter initialization and sampling.",
     )
+    max_cost_usd: Annotated[float | None, TRAINING] = Field(
+        None,
+        gt=0,
+        le=1e9,
+        description="Maximum cost in US dollars, retries included: the job stops after the step "
+        "that reaches it, saves a checkpoint, and can be resumed with a larger limit.",
+        examples=[5.0],
+    )
     track: Annotated[
         list[Tracker] | None, TRACKING, DefaultFrom("the server's `DREADNODE_TRACK`")
     ] = Field(

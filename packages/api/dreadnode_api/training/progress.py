@@ -18,6 +18,8 @@ from dreadnode_api.checkpoints.records import (
 from dreadnode_api.errors import Conflict, Invalid
 from dreadnode_api.jobs.records import end_job, lock, record_event, set_phase
 from dreadnode_api.models.jobs import ENDED, Job, MetricPoints, Status
+from dreadnode_api.pricing.budget import STOPPED_BY
+from dreadnode_api.pricing.ledger import record_usage
 from dreadnode_api.training.schemas import Phase, ProgressRequest
 
 AXES = ("steps", "eval/steps")
@@ -39,6 +41,9 @@ async def apply(session: AsyncSession, job_id: str, attempt: int, event: Progres
     job = await lock(session, job_id)
     if (event.attempt or attempt) > attempt:
         raise Invalid(f"This token belongs to attempt {attempt}", "attempt")
+    if event.usage is not None:
+        # Also of an attempt that is over: its tokens were used.
+        record_usage(job, event.attempt or attempt, event.usage.model_dump())
     if job.status in ENDED or (event.attempt or attempt) < job.attempt:
         return job
     if event.seq is not None:
@@ -203,6 +208,7 @@ async def _finish(session: AsyncSession, job: Job, event: ProgressRequest, numbe
         if lists:
             session.add(MetricPoints(job_id=job.id, number=number, step=0, lists=lists))
     cancelled = event.data.get("cancelled") is True
+    job.stopped_by = STOPPED_BY if event.data.get("stopped_by") == STOPPED_BY else None
     await end_job(session, job, Status.CANCELLED if cancelled else Status.COMPLETED)
 
 

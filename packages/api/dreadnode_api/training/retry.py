@@ -1,7 +1,9 @@
 """Retries an ended job, from its newest checkpoint."""
 
 import hashlib
+from typing import Any
 
+from app.training.catalog import get_training_model
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -21,6 +23,8 @@ from dreadnode_api.jobs.service import (
 )
 from dreadnode_api.models.base import new_id
 from dreadnode_api.models.jobs import Job, MetricPoints, Status
+from dreadnode_api.pricing.budget import SETTING, STOPPED_BY, chain_cost, reserve
+from dreadnode_api.pricing.rates import rates_of
 from dreadnode_api.settings import Settings
 from dreadnode_api.training.checks import still_served
 from dreadnode_api.training.service import find_by_idempotency_key
@@ -29,7 +33,7 @@ FROM_START = ResumePoint({}, step=0, has_expired=False)
 _COPIED = (
     "lineage", "org_id", "workspace_id", "name", "backend", "trainer_type", "algorithm", "model",
     "trained_model", "rehearsal", "capability", "project_ref", "run_ref", "tags", "config",
-    "preflight",
+    "preflight", "paid",
 )  # fmt: skip
 
 
@@ -39,6 +43,7 @@ async def retry_job(
     key: str | None,
     *,
     from_start: bool,
+    max_cost_usd: float | None,
     database: Database,
     engine: EngineClient,
     settings: Settings,
@@ -55,6 +60,7 @@ async def retry_job(
         NotFound: there is no such job.
     """
     request = f"retry {job_id}" + (" from start" if from_start else "")
+    request += "" if max_cost_usd is None else f" at most {max_cost_usd!r}"
     digest = hashlib.sha256(request.encode()).hexdigest()
     if key is not None and (known := await find_by_idempotency_key(database, scope, key, digest)):
         return known, False
@@ -68,7 +74,7 @@ async def retry_job(
             await keep_for_job(session, old.org_id, old.config)
             resume_point = await _resume_point(session, old, from_start=from_start)
             return await _create_retry(
-                session, settings, scope, old, resume_point, key, digest
+                session, settings, scope, old, resume_point, key, digest, max_cost_usd
             ), True
     except IntegrityError:
         known = await find_by_idempotency_key(database, scope, key or "", digest)
@@ -79,9 +85,10 @@ async def retry_job(
 
 async def _get_retryable(session: AsyncSession, scope: WorkspaceScope, job_id: str) -> Job:
     job = await get_job(session, scope.workspace_id, job_id)
-    if job.status not in (Status.FAILED, Status.CANCELLED):
+    if job.status not in (Status.FAILED, Status.CANCELLED) and job.stopped_by != STOPPED_BY:
         raise Conflict(
-            f"The job `{job_id}` is {job.status}; only a failed or cancelled job can be retried"
+            f"The job `{job_id}` is {job.status}; only a failed or cancelled job, or one that its "
+            "budget stopped, can be retried"
         )
     if job.preflight is None:
         raise Conflict(
@@ -117,6 +124,7 @@ async def _create_retry(
     resume_point: ResumePoint,
     key: str | None,
     digest: str,
+    max_cost_usd: float | None,
 ) -> Job:
     artifacts = dict(resume_point.artifacts)
     if capability := old.artifacts.get("capability"):
@@ -130,9 +138,14 @@ async def _create_retry(
         created_by=scope.caller.user_id,
         events=0,
         artifacts=artifacts,
+        rates=_rates(old),
         **{name: getattr(old, name) for name in _COPIED},
     )
+    if max_cost_usd is not None:
+        job.config = {**job.config, SETTING: max_cost_usd}
+    job.earlier_usd = chain_cost(old)
     await enqueue(session, settings, job, QUEUED_PHASE, QUEUED_REASON)
+    await reserve(session, job)
     if resume_point.artifacts:
         # The history so far; the start of the new job drops what comes after its checkpoint.
         for each in await metric_history(session, old.id):
@@ -156,3 +169,9 @@ def _describe_start(resume_point: ResumePoint) -> str:
     if resume_point.step is None:
         return "and resumes from its newest checkpoint"
     return f"and resumes from the checkpoint of step {resume_point.step}"
+
+
+def _rates(old: Job) -> dict[str, Any] | None:
+    """Return the rates of a retry: those of today, because it is a new submission."""
+    model = get_training_model(old.model)
+    return old.rates if model is None else rates_of(model).to_json()

@@ -24,7 +24,8 @@ from dreadnode_api.http.schemas import TimestampInput
 from dreadnode_api.jobs import service as jobs
 from dreadnode_api.jobs.deps import JobId, JobReader
 from dreadnode_api.jobs.waiting import explain_waiting
-from dreadnode_api.models.jobs import Event, Job, Status
+from dreadnode_api.models.jobs import ENDED, Event, Job, Status
+from dreadnode_api.pricing.budget import limit_of
 from dreadnode_api.training import retry, service
 from dreadnode_api.training.deletion import delete_job
 from dreadnode_api.training.deps import IdempotencyKey, InServices
@@ -128,7 +129,9 @@ async def get_training_job(
     history = await jobs.metric_history(session, job.id)
     last_lines = await jobs.last_lines(session, job) if job.status == Status.FAILED else []
     waiting = await explain_waiting(session, job, settings)
-    return job_view(job, await jobs.get_creator(session, job), history, last_lines, waiting)
+    creator = await jobs.get_creator(session, job)
+    limit = None if job.status in ENDED else await limit_of(session, job)
+    return job_view(job, creator, history, last_lines, waiting, limit)
 
 
 @router.post("/{job_id}/cancel")
@@ -182,6 +185,7 @@ async def retry_training_job(
         job_id,
         idempotency_key,
         from_start=body is not None and body.from_start,
+        max_cost_usd=None if body is None else body.max_cost_usd,
         database=database,
         engine=engine,
         settings=settings,

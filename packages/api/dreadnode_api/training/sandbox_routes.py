@@ -13,6 +13,7 @@ from dreadnode_api.jobs.deps import JobReader, JobSandbox, ReportingSandbox
 from dreadnode_api.jobs.records import lock
 from dreadnode_api.jobs.schemas import JobFileList, JobFileView
 from dreadnode_api.models.jobs import ENDED, JobFile
+from dreadnode_api.pricing.budget import limit_of
 from dreadnode_api.training import progress
 from dreadnode_api.training.schemas import (
     ProgressRequest,
@@ -53,7 +54,7 @@ async def post_progress(
     attempt = scope.caller.attempt or 1
     job = await progress.apply(session, scope.job_id, attempt, event)
     await session.flush()
-    return job_view(job, None)
+    return job_view(job, None, limit=await limit_of(session, job))
 
 
 @router.get("/rl-context")

@@ -1,11 +1,13 @@
 """The requests and responses of the job routes."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from dreadnode_api.http.schemas import Plain, Request, Response, Timestamp, single_line
 from dreadnode_api.models.jobs import Status
+from dreadnode_api.pricing.ledger import MAX_TOKENS
 from dreadnode_api.training.refs import Ref
 from dreadnode_api.training.rl_schemas import RlConfig
 from dreadnode_api.training.sft_schemas import SftConfig
@@ -120,6 +122,33 @@ class RetryRequest(Request):
     from_start: bool = Field(
         False, description="Start over from step 0, even if there is a checkpoint to resume from"
     )
+    max_cost_usd: float | None = Field(
+        None,
+        gt=0,
+        le=1e9,
+        description="Another limit of the cost, that of the retried jobs included; the old one "
+        "if not set",
+    )
+
+
+def _count(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,19}", value) else value
+
+
+Tokens = Annotated[
+    int,
+    BeforeValidator(_count, json_schema_input_type=int | str),
+    Field(ge=0, le=MAX_TOKENS, description="A number, or from 2**53 on a string of digits"),
+]
+
+
+class TokenUsage(Request):
+    """How many tokens an attempt has sent to the engine and got back so far, by kind."""
+
+    prefill: Tokens = 0
+    cached_prefill: Tokens = 0
+    sample: Tokens = 0
+    train: Tokens = 0
 
 
 class ProgressRequest(Request):
@@ -132,6 +161,7 @@ class ProgressRequest(Request):
     data: dict[str, Any] = Field(default_factory=dict)
     artifacts: dict[str, Any] | None = None
     error: str | None = Field(None, max_length=20_000)
+    usage: TokenUsage | None = Field(None, description="Totals of the attempt, which only grow")
     attempt: int | None = Field(None, ge=1)
     seq: int | None = Field(None, ge=1, description="From 1 within an attempt, without gaps")
 
@@ -165,6 +195,50 @@ class Progress(Response):
     eval_loss: float | None = Field(None, description="Loss of the newest evaluation")
     eval_reward: float | None = Field(None, description="Reward of the newest evaluation")
     seconds_left: float | None = None
+
+
+class JobRates(Response):
+    """Rates in US dollars per million tokens, as decimal numbers; null is a rate not known."""
+
+    model: str
+    prefill: str | None = None
+    cached_prefill: str | None = None
+    sample: str | None = None
+    train: str | None = None
+    as_of: str | None = Field(None, description="Day or month on which the rates were read")
+    promotion: str | None = Field(None, description="A discount in the rates that may end")
+    list_rates: dict[str, str] | None = Field(None, description="The rates without the discount")
+
+
+class JobTokens(Response):
+    """Tokens of all attempts of a job, by kind."""
+
+    prefill: int = 0
+    cached_prefill: int = 0
+    sample: int = 0
+    train: int = 0
+
+
+class JobCost(Response):
+    """The tokens that a job has used, and what they cost; amounts are decimal numbers."""
+
+    paid: bool = Field(
+        description="Whether the tokens are paid for: not in a rehearsal, nor on an engine of "
+        "one's own"
+    )
+    usd: str | None = Field(description="The cost so far; null if a rate is not known")
+    list_usd: str | None = Field(
+        description="The tokens at the job's rates, whether they are paid for or not"
+    )
+    reason: Plain | None = Field(description="Why there is no total")
+    tokens: JobTokens
+    list_usd_by_kind: dict[str, str | None]
+    rates: JobRates | None = Field(description="The rates in force when the job was submitted")
+    earlier_usd: str = Field(description="The cost of the jobs that this one retries")
+    limit_usd: str | None = Field(
+        description="The cost at which the job stops, `earlier_usd` included; with the "
+        "workspace's monthly limit only in the response for one job"
+    )
 
 
 class TrainingJob(Response):
@@ -203,6 +277,10 @@ class TrainingJob(Response):
     config: dict[str, Any]
     preflight: dict[str, Any] | None
     progress: Progress | None
+    cost: JobCost
+    stopped_by: str | None = Field(
+        description="Why a completed job has not done all its steps: `budget`, or null"
+    )
     metrics: dict[str, Any] = Field(description="Scalars, and metric histories over steps")
     artifacts: dict[str, Any]
     error: Plain | None

@@ -23,6 +23,8 @@ from dreadnode_api.jobs.service import QUEUED_PHASE, QUEUED_REASON, enqueue
 from dreadnode_api.models.base import new_id
 from dreadnode_api.models.capabilities import CapabilityVersion
 from dreadnode_api.models.jobs import VALIDATING, Job
+from dreadnode_api.pricing.budget import reserve
+from dreadnode_api.pricing.rates import Rates, rates_of
 from dreadnode_api.sandbox import trackers
 from dreadnode_api.settings import Settings
 from dreadnode_api.training import check_results
@@ -62,6 +64,7 @@ class _Plan:
     data: JobData
     check: CheckRequest
     capability: CapabilityVersion | None
+    rates: Rates
 
 
 async def create_job(
@@ -98,7 +101,7 @@ async def create_job(
     model = known_model(request)
     supported_request = supported(request, model)
     plan = await _plan(scope, supported_request, model, services)
-    job = _job(scope, supported_request, plan)
+    job = _job(scope, supported_request, plan, is_paid=services.settings.is_paid)
     job.idempotency_key, job.request_sha256 = key, digest
     async with database.reading() as session:
         stored = await check_results.load(session, plan.check)
@@ -143,7 +146,7 @@ async def _plan(
         trainer_type=request.trainer_type,
         config=config,
     )
-    return _Plan(trained.model_name, config, data, check, capability)
+    return _Plan(trained.model_name, config, data, check, capability, rates_of(model))
 
 
 async def _insert(
@@ -165,6 +168,8 @@ async def _insert(
         async with services.database.writing() as session:
             await keep_for_job(session, job.org_id, job.config)
             await enqueue(session, services.settings, job, phase, reason)
+            if result is not None:
+                await reserve(session, job)
             if result is None:
                 await services.validator.add(session, job, plan.check, sources)
     except IntegrityError:
@@ -226,7 +231,9 @@ async def _capability(
     return found
 
 
-def _job(scope: WorkspaceScope, request: SftJobRequest | RlJobRequest, plan: _Plan) -> Job:
+def _job(
+    scope: WorkspaceScope, request: SftJobRequest | RlJobRequest, plan: _Plan, *, is_paid: bool
+) -> Job:
     job_id = new_id()
     job = Job(
         id=job_id,
@@ -245,6 +252,8 @@ def _job(scope: WorkspaceScope, request: SftJobRequest | RlJobRequest, plan: _Pl
         run_ref=request.run_ref,
         tags=list(request.tags),
         config=plan.config,
+        rates=plan.rates.to_json(),
+        paid=is_paid and not request.rehearse,
         events=0,
     )
     if plan.capability is not None:

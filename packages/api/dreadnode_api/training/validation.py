@@ -16,11 +16,13 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.db import Database, clock
+from dreadnode_api.errors import ApiError
 from dreadnode_api.jobs.records import end_job, set_phase
 from dreadnode_api.jobs.service import QUEUED_PHASE, QUEUED_REASON
 from dreadnode_api.models.base import new_id
 from dreadnode_api.models.checks import Validation
 from dreadnode_api.models.jobs import ENDED, VALIDATING, Job, Status
+from dreadnode_api.pricing.budget import STOPPED_BY, reserve
 from dreadnode_api.training.check_request import CheckRequest
 from dreadnode_api.training.checker import CheckFailed, CheckResult
 from dreadnode_api.training.preflight import Preflight, RunningCheck
@@ -182,4 +184,9 @@ class Validator:
                 await end_job(session, job, Status.FAILED, error=message, code=code)
                 return
             job.preflight = {**result.report, "datasets": sources}
+            try:
+                await reserve(session, job)
+            except ApiError as refusal:
+                await end_job(session, job, Status.FAILED, error=str(refusal), code=STOPPED_BY)
+                return
             set_phase(session, job, QUEUED_PHASE, QUEUED_REASON)

@@ -1,11 +1,14 @@
 """Turns rows of the database into responses."""
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from dreadnode_api.jobs.waiting import Waiting
 from dreadnode_api.models.auth import User
 from dreadnode_api.models.jobs import ENDED, Event, Job, MetricPoints
+from dreadnode_api.pricing.budget import max_cost
+from dreadnode_api.pricing.ledger import cost_view
 from dreadnode_api.training.defaults import complete
 from dreadnode_api.training.schemas import Capability, CreatedBy, LogEntry, Progress, TrainingJob
 
@@ -16,8 +19,12 @@ def job_view(
     history: Sequence[MetricPoints] = (),
     last_lines: Sequence[str] = (),
     waiting: Waiting | None = None,
+    limit: Decimal | None = None,
 ) -> TrainingJob:
-    """Return the response for `job`; the other arguments are left out in lists."""
+    """Return the response for `job`; the other arguments are left out in lists.
+
+    LIMIT is the cost at which it stops; its own limit if not given.
+    """
     # A job that is older than a setting gets the setting's default as long as it may still run.
     config = job.config if job.status in ENDED else complete(job.trainer_type, job.config)
     return TrainingJob.model_validate(
@@ -33,6 +40,7 @@ def job_view(
             "trajectory_dataset_refs": config.get("trajectory_dataset_refs") or [],
             "progress": None if job.progress is None else Progress(**job.progress),
             "metrics": {**job.scalars, **merge_history(history)},
+            "cost": cost_view(job, max_cost(job) if limit is None else limit),
             "error_log": list(last_lines),
             "queue_position": None if waiting is None else waiting.position,
             "phase_reason": job.phase_reason if waiting is None else waiting.reason,
@@ -46,7 +54,7 @@ _SAME = (
     "id", "workspace_id", "name", "status", "phase", "backend", "trainer_type",
     "algorithm", "model", "trained_model", "rehearsal", "project_ref", "run_ref", "tags",
     "preflight", "artifacts", "error", "error_code", "attempt", "retry_of", "start_step",
-    "created_by", "created_at", "updated_at", "started_at", "completed_at", "cancel_requested_at",
+    "stopped_by", "created_by", "created_at", "updated_at", "started_at", "completed_at", "cancel_requested_at",
 )  # fmt: skip
 
 

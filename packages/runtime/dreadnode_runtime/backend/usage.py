@@ -3,7 +3,7 @@
 | kind | tokens |
 | --- | --- |
 | `prefill` | of prompts that were sampled from |
-| `cached_prefill` | of such prompts that the engine still held, by its own report |
+| `cached_prefill` | of such prompts that the engine still held, by its own report, and of the shared prompt of every further completion of a request |
 | `sample` | that were sampled |
 | `train` | of the inputs of forward and forward-backward passes, evaluations included |
 """
@@ -52,11 +52,13 @@ class TokenMeter:
     def count_sample(self, prompt_tokens: int, response: types.SampleResponse) -> None:
         """Count RESPONSE to a request with a prompt of PROMPT_TOKENS.
 
-        The engine computes a prompt once for all of a request's completions.
+        The prompt is computed once for all completions. Tinker bills it as cached for every
+        completion but the first, and reports the hits of the first only.
         """
-        cached = min(response.prompt_cache_hit_tokens or 0, prompt_tokens)
+        hits = min(response.prompt_cache_hit_tokens, prompt_tokens)
+        shared = prompt_tokens * (len(response.sequences) - 1)
         sampled = sum(len(sequence.tokens) for sequence in response.sequences)
-        self.add(prefill=prompt_tokens - cached, cached_prefill=cached, sample=sampled)
+        self.add(prefill=prompt_tokens - hits, cached_prefill=hits + shared, sample=sampled)
 
     def add(
         self, *, prefill: int = 0, cached_prefill: int = 0, sample: int = 0, train: int = 0

@@ -1,13 +1,15 @@
 """Progress events: delivered in order, each once, without delaying the training."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dreadnode_runtime.control.api import JobApi, redacted
 from dreadnode_runtime.errors import RuntimeFault
 
 Event = dict[str, Any]
+MAX_NUMBER = 2**53
+"""Counts from here on are reported as strings."""
 
 
 class Stop:
@@ -18,6 +20,8 @@ class Stop:
         terminated: The process must exit: the next attempt resumes the job.
         training: Whether the loop has started, so that there is something to save.
         delivery_error: Why events can no longer be delivered.
+        is_budget_exhausted: Returns whether the job's cost has reached its limit.
+        over_budget: Whether that ended the loop.
     """
 
     def __init__(self) -> None:
@@ -25,11 +29,23 @@ class Stop:
         self.terminated = False
         self.training = False
         self.delivery_error: RuntimeFault | None = None
+        self.is_budget_exhausted: Callable[[], bool] = lambda: False
+        self.over_budget = False
 
     @property
     def requested(self) -> bool:
         """Whether the loop must end."""
-        return self.cancelled or self.terminated or self.delivery_error is not None
+        ended = self.cancelled or self.terminated or self.over_budget
+        return ended or self.delivery_error is not None
+
+    def before_step(self) -> bool:
+        """Return whether the loop must end before its next step; only here the budget ends it.
+
+        The steps that were submitted are counted by now, so a job exceeds its budget by at most
+        one step.
+        """
+        self.over_budget = self.over_budget or self.is_budget_exhausted()
+        return self.requested
 
     @property
     def leave_to_next_attempt(self) -> bool:
@@ -45,10 +61,14 @@ class Reporter:
 
     Attributes:
         listeners: Called with each event, at once.
+        usage: Returns the token counts of this attempt, which every event carries.
+        on_record: Called with the job's record in each response.
     """
 
     def __init__(self, api: JobApi, attempt: int, stop: Stop) -> None:
         self.listeners: list[Callable[[Event], None]] = []
+        self.usage: Callable[[], Mapping[Any, int]] | None = None
+        self.on_record: Callable[[dict[str, Any]], None] | None = None
         self._api = api
         self._attempt = attempt
         self._stop = stop
@@ -92,6 +112,12 @@ class Reporter:
             event["artifacts"] = artifacts
         if error is not None:
             event["error"] = redacted(error)
+        if self.usage is not None:
+            # The API refuses larger numbers in JSON, which many readers would round.
+            event["usage"] = {
+                kind: count if count < MAX_NUMBER else str(count)
+                for kind, count in self.usage().items()
+            }
         self._queue.put_nowait(event)
         for listener in self.listeners:
             listener(event)
@@ -130,4 +156,6 @@ class Reporter:
                 return
             if job.get("cancel_requested_at"):
                 self._stop.cancelled = True
+            if self.on_record is not None:
+                self.on_record(job)
             self._queue.task_done()

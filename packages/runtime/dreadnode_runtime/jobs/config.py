@@ -60,6 +60,7 @@ class TrainingConfig(BaseModel):
     strict: bool
     seed: int
     trajectory_dataset_refs: tuple[DatasetRef, ...] = ()
+    max_cost_usd: float | None = None
     track: tuple[Name, ...] = ()
     track_project: str | None = None
 

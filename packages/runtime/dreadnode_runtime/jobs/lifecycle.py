@@ -15,7 +15,7 @@ from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.jobs.config import DatasetRef, TrainingConfig
-from dreadnode_runtime.jobs.cost import list_cost
+from dreadnode_runtime.jobs.cost import Ledger
 from dreadnode_runtime.jobs.model_card import Card
 from dreadnode_runtime.jobs.outcome import (
     Outcome,
@@ -66,6 +66,7 @@ class JobContext:
         stop: Ends the loop early.
         folder: Working folder, empty at first.
         open_trainer: Opens the trainer; tests pass a fake.
+        ledger: Tokens and cost of the job so far.
     """
 
     job: Job
@@ -74,6 +75,7 @@ class JobContext:
     stop: Stop
     folder: Path
     open_trainer: OpenTrainer
+    ledger: Ledger
 
     async def dataset(self, ref: DatasetRef, split: str | None) -> Dataset:
         """Download the rows of a dataset's split into the working folder."""
@@ -96,6 +98,7 @@ class JobContext:
             optimizer=config.optimizer(),
             resume=checkpoint,
             metadata={"job": job.id},
+            meter=self.ledger.meter,
         ) as trainer:
             outcome = Outcome()
             if checkpoint is not None and trainer.resumed:
@@ -128,10 +131,9 @@ class JobContext:
         artifacts = {**results.artifacts, "checkpoints": outcome.checkpoints}
         if outcome.checkpoints:
             artifacts["latest_checkpoint"] = outcome.checkpoints[-1]
-        metrics = results.metrics
-        cost = None if job.rehearsal else list_cost(job.model, metrics)
-        if cost is not None and cost.dollars is not None:
-            metrics = {**metrics, "cost/list_usd": round(cost.dollars, 6)}
+        metrics, usd = results.metrics, self.ledger.usd
+        if usd is not None and not job.rehearsal:
+            metrics = {**metrics, "cost/list_usd": round(float(usd), 6)}
         data: dict[str, Any] = {"step": outcome.step}
         if stop.cancelled:
             message = f"Cancelled after step {outcome.step} of {results.steps}"
@@ -139,6 +141,9 @@ class JobContext:
         else:
             message = f"Trained {plural(outcome.step, 'step')}"
             message += ", and stopped early" if outcome.stopped_early else ""
+            if stop.over_budget:
+                message = f"Stopped by the budget after step {outcome.step} of {results.steps}"
+                data["stopped_by"] = "budget"
             data["metrics"] = dict(results.last_step_metrics)
             card = self._card(rendering, replace(results, metrics=metrics))
             artifacts |= await self._export(trainer, outcome, results.best_step, card, data)
@@ -172,12 +177,16 @@ class JobContext:
     ) -> dict[str, Any]:
         """Export the last and the best weights, add their sizes to DATA, and return artifacts."""
         self.reporter.phase("saving")
-        report_checkpoint_start(outcome.step, self.reporter, "final")
-        export = await trainer.export("final", self.folder / ADAPTER)
+        resume = outcome.checkpoints[-1] if self.stop.over_budget and outcome.checkpoints else None
+        if resume is None:
+            report_checkpoint_start(outcome.step, self.reporter, "final")
+        # The weights of a job that the budget stopped are saved already, as a checkpoint that names
+        # its step, from which a retry resumes.
+        export = await trainer.export("final", self.folder / ADAPTER, resume)
         data |= {"bytes": export.state.bytes, "sampler_bytes": export.sampler.bytes}
         await self._store(export, card)
         artifacts: dict[str, Any] = {
-            "checkpoints": [*outcome.checkpoints, export.state.path],
+            "checkpoints": [*outcome.checkpoints, *([] if resume else [export.state.path])],
             "latest_checkpoint": export.state.path,
             "sampler_checkpoint": export.sampler.path,
             "adapter": f"{ADAPTER}/",
@@ -205,6 +214,7 @@ class JobContext:
             datasets=results.datasets,
             eval_dataset=results.eval_dataset,
             counts=results.counts,
+            cost=self.ledger,
             config=job.config,
             metrics=results.metrics,
         )

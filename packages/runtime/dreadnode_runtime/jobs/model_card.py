@@ -6,7 +6,7 @@ from typing import Any
 
 from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.data.counts import Counts
-from dreadnode_runtime.jobs.cost import list_cost
+from dreadnode_runtime.jobs.cost import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,7 @@ class Card:
         datasets: Training data.
         eval_dataset: Evaluation data, if any.
         counts: Row counts of the training data.
+        cost: Tokens and cost of all attempts.
         config: The job's settings, including defaults.
         metrics: The job's final metrics.
         step: Step of the weights; None for the last step.
@@ -38,6 +39,7 @@ class Card:
     datasets: Sequence[Dataset]
     eval_dataset: Dataset | None
     counts: Counts
+    cost: Ledger
     config: dict[str, Any]
     metrics: dict[str, Any]
     writer: str | None = None
@@ -82,7 +84,6 @@ class Card:
         ]
 
     def _training(self) -> dict[str, Any]:
-        cost = None if self.rehearsal else list_cost(self.model, self.metrics)
         counts = self.counts
         return {
             "Model of the job": self.model,
@@ -97,10 +98,17 @@ class Card:
             "Weights of": None if self.step is None else f"step {self.step}, the best evaluation",
             "Tokens processed": self.metrics.get("train/num_tokens_processed"),
             "Rollouts": self.metrics.get("train/num_rollouts"),
-            "Cost of the steps at hosted Tinker's list prices": None
-            if cost is None
-            else cost.text(),
+            **self._cost(),
         }
+
+    def _cost(self) -> dict[str, str]:
+        """Return the cost of all attempts, with evaluations and repeated steps."""
+        if not any(self.cost.tokens.values()):
+            return {}
+        title = "Cost at hosted Tinker's prices"
+        if self.rehearsal:
+            return {f"{title} of a job with these tokens": self.cost.text()}
+        return {title: self.cost.text()}
 
     def _results(self) -> dict[str, Any]:
         """Return the first, the last and (of evaluations) the best value of each metric."""

@@ -85,7 +85,7 @@ async def train(
     sampler, version = None, -1
     try:
         for step in range(outcome.step + 1, plan.steps + 1):
-            if stop.requested:
+            if stop.before_step():
                 break
             if sampler is None or step - 1 - version >= config.weight_sync_interval:
                 sampler, version = await policy.sampler(), step - 1

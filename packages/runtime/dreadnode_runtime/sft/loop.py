@@ -95,7 +95,7 @@ async def train(
     reporter.phase("training")
     try:
         for step in plan.schedule.after(outcome.step):
-            if stop.requested or outcome.stopped_early:
+            if outcome.stopped_early or stop.before_step():
                 break
             loop.submit(step)
             if step.evaluates:

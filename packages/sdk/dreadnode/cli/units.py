@@ -1,4 +1,4 @@
-"""Units on the command line: durations such as `90s` or `1h30m`, and token counts such as `64K`."""
+"""Units on the command line: durations such as `1h30m`, token counts such as `64K`, dollars."""
 
 from __future__ import annotations
 
@@ -43,6 +43,20 @@ def byte_size(number: int) -> str:
         if number >= 1024**power:
             return f"{number / 1024**power:.1f} {unit}"
     return f"{number} B"
+
+
+def dollars(type_: Any, tokens: Sequence[Any]) -> float:
+    """Return the US dollars that a flag names: a converter for cyclopts."""
+    text = tokens[0].value.strip().removeprefix("$")
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(
+            f"`{tokens[0].keyword}` must be a number of US dollars above 0, not `{tokens[0].value}`"
+        )
+    return number
 
 
 def _duration(token: Any, unit: float, name: str) -> float:

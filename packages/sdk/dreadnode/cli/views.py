@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from dreadnode.cli.output import Column, show
@@ -59,6 +60,38 @@ def steps(job: TrainingJob) -> str:
 def loss(job: TrainingJob) -> str:
     """Return the newest loss."""
     return "" if job.progress is None else _rounded(job.progress.loss)
+
+
+def short_cost(job: TrainingJob) -> str:
+    """Return what a job has cost so far."""
+    if not any(job.cost.tokens.values()):
+        return ""
+    if not job.cost.paid:
+        return "free"
+    return "?" if job.cost.usd is None else dollars(job.cost.usd)
+
+
+def cost(job: TrainingJob) -> str:
+    """Return what a job has cost so far, or would cost at the list prices, and its limit."""
+    found = job.cost
+    limit = "" if found.limit_usd is None else f", limit {dollars(found.limit_usd)}"
+    if not any(found.tokens.values()):
+        return limit.removeprefix(", ")
+    counted = ", ".join(f"{count:,} {kind}" for kind, count in found.tokens.items() if count)
+    tokens = f"{counted} tokens"
+    if found.list_usd is None:
+        return f"unknown: {found.reason} ({tokens}){limit}"
+    if not found.paid:
+        return f"free; {dollars(found.list_usd)} at Tinker's prices ({tokens})"
+    earlier = f" after {dollars(found.earlier_usd)} before" if found.earlier_usd else ""
+    return f"{dollars(found.list_usd)} ({tokens}){earlier}{limit}"
+
+
+def dollars(usd: Decimal) -> str:
+    """Return an amount to the cent; to three significant digits if it is below ten cents."""
+    if usd >= Decimal("0.1") or not usd:
+        return f"${usd:,.2f}"
+    return f"${float(usd):.3g}" if usd >= Decimal("0.0001") else "below $0.0001"
 
 
 def evaluation(job: TrainingJob) -> str:
@@ -248,6 +281,7 @@ def job_rows(jobs: Sequence[TrainingJob]) -> tuple[Column, ...]:
         ("steps", steps),
         ("loss", loss),
         ("eval", evaluation),
+        ("cost", short_cost),
         ("lr", learning_rate),
         ("user", user),
         ("age", age),
@@ -276,6 +310,8 @@ JOB: tuple[Column, ...] = (
     ("loss", loss),
     ("reward", reward),
     ("evaluation", evaluation),
+    ("cost", cost),
+    ("stopped by", lambda job: job.stopped_by),
     ("best", best),
     ("attempt", lambda job: job.attempt or None),
     ("retry of", lambda job: job.retry_of),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from pydantic import Field
@@ -102,6 +103,30 @@ class JobUser(Response):
     email: str | None = None
 
 
+class JobCost(Response):
+    """The tokens that a job has used, and what they cost in US dollars.
+
+    Attributes:
+        paid: Whether the tokens are paid for: not in a rehearsal, nor on an engine of one's own.
+        usd: The cost so far; None if a rate is not known.
+        list_usd: The tokens at the job's rates, whether they are paid for or not.
+        reason: Why there is no total.
+        tokens: Tokens of all attempts by kind: prefill, cached_prefill, sample and train.
+        rates: The rates in force when the job was submitted, per million tokens.
+        earlier_usd: The cost of the jobs that this one retries.
+        limit_usd: The cost at which the job stops, `earlier_usd` included.
+    """
+
+    paid: bool = False
+    usd: Decimal | None = None
+    list_usd: Decimal | None = None
+    reason: str | None = None
+    tokens: dict[str, int] = Field(default_factory=dict)
+    rates: dict[str, Any] | None = None
+    earlier_usd: Decimal = Decimal(0)
+    limit_usd: Decimal | None = None
+
+
 class TrainingJob(Response):
     """A training job.
 
@@ -115,6 +140,8 @@ class TrainingJob(Response):
         retry_of: The job that this one retries.
         start_step: Of a retry, the step of the checkpoint from which it resumes; 0 if it starts
             over.
+        cost: The tokens so far, and what they cost.
+        stopped_by: `budget` if the limit of its cost ended a completed job before its last step.
         error: Why it failed, as a sentence. `error_code` is a word for programs, and `error_log`
             has the last lines of its log.
         config: The submitted configuration with every default filled in.
@@ -136,6 +163,8 @@ class TrainingJob(Response):
     retry_of: str | None = None
     start_step: int | None = None
     progress: Progress | None = None
+    cost: JobCost = Field(default_factory=lambda: JobCost())
+    stopped_by: str | None = None
     preflight: Preflight | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     metrics: dict[str, Any] = Field(default_factory=dict)

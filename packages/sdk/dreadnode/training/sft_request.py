@@ -75,6 +75,10 @@ class SftConfig(Request):
     seed: Annotated[int, Field(ge=0, le=2147483647)] | None = None
     """Random seed for data order, adapter initialization and sampling. Default: 0."""
 
+    max_cost_usd: Annotated[float, Field(gt=0, le=1000000000.0)] | None = None
+    """Maximum cost in US dollars, retries included: the job stops after the step that reaches it,
+    saves a checkpoint, and can be resumed with a larger limit."""
+
     track: (
         Annotated[tuple[Literal["tensorboard", "mlflow", "wandb"], ...], Field(max_length=3)] | None
     ) = None

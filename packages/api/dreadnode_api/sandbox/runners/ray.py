@@ -6,6 +6,7 @@ reaches the cluster can manage any job.
 """
 
 import asyncio
+import contextlib
 import functools
 import json
 import logging
@@ -111,10 +112,21 @@ class RayRunner:
         info = await self._info(submission)
         if info is None:
             return []
-        text = await self._logs(submission)
+        text = (await self._logs(submission)).partition(ray_entry.USAGE_MARK)[0]
         if info.driver_exit_code is None and info.message:
             text += f"\n{info.message}"
         return text.replace("\0", "").splitlines()[-lines:]
+
+    async def usage(self, job_id: str, attempt: int) -> object:
+        """Return the token counts that an ended sandbox left, None if it left none."""
+        submission = _name(job_id, attempt)
+        if await self._info(submission) is None:
+            return None
+        text = (await self._logs(submission)).rpartition(ray_entry.USAGE_MARK)[2]
+        found: object = None
+        with contextlib.suppress(ValueError):
+            found = json.loads(text)
+        return found
 
     async def clean(self, job_id: str, attempt: int) -> None:
         """Keep the output of an ended sandbox, and delete the job and its tokens from Ray."""

@@ -17,7 +17,7 @@ from typing import Any
 from anyio import to_thread
 
 from dreadnode_api.sandbox import supervisor
-from dreadnode_api.sandbox.runner import Exited, Lost, Running, Sandbox, State
+from dreadnode_api.sandbox.runner import USAGE_FILE, Exited, Lost, Running, Sandbox, State
 from dreadnode_api.settings import Settings
 
 START_SECONDS = 30.0
@@ -136,6 +136,11 @@ class SubprocessRunner:
     async def output(self, job_id: str, attempt: int, lines: int) -> list[str]:
         """Return the last lines that a sandbox printed."""
         return await to_thread.run_sync(_tail, self._sandbox_folder(job_id, attempt), lines)
+
+    async def usage(self, job_id: str, attempt: int) -> object:
+        """Return the token counts that a sandbox left, None if it left none."""
+        path = self._sandbox_folder(job_id, attempt) / "work" / USAGE_FILE
+        return await to_thread.run_sync(_read, path)
 
     async def clean(self, job_id: str, attempt: int) -> None:
         """Remove the working directory of a sandbox that has ended; its output stays."""

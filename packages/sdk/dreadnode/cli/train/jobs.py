@@ -148,15 +148,26 @@ def retry(
     from_start: Annotated[
         bool, Parameter(help="Start at step 0 and ignore the checkpoints.")
     ] = False,
+    max_cost_usd: Annotated[
+        float | None,
+        Parameter(
+            converter=units.dollars,
+            help="Maximum cost in US dollars, that of the repeated jobs included; the old limit if "
+            "not set.",
+        ),
+    ] = None,
     common: Common = DEFAULT,
 ) -> None:
-    """Create a job that repeats a failed or cancelled one from its newest checkpoint.
+    """Create a job that repeats an ended one from its newest checkpoint.
 
-    The output names the first step. A job without a checkpoint starts over. A job whose checkpoints
+    The job has failed, was cancelled, or was stopped by its budget. The output names the first
+    step. A job without a checkpoint starts over. A job whose checkpoints
     have all expired is refused without `--from-start`.
     """
     with common.client() as client:
-        repeated = client.retry_training_job(client.find_training_job(job), from_start=from_start)
+        repeated = client.retry_training_job(
+            client.find_training_job(job), from_start=from_start, max_cost_usd=max_cost_usd
+        )
     common.out.record(repeated, views.JOB)
     if common.json:
         return

@@ -86,6 +86,16 @@ class RlFlags:
         ),
     ] = None
 
+    max_cost_usd: Annotated[
+        float | None,
+        Parameter(
+            group=TRAINING,
+            help="Maximum cost in US dollars, retries included: the job stops after the "
+            "step that reaches it, saves a checkpoint, and can be resumed with a "
+            "larger limit.",
+        ),
+    ] = None
+
     batch_size: Annotated[
         int | None,
         Parameter(
@@ -337,6 +347,7 @@ FLAG_NAMES = {
     "shuffle": "--shuffle",
     "strict": "--strict",
     "seed": "--seed",
+    "max_cost_usd": "--max-cost-usd",
     "track": "--track",
     "track_project": "--track-project",
     "algorithm": "--algorithm",

@@ -115,6 +115,16 @@ class SftFlags:
         ),
     ] = None
 
+    max_cost_usd: Annotated[
+        float | None,
+        Parameter(
+            group=TRAINING,
+            help="Maximum cost in US dollars, retries included: the job stops after the "
+            "step that reaches it, saves a checkpoint, and can be resumed with a "
+            "larger limit.",
+        ),
+    ] = None
+
     max_sequence_length: Annotated[
         int | None,
         Parameter(
@@ -271,6 +281,7 @@ FLAG_NAMES = {
     "shuffle": "--shuffle",
     "strict": "--strict",
     "seed": "--seed",
+    "max_cost_usd": "--max-cost-usd",
     "track": "--track",
     "track_project": "--track-project",
     "dataset_ref": "--dataset",

@@ -157,25 +157,32 @@ class JobMethods(AccountMethods):
         return self.send(Call("DELETE", path, TrainingJob.model_validate_json))
 
     def retry_training_job(
-        self, job_id: str, *, from_start: bool = False, idempotency_key: str | None = None
+        self,
+        job_id: str,
+        *,
+        from_start: bool = False,
+        max_cost_usd: float | None = None,
+        idempotency_key: str | None = None,
     ) -> TrainingJob:
-        """Create a job that repeats a failed or cancelled one from its newest checkpoint.
+        """Create a job that repeats an ended one from its newest checkpoint.
 
         The new job's `start_step` is the step of that checkpoint.
 
         Args:
-            job_id: The failed or cancelled job.
+            job_id: A failed or cancelled job, or one that its budget stopped.
             from_start: Start at step 0 and ignore the checkpoints. A job whose checkpoints have all
                 expired is refused without it.
+            max_cost_usd: Another limit of the cost, that of the retried jobs included.
             idempotency_key: As for `create_training_job`.
         """
         from dreadnode.training.jobs import TrainingJob
 
+        body = drop_none(from_start=from_start or None, max_cost_usd=max_cost_usd)
         call = Call(
             "POST",
             f"{training_job(self.scope, job_id)}/retry",
             TrainingJob.model_validate_json,
-            body=json.dumps({"from_start": True}).encode() if from_start else None,
+            body=json.dumps(body).encode() if body else None,
             headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
             repeatable=True,
         )

@@ -1,0 +1,38 @@
+"""What jobs cost, and the limits of jobs and workspaces.
+
+Revision ID: 0012
+Revises: 0011
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = '0012'
+down_revision = '0011'
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column('workspaces', sa.Column('monthly_limit_usd', sa.String(length=40), nullable=True))
+    op.add_column('jobs', sa.Column('rates', sa.JSON(), nullable=True))
+    op.add_column(
+        'jobs', sa.Column('paid', sa.Boolean(), server_default=sa.false(), nullable=False)
+    )
+    op.add_column('jobs', sa.Column('usage', sa.JSON(), nullable=True))
+    op.add_column(
+        'jobs', sa.Column('cost_micro', sa.BigInteger(), server_default='0', nullable=False)
+    )
+    op.add_column('jobs', sa.Column('reserved_micro', sa.BigInteger(), nullable=True))
+    op.add_column('jobs', sa.Column('earlier_usd', sa.String(length=64), nullable=True))
+    op.add_column('jobs', sa.Column('stopped_by', sa.String(length=32), nullable=True))
+    op.create_index('ix_jobs_workspace_id_created_at', 'jobs', ['workspace_id', 'created_at'])
+
+
+def downgrade() -> None:
+    op.drop_index('ix_jobs_workspace_id_created_at', table_name='jobs')
+    for name in (
+        'stopped_by', 'earlier_usd', 'reserved_micro', 'cost_micro', 'usage', 'paid', 'rates',
+    ):
+        op.drop_column('jobs', name)
+    op.drop_column('workspaces', 'monthly_limit_usd')

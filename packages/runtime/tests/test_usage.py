@@ -1,0 +1,202 @@
+"""The token counts of a job equal what the engine itself was sent, and what it sent back."""
+
+import json
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from dreadnode_runtime.backend.usage import FILE, KINDS, TokenMeter
+from dreadnode_runtime.commands.train import run_job
+from dreadnode_runtime.control.api import JobApi, Settings
+from dreadnode_runtime.control.events import Reporter, Stop
+from tinker import types
+from tinker.proto import tinker_public_pb2 as pb
+
+ROWS = [{"prompt": f"{n}+1?" * (1 + n % 3), "answer": f"{n + 1}"} for n in range(11)]
+RL = {
+    "algorithm": "importance_sampling",
+    "prompt_dataset_ref": {"name": "talk", "version": "1.0.0"},
+    "reward_recipe": {"name": "contains_v1", "params": {"needle": "a"}},
+    "max_new_tokens": 6,
+    "max_sequence_length": 256,
+    "num_rollouts": 4,
+    "batch_size": 2,
+    "group_size": 3,
+    "steps": 3,
+    "lora_rank": 4,
+    "temperature": 1.0,
+}
+EVALUATED = {"eval_dataset_ref": {"name": "exam", "version": "1.0.0"}, "eval_interval": 2}
+SHAPES = [
+    ("sft", {"batch_size": 4, "epochs": 2}),
+    ("sft", {"batch_size": 2, "gradient_accumulation_steps": 3, "epochs": 2, **EVALUATED}),
+    ("rl", RL),
+    ("rl", {**RL, "execution_mode": "fully_async", "max_steps_off_policy": 2, **EVALUATED}),
+]
+
+Run = Callable[..., Awaitable[dict[str, int]]]
+
+
+COPY = """
+CREATE TABLE IF NOT EXISTS copies (id TEXT PRIMARY KEY, kind TEXT, body BLOB, result BLOB);
+CREATE TRIGGER IF NOT EXISTS keep_body AFTER INSERT ON requests BEGIN
+    INSERT INTO copies VALUES (NEW.id, NEW.kind, NEW.body, NULL);
+END;
+CREATE TRIGGER IF NOT EXISTS keep_result AFTER UPDATE OF result ON requests
+WHEN NEW.result IS NOT NULL BEGIN
+    UPDATE copies SET result = NEW.result WHERE id = NEW.id AND NEW.state = 'done';
+END;
+DELETE FROM copies;
+"""
+"""Keeps every request and result of the journal, which deletes them when it no longer needs them."""
+
+
+class Counter:
+    """Counts tokens from outside of the client, in the journal of an engine."""
+
+    def __init__(self, engine: Any) -> None:
+        command = engine.process.args
+        path = Path(command[command.index("--data-dir") + 1]) / "engine.sqlite3"
+        self._journal = sqlite3.connect(path, timeout=30)
+        self._journal.executescript(COPY)
+
+    def tokens(self) -> dict[str, int]:
+        """Return the tokens of all requests and results since this counter was made."""
+        tokens = dict.fromkeys(KINDS, 0)
+        for kind, body, result in self._journal.execute("SELECT kind, body, result FROM copies"):
+            if kind in ("forward", "forward_backward"):
+                tokens["train"] += sum(
+                    len(chunk.encoded_text.tokens) // 4
+                    for datum in pb.ForwardBackwardRequest.FromString(body).data
+                    for chunk in datum.model_input
+                )
+            elif kind == "sample":
+                chunks = json.loads(body)["prompt"]["chunks"]
+                prompt = sum(len(chunk["tokens"]) for chunk in chunks)
+                response = pb.SampleResponse.FromString(result)
+                hits, completions = response.prompt_cache_hit_tokens, len(response.sequences)
+                tokens["prefill"] += prompt - hits
+                tokens["cached_prefill"] += hits + prompt * (completions - 1)
+                tokens["sample"] += sum(len(each.tokens) // 4 for each in response.sequences)
+        return tokens
+
+
+@pytest.fixture
+def counter(engine: Any) -> Counter:
+    return Counter(engine)
+
+
+@pytest.fixture
+def run(api: Any, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the API's job in this process, and return the usage that its last event holds."""
+    monkeypatch.setenv("TINKER_BASE_URL", engine.url)
+    monkeypatch.setenv("TINKER_API_KEY", engine.KEY)
+    api.put(ROWS)
+    api.put(ROWS[:3], "exam@1.0.0")
+    api.job |= {"rehearsal": True, "trained_model": "Qwen/Qwen3-8B"}
+
+    async def work(kind: str, **config: Any) -> dict[str, int]:
+        api.job |= {"trainer_type": kind}
+        if kind == "rl":
+            api.job["config"].pop("dataset_ref", None)
+        api.job["config"] |= {"lora_rank": 4, **config}
+        stop = Stop()
+        settings = Settings("http://api", api.token, "main", "default", "job-1", attempt=1)
+        async with (
+            httpx.AsyncClient(
+                transport=httpx.ASGITransport(api.app),
+                base_url="http://api/api/v1",
+                headers={"Authorization": f"Bearer {api.token}"},
+            ) as http,
+            Reporter(JobApi(http, settings), 1, stop) as reporter,
+        ):
+            await run_job(JobApi(http, settings), reporter, stop, tmp_path)
+            await reporter.flush()
+        usage: dict[str, int] = api.events[-1]["usage"]
+        return usage
+
+    return work
+
+
+@pytest.mark.parametrize(("kind", "config"), SHAPES)
+async def test_a_job_counts_what_the_engine_itself_was_sent_and_has_sent(
+    run: Run, counter: Counter, tmp_path: Path, kind: str, config: dict[str, Any]
+) -> None:
+    usage = await run(kind, **config)
+
+    assert usage == counter.tokens()
+    assert usage["train"] > 0
+    assert (usage["sample"] > 0) == (kind == "rl")
+    assert json.loads((tmp_path / FILE).read_text()) == usage
+
+
+async def test_every_event_carries_a_total_that_only_grows(run: Run, api: Any) -> None:
+    await run("sft", batch_size=4, epochs=2)
+
+    totals = [event["usage"]["train"] for event in api.events]
+    assert totals == sorted(totals)
+    assert len(set(totals)) > 2
+
+
+def test_a_killed_attempt_leaves_its_counts_in_a_file(
+    api: Any, served: str, engine: Any, counter: Counter, tmp_path: Path
+) -> None:
+    api.put(ROWS)
+    api.job |= {"rehearsal": True, "trained_model": "Qwen/Qwen3-8B"}
+    api.job["config"] |= {"batch_size": 4, "lora_rank": 4, "epochs": 40}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dreadnode_runtime", "--job-id", "job-1"],
+        cwd=tmp_path,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "DREADNODE_SERVER": served,
+            "DREADNODE_API_KEY": api.token,
+            "DREADNODE_ORGANIZATION": "main",
+            "DREADNODE_WORKSPACE": "default",
+            "TINKER_BASE_URL": engine.url,
+            "TINKER_API_KEY": engine.KEY,
+            "TINKER_TELEMETRY": "0",
+        },
+    )
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["data"].get("step") == 5:
+            process.send_signal(signal.SIGKILL)
+
+    api.on_event = kill
+    assert process.wait(120) == -signal.SIGKILL
+    left = json.loads((tmp_path / FILE).read_text())
+
+    sent = counter.tokens()["train"]
+    step = api.told("step_complete")[0]["metrics"]["train/num_tokens"][0]
+    reported = api.events[-1]["usage"]["train"]
+    assert reported <= left["train"]
+    assert sent <= left["train"] <= sent + 2 * step
+
+
+def test_completions_of_one_request_share_its_prompt_as_tinker_bills_it() -> None:
+    meter = TokenMeter()
+    sequence = types.SampledSequence("length", "s", np.array([1, 2, 3], np.int32))
+    response = types.SampleResponse(sequences=[sequence] * 4, prompt_cache_hit_tokens=64)
+
+    meter.count_sample(100, response)
+
+    assert meter.tokens() == {"prefill": 36, "cached_prefill": 364, "sample": 12, "train": 0}
+
+
+def test_counts_that_cannot_be_written_do_not_stop_a_job(tmp_path: Path) -> None:
+    meter = TokenMeter(tmp_path / "missing" / FILE)
+
+    meter.add(train=2**60)
+
+    assert meter.tokens()["train"] == 2**60
