@@ -55,7 +55,7 @@ WHEN NEW.result IS NOT NULL BEGIN
 END;
 DELETE FROM copies;
 """
-"""Keeps every request and result of the journal, which deletes them when it no longer needs them."""
+"""Keeps every request and result of the journal, which deletes them soon."""
 
 
 class Counter:

@@ -155,6 +155,27 @@ class Job(Table):
     host: Mapped[str | None] = mapped_column(String(64))
 
 
+class DeletedJobCost(Table):
+    """What a deleted job has cost: the costs of a month do not shrink when a job is deleted."""
+
+    __tablename__ = "deleted_job_costs"
+    __table_args__ = (
+        Index("ix_deleted_job_costs_workspace_id_created_at", "workspace_id", "created_at"),
+    )
+
+    job_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    workspace_id: Mapped[str] = mapped_column(ForeignKey("workspaces.id"))
+    name: Mapped[str | None] = mapped_column(String(200))
+    model: Mapped[str] = mapped_column(String(200))
+    status: Mapped[str] = mapped_column(String(16))
+    paid: Mapped[bool]
+    rates: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    usage: Mapped[dict[str, dict[str, int]] | None] = mapped_column(JSON(none_as_null=True))
+    cost_micro: Mapped[int] = mapped_column(BigInteger)
+    # Of the job, which decides its month.
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
 class FairShare(Table):
     """When the queue served a workspace last, counted in claims of all workspaces."""
 

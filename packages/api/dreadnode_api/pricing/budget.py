@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.errors import Conflict, Invalid
 from dreadnode_api.models.auth import Workspace
-from dreadnode_api.models.jobs import ENDED, Job
+from dreadnode_api.models.jobs import ENDED, DeletedJobCost, Job
 from dreadnode_api.pricing.ledger import MICRO, job_cost, job_rates, money, to_micro
 from dreadnode_api.pricing.rates import Cost, TokenCounts, cost
 
@@ -158,7 +158,14 @@ async def spent_in_month(
             Job.id != (without or ""),
         )
     )
-    return Decimal(int(found or 0)) / MICRO
+    deleted = await session.scalar(
+        select(func.coalesce(func.sum(DeletedJobCost.cost_micro), 0)).where(
+            DeletedJobCost.workspace_id == workspace_id,
+            DeletedJobCost.created_at >= start,
+            DeletedJobCost.created_at < end,
+        )
+    )
+    return Decimal(int(found or 0) + int(deleted or 0)) / MICRO
 
 
 def month_of(moment: datetime) -> tuple[datetime, datetime]:

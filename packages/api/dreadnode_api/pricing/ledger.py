@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
-from dreadnode_api.models.jobs import Job
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dreadnode_api.models.jobs import DeletedJobCost, Job
 from dreadnode_api.pricing.rates import KINDS, Cost, Rates, TokenCounts, cost
 
 MAX_TOKENS = 2**63 - 1
@@ -43,7 +45,15 @@ def read_usage(value: object) -> dict[str, int] | None:
     return usage
 
 
-def job_tokens(job: Job) -> TokenCounts:
+def keep_cost(session: AsyncSession, job: Job) -> None:
+    """Keep the ledger of a job that is being deleted, if it has used any tokens."""
+    if job.usage:
+        names = [each.name for each in DeletedJobCost.__table__.columns]
+        values = {name: getattr(job, name) for name in names if name != "job_id"}
+        session.add(DeletedJobCost(job_id=job.id, **values))
+
+
+def job_tokens(job: Job | DeletedJobCost) -> TokenCounts:
     """Return the tokens of all attempts of a job."""
     total = TokenCounts()
     for counts in (job.usage or {}).values():
@@ -51,12 +61,12 @@ def job_tokens(job: Job) -> TokenCounts:
     return total
 
 
-def job_rates(job: Job) -> Rates:
+def job_rates(job: Job | DeletedJobCost) -> Rates:
     """Return the rates of a job; a job of an earlier version of this server has none."""
     return Rates(job.model) if job.rates is None else Rates.from_json(job.rates)
 
 
-def job_cost(job: Job) -> Cost:
+def job_cost(job: Job | DeletedJobCost) -> Cost:
     """Return what the tokens of a job cost at its rates, whether they are paid for or not."""
     return cost(job_tokens(job), job_rates(job))
 

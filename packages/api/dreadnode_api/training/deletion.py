@@ -15,6 +15,7 @@ from dreadnode_api.models.checkpoints import Checkpoint, DeletedCheckpoint
 from dreadnode_api.models.checks import Validation
 from dreadnode_api.models.jobs import ENDED, Event, Job, JobFile, MetricPoints
 from dreadnode_api.models.webhooks import Announcement
+from dreadnode_api.pricing.ledger import keep_cost
 
 
 async def delete_job(session: AsyncSession, workspace_id: str, job_id: str) -> Sequence[str]:
@@ -44,6 +45,7 @@ async def delete_job(session: AsyncSession, workspace_id: str, job_id: str) -> S
             delete(table).where(table.job_id == job_id).execution_options(synchronize_session=False)
         )
     await remove_from_counts(session, job)
+    keep_cost(session, job)
     await session.delete(job)
     await session.flush()
     kept = set(await session.scalars(select(Checkpoint.path).where(Checkpoint.path.in_(paths))))

@@ -54,7 +54,8 @@ _SAME = (
     "id", "workspace_id", "name", "status", "phase", "backend", "trainer_type",
     "algorithm", "model", "trained_model", "rehearsal", "project_ref", "run_ref", "tags",
     "preflight", "artifacts", "error", "error_code", "attempt", "retry_of", "start_step",
-    "stopped_by", "created_by", "created_at", "updated_at", "started_at", "completed_at", "cancel_requested_at",
+    "stopped_by", "created_by", "created_at", "updated_at", "started_at", "completed_at",
+    "cancel_requested_at",
 )  # fmt: skip
 
 

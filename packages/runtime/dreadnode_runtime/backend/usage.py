@@ -3,7 +3,7 @@
 | kind | tokens |
 | --- | --- |
 | `prefill` | of prompts that were sampled from |
-| `cached_prefill` | of such prompts that the engine still held, by its own report, and of the shared prompt of every further completion of a request |
+| `cached_prefill` | of such prompts that the engine still held, or that completions share |
 | `sample` | that were sampled |
 | `train` | of the inputs of forward and forward-backward passes, evaluations included |
 """
