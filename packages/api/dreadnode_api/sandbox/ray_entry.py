@@ -1,8 +1,8 @@
 """What a Ray Job runs: `python -m dreadnode_api.sandbox.ray_entry`, on a machine that Ray picks.
 
 Only this file and `supervisor.py` are sent there. It supervises the sandbox as on the server's own
-machine: the same limits, the same end. Only its output with its token counts, printed at the end, and its
-exit code return to the server; `supervisor.decode` reads from the code how the sandbox ended.
+machine: the same limits, the same end. Only its output, its token counts and its exit code return
+to the server; `supervisor.decode` reads from the code how the sandbox ended.
 """
 
 import json
