@@ -10,7 +10,7 @@ from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.data.batching import Batching
 from dreadnode_runtime.data.load_rendering import load_rendering
-from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.jobs.config import SftConfig, read_config
 from dreadnode_runtime.jobs.outcome import Outcome
 from dreadnode_runtime.sft.loop import Plan, train
@@ -65,7 +65,7 @@ async def test_sft_through_the_sdk_equals_a_plain_peft_loop(
     monkeypatch.setenv("TINKER_API_KEY", engine.KEY)
     rendering = load_rendering("Qwen/Qwen3-8B", rehearsal=True, tokenizer=str(tiny_model))
     rows = [
-        rendering.examples(conversation(row), row=n, max_length=512)[0]
+        rendering.examples(read_conversation(row), row=n, max_length=512)[0]
         for n, row in enumerate(ROWS, 1)
     ]
     steps = CONFIG.total_steps(len(rows))

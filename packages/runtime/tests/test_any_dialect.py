@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dreadnode_runtime.data.marks import trained_messages
-from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.reading import read_conversation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -106,7 +106,7 @@ def said_by(row: dict[str, Any]) -> list[Any]:
             [(c["name"], json.loads(c["arguments"])) for c in message.get("tool_calls", [])],
             message.get("name"),
         )
-        for message in conversation(row).messages
+        for message in read_conversation(row).messages
     ]
 
 
@@ -125,7 +125,7 @@ def test_every_dialect_parses_to_the_same_conversation_and_every_field_is_read(t
     first, *others = [[(r, _stripped(p), c, n) for r, p, c, n in said_by(row)] for row in rows]
 
     assert all(other == first for other in others)
-    assert all(conversation(row).unread == () for row in rows)
+    assert all(read_conversation(row).unread == () for row in rows)
 
 
 def _stripped(parts: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -141,7 +141,7 @@ def test_marked_messages_carry_loss(talk: Talk, marks: list[bool]) -> None:
         message["weight"] = int(mark)
     wanted = [2 * n + 1 for n in range(len(talk)) if marks[n]]
 
-    said = conversation(row)
+    said = read_conversation(row)
 
     assert said.chosen == frozenset(wanted)
     if wanted:
@@ -158,4 +158,4 @@ def test_null_columns_added_by_arrow_change_nothing(talk: Talk) -> None:
         **dict.fromkeys(("tools", "system", "conversations", "weight", "label", "prompt")),
     }
 
-    assert conversation(padded) == conversation(row)
+    assert read_conversation(padded) == read_conversation(row)

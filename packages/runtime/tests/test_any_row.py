@@ -9,7 +9,7 @@ from dreadnode_runtime.data.dialects.openai import ROLES
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.prompts import prompt, turns
-from dreadnode_runtime.data.reading import conversation, encodable
+from dreadnode_runtime.data.reading import encodable, read_conversation
 from dreadnode_runtime.data.rendering import Rendering
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -88,7 +88,7 @@ def test_any_row_is_rendered_or_reported_as_unusable(
 ) -> None:
     row = json.loads(json.dumps(row))
     try:
-        said = conversation(encodable(row))
+        said = read_conversation(encodable(row))
         examples, _ = stand_in.examples(
             said, row=1, max_length=200, train_on="all_assistant_messages"
         )
@@ -108,7 +108,7 @@ def test_any_row_gives_a_prompt_or_is_reported_as_unusable(
             found = read()
         except Unusable:
             continue
-        assert all(each.said.messages for each in found)
+        assert all(each.conversation.messages for each in found)
 
 
 def test_a_lone_surrogate_is_counted_and_does_not_end_the_check() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from dreadnode_runtime.data.marks import trained_messages
 from dreadnode_runtime.data.normal_form import Conversation, Unusable
-from dreadnode_runtime.data.reading import conversation, question
+from dreadnode_runtime.data.reading import read_conversation, read_question
 
 ASK = {"role": "user", "content": "Low tide?"}
 REPLY = {"role": "assistant", "content": "At 6:10."}
@@ -18,7 +18,7 @@ CALLED = {"id": "c1", "name": "tide", "arguments": '{"day": 0}'}
 
 def talk(row: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return the roles and contents that ROW is read as."""
-    return [(each["role"], each["content"]) for each in conversation(row).messages]
+    return [(each["role"], each["content"]) for each in read_conversation(row).messages]
 
 
 def calls(said: Conversation) -> list[list[dict[str, Any]]]:
@@ -187,7 +187,7 @@ TOOL_TALKS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("row", TOOL_TALKS.values(), ids=TOOL_TALKS)
 def test_a_conversation_with_a_tool_is_the_same_in_every_dialect(row: dict[str, Any]) -> None:
-    said = conversation(row)
+    said = read_conversation(row)
 
     assert talk(row) == [
         ("user", "Low tide?"),
@@ -203,11 +203,11 @@ def test_a_conversation_with_a_tool_is_the_same_in_every_dialect(row: dict[str, 
 
 @pytest.mark.parametrize("name", [name for name in TOOL_TALKS if name != "atif"])
 def test_every_field_of_a_conversation_with_a_tool_is_read(name: str) -> None:
-    assert conversation(TOOL_TALKS[name]).unread == ()
+    assert read_conversation(TOOL_TALKS[name]).unread == ()
 
 
 def test_unread_fields_of_a_trajectory_are_named() -> None:
-    assert conversation(TOOL_TALKS["atif"]).unread == (
+    assert read_conversation(TOOL_TALKS["atif"]).unread == (
         "agent.name",
         "agent.version",
         "schema_version",
@@ -237,7 +237,7 @@ def test_a_tool_result_gets_the_name_of_its_call(
         ]
     }
 
-    found = [m.get("name") for m in conversation(row).messages if m["role"] == "tool"]
+    found = [m.get("name") for m in read_conversation(row).messages if m["role"] == "tool"]
 
     assert found == names
 
@@ -255,7 +255,7 @@ def test_text_before_a_tool_call_belongs_to_the_same_message() -> None:
         ]
     }
 
-    said = conversation(row)
+    said = read_conversation(row)
 
     assert [m["role"] for m in said.messages] == ["user", "assistant", "tool", "tool", "assistant"]
     assert said.messages[1]["content"] == "Let me look."
@@ -276,7 +276,7 @@ def test_text_before_a_tool_call_belongs_to_the_same_message() -> None:
 )
 def test_arguments_are_the_json_text_of_an_object(arguments: Any, text: str) -> None:
     call = {"name": "tide", "arguments": arguments}
-    said = conversation({"messages": [ASK, {"role": "assistant", "tool_calls": [call]}]})
+    said = read_conversation({"messages": [ASK, {"role": "assistant", "tool_calls": [call]}]})
 
     assert said.messages[1]["tool_calls"][0]["arguments"] == text
 
@@ -312,7 +312,7 @@ def test_nulls_that_a_tools_schema_does_not_contain_are_not_trained(
     tool = {"name": "light", "parameters": {"type": "object", "properties": schema}}
     row = {"messages": [ASK, {"role": "assistant", "tool_calls": [call]}], "tools": [tool]}
 
-    said = conversation(row)
+    said = read_conversation(row)
 
     written = json.loads(said.messages[1]["tool_calls"][0]["arguments"])
     assert written == (kept or {"of": [{"a": 1}]})
@@ -363,15 +363,17 @@ def test_tools_are_read_as_the_row_gives_them(
     given: dict[str, Any], kept: dict[str, Any] | None
 ) -> None:
     for tools in ([given], [{"type": "function", "function": given}], json.dumps([given])):
-        assert conversation({"messages": [ASK, REPLY], "tools": tools}).tools == [kept or given]
+        assert read_conversation({"messages": [ASK, REPLY], "tools": tools}).tools == [
+            kept or given
+        ]
 
 
 def test_calls_of_an_undescribed_tool_are_reported() -> None:
     row = {"messages": [ASK, {"role": "assistant", "tool_calls": [CALL]}]}
 
-    assert conversation({**row, "tools": [TOOL]}).notes == ()
-    assert conversation({**row, "tools": None, "tool_defs": [TOOL]}).tools == [TOOL]
-    assert conversation(row).notes == ("tools are called and none is described",)
+    assert read_conversation({**row, "tools": [TOOL]}).notes == ()
+    assert read_conversation({**row, "tools": None, "tool_defs": [TOOL]}).tools == [TOOL]
+    assert read_conversation(row).notes == ("tools are called and none is described",)
 
 
 @pytest.mark.parametrize(
@@ -393,7 +395,7 @@ def test_calls_of_an_undescribed_tool_are_reported() -> None:
 def test_system_prompts_of_every_form_become_one_message(
     fields: dict[str, Any], system: str
 ) -> None:
-    said = conversation({"messages": [ASK, REPLY], **fields})
+    said = read_conversation({"messages": [ASK, REPLY], **fields})
 
     assert said.messages[0] == {"role": "system", "content": system}
     assert len(said.messages) == 3
@@ -510,7 +512,7 @@ THOUGHT = [{"type": "thinking", "thinking": "Add."}, {"type": "text", "text": "4
     ],
 )
 def test_reasoning_is_read_from_every_shape(row: dict[str, Any]) -> None:
-    said = conversation(row)
+    said = read_conversation(row)
 
     assert said.messages[-1]["content"] == THOUGHT
     assert said.unread == ()
@@ -523,13 +525,13 @@ def test_reasoning_is_read_from_every_shape(row: dict[str, Any]) -> None:
 def test_a_tag_mentioned_in_the_text_stays_text(text: str) -> None:
     row = {"messages": [ASK, {"role": "assistant", "content": text}]}
 
-    assert conversation(row).messages[1]["content"] == text
+    assert read_conversation(row).messages[1]["content"] == text
 
 
 def test_a_tag_in_a_user_message_stays_text() -> None:
     asked = {"role": "user", "content": "<think>a</think>b"}
 
-    assert conversation({"messages": [asked, REPLY]}).messages[0] == asked
+    assert read_conversation({"messages": [asked, REPLY]}).messages[0] == asked
 
 
 @pytest.mark.parametrize(
@@ -542,7 +544,7 @@ def test_a_tag_in_a_user_message_stays_text() -> None:
     ],
 )
 def test_empty_reasoning_is_dropped(turn: dict[str, Any]) -> None:
-    said = conversation({"messages": [ASK, {"role": "assistant", **turn}]})
+    said = read_conversation({"messages": [ASK, {"role": "assistant", **turn}]})
 
     assert said.messages[1]["content"] == "4."
 
@@ -577,7 +579,7 @@ def test_a_list_that_holds_no_messages_is_text(text: str) -> None:
 def test_a_call_that_is_written_as_text_is_doubted() -> None:
     said = '<tool_call>\n{"name": "tide", "arguments": {}}\n</tool_call>'
 
-    read = conversation({"messages": [ASK, {"role": "assistant", "content": said}]})
+    read = read_conversation({"messages": [ASK, {"role": "assistant", "content": said}]})
 
     assert read.messages[1]["content"] == said
     assert read.notes == (
@@ -588,13 +590,13 @@ def test_a_call_that_is_written_as_text_is_doubted() -> None:
 @pytest.mark.parametrize("row", PAIRS, ids=lambda row: "+".join(row))
 def test_common_pairs_and_columns_are_read(row: dict[str, Any]) -> None:
     assert talk(row) == [("user", "2+2?"), ("assistant", "4")]
-    assert conversation(row).unread == ()
+    assert read_conversation(row).unread == ()
 
 
 def test_a_conversation_takes_precedence_over_a_pair_whose_fields_are_then_unread() -> None:
     row = {"messages": json.dumps([ASK, REPLY]), "prompt": "q", "answer": "z"}
 
-    said = conversation(row)
+    said = read_conversation(row)
 
     assert said.messages == [ASK, REPLY]
     assert said.unread == ("prompt", "answer")
@@ -619,7 +621,7 @@ def test_a_conversation_takes_precedence_over_a_pair_whose_fields_are_then_unrea
 def test_context_is_read_and_every_unread_field_is_named(
     row: dict[str, Any], asked: str, unread: tuple[str, ...]
 ) -> None:
-    said = conversation({**row, "response": "The board."})
+    said = read_conversation({**row, "response": "The board."})
 
     assert said.messages[0]["content"] == asked
     assert said.unread == unread
@@ -638,7 +640,7 @@ def test_context_is_read_and_every_unread_field_is_named(
     ],
 )
 def test_unread_fields_within_messages_are_named(message: dict[str, Any], unread: str) -> None:
-    assert conversation({"messages": [{**ASK, **message}, REPLY]}).unread == (unread,)
+    assert read_conversation({"messages": [{**ASK, **message}, REPLY]}).unread == (unread,)
 
 
 @pytest.mark.parametrize("as_messages", [False, True])
@@ -655,7 +657,7 @@ def test_history_becomes_messages_before_the_question(*, as_messages: bool) -> N
         "system": "Be brief.",
     }
 
-    said = conversation(row)
+    said = read_conversation(row)
 
     assert [m["content"] for m in said.messages] == [
         "Be brief.",
@@ -682,9 +684,9 @@ def test_history_becomes_messages_before_the_question(*, as_messages: bool) -> N
 def test_a_null_value_counts_as_absent(nulls: dict[str, Any], first: bool) -> None:
     messages = [{**nulls, **each} if first else {**each, **nulls} for each in (ASK, REPLY)]
 
-    said = conversation({"messages": messages, "system": None, "weight": None, "label": None})
+    said = read_conversation({"messages": messages, "system": None, "weight": None, "label": None})
 
-    assert said == conversation({"messages": [ASK, REPLY]})
+    assert said == read_conversation({"messages": [ASK, REPLY]})
 
 
 SILENT = [
@@ -708,7 +710,7 @@ SILENT = [
 @pytest.mark.parametrize("row", SILENT)
 def test_empty_messages_are_dropped_in_every_shape(row: dict[str, Any]) -> None:
     with pytest.raises(Unusable, match=r"^an empty answer$"):
-        trained_messages(conversation(row), "all_assistant_messages")
+        trained_messages(read_conversation(row), "all_assistant_messages")
 
 
 @pytest.mark.parametrize(
@@ -723,7 +725,7 @@ def test_empty_messages_are_dropped_in_every_shape(row: dict[str, Any]) -> None:
     ],
 )
 def test_a_question_is_read_with_its_expected_answer(row: dict[str, Any], expected: str) -> None:
-    said, found = question(row)
+    said, found = read_question(row)
 
     assert said.messages[-1] == ASK
     assert found == expected
@@ -743,7 +745,7 @@ def test_a_question_is_read_with_its_expected_answer(row: dict[str, Any], expect
 )
 def test_a_row_that_starts_the_assistants_message_is_refused(row: dict[str, Any]) -> None:
     with pytest.raises(Unusable, match="ends with an assistant message"):
-        question(row)
+        read_question(row)
 
 
 @pytest.mark.parametrize(
@@ -762,9 +764,9 @@ def test_a_row_that_starts_the_assistants_message_is_refused(row: dict[str, Any]
 )
 def test_a_refusal_names_the_fields_that_were_found(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
-        conversation({"messages": [ASK, row, REPLY]})
+        read_conversation({"messages": [ASK, row, REPLY]})
 
 
 def test_a_row_of_unknown_columns_is_refused_with_their_names() -> None:
     with pytest.raises(Unusable, match="its fields are `Frage`, `Antwort`"):
-        conversation({"Frage": "2+2?", "Antwort": "4", "leer": ""})
+        read_conversation({"Frage": "2+2?", "Antwort": "4", "leer": ""})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from dreadnode_runtime.data.normal_form import Unusable
-from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.data.rendering import Rendering
 
 MakeRendering = Callable[..., Rendering]
@@ -52,7 +52,7 @@ def result(text: str, call_id: str | None = "c1") -> dict[str, Any]:
 
 def written(rendering: Rendering, *messages: Any, tools: Any = (TIDE,)) -> tuple[str, list[str]]:
     """Return the text of the last sequence, and what carries loss in each."""
-    said = conversation({"messages": list(messages), "tools": list(tools)})
+    said = read_conversation({"messages": list(messages), "tools": list(tools)})
     examples, _ = rendering.examples(said, row=1, max_length=10_000)
     texts = [rendering.decode(example.tokens[example.trained].tolist()) for example in examples]
     return rendering.decode(examples[-1].tokens.tolist()), texts
@@ -63,12 +63,12 @@ def test_completions_without_reasoning_are_trained_after_the_prompt_used_for_sam
     model: str, rendering_of: MakeRendering
 ) -> None:
     rendering = rendering_of(model)
-    said = conversation({"prompt": "2+2?", "response": "4."})
+    said = read_conversation({"prompt": "2+2?", "response": "4."})
 
     used = rendering.fitted([said], "all_assistant_messages")
     ((example,), _) = used.examples(said, row=1, max_length=512)
 
-    prompt = used.prompt(conversation({"messages": [user("2+2?")]}))
+    prompt = used.prompt(read_conversation({"messages": [user("2+2?")]}))
     assert used.name.endswith("_disable_thinking")
     assert example.tokens[: len(prompt)].tolist() == prompt
     assert not example.trained[: len(prompt)].any()
@@ -81,7 +81,7 @@ def test_completions_with_reasoning_keep_the_thinking_variant(
     model: str, rendering_of: MakeRendering
 ) -> None:
     rendering = rendering_of(model)
-    said = conversation({"messages": [user("2+2?"), assistant("4.", "Add.")]})
+    said = read_conversation({"messages": [user("2+2?"), assistant("4.", "Add.")]})
 
     assert rendering.fitted([said], "all_assistant_messages") is rendering
 
@@ -89,8 +89,8 @@ def test_completions_with_reasoning_keep_the_thinking_variant(
 def test_reasoning_is_named_and_dropped_by_a_renderer_without_reasoning(
     rendering_of: MakeRendering,
 ) -> None:
-    with_it = conversation({"messages": [user("2+2?"), assistant("4.", "Add.")]})
-    without = conversation({"prompt": "2+2?", "response": "4."})
+    with_it = read_conversation({"messages": [user("2+2?"), assistant("4.", "Add.")]})
+    without = read_conversation({"prompt": "2+2?", "response": "4."})
 
     used = rendering_of(NEMOTRON[0]).fitted([with_it, without], "all_assistant_messages")
 
@@ -102,8 +102,8 @@ def test_reasoning_is_named_and_dropped_by_a_renderer_without_reasoning(
 def test_a_hybrid_model_trains_reasoning_where_its_rows_contain_it(
     rendering_of: MakeRendering,
 ) -> None:
-    reasons = conversation({"messages": [user("2+2?"), assistant("4.", "Add.")]})
-    answers = conversation({"prompt": "2+2?", "response": "4."})
+    reasons = read_conversation({"messages": [user("2+2?"), assistant("4.", "Add.")]})
+    answers = read_conversation({"prompt": "2+2?", "response": "4."})
     rendering = rendering_of(DEEPSEEK)
 
     used = rendering.fitted([answers, reasons], "all_assistant_messages")
@@ -112,7 +112,7 @@ def test_a_hybrid_model_trains_reasoning_where_its_rows_contain_it(
     assert used.name == "deepseekv3_thinking"
     for said in (reasons, answers):
         ((example,), _) = used.examples(said, row=1, max_length=512)
-        prompt = used.prompt(conversation({"messages": [user("2+2?")]}))
+        prompt = used.prompt(read_conversation({"messages": [user("2+2?")]}))
         assert example.tokens[: len(prompt)].tolist() == prompt
 
 
@@ -120,7 +120,7 @@ def test_a_hybrid_model_trains_reasoning_where_its_rows_contain_it(
 def test_a_format_without_reasoning_reports_dropped_reasoning(
     model: str, rendering_of: MakeRendering
 ) -> None:
-    said = conversation({"messages": [user("2+2?"), assistant("4.", "Add.")]})
+    said = read_conversation({"messages": [user("2+2?"), assistant("4.", "Add.")]})
 
     with pytest.raises(Unusable, match="has no place for the reasoning of an answer"):
         rendering_of(model).examples(said, row=1, max_length=512)
@@ -136,7 +136,7 @@ def test_consecutive_tool_results_share_one_user_turn(
     results = [result(f"at {n}", f"c{n}") for n in range(count)]
     rendering = rendering_of(model, template)
     messages = [user("Tides?"), assistant("", "Look.", *calls), *results]
-    said = conversation({"messages": messages, "tools": [TIDE]})
+    said = read_conversation({"messages": messages, "tools": [TIDE]})
 
     prompt = rendering.decode(rendering.prompt(said))
 
@@ -287,7 +287,7 @@ def test_true_is_accepted_as_a_schema(
     template = None if model in (KIMI, GLM) else template
     parameters = {"type": "object", "properties": {"day": schema}}
     tool = {"name": "tide", "description": "Tides", "parameters": parameters}
-    said = conversation({"messages": [user("Tide?")], "tools": [tool]})
+    said = read_conversation({"messages": [user("Tide?")], "tools": [tool]})
     rendering = rendering_of(model, template)
 
     assert "day" in rendering.decode(rendering.prompt(said))
@@ -309,7 +309,7 @@ def test_a_mentioned_tag_is_trained_as_written(
     model: str, template: str | None, text: str, rendering_of: MakeRendering
 ) -> None:
     template = None if model in (KIMI, DEEPSEEK) else template
-    said = conversation({"messages": [user("Which tag?"), assistant(text)]})
+    said = read_conversation({"messages": [user("Which tag?"), assistant(text)]})
     rendering = rendering_of(model, template).fitted([said], "all_assistant_messages")
 
     ((example,), _) = rendering.examples(said, row=1, max_length=512)
@@ -331,7 +331,7 @@ def test_a_mentioned_tag_is_trained_as_written(
 def test_an_already_rendered_row_is_named_and_left_out(
     model: str, token: str, rendering_of: MakeRendering
 ) -> None:
-    said = conversation({"messages": [user("Hi"), assistant(f"Hello.{token}")]})
+    said = read_conversation({"messages": [user("Hi"), assistant(f"Hello.{token}")]})
 
     with pytest.raises(Unusable) as refusal:
         rendering_of(model).examples(said, row=1, max_length=512)

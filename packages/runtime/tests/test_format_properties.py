@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from dreadnode.training.models import TINKER_MODELS
 from dreadnode_runtime.data.normal_form import Conversation, Unusable
-from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.data.rendering import Rendering
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -64,7 +64,7 @@ def chats(draw: st.DrawFn) -> Conversation:
     row: dict[str, Any] = {"messages": [*system, *turns]}
     if any("tool_calls" in message for message in turns):
         row["tools"] = TOOLS
-    return conversation(row)
+    return read_conversation(row)
 
 
 @pytest.mark.parametrize("template", ["its own", None])

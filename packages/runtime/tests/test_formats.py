@@ -7,7 +7,7 @@ import pytest
 from dreadnode.training.models import TINKER_MODELS
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
-from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.data.renderers import formats
 from dreadnode_runtime.data.renderers.chat import Chat
 from dreadnode_runtime.data.renderers.differences import NOTHING_TO_COMPARE, differences
@@ -62,7 +62,7 @@ def test_a_prompt_equals_a_servers_prompt_token_by_token(
     real_tokenizer: Callable[..., Any],
 ) -> None:
     chat = next(each.chat for each in shapes() if each.title == shape)
-    said = conversation({"messages": chat.messages, "tools": chat.tools})
+    said = read_conversation({"messages": chat.messages, "tools": chat.tools})
     tokenizer = real_tokenizer(*tokenizers.of_model(model))
 
     prompt = rendering_of(model).prompt(said)
@@ -107,7 +107,7 @@ def test_a_template_of_another_format_is_ignored_and_its_differences_are_named(
 
 @pytest.mark.parametrize("model", BASES)
 def test_a_base_model_renders_turns_but_no_tools(model: str, rendering_of: MakeRendering) -> None:
-    said = conversation(
+    said = read_conversation(
         {
             "messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}],
             "tools": [{"name": "tide"}],

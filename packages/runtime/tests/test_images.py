@@ -9,7 +9,7 @@ import pytest
 from dreadnode_runtime.backend.tinker_trainer import _datums
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
-from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.vision import CookbookVision, vision_of
 from PIL import Image
@@ -49,7 +49,7 @@ PARTS = {
 
 @pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
 def test_an_image_is_read_from_every_form(part: dict[str, Any]) -> None:
-    said = conversation(asked(part))
+    said = read_conversation(asked(part))
 
     assert said.messages[0]["content"] == [
         {"type": "image", "image": URL},
@@ -67,7 +67,7 @@ def test_images_beside_a_conversation_are_placed_where_the_text_says() -> None:
         "images": [URL, {"path": URL}],
     }
 
-    content = conversation(row).messages[0]["content"]
+    content = read_conversation(row).messages[0]["content"]
 
     assert [part["type"] for part in content if not isinstance(part, str)] == [
         "image",
@@ -75,9 +75,9 @@ def test_images_beside_a_conversation_are_placed_where_the_text_says() -> None:
         "image",
     ]
     with pytest.raises(Unusable, match="more `<image>` than `images`"):
-        conversation({**row, "images": [URL]})
+        read_conversation({**row, "images": [URL]})
     with pytest.raises(Unusable, match="`images` has 3 entries"):
-        conversation({**row, "images": [URL] * 3})
+        read_conversation({**row, "images": [URL] * 3})
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_images_beside_a_conversation_are_placed_where_the_text_says() -> None:
 )
 def test_a_file_that_is_not_an_image_is_refused_with_its_type(image: str, reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
-        conversation(asked({"type": "image_url", "image_url": {"url": image}}))
+        read_conversation(asked({"type": "image_url", "image_url": {"url": image}}))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_file_that_is_not_an_image_is_refused_with_its_type(image: str, reason
 def test_models_that_cannot_train_on_images_refuse_them_in_one_sentence(
     tiny_model: Path, model: str, rehearsal: bool, reason: str
 ) -> None:
-    said = conversation(asked(PARTS["plain"]))
+    said = read_conversation(asked(PARTS["plain"]))
     vision = vision_of(model, "qwen3_5", None, str(tiny_model), rehearsal=rehearsal)
 
     with pytest.raises(Unusable, match=reason):
@@ -133,7 +133,7 @@ def seeing(tiny_model: Path) -> Rendering:
 
 
 def test_an_image_is_one_chunk_and_counts_its_tokens(seeing: Rendering) -> None:
-    said = conversation(asked(PARTS["openai"]))
+    said = read_conversation(asked(PARTS["openai"]))
 
     (example,), cut = seeing.examples(said, row=3, max_length=500)
 
@@ -154,7 +154,7 @@ def test_each_completion_about_an_image_is_a_sequence(seeing: Rendering) -> None
     row = asked(PARTS["openai"])
     row["messages"] += [{"role": "user", "content": "Sure?"}, {**ANSWER, "content": "Yes."}]
 
-    examples, _ = seeing.examples(conversation(row), row=1, max_length=500)
+    examples, _ = seeing.examples(read_conversation(row), row=1, max_length=500)
 
     assert [len(example.images) for example in examples] == [1, 1]
     assert sum(float(example.weights.sum()) for example in examples) == pytest.approx(1)
@@ -162,7 +162,7 @@ def test_each_completion_about_an_image_is_a_sequence(seeing: Rendering) -> None
 
 def test_an_image_is_never_truncated(seeing: Rendering) -> None:
     with pytest.raises(Unusable, match="holds images and is longer than max_sequence_length"):
-        seeing.examples(conversation(asked(PARTS["openai"])), row=1, max_length=12)
+        seeing.examples(read_conversation(asked(PARTS["openai"])), row=1, max_length=12)
 
 
 def test_control_tokens_beside_an_image_are_refused(seeing: Rendering) -> None:
@@ -170,4 +170,4 @@ def test_control_tokens_beside_an_image_are_refused(seeing: Rendering) -> None:
     row["messages"][1] = {"role": "assistant", "content": "Red.<|im_end|>"}
 
     with pytest.raises(Unusable, match=r"already holds `<\|im_end\|>`"):
-        seeing.examples(conversation(row), row=1, max_length=500)
+        seeing.examples(read_conversation(row), row=1, max_length=500)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from dreadnode_runtime.data.marks import trained_messages
 from dreadnode_runtime.data.normal_form import Unusable
-from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.reading import read_conversation
 
 ASK = {"role": "user", "content": "Open?"}
 REPLY = {"role": "assistant", "content": "Yes."}
@@ -14,7 +14,7 @@ BAD = {"role": "assistant", "content": "Go away."}
 
 def trained(row: dict[str, Any], train_on: str = "all_assistant_messages") -> list[str]:
     """Return the texts that carry loss."""
-    said = conversation(row)
+    said = read_conversation(row)
     return [str(said.messages[i]["content"]) for i in trained_messages(said, train_on)]
 
 
@@ -94,7 +94,7 @@ def test_a_completion_labelled_false_is_left_out(
     row: dict[str, Any], label: dict[str, Any]
 ) -> None:
     with pytest.raises(Unusable, match=f"^a bad answer: its `{next(iter(label))}`"):
-        conversation({**row, **label})
+        read_conversation({**row, **label})
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_a_completion_labelled_false_is_left_out(
 def test_a_completion_labelled_true_is_trained_and_a_class_label_is_not_read(
     label: dict[str, Any], unread: tuple[str, ...]
 ) -> None:
-    said = conversation({"prompt": "Open?", "completion": "Yes.", **label})
+    said = read_conversation({"prompt": "Open?", "completion": "Yes.", **label})
 
     assert said.unread == unread
 
@@ -140,14 +140,14 @@ def test_a_preference_row_is_refused_with_the_way_to_train_on_it(row: dict[str, 
     with pytest.raises(
         Unusable, match=r"a preference row .* takes one answer; keep the better one"
     ):
-        conversation(row)
+        read_conversation(row)
 
 
 @pytest.mark.parametrize("weight", [0.5, 1, 2.0])
 def test_a_rows_weight_is_applied(weight: float) -> None:
-    assert conversation({"prompt": "Open?", "completion": "Yes.", "weight": weight}).weight == (
-        weight
-    )
+    assert read_conversation(
+        {"prompt": "Open?", "completion": "Yes.", "weight": weight}
+    ).weight == (weight)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_rows_weight_is_applied(weight: float) -> None:
 )
 def test_a_row_of_weight_zero_is_left_out(weight: Any, reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
-        conversation({"messages": [ASK, REPLY], "weight": weight})
+        read_conversation({"messages": [ASK, REPLY], "weight": weight})
 
 
 @pytest.mark.parametrize(
@@ -180,13 +180,13 @@ def test_a_row_of_weight_zero_is_left_out(weight: Any, reason: str) -> None:
 )
 def test_an_unsupported_mark_is_refused_by_name(mark: dict[str, Any]) -> None:
     with pytest.raises(Unusable, match=next(iter(mark)) if "is_masked" not in mark else "mask"):
-        conversation({"messages": [ASK, {**REPLY, **mark}]})
+        read_conversation({"messages": [ASK, {**REPLY, **mark}]})
 
 
 @pytest.mark.parametrize("name", ["loss_mask", "sample_weight", "assistant_masks", "train"])
 def test_an_unknown_mark_of_a_row_is_refused_by_name(name: str) -> None:
     with pytest.raises(Unusable, match=f"the mark `{name}`"):
-        conversation({"messages": [ASK, REPLY], name: 1})
+        read_conversation({"messages": [ASK, REPLY], name: 1})
 
 
 def test_messages_that_an_agent_copied_carry_no_loss() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
-from dreadnode_runtime.data.prompts import Asking, Prompt, prepare_prompts, prompt, turns
+from dreadnode_runtime.data.prompts import Prompt, PromptSettings, prepare_prompts, prompt, turns
 from dreadnode_runtime.errors import JobFailed
 
 ASK = [{"role": "user", "content": "2+2?"}]
@@ -34,7 +34,7 @@ def test_every_common_shape_of_a_row_is_a_prompt(
 ) -> None:
     found = prompt(3, row)
 
-    assert found.said.messages[-1] == {"role": "user", "content": question}
+    assert found.conversation.messages[-1] == {"role": "user", "content": question}
     assert (found.expected, found.reward, found.row) == (expected, paid, 3)
     assert found.data == row
 
@@ -59,7 +59,7 @@ def test_a_row_without_a_question_is_unusable(row: dict[str, Any], reason: str) 
 def test_a_rows_system_prompt_comes_before_its_question() -> None:
     found = prompt(1, {"prompt": "2+2?", "system": "Be brief."})
 
-    assert [message["role"] for message in found.said.messages] == ["system", "user"]
+    assert [message["role"] for message in found.conversation.messages] == ["system", "user"]
 
 
 TRAJECTORY: dict[str, Any] = {
@@ -79,7 +79,10 @@ TRAJECTORY: dict[str, Any] = {
 def test_each_turn_of_a_trajectory_becomes_a_prompt(more: dict[str, Any], paid: float) -> None:
     found = list(turns(2, TRAJECTORY | more))
 
-    assert [(len(each.said.messages), each.expected) for each in found] == [(1, "ls"), (3, "ls -l")]
+    assert [(len(each.conversation.messages), each.expected) for each in found] == [
+        (1, "ls"),
+        (3, "ls -l"),
+    ]
     assert {each.reward for each in found} == {paid}
 
 
@@ -100,8 +103,8 @@ def prepared(tiny_model: Path, tmp_path: Path) -> Any:
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         rendering = load_rendering("Qwen/Qwen3-8B", rehearsal=True, tokenizer=str(tiny_model))
         kept = {"trajectories": how.pop("trajectories", False)}
-        limits = {"max_length": 100, "max_new_tokens": 20, "judge": lambda _: None, **how}
-        return prepare_prompts(file, Asking(rendering, **limits), **kept)
+        limits = {"max_length": 100, "max_new_tokens": 20, "check": lambda _: None, **how}
+        return prepare_prompts(file, PromptSettings(rendering, **limits), **kept)
 
     return prepare
 
@@ -126,13 +129,13 @@ def test_strict_refuses_the_job_for_one_unusable_prompt(prepared: Any) -> None:
 
 
 def test_a_file_without_a_usable_prompt_is_refused(prepared: Any) -> None:
-    def judge(_: Prompt) -> None:
+    def check(_: Prompt) -> None:
         raise Unusable("no expected answer")
 
     with pytest.raises(
         JobFailed, match=r"None of the 2 rows gives a prompt to train on; 2 of them: no exp"
     ):
-        prepared([{"prompt": "hi"}, {"prompt": "ho"}], judge=judge)
+        prepared([{"prompt": "hi"}, {"prompt": "ho"}], check=check)
 
 
 def test_prompts_are_rendered_in_the_models_own_format(prepared: Any, tiny_model: Path) -> None:

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Conversation, Unusable
-from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.errors import JobFailed
 from transformers import AutoTokenizer
 
-TALK = conversation(
+TALK = read_conversation(
     {
         "messages": [
             {"role": "user", "content": "hi"},
@@ -22,7 +22,7 @@ TALK = conversation(
         ]
     }
 )
-QUESTION = conversation({"prompt": "hi", "response": "ho"})
+QUESTION = read_conversation({"prompt": "hi", "response": "ho"})
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +139,7 @@ def test_a_row_without_an_assistant_message_is_unusable(stand_in: Rendering) -> 
 
 def tool_talk() -> Conversation:
     call = {"id": "c1", "name": "add", "arguments": {"a": 2}}
-    return conversation(
+    return read_conversation(
         {
             "messages": [
                 {"role": "user", "content": "2+2?"},
@@ -174,7 +174,7 @@ def test_a_renderer_without_tool_calls_refuses_them(tiny_model: Path) -> None:
 
 
 def test_reasoning_is_rendered(qwen3: Rendering, tokenizer: Any) -> None:
-    said = conversation(
+    said = read_conversation(
         {
             "messages": [
                 {"role": "user", "content": "2+2?"},

@@ -16,7 +16,7 @@ from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.backend.trainer import Optimizer
 from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.data.load_rendering import load_rendering
-from dreadnode_runtime.data.prompts import Asking, prepare_prompts
+from dreadnode_runtime.data.prompts import PromptSettings, prepare_prompts
 from dreadnode_runtime.jobs.config import read_config
 from dreadnode_runtime.jobs.outcome import Outcome
 from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score
@@ -100,7 +100,7 @@ async def test_every_mode_raises_the_reward_within_its_staleness_limit(
     rows.write_text("".join(f'{{"prompt": "say {n}"}}\n' for n in range(8)))
     reward = LowerCase()
     prompts, _ = prepare_prompts(
-        rows, Asking(rendering, max_length=128, max_new_tokens=12, judge=reward.check)
+        rows, PromptSettings(rendering, max_length=128, max_new_tokens=12, check=reward.check)
     )
 
     async with opened() as policy:

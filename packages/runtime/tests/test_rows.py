@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from dreadnode_runtime.data.normal_form import Unusable, with_system_prompt
-from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.data.rows import read_rows
 
 ASKED = {"role": "user", "content": "2+2?"}
@@ -33,7 +33,7 @@ REPLIED = {"role": "assistant", "content": "4"}
     ids=lambda row: "+".join(row),
 )
 def test_every_common_shape_gives_the_same_conversation(row: dict[str, Any]) -> None:
-    assert conversation(row).messages == [ASKED, REPLIED]
+    assert read_conversation(row).messages == [ASKED, REPLIED]
 
 
 def test_null_columns_of_a_table_row_are_ignored() -> None:
@@ -44,27 +44,27 @@ def test_null_columns_of_a_table_row_are_ignored() -> None:
         **dict.fromkeys(("tools", "system", "conversations", "steps", "prompt", "response")),
     }
 
-    assert conversation(row).messages == [ASKED, REPLIED]
-    assert conversation({**row, "messages": None, "prompt": "2+2?", "answer": "4"}) == (
-        conversation({"prompt": "2+2?", "answer": "4"})
+    assert read_conversation(row).messages == [ASKED, REPLIED]
+    assert read_conversation({**row, "messages": None, "prompt": "2+2?", "answer": "4"}) == (
+        read_conversation({"prompt": "2+2?", "answer": "4"})
     )
 
 
 def test_an_instruction_comes_before_its_input() -> None:
-    said = conversation({"instruction": "Add.", "input": "2 and 2", "output": "4"})
+    said = read_conversation({"instruction": "Add.", "input": "2 and 2", "output": "4"})
 
     assert said.messages[0]["content"] == "Add.\n\n2 and 2"
 
 
 def test_zero_is_a_valid_input() -> None:
-    said = conversation({"instruction": "Double it.", "input": 0, "output": 0})
+    said = read_conversation({"instruction": "Double it.", "input": 0, "output": 0})
 
     assert [each["content"] for each in said.messages] == ["Double it.\n\n0", "0"]
 
 
 @pytest.mark.parametrize(("answer", "text"), [(0, "0"), (False, "false"), (0.5, "0.5")])
 def test_a_falsy_answer_is_a_valid_answer(answer: Any, text: str) -> None:
-    said = conversation({"prompt": "how many?", "answer": answer})
+    said = read_conversation({"prompt": "how many?", "answer": answer})
 
     assert said.messages[-1]["content"] == text
 
@@ -72,7 +72,7 @@ def test_a_falsy_answer_is_a_valid_answer(answer: Any, text: str) -> None:
 def test_parts_of_text_are_joined() -> None:
     parts = [{"type": "text", "text": "2+"}, {"type": "input_text", "text": "2"}, "?"]
 
-    said = conversation({"messages": [{"role": "user", "content": parts}, REPLIED]})
+    said = read_conversation({"messages": [{"role": "user", "content": parts}, REPLIED]})
 
     assert said.messages[0] == ASKED
 
@@ -86,7 +86,7 @@ def test_parts_of_text_are_joined() -> None:
     ],
 )
 def test_reasoning_becomes_a_thinking_part(turn: dict[str, Any]) -> None:
-    said = conversation({"messages": [ASKED, {"role": "assistant", **turn}]})
+    said = read_conversation({"messages": [ASKED, {"role": "assistant", **turn}]})
 
     assert said.messages[1]["content"] == [
         {"type": "thinking", "thinking": "easy"},
@@ -107,7 +107,7 @@ def test_both_shapes_of_tool_calls_are_read(call: dict[str, Any]) -> None:
     result = {"role": "tool", "tool_call_id": "c1", "name": "add", "content": "4"}
     spoken = {"role": "assistant", "content": None, "tool_calls": [call]}
 
-    said = conversation({"messages": [ASKED, spoken, result, REPLIED]})
+    said = read_conversation({"messages": [ASKED, spoken, result, REPLIED]})
 
     assert said.messages[1]["tool_calls"] == [{"id": "c1", "name": "add", "arguments": '{"a": 2}'}]
     assert said.messages[2] == result
@@ -130,7 +130,7 @@ def test_a_trajectory_contains_its_tool_results() -> None:
         {"step_id": 4, "source": "agent", "message": "4"},
     ]
 
-    said = conversation({"schema_version": "ATIF-v1.2", "session_id": "s", "steps": steps})
+    said = read_conversation({"schema_version": "ATIF-v1.2", "session_id": "s", "steps": steps})
 
     assert [m["role"] for m in said.messages] == [
         "system",
@@ -153,15 +153,15 @@ def test_tools_are_read_in_both_shapes() -> None:
     wrapped = {"messages": [ASKED, REPLIED], "tools": [{"type": "function", "function": spec}]}
     text = {"messages": [ASKED, REPLIED], "tools": json.dumps([spec])}
 
-    assert conversation(plain).tools == [spec]
-    assert conversation(wrapped).tools == [spec]
-    assert conversation(text).tools == [spec]
+    assert read_conversation(plain).tools == [spec]
+    assert read_conversation(wrapped).tools == [spec]
+    assert read_conversation(text).tools == [spec]
 
 
 def test_a_row_may_mark_its_trained_messages() -> None:
     again = [ASKED, {**REPLIED, "weight": 0}, ASKED, REPLIED]
 
-    said = conversation({"messages": again, "system": "Be brief."})
+    said = read_conversation({"messages": again, "system": "Be brief."})
 
     assert said.chosen == {4}
 
@@ -204,11 +204,11 @@ def test_a_row_may_mark_its_trained_messages() -> None:
 )
 def test_an_untrainable_row_is_refused_with_the_reason(row: dict[str, Any], reason: str) -> None:
     with pytest.raises(Unusable, match=reason):
-        conversation(row)
+        read_conversation(row)
 
 
 def test_a_system_prompt_comes_first_and_marks_move_with_their_messages() -> None:
-    said = conversation({"messages": [ASKED, {**REPLIED, "weight": 1}]})
+    said = read_conversation({"messages": [ASKED, {**REPLIED, "weight": 1}]})
 
     prompted = with_system_prompt(said, "Be brief.")
 
@@ -217,7 +217,7 @@ def test_a_system_prompt_comes_first_and_marks_move_with_their_messages() -> Non
 
 
 def test_a_system_prompt_is_joined_with_the_rows_own() -> None:
-    said = conversation({"system": "You count.", "prompt": "2+2?", "answer": 4})
+    said = read_conversation({"system": "You count.", "prompt": "2+2?", "answer": 4})
 
     prompted = with_system_prompt(said, "Be brief.")
 

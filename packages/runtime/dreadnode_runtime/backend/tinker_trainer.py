@@ -343,8 +343,8 @@ def _engine_message(error: BaseException) -> str:
     if isinstance(error, tinker.APIStatusError):
         body = error.body if isinstance(error.body, dict) else {}
         detail = body.get("detail") or body.get("error")
-        said = f": {plain(detail)}" if isinstance(detail, str) else ""
-        return f"it responded with {error.status_code}{said}"
+        reason = f": {plain(detail)}" if isinstance(detail, str) else ""
+        return f"it responded with {error.status_code}{reason}"
     return plain(
         plain(error).removeprefix("Request failed: ").partition(" for self.request_id=")[0]
     )

@@ -22,7 +22,7 @@ from dreadnode_runtime.commands.responses import Response, error_response, refus
 from dreadnode_runtime.data.completions import Reply, read_completion
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable, with_system_prompt
-from dreadnode_runtime.data.reading import conversation
+from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.data.renderers.messages import plain_message, text_of
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.errors import RuntimeFault
@@ -76,7 +76,7 @@ class ChatSession:
     async def respond(self, request: ChatRequest) -> Response:
         """Return the model's message, or an error response."""
         try:
-            messages = conversation({"messages": request.messages})
+            messages = read_conversation({"messages": request.messages})
             prompt = self._rendering.prompt(with_system_prompt(messages, self._setup.system_prompt))
         except Unusable as unusable:
             return refusal(f"The conversation cannot be rendered: {unusable}")

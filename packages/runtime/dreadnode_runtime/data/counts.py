@@ -58,11 +58,11 @@ class Counts:
         if len(named) < NAMED:
             named.append(row)
 
-    def read(self, said: "Read") -> None:
-        """Count what was found out about the row of SAID beside what it says."""
-        for name in said.unread:
+    def read(self, parsed: "Read") -> None:
+        """Count the unread fields and the notes of the row that was PARSED."""
+        for name in parsed.unread:
             _counted(self.unread, name, 1, OTHER_FIELDS)
-        for note in getattr(said, "notes", ()):
+        for note in getattr(parsed, "notes", ()):
             _counted(self.notes, note, 1, OTHER)
 
     def add(self, other: "Counts") -> None:

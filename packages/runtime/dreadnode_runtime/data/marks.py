@@ -134,33 +134,33 @@ def refuse_bad_answer(fields: Fields) -> None:
             fields.take(name)
 
 
-def trained_messages(said: Conversation, train_on: str) -> list[int]:
-    """Return the indices of the messages of SAID that carry loss.
+def trained_messages(conversation: Conversation, train_on: str) -> list[int]:
+    """Return the indices of the messages of CONVERSATION that carry loss.
 
     Args:
-        said: The conversation; its own marks go before TRAIN_ON.
+        conversation: The conversation; its own marks override TRAIN_ON.
         train_on: Which assistant messages the job trains on.
 
     Raises:
-        Unusable: There is none, or one that says nothing.
+        Unusable: There is none, or one of them is empty.
     """
-    speaks = [i for i, m in enumerate(said.messages) if m["role"] == "assistant"]
-    if said.chosen is not None:
-        speaks = [i for i in speaks if i in said.chosen]
+    trained = [i for i, m in enumerate(conversation.messages) if m["role"] == "assistant"]
+    if conversation.chosen is not None:
+        trained = [i for i in trained if i in conversation.chosen]
     elif train_on == "last_assistant_message":
-        speaks = speaks[-1:]
+        trained = trained[-1:]
     elif train_on == "last_assistant_turn":
-        asked = max((i for i, m in enumerate(said.messages) if m["role"] == "user"), default=-1)
-        speaks = [i for i in speaks if i > asked]
-    if not speaks:
+        users = [i for i, m in enumerate(conversation.messages) if m["role"] == "user"]
+        trained = [i for i in trained if i > max(users, default=-1)]
+    if not trained:
         raise Unusable("no assistant message to train on")
-    if any(is_silent(said.messages[i]) for i in speaks):
+    if any(is_silent(conversation.messages[i]) for i in trained):
         raise Unusable("an empty answer")
-    return speaks
+    return trained
 
 
 def is_silent(message: Message) -> bool:
-    """Tell whether MESSAGE holds neither text nor images nor tool calls."""
+    """Return whether MESSAGE has neither text nor images nor tool calls."""
     if message.get("tool_calls"):
         return False
     content = message["content"]

@@ -96,19 +96,21 @@ class Conversation:
     notes: Sequence[str] = ()
 
 
-def with_system_prompt(said: Conversation, prompt: str | None) -> Conversation:
-    """Return SAID with PROMPT in front: before its own system message, or as one."""
+def with_system_prompt(conversation: Conversation, prompt: str | None) -> Conversation:
+    """Return CONVERSATION with PROMPT in front: before its own system message, or as one."""
     if not prompt:
-        return said
-    first = said.messages[0]
+        return conversation
+    first = conversation.messages[0]
     if first["role"] == "system":
         joined = cast(
             "Message", {**first, "content": f"{prompt}\n\n{content_text(first['content'])}"}
         )
-        return replace(said, messages=[joined, *said.messages[1:]])
-    chosen = None if said.chosen is None else frozenset(index + 1 for index in said.chosen)
+        return replace(conversation, messages=[joined, *conversation.messages[1:]])
+    chosen = conversation.chosen
+    if chosen is not None:
+        chosen = frozenset(index + 1 for index in chosen)
     system: Message = {"role": "system", "content": prompt}
-    return replace(said, messages=[system, *said.messages], chosen=chosen)
+    return replace(conversation, messages=[system, *conversation.messages], chosen=chosen)
 
 
 def content_text(content: Content) -> str:
@@ -118,11 +120,11 @@ def content_text(content: Content) -> str:
     return "".join(part["text"] for part in content if part["type"] == "text")
 
 
-def has_images(said: Conversation) -> bool:
-    """Tell whether a message of SAID holds an image."""
+def has_images(conversation: Conversation) -> bool:
+    """Return whether a message of CONVERSATION has an image."""
     return any(
         part["type"] == "image"
-        for message in said.messages
+        for message in conversation.messages
         if not isinstance(message["content"], str)
         for part in message["content"]
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.normal_form import Conversation, Row, Unusable, with_system_prompt
-from dreadnode_runtime.data.reading import conversation, encodable
+from dreadnode_runtime.data.reading import encodable, read_conversation
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.rows import read_rows
 from dreadnode_runtime.data.sequences import Example
@@ -61,12 +61,12 @@ def prepare(
 
     def render() -> None:
         found = rendering.batch(waiting, max_length=max_length, train_on=train_on)
-        for (row, said), made in zip(waiting, found, strict=True):
+        for (row, conversation), made in zip(waiting, found, strict=True):
             if isinstance(made, Unusable):
                 counts.drop(row, str(made))
                 continue
             counts.usable += 1
-            counts.read(said)
+            counts.read(conversation)
             counts.truncated += made.cut
             counts.tokens += sum(len(example.tokens) for example in made.examples)
             counts.trained_tokens += sum(int(each.trained.sum()) for each in made.examples)
@@ -92,4 +92,4 @@ def prepare(
 
 
 def _said(value: Row, system_prompt: str | None) -> Conversation:
-    return with_system_prompt(conversation(encodable(value)), system_prompt)
+    return with_system_prompt(read_conversation(encodable(value)), system_prompt)

@@ -19,7 +19,7 @@ from dreadnode_runtime.data.normal_form import (
     content_text,
     with_system_prompt,
 )
-from dreadnode_runtime.data.reading import conversation, encodable, question
+from dreadnode_runtime.data.reading import encodable, read_conversation, read_question
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.rows import read_rows
 from dreadnode_runtime.errors import JobFailed
@@ -27,19 +27,19 @@ from dreadnode_runtime.errors import JobFailed
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One thing to ask.
+    """One prompt of an RL job.
 
     Attributes:
-        said: What stands before the answer.
+        conversation: The messages before the completion.
         row: Number of the dataset's row, from 1.
-        expected: The answer that the row knows, if any.
-        reward: What the row itself pays, if it says.
+        expected: The row's expected answer, if it has one.
+        reward: The row's own reward, if it has one.
         data: The whole row.
-        tokens: What the model continues.
-        dataset: Which file it is of, where there are several.
+        tokens: The tokens that the model continues.
+        dataset: The file of the row, where there are several.
     """
 
-    said: Conversation
+    conversation: Conversation
     row: int
     expected: str | None = None
     reward: float | None = None
@@ -49,102 +49,102 @@ class Prompt:
 
     @property
     def place(self) -> str:
-        """Where it stands, for a message."""
+        """The row and its file, for a message."""
         return f"row {self.row}" + (f" of {self.dataset}" if self.dataset else "")
 
 
 def prompt(number: int, row: Row) -> Prompt:
-    """Return what ROW asks.
+    """Return the prompt of ROW.
 
     Raises:
-        Unusable: It asks nothing that is understood.
+        Unusable: The row has no prompt in a known form.
     """
-    said, expected = question(row)
-    return Prompt(said, number, expected, _reward(row), row)
+    conversation, expected = read_question(row)
+    return Prompt(conversation, number, expected, _reward(row), row)
 
 
 def turns(number: int, row: Row) -> Iterator[Prompt]:
     """Yield a prompt for each turn of the assistant in the trajectory ROW.
 
-    What the assistant said is expected, and pays 1 where the trajectory succeeded or does not say
-    whether it did, and 0 where it failed; a `reward` of the row goes before that. Turns that only
-    call tools say nothing to be compared with, and are passed over.
+    The assistant's own message is the expected answer. It is worth 1 if the trajectory succeeded or
+    does not record success, and 0 if it failed; a `reward` of the row replaces that value. Turns
+    that only call tools have no text to compare with and are skipped.
 
     Raises:
-        Unusable: It is no conversation, or the assistant says nothing in it.
+        Unusable: The row is not a conversation, or the assistant has no text in it.
     """
-    said = conversation(row)
+    conversation = read_conversation(row)
     reward = _reward(row)
     if reward is None:
         reward = 0.0 if row.get("success") is False else 1.0
     found = False
-    for index, message in enumerate(said.messages):
-        chosen = said.chosen is None or index in said.chosen
+    for index, message in enumerate(conversation.messages):
+        chosen = conversation.chosen is None or index in conversation.chosen
         if message["role"] != "assistant" or index == 0 or not chosen:
             continue
         if text := content_text(message["content"]):
             found = True
-            before = replace(said, messages=said.messages[:index], chosen=None)
+            before = replace(conversation, messages=conversation.messages[:index], chosen=None)
             yield Prompt(before, number, text, reward, row)
     if not found:
         raise Unusable("a trajectory in which the assistant says nothing")
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class PromptSettings:
     """How rows become prompts.
 
     Attributes:
-        rendering: Writes them.
-        max_length: Tokens of prompt and answer together.
-        max_new_tokens: Tokens of the answer.
-        judge: Raises `Unusable` for a prompt whose answers the reward could not judge.
-        dress: Adds an environment's tools.
-        system_prompt: Goes in front.
-        strict: Whether one unusable row, or a field that is not read, refuses the job.
-        whole_rows: Whether the reward or the environment is given whole rows, every field of them.
+        rendering: Renders the prompts.
+        max_length: Maximum tokens of prompt and completion together.
+        max_new_tokens: Maximum tokens of the completion.
+        check: Raises `Unusable` for a prompt whose completions the reward cannot score.
+        add_tools: Adds an environment's tools.
+        system_prompt: Placed before each conversation.
+        strict: Whether one unusable row or unread field refuses the job.
+        whole_rows: Whether the reward or the environment gets whole rows with every field.
     """
 
     rendering: Rendering
     max_length: int
     max_new_tokens: int
-    judge: Callable[[Prompt], None]
-    dress: Callable[[Conversation], Conversation] = lambda said: said
+    check: Callable[[Prompt], None]
+    add_tools: Callable[[Conversation], Conversation] = lambda conversation: conversation
     system_prompt: str | None = None
     strict: bool = False
     whole_rows: bool = False
 
     def ready(self, found: Prompt, dataset: str) -> Prompt:
-        """Return FOUND with everything in front of it, and its tokens.
+        """Return FOUND with the system prompt, the tools and its tokens.
 
         Raises:
-            Unusable: It cannot be asked, or no answer to it judged.
+            Unusable: It cannot be rendered, or its completions cannot be scored.
         """
-        said = self.dress(with_system_prompt(found.said, self.system_prompt))
-        tokens = self.rendering.prompt(said)
+        conversation = self.add_tools(with_system_prompt(found.conversation, self.system_prompt))
+        tokens = self.rendering.prompt(conversation)
         if len(tokens) + self.max_new_tokens > self.max_length:
             raise Unusable(
                 f"the prompt and {self.max_new_tokens} new tokens do not fit into "
                 f"{self.max_length} tokens"
             )
-        ready = replace(found, said=said, tokens=tokens, dataset=dataset)
-        self.judge(ready)
+        ready = replace(found, conversation=conversation, tokens=tokens, dataset=dataset)
+        self.check(ready)
         return ready
 
 
 def prepare_prompts(
-    path: Path, asking: Asking, *, trajectories: bool = False, dataset: str = ""
+    path: Path, settings: PromptSettings, *, trajectories: bool = False, dataset: str = ""
 ) -> tuple[list[Prompt], Counts]:
-    """Return what the JSONL file at PATH asks, rendered, with a count of what cannot be asked.
+    """Return the rendered prompts of the JSONL file at PATH, with the counts of its rows.
 
     Args:
-        path: Of the file.
-        asking: How rows become prompts.
+        path: The file.
+        settings: How rows become prompts.
         trajectories: Whether each turn of the assistant is a prompt.
         dataset: Name of the file in messages, where there are several.
 
     Raises:
-        JobFailed: A line is not JSON, no prompt is left, or one is left out and STRICT forbids it.
+        JobFailed: A line is not JSON, no row is usable, or one is not and the job is strict.
     """
     counts = Counts()
     prompts: list[Prompt] = []
@@ -154,17 +154,17 @@ def prepare_prompts(
             try:
                 encodable(row)
                 found = turns(number, row) if trajectories else (prompt(number, row),)
-                asked = [asking.ready(each, dataset) for each in found]
+                asked = [settings.ready(each, dataset) for each in found]
                 prompts += asked
                 counts.tokens += sum(len(each.tokens) for each in asked)
-                if not asking.whole_rows:
-                    counts.read(asked[0].said)
+                if not settings.whole_rows:
+                    counts.read(asked[0].conversation)
                 counts.usable += 1
             except Unusable as unusable:
                 counts.drop(number, str(unusable))
     except (ValueError, UnicodeDecodeError) as error:
         raise JobFailed(f"{error}; a dataset is one JSON object a line", code="data") from error
-    if asking.strict:
+    if settings.strict:
         counts.forbid()
     counts.refuse_if_unusable(
         len(prompts), nothing="None of the {rows} rows gives a prompt to train on"

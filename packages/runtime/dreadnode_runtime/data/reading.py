@@ -53,7 +53,7 @@ def encodable(row: Row) -> Row:
     return row
 
 
-def conversation(row: Row) -> Conversation:
+def read_conversation(row: Row) -> Conversation:
     """Return what ROW says, for supervised training.
 
     Raises:
@@ -86,7 +86,7 @@ def conversation(row: Row) -> Conversation:
         raise Unusable("it is nested too deeply") from None
 
 
-def question(row: Row) -> tuple[Conversation, str | None]:
+def read_question(row: Row) -> tuple[Conversation, str | None]:
     """Return what ROW asks, for reinforcement learning, and the answer that it expects, if any.
 
     A conversation's last message is the expected answer where the assistant says it. What else the
@@ -109,19 +109,19 @@ def question(row: Row) -> tuple[Conversation, str | None]:
             expected = _expected(pairs.expected_answer(fields), found)
         for each in ("reward", "success"):
             fields.take(each)
-        said = _finished(turns, fields, found, 0)
-        last = said.messages[-1]
+        conversation = _finished(turns, fields, found, 0)
+        last = conversation.messages[-1]
         if last["role"] != "assistant":
-            return said, expected
+            return conversation, expected
         if expected is not None:
             raise Unusable(
                 f"`{name}` ends with an assistant message, and the row has an answer beside it; "
                 "a completion cannot continue a message: end with the user's"
             )
-        rest = said.messages[:-1]
+        rest = conversation.messages[:-1]
         if all(message["role"] == "system" for message in rest):
             raise Unusable("no prompt")
-        return replace(said, messages=rest, chosen=None), content_text(last["content"])
+        return replace(conversation, messages=rest, chosen=None), content_text(last["content"])
     except RecursionError:
         raise Unusable("it is nested too deeply") from None
 
@@ -165,18 +165,18 @@ def _finished(turns: list[Turn], fields: Fields, found: Findings, answers: int) 
     systems = [text for name in SYSTEMS if name in fields if (text := _system(fields, name, found))]
     declared = _tools(fields, found)
     fields.close()
-    said = assemble(
+    conversation = assemble(
         [*(text_turn("system", text) for text in systems), *turns],
         declared,
         found,
         answers=answers,
     )
-    first = next((m for m in said.messages if m["role"] != "system"), None)
+    first = next((m for m in conversation.messages if m["role"] != "system"), None)
     if first is None:
         raise Unusable("no messages but system prompts")
     if first["role"] == "assistant":
         raise Unusable("the conversation begins with the assistant; begin it with the user")
-    return said
+    return conversation
 
 
 def _system(fields: Fields, name: str, found: Findings) -> str:

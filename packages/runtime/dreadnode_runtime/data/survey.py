@@ -1,4 +1,4 @@
-"""What can be said of a dataset's rows before any job names it: without a model and a tokenizer."""
+"""A survey of a dataset's rows before any job names it, without a model and a tokenizer."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.marks import trained_messages
 from dreadnode_runtime.data.normal_form import Conversation, Row, Unusable
 from dreadnode_runtime.data.plain_rows import read_document
-from dreadnode_runtime.data.reading import conversation, encodable, question
+from dreadnode_runtime.data.reading import encodable, read_conversation, read_question
 from dreadnode_runtime.data.rows import read_rows
 from dreadnode_runtime.errors import JobFailed
 
@@ -23,7 +23,7 @@ def survey(path: Path, most: int) -> list[str]:
         if row > most:
             break
         _count(supervised, row, value, _supervised)
-        _count(prompts, row, value, lambda each: question(each)[0])
+        _count(prompts, row, value, lambda each: read_question(each)[0])
         if not supervised.usable:
             _count(text, row, value, lambda each: read_document(each, rendered=True))
     if supervised.usable:
@@ -44,21 +44,21 @@ def survey(path: Path, most: int) -> list[str]:
 
 
 def _supervised(row: Row) -> Conversation:
-    said = conversation(row)
+    conversation = read_conversation(row)
     # The most lenient choice: which messages are trained is the job's to say.
-    trained_messages(said, "last_assistant_message")
-    return said
+    trained_messages(conversation, "last_assistant_message")
+    return conversation
 
 
 def _count(counts: Counts, row: int, value: Row, read: Callable[[Row], object]) -> None:
     counts.rows += 1
     try:
-        said = read(encodable(value))
+        parsed = read(encodable(value))
     except Unusable as unusable:
         counts.drop(row, str(unusable))
         return
     counts.usable += 1
-    counts.read(said)  # type: ignore[arg-type]
+    counts.read(parsed)  # type: ignore[arg-type]
 
 
 def _reason(counts: Counts) -> str:

@@ -133,7 +133,7 @@ class PythonEpisode:
     def __init__(self, environment: PythonEnvironment, prompt: Prompt, state: Any) -> None:
         self._environment = environment
         self._prompt = prompt
-        self._conversation = prompt.said
+        self._conversation = prompt.conversation
         self.state = state
 
     async def respond(self, message: Message) -> Conversation | None:

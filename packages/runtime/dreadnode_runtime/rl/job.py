@@ -9,7 +9,7 @@ from typing import Any
 
 from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.data.counts import Counts
-from dreadnode_runtime.data.prompts import Asking, Prompt, prepare_prompts
+from dreadnode_runtime.data.prompts import Prompt, PromptSettings, prepare_prompts
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.jobs.config import DatasetRef, read_config
 from dreadnode_runtime.jobs.lifecycle import JobContext, Results
@@ -61,14 +61,16 @@ async def open_scoring(config: RlConfig) -> AsyncIterator[tuple[Recipe, Environm
 
 def prompt_settings(
     config: RlConfig, rendering: Rendering, recipe: Recipe, environment: Environment | None
-) -> Asking:
+) -> PromptSettings:
     """Return how a job with CONFIG turns rows into prompts."""
-    return Asking(
+    return PromptSettings(
         rendering,
         config.max_sequence_length,
         config.max_new_tokens,
-        judge=recipe.check,
-        dress=(lambda said: said) if environment is None else environment.with_tools,
+        check=recipe.check,
+        add_tools=(lambda conversation: conversation)
+        if environment is None
+        else environment.with_tools,
         system_prompt=config.system_prompt,
         strict=config.strict,
         whole_rows=environment is not None or _reads_rows(recipe),
@@ -80,7 +82,7 @@ def _reads_rows(recipe: Recipe) -> bool:
     return isinstance(recipe, PythonReward) or any(map(_reads_rows, recipe.parts))
 
 
-def read_prompts(files: list[PromptFile], settings: Asking) -> tuple[list[Prompt], Counts]:
+def read_prompts(files: list[PromptFile], settings: PromptSettings) -> tuple[list[Prompt], Counts]:
     """Return the prompts of all FILES, and the sum of their row counts."""
     prompts: list[Prompt] = []
     counts = Counts()

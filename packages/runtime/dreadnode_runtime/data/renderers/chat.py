@@ -30,30 +30,30 @@ class Chat:
         return Chat(self.messages[:index], self.tools)
 
 
-def chat_of(said: Conversation, cover: Callable[[str], str]) -> Chat:
-    """Return SAID in the form that is written, its text covered."""
+def chat_of(conversation: Conversation, cover: Callable[[str], str]) -> Chat:
+    """Return CONVERSATION in the form that is written, its text covered."""
     messages: list[dict[str, Any]] = []
     waiting: list[dict[str, Any]] = []
-    for each in said.messages:
+    for each in conversation.messages:
         message = _message(each, cover)
         if message["role"] == "tool":
             _name_result(message, waiting)
         elif message["role"] == "assistant":
             waiting = list(message.get("tool_calls", ()))
         messages.append(message)
-    return Chat(messages, [_covered(_tool(tool), cover) for tool in said.tools])
+    return Chat(messages, [_covered(_tool(tool), cover) for tool in conversation.tools])
 
 
-def _message(said: Mapping[str, Any], cover: Callable[[str], str]) -> dict[str, Any]:
-    text, reasoning = content_and_reasoning(said["content"])
-    message: dict[str, Any] = {"role": said["role"], "content": _covered(text, cover)}
+def _message(source: Mapping[str, Any], cover: Callable[[str], str]) -> dict[str, Any]:
+    text, reasoning = content_and_reasoning(source["content"])
+    message: dict[str, Any] = {"role": source["role"], "content": _covered(text, cover)}
     if reasoning.strip():
         message["reasoning_content"] = cover(reasoning)
-    if calls := said.get("tool_calls"):
+    if calls := source.get("tool_calls"):
         message["tool_calls"] = [_call(call, cover) for call in calls]
     for key in ("tool_call_id", "name"):
-        if said.get(key) and (key != "name" or said["role"] == "tool"):
-            message[key] = cover(said[key])
+        if source.get(key) and (key != "name" or source["role"] == "tool"):
+            message[key] = cover(source[key])
     return message
 
 

@@ -34,15 +34,15 @@ class GptOss(GptOssRenderer):  # type: ignore[misc]
             reasoning_effort=self.reasoning_effort,
         )
         first = Message(role=self._INTERNAL_SYSTEM_ROLE, content=system)
-        told, rest = "", messages
+        instructions, rest = "", messages
         if messages and messages[0]["role"] == "system":
-            told, rest = f"# Instructions\n\n{messages[0]['content']}\n\n", messages[1:]
+            instructions, rest = f"# Instructions\n\n{messages[0]['content']}\n\n", messages[1:]
         if tools:
             first["content"] += TOOLS_NEED_A_CHANNEL
             types = "\n\n".join(_declared(without_booleans(tool["function"])) for tool in tools)
-            told += f"# Tools\n\n## functions\n\nnamespace functions {{\n\n{types}\n\n"
-            told += "} // namespace functions"
-        developer = [Message(role="developer", content=told)] if told else []
+            instructions += f"# Tools\n\n## functions\n\nnamespace functions {{\n\n{types}\n\n"
+            instructions += "} // namespace functions"
+        developer = [Message(role="developer", content=instructions)] if instructions else []
         return [first, *developer, *_without_answered_thoughts(rest)]
 
     def _get_system_message(self) -> Message | None:

@@ -45,8 +45,8 @@ def _numbered(messages: list[Message]) -> list[Message]:
                 for call, each in zip(calls, new, strict=True)
             ]
         elif message["role"] == "tool" and open_calls:
-            told = message.get("tool_call_id")
-            found = next((pair for pair in open_calls if pair[0] == told), open_calls[0])
+            call_id = message.get("tool_call_id")
+            found = next((pair for pair in open_calls if pair[0] == call_id), open_calls[0])
             message["tool_call_id"] = found[1]
             if len(open_calls) > 1:
                 open_calls.remove(found)

@@ -61,16 +61,16 @@ class Llama3(Llama3Renderer):  # type: ignore[misc]
         if not termination.is_clean:
             return message, termination
         try:
-            said = json.loads(str(message["content"]))
+            call = json.loads(str(message["content"]))
         except ValueError:
             return message, termination
         if (
-            isinstance(said, dict)
-            and set(said) == {"name", "parameters"}
-            and isinstance(said["name"], str)
-            and isinstance(said["parameters"], dict)
+            isinstance(call, dict)
+            and set(call) == {"name", "parameters"}
+            and isinstance(call["name"], str)
+            and isinstance(call["parameters"], dict)
         ):
-            body = ToolCall.FunctionBody(name=said["name"], arguments=as_json(said["parameters"]))
+            body = ToolCall.FunctionBody(name=call["name"], arguments=as_json(call["parameters"]))
             message["tool_calls"] = [ToolCall(function=body)]
             message["content"] = ""
         return message, termination
