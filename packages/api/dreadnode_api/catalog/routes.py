@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Self
@@ -13,8 +13,10 @@ from app.training.catalog import (
     get_training_model,
 )
 from fastapi import APIRouter, Path, Query, Request
+from fastapi.routing import APIRoute
 from starlette.responses import Response
 
+from dreadnode_api.auth import deps
 from dreadnode_api.auth.deps import UserCaller
 from dreadnode_api.catalog.schemas import (
     CatalogQuery,
@@ -28,7 +30,6 @@ from dreadnode_api.engine_client import Capabilities, EngineClient
 from dreadnode_api.errors import ERRORS, ApiError, Invalid, NotFound
 from dreadnode_api.http.deps import InEngine
 
-router = APIRouter(prefix="/training/catalog", responses=ERRORS, tags=["Training catalog"])
 
 # Any text is looked up. In OpenAPI a path parameter has no slashes, so its pattern describes an id
 # with `%2F`; this server accepts both.
@@ -40,6 +41,8 @@ TinkerId = Annotated[
         json_schema_extra={"pattern": "^[A-Za-z0-9][A-Za-z0-9._:%-]*$"},
     ),
 ]
+MAX_PREPARED = 256
+"""How many responses are kept."""
 _NOT_MODIFIED: dict[int | str, dict[str, Any]] = {
     304: {"description": "The response that `If-None-Match` names has not changed"}
 }
@@ -60,6 +63,7 @@ class Prepared:
 
     def response(self, request: Request) -> Response:
         """Return the response, or a 304 if the client has it already."""
+        request.state.prepared = self
         headers = {"ETag": self.etag, "Cache-Control": "private, no-cache"}
         tags = request.headers.get("if-none-match", "").split(",")
         if any(tag.strip().removeprefix("W/") in (self.etag, "*") for tag in tags):
@@ -67,13 +71,48 @@ class Prepared:
         return Response(self.body, media_type="application/json", headers=headers)
 
 
+class PreparedRoute(APIRoute):
+    """A route that reads the parameters of each query string once.
+
+    FastAPI takes most of the time of such a request to read them. The token is checked every time,
+    by the dependency that the route itself has.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the function that answers a request."""
+        handle = super().get_route_handler()
+        known: dict[tuple[str, bytes], Prepared] = {}
+
+        async def answer(request: Request) -> Response:
+            key = request.scope["path"], request.scope["query_string"]
+            if (prepared := known.get(key)) is not None:
+                await deps.user(await deps.caller(request))
+                return prepared.response(request)
+            response = await handle(request)
+            if (prepared := getattr(request.state, "prepared", None)) is not None:
+                known[key] = prepared
+                if len(known) > MAX_PREPARED:
+                    del known[next(iter(known))]
+            return response
+
+        return answer
+
+
+router = APIRouter(
+    prefix="/training/catalog",
+    responses=ERRORS,
+    tags=["Training catalog"],
+    route_class=PreparedRoute,
+)
+
+
 # The catalog never changes while the process runs, so a response is encoded once for each query.
-@lru_cache(maxsize=256)
+@lru_cache(MAX_PREPARED)
 def _page(query: CatalogQuery) -> Prepared:
     return Prepared.of(page(query.find(), expansions(query.expand), facets=query.facets))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(MAX_PREPARED)
 def _entry(tinker_id: str, expand: str | None) -> Prepared:
     return Prepared.of(entry(_model(tinker_id), expansions(expand)))
 
