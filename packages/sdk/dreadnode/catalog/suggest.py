@@ -1,22 +1,28 @@
 """Which models a name may have meant.
 
-A candidate costs what it differs by. A name that is one slip of the keyboard away is compared as
-text; any other name is compared by what it says (see ``names``): family, version, size, line and
-kind, in falling order of weight. What costs too much is not suggested.
+The cost of a candidate is the sum of two parts. One is what the name says and the candidate is not
+(see ``names``): family, version, size, line and kind, in falling order of weight. The other is the
+number of slips of the keyboard between the two spellings, which is the same for all candidates that
+are spelled differently. So names of other hosts are compared by what they say, and mistyped ids by
+their spelling.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rapidfuzz.distance import OSA, Indel
+from rapidfuzz.distance import OSA
 
 from dreadnode.catalog.names import KINDS, Name, readings
 from dreadnode.catalog.types import TrainingModel, as_extended
 
 _TOO_FAR = 3.0
 _CONFLICT = 4.0
+_MAX_SLIPS = 4
+_OTHER_SPELLING = 4.4
 _MAX_LENGTH = 200
 _VARIANT = ":peft"
 
@@ -29,7 +35,7 @@ class _Candidate:
         family: The words without which a name does not mean this family.
         rivals: The words of the other families.
         line: Words that tell it from others of its family, such as ``nano`` or ``flash``.
-        spellings: Its id and its bare name, each with its digits.
+        text: Its id in lower case.
         squashed: Its bare name without separators.
     """
 
@@ -38,7 +44,7 @@ class _Candidate:
     family: frozenset[str]
     rivals: frozenset[str]
     line: frozenset[str]
-    spellings: tuple[tuple[str, str], ...]
+    text: str
     squashed: str
 
 
@@ -61,21 +67,18 @@ class Index:
         """Return at most LIMIT of the models that NAME resembles, best first."""
         if len(name) > _MAX_LENGTH or limit < 1:
             return []
+        text = name.strip().lower()
         ways = [self._corrected(way) for way in readings(name)]
-        spellings = _spellings(name.strip().lower(), ways[0])
-        squashed = _squashed(ways[0])
-        extended = _VARIANT in spellings[0][0]
+        extended = _VARIANT in text
         candidates = self._candidates + (self._variants if extended else [])
         near = []
         for place, one in enumerate(candidates):
-            said = min(_differences(way, one) for way in ways)
-            cost = min(said, _slips(spellings, one), _unfinished(spellings, one, said))
-            if squashed == one.squashed:
-                cost = min(cost, 0.05)
-            if extended and _VARIANT not in one.model.tinker_id:
-                cost += 0.5
-            if cost < _TOO_FAR:
-                near.append((cost, place))
+            said = min(_CONFLICT, *(_differences(way, one) for way in ways))
+            cost = _cost(text, ways[0], one, said)
+            if cost < math.inf:
+                # A variant that was not asked for stands below the one that was.
+                missing = extended and _VARIANT not in one.text
+                near.append((cost + 0.5 * missing, place))
         return [candidates[place].model for _, place in sorted(near)[:limit]]
 
     def _corrected(self, name: Name) -> Name:
@@ -105,13 +108,9 @@ def _read(model: TrainingModel, families: frozenset[str]) -> _Candidate:
         family=family,
         rivals=families - family,
         line=frozenset(name.words) - family - makers,
-        spellings=_spellings(model.tinker_id.lower(), name),
+        text=model.tinker_id.lower(),
         squashed=_squashed(name),
     )
-
-
-def _spellings(text: str, name: Name) -> tuple[tuple[str, str], ...]:
-    return (text, _digits(text)), (name.text, _digits(name.text))
 
 
 def _squashed(name: Name) -> str:
@@ -122,41 +121,36 @@ def _digits(text: str) -> str:
     return "".join(character for character in text if character.isdigit())
 
 
-def _slips(asked: tuple[tuple[str, str], ...], one: _Candidate) -> float:
-    """Return the cost of the name as the mistyped spelling of a candidate.
+def _cost(text: str, asked: Name, one: _Candidate, said: float) -> float:
+    """Return the cost of a candidate; infinite if it is not suggested.
 
-    A digit put for another weighs most: it makes another model of the name.
+    Args:
+        text: the whole name.
+        asked: the name as it was read.
+        one: the candidate.
+        said: the cost of what the name says and the candidate is not.
     """
-    cheapest = _CONFLICT
-    for (text, digits), (spelling, its_digits) in zip(asked, one.spellings, strict=True):
-        distance = OSA.distance(text, spelling, score_cutoff=3)
-        if distance > 3 or distance * 4 > len(text):
-            continue
-        wrong = _wrong_digits(digits, its_digits)
-        if wrong < 1.0 or distance == 1:
-            cheapest = min(cheapest, 0.3 * distance - 0.25 + wrong)
-    return cheapest
+    slips = _slips(text, one.text, _MAX_SLIPS, 3)
+    if _squashed(asked) == one.squashed:
+        said = min(said, 0.05)
+    bare, same = one.name.text, _digits(asked.text) == _digits(one.name.text)
+    in_bare = _slips(asked.text, bare, 3 if same else 1, 4)
+    if in_bare < _OTHER_SPELLING:
+        said = min(said, 0.3 * in_bare - 0.25 + (0.0 if same else 0.5))
+    cost = said + slips if said < _TOO_FAR or slips < _OTHER_SPELLING else math.inf
+    for name, spelling, offset in ((text, one.text, 0.0), (asked.text, bare, _OTHER_SPELLING)):
+        if len(name) > 3 and spelling.startswith(name):
+            cost = min(cost, offset + 0.1 * said + 0.01 * (len(spelling) - len(name)))
+    return cost
 
 
-def _wrong_digits(digits: str, meant: str) -> float:
-    """Return what digits cost beyond other characters: one put for another makes another model."""
-    if digits == meant:
-        return 0.0
-    if len(digits) == len(meant):
-        swapped = sorted(digits) == sorted(meant)
-        return 0.2 if swapped else OSA.distance(digits, meant, score_cutoff=1)
-    added = Indel.distance(digits, meant)
-    return 0.35 * added if added == abs(len(digits) - len(meant)) <= 2 else _CONFLICT
-
-
-def _unfinished(asked: tuple[tuple[str, str], ...], one: _Candidate, said: float) -> float:
-    """Return the cost of the name as the beginning of a candidate's."""
-    missing = [
-        len(spelling) - len(text)
-        for (text, _), (spelling, _) in zip(asked, one.spellings, strict=True)
-        if len(text) > 3 and spelling.startswith(text)
-    ]
-    return 0.1 * said + 0.01 * min(missing) if missing else _CONFLICT
+def _slips(text: str, spelling: str, most: int, length: int) -> float:
+    """Return the slips between two spellings, at most MOST and one in LENGTH characters."""
+    slips = OSA.distance(text, spelling, score_cutoff=most)
+    if slips > most or slips * length > len(text):
+        return _OTHER_SPELLING
+    # To lose or swap a character is likelier than to hit exactly one of forty others.
+    return slips + 0.05 * (Counter(text) - Counter(spelling)).total()
 
 
 def _differences(asked: Name, one: _Candidate) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from dreadnode.training import TINKER_MODELS, get_training_model, suggest_training_models
+from rapidfuzz import fuzz, process
 
 SILENCE, RELATIVE = "-", "~"
 HALVES = ("tuned on", "only scored")
@@ -63,7 +64,7 @@ def slip(text: str, chance: random.Random) -> str:
 
 
 @pytest.mark.parametrize("half", HALVES)
-def test_the_intended_model_is_first_in_97_percent_and_among_three_in_99(half: str) -> None:
+def test_the_intended_model_is_first_in_99_percent_and_among_three_in_99(half: str) -> None:
     asked = [one for one in MEANT if one.half == half]
     answers = {one.name: ids(one.name) for one in asked}
 
@@ -72,7 +73,7 @@ def test_the_intended_model_is_first_in_97_percent_and_among_three_in_99(half: s
     ]
     three = [one.name for one in asked if set(answers[one.name]) & set(one.meant)]
     assert len(asked) > 500
-    assert len(first) >= 0.97 * len(asked)
+    assert len(first) >= 0.99 * len(asked)
     assert len(three) >= 0.99 * len(asked)
 
 
@@ -84,6 +85,32 @@ def test_a_random_typo_is_understood_in_99_percent(seed: int) -> None:
 
     understood = [name for name, model in asked if ids(name)[:1] == [model]]
     assert len(understood) >= 0.99 * len(asked)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_one_to_three_typos_are_understood_better_than_by_rapidfuzz_alone(
+    seed: int,
+) -> None:
+    chance = random.Random(seed)
+    asked: list[tuple[str, str]] = []
+    while len(asked) < 600:
+        name = model = chance.choice(list(MODELS))
+        for _ in range(chance.randint(1, 3)):
+            name = slip(name, chance)
+        if get_training_model(name) is None:
+            asked.append((name, model))
+
+    answers = [(ids(name), model) for name, model in asked]
+    first = sum(found[:1] == [model] for found, model in answers) / 600
+    three = sum(model in found for found, model in answers) / 600
+    plain = sum(
+        process.extractOne(name, list(MODELS), scorer=fuzz.WRatio, processor=str.lower)[0] == model
+        for name, model in asked
+    )
+
+    # Some names are as near to another model: `Qwen/Qwen3.-27B` may be 3.5, 3.6 or 3.8.
+    assert first >= max(0.98, plain / 600)
+    assert three >= 0.998
 
 
 def test_an_unrelated_name_gets_no_suggestion() -> None:
