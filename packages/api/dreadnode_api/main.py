@@ -28,6 +28,7 @@ from dreadnode_api.http.health import Readiness
 from dreadnode_api.http.query_parameters import refuse_unknown
 from dreadnode_api.http.security_headers import SecurityHeaders
 from dreadnode_api.http.trace import Telemetry, Trace
+from dreadnode_api.pricing import routes as cost_routes
 from dreadnode_api.settings import Settings
 from dreadnode_api.training import events, sandbox_routes
 from dreadnode_api.training import routes as job_routes
@@ -97,6 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
         dataset_routes,
         capability_routes,
         job_routes,
+        cost_routes,
         events,
         checkpoint_routes,
         chat_routes,

@@ -247,3 +247,76 @@ async def test_a_job_that_did_all_its_steps_is_not_retried(api: Any) -> None:
     )
 
     assert (await api("POST", f"{api.jobs}/{job['id']}/retry")).status_code == 409
+
+
+async def test_an_admin_sets_the_monthly_limit_and_others_only_read_it(api: Any) -> None:
+    path = "/org/acme/ws/lab/budget"
+    body = {"monthly_limit_usd": 12.5}
+
+    refused = [
+        (await api("PUT", path, key=key, json=body)).status_code for key in ("reader", "member")
+    ]
+    elsewhere = await api("PUT", path, key="stranger", json=body)
+    done = await api("PUT", path, json=body)
+    read = await api("GET", path, key="reader")
+    removed = await api("PUT", path, json={"monthly_limit_usd": None})
+
+    assert refused == [403, 403]
+    assert elsewhere.status_code == 404
+    assert done.status_code == 200, done.text
+    assert read.json() == done.json()
+    assert (read.json()["monthly_limit_usd"], read.json()["left_usd"]) == ("12.5", "12.5")
+    assert removed.json()["monthly_limit_usd"] is None
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "NaN", "Infinity", '"5"', "true"])
+async def test_a_monthly_limit_that_is_not_an_amount_is_refused(api: Any, limit: str) -> None:
+    answer = await api(
+        "PUT", "/org/acme/ws/lab/budget", content=f'{{"monthly_limit_usd": {limit}}}'
+    )
+
+    assert answer.status_code in (400, 422), answer.text
+    assert (await api("GET", "/org/acme/ws/lab/budget")).json()["monthly_limit_usd"] is None
+
+
+async def test_costs_are_summed_by_job_model_workspace_and_month_also_of_deleted_jobs(
+    api: Any, told: Any
+) -> None:
+    await told(1, train=1_000_000)
+    await told(2, "training_end")
+    await api.job(rehearse=True, name="free")
+    job, key = await api.start()
+    event = {"event_type": "training_end", "usage": {"sample": 500_000}}
+    await api("POST", f"{api.jobs}/{job['id']}/progress", key=key, json=event)
+    async with api.database.writing() as session:
+        (await session.get(Job, told.job)).lease = None
+    assert (await api("DELETE", f"{api.jobs}/{told.job}")).status_code < 300
+
+    reports = {
+        by: (await api("GET", f"/org/acme/training/costs?group_by={by}", key="reader")).json()
+        for by in ("job", "model", "workspace", "month")
+    }
+    budget = (await api("GET", "/org/acme/ws/lab/budget")).json()
+
+    assert {row["key"]: row["usd"] for row in reports["job"]["items"]} == {
+        told.job: "0.44",
+        job["id"]: "0",
+    }
+    for by, name in (("model", "Qwen/Qwen3-8B"), ("workspace", "lab"), ("month", budget["month"])):
+        (row,) = reports[by]["items"]
+        assert (row["key"], row["jobs"], row["usd"], row["list_usd"]) == (name, 2, "0.44", "0.74")
+        assert reports[by]["total"]["tokens"] == {**ZERO, "train": 1_000_000, "sample": 500_000}
+    assert budget["used_usd"] == "0.44"
+
+
+async def test_a_sum_over_a_rate_that_is_not_known_is_not_known(api: Any, told: Any) -> None:
+    await told(1, train=5)
+    async with api.database.writing() as session:
+        job = await session.get(Job, told.job)
+        job.rates = {**job.rates, "train": None}
+
+    report = (await api("GET", "/org/acme/training/costs")).json()
+
+    assert report["total"]["usd"] is None
+    assert "no published rate" in report["total"]["reason"]
+    assert (await api("GET", "/org/acme/training/costs?month=2001-01")).json()["items"] == []

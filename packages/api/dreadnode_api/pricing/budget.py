@@ -8,7 +8,6 @@ whichever is more, until it ends, and with its cost afterwards.
 
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
 
 from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -186,18 +185,3 @@ def _short(usd: Decimal) -> str:
     if usd >= Decimal("0.1") or not usd:
         return f"{usd:.2f}"
     return money(Decimal(f"{usd:.2g}")) or ""
-
-
-def checked_limit(value: Any) -> str:
-    """Return a monthly limit in its shortest form.
-
-    Raises:
-        Invalid: it is not a positive amount.
-    """
-    try:
-        usd = Decimal(str(value))
-    except ArithmeticError:
-        usd = Decimal("NaN")
-    if not usd.is_finite() or usd <= 0:
-        raise Invalid(f"The monthly limit is {value}, and must be above 0", "monthly_limit_usd")
-    return money(usd) or ""

@@ -94,6 +94,11 @@ def dollars(usd: Decimal) -> str:
     return f"${float(usd):.3g}" if usd >= Decimal("0.0001") else "below $0.0001"
 
 
+def optional_dollars(usd: Decimal | None) -> str:
+    """Return an amount, or an empty string."""
+    return "" if usd is None else dollars(usd)
+
+
 def evaluation(job: TrainingJob) -> str:
     """Return the newest evaluation loss or reward."""
     if job.progress is None:

@@ -1,4 +1,4 @@
-"""`dn member add | list | role | remove`, and `dn workspace create | list`."""
+"""`dn member add | list | role | remove`, and `dn workspace create | list | budget`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from cyclopts import App, Parameter
 from dreadnode.cli import units, views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, say
+from dreadnode.errors import InputError
 
 Role = Literal["reader", "member", "admin"]
 
 app = App(
     name="member", help="Manage the members of the organization and their roles.", version_flags=[]
 )
-workspaces = App(name="workspace", help="Create and list workspaces.", version_flags=[])
+workspaces = App(
+    name="workspace", help="Create and list workspaces, and limit their costs.", version_flags=[]
+)
 
 MEMBERS: tuple[Column, ...] = (
     ("user", lambda member: member.username),
@@ -28,6 +31,13 @@ WORKSPACES: tuple[Column, ...] = (
     ("key", lambda workspace: workspace.key),
     ("name", lambda workspace: workspace.name),
     ("default", lambda workspace: "yes" if workspace.is_default else ""),
+)
+BUDGET: tuple[Column, ...] = (
+    ("workspace", lambda budget: budget.workspace),
+    ("month", lambda budget: budget.month),
+    ("limit", lambda budget: views.optional_dollars(budget.monthly_limit_usd) or "no limit"),
+    ("used", lambda budget: views.dollars(budget.used_usd)),
+    ("left", lambda budget: views.optional_dollars(budget.left_usd)),
 )
 User = Annotated[str, Parameter(help="Name of the user.")]
 
@@ -116,6 +126,29 @@ def create_workspace(
     """Create a workspace, whose jobs are separate from those of other workspaces."""
     with common.client() as client:
         common.out.record(client.create_workspace(key, name), WORKSPACES)
+
+
+@workspaces.command(name="budget")
+def budget(
+    usd: Annotated[
+        float | None, Parameter(converter=units.dollars, help="The new monthly limit.")
+    ] = None,
+    /,
+    *,
+    remove: Annotated[bool, Parameter(help="Remove the limit.")] = False,
+    common: Common = DEFAULT,
+) -> None:
+    """Show, set or remove the monthly limit of a workspace's costs, in US dollars.
+
+    Only an administrator can set it. A job that can cost more than is left is refused, and running
+    jobs stop after the step that reaches the limit.
+    """
+    if remove and usd is not None:
+        raise InputError("`--remove` removes the limit; leave the amount out")
+    with common.client() as client:
+        changes = remove or usd is not None
+        found = client.set_budget(usd) if changes else client.get_budget()
+    common.out.record(found, BUDGET)
 
 
 @workspaces.command(name="list")

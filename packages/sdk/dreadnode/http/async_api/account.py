@@ -6,9 +6,19 @@ import json
 from typing import TYPE_CHECKING
 
 from dreadnode.http.async_api.requests import AsyncRequests
-from dreadnode.http.calls import Call, body_of, drop_none, get, list_of, organization, segment
+from dreadnode.http.calls import (
+    Call,
+    body_of,
+    drop_none,
+    get,
+    list_of,
+    organization,
+    segment,
+    workspace,
+)
 
 if TYPE_CHECKING:
+    from dreadnode.training.costs import Budget, CostReport
     from dreadnode.wire import (
         Member,
         MemberList,
@@ -54,6 +64,37 @@ class AsyncAccountMethods(AsyncRequests):
         body = json.dumps(drop_none(key=key, name=name)).encode()
         path = f"{organization(self.scope)}/ws"
         return await self.send(Call("POST", path, Workspace.model_validate_json, body=body))
+
+    async def get_budget(self) -> Budget:
+        """Return the monthly limit of the workspace, and how much of it is left."""
+        from dreadnode.training.costs import Budget
+
+        return await self.send(get(f"{workspace(self.scope)}/budget", Budget.model_validate_json))
+
+    async def set_budget(self, monthly_limit_usd: float | None) -> Budget:
+        """Set the monthly limit of the workspace, as an administrator; None removes it."""
+        from dreadnode.training.costs import Budget
+
+        body = json.dumps({"monthly_limit_usd": monthly_limit_usd}).encode()
+        path = f"{workspace(self.scope)}/budget"
+        call = Call("PUT", path, Budget.model_validate_json, body=body, repeatable=True)
+        return await self.send(call)
+
+    async def get_costs(
+        self, group_by: str = "job", *, month: str | None = None, workspace: str | None = None
+    ) -> CostReport:
+        """Return what the jobs of the organization cost.
+
+        Args:
+            group_by: `job`, `model`, `workspace` or `month`.
+            month: Only jobs that were submitted in this month, as 2026-11.
+            workspace: Only jobs of this workspace.
+        """
+        from dreadnode.training.costs import CostReport
+
+        path = f"{organization(self.scope)}/training/costs"
+        params = drop_none(group_by=group_by, month=month, workspace=workspace)
+        return await self.send(get(path, CostReport.model_validate_json, params))
 
     async def create_token(self, request: TokenRequest) -> NewToken:
         """Create a token; only this response contains its secret."""

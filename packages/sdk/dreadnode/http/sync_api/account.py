@@ -6,10 +6,20 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from dreadnode.http.calls import Call, body_of, drop_none, get, list_of, organization, segment
+from dreadnode.http.calls import (
+    Call,
+    body_of,
+    drop_none,
+    get,
+    list_of,
+    organization,
+    segment,
+    workspace,
+)
 from dreadnode.http.sync_api.requests import Requests
 
 if TYPE_CHECKING:
+    from dreadnode.training.costs import Budget, CostReport
     from dreadnode.wire import (
         Member,
         MemberList,
@@ -55,6 +65,37 @@ class AccountMethods(Requests):
         body = json.dumps(drop_none(key=key, name=name)).encode()
         path = f"{organization(self.scope)}/ws"
         return self.send(Call("POST", path, Workspace.model_validate_json, body=body))
+
+    def get_budget(self) -> Budget:
+        """Return the monthly limit of the workspace, and how much of it is left."""
+        from dreadnode.training.costs import Budget
+
+        return self.send(get(f"{workspace(self.scope)}/budget", Budget.model_validate_json))
+
+    def set_budget(self, monthly_limit_usd: float | None) -> Budget:
+        """Set the monthly limit of the workspace, as an administrator; None removes it."""
+        from dreadnode.training.costs import Budget
+
+        body = json.dumps({"monthly_limit_usd": monthly_limit_usd}).encode()
+        path = f"{workspace(self.scope)}/budget"
+        call = Call("PUT", path, Budget.model_validate_json, body=body, repeatable=True)
+        return self.send(call)
+
+    def get_costs(
+        self, group_by: str = "job", *, month: str | None = None, workspace: str | None = None
+    ) -> CostReport:
+        """Return what the jobs of the organization cost.
+
+        Args:
+            group_by: `job`, `model`, `workspace` or `month`.
+            month: Only jobs that were submitted in this month, as 2026-11.
+            workspace: Only jobs of this workspace.
+        """
+        from dreadnode.training.costs import CostReport
+
+        path = f"{organization(self.scope)}/training/costs"
+        params = drop_none(group_by=group_by, month=month, workspace=workspace)
+        return self.send(get(path, CostReport.model_validate_json, params))
 
     def create_token(self, request: TokenRequest) -> NewToken:
         """Create a token; only this response contains its secret."""
