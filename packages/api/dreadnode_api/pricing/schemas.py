@@ -10,7 +10,7 @@ class BudgetRequest(Request):
     """The monthly limit of a workspace."""
 
     monthly_limit_usd: float | None = Field(
-        gt=0, le=1e9, description="In US dollars; null is no limit", examples=[250.0]
+        gt=0, le=1e9, description="In US dollars; null if unlimited", examples=[250.0]
     )
 
 
@@ -19,7 +19,7 @@ class BudgetView(Response):
 
     workspace: str
     month: str = Field(description="The current month in UTC, as 2026-11")
-    monthly_limit_usd: str | None = Field(description="Null is no limit")
+    monthly_limit_usd: str | None = Field(description="Null if unlimited")
     used_usd: str = Field(
         description="What the jobs submitted this month have cost, with the reservations of those "
         "that have not ended"

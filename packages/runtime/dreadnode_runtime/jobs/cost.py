@@ -26,7 +26,7 @@ class Ledger:
         as_of: Day or month of the rates.
         earlier: Tokens of earlier attempts.
         earlier_usd: Cost of the jobs that this one resumes.
-        limit_usd: Cost at which the job stops after its step; None is no limit.
+        limit_usd: Cost at which the job stops after its step; None if unlimited.
         meter: Counts the tokens of this attempt.
     """
 

@@ -12,7 +12,7 @@ class Budget(Response):
 
     Attributes:
         month: The current month in UTC, as 2026-11.
-        monthly_limit_usd: None is no limit.
+        monthly_limit_usd: None if unlimited.
         used_usd: What the jobs submitted this month have cost, with the reservations of those that
             have not ended.
         left_usd: What is left of the limit.

@@ -35,7 +35,7 @@ WORKSPACES: tuple[Column, ...] = (
 BUDGET: tuple[Column, ...] = (
     ("workspace", lambda budget: budget.workspace),
     ("month", lambda budget: budget.month),
-    ("limit", lambda budget: views.optional_dollars(budget.monthly_limit_usd) or "no limit"),
+    ("limit", lambda budget: views.optional_dollars(budget.monthly_limit_usd) or "unlimited"),
     ("used", lambda budget: views.dollars(budget.used_usd)),
     ("left", lambda budget: views.optional_dollars(budget.left_usd)),
 )
