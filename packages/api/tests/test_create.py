@@ -323,6 +323,20 @@ async def test_an_unreachable_engine_is_distinguished_from_a_refusal(
     assert await api.count() == 0
 
 
+async def test_the_server_is_ready_when_its_engine_is_and_a_job_right_after_is_created(
+    api: Any, engine: Any
+) -> None:
+    await api.push()
+    engine.failure = httpx2.ConnectError("refused")
+    starting = await api.client.get("/health/ready")
+    engine.failure = None
+
+    ready = await api.client.get("/health/ready")
+    created = await api.create()
+
+    assert [each.status_code for each in (starting, ready, created)] == [503, 200, 201]
+
+
 async def test_an_unknown_model_is_refused_without_asking_the_engine(api: Any, engine: Any) -> None:
     await api.create(model="zzz")
 

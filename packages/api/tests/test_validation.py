@@ -132,7 +132,7 @@ async def test_a_job_whose_data_is_refused_late_fails_with_the_same_message_befo
     )
     retried = await service.api("POST", f"{service.api.jobs}/{created['id']}/retry")
     assert retried.status_code == 409
-    assert "did not pass its check" in retried.json()["detail"]
+    assert "has not passed its check" in retried.json()["detail"]
 
 
 async def test_cancelling_a_job_stops_its_check(
@@ -143,9 +143,12 @@ async def test_cancelling_a_job_stops_its_check(
     check = await started_check(log)
 
     cancelled = await service.api("POST", f"{service.api.jobs}/{created['id']}/cancel")
+    retried = await service.api("POST", f"{service.api.jobs}/{created['id']}/retry")
 
     assert cancelled.json()["status"] == "cancelled"
     await until(lambda: not check.is_running())
+    assert retried.status_code == 409
+    assert "has not passed its check" in retried.json()["detail"]
 
 
 async def test_a_check_continues_after_the_process_that_ran_it(
@@ -175,6 +178,22 @@ async def test_requests_with_one_idempotency_key_share_one_check_and_one_job(
     assert {response.json()["id"] for response in (*responses, late)} == {late.json()["id"]}
     assert sorted(response.status_code for response in responses) == [200, 200, 200, 201]
     assert len(log.read_text().splitlines()) == 1
+
+
+async def test_another_request_with_the_key_of_one_that_is_being_checked_is_a_conflict(
+    remote: Remote, service: Any, tmp_path: Path
+) -> None:
+    done = tmp_path / "done"
+
+    both = [
+        asyncio.create_task(remote.create("one", check="until", file=str(done), number=number))
+        for number in range(2)
+    ]
+    done.touch()
+    responses = await asyncio.gather(*both)
+
+    assert sorted(response.status_code for response in responses) == [201, 409]
+    assert await service.api.count() == 1
 
 
 async def test_a_second_job_on_the_same_data_is_not_checked_again(

@@ -92,7 +92,7 @@ async def _get_retryable(session: AsyncSession, scope: WorkspaceScope, job_id: s
         )
     if job.preflight is None:
         raise Conflict(
-            f"The data of the job `{job_id}` did not pass its check, so a retry cannot start; "
+            f"The data of the job `{job_id}` has not passed its check, so a retry cannot start; "
             "create a new job instead"
         )
     return job
