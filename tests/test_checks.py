@@ -1,6 +1,8 @@
 """`make check` names the file and the line of each fault in words, links and dependencies."""
 
+import ast
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -108,3 +110,19 @@ def test_a_wrong_layer_is_named_with_file_and_line(tmp_path: Path) -> None:
 
     assert ran.returncode == 1
     assert "dreadnode_engine.wrong -> dreadnode_runtime (l.1)" in ran.stdout
+
+
+def test_every_test_that_the_security_page_names_exists() -> None:
+    page = (ROOT / "docs" / "explanation" / "security.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", page)
+    existing = {file: _tests(ROOT / file) for file, _ in named}
+
+    assert len(named) > 40
+    assert [f"{file}::{name}" for file, name in named if name not in existing[file]] == []
+
+
+def _tests(file: Path) -> set[str]:
+    """Return the names of the tests in a file."""
+    nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {node.name for node in nodes if isinstance(node, kinds)}

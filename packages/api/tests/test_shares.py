@@ -12,9 +12,10 @@ from dreadnode_api.auth.shares import Share, SharedAmount
 from dreadnode_api.datasets.row_check import RowCheck
 from dreadnode_api.errors import TooManyRequests, Unavailable
 from dreadnode_api.fair_queue import FairQueue
+from dreadnode_api.main import create_app
 from dreadnode_api.runtime_processes.child import Child
 from dreadnode_api.settings import Settings
-from dreadnode_api.uploads import NICENESS, UploadReader, upload_queue
+from dreadnode_api.uploads import NICENESS, UploadReader
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -131,9 +132,14 @@ def _autogroups(pid: int) -> list[str]:
     return [each.read_text() for each in Path(f"/proc/{pid}").glob("autogroup")]
 
 
-def test_the_queue_of_uploads_has_as_many_slots_as_that_of_checks(tmp_path: Path) -> None:
-    queue = upload_queue(Settings(data_dir=tmp_path, preflight_at_once=4))
+@pytest.mark.parametrize(
+    "pool", ["preflight", "upload_reader", "row_check", "chat_sessions", "exporter"]
+)
+def test_every_pool_gives_one_organization_at_most_half(tmp_path: Path, pool: str) -> None:
+    settings = Settings(data_dir=tmp_path, preflight_at_once=4, chats_at_once=4, exports_at_once=4)
+    queue = getattr(create_app(settings).state, pool)._queue
 
-    taken = [queue.try_acquire(org) for org in "aaabb"]
+    taken = [queue.try_acquire(org) is not None for org in "aaabbb"]
 
-    assert [slot is not None for slot in taken] == [True, True, False, True, True]
+    assert isinstance(queue, FairQueue)
+    assert taken == [True, True, False, True, True, False]

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ARGUMENTS name, and return the exit code."""
+    # The journal has the data of clients, and checkpoints are their weights.
+    os.umask(0o077)
     parser = _parser()
     options = parser.parse_args(arguments)
     # Until the server runs, SIGINT ends the process at once.

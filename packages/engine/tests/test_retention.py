@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from dreadnode_engine.service import recovery, sessions
+from dreadnode_engine.errors import NotFound
+from dreadnode_engine.service import checkpoints, recovery, sessions
 from dreadnode_engine.service.cleanup import clean_up
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import MASTER, Principal
@@ -169,3 +170,41 @@ def test_a_failed_save_leaves_nothing_new_and_keeps_the_existing_files(tmp_path:
 
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert list((tmp_path / "a").iterdir()) == []
+
+
+async def test_a_kill_while_a_checkpoint_is_deleted_leaves_no_bytes(engine: Engine) -> None:
+    path = "tinker://s:train:0/weights/killed"
+    folder = engine.context.files.checkpoint(parse_path(path))
+    (folder / "inner").mkdir(parents=True)
+    found = Checkpoint(
+        *(path, "s:train:0", MASTER, "training", "killed", 1.0, 0, "m", 1, True, True, True, None)
+    )
+    await engine.context.journal.do(lambda db: queries.replace(db, found))
+    with pytest.MonkeyPatch.context() as patched:
+        # Neither a kill nor a disk that fails removes the files.
+        patched.setattr(checkpoints.shutil, "rmtree", lambda *_: None)
+        await checkpoints.delete_checkpoint(engine, found)
+    with pytest.raises(NotFound):
+        await engine.checkpoint(WHO, path)
+
+    await clean_up(engine, time.time())
+
+    assert not folder.exists()
+    assert await engine.context.journal.do(queries.checkpoints) == []
+
+
+async def test_what_a_kill_left_of_samplers_and_saves_goes_at_the_next_start(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = await session(engine)
+    used = await save(engine, own, 0, used=time.time())
+    orphan = used.with_name(f"{own}:sample:1")
+    saved = engine.context.files.checkpoint(parse_path("tinker://s:train:0/weights/a"))
+    unfinished = saved.with_name(".b.unfinished")
+    for folder in (orphan, saved, unfinished):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(engine.context.scheduler, "start", lambda: None)  # It runs already.
+
+    await recovery.start(engine)
+
+    assert [f.is_dir() for f in (used, orphan, saved, unfinished)] == [True, False, True, False]

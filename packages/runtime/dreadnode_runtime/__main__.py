@@ -43,6 +43,8 @@ log = logging.getLogger("dreadnode_runtime")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that ARGUMENTS name, and return the exit code."""
+    # On a machine of a Ray cluster, data and weights are written beside those of others.
+    os.umask(0o077)
     parser = argparse.ArgumentParser(prog="python -m dreadnode_runtime", description=__doc__)
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--job-id", help="train this job, with the settings in the environment")

@@ -9,7 +9,12 @@ from starlette.responses import JSONResponse, Response
 
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.http.bodies import read_body, read_json
-from dreadnode_engine.protocol.protobuf import MEDIA_TYPE, canonical, parse_forward_backward
+from dreadnode_engine.protocol.protobuf import (
+    MAX_BODY,
+    MEDIA_TYPE,
+    canonical,
+    parse_forward_backward,
+)
 from dreadnode_engine.protocol.validation import json_object, string_field
 from dreadnode_engine.service import results, sampling, sessions, training
 from dreadnode_engine.service.engine import Engine
@@ -85,7 +90,7 @@ async def _forward_backward(engine: Engine, who: Principal, request: HttpRequest
     if request.headers.get("content-type", "").split(";")[0] != MEDIA_TYPE:
         raise Refused(f"forward_backward takes {MEDIA_TYPE}; use tinker SDK 0.25 or newer")
     encoding = request.headers.get("content-encoding")
-    body = await read_body(request)
+    body = await read_body(request, MAX_BODY)
     # In a thread: decompressing and hashing a large body would stop the event loop.
     run, seq, body = await asyncio.to_thread(_parsed, body, encoding)
     accepted = await training.submit(engine, who, run, seq, "forward_backward", body)

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,9 @@ from dreadnode_engine.state.crash_guard import ISOLATE_AFTER, check_interruption
 from dreadnode_engine.state.records import Request, Sampler
 
 log = logging.getLogger(__name__)
+
+OPEN_REQUESTS = 256
+"""Requests of one sampler that are in memory at the same time; more wait on disk."""
 
 
 class SampleQueue:
@@ -38,6 +42,9 @@ class SampleQueue:
         self._incoming: list[Request] = []
         self._dropped: list[str] = []
         self._open: dict[str, tuple[Request, BatchRequest]] = {}
+        self._open_of: Counter[str] = Counter()
+        # Whether a request has come or ended since the waiting ones were looked at.
+        self._may_admit = False
         self._batch: SamplingBatch | None = None
 
     @property
@@ -54,6 +61,7 @@ class SampleQueue:
         """Add REQUEST, which joins the batch."""
         self.last = time.time()
         self._incoming.append(request)
+        self._may_admit = True
         self.context.scheduler.wake(self)
 
     def open_requests(self) -> list[Request]:
@@ -77,9 +85,7 @@ class SampleQueue:
                 self._drop(self._dropped.pop())
             if self._batch is None:
                 self._batch = self._open_batch()
-            while self._incoming:
-                self._admit(self._batch, self._incoming[0])
-                self._incoming.pop(0)
+            self._admit_waiting(self._batch)
             self._batch.advance()
             if not self._batch.busy:
                 # The next batch is opened for the memory that is free then.
@@ -95,6 +101,16 @@ class SampleQueue:
                 base.sampling_network.release()
         finally:
             self.context.crash_guard.clear()
+
+    def _admit_waiting(self, batch: SamplingBatch) -> None:
+        """Add waiting requests to the batch; the bodies of the others stay on disk."""
+        if not self._may_admit:
+            return
+        self._may_admit = False
+        for request in list(self._incoming):
+            if self._open_of[request.queue] < OPEN_REQUESTS:
+                self._admit(batch, request)
+                self._incoming.remove(request)
 
     def evict(self) -> None:
         """Free the memory if idle; the next request loads the weights again."""
@@ -147,6 +163,7 @@ class SampleQueue:
             alone=request.lost >= ISOLATE_AFTER,
         )
         self._open[request.id] = request, entry
+        self._open_of[request.queue] += 1
         batch.add(entry)
 
     def _drop(self, request_id: str) -> None:
@@ -174,7 +191,11 @@ class SampleQueue:
         self._end(request)
 
     def _end(self, request: Request) -> None:
-        self._open.pop(request.id, None)
+        if self._open.pop(request.id, None) is not None:
+            self._open_of[request.queue] -= 1
+            if not self._open_of[request.queue]:
+                del self._open_of[request.queue]
+        self._may_admit = True
         self._on_end(request)
         self.context.futures.notify(request.id)
 

@@ -1,5 +1,7 @@
 """Checkpoints: listed, published, given a time to live, and deleted."""
 
+import asyncio
+import logging
 import shutil
 import time
 
@@ -8,6 +10,8 @@ from dreadnode_engine.service.keys import MASTER, Principal
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.checkpoint_files import check_ttl, parse_path
 from dreadnode_engine.state.records import Checkpoint
+
+log = logging.getLogger(__name__)
 
 
 async def list_checkpoints(
@@ -28,7 +32,12 @@ async def delete_checkpoint(engine: Engine, found: Checkpoint) -> None:
     await engine.context.journal.do(
         lambda db: queries.update_checkpoint(db, found.path, expires=0.0)
     )
-    shutil.rmtree(engine.context.files.checkpoint(parse_path(found.path)), ignore_errors=True)
+    folder = engine.context.files.checkpoint(parse_path(found.path))
+    await asyncio.to_thread(shutil.rmtree, folder, True)
+    if folder.exists():
+        # Without its record nobody would ever delete the rest; the clean-up tries again.
+        log.warning("the files of %s cannot be deleted; it is tried again", found.path)
+        return
     await engine.context.journal.do(lambda db: queries.delete_checkpoint(db, found.path))
 
 

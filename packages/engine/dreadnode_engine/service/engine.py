@@ -6,11 +6,11 @@ check a request, write it to the journal, and hand it to a queue.
 
 import sqlite3
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from dreadnode_engine.base_models.discovery import ServedModel
-from dreadnode_engine.errors import NotFound, Refused
+from dreadnode_engine.errors import NotFound, RateLimited, Refused
 from dreadnode_engine.scheduling.context import Context
 from dreadnode_engine.scheduling.residency import Residency
 from dreadnode_engine.scheduling.run_queue import RunQueue
@@ -22,6 +22,9 @@ from dreadnode_engine.state import queries
 from dreadnode_engine.state.checkpoint_files import parse_path
 from dreadnode_engine.state.records import Checkpoint, Request, Run, Sampler, Session
 
+MAX_OWNED = 10_000
+"""Sessions, runs and samplers that one owner may have; ended ones count until they are deleted."""
+
 
 class Engine:
     """Sessions, runs and samplers with their queues. Make it on the event loop.
@@ -30,7 +33,6 @@ class Engine:
         sessions, runs, sample_queues: by id; the queues of samples by base model.
         session_runs: the ids of each session's runs.
         session_keys: the session that an owner made with an idempotency key.
-        sessions_of: how many sessions each owner has.
         read_at: when each result was first fetched, until the clean-up writes it.
         polled_at: when each open sampling request was last polled.
     """
@@ -42,7 +44,6 @@ class Engine:
         self.sample_queues: dict[str, SampleQueue] = {}
         self.session_runs: dict[str, set[str]] = {}
         self.session_keys: dict[tuple[str, str | None], str] = {}
-        self.sessions_of: Counter[str] = Counter()
         residency = Residency(settings, models, self.runs, self.sample_queues)
         self.context = Context(settings, models, residency)
         self.backlog = Backlog(settings)
@@ -105,7 +106,8 @@ class Engine:
         Returns:
             The request and whether it is new. A repeated submit returns the one accepted before.
         """
-        self.backlog.check(request)
+        # Counted before the write, so that many requests at once cannot exceed the limits.
+        reserved = self.backlog.reserve(request)
 
         def write(db: sqlite3.Connection) -> tuple[Request, bool]:
             known = queries.find_request(db, request.id)
@@ -116,7 +118,12 @@ class Engine:
             queries.replace(db, request)
             return request, True
 
-        accepted, new = await self.context.journal.do(write)
+        new = False
+        try:
+            accepted, new = await self.context.journal.do(write)
+        finally:
+            if reserved and not new:
+                self.backlog.remove(request)
         if accepted.digest != request.digest:
             raise Refused(
                 f"Sequence number {request.seq} of {request.queue} belongs to another request; "
@@ -125,13 +132,28 @@ class Engine:
         if new:
             # The body is on disk; it is read again when the request's turn comes.
             request.body = None
-            self.backlog.add(request)
         return accepted, new
+
+    def check_owned(self, owner: str, existing: Collection[Any], what: str) -> None:
+        """Refuse another session, run or sampler of an OWNER who has too many.
+
+        Args:
+            owner: Who would have another one.
+            existing: All of its kind.
+            what: Its kind, in the plural.
+        """
+        # Counting takes time only where there are many in all.
+        if len(existing) < MAX_OWNED:
+            return
+        if sum(each.owner == owner for each in list(existing)) >= MAX_OWNED:
+            raise RateLimited(
+                f"At most {MAX_OWNED:,} {what} of yours can exist; finish some sessions and try "
+                "again"
+            )
 
     def add_session(self, session: Session) -> None:
         """Add SESSION."""
         self.sessions[session.id] = session
-        self.sessions_of[session.owner] += 1
         if session.idempotency_key is not None:
             self.session_keys[session.owner, session.idempotency_key] = session.id
 
@@ -140,8 +162,7 @@ class Engine:
         for queue in self.runs_of(session):
             self.remove_run(queue.run)
         self.session_runs.pop(session.id, None)
-        if self.sessions.pop(session.id, None) is not None:
-            self.sessions_of[session.owner] -= 1
+        self.sessions.pop(session.id, None)
         self.session_keys.pop((session.owner, session.idempotency_key), None)
 
     def add_run(self, run: Run, finished: set[int]) -> RunQueue:

@@ -1,7 +1,9 @@
 """How an engine starts on a data directory that has been used before."""
 
+import asyncio
 import time
 from functools import partial
+from pathlib import Path
 
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.state import queries
@@ -18,6 +20,8 @@ async def start(engine: Engine) -> None:
         session.seen = max(session.seen, time.time() if session.finished is None else 0.0)
         engine.add_session(session)
     context.samplers |= {s.id: s for s in await journal.do(queries.all_samplers)}
+    used = {Path(s.weights) for s in context.samplers.values() if s.weights is not None}
+    await asyncio.to_thread(context.files.delete_unused, used)
     finished = await journal.do(queries.finished_seqs)
     for run in await journal.do(queries.all_runs):
         engine.add_run(run, finished.get(run.id, set()))

@@ -43,6 +43,7 @@ async def create_sampler(engine: Engine, who: Principal, body: bytes) -> Sampler
         if (known.base_model, known.model_path) != (sampler.base_model, sampler.model_path):
             raise Refused(f"The sampling session {sampler.id} was opened on other weights")
         return known
+    engine.check_owned(sampler.owner, samplers.values(), "samplers")
     await engine.context.journal.do(lambda db: queries.replace(db, sampler))
     samplers[sampler.id] = sampler
     return sampler

@@ -6,15 +6,12 @@ import time
 
 from tinker.types import CreateSessionRequest
 
-from dreadnode_engine.errors import Gone, RateLimited
+from dreadnode_engine.errors import Gone
 from dreadnode_engine.protocol.validation import json_object, parse_body
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.records import Session, dump
-
-MAX_SESSIONS = 10_000
-"""Sessions that one owner may have; ended ones count until they are deleted."""
 
 
 async def create_session(
@@ -28,8 +25,7 @@ async def create_session(
         known = engine.session_keys.get((who.subject, idempotency_key))
         if known is not None:
             return engine.sessions[known]
-    if engine.sessions_of[who.subject] >= MAX_SESSIONS:
-        raise RateLimited(f"At most {MAX_SESSIONS} sessions can be open; finish some and try again")
+    engine.check_owned(who.subject, engine.sessions.values(), "sessions")
     now = time.time()
     session = Session(
         id=secrets.token_hex(16),

@@ -133,6 +133,8 @@ async def unload(engine: Engine, who: Principal, run_id: str) -> None:
 
 
 async def _start_run(engine: Engine, run: Run, kind: str, body: bytes) -> Request:
+    if run.id not in engine.runs:
+        engine.check_owned(run.owner, [each.run for each in engine.runs.values()], "runs")
     request = new_request(run.id, 0, kind, run.owner, body)
     accepted, new = await engine.accept(request, also=lambda db: queries.insert(db, run))
     if new:

@@ -7,7 +7,7 @@ in a file that PEFT does not read.
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 MIN_TTL, MAX_TTL = 3600, 10 * 365 * 24 * 3600
 """The bounds that the SDK documents for a checkpoint's time to live, in seconds."""
 _KINDS = {folder: kind for kind, folder in FOLDERS.items()}
+_UNFINISHED = ".unfinished"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
@@ -94,10 +95,18 @@ class CheckpointFiles:
         if keep is None:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def delete_unused(self, used: Collection[Path]) -> None:
+        """Delete what a kill left: unnamed weights other than USED, and unfinished folders."""
+        for folder in self._samplers.glob("*"):
+            if folder not in used:
+                shutil.rmtree(folder, ignore_errors=True)
+        for folder in self._checkpoints.glob(f"*/*/.*{_UNFINISHED}"):
+            shutil.rmtree(folder, ignore_errors=True)
+
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> int:
     """Write FOLDER atomically: FILL writes a new one, which replaces it; return its bytes."""
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    unfinished = folder.with_name(f".{folder.name}{_UNFINISHED}")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     size = 0

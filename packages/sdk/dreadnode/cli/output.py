@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 Column = tuple[str, Callable[[Any], object]]
 """A heading, and the value of one item under it."""
 
+_BIDIRECTIONAL = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_VISIBLE = {
+    code: f"\\u{code:04x}"
+    for code in (*range(0x20), *range(0x7F, 0xA0), *_BIDIRECTIONAL)
+    if chr(code) not in "\n\t"
+}
 _GAP = 2
 _NARROWEST = 6
 
@@ -83,13 +89,22 @@ class Output:
     def text(self, *lines: str) -> None:
         """Print lines of data."""
         for line in lines:
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(f"{visible(line)}\n")
+
+
+def visible(text: str) -> str:
+    """Return TEXT with control characters escaped, as JSON escapes them.
+
+    They would move the cursor, or reorder the text around them, so that a person reads something
+    else than it says. Names, logs, rows and completions can contain them.
+    """
+    return text.translate(_VISIBLE)
 
 
 def say(*lines: str) -> None:
     """Print messages on stderr, where they do not mix with data."""
     for line in lines:
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{visible(line)}\n")
     sys.stderr.flush()
 
 
@@ -108,8 +123,7 @@ def show(value: object) -> str:
     if value is None:
         return ""
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    # Names and errors can contain control characters, which would move the cursor.
-    return "".join(char if char.isprintable() else " " for char in text)
+    return visible(" ".join(text.splitlines()).replace("\t", " "))
 
 
 def _lines(value: object) -> list[str]:

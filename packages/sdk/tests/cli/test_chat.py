@@ -125,4 +125,4 @@ def test_control_characters_of_a_name_are_not_sent_to_the_terminal(dn: Dn, api: 
     said = dn("train chat 01900001-0000-7000-8000-000000000000 --message Hello")
 
     assert "\x1b" not in said
-    assert "the stand-in stand-in/ [2Jgone after step 10" in said
+    assert "the stand-in stand-in/\\u001b[2Jgone after step 10" in said

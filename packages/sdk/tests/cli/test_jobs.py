@@ -235,7 +235,7 @@ def test_a_job_is_shown_completely_with_one_field_per_line(
 exit: 0
 --- stdout
 id        01900001-0000-7000-8000-000000000000
-name      two lines  [31mred
+name      two lines \\u001b[31mred
 status    running (training)
 model     Qwen/Qwen3-8B
 dataset   support@1.0.0
@@ -441,7 +441,7 @@ created   2026-11-22 03:00:00
 
 The last lines of its log:
   step 1
-  ZeroDivisionError:  [31mdivision by zero
+  ZeroDivisionError: \\u001b[31mdivision by zero
 --- stderr
 """)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from dreadnode.cli.output import Output, say
 from dreadnode.cli.train.progress import progress_display
+from dreadnode.training.chat import ChatMessage
 from dreadnode.training.jobs import TrainingJob
 
 PROGRESS = {"step": 6, "steps": 36, "loss": 2.34567, "seconds_left": 3695.0}
@@ -86,3 +89,23 @@ def test_a_pipe_gets_the_newest_metrics_in_a_line(
 
     told = capsys.readouterr().err
     assert told == "training, step 4/8, loss 2.0000, eval loss 2.5000\n"
+
+
+@pytest.mark.parametrize("character", ["\u202e", "\u2066", "\u200f", "\u061c", "\x1b", "\x9b"])
+def test_control_characters_of_others_are_escaped_wherever_text_is_printed(
+    character: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text, escaped = f"a {character}gpj.exe", f"a \\u{ord(character):04x}gpj.exe"
+    out = Output()
+
+    out.text(text)
+    out.fields({"name": text})
+    out.rows([ChatMessage(role="user", content=text)], [("said", lambda m: m.content)], none="")
+    say(text)
+    Output(as_json=True).json({"name": text})
+    shown = capsys.readouterr()
+
+    assert character not in shown.out + shown.err
+    assert shown.out.count(escaped) == 4
+    assert escaped in shown.err
+    assert json.loads(shown.out[shown.out.index("{") :]) == {"name": text}

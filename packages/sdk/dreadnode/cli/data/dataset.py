@@ -117,7 +117,7 @@ def read_rows(
     with common.client() as client:
         content = client.stream(dataset_content(client.scope, *parse_ref(dataset), split=split))
         for line in islice(_lines(content), rows):
-            common.out.text(line)
+            common.out.text(line.strip())
 
 
 @app.command

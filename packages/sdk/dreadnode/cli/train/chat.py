@@ -142,8 +142,8 @@ class Conversation:
             self._shown_weights = answer.checkpoint
             say(views.weights(answer))
         if answer.message.reasoning:
-            say(*(f"| {line}" for line in _printable(answer.message.reasoning).splitlines()))
-        self._common.out.text(_printable(answer.message.content))
+            say(*(f"| {line}" for line in answer.message.reasoning.splitlines()))
+        self._common.out.text(answer.message.content)
         sys.stdout.flush()
         if not answer.message.content:
             say("(the reply is empty and not part of the conversation)")
@@ -173,8 +173,3 @@ def _converse(conversation: Conversation) -> None:
                 conversation.send(text)
             except DreadnodeError as error:
                 say(f"error: {error}")
-
-
-def _printable(text: str) -> str:
-    """Return TEXT without control characters, which a model can sample for a terminal."""
-    return "".join(char if char.isprintable() or char in "\n\t" else " " for char in text)

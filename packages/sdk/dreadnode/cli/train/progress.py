@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Self
 
 from dreadnode.cli import views
-from dreadnode.cli.output import hint, say
+from dreadnode.cli.output import hint, say, visible
 from dreadnode.errors import JobEnded
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Bar:
 
 
 def _phase(job: TrainingJob) -> str:
-    return f"{job.phase or job.status}{' (rehearsal)' if job.rehearsal else ''}"
+    return visible(f"{job.phase or job.status}{' (rehearsal)' if job.rehearsal else ''}")
 
 
 def _left(seconds: float | None) -> str:
