@@ -31,7 +31,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one of the processes and return its exit code."""
-    # Whatever is written here may contain tokens, datasets or weights.
+    # The files written here may contain tokens, datasets or weights.
     os.umask(0o077)
     parser = argparse.ArgumentParser(prog="python -m dreadnode_api", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)

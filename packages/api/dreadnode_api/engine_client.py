@@ -90,7 +90,7 @@ class EngineClient:
 
     @property
     def known(self) -> Capabilities | None:
-        """The last answer, of whatever age, without asking."""
+        """The last response, of any age, without a request."""
         return self._known
 
     async def capabilities(self, *, at_most: float | None = None) -> Capabilities:

@@ -36,7 +36,7 @@ class FairQueue:
         slots: how many pieces of work run at once.
         work: what runs there, in the plural, for the message of a refusal.
         wait_seconds: the longest wait for a slot; None means no limit.
-        waiting: how many of one organization may wait; one more is refused at once.
+        waiting: how many of one organization may wait; one more is refused immediately.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class FairQueue:
         self._waiting_most = waiting
         self._running: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
-        # The turn in which a group was served last; groups without work are forgotten.
+        # The turn in which a group was served last; groups without work are deleted.
         self._served: Counter[str] = Counter()
         self._turn = 0
 

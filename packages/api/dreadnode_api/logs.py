@@ -41,7 +41,7 @@ class Redactor:
     """Hides secrets in text: what has the form of a token or key, and the secrets that it is given.
 
     Args:
-        secrets: what this process knows and must never log, whatever its form.
+        secrets: what this process knows and must never log in any form.
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:

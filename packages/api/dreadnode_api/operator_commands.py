@@ -1,6 +1,6 @@
 """Commands for the operator, on the server's machine: organizations, tokens, quotas and disk.
 
-They are not available over HTTP: whoever can run them can read the database anyway.
+They are not available over HTTP: a user who can run them can read the database anyway.
 """
 
 import argparse

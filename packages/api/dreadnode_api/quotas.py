@@ -1,8 +1,8 @@
 """Quotas: how much of each resource an organization may use, and how much it uses.
 
 The limits come from the server's settings; the operator may set others for single organizations.
-Whoever creates something checks the quota in the same transaction, after locking the organization's
-row, so two requests at the same time cannot both take the last place.
+The code that creates something checks the quota in the same transaction, after locking the
+organization's row, so two requests at the same time cannot both take the last place.
 """
 
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A server that speaks the Tinker protocol on PyTorch and PEFT."""
+"""A server of the Tinker protocol on PyTorch and PEFT."""
 
 import os
 

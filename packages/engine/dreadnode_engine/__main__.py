@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.umask(0o077)
     parser = _parser()
     options = parser.parse_args(arguments)
-    # Until the server runs, SIGINT ends the process at once.
+    # Until the server runs, SIGINT ends the process immediately.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if not sys.stderr.isatty():

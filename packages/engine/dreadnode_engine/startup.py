@@ -63,7 +63,7 @@ async def announce(server: uvicorn.Server, listening: socket.socket) -> None:
 
 
 def say(stream: TextIO, line: str) -> None:
-    """Write LINE to STREAM at once."""
+    """Write LINE to STREAM and flush it."""
     stream.write(line + "\n")
     stream.flush()
 

@@ -104,7 +104,7 @@ class Guard:
         """
         address = _network(scope)
         if not scope["path"].startswith("/api/"):
-            # Probes must answer without the database, whatever headers they send.
+            # Probes must answer without the database, with any headers.
             self._count(scope, address)
             return None
         try:

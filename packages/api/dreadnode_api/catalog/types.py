@@ -79,7 +79,7 @@ class TrainingModel:
         first_seen: ISO day or month of the oldest evidence that it was served.
         last_confirmed: ISO day of the newest such evidence.
         confidence: How sure the facts of this entry are.
-        notes: What a reader of the figures should know.
+        notes: What a reader of these facts should know.
     """
 
     tinker_id: str
@@ -116,7 +116,7 @@ class CatalogQueryError(ValueError):
     """A search that cannot be meant.
 
     Attributes:
-        field: The name of the argument at fault.
+        field: The name of the invalid argument.
     """
 
     def __init__(self, field: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Deletes a checkpoint: its adapter at once, and its weights on the engine soon after."""
+"""Deletes a checkpoint: its adapter immediately, and its weights on the engine soon after."""
 
 from collections.abc import Sequence
 

@@ -30,7 +30,7 @@ async def find_resume_point(session: AsyncSession, job: Job) -> ResumePoint:
     """Return the resume point of a job, which may be a checkpoint of a job that it retried.
 
     The job's artifacts list its checkpoints: an attempt that started over does not list those of
-    earlier attempts. The rows tell which of them have expired.
+    earlier attempts. The rows say which of them have expired.
     """
     rows = await _rows(session, job)
     paths = _paths(job, rows)

@@ -2,7 +2,7 @@
 
 uvicorn closes a connection that is idle after a response. It waits for ever for the head of the
 first request and for a client that does not read, and it accepts any number of connections. Here a
-head must arrive in time and within a size, a client must go on reading, and the number of
+head must arrive in time and within a size, a client must keep reading, and the number of
 connections is bounded: a new one replaces the one that has been idle for longest.
 """
 
@@ -138,7 +138,7 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
 
     def pause_writing(self) -> None:
-        """Give the client time to go on reading."""
+        """Give the client time to continue reading."""
         super().pause_writing()
         if self._stall_timer is None:
             seconds = self._limits.silence_seconds

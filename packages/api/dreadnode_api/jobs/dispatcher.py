@@ -82,7 +82,7 @@ class Dispatcher:
         Args:
             stop: end the sandboxes and queue their jobs again (or, with `on_stop=leave`, leave
                 them running for the next dispatcher).
-            abandon: end at once and leave the sandboxes running for the next dispatcher.
+            abandon: end immediately and leave the sandboxes running for the next dispatcher.
         """
         renewed_at = 0.0
         while not stop.is_set() and not abandon.is_set():
@@ -306,7 +306,7 @@ class Dispatcher:
             await self._hand_over(list(self._watched.values()))
 
     async def _hand_over(self, watched: list[Watched]) -> None:
-        """Stop watching, so that the next dispatcher can take over at once."""
+        """Stop watching, so that the next dispatcher can take over immediately."""
         for each in watched:
             if each.task is not None:
                 each.task.cancel()

@@ -1,4 +1,4 @@
-"""What the end of a sandbox means for its job, by who is at fault."""
+"""What the end of a sandbox means for its job: a failure of the job or of the infrastructure."""
 
 import re
 

@@ -7,7 +7,7 @@ taken from a job that has none, or whose lease has expired, in one transaction w
 Machines need not agree about the time, and a clock may jump: all times are the database's. A lease
 of another machine is taken only when its holder did not renew it for a whole lease, measured with
 the taker's own `time.monotonic()`. A dispatcher on the same machine still reaches the sandbox, so
-it takes an expired lease at once.
+it takes an expired lease immediately.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -235,7 +235,7 @@ def release(job: Job) -> None:
 
 
 async def expire(session: AsyncSession, lease: Lease) -> None:
-    """Let the next dispatcher here adopt a running sandbox at once, not when the lease expires."""
+    """Let the next dispatcher adopt a running sandbox before the lease expires."""
     job = await lock_leased(session, lease)
     job.lease_until = LONG_AGO
 

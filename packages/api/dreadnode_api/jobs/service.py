@@ -129,7 +129,7 @@ async def _count(
 
 
 async def cancel_job(session: AsyncSession, workspace_id: str, job_id: str) -> Job:
-    """End a queued job at once, or ask a running one to stop after its step.
+    """End a queued job immediately, or ask a running one to stop after its step.
 
     Raises:
         Conflict: the job has ended.

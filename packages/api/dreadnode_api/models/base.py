@@ -47,7 +47,7 @@ def new_id() -> str:
     """Return a UUID of version 7 (RFC 9562): 48 bits of milliseconds, then random bits.
 
     Rows ordered by such an id are ordered by age, so the newest page of a list needs no
-    index beside the primary key.
+    index besides the primary key.
     """
     milliseconds = time.time_ns() // 1_000_000
     value = milliseconds << 80 | int.from_bytes(os.urandom(10), "big")

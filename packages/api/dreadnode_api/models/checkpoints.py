@@ -6,7 +6,7 @@
        │ its attempt ended    └─ final or best: kept for ever
        └──► no row: nothing was acknowledged
 
-What is being written goes by its name, for only the engine's answer tells its path.
+A pending checkpoint is identified by its name, because only the engine's response has its path.
 """
 
 from datetime import datetime
@@ -43,7 +43,7 @@ class Checkpoint(Table):
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
     path: Mapped[str] = mapped_column(String(500), primary_key=True)
-    # The order in which they were told.
+    # The order in which they were reported.
     number: Mapped[int] = mapped_column(Integer)
     kind: Mapped[str] = mapped_column(String(16))
     step: Mapped[int | None] = mapped_column(BigInteger)

@@ -147,7 +147,7 @@ class Job(Table):
     cancel_requested_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
     # The dispatcher that owns it. `available_at` is by the database's clock, and in the past for
-    # a new job, whatever the clocks say.
+    # a new job, independent of the clocks.
     available_at: Mapped[datetime] = mapped_column(UtcDateTime, default=LONG_AGO)
     infrastructure_failures: Mapped[int] = mapped_column("faults", Integer, default=0)
     lease: Mapped[str | None] = mapped_column(String(36))

@@ -142,7 +142,7 @@ class Child:
         await self.kill()
 
     async def kill(self) -> None:
-        """End the process and everything it started, at once."""
+        """Kill the process and everything it started."""
         await _kill(self._process)
         self._reading_stderr.cancel()
         await asyncio.gather(self._reading_stderr, return_exceptions=True)

@@ -52,6 +52,6 @@ def child_limits(settings: Settings) -> dict[str, int]:
 
 
 def refusal(response: Mapping[str, Any]) -> ApiError:
-    """Return the error that a process reports: the engine's fault, or the request's."""
+    """Return the error that a process reports: caused by the engine or by the request."""
     message = str(response["error"])
     return BadGateway(message) if response.get("fault") == "engine" else Invalid(message)

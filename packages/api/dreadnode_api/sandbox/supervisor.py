@@ -12,7 +12,7 @@ from FOLDER all that the first one knew:
     output.log       the newest part of the output; output.1.log holds the part before it
     exit.json        how the sandbox ended, written last
 
-SIGTERM asks the sandbox to stop and kills it after its grace period; SIGQUIT kills it at once.
+SIGTERM asks the sandbox to stop and kills it after its grace period; SIGQUIT kills it immediately.
 A child process: `python -I -S supervisor.py --child LIMITS PARENT COMMAND...`. The command shares
 stdin, stdout and stderr with the supervisor, and its whole tree ends with the command, with PARENT,
 or on SIGTERM. The exit code says how it ended; see `encode`.
@@ -69,7 +69,7 @@ def decode(code: int) -> tuple[int, str | None]:
 
 
 def identity(pid: int) -> str | None:
-    """Return a string that tells a process from all others with its number; None if it has ended.
+    """Return a string that identifies a process among all with its number; None if it has ended.
 
     It holds the boot and the process's start in ticks since then, which no clock change moves.
     """
@@ -309,10 +309,10 @@ def supervise_child(limits: dict[str, int], parent: int, command: list[str]) -> 
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     reason = None
     while reason is None and process.poll() is None:
-        began = time.monotonic()
+        started = time.monotonic()
         reason = measure(limits)[1]
         # On a machine with many processes a look takes longer, and must stay a small share.
-        pause = max(MEASURE_CHILD_EVERY, (time.monotonic() - began) / MEASURE_SHARE)
+        pause = max(MEASURE_CHILD_EVERY, (time.monotonic() - started) / MEASURE_SHARE)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(pause)
         reason = "stopped" if signals else reason

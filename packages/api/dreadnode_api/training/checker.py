@@ -108,7 +108,7 @@ class Checker:
             self._start_another()
 
     async def run(self, request: CheckRequest) -> CheckResult:
-        """Return the result of a check; a check that is cancelled ends at once.
+        """Return the result of a check; a check that is cancelled ends immediately.
 
         Raises:
             CheckFailed: the process failed.
@@ -148,7 +148,7 @@ class Checker:
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def _take(self) -> _Process:
-        """Return a process: an idle one, or whichever becomes free or has started first.
+        """Return a process: an idle one, or the first that becomes free or has started.
 
         Raises:
             CheckFailed: it cannot be started.

@@ -51,7 +51,7 @@ async def retry_job(
     """Return a new queued job that retries an ended one, or the job of this idempotency key.
 
     The retry resumes from the newest checkpoint that is left. It starts over with `from_start`, and
-    if the job never had a checkpoint. The second value tells whether the job is new.
+    if the job never had a checkpoint. The second value is whether the job is new.
 
     Raises:
         Conflict: the job has not ended, or is complete, or all its checkpoints have expired, or

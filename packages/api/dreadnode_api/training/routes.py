@@ -136,7 +136,7 @@ async def get_training_job(
 
 @router.post("/{job_id}/cancel")
 async def cancel_training_job(scope: Member, job_id: JobId, session: WriteSession) -> TrainingJob:
-    """End a queued job at once; a running job saves a checkpoint and ends after its step."""
+    """End a queued job immediately; a running job saves a checkpoint and ends after its step."""
     job = await jobs.cancel_job(session, scope.workspace_id, job_id)
     return job_view(job, await jobs.get_creator(session, job))
 

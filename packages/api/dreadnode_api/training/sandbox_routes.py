@@ -50,7 +50,7 @@ FILE_BODY = {
 async def post_progress(
     scope: ReportingSandbox, event: ProgressRequest, session: WriteSession
 ) -> TrainingJob:
-    """Apply a progress event; the response tells the sandbox whether to stop."""
+    """Apply a progress event; the response says whether the sandbox must stop."""
     attempt = scope.caller.attempt or 1
     job = await progress.apply(session, scope.job_id, attempt, event)
     await session.flush()

@@ -75,7 +75,7 @@ class _JobRequest(Request):
 
     @property
     def model_id(self) -> str:
-        """The base model, whichever field named it."""
+        """The base model, from either field."""
         return self.model if self.model is not None else self.base_model or ""
 
 
@@ -337,7 +337,7 @@ class Artifacts(Response):
 
 
 class RLContext(Response):
-    """What a reinforcement-learning sandbox needs beside its config."""
+    """What a reinforcement-learning sandbox needs besides its config."""
 
     capability_entry_prompt: str | None = None
     reward_recipe: dict[str, Any] | None = None

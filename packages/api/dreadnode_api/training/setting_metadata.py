@@ -1,4 +1,4 @@
-"""What a job setting states beside its type, bounds and help: group, needs, and default.
+"""The metadata of a job setting besides type, bounds and help: group, needs, and default.
 
 The request models carry these marks in `Annotated`. `defaults.py` resolves a job's config from
 them, and `make docs` writes the job-file schema, the flags, the SDK's types and the tables of the

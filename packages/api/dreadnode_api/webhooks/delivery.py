@@ -2,7 +2,7 @@
 
 A delivery is reserved for a while before it is sent, and its result is stored after, without a
 transaction in between. If a dispatcher dies in that time, the next one sends it again: every
-message arrives at least once, and a receiver recognises a repetition by its `webhook-id`.
+message arrives at least once, and a receiver recognizes a repeated message by its `webhook-id`.
 """
 
 import asyncio

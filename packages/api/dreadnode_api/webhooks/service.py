@@ -70,7 +70,7 @@ async def find(session: AsyncSession, scope: WorkspaceScope) -> Sequence[Webhook
 
 
 async def delivery_counts(session: AsyncSession, webhook_id: str) -> Mapping[str, int | str | None]:
-    """Return how many deliveries are delivered, waiting and given up, and the newest error."""
+    """Return the numbers of delivered, waiting and failed deliveries, and the newest error."""
     delivered, given_up, waiting = (
         await session.execute(
             select(

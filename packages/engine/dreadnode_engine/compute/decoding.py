@@ -82,7 +82,7 @@ class SamplingBatch:
         self._clients[request.client].waiting.append(request)
 
     def drop(self, request: BatchRequest) -> None:
-        """Sample nothing more for REQUEST; its rows are free at once."""
+        """Stop sampling for REQUEST and free its rows immediately."""
         if (client := self._clients.get(request.client)) is not None:
             client.drop(request)
             self._remove_idle()
@@ -150,7 +150,7 @@ class SamplingBatch:
             rows: list[Row] = []
             for row in client.paused:
                 room = self._has_room(client, row.request, len(rows) + 1, ())
-                # Without any row in memory, one is resumed whatever it takes.
+                # Without any row in memory, one is resumed at any size.
                 if not (room or not (self.rows or rows)) or not self._can_join(row.request, []):
                     break
                 rows.append(row)

@@ -1,4 +1,4 @@
-"""Key-value caches for decoding: each client's sequences share one, whatever their lengths.
+"""Key-value caches for decoding: each client's sequences share one, at any lengths.
 
 Row `b` of a cache has its keys at positions 0 to `lengths[b] - 1`; a decoding step appends one
 position to every row. Rows come and go between steps, and the rows in use are always the first.

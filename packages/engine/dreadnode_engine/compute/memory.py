@@ -1,6 +1,6 @@
 """Memory estimates, made before anything is loaded: what does not fit is refused.
 
-The figures are estimates from shapes. Those of weights, gradients and optimizer are exact; those of
+The numbers are estimates from shapes. Those of weights, gradients and optimizer are exact; those of
 activations are within a quarter of what was measured.
 """
 
@@ -105,7 +105,7 @@ def cache_bytes(served: ServedModel, dtype: torch.dtype, positions: int) -> int:
 
 
 class Budget:
-    """How much memory the engine may use: a fixed figure, or four fifths of what is free.
+    """How much memory the engine may use: a fixed number, or four fifths of what is free.
 
     What is free is measured again each time, and what the engine holds already counts as free: it
     is the engine's to evict. So the budget grows and shrinks with the machine.

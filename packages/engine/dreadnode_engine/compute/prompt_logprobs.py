@@ -62,8 +62,12 @@ def score_prompt(network: Network, hidden: Tensor, plan: Plan) -> PromptScores:
     ids = np.zeros((n, k), dtype=np.int32) if k else None
     tops = np.full((n, k), -99999.0, dtype=np.float32) if k else None
     scored = np.zeros(len(plan.targets.tokens), dtype=np.float32) if plan.targets else None
-    draws = np.zeros((n - 1, plan.alternatives), dtype=np.int32) if plan.alternatives else None
-    drawn = np.zeros((n - 1, plan.alternatives), dtype=np.float32) if plan.alternatives else None
+    alternative_ids = (
+        np.zeros((n - 1, plan.alternatives), dtype=np.int32) if plan.alternatives else None
+    )
+    alternative_logprobs = (
+        np.zeros((n - 1, plan.alternatives), dtype=np.float32) if plan.alternatives else None
+    )
     sampler = TokenSampler(plan, PROMPT_STREAM)
     first = 1 if (plan.targets or plan.alternatives) else max(1, n - plan.prompt_logprobs)
     for start in range(first, n, LOGIT_ROWS):
@@ -79,12 +83,15 @@ def score_prompt(network: Network, hidden: Tensor, plan: Plan) -> PromptScores:
             ids[begin:end], tops[begin:end] = top_logprobs(part, k)
         if plan.targets is not None and scored is not None:
             _score_targets(plan.targets, logprobs, start, end, scored)
-        if draws is not None and drawn is not None:
+        if alternative_ids is not None and alternative_logprobs is not None:
             for i in range(start, end):
                 row = logprobs[i - start]
                 tokens = sampler.sample_many(row, plan.alternatives)
-                draws[i - 1], drawn[i - 1] = tokens.cpu().numpy(), row[tokens].cpu().numpy()
-    return PromptScores(own, ids, tops, plan.targets, scored, draws, drawn)
+                alternative_ids[i - 1], alternative_logprobs[i - 1] = (
+                    tokens.cpu().numpy(),
+                    row[tokens].cpu().numpy(),
+                )
+    return PromptScores(own, ids, tops, plan.targets, scored, alternative_ids, alternative_logprobs)
 
 
 def _score_targets(

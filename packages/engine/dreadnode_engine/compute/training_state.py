@@ -29,8 +29,7 @@ class TrainingState:
         self.wrapper: PeftWrapper
         self.network: Network
         self.wrapper, self.network = base.wrapper_for(shape)
-        # In the order of the modules, whatever order TENSORS have: the norm of the gradients sums
-        # in this order.
+        # In the order of the modules, not of TENSORS: the norm of the gradients sums in this order.
         self.parameters = {name: nn.Parameter(tensors[name]) for name in self.wrapper.shapes}
         # The settings come with each step.
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.0, foreach=False)

@@ -82,7 +82,7 @@ def create(context: Context, run: Run, _: Request) -> CreateWork:
 def forward_backward(context: Context, run: Run, state: TrainingState, request: Request) -> Work:
     """Score the targets; add gradients unless the request is forward-only."""
     job = check(protobuf.decode_forward_backward(request.payload), limits_of(context, run))
-    # A replay repeats what was done before the kill, whatever memory is free now.
+    # A replay repeats what was done before the kill, at any free memory.
     if request.state == "queued" and not job.forward_only:
         longest = max(len(example.tokens) for example in job.examples)
         context.residency.check_sequence(state.base.served, state.shape, longest)
@@ -185,7 +185,7 @@ def save_weights_external(
 
 
 def refused(context: Context, run: Run, state: TrainingState, request: Request) -> Work:
-    """Fail a request that was refused at once: it keeps its number, so the next one can run."""
+    """Fail a request that was refused immediately: it keeps its number, so the next one can run."""
     yield
     raise OperationFailed(json.loads(request.payload)["detail"])
 

@@ -2,7 +2,7 @@
 
 A queue is work that must happen in order: the operations of one run, or the samples of one base
 model. It advances by slices (a micro-batch, a decoded token). The next slice goes to the ready
-queue that has used the least time, so that a long job does not hold up a short one.
+queue that has used the least time, so that a long job does not delay a short one.
 """
 
 import logging

@@ -129,7 +129,7 @@ class Request:
 
     Attributes:
         queue: the run or sampler that it belongs to.
-        digest: tells a repeated submit from another request with the same number.
+        digest: distinguishes a repeated submit from another request with the same number.
         body: kept until no replay needs it; not held in memory while it waits.
         body_bytes: how large the body is.
         result: deleted after a while.

@@ -1,6 +1,6 @@
 """Spaces out the tinker SDK's polls while a gateway answers with server errors.
 
-SDK 0.38 repeats a poll for a result at once after a 5xx response, without end. A gateway responds
+SDK 0.38 repeats a poll for a result immediately after a 5xx response, forever. A gateway responds
 within a millisecond while the engine behind it restarts, so each pending result would send
 thousands of requests a second. The SDK has no setting for this.
 """

@@ -70,7 +70,7 @@ class TinkerSampler:
 
 
 class TinkerPolicy(TinkerTrainer):
-    """Trains a policy through the official SDK, with any engine that speaks its protocol."""
+    """Trains a policy through the official SDK, with any engine of its protocol."""
 
     def submit_update(
         self, batch: Sequence[TrainingSequence], loss: Loss, learning_rate: float

@@ -76,7 +76,7 @@ class Trainer(Protocol):
 
         Returns:
             An awaitable of one loss for each example, in order: the sum, in nats, over the tokens
-            that carry loss, each counted once whatever its weight.
+            that carry loss, each counted once at any weight.
         """
         ...
 

@@ -24,7 +24,7 @@ PING = {"ping": True}
 def serve(lines: Iterable[str], emit: Callable[[str], None]) -> None:
     """Answer each of LINES, a request as JSON, through EMIT until they end.
 
-    The request `{"ping": true}` is answered at once: this process has loaded everything.
+    The request `{"ping": true}` is answered immediately: this process has loaded everything.
 
     Raises:
         ChildProcessError: A fork ended without a response.

@@ -60,7 +60,7 @@ class Reporter:
     response to each event is the job, which says whether the user cancelled it.
 
     Attributes:
-        listeners: Called with each event, at once.
+        listeners: Called immediately with each event.
         usage: Returns the token counts of this attempt, which every event carries.
         on_record: Called with the job's record in each response.
     """

@@ -1,6 +1,6 @@
 """Reads the completions of the stand-in, whose own chat template writes its conversations.
 
-A rehearsal trains another model than the job names, so it speaks that model's format and says so:
+A rehearsal trains another model than the job names, so it uses that model's format and says so:
 its format is called `stand-in/chat-template`.
 """
 

@@ -39,7 +39,7 @@ def read_completion(
     stop: Sequence[str] = (),
     truncated: bool = False,
 ) -> Reply:
-    """Return what the model said with TOKENS after PROMPT.
+    """Return the completion that TOKENS after PROMPT are.
 
     Args:
         rendering: The chat format.

@@ -9,7 +9,7 @@ from dreadnode_runtime.errors import JobFailed
 NAMED = 5
 """How many rows of each reason are named."""
 REASONS = 50
-"""How many reasons, or fields, are told apart; the rest are counted together."""
+"""How many reasons, or fields, are counted separately; the rest are counted together."""
 OTHER = "other reasons"
 OTHER_FIELDS = "other fields"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class Findings:
-    """What is found out about one row beside its conversation."""
+    """What reading found in one row besides its conversation."""
 
     __slots__ = ("notes", "unread")
 
@@ -58,7 +58,7 @@ class Fields:
 
 
 def holds(value: Any) -> bool:
-    """Tell whether VALUE says anything: empty text, lists and objects do not, 0 and false do."""
+    """Return whether VALUE has content: empty text, lists and objects do not, 0 and false do."""
     if isinstance(value, str):
         return bool(value.strip())
     if isinstance(value, Mapping):

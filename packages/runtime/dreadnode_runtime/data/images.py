@@ -21,7 +21,7 @@ _SIGNATURES = {
 
 
 def read_image(fields: Fields) -> ImagePart:
-    """Return the image of a part with FIELDS, whichever vendor's form it has.
+    """Return the image of a part with FIELDS, in the form of any vendor.
 
     Raises:
         Unusable: It is an address, a path that the push did not resolve, or not an image.
@@ -57,7 +57,7 @@ def _data_url(raw: Any) -> str:
 
 
 def _media_type(data: str) -> str | None:
-    """Return the kind of the image whose base64 is DATA, told by its first bytes; None if none."""
+    """Return the kind of the image whose base64 is DATA, from its first bytes; None if unknown."""
     try:
         head = base64.b64decode(data[:16], validate=True)
         # The whole text must be base64, and is not decoded here.

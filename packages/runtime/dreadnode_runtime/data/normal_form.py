@@ -52,7 +52,7 @@ class Message(TypedDict, total=False):
     """One message.
 
     Keys:
-        role: Who speaks; `developer` is read as system.
+        role: The author; `developer` is read as system.
         content: A string, or parts where there are reasoning or images. Adjacent text is one part.
         tool_calls: Calls of the assistant, in order; absent where there are none.
         tool_call_id: Which call a tool message answers, where the call has an id.

@@ -91,7 +91,7 @@ class Rendering:
 
     @property
     def fits_all(self) -> bool:
-        """Whether every conversation is written by the same variant, whatever reasons in it."""
+        """Whether one variant writes every conversation, with and without reasoning."""
         both = {Probe.TEXT, Probe.REASONING} <= self._formats[0].trains
         return both or len(self._formats) == 1
 
@@ -215,7 +215,7 @@ class Rendering:
 
     @property
     def stop(self) -> list[int] | list[str]:
-        """What ends an answer: token ids, or texts for a format that has no such token."""
+        """What ends a completion: token ids, or strings for a format without such a token."""
         stop: list[int] | list[str] = self._format.reader.get_stop_sequences()
         return stop
 
@@ -225,9 +225,9 @@ class Rendering:
         return self._encoder.tokenizer
 
     def stops(self, texts: Sequence[str]) -> list[int] | list[str]:
-        """Return what ends an answer when each of TEXTS does too.
+        """Return what ends a completion when each of TEXTS does too.
 
-        Tinker takes either token ids or texts, so beside texts the format's own end is one.
+        Tinker takes either token ids or strings, so with strings the format's own end is one.
         """
         return [*self._format.stops, *texts] if texts else self.stop
 

@@ -38,7 +38,7 @@ class Turn:
     """A message as a dialect reads it.
 
     Attributes:
-        role: Who speaks.
+        role: The author.
         parts: Text, reasoning and images, as they stand in the row.
         calls: Tool calls of the assistant.
         call_id: Which call a tool message answers.
@@ -74,7 +74,7 @@ def assemble(
             they carry loss. 0 where it does not.
 
     Raises:
-        Unusable: A message's reasoning cannot be told from its text.
+        Unusable: A message's reasoning cannot be separated from its text.
     """
     first_answer = len(turns) - answers
     if answers:

@@ -1,1 +1,1 @@
-"""One job from its record to its end, whatever it trains."""
+"""One job of either kind, from its record to its end."""

@@ -153,7 +153,7 @@ async def score_completion(recipe: Recipe, completion: Completion) -> Score:
 
 
 class RowReward(Recipe):
-    """The row's own reward, whatever the completion: useful only in a combination."""
+    """The row's own reward, the same for every completion: useful only in a combination."""
 
     name = "row_reward_v1"
     default: Finite = 0.0

@@ -113,7 +113,7 @@ class RlHistory:
         best_reward: Its reward.
         weight_syncs: How many times the sampler got new weights.
         synced_version: Version of the sampler's weights.
-        max_pending: Maximum number of groups in flight at once.
+        max_pending: Maximum number of groups in flight.
         started: Total number of groups started.
     """
 

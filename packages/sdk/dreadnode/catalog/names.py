@@ -1,4 +1,4 @@
-"""What the name of a model says: its words, version, sizes and kind, whoever wrote it.
+"""What a model's name contains in any notation: its words, version, sizes and kind.
 
 The same model is ``meta-llama/Llama-3.1-8B-Instruct`` on one host, ``llama3.1:8b-instruct-q4_K_M``,
 ``us.meta.llama3-1-8b-instruct-v1:0`` or ``accounts/fireworks/models/llama-v3p1-8b-instruct`` on
@@ -36,7 +36,7 @@ _PACKAGING = """
     standard the throughput turbo ud unsloth v vllm w x xl xs xxs
 """
 NOISE = frozenset(_PACKAGING.split())
-"""Words about packing, hosting and precision: they do not tell one model from another."""
+"""Words about packing, hosting and precision: they do not distinguish models."""
 
 DEFAULT_TAGS = {
     "llama3.1": "8b",
@@ -80,7 +80,7 @@ class Name:
 
     Attributes:
         text: The last part of the name in lower case, without packing.
-        words: Its words that tell it from others, kinds and noise left out.
+        words: The words that distinguish it, without kinds and noise.
         owner: The words before the last slash or of the host.
         version: The number after the family, such as ``3.1``, or an empty string.
         size: Parameters as the name says, in billions; for a mixture of experts in total.
@@ -104,7 +104,7 @@ class Name:
 def readings(name: str) -> tuple[Name, ...]:
     """Read NAME in each way it can be read, the likeliest first.
 
-    A number after a hyphen may go on with the version, or be a size that lost its ``b``:
+    A number after a hyphen may continue the version, or be a size that lost its ``b``:
     ``Qwen3-8`` is Qwen 3.8 or Qwen 3 of 8B.
     """
     untagged = name.strip().lower().removesuffix(":latest").rpartition("/")

@@ -37,7 +37,7 @@ class Published:
         pricing: The rates that are given, or ``None`` when none is.
         training_type: For instance ``Hybrid + Vision``.
         type: ``dense`` or ``moe``, or ``None`` when not given.
-        note: What stands beside it.
+        note: The text beside it.
     """
 
     tinker_id: str

@@ -27,7 +27,7 @@ class Refresh:
     Attributes:
         models: The catalog as it should be, active models first.
         lines: What changed, one sentence for each change.
-        by_hand: New ids of which a required fact cannot be told from the list.
+        by_hand: New ids with a required fact that the list does not contain.
     """
 
     models: tuple[TrainingModel, ...]
@@ -118,7 +118,7 @@ def _merged(known: TrainingModelPricing | None, new: TrainingModelPricing) -> Tr
 def _variant(
     model: TrainingModel, offered: Mapping[str, Published], day: str, lines: list[str]
 ) -> ExtendedVariant | None:
-    """Return the extended variant as it is published now; one that vanished is kept, and said."""
+    """Return the extended variant as it is published now; a removed one is kept and reported."""
     found = [one for one in offered.values() if _extends(one, model)]
     known = model.extended
     if not found:
@@ -182,7 +182,7 @@ def _appeared(
 def _entry(
     one: Published, models: Sequence[TrainingModel], day: str
 ) -> tuple[TrainingModel | None, str]:
-    """Return an entry of what the list and the name tell, or which fact is missing."""
+    """Return an entry from the facts of the list and the name, or the missing fact."""
     name = readings(one.tinker_id)[0]
     active = name.active if one.type == "moe" else name.size
     if one.type is None or name.size is None or active is None:

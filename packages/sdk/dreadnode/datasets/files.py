@@ -128,7 +128,7 @@ def single_file(path: Path) -> DataFile:
 
 
 def form_files(files: Files) -> dict[str, tuple[Path, str]]:
-    """Return the path of each split, and the file name that tells the server its format."""
+    """Return the path of each split, and the file name that gives the server its format."""
     return {split: (file.path, f"{split}.{file.format}") for split, file in files.items()}
 
 

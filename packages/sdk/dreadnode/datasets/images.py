@@ -34,12 +34,12 @@ class Inlined:
 
 
 def is_image(path: Path) -> bool:
-    """Tell whether the name of PATH is that of an image."""
+    """Return whether the name of PATH is that of an image."""
     return path.suffix.lower() in MEDIA_TYPES
 
 
 def holds_only_images(folder: Path) -> bool:
-    """Tell whether every file in FOLDER, at any depth, is an image, and there is one."""
+    """Return whether FOLDER has files and every one, at any depth, is an image."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."]
     return bool(files) and all(map(is_image, files))
 

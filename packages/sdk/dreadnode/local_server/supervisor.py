@@ -40,7 +40,7 @@ class Program:
         command: The program and its arguments.
         environment: Its complete environment.
         folder: The folder it runs in.
-        ready: The text in its output when it is ready; None if it is ready at once.
+        ready: The text in its output when it is ready; None if it is ready immediately.
         start_within: Seconds until it must be ready.
         stop_within: Seconds until it must have stopped; then it is killed.
     """

@@ -11,7 +11,7 @@ from dreadnode.wire import Request, Response
 
 
 class ChatMessage(Request):
-    """What somebody has said."""
+    """A message of a conversation."""
 
     role: Literal["system", "user", "assistant"]
     content: str
@@ -24,7 +24,7 @@ class ChatRequest(Request):
         checkpoint: Name or path of the weights; the newest if left out.
         max_tokens: Tokens of the answer.
         temperature: 0 always takes the likeliest token.
-        seed: The same one may draw the same again; chance decides if left out.
+        seed: Random seed of sampling; random if left out.
     """
 
     messages: list[ChatMessage]
@@ -37,7 +37,7 @@ class ChatRequest(Request):
 
 
 class ChatReply(Response):
-    """What the model said.
+    """The completion of a chat.
 
     Attributes:
         reasoning: What it thought before, where its format shows that.

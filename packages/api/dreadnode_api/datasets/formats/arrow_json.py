@@ -1,6 +1,6 @@
 """Columns of the extension type `arrow.json`, in which `datasets` stores values of mixed types.
 
-Arrow gives their values as text, at whatever depth they stand; here the text becomes the value.
+Arrow gives their values as text, at any depth; here the text becomes the value.
 """
 
 import json

@@ -73,7 +73,7 @@ class RayRunner:
                 raise
 
     async def state(self, job_id: str, attempt: int) -> State:
-        """Return the state of a sandbox, whoever submitted it.
+        """Return the state of a sandbox that any dispatcher submitted.
 
         Raises:
             RunnerUnavailable: the cluster does not answer, so the state is unknown.

@@ -190,7 +190,7 @@ def _is_alive(known: dict[str, Any]) -> bool:
 def _kill_leftovers(folder: Path) -> None:
     """Kill what a sandbox has started, when its supervisor was killed before it could.
 
-    Only the home folder in their environment still tells that they belong to the sandbox.
+    Only the home folder in their environment still shows that they belong to the sandbox.
     """
     home = f"={folder / 'work'}".encode()
     for _ in range(KILL_PASSES):

@@ -43,7 +43,7 @@ def _step(raw: Any, found: Findings) -> list[Turn]:
         raise Unusable("tool calls outside an agent's step")
     turn.calls += [read_call(call, found, "steps") for call in calls]
     if copied is True and turn.role == "assistant":
-        # What an agent said in an earlier trajectory, which is trained there.
+        # A message of an earlier trajectory, which is trained there.
         turn.mark = False
     fields.close()
     return [turn, *_observation(observation, found)]

@@ -45,7 +45,7 @@ _OBJECTS = re.compile(r"\s*\[\s*\{")
 
 
 def has_pair(fields: Fields) -> bool:
-    """Tell whether a row with FIELDS has a prompt or an answer."""
+    """Return whether a row with FIELDS has a prompt or an answer."""
     return any(name in fields for name in ("instruction", *PROMPTS, *ANSWERS))
 
 

@@ -114,10 +114,10 @@ def _name_result(message: dict[str, Any], waiting: list[dict[str, Any]]) -> None
 def one_call_each(chat: Chat) -> tuple[Chat, list[int]]:
     """Return CHAT with one tool call in a message, and which of its messages each new one is of.
 
-    Calls made at once become calls made one after the other, each with its result behind it.
+    Parallel calls become consecutive calls, each followed by its result.
 
     Raises:
-        Unusable: Calls were made at once, and not each of them has one result.
+        Unusable: There are parallel calls, and not each of them has one result.
     """
     messages: list[dict[str, Any]] = []
     origins: list[int] = []

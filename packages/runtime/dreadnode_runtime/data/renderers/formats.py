@@ -36,7 +36,7 @@ TEMPLATE, OURS, COOKBOOK, STAND_IN = (
 )
 THINKING = {"enable_thinking": True, "thinking": True, "thinking_mode": "thinking"}
 NOT_THINKING = {"enable_thinking": False, "thinking": False, "thinking_mode": "chat"}
-"""What templates are told to switch thinking on or off; each reads the name that it knows."""
+"""Arguments that switch thinking on or off; each template reads the name that it knows."""
 WITHOUT_REASONING = ("qwen3_instruct", "qwen3_vl_instruct", "llama3", "role_colon")
 """Formats that have no place for reasoning, though a renderer may write it as text."""
 OF_SERVERS = {"gpt_oss_no_sysprompt": "gpt_oss_medium_reasoning"}
@@ -113,9 +113,9 @@ def _templated(names: Sequence[str], tokenizer: Any, written: Sequence[Format]) 
     if len(names) > 1 and _defaults_to_no_thinking(names, tokenizer):
         settings = {names[1]: {}, names[0]: THINKING}
     by_name = {made.name: made for made in written}
-    for name, told in settings.items():
+    for name, options in settings.items():
         like = by_name[name]
-        writer = SkeletonWriter(TemplateWriter(tokenizer, told))
+        writer = SkeletonWriter(TemplateWriter(tokenizer, options))
         yield Format(name, TEMPLATE, writer, like.reader, like.encoder)
 
 
@@ -126,8 +126,8 @@ def _defaults_to_no_thinking(names: Sequence[str], tokenizer: Any) -> bool:
     chat = Chat([{"role": "user", "content": "ping"}], [])
     try:
         default, off, on = (
-            TemplateWriter(tokenizer, told).write(chat, prompt=True)
-            for told in ({}, NOT_THINKING, THINKING)
+            TemplateWriter(tokenizer, options).write(chat, prompt=True)
+            for options in ({}, NOT_THINKING, THINKING)
         )
     except Exception:
         return False

@@ -72,7 +72,7 @@ class Shape:
     Attributes:
         title: What it is called.
         chat: An example.
-        prompt: Whether the assistant speaks next.
+        prompt: Whether the assistant's message is next.
     """
 
     title: str

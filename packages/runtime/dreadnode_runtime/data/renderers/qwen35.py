@@ -29,7 +29,7 @@ class _Corrected(Qwen3_5Renderer):  # type: ignore[misc]
         return rendered
 
     def _strips_thinking_for(self, message: Message, ctx: RenderContext) -> bool:
-        """Drop the reasoning of earlier turns, and keep that of the turn that goes on."""
+        """Drop the reasoning of earlier turns, and keep that of the turn that continues."""
         return bool(
             self.strip_thinking_from_history
             and message["role"] == "assistant"

@@ -16,7 +16,7 @@ class TemplateWriter:
 
     Args:
         tokenizer: Whose template it is.
-        settings: What the template is told beside the conversation, such as `enable_thinking`.
+        settings: The template's arguments besides the conversation, such as `enable_thinking`.
     """
 
     def __init__(self, tokenizer: Any, settings: Mapping[str, Any] | None = None) -> None:

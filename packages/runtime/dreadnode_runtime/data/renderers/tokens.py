@@ -3,7 +3,7 @@
 A writer is given text in which every control token is *covered*: replaced by a mark that no
 tokenizer knows. What it writes is split at its control tokens, and the marks are uncovered in the
 pieces between them, which are encoded as plain text. Tokenizers split at these tokens too before
-they merge anything, so the result equals that of encoding the whole text at once.
+they merge anything, so the result equals that of encoding the whole text in one piece.
 """
 
 import json

@@ -93,7 +93,7 @@ class Format:
         return Turn(prompt, self._ended(completion, message))
 
     def read(self, tokens: Sequence[int]) -> Message:
-        """Return the assistant message that a model said with TOKENS."""
+        """Return the assistant message in the TOKENS of a completion."""
         try:
             message, _ = self.reader.parse_response(list(tokens))
         except RendererError:

@@ -75,7 +75,7 @@ def revoke(
     *,
     common: Common = DEFAULT,
 ) -> None:
-    """Revoke a token at once."""
+    """Revoke a token immediately."""
     with common.client() as client:
         revoked = client.revoke_token(token)
     say(f"revoked token `{revoked.name}`; the server refuses it from now on")

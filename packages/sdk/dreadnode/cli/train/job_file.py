@@ -58,8 +58,8 @@ def init(
 ) -> None:
     """Write a job file with every setting: its help, its bounds and its default.
 
-    Without `--dataset`, a few rows of the right shape are written beside it, so that the job can be
-    submitted at once. No file is ever overwritten.
+    Without `--dataset`, a few example rows are written beside it, so that the job can be submitted
+    unchanged. Existing files are never overwritten.
     """
     from dreadnode.job_files.template import MODEL, ROWS, template
 

@@ -133,7 +133,7 @@ def artifacts(job: Job, /, *, common: Common = DEFAULT) -> None:
 
 
 def cancel(job: Job, /, *, common: Common = DEFAULT) -> None:
-    """Stop a job: a queued one at once, a running one after it has saved a checkpoint."""
+    """Stop a job: a queued one immediately, a running one after it has saved a checkpoint."""
     with common.client() as client:
         stopped = client.cancel_training_job(client.find_training_job(job))
     common.out.record(stopped, views.JOB)

@@ -90,6 +90,6 @@ def _events(client: ApiClient, job: str, *, after: int = 0) -> Iterator[JobEvent
 
 
 def _print(out: Output, text: str) -> None:
-    """Print a line and flush it, so that a pipe gets it at once."""
+    """Print a line and flush it, so that a pipe gets it immediately."""
     out.text(text)
     sys.stdout.flush()

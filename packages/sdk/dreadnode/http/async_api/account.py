@@ -112,7 +112,7 @@ class AsyncAccountMethods(AsyncRequests):
         return await self.send(get(path, TokenList.model_validate_json))
 
     async def revoke_token(self, token_id: str) -> Token:
-        """Revoke a token at once."""
+        """Revoke a token immediately."""
         from dreadnode.wire import Token
 
         path = f"{organization(self.scope)}/tokens/{segment(token_id)}"

@@ -113,7 +113,7 @@ class AccountMethods(Requests):
         return self.send(get(path, TokenList.model_validate_json))
 
     def revoke_token(self, token_id: str) -> Token:
-        """Revoke a token at once."""
+        """Revoke a token immediately."""
         from dreadnode.wire import Token
 
         path = f"{organization(self.scope)}/tokens/{segment(token_id)}"

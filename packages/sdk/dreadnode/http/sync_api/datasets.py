@@ -28,7 +28,7 @@ class DatasetMethods(Requests):
         Args:
             name: The dataset.
             version: Its version.
-            file: A file, whose suffix tells its format; or the file of each split, from
+            file: A file, whose suffix is its format; or the file of each split, from
                 `dreadnode.datasets.files.collect`.
 
         Raises:
@@ -46,7 +46,7 @@ class DatasetMethods(Requests):
         )
         files = {ONLY_SPLIT: single_file(file)} if isinstance(file, Path) else file
         only = files.get(ONLY_SPLIT)
-        # A compressed file is sent as a part of a form, whose file name tells its format.
+        # A compressed file is sent as a part of a form, whose file name gives its format.
         if len(files) == 1 and only and (media_type := MEDIA_TYPES.get(only.format)):
             call = replace(call, file=only.path, content_type=media_type)
         else:
