@@ -63,7 +63,7 @@ def _flag(setting: Setting, flags: dict[str, str]) -> str:
     parts = [f"group={setting.group.upper()}", f"help={string(_help(setting, flags))}"]
     if default := setting.default_shown():
         parts.append(f"show_default={string(_with_flags(default, flags))}")
-    if setting.default is True or (setting.kind == "list" and setting.default is None):
+    if setting.default is True or (setting.kind in ("list", "boolean") and setting.default is None):
         parts.append(f'negative="--no-{setting.flag[2:]}"')
     return f"    {setting.name}: Annotated[{kind} | None, Parameter({', '.join(parts)})] = None\n"
 

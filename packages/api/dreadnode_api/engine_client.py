@@ -17,6 +17,23 @@ from dreadnode_api.errors import BadGateway, GatewayTimeout
 log = logging.getLogger(__name__)
 
 
+class EngineMemory(BaseModel):
+    """What a run on one model needs, and what the engine may use now, in bytes."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    fixed_bytes: int
+    bytes_per_rank: int
+    bytes_per_token: int
+    micro_batch_tokens: int
+    budget_bytes: int
+
+    def need(self, rank: int, tokens: int = 0) -> int:
+        """Return what a run of RANK needs for sequences of TOKENS."""
+        more = max(0, tokens - self.micro_batch_tokens)
+        return self.fixed_bytes + rank * self.bytes_per_rank + more * self.bytes_per_token
+
+
 class EngineModel(BaseModel):
     """One model that the engine serves; what only our own engine adds may be missing."""
 
@@ -30,6 +47,8 @@ class EngineModel(BaseModel):
     stand_in: bool = False
     tokenizer_id: str | None = None
     max_lora_rank: int | None = None
+    tied_embeddings: bool = False
+    memory: EngineMemory | None = None
 
     @property
     def can_train(self) -> bool:
@@ -53,6 +72,11 @@ class Capabilities:
     def stand_in(self) -> EngineModel | None:
         """The small model that rehearsals run on, if this engine has one."""
         return next((m for m in self.models.values() if m.stand_in and m.can_train), None)
+
+    def memory_for(self, model_id: str) -> EngineMemory | None:
+        """Return what runs on `model_id` need, if the engine says so."""
+        found = self.models.get(model_id)
+        return None if found is None else found.memory
 
     def trainable(self, model_id: str) -> EngineModel | None:
         """Return the entry of `model_id` if a real job can be trained on it."""

@@ -161,6 +161,61 @@ async def test_a_lora_rank_above_the_engines_limit_is_refused(api: Any, engine: 
     assert refused.json()["detail"] == f"`lora_rank` is 9, and `{MODEL}` takes at most 8"
 
 
+async def test_the_last_layer_is_trained_unless_the_model_ties_it_to_its_embeddings(
+    api: Any, engine: Any
+) -> None:
+    engine.models[0]["tied_embeddings"] = True
+    await api.push()
+
+    default = (await api.create()).json()["config"]
+    wanted = (await api.create(config={"train_unembed": True})).json()["config"]
+    useless = await api.create(config={"train_mlp": False, "train_attn": False})
+    nothing = await api.create(
+        config={"train_mlp": False, "train_attn": False, "train_unembed": False}
+    )
+
+    assert (default["train_mlp"], default["train_attn"]) == (True, True)
+    assert (default["train_unembed"], wanted["train_unembed"]) == (False, True)
+    assert useless.status_code == nothing.status_code == 422
+    assert useless.json()["detail"].startswith("With `train_mlp` and `train_attn` off, set `train")
+    assert "has nothing to train" in nothing.json()["detail"]
+
+
+MEMORY = {
+    "fixed_bytes": 2 << 30, "bytes_per_rank": 1 << 26, "bytes_per_token": 1 << 20,
+    "micro_batch_tokens": 512, "budget_bytes": 3 << 30, "dtype": "float32",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("config", "cause", "need"),
+    [
+        ({"lora_rank": 17}, "`lora_rank` 17", "3.1"),
+        (
+            {"packed": True, "format": "text"},
+            "`lora_rank` 16 and packed rows of 2048 tokens",
+            "4.5",
+        ),
+    ],
+)
+async def test_a_job_that_the_engine_has_no_memory_for_is_refused_before_it_is_accepted(
+    api: Any, engine: Any, config: dict[str, Any], cause: str, need: str
+) -> None:
+    engine.models[0]["memory"] = MEMORY
+    await api.push()
+
+    refused = await api.create(config=config)
+
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == (
+        f"Training `{MODEL}` with {cause} needs about {need} GiB of memory, and this server's "
+        "engine may use 3.0 GiB now; free memory on its machine, or choose a smaller model"
+    )
+    assert await api.count() == 0
+    engine.models[0]["memory"] = MEMORY | {"budget_bytes": 5 << 30}
+    assert (await api.create()).status_code == 201
+
+
 async def test_a_valid_job_is_queued_with_every_default_resolved(api: Any) -> None:
     await api.push()
 
@@ -184,6 +239,9 @@ async def test_a_valid_job_is_queued_with_every_default_resolved(api: Any) -> No
         "gradient_accumulation_steps": 1,
         "epochs": 1,
         "lora_rank": 16,
+        "train_mlp": True,
+        "train_attn": True,
+        "train_unembed": True,
         "learning_rate": 1e-4,
         "checkpoint_interval": 10,
         "seed": 0,

@@ -40,9 +40,11 @@ class Settings(ModelSources):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device to compute on.")
-    dtype: Literal["float32", "bfloat16"] | None = Field(
+    dtype: Literal["auto", "float32", "bfloat16"] | None = Field(
         None,
-        description="Data type of the base weights. Default: float32 on a CPU, bfloat16 on a GPU.",
+        description="Data type of the base weights. On a CPU bfloat16 is that of the projections "
+        "only, and auto chooses it where the CPU computes it faster. Default: float32 on a CPU, "
+        "bfloat16 on a GPU.",
     )
     memory_gib: float | None = Field(
         None,

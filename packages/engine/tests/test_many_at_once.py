@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import tinker
-import torch
 from dreadnode_engine.base_models.discovery import inspect_model
 from dreadnode_engine.compute import memory
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
@@ -185,7 +184,7 @@ def test_a_long_queue_of_one_client_does_not_delay_another(engine: Any) -> None:
 def room_for_runs(models_dir: Path, runs: float) -> str:
     """Return the GiB that the tiny model needs with so many RUNS of rank 128."""
     served = inspect_model("tiny/llama", models_dir / "llama")
-    need = memory.base_bytes(served, torch.float32) + memory.training_bytes(served, Device(), 512)
+    need = memory.base_bytes(served, Device()) + memory.training_bytes(served, Device(), 512)
     need += int(runs * memory.run_bytes(served, LoraShape(128, True, True, True)))
     return str(need / 2**30)
 
@@ -234,7 +233,7 @@ def test_a_sequence_too_long_for_the_memory_fails_and_the_run_continues(
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 8192}))
     served, shape = inspect_model("tiny/long", folder), LoraShape(4, True, True, True)
-    need = memory.base_bytes(served, Device().dtype) + memory.run_bytes(served, shape)
+    need = memory.base_bytes(served, Device()) + memory.run_bytes(served, shape)
     need += memory.training_bytes(served, Device(), 3000)
     engine = start_engine("--model", f"tiny/long={folder}", "--memory-gib", str(need / 2**30))
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)

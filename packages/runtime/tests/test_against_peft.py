@@ -72,8 +72,7 @@ async def test_sft_through_the_sdk_equals_a_plain_peft_loop(
     history = History()
     async with tinker_trainer(
         base_model="Qwen/Qwen3-8B",
-        rank=CONFIG.lora_rank,
-        seed=CONFIG.seed,
+        adapter=CONFIG.adapter(),
         optimizer=CONFIG.optimizer(),
         resume=None,
         metadata={},

@@ -14,7 +14,7 @@ import pytest
 from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
-from dreadnode_runtime.backend.trainer import Optimizer
+from dreadnode_runtime.backend.trainer import Adapter, Optimizer
 from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Conversation
@@ -120,8 +120,7 @@ def losses(engine: Any, example: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setenv("TINKER_BASE_URL", url)
         async with tinker_trainer(
             base_model="Qwen/Qwen3-8B",
-            rank=4,
-            seed=3,
+            adapter=Adapter(rank=4, seed=3),
             optimizer=Optimizer(),
             resume=None,
             metadata={},
@@ -192,8 +191,7 @@ def rewards(engine: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> A
         history, quiet = RlHistory(), Quiet()
         async with tinker_trainer(
             base_model="Qwen/Qwen3-8B",
-            rank=4,
-            seed=3,
+            adapter=Adapter(rank=4, seed=3),
             optimizer=Optimizer(),
             resume=None,
             metadata={},
@@ -236,8 +234,7 @@ async def test_an_engine_that_stays_unreachable_ends_the_attempt_as_an_infrastru
 
     async with tinker_trainer(
         base_model="Qwen/Qwen3-8B",
-        rank=4,
-        seed=3,
+        adapter=Adapter(rank=4, seed=3),
         optimizer=Optimizer(),
         resume=None,
         metadata={},
@@ -308,8 +305,7 @@ def trainer_at() -> Any:
     """Open a trainer at the address in the environment."""
     return tinker_trainer(
         base_model="Qwen/Qwen3-8B",
-        rank=4,
-        seed=3,
+        adapter=Adapter(rank=4, seed=3),
         optimizer=Optimizer(),
         resume=None,
         metadata={},

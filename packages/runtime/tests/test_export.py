@@ -11,7 +11,7 @@ import pytest
 import tinker
 import torch
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
-from dreadnode_runtime.backend.trainer import Optimizer
+from dreadnode_runtime.backend.trainer import Adapter, Optimizer
 from dreadnode_runtime.commands.export import ExportRequest, export
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -32,7 +32,11 @@ def connected(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 async def trained(connected: None, example: Any, tmp_path: Path) -> tuple[str, Path]:
     """The checkpoint of a step, and what the trainer itself exports at that moment."""
     async with tinker_trainer(
-        base_model=MODEL, rank=4, seed=3, optimizer=Optimizer(), resume=None, metadata={}
+        base_model=MODEL,
+        adapter=Adapter(rank=4, seed=3),
+        optimizer=Optimizer(),
+        resume=None,
+        metadata={},
     ) as trainer:
         await trainer.submit([[example(1)]], 1e-2)
         path = (await trainer.save("step-000001")).path
@@ -57,6 +61,30 @@ async def test_peft_loads_an_earlier_checkpoint_as_the_adapter_of_that_step(
     base = AutoModelForCausalLM.from_pretrained(tiny_model)
     plain = base(tokens).logits
     assert not torch.equal(PeftModel.from_pretrained(base, tmp_path / "out")(tokens).logits, plain)
+
+
+async def test_an_adapter_without_the_last_layer_merges_where_embeddings_are_tied(
+    example: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    adapter = Adapter(rank=4, seed=3, train_unembed=False)
+    async with tinker_trainer(
+        base_model=MODEL, adapter=adapter, optimizer=Optimizer(), resume=None, metadata={}
+    ) as trainer:
+        await trainer.submit([[example(1)]], 1e-2)
+        folder = (await trainer.export("final", tmp_path / "final")).adapter
+
+    assert not any("lm_head" in name for name in load_file(folder / WEIGHTS))
+    assert (
+        "lm_head" not in json.loads((folder / "adapter_config.json").read_text())["target_modules"]
+    )
+    tokens = torch.arange(8)[None]
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, tie_word_embeddings=True)
+    base.tie_weights()
+    adapted = PeftModel.from_pretrained(base, folder)
+    expected = adapted(tokens).logits
+    merged = adapted.merge_and_unload()
+    assert torch.allclose(merged(tokens).logits, expected, atol=1e-5)
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
 
 
 async def test_an_export_leaves_nothing_on_the_engine(

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from dreadnode_runtime.backend.trainer import Adapter
 from dreadnode_runtime.commands.train import run_job
 from dreadnode_runtime.control.api import Settings, connect
 from dreadnode_runtime.control.events import Reporter, Stop
@@ -90,11 +91,12 @@ async def test_a_job_reports_every_phase_from_start_to_end(run: Runs, api: Any) 
 
 
 async def test_the_trainer_is_created_from_the_config(run: Runs, trainer: Any) -> None:
-    await run(lora_rank=4, seed=7, adam_beta2=0.99)
+    await run(lora_rank=4, seed=7, adam_beta2=0.99, train_unembed=False)
 
     opened = trainer.opened_with
     assert opened["base_model"] == "stand-in/tiny"
-    assert (opened["rank"], opened["seed"], opened["resume"]) == (4, 7, None)
+    assert opened["adapter"] == Adapter(rank=4, seed=7, train_unembed=False)
+    assert opened["resume"] is None
     assert opened["optimizer"].beta2 == 0.99
 
 

@@ -13,7 +13,7 @@ from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.backend.policy import Loss, Sampled, SamplingParams, TrainingSequence
 from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
-from dreadnode_runtime.backend.trainer import Optimizer
+from dreadnode_runtime.backend.trainer import Adapter, Optimizer
 from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.prompts import PromptSettings, prepare_prompts
@@ -43,8 +43,7 @@ def opened(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     def open_policy() -> Any:
         return tinker_trainer(
             base_model="Qwen/Qwen3-8B",
-            rank=8,
-            seed=0,
+            adapter=Adapter(rank=8, seed=0),
             optimizer=Optimizer(),
             resume=None,
             metadata={},

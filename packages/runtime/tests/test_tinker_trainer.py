@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from dreadnode_runtime.backend.tinker_trainer import TinkerTrainer, tinker_trainer
-from dreadnode_runtime.backend.trainer import Optimizer
+from dreadnode_runtime.backend.trainer import Adapter, Optimizer
 from dreadnode_runtime.errors import JobFailed
 from safetensors.numpy import load_file
 
@@ -26,8 +26,7 @@ def opened(engine: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     ) -> AsyncIterator[TinkerTrainer]:
         async with tinker_trainer(
             base_model="Qwen/Qwen3-8B",
-            rank=rank,
-            seed=3,
+            adapter=Adapter(rank=rank, seed=3),
             optimizer=Optimizer(),
             resume=resume,
             metadata={},

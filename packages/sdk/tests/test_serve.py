@@ -260,7 +260,9 @@ def test_the_processes_get_addresses_and_secrets_in_their_environment(
 ) -> None:
     (server.folder / "weights").mkdir()
     weights = f"Qwen/Qwen3-8B={server.folder / 'weights'}"
-    process = server.start("--model", weights, DREADNODE_API_KEY="dn_of_a_person")
+    process = server.start(
+        *("--model", weights, "--memory-gib", "4.5"), DREADNODE_API_KEY="dn_of_a_person"
+    )
     server.stop(process, signal.SIGTERM)
 
     api, dispatcher, engine = (
@@ -277,7 +279,7 @@ def test_the_processes_get_addresses_and_secrets_in_their_environment(
         assert environment["DREADNODE_PUBLIC_URL"] == f"http://127.0.0.1:{server.port}"
         assert "DREADNODE_API_KEY" not in environment
         assert key not in " ".join(found["arguments"])
-    assert engine["arguments"][-2:] == ["--model", weights]
+    assert engine["arguments"][-4:] == ["--model", weights, "--memory-gib", "4.5"]
     assert api["arguments"] == ["--host", "127.0.0.1", "--port", str(server.port)]
 
 
@@ -426,6 +428,7 @@ def test_a_failed_migration_ends_the_start_with_its_message(server: Server) -> N
             ["--model", "a=/nowhere"],
             "`--model a=/nowhere`: /nowhere is not a folder or a GGUF file",
         ),
+        (["--memory-gib", "0"], "`--memory-gib` must be above 0 and below 1000000, not 0"),
         (["--ray-address", "http://head:8265"], "`--ray-address` needs `--runner ray`"),
     ],
 )

@@ -15,6 +15,7 @@ IRRELEVANT = frozenset(
     {
         *("learning_rate", "learning_rate_schedule", "weight_decay", "grad_clip_norm"),
         *("adam_beta1", "adam_beta2", "adam_eps", "lora_rank", "seed", "shuffle"),
+        *("train_mlp", "train_attn", "train_unembed"),
         *("checkpoint_interval", "eval_interval", "track_project"),
         *("temperature", "scale_advantages", "weight_sync_interval"),
     }

@@ -3,6 +3,7 @@
 Every check is a plain function that returns what was found or raises the reason why not.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from app.training.catalog import (
@@ -11,7 +12,7 @@ from app.training.catalog import (
 )
 
 from dreadnode_api.catalog.unknown import unknown_model
-from dreadnode_api.engine_client import Capabilities, EngineModel
+from dreadnode_api.engine_client import Capabilities, EngineClient, EngineModel
 from dreadnode_api.errors import Invalid
 from dreadnode_api.training.defaults import resolve
 from dreadnode_api.training.schemas import (
@@ -20,6 +21,8 @@ from dreadnode_api.training.schemas import (
     RlJobRequest,
     SftJobRequest,
 )
+
+GIB = 1 << 30
 
 
 def known_model(request: JobRequest) -> TrainingModel:
@@ -95,6 +98,35 @@ def served(request: JobRequest, model: TrainingModel, engine: Capabilities) -> E
     )
 
 
+async def require_memory(
+    engine: EngineClient, trained_model: str, config: Mapping[str, Any]
+) -> None:
+    """Return if the engine has the memory that the job needs, as far as it states it.
+
+    Only packed rows are known to be as long as `max_sequence_length`; other rows may be short.
+
+    Raises:
+        Invalid: the engine would refuse the run.
+    """
+    rank = int(config["lora_rank"])
+    tokens = int(config["max_sequence_length"]) if config.get("packed") else 0
+    memory = (await engine.capabilities()).memory_for(trained_model)
+    if memory is not None and memory.need(rank, tokens) > memory.budget_bytes:
+        # The engine's budget follows its machine, so an old answer does not refuse a job.
+        memory = (await engine.capabilities(at_most=0.0)).memory_for(trained_model)
+    if memory is None or memory.need(rank, tokens) <= memory.budget_bytes:
+        return
+    need, budget = memory.need(rank, tokens) / GIB, memory.budget_bytes / GIB
+    cause = f"`lora_rank` {rank}" + (f" and packed rows of {tokens} tokens" if tokens else "")
+    raise Invalid(
+        f"Training `{trained_model}` with {cause} needs about {need:.1f} GiB of memory, and this "
+        f"server's engine may use {budget:.1f} GiB now; free memory on its machine, or choose a "
+        "smaller model",
+        "config",
+        "lora_rank",
+    )
+
+
 def still_served(trained_model: str, engine: Capabilities) -> None:
     """Return if the engine can train what a job that is to be repeated was trained on.
 
@@ -133,6 +165,15 @@ def resolved(
             _model_field(request),
         )
     values = resolve(request.config, context)
+    if request.config.train_unembed is None and served.tied_embeddings:
+        values["train_unembed"] = False
+    if not (values["train_mlp"] or values["train_attn"] or values["train_unembed"]):
+        raise Invalid(
+            f"With `train_mlp` and `train_attn` off, set `train_unembed`: it is off by default for "
+            f"`{served.model_name}`, which ties its last layer to its embeddings",
+            "config",
+            "train_unembed",
+        )
     _check_room(values)
     if values["max_sequence_length"] > context:
         raise Invalid(

@@ -76,6 +76,19 @@ class TrainConfig(Request):
     lora_alpha: Annotated[
         int | None, NotOffered("Tinker fixes it, so that a value would have no effect")
     ] = Field(None, description="Not offered here: Tinker fixes it.")
+    train_mlp: Annotated[bool | None, TRAINING] = Field(
+        True, description="Train the layers of the MLP, experts included."
+    )
+    train_attn: Annotated[bool | None, TRAINING] = Field(
+        True, description="Train the attention projections."
+    )
+    train_unembed: Annotated[
+        bool | None,
+        TRAINING,
+        DefaultFrom(
+            "off if the model ties its last layer to its embeddings, else on", lambda *_: True
+        ),
+    ] = Field(None, description="Train the last layer, the unembedding (`lm_head`).")
     learning_rate: LearningRate = 1e-4
     learning_rate_schedule: Annotated[Literal["constant", "linear", "cosine"] | None, OPTIMIZER] = (
         Field("constant", description="Learning rate schedule after the warm-up.")
@@ -143,6 +156,11 @@ class TrainConfig(Request):
 
     @model_validator(mode="after")
     def _no_setting_is_without_effect(self) -> Self:
+        if {self.train_mlp, self.train_attn, self.train_unembed} == {False}:
+            raise ValueError(
+                "turn on one of `train_mlp`, `train_attn` and `train_unembed`; the adapter has "
+                "nothing to train without them"
+            )
         for name, field in type(self).model_fields.items():
             if getattr(self, name) is None:
                 continue

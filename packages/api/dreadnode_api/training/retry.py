@@ -26,7 +26,7 @@ from dreadnode_api.models.jobs import Job, MetricPoints, Status
 from dreadnode_api.pricing.budget import SETTING, STOPPED_BY, chain_cost, reserve
 from dreadnode_api.pricing.rates import rates_of
 from dreadnode_api.settings import Settings
-from dreadnode_api.training.checks import still_served
+from dreadnode_api.training.checks import require_memory, still_served
 from dreadnode_api.training.service import find_by_idempotency_key
 
 FROM_START = ResumePoint({}, step=0, has_expired=False)
@@ -56,7 +56,7 @@ async def retry_job(
     Raises:
         Conflict: the job has not ended, or is complete, or all its checkpoints have expired, or
             the idempotency key was used for another request.
-        Invalid: the engine cannot train the job's model any more.
+        Invalid: the engine cannot train the job's model any more, or lacks the memory.
         NotFound: there is no such job.
     """
     request = f"retry {job_id}" + (" from start" if from_start else "")
@@ -68,6 +68,7 @@ async def retry_job(
         old = await _get_retryable(session, scope, job_id)
         await _resume_point(session, old, from_start=from_start)
     still_served(old.trained_model, await engine.capabilities())
+    await require_memory(engine, old.trained_model, old.config)
     try:
         async with database.writing() as session:
             old = await _get_retryable(session, scope, job_id)

@@ -30,7 +30,7 @@ from dreadnode_api.settings import Settings
 from dreadnode_api.training import check_results
 from dreadnode_api.training.check_request import CheckRequest, check_request
 from dreadnode_api.training.checker import CheckResult
-from dreadnode_api.training.checks import known_model, resolved, served, supported
+from dreadnode_api.training.checks import known_model, require_memory, resolved, served, supported
 from dreadnode_api.training.data import JobData, resolve_data
 from dreadnode_api.training.preflight import Preflight
 from dreadnode_api.training.schemas import JobRequest, RlJobRequest, SftJobRequest
@@ -132,6 +132,7 @@ async def _plan(
         capability = await _capability(session, scope, request)
         data = await resolve_data(session, scope.org_id, request, services.store)
     config = {**resolved(request, model, trained), **data.splits}
+    await require_memory(services.engine, trained.model_name, config)
     track, project = request.config.track, request.config.track_project
     config |= trackers.resolve(track, project, services.settings)
     if capability is not None:

@@ -11,11 +11,13 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from dreadnode_engine.base_models.fingerprint import fingerprint
+from safetensors import safe_open
+
+from dreadnode_engine.base_models.fingerprint import BFLOAT16, fingerprint
 from dreadnode_engine.errors import Refused
 
 log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ class ServedModel:
         bytes: size of the weights on disk.
         fingerprint: of the weights.
         stand_in: whether it is only for rehearsals.
+        tied_embeddings: whether the last layer and the embeddings are one matrix.
     """
 
     id: str
@@ -53,6 +56,11 @@ class ServedModel:
     bytes: int
     fingerprint: str
     stand_in: bool = False
+    tied_embeddings: bool = False
+
+    def in_bfloat16(self) -> Self:
+        """Return this model with the fingerprint of its weights in mixed precision."""
+        return replace(self, fingerprint=f"{self.fingerprint}{BFLOAT16}")
 
     def describe(self) -> dict[str, Any]:
         """Return the entry of this model in the server's capabilities."""
@@ -62,6 +70,7 @@ class ServedModel:
             "trainable": True,
             "sampleable": True,
             "stand_in": self.stand_in,
+            "tied_embeddings": self.tied_embeddings,
             "tokenizer_id": str(self.path),
             "max_lora_rank": MAX_RANK,
         }
@@ -120,7 +129,17 @@ def inspect_model(model_id: str, path: Path, *, stand_in: bool = False) -> Serve
         bytes=size,
         fingerprint=fingerprint(config, weights),
         stand_in=stand_in,
+        tied_embeddings=bool(config.get("tie_word_embeddings", not _stores_unembedding(weights))),
     )
+
+
+def _stores_unembedding(weights: Sequence[Path]) -> bool:
+    """Return whether one of the files WEIGHTS holds a last layer of its own."""
+    for path in weights:
+        with safe_open(path, framework="numpy") as file:
+            if any(name.endswith("lm_head.weight") for name in file.keys()):  # noqa: SIM118
+                return True
+    return False
 
 
 def _unsupported(config: dict[str, Any]) -> str | None:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+BFLOAT16 = "+bfloat16"
+"""Ends the fingerprint of weights in mixed precision on a CPU, which compute other numbers."""
 BLOCKS = 64
 """How many blocks of the weights are read."""
 BLOCK_BYTES = 4096
@@ -39,3 +41,9 @@ def fingerprint(config: Mapping[str, Any], files: Sequence[Path]) -> str:
                     digest.update(file.read(BLOCK_BYTES))
         start += size
     return digest.hexdigest()[:16]
+
+
+def parse(fingerprint: str) -> tuple[str, str]:
+    """Return the fingerprint of the files, and the data type that the weights are kept in."""
+    files, mark, _ = fingerprint.partition(BFLOAT16)
+    return files, "bfloat16" if mark else "float32"

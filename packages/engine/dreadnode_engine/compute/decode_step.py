@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
 from dreadnode_engine.compute.kv_cache import SlotStep
+from dreadnode_engine.compute.mixed_precision import product
 
 Update = Callable[[Tensor, Tensor], Tensor]
 """Adds the adapters' update to a layer's output: (input, output) -> output."""
@@ -61,7 +61,7 @@ class FusedProjection:
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """Return the output of each layer for X (rows, in)."""
-        outputs = torch.split(linear(x, self.weight, self.bias), self.sizes, dim=-1)
+        outputs = torch.split(product(x, self.weight, self.bias), self.sizes, dim=-1)
         return [update(x, output) for update, output in zip(self.updates, outputs, strict=True)]
 
 

@@ -14,6 +14,7 @@ from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
 from dreadnode_engine.compute.attention import ENGINE_ATTENTION
 from dreadnode_engine.compute.decode_step import fuse_projections
 from dreadnode_engine.compute.kv_cache import SlotCache, SlotStep
+from dreadnode_engine.compute.mixed_precision import choose_dtype, halve_projections
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
 from dreadnode_engine.compute.network import Network
 from dreadnode_engine.compute.prefill import prefill
@@ -33,10 +34,22 @@ class Device:
     dtype: torch.dtype = torch.float32
     gradient_checkpointing: bool = False
 
+    @property
+    def mixed(self) -> bool:
+        """Whether only the projections are in bfloat16, and activations in float32."""
+        return self.name == "cpu" and self.dtype == torch.bfloat16
+
+    @property
+    def activations(self) -> torch.dtype:
+        """The data type of activations and of the key-value cache."""
+        return torch.float32 if self.mixed else self.dtype
+
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Return the device that SETTINGS name."""
-        dtype = settings.dtype or ("bfloat16" if settings.device == "cuda" else "float32")
+        dtype: str = settings.dtype or ("bfloat16" if settings.device == "cuda" else "float32")
+        if dtype == "auto":
+            dtype = "bfloat16" if settings.device == "cuda" else choose_dtype(settings.data_dir)
         return cls(settings.device, getattr(torch, dtype), settings.gradient_checkpointing)
 
 
@@ -47,8 +60,14 @@ class LoadedBase:
         started = time.monotonic()
         self.served = served
         model = AutoModelForCausalLM.from_pretrained(
-            served.path, dtype=device.dtype, attn_implementation="sdpa", local_files_only=True
+            served.path,
+            # In mixed precision weights keep the type of their files until they are converted.
+            dtype="auto" if device.mixed else device.dtype,
+            attn_implementation="sdpa",
+            local_files_only=True,
         )
+        if device.mixed:
+            halve_projections(model)
         model = model.to(device.name).eval().requires_grad_(False)
         if device.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
@@ -58,7 +77,7 @@ class LoadedBase:
         self.eos = _eos_ids(model, self.tokenizer)
         model.config._attn_implementation = ENGINE_ATTENTION
         fuse_projections(model)
-        self.plain = Network(model)
+        self.plain = Network(model, mixed=device.mixed)
         self.prefixes = PrefixCache(prefix_bytes)
         self._wrapped: dict[LoraShape, tuple[PeftWrapper, Network]] = {}
         _check_halves(model, self.plain)
@@ -90,7 +109,8 @@ class LoadedBase:
         """Return the PEFT wrapper for SHAPE and the network on it."""
         if shape not in self._wrapped:
             wrapper = PeftWrapper(self.plain.causal_lm, shape)
-            self._wrapped[shape] = wrapper, Network(wrapper.causal_lm)
+            network = Network(wrapper.causal_lm, mixed=self.plain.mixed)
+            self._wrapped[shape] = wrapper, network
         return self._wrapped[shape]
 
 
@@ -109,7 +129,8 @@ def _decodes_alike(network: MultiAdapterNetwork) -> bool:
     states, _ = prefill(network, [tokens[:4].cpu().numpy()], [])
     cache = SlotCache()
     cache.admit(states, 0, 4, 1)
-    tolerance = 1e-3 if network.dtype == torch.float32 else 0.05
+    exact = all(p.dtype == torch.float32 for p in network.causal_lm.parameters())
+    tolerance = 1e-3 if exact else 0.05
     for place in (4, 5):
         logits = network.logits(network.decode(tokens[place : place + 1], SlotStep([cache])))[0]
         error = (logits - expected[place]).abs().max()

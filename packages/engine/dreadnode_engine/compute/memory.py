@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
 from dreadnode_engine.compute.loaded_model import Device
+from dreadnode_engine.compute.mixed_precision import PROJECTIONS
 from dreadnode_engine.compute.training import LOGIT_ROWS
 
 SHARE = 0.8
@@ -27,24 +28,36 @@ FLOAT = 4
 
 ALLOCATED, ALLOCATED_EXPERTS = 1.5, 2.0
 """Memory that a backward pass takes, as a multiple of what it keeps; more with experts."""
+BUFFERS = 64 * 2**20
+"""Bytes that matrix products and the allocator take beside activations."""
 ALLOCATED_LOGITS = 7
 """Copies of the logits of one slice that exist at the same time, with their gradients."""
 
 
 @functools.lru_cache(maxsize=64)
-def parameters(path: Path) -> int:
+def parameters(path: Path, *, projections_only: bool = False) -> int:
     """Return how many weights the model in PATH has, from the headers of its files."""
     count = 0
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 (not a dictionary)
-                count += math.prod(opened.get_slice(name).get_shape())
+                shape = opened.get_slice(name).get_shape()
+                if not projections_only or _is_projection(name):
+                    count += math.prod(shape)
     return count
 
 
-def base_bytes(served: ServedModel, dtype: torch.dtype) -> int:
+def _is_projection(name: str) -> bool:
+    layer = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
+    return layer in PROJECTIONS and ".experts." not in name
+
+
+def base_bytes(served: ServedModel, device: Device) -> int:
     """Return the bytes of the weights of a base model."""
-    return parameters(served.path) * dtype.itemsize
+    if device.mixed:
+        halved = parameters(served.path, projections_only=True)
+        return 2 * halved + FLOAT * (parameters(served.path) - halved)
+    return parameters(served.path) * device.dtype.itemsize
 
 
 @functools.lru_cache(maxsize=256)
@@ -92,24 +105,26 @@ def training_bytes(served: ServedModel, device: Device, tokens: int) -> int:
     values = hidden_values * hidden + 4 * width + 4 * inner
     kept = layers * hidden + values if device.gradient_checkpointing else layers * values
     logits = ALLOCATED_LOGITS * min(tokens, LOGIT_ROWS) * served.vocabulary * FLOAT
-    return int(factor * kept * tokens * device.dtype.itemsize) + logits
+    return int(factor * kept * tokens * device.activations.itemsize) + logits + BUFFERS
 
 
-def cache_bytes(served: ServedModel, dtype: torch.dtype, positions: int) -> int:
+def cache_bytes(served: ServedModel, device: Device, positions: int) -> int:
     """Return what the key-value cache of POSITIONS tokens takes."""
     config = AutoConfig.from_pretrained(served.path, local_files_only=True)
     heads = int(config.num_attention_heads)
     width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    return 2 * positions * int(config.num_hidden_layers) * groups * width * dtype.itemsize
+    return (
+        2 * positions * int(config.num_hidden_layers) * groups * width * device.activations.itemsize
+    )
 
 
 class Budget:
     """How much memory the engine may use: a fixed number, or four fifths of what is free.
 
     What is free is measured again each time, and what the engine holds already counts as free: it
-    is the engine's to evict. So the budget grows and shrinks with the machine.
-
+    is the engine's to evict. So the budget grows and shrinks with the machine. In a container its
+    memory limit counts too.
     """
 
     def __init__(self, device: str, fixed: int | None) -> None:
@@ -128,7 +143,7 @@ class Budget:
             free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved()
         else:
             held = max(0, self._process.memory_info().rss - self._start)
-            free = psutil.virtual_memory().available + held
+            free = min(psutil.virtual_memory().available, free_in_cgroup()) + held
         return int(free * SHARE)
 
     def give_back(self) -> None:
@@ -136,6 +151,39 @@ class Budget:
         if self._device == "cuda":
             torch.cuda.empty_cache()
         trim_allocator()
+
+
+def free_in_cgroup(root: Path = Path("/sys/fs/cgroup"), own: str | None = None) -> int:
+    """Return what is free below the memory limits of this process's cgroups (version 2).
+
+    Args:
+        root: where the cgroups are mounted.
+        own: the path of the process's cgroup; None reads it.
+
+    Returns:
+        Bytes; a huge number if no limit is set.
+    """
+    free = 2**62
+    try:
+        if own is None:
+            own = Path("/proc/self/cgroup").read_text().rpartition("::")[2].strip()
+        folder = root / own.lstrip("/")
+        for group in (folder, *folder.parents):
+            if not group.is_relative_to(root):
+                break
+            if not (group / "memory.max").exists():
+                continue
+            limit = (group / "memory.max").read_text().strip()
+            if limit != "max":
+                used = int((group / "memory.current").read_text())
+                stat = dict(
+                    line.split() for line in (group / "memory.stat").read_text().splitlines()
+                )
+                # The kernel takes cached files back before it ends a process.
+                free = min(free, int(limit) - used + int(stat.get("inactive_file", 0)))
+    except (OSError, ValueError):
+        return free
+    return max(0, free)
 
 
 def trim_allocator() -> None:

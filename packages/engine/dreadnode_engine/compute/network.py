@@ -10,11 +10,13 @@ from torch import Tensor, nn
 class Network:
     """A causal language model in two halves, so that logits are computed only where needed.
 
-    `causal_lm` is a plain base model, or one wrapped by PEFT with an adapter bound into it.
+    `causal_lm` is a plain base model, or one wrapped by PEFT with an adapter bound into it. `mixed`
+    says that it computes in mixed precision (`mixed_precision.py`).
     """
 
-    def __init__(self, causal_lm: nn.Module) -> None:
+    def __init__(self, causal_lm: nn.Module, *, mixed: bool = False) -> None:
         self.causal_lm = causal_lm
+        self.mixed = mixed
         self._decoder = causal_lm.get_decoder()  # type: ignore[operator]
         self._head = causal_lm.get_output_embeddings()  # type: ignore[operator]
 

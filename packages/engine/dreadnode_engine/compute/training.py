@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dreadnode_engine.compute.losses import Config, Loss, find_loss
+from dreadnode_engine.compute.mixed_precision import fast_logits
 from dreadnode_engine.compute.network import Network
 from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.protocol.protobuf import Datum, ForwardBackward, Logprobs
@@ -221,7 +222,7 @@ def _head(
     for wanted in (True, False):
         for rows in torch.split(torch.nonzero(live == wanted).flatten(), LOGIT_ROWS):
             part = states[rows].requires_grad_(wanted)
-            with torch.set_grad_enabled(wanted):
+            with torch.set_grad_enabled(wanted), fast_logits(network.mixed):
                 p_part = token_logprobs(network.logits(part), targets[rows])
                 here = {name: values[rows] for name, values in inputs.items()}
                 loss_part = job.loss.elementwise(p_part, here, job.config)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from dreadnode_engine.base_models.discovery import ServedModel
+from dreadnode_engine.base_models.fingerprint import parse
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.scheduling.futures import Futures
 from dreadnode_engine.scheduling.residency import Residency
@@ -33,9 +34,21 @@ class Context:
     def check_base(self, made: Run | Sampler | Checkpoint) -> None:
         """Refuse MADE if the weights under its base model's name have changed since."""
         served = self.models.get(made.base_model)
-        if served is None or made.base_fingerprint in (None, served.fingerprint):
+        if served is None or made.base_fingerprint is None:
             return
+        if made.base_fingerprint == served.fingerprint:
+            return
+        earlier, now = parse(made.base_fingerprint), parse(served.fingerprint)
         name = made.path if isinstance(made, Checkpoint) else made.id
+        if earlier[0] == now[0]:
+            # Adapters are float32 everywhere; only a run must continue with the same bits.
+            if not isinstance(made, Run):
+                return
+            raise Refused(
+                f"The run {name} computes with base weights in {earlier[1]}, and this engine keeps "
+                f"them in {now[1]}; start the engine with `--dtype {earlier[1]}` to continue it, "
+                "or create a run from one of its checkpoints"
+            )
         raise Refused(
             f"{name} was made on weights of {made.base_model} with the fingerprint "
             f"{made.base_fingerprint}, and this engine serves weights with the fingerprint "

@@ -172,7 +172,7 @@ class Residency:
     def reserve_cache(self, model_id: str) -> tuple[int, int]:
         """Return the tokens that a key-value cache may hold, and its bytes beyond one context."""
         served = self.base(model_id).served
-        one = memory.cache_bytes(served, self.device.dtype, 1)
+        one = memory.cache_bytes(served, self.device, 1)
         more = min(
             self._settings.sampling_tokens - served.context, (self.budget - self.used()) // one
         )
@@ -227,7 +227,7 @@ class Residency:
         log.info("evicted base model %s", model_id)
 
     def _base_bytes(self, served: ServedModel) -> int:
-        return memory.base_bytes(served, self.device.dtype)
+        return memory.base_bytes(served, self.device)
 
     def _working(self, served: ServedModel) -> int:
         return max(self._training(served), self._sampling(served))
@@ -236,4 +236,4 @@ class Residency:
         return memory.training_bytes(served, self.device, self._settings.micro_batch)
 
     def _sampling(self, served: ServedModel) -> int:
-        return memory.cache_bytes(served, self.device.dtype, served.context)
+        return memory.cache_bytes(served, self.device, served.context)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from dreadnode_engine.base_models.discovery import ServedModel
+from dreadnode_engine.compute.loaded_model import Device
 from dreadnode_engine.errors import NotFound, RateLimited, Refused
 from dreadnode_engine.scheduling.context import Context
 from dreadnode_engine.scheduling.residency import Residency
@@ -44,6 +45,8 @@ class Engine:
         self.sample_queues: dict[str, SampleQueue] = {}
         self.session_runs: dict[str, set[str]] = {}
         self.session_keys: dict[tuple[str, str | None], str] = {}
+        if Device.of(settings).mixed:
+            models = {name: served.in_bfloat16() for name, served in models.items()}
         residency = Residency(settings, models, self.runs, self.sample_queues)
         self.context = Context(settings, models, residency)
         self.backlog = Backlog(settings)

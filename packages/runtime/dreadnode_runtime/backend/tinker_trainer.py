@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
@@ -20,7 +21,7 @@ from tinker.lib.retryable_exception import RetryableException
 from dreadnode_runtime.backend.adapter import fetch
 from dreadnode_runtime.backend.availability import while_available
 from dreadnode_runtime.backend.pacing import space_out_polls
-from dreadnode_runtime.backend.trainer import Export, Optimizer, Saved
+from dreadnode_runtime.backend.trainer import Adapter, Export, Optimizer, Saved
 from dreadnode_runtime.backend.usage import TokenMeter
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.data.vision import model_input
@@ -203,8 +204,7 @@ class TinkerTrainer:
 async def tinker_trainer(
     *,
     base_model: str,
-    rank: int,
-    seed: int,
+    adapter: Adapter,
     optimizer: Optimizer,
     resume: str | None,
     metadata: dict[str, str],
@@ -230,7 +230,7 @@ async def tinker_trainer(
         resumed = client is not None
         if client is None:
             client = await translate_errors(
-                asyncio.to_thread(_create, service, base_model, rank, seed), creating=True
+                asyncio.to_thread(_create, service, base_model, adapter), creating=True
             )
         yield kind(client, service, optimizer, resumed=resumed, meter=meter)
 
@@ -267,9 +267,9 @@ def load_weights(service: tinker.ServiceClient, path: str) -> tinker.TrainingCli
 
 
 def _create(
-    service: tinker.ServiceClient, base_model: str, rank: int, seed: int
+    service: tinker.ServiceClient, base_model: str, adapter: Adapter
 ) -> tinker.TrainingClient:
-    return service.create_lora_training_client(base_model=base_model, rank=rank, seed=seed).result()
+    return service.create_lora_training_client(base_model, **asdict(adapter)).result()
 
 
 def _datums(batch: Sequence[Example]) -> list[types.Datum]:

@@ -28,6 +28,25 @@ class Optimizer:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """The shape of a new LoRA adapter.
+
+    Attributes:
+        rank: LoRA rank.
+        seed: Random seed of its initialization.
+        train_mlp: Train the layers of the MLP, experts included.
+        train_attn: Train the attention projections.
+        train_unembed: Train the last layer (`lm_head`).
+    """
+
+    rank: int
+    seed: int = 0
+    train_mlp: bool = True
+    train_attn: bool = True
+    train_unembed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """A checkpoint that the engine has confirmed.
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from dreadnode_runtime.backend.trainer import Optimizer
+from dreadnode_runtime.backend.trainer import Adapter, Optimizer
 from dreadnode_runtime.control.trackers import PACKAGES, TITLES, Name, missing
 from dreadnode_runtime.errors import JobFailed
 
@@ -46,6 +46,9 @@ class TrainingConfig(BaseModel):
     steps: int | None = None
     epochs: int | None = None
     lora_rank: int
+    train_mlp: bool
+    train_attn: bool
+    train_unembed: bool
     max_sequence_length: int
     learning_rate: float
     learning_rate_schedule: Literal["constant", "linear", "cosine"]
@@ -69,6 +72,16 @@ class TrainingConfig(BaseModel):
         if self.steps is None and self.epochs is None:
             raise ValueError("`steps` or `epochs` must be set")
         return self
+
+    def adapter(self) -> Adapter:
+        """Return the shape and the seed of a new adapter."""
+        return Adapter(
+            rank=self.lora_rank,
+            seed=self.seed,
+            train_mlp=self.train_mlp,
+            train_attn=self.train_attn,
+            train_unembed=self.train_unembed,
+        )
 
     def optimizer(self) -> Optimizer:
         """Return Adam's settings."""

@@ -93,8 +93,7 @@ class JobContext:
         job, checkpoint = self.job, self._newest_checkpoint()
         async with self.open_trainer(
             base_model=job.trained_model,
-            rank=config.lora_rank,
-            seed=config.seed,
+            adapter=config.adapter(),
             optimizer=config.optimizer(),
             resume=checkpoint,
             metadata={"job": job.id},

@@ -56,6 +56,7 @@ class Options:
         port: The port of the API.
         engine_port: The port of the engine, which always listens on this machine only.
         models: `ID=PATH` for each base model with local weights.
+        memory_gib: Memory that the engine may use; the engine's default if None.
         database_url: The database; SQLite in the data directory if None.
         runner: The runner of sandboxes; DREADNODE_RUNNER if None.
         ray_address: The dashboard of the Ray cluster, for the runner `ray`.
@@ -68,6 +69,7 @@ class Options:
     port: int = 8799
     engine_port: int = 8800
     models: tuple[str, ...] = ()
+    memory_gib: float | None = None
     database_url: str | None = None
     runner: str | None = None
     ray_address: str | None = None
@@ -207,6 +209,8 @@ def _engine_command(options: Options, commands: Commands) -> list[str]:
     command += ["--host", _LOCAL, "--port", str(options.engine_port)]
     for model in options.models:
         command += ["--model", model]
+    if options.memory_gib is not None:
+        command += ["--memory-gib", f"{options.memory_gib:g}"]
     return command
 
 

@@ -39,6 +39,16 @@ class SftConfig(Request):
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Rank of the LoRA adapter. Default: 16."""
 
+    train_mlp: bool | None = None
+    """Train the layers of the MLP, experts included. Default: true."""
+
+    train_attn: bool | None = None
+    """Train the attention projections. Default: true."""
+
+    train_unembed: bool | None = None
+    """Train the last layer, the unembedding (`lm_head`). Default: off if the model ties its last
+    layer to its embeddings, else on."""
+
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Peak learning rate. Default: 0.0001."""
 

@@ -28,6 +28,13 @@ def serve(
         tuple[str, ...],
         Parameter(help="ID=PATH of a base model's weights. Repeatable."),
     ] = (),
+    memory_gib: Annotated[
+        float | None,
+        Parameter(
+            help="Memory that the engine may use for models, runs and computing, in GiB; else four "
+            "fifths of what is free, measured again each time."
+        ),
+    ] = None,
     database_url: Annotated[
         str | None, Parameter(help="Database URL; else SQLite in the data directory.")
     ] = None,
@@ -62,12 +69,21 @@ def serve(
         raise InputError("`--ray-address` needs `--runner ray`")
     if port == engine_port:
         raise InputError("`--port` and `--engine-port` must differ")
+    if memory_gib is not None and not 0 < memory_gib < 1e6:
+        raise InputError(f"`--memory-gib` must be above 0 and below 1000000, not {memory_gib:g}")
+    hosted = "TINKER_BASE_URL" in os.environ or "TINKER_API_KEY" in os.environ
+    if memory_gib is not None and hosted:
+        raise InputError(
+            "`--memory-gib` is for the local engine, which does not start while TINKER_BASE_URL or "
+            "TINKER_API_KEY is set; unset them, or leave it out"
+        )
     options = Options(
         data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
         host=host,
         port=port,
         engine_port=engine_port,
         models=tuple(_absolute(each) for each in model),
+        memory_gib=memory_gib,
         database_url=database_url,
         runner=runner,
         ray_address=ray_address,
@@ -75,7 +91,7 @@ def serve(
     )
     require_installation(
         runtime="DREADNODE_RUNTIME_COMMAND" not in os.environ,
-        engine="TINKER_BASE_URL" not in os.environ and "TINKER_API_KEY" not in os.environ,
+        engine=not hosted,
     )
     run(options, say=say, show=_show)
 

@@ -102,6 +102,36 @@ class SftFlags:
         int | None, Parameter(group=TRAINING, help="Rank of the LoRA adapter.", show_default="16")
     ] = None
 
+    train_mlp: Annotated[
+        bool | None,
+        Parameter(
+            group=TRAINING,
+            help="Train the layers of the MLP, experts included.",
+            show_default="true",
+            negative="--no-train-mlp",
+        ),
+    ] = None
+
+    train_attn: Annotated[
+        bool | None,
+        Parameter(
+            group=TRAINING,
+            help="Train the attention projections.",
+            show_default="true",
+            negative="--no-train-attn",
+        ),
+    ] = None
+
+    train_unembed: Annotated[
+        bool | None,
+        Parameter(
+            group=TRAINING,
+            help="Train the last layer, the unembedding (`lm_head`).",
+            show_default="off if the model ties its last layer to its embeddings, else on",
+            negative="--no-train-unembed",
+        ),
+    ] = None
+
     checkpoint_interval: Annotated[
         int | None, Parameter(group=TRAINING, help="Steps between checkpoints.", show_default="10")
     ] = None
@@ -269,6 +299,9 @@ FLAG_NAMES = {
     "steps": "--steps",
     "epochs": "--epochs",
     "lora_rank": "--lora-rank",
+    "train_mlp": "--train-mlp",
+    "train_attn": "--train-attn",
+    "train_unembed": "--train-unembed",
     "learning_rate": "--learning-rate",
     "learning_rate_schedule": "--learning-rate-schedule",
     "warmup_steps": "--warmup-steps",

@@ -1,0 +1,94 @@
+"""Memory estimates compared with what training takes, and budgets that follow the machine."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dreadnode_engine.compute import memory
+
+# One process for all models: it imports PyTorch once, and Linux lets it reset its peak.
+MEASURE = """
+import sys
+from pathlib import Path
+import numpy as np, psutil, torch
+from dreadnode_engine.base_models.discovery import inspect_model
+from dreadnode_engine.compute import memory
+from dreadnode_engine.compute.adapters import LoraShape
+from dreadnode_engine.compute.loaded_model import Device, LoadedBase
+from dreadnode_engine.compute.training import Limits, check
+from dreadnode_engine.compute.training_state import TrainingState
+from dreadnode_engine.protocol.protobuf import Datum, ForwardBackward
+from tinker.types import AdamParams
+
+torch.set_num_threads(1)
+shape, device = LoraShape(16, True, True, True), Device()
+
+def train(folder, tokens):
+    memory.trim_allocator()
+    before = psutil.Process().memory_info().rss
+    Path("/proc/self/clear_refs").write_text("5")
+    served = inspect_model(folder, Path(folder))
+    base = LoadedBase(served, device)
+    wrapper, _ = base.wrapper_for(shape)
+    state = TrainingState(base, shape, wrapper.initial(0))
+    random = np.random.default_rng(0).integers(3, served.vocabulary, tokens + 1)
+    data = [Datum(random[:-1], {"target_tokens": random[1:]})]
+    job = check(ForwardBackward("cross_entropy", {}, False, data), Limits(served.vocabulary, 4096))
+    for _ in range(2):
+        list(state.forward_backward(job, tokens))
+        state.optim_step(AdamParams(learning_rate=1e-4))
+    status = Path("/proc/self/status").read_text().splitlines()
+    peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
+    needs = memory.base_bytes(served, device) + memory.run_bytes(served, shape)
+    return needs + memory.training_bytes(served, device, tokens), peak - before
+
+train(sys.argv[1], 8)
+for folder in sys.argv[1:]:
+    print(*train(folder, 512))
+"""
+
+
+def save_model(folder: Path, kind: str, **sizes: Any) -> Path:
+    """Save a random model of KIND (Llama, Qwen3, Qwen3Moe) with a tokenizer of one token."""
+    import transformers
+    from tokenizers import Tokenizer, models
+
+    common = {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 4096}
+    config = getattr(transformers, f"{kind}Config")(**common, **sizes)
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="a").save_pretrained(
+        folder
+    )
+    return folder
+
+
+def test_estimates_are_within_a_quarter_of_what_training_takes(tmp_path: Path) -> None:
+    wide = {"hidden_size": 384, "intermediate_size": 1152, "num_hidden_layers": 4}
+    experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
+    folders = [
+        save_model(tmp_path / "llama", "Llama", vocab_size=4000, **wide),
+        save_model(tmp_path / "words", "Qwen3", vocab_size=24000, **wide),
+        save_model(tmp_path / "experts", "Qwen3Moe", vocab_size=4000, **wide, **experts),
+    ]
+
+    measured = subprocess.run(
+        [sys.executable, "-c", MEASURE, *map(str, folders)], stdout=subprocess.PIPE, check=True
+    )
+
+    for line, folder in zip(measured.stdout.decode().splitlines(), folders, strict=True):
+        estimate, peak = map(int, line.split())
+        assert 0.75 <= estimate / peak <= 1.25, f"{folder.name}: {estimate} {peak}"
+
+
+@pytest.mark.parametrize(("limit", "free"), [("max", 2**62), ("1000", 450)])
+def test_the_memory_limit_of_a_container_counts(tmp_path: Path, limit: str, free: int) -> None:
+    group = tmp_path / "a" / "b"
+    group.mkdir(parents=True)
+    (tmp_path / "a" / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "a" / "memory.current").write_text("600\n")
+    (tmp_path / "a" / "memory.stat").write_text("anon 500\ninactive_file 50\n")
+
+    assert memory.free_in_cgroup(tmp_path, "/a/b") == free
