@@ -1,6 +1,6 @@
 """The runtime's command line: `python -m dreadnode_runtime --job-id ID`, or with a command.
 
-The commands are `check`, `rows`, `chat` and `export`.
+The commands are `check`, `rows`, `serve` and `export`.
 
 Exit codes of a job: 0, it ended and the end was reported; 1, it failed and that was reported; 75,
 this attempt failed, and another attempt may resume.
@@ -28,11 +28,11 @@ from pathlib import Path
 import torch
 
 from dreadnode_runtime.commands import check_server, export
-from dreadnode_runtime.commands.chat import serve, stdin_lines
 from dreadnode_runtime.commands.train import run_job
 from dreadnode_runtime.control.api import Settings, connect, redacted
 from dreadnode_runtime.control.events import Reporter, Stop
 from dreadnode_runtime.errors import AttemptRejected, JobFailed, RuntimeFault, TryAgain
+from dreadnode_runtime.serving.process import serve, stdin_lines
 
 OK, FAILED, AGAIN = 0, 1, os.EX_TEMPFAIL
 FINAL_REPORT_SECONDS = 10.0
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     action.add_argument(
         "command",
         nargs="?",
-        choices=["check", "rows", "chat", "export"],
-        help="check the job or the rows on stdin, chat with the checkpoint on stdin, or export it "
+        choices=["check", "rows", "serve", "export"],
+        help="check the job or the rows on stdin, serve the model on stdin, or export a checkpoint "
         "into the current folder",
     )
     options = parser.parse_args(arguments)

@@ -69,6 +69,7 @@ class ServedModel:
             "max_context_length": self.context,
             "trainable": True,
             "sampleable": True,
+            "streams": True,
             "stand_in": self.stand_in,
             "tied_embeddings": self.tied_embeddings,
             "tokenizer_id": str(self.path),

@@ -1,11 +1,13 @@
 """The calls of Tinker's protocol that train and sample."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.http.bodies import read_body, read_json
@@ -16,7 +18,7 @@ from dreadnode_engine.protocol.protobuf import (
     parse_forward_backward,
 )
 from dreadnode_engine.protocol.validation import json_object, string_field
-from dreadnode_engine.service import results, sampling, sessions, training
+from dreadnode_engine.service import results, sampling, sessions, streaming, training
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.state.records import Request
@@ -130,6 +132,32 @@ async def _sample(engine: Engine, who: Principal, request: HttpRequest) -> Respo
     return _future(accepted, sample_sequence_ids=sequences)
 
 
+async def _sample_stream(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    stream = await streaming.open_stream(engine, who, await read_json(request))
+    return SampleStream(stream)
+
+
+class SampleStream(StreamingResponse):
+    """The parts of a stream as JSON lines; the request ends with the client's connection."""
+
+    def __init__(self, stream: streaming.Stream) -> None:
+        super().__init__(self._lines(stream), media_type="application/x-ndjson")
+        self._stream = stream
+
+    @staticmethod
+    async def _lines(stream: streaming.Stream) -> AsyncIterator[str]:
+        async for part in stream.parts():
+            yield json.dumps(part) + "\n"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the parts, and close the stream in any case."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            # A task of its own: this one may be cancelled.
+            await asyncio.shield(asyncio.create_task(self._stream.close()))
+
+
 async def _retrieve(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     name = string_field(await read_json(request), "request_id")
     found = await _until_disconnected(results.retrieve(engine, who, name), request)
@@ -180,6 +208,7 @@ CALLS: dict[str, Call] = {
     "/unload_model": _unload_model,
     "/create_sampling_session": _create_sampler,
     "/asample": _sample,
+    "/sample_stream": _sample_stream,
     "/retrieve_future": _retrieve,
     "/cancel_future": _cancel,
 }

@@ -16,7 +16,12 @@ from dreadnode_engine.state.records import Checkpoint, Run, Sampler
 
 
 class Context:
-    """The journal, the files, the computing thread, the models in memory, the waiting clients."""
+    """The journal, the files, the computing thread, the models in memory, the waiting clients.
+
+    Attributes:
+        futures: who waits for the result of a request.
+        progress: who waits for the next tokens of a request.
+    """
 
     def __init__(
         self, settings: Settings, models: Mapping[str, ServedModel], residency: Residency
@@ -29,6 +34,7 @@ class Context:
         self.crash_guard = CrashGuard(settings.data_dir / "computing")
         self.scheduler = Scheduler(when_idle=residency.when_idle)
         self.futures = Futures()
+        self.progress = Futures()
         self.samplers: dict[str, Sampler] = {}
 
     def check_base(self, made: Run | Sampler | Checkpoint) -> None:

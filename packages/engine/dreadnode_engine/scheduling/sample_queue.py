@@ -73,6 +73,12 @@ class SampleQueue:
         self._dropped.append(request_id)
         self.context.scheduler.wake(self)
 
+    def sampled(self, request_id: str) -> list[list[int]]:
+        """Return the tokens of each completion of a request so far; from any thread."""
+        if request_id not in self._open:
+            return []
+        return [list(each.tokens) for each in list(self._open[request_id][1].completions)]
+
     def ready(self) -> bool:
         """Whether there is something to decode or to drop."""
         waiting = self._incoming or self._dropped
@@ -87,6 +93,7 @@ class SampleQueue:
                 self._batch = self._open_batch()
             self._admit_waiting(self._batch)
             self._batch.advance()
+            self._report_progress()
             if not self._batch.busy:
                 # The next batch is opened for the memory that is free then.
                 self.evict()
@@ -111,6 +118,12 @@ class SampleQueue:
             if self._open_of[request.queue] < OPEN_REQUESTS:
                 self._admit(batch, request)
                 self._incoming.remove(request)
+
+    def _report_progress(self) -> None:
+        progress = self.context.progress
+        for request_id in self._open:
+            if progress.has_waiter(request_id):
+                progress.notify(request_id)
 
     def evict(self) -> None:
         """Free the memory if idle; the next request loads the weights again."""

@@ -35,6 +35,12 @@ async def retrieve(engine: Engine, who: Principal, request_id: str) -> Request:
     return request
 
 
+async def poll(engine: Engine, who: Principal, request_id: str) -> Request:
+    """Return a sampling request without its result unless it is done; its client is there."""
+    engine.polled_at[request_id] = time.time()
+    return await _find(engine, who, request_id)
+
+
 async def cancel(engine: Engine, who: Principal, request_id: str) -> None:
     """Drop a sampling request that its client no longer wants; a finished one stays."""
     request = await _find(engine, who, request_id)

@@ -22,12 +22,14 @@ class SamplingParams:
         temperature: 1 samples from the model's own distribution.
         stop: Stop sequences: token ids, or strings.
         top_p: Samples from the most likely tokens that together have this probability.
+        topk: How many of the most likely tokens to report at each position.
     """
 
     max_tokens: int
     temperature: float
     stop: Sequence[int] | Sequence[str]
     top_p: float = 1.0
+    topk: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,11 +40,15 @@ class Sampled:
         tokens: Shape (T,), including the token that ended the completion.
         logprobs: Shape (T,): log-probability of each token under the weights that sampled it.
         truncated: Whether sampling reached `max_tokens` before the completion ended.
+        top: The most likely tokens at each position, with their log-probabilities, if requested.
+        cached_tokens: How many tokens of the prompt came from the engine's prefix cache.
     """
 
     tokens: Tokens
     logprobs: Floats
     truncated: bool
+    top: Sequence[Sequence[tuple[int, float]]] | None = None
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -59,12 +59,14 @@ class TinkerSampler:
                 stop=list(sampling.stop),  # type: ignore[arg-type]  # all ids, or all strings
                 seed=seed,
             ),
+            topk_sample_logprobs=sampling.topk,
         )
 
         async def result() -> list[Sampled]:
             response = await future
             self._meter.count_sample(len(prompt), response)
-            return [_sampled(sequence) for sequence in response.sequences]
+            cached = response.prompt_cache_hit_tokens
+            return [_sampled(sequence, cached) for sequence in response.sequences]
 
         return self._until_outage(result())
 
@@ -105,17 +107,16 @@ class TinkerPolicy(TinkerTrainer):
 
 
 @asynccontextmanager
-async def open_sampler(checkpoint: str) -> AsyncIterator[Sampler]:
-    """Open a sampler of the weights at CHECKPOINT, of either kind.
+async def open_sampler(checkpoint: str | None, base_model: str) -> AsyncIterator[Sampler]:
+    """Open a sampler of the weights at CHECKPOINT, of either kind; without one, of BASE_MODEL.
 
     Raises:
         JobFailed: The engine does not have them, or this key may not read them.
         TryAgain: The engine cannot be reached.
     """
     async with session({}) as service:
-        create = _sampler if "/sampler_weights/" in checkpoint else _sampler_of_training_weights
         client = await translate_errors(
-            asyncio.to_thread(create, service, checkpoint), creating=True
+            asyncio.to_thread(_open_sampler, service, checkpoint, base_model), creating=True
         )
         yield TinkerSampler(client, translate_errors)
 
@@ -123,8 +124,14 @@ async def open_sampler(checkpoint: str) -> AsyncIterator[Sampler]:
 # The SDK blocks the calling thread in these, so each runs in a thread of its own.
 
 
-def _sampler(service: tinker.ServiceClient, path: str) -> tinker.SamplingClient:
-    return service.create_sampling_client(path).result()
+def _open_sampler(
+    service: tinker.ServiceClient, checkpoint: str | None, base_model: str
+) -> tinker.SamplingClient:
+    if checkpoint is None:
+        return service.create_sampling_client(base_model=base_model).result()
+    if "/sampler_weights/" in checkpoint:
+        return service.create_sampling_client(checkpoint).result()
+    return _sampler_of_training_weights(service, checkpoint)
 
 
 def _sampler_of_training_weights(service: tinker.ServiceClient, path: str) -> tinker.SamplingClient:
@@ -146,9 +153,16 @@ def _datum(sequence: TrainingSequence) -> types.Datum:
     )
 
 
-def _sampled(sequence: types.SampledSequence) -> Sampled:
+def _sampled(sequence: types.SampledSequence, cached_tokens: int) -> Sampled:
     tokens = np.asarray(sequence.tokens, dtype=np.int32)
     if sequence.logprobs is None or len(sequence.logprobs) != len(tokens):
         raise TryAgain("The engine returned sampled tokens without their log-probabilities")
     logprobs = np.asarray(sequence.logprobs, dtype=np.float32)
-    return Sampled(tokens, logprobs, truncated=sequence.stop_reason == "length")
+    top = sequence.topk_logprobs
+    return Sampled(
+        tokens,
+        logprobs,
+        truncated=sequence.stop_reason == "length",
+        top=None if top is None else [each or () for each in top],
+        cached_tokens=cached_tokens,
+    )

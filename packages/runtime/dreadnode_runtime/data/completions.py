@@ -60,8 +60,8 @@ def read_completion(
 
 def _without_end(rendering: Rendering, tokens: list[int], stop: Sequence[str]) -> list[int]:
     """Return TOKENS up to the token or the string that ended the completion."""
-    end_tokens = _end_tokens(rendering)
-    while tokens and tokens[-1] in end_tokens:
+    end_ids = end_tokens(rendering)
+    while tokens and tokens[-1] in end_ids:
         tokens.pop()
     if not stop:
         return tokens
@@ -78,7 +78,7 @@ def _end_of_turn(rendering: Rendering) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=4)
-def _end_tokens(rendering: Rendering) -> frozenset[int]:
+def end_tokens(rendering: Rendering) -> frozenset[int]:
     """Return every token that can end a completion: the format's, and the tokenizer's own."""
     tokenizer = rendering.tokenizer
     vocabulary = tokenizer.get_vocab()

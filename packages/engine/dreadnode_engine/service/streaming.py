@@ -1,0 +1,140 @@
+"""Streams of samples: tokens are sent while they are sampled. An addition to Tinker's protocol.
+
+A stream is an ordinary sampling request in a session of its own, so it shares the batch with all
+other requests and samples the same tokens for the same seed. The session ends with the stream: a
+client that disconnects frees its rows at the next token.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+from tinker.proto import tinker_public_pb2 as pb
+
+from dreadnode_engine.errors import Refused
+from dreadnode_engine.scheduling.sample_queue import SampleQueue
+from dreadnode_engine.service import results, sampling, sessions
+from dreadnode_engine.service.engine import Engine
+from dreadnode_engine.service.keys import Principal
+from dreadnode_engine.state.records import Request
+
+WEIGHTS = ("base_model", "model_path")
+"""The fields that name the weights; the others are those of a sampling request."""
+OWN = ("sampling_session_id", "seq_id")
+
+
+class Stream:
+    """One sampling request whose tokens are sent as they come.
+
+    Args:
+        engine: The engine.
+        who: Whose request it is.
+        session: Id of the session that was created for it.
+        request: The accepted request.
+        queue: The queue that it waits in.
+    """
+
+    def __init__(
+        self, engine: Engine, who: Principal, session: str, request: Request, queue: SampleQueue
+    ) -> None:
+        self._engine = engine
+        self._who = who
+        self._session = session
+        self._request = request
+        self._queue = queue
+        self._hold_seconds = engine.settings.hold_seconds
+
+    async def parts(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield new tokens as `{"index", "tokens"}`, and the result or an `error` at the end."""
+        sent: list[int] = []
+        name, context = self._request.id, self._engine.context
+        moved, ended = context.progress.add(name), context.futures.add(name)
+        try:
+            # A request that ended before this line wakes nobody, so it is read first.
+            found, polled_at = await self._poll(), time.monotonic()
+            while found.state == "queued":
+                await self._first(moved, ended)
+                moved.clear()
+                for index, tokens in enumerate(self._queue.sampled(name)):
+                    if index == len(sent):
+                        sent.append(0)
+                    if new := tokens[sent[index] :]:
+                        sent[index] += len(new)
+                        yield {"index": index, "tokens": new}
+                if ended.is_set() or time.monotonic() - polled_at > self._hold_seconds:
+                    found, polled_at = await self._poll(), time.monotonic()
+        finally:
+            context.progress.remove(name, moved)
+            context.futures.remove(name, ended)
+        yield _result(found)
+
+    async def _poll(self) -> Request:
+        """Return the request, and show that its client is there."""
+        sessions.heartbeat(self._engine, self._who, self._session)
+        return await results.poll(self._engine, self._who, self._request.id)
+
+    async def _first(self, *events: asyncio.Event) -> None:
+        """Wait until one of EVENTS is set, at most as long as a poll waits."""
+        waiting = [asyncio.create_task(event.wait()) for event in events]
+        try:
+            await asyncio.wait(
+                waiting, return_when=asyncio.FIRST_COMPLETED, timeout=self._hold_seconds
+            )
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def close(self) -> None:
+        """Drop the request if it is not done, and finish its session."""
+        await results.cancel(self._engine, self._who, self._request.id)
+        await sessions.finish_session(self._engine, self._who, self._session)
+
+
+async def open_stream(engine: Engine, who: Principal, fields: dict[str, Any]) -> Stream:
+    """Accept a sampling request whose FIELDS also name its weights.
+
+    Raises:
+        Refused: The request is invalid, or a field belongs to a sampling session.
+    """
+    if unknown := [name for name in OWN if name in fields]:
+        raise Refused(f"Leave out `{unknown[0]}`: a stream has a sampling session of its own")
+    session = await sessions.create_session(engine, who, b'{"tags": [], "sdk_version": ""}', None)
+    try:
+        weights = {name: fields.pop(name) for name in WEIGHTS if name in fields}
+        opened = {"session_id": session.id, "sampling_session_seq_id": 0, **weights}
+        sampler = await sampling.create_sampler(engine, who, json.dumps(opened).encode())
+        sampled = {**fields, "sampling_session_id": sampler.id, "seq_id": 0}
+        request, _ = await sampling.sample(engine, who, json.dumps(sampled).encode())
+    except BaseException:
+        await asyncio.shield(sessions.finish_session(engine, who, session.id))
+        raise
+    return Stream(engine, who, session.id, request, engine.sample_queue(sampler))
+
+
+def _result(request: Request) -> dict[str, Any]:
+    """Return the last line of a stream: the whole result, or why there is none."""
+    if request.state != "done" or request.result is None:
+        problem = json.loads(request.result or b"{}")
+        return {
+            "error": problem.get("error", "The request was dropped"),
+            "category": problem.get("category", "server"),
+        }
+    response = pb.SampleResponse.FromString(request.result)
+    return {
+        "sequences": [_sequence(each) for each in response.sequences],
+        "prompt_cache_hit_tokens": response.prompt_cache_hit_tokens,
+    }
+
+
+def _sequence(sampled: pb.SampledSequence) -> dict[str, Any]:
+    top = sampled.topk_sampled_logprobs
+    return {
+        "stop_reason": "stop" if sampled.stop_reason == pb.STOP_REASON_STOP else "length",
+        "tokens": np.frombuffer(sampled.tokens, "<i4").tolist(),
+        "logprobs": np.frombuffer(sampled.logprobs, "<f4").tolist(),
+        "topk_tokens": np.frombuffer(top.token_ids, "<i4").reshape(-1, top.k or 1).tolist(),
+        "topk_logprobs": np.frombuffer(top.logprobs, "<f4").reshape(-1, top.k or 1).tolist(),
+    }

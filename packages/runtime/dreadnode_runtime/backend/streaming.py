@@ -1,0 +1,182 @@
+"""Sampling that reports tokens while they are sampled, where the engine streams them.
+
+Tinker's protocol returns whole samples. Our engine adds `sample_stream`, which samples the same
+tokens and sends them as they come.
+"""
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+import httpx
+import numpy as np
+
+from dreadnode_runtime.backend.policy import Sampled, Sampler, SamplingParams
+from dreadnode_runtime.backend.tinker_policy import open_sampler
+from dreadnode_runtime.errors import JobFailed, TryAgain, plain
+
+OnTokens = Callable[[int, list[int]], None]
+"""Takes the number of a completion and all its tokens so far."""
+CONNECT_SECONDS = 10.0
+
+
+class StreamingSampler(Protocol):
+    """Samples completions from fixed weights, and may report tokens on the way."""
+
+    async def sample_streamed(
+        self,
+        prompt: Sequence[int],
+        count: int,
+        sampling: SamplingParams,
+        seed: int,
+        on_tokens: OnTokens | None,
+    ) -> list[Sampled]:
+        """Return COUNT completions of PROMPT.
+
+        Raises:
+            JobFailed: The engine refuses the request.
+            TryAgain: The engine cannot do it now.
+        """
+        ...
+
+
+class WholeSamples:
+    """Samples through the official SDK, which returns whole completions only."""
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    async def sample_streamed(
+        self,
+        prompt: Sequence[int],
+        count: int,
+        sampling: SamplingParams,
+        seed: int,
+        on_tokens: OnTokens | None,
+    ) -> list[Sampled]:
+        """Return COUNT completions of PROMPT; ON_TOKENS is never called."""
+        return await self._sampler.sample(prompt, count, sampling, seed)
+
+
+class StreamedSamples(WholeSamples):
+    """Streams tokens from our engine where they are wanted.
+
+    Args:
+        sampler: For requests that want whole completions.
+        weights: `{"model_path": …}` or `{"base_model": …}`.
+    """
+
+    def __init__(self, sampler: Sampler, weights: dict[str, str]) -> None:
+        super().__init__(sampler)
+        self._weights = weights
+        self._http = httpx.AsyncClient(
+            base_url=os.environ["TINKER_BASE_URL"].rstrip("/") + "/api/v1/",
+            headers={"X-API-Key": os.environ["TINKER_API_KEY"]},
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(max_connections=None),
+        )
+
+    async def sample_streamed(
+        self,
+        prompt: Sequence[int],
+        count: int,
+        sampling: SamplingParams,
+        seed: int,
+        on_tokens: OnTokens | None,
+    ) -> list[Sampled]:
+        """Return COUNT completions of PROMPT, and call ON_TOKENS while they grow."""
+        if on_tokens is None:
+            return await super().sample_streamed(prompt, count, sampling, seed, None)
+        body = {
+            **self._weights,
+            "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(prompt)}]},
+            "num_samples": count,
+            "topk_sample_logprobs": sampling.topk,
+            "sampling_params": {
+                "max_tokens": sampling.max_tokens,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "stop": list(sampling.stop),
+                "seed": seed,
+            },
+        }
+        tokens: list[list[int]] = [[] for _ in range(count)]
+        try:
+            async with self._http.stream("POST", "sample_stream", json=body) as response:
+                if response.is_error:
+                    raise _refusal(response.status_code, await response.aread())
+                async for line in response.aiter_lines():
+                    part = json.loads(line)
+                    if "index" not in part:
+                        return _result(part)
+                    tokens[part["index"]] += part["tokens"]
+                    on_tokens(part["index"], tokens[part["index"]])
+        except (httpx.HTTPError, ValueError) as error:
+            raise TryAgain(f"The engine's stream broke: {plain(error)}") from error
+        raise TryAgain("The engine's stream ended before the completion did")
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+
+@asynccontextmanager
+async def open_streaming_sampler(
+    checkpoint: str | None, base_model: str, *, streams: bool
+) -> AsyncIterator[StreamingSampler]:
+    """Open a sampler of CHECKPOINT, or of BASE_MODEL if there is none.
+
+    Args:
+        checkpoint: Path of the weights, of either kind.
+        base_model: Name of the base model on the engine.
+        streams: Whether the engine has `sample_stream`.
+
+    Raises:
+        JobFailed: The engine does not have the weights, or this key may not read them.
+        TryAgain: The engine cannot be reached.
+    """
+    async with open_sampler(checkpoint, base_model) as sampler:
+        # Weights that were saved to train on are copied for the SDK's sampler only.
+        if not streams or (checkpoint is not None and "/sampler_weights/" not in checkpoint):
+            yield WholeSamples(sampler)
+            return
+        weights = {"model_path": checkpoint} if checkpoint else {"base_model": base_model}
+        streaming = StreamedSamples(sampler, weights)
+        try:
+            yield streaming
+        finally:
+            await streaming.close()
+
+
+def _refusal(status: int, body: bytes) -> JobFailed | TryAgain:
+    try:
+        detail = json.loads(body)["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = f"status {status}"
+    if status < 500 and status not in (408, 425, 429):
+        return JobFailed(f"The engine refused the work: {plain(detail)}", code="engine_refused")
+    return TryAgain(f"The engine could not do the work: {plain(detail)}")
+
+
+def _result(last: dict[str, Any]) -> list[Sampled]:
+    if "error" in last:
+        if last.get("category") == "user":
+            raise JobFailed(
+                f"The engine refused the work: {plain(last['error'])}", code="engine_refused"
+            )
+        raise TryAgain(f"The engine could not do the work: {plain(last['error'])}")
+    return [_sampled(each, last["prompt_cache_hit_tokens"]) for each in last["sequences"]]
+
+
+def _sampled(sequence: dict[str, Any], cached_tokens: int) -> Sampled:
+    pairs = zip(sequence["topk_tokens"], sequence["topk_logprobs"], strict=True)
+    top = [list(zip(*pair, strict=True)) for pair in pairs]
+    return Sampled(
+        np.asarray(sequence["tokens"], dtype=np.int32),
+        np.asarray(sequence["logprobs"], dtype=np.float32),
+        truncated=sequence["stop_reason"] == "length",
+        top=top or None,
+        cached_tokens=cached_tokens,
+    )
