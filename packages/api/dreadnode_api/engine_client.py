@@ -45,6 +45,7 @@ class EngineModel(BaseModel):
     trainable: bool | None = None
     sampleable: bool | None = None
     stand_in: bool = False
+    streams: bool = False
     tokenizer_id: str | None = None
     max_lora_rank: int | None = None
     tied_embeddings: bool = False

@@ -15,8 +15,6 @@ from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.capabilities import registry, visibility
 from dreadnode_api.capabilities import routes as capability_routes
 from dreadnode_api.catalog import routes as catalog_routes
-from dreadnode_api.chat import routes as chat_routes
-from dreadnode_api.chat.session_pool import ChatSessionPool
 from dreadnode_api.checkpoints import routes as checkpoint_routes
 from dreadnode_api.checkpoints.exports import Exporter
 from dreadnode_api.datasets import routes as dataset_routes
@@ -29,6 +27,8 @@ from dreadnode_api.http.query_parameters import refuse_unknown
 from dreadnode_api.http.security_headers import SecurityHeaders
 from dreadnode_api.http.trace import Telemetry, Trace
 from dreadnode_api.pricing import routes as cost_routes
+from dreadnode_api.serving import anthropic_routes, job_chat_routes, openai_routes
+from dreadnode_api.serving.process_pool import ProcessPool
 from dreadnode_api.settings import Settings
 from dreadnode_api.training import events, sandbox_routes
 from dreadnode_api.training import routes as job_routes
@@ -60,7 +60,7 @@ def create_app(settings: Settings) -> FastAPI:
         await app.state.validator.close()
         await app.state.preflight.close()
         await app.state.exporter.close()
-        await app.state.chat_sessions.close()
+        await app.state.serving.close()
         await engine.close()
         await app.state.authenticator.close()
         await database.dispose()
@@ -88,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     uploads = upload_queue(settings)
     app.state.upload_reader = UploadReader(settings, uploads)
     app.state.row_check = RowCheck(settings, uploads)
-    app.state.chat_sessions = ChatSessionPool(settings)
+    app.state.serving = ProcessPool(settings)
     app.state.exporter = Exporter(settings, database, app.state.store)
     error_responses.install(app)
     for module in (
@@ -101,7 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
         cost_routes,
         events,
         checkpoint_routes,
-        chat_routes,
+        job_chat_routes,
         sandbox_routes,
         webhook_routes,
         visibility,
@@ -109,6 +109,9 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router, prefix=PREFIX, dependencies=[Depends(refuse_unknown)])
     # Clients of an OCI registry may send parameters of its extensions.
     app.include_router(registry.router, prefix=PREFIX)
+    # The addresses of these clients are fixed.
+    app.include_router(openai_routes.router)
+    app.include_router(anthropic_routes.router)
     app.include_router(health.router)
     app.include_router(swagger_ui.router)
     app.mount("/docs/assets", swagger_ui.assets())

@@ -289,7 +289,7 @@ async def api(settings: Settings, engine: FakeEngine) -> AsyncIterator[Api]:
         yield Api(app, database, settings, client, keys, org_id, workspace_id)
     await app.state.validator.close()
     await app.state.preflight.close()
-    await app.state.chat_sessions.close()
+    await app.state.serving.close()
     await app.state.authenticator.close()
     await database.dispose()
 

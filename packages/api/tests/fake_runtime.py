@@ -101,36 +101,56 @@ def check_one(question: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def chat() -> int:
+def serve() -> int:
+    """Answer the last message with itself, word by word if it streams, or do what it says."""
     opening = json.loads(sys.stdin.readline())
-    prompt = opening["system_prompt"]
-    wish = (json.loads(prompt) if prompt else {}).get("chat")
-    if wish == "refuse":
+    prompt = opening.get("system_prompt")
+    behavior = (json.loads(prompt) if prompt else {}).get("chat")
+    if behavior == "refuse":
         say(json.dumps({"ok": False, "fault": "engine", "error": "The engine was away"}))
         return 0
-    say(json.dumps({"ok": True, "renderer": "fake"}))
+    say(json.dumps({"ok": True, "renderer": "fake", "notes": []}))
     for number, line in enumerate(sys.stdin, 1):
-        question = json.loads(line)
-        text = question["messages"][-1]["content"]
-        if wish == "hang":
+        request = json.loads(line)
+        if "cancel" in request:
+            Path(os.environ.get("TMPDIR", "."), "cancelled").write_text(request["cancel"])
+            continue
+        say_of = {"id": request["id"]}
+        text = str((request.get("messages") or [{"content": request.get("prompt")}])[-1]["content"])
+        if behavior == "hang" or text == "hang":
             subprocess.Popen(SLEEP)
             time.sleep(600)
-        if "crash" in (wish, text):
+        if "crash" in (behavior, text):
             time.sleep(0.3)
             sys.exit("the chat broke")
-        if wish == "slow":
+        if behavior == "slow":
             time.sleep(1)
         if text == "environment":
             text = " ".join(sorted(os.environ))
         if text == "process":
             text = f"{os.getpid()} {number}"
+        if text == "opening":
+            text = json.dumps(opening)
         if text == "long":
-            say(json.dumps({"ok": False, "fault": "request", "error": "There is no room"}))
+            say(json.dumps({**say_of, "fault": "request", "error": "There is no room"}))
             continue
-        message = {"role": "assistant", "content": text, "reasoning": None, "tool_calls": []}
-        usage = {"prompt_tokens": len(line), "sampled_tokens": question["max_tokens"]}
-        answer = {"ok": True, "message": message, "finish_reason": "stop", "usage": usage}
-        say(json.dumps(answer | {"opening": opening}))
+        usage = {"prompt_tokens": len(line), "cached_tokens": 3}
+        if request.get("only_count"):
+            say(json.dumps({**say_of, "result": {"usage": usage}}))
+            continue
+        tools = request.get("tools")
+        calls = (
+            [{"id": None, "name": tools[0]["function"]["name"], "arguments": "{}"}] if tools else []
+        )
+        message = {"role": "assistant", "content": text, "reasoning": None, "tool_calls": calls}
+        choice = {"message": message, "text": text, "finish_reason": "stop"}
+        if request.get("stream"):
+            for word in text.split(" "):
+                part = {"index": 0, "content": word + " "}
+                say(json.dumps({**say_of, "part": part}))
+        usage["completion_tokens"] = request.get("max_tokens", 5)
+        result = {"choices": [choice] * request.get("n", 1), "usage": usage}
+        say(json.dumps({**say_of, "result": result}))
     return 0
 
 
@@ -263,5 +283,5 @@ def run(job_id: str) -> int:
 
 
 if __name__ == "__main__":
-    commands = {"check": check, "rows": check_rows, "chat": chat, "export": export}
+    commands = {"check": check, "rows": check_rows, "serve": serve, "export": export}
     sys.exit(commands[sys.argv[1]]() if sys.argv[1] in commands else run(sys.argv[2]))

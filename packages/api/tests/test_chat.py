@@ -7,8 +7,8 @@ from typing import Any
 
 import psutil
 import pytest
-from dreadnode_api.chat import session_pool
-from dreadnode_api.chat.session_pool import ChatSessionPool
+from dreadnode_api.serving import process_pool
+from dreadnode_api.serving.process_pool import ProcessPool
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 """Chats write nothing to the database, and other tests read checkpoints from both."""
@@ -203,11 +203,9 @@ async def test_an_idle_session_is_replaced_and_a_busy_one_is_awaited(
 
     sequential, parallel, refused = [], [], []
     for wait_seconds, responses in ((30.0, parallel), (0.2, refused)):
-        monkeypatch.setattr(session_pool, "WAIT_SECONDS", wait_seconds)
-        await api.app.state.chat_sessions.close()
-        api.app.state.chat_sessions = ChatSessionPool(
-            api.settings.model_copy(update={"chats_at_once": 1})
-        )
+        monkeypatch.setattr(process_pool, "WAIT_SECONDS", wait_seconds)
+        await api.app.state.serving.close()
+        api.app.state.serving = ProcessPool(api.settings.model_copy(update={"chats_at_once": 1}))
         sequential += [await chat(api, job, checkpoint=name) for name in names]
         responses += await asyncio.gather(*(chat(api, job, checkpoint=name) for name in names))
 
@@ -215,7 +213,7 @@ async def test_an_idle_session_is_replaced_and_a_busy_one_is_awaited(
     assert sorted(response.status_code for response in refused) == [200, 429]
     late = next(response for response in refused if response.status_code == 429)
     assert late.headers["retry-after"] == "5"
-    assert late.json()["detail"] == "No slot for chats became free within 0.2 s; try again in 5 s"
+    assert late.json()["detail"] == "No slot for models became free within 0.2 s; try again in 5 s"
 
 
 async def test_a_hanging_session_is_killed_with_all_its_child_processes(api: Any) -> None:
@@ -233,7 +231,7 @@ async def test_a_hanging_session_is_killed_with_all_its_child_processes(api: Any
 
 def _chats(process: psutil.Process) -> bool:
     try:
-        return "chat" in process.cmdline()
+        return "serve" in process.cmdline()
     except psutil.Error:
         return False
 
@@ -253,12 +251,10 @@ async def test_an_unavailable_engine_is_a_502_and_a_failed_session_a_500(api: An
     assert crashed.status_code == 500
 
 
-async def test_a_request_waiting_for_a_session_that_fails_gets_a_new_one(
-    api: Any,
-) -> None:
+async def test_a_request_after_a_process_that_failed_gets_a_new_one(api: Any) -> None:
     job = await trained(api)
 
-    crashed, answered = await asyncio.gather(chat(api, job, "crash"), chat(api, job, "Hello"))
+    crashed, answered = [await chat(api, job, text) for text in ("crash", "Hello")]
 
     assert (crashed.status_code, answered.status_code) == (500, 200)
     assert answered.json()["message"]["content"] == "Hello"

@@ -10,10 +10,10 @@ from urllib.parse import unquote
 import pytest
 from dreadnode_api.auth.schemas import MemberRequest, RoleRequest, TokenRequest, WorkspaceRequest
 from dreadnode_api.capabilities.schemas import CapabilityRequest, VisibilityRequest
-from dreadnode_api.chat.routes import ChatRequest
 from dreadnode_api.checkpoints.routes import AdapterRequest
 from dreadnode_api.main import create_app
 from dreadnode_api.models.base import Table
+from dreadnode_api.serving.job_chat_routes import ChatRequest
 from dreadnode_api.settings import Settings
 from dreadnode_api.training.schemas import JobRequest, ProgressRequest, RetryRequest
 from dreadnode_api.webhooks.schemas import WebhookRequest
@@ -54,6 +54,16 @@ SOUND: dict[str, dict[str, Any]] = {
     f"POST {JOB}/checkpoints/adapter": {"checkpoint": "final"},
     f"POST {JOB}/chat": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
     f"POST {JOB}/retry": {"from_start": True},
+    "POST /v1/chat/completions": {
+        "model": "none", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1,
+    },
+    "POST /v1/completions": {"model": "none", "prompt": "x", "stop": ["a"]},
+    "POST /v1/messages": {
+        "model": "none", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1,
+    },
+    "POST /v1/messages/count_tokens": {
+        "model": "none", "messages": [{"role": "user", "content": "x"}],
+    },
     "POST /api/v1/org/{org}/ws/{ws}/webhooks": {"url": "http://127.0.0.1:9/", "statuses": []},
     "PATCH /api/v1/org/{org}/capabilities/{name}/visibility": {"is_public": False},
 }  # fmt: skip
@@ -84,7 +94,7 @@ def operations() -> list[tuple[str, str]]:
         (method.upper(), path)
         for path, methods in paths.items()
         for method in methods
-        if path.startswith("/api/")
+        if path.startswith(("/api/", "/v1/"))
     ]
     return described + REGISTRY
 
@@ -164,6 +174,11 @@ def refused(answer: Any) -> bool:
     if answer.is_success or answer.request.method == "HEAD":
         return False
     body = answer.json()
+    if answer.request.url.path.startswith("/v1/"):
+        error = body["error"]
+        assert not set("[]") & set(error["message"])
+        assert error["type"]
+        return True
     assert {"code", "type", "detail"} <= body.keys() <= {"code", "type", "detail", "errors"}
     assert body["code"] == answer.status_code
     assert not set("[]") & set(body["detail"])

@@ -84,7 +84,7 @@ class Guard:
                 if "expect" not in headers:  # It waits for permission to send its body.
                     await _discard(patient)
                 error.headers.setdefault("Connection", "close")
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
 
     def _check_client(self, headers: Headers) -> None:
         if self._minimum is None:
@@ -103,7 +103,7 @@ class Guard:
         Public paths and signed URLs need none.
         """
         address = _network(scope)
-        if not scope["path"].startswith("/api/"):
+        if not scope["path"].startswith(("/api/", "/v1/")):
             # Probes must answer without the database, with any headers.
             self._count(scope, address)
             return None

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.types import Scope
 
 from dreadnode_api import logs, storage_errors
 from dreadnode_api.errors import (
@@ -22,6 +23,7 @@ from dreadnode_api.errors import (
     plain,
     printable,
 )
+from dreadnode_api.http import protocol_errors
 from dreadnode_api.http.patterns import explain
 
 log = logging.getLogger(__name__)
@@ -29,8 +31,11 @@ log = logging.getLogger(__name__)
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
-def error_response(error: ApiError) -> JSONResponse:
-    """Return the documented envelope of ERROR."""
+def error_response(error: ApiError, scope: Scope | None = None) -> JSONResponse:
+    """Return the documented envelope of ERROR, or that of the protocol of the request SCOPE."""
+    if scope is not None and (shaped := protocol_errors.shaped(error, scope)) is not None:
+        status, shape = shaped
+        return JSONResponse(shape, status_code=status, headers=error.headers)
     body: dict[str, Any] = {
         "code": error.status,
         "type": error.type,
@@ -44,7 +49,7 @@ def error_response(error: ApiError) -> JSONResponse:
     return JSONResponse(body, status_code=error.status, headers=error.headers)
 
 
-def crash_response(error: BaseException, where: str) -> JSONResponse:
+def crash_response(error: BaseException, where: str, scope: Scope | None = None) -> JSONResponse:
     """Log an unexpected exception and return the response for it.
 
     Storage trouble is a 503 and one log line a minute. Anything else is our bug: a 500 with a
@@ -53,7 +58,7 @@ def crash_response(error: BaseException, where: str) -> JSONResponse:
     trouble = storage_errors.describe(error)
     if trouble is not None:
         logs.trouble(log, trouble, "%s (%s)", trouble, error)
-        return error_response(Unavailable(f"{trouble}; try again in a few seconds"))
+        return error_response(Unavailable(f"{trouble}; try again in a few seconds"), scope)
     reference = secrets.token_hex(6)
     log.error(
         "unexpected failure %s at %s",
@@ -66,7 +71,8 @@ def crash_response(error: BaseException, where: str) -> JSONResponse:
         ApiError(
             "Something went wrong on the server; "
             f"look for the reference `{reference}` in the server's log"
-        )
+        ),
+        scope,
     )
 
 
@@ -75,15 +81,16 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ApiError)
     async def refused(request: Request, error: ApiError) -> JSONResponse:
-        return error_response(error)
+        return error_response(error, request.scope)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        return error_response(from_validation(error, request.headers.get("content-type", "")))
+        found = from_validation(error, request.headers.get("content-type", ""))
+        return error_response(found, request.scope)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        return error_response(_from_http(request, error))
+        return error_response(_from_http(request, error), request.scope)
 
 
 def from_validation(error: RequestValidationError, content_type: str) -> ApiError:

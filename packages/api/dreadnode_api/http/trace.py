@@ -82,7 +82,8 @@ class Trace:
         except ClientDisconnect:
             status = status or 499
         except Exception as error:
-            response = crash_response(error, f"{scope['method']} {logs.printable(scope['path'])}")
+            where = f"{scope['method']} {logs.printable(scope['path'])}"
+            response = crash_response(error, where, scope)
             if status:
                 raise  # The response has started; it can only be cut off.
             await response(scope, receive, traced)

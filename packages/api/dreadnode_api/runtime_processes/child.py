@@ -118,19 +118,41 @@ class Child:
         Raises:
             ChildFailed: there is no response.
         """
-        process = self._process
-        if process.stdin is None or process.stdout is None:
-            raise ChildFailed("the process has no pipes")
-        try:
-            process.stdin.write(json.dumps(value).encode() + b"\n")
-            await process.stdin.drain()
-            line = await process.stdout.readline()
-            response = json.loads(line)
-        except (OSError, ValueError) as error:
-            raise await self._failed(str(error)) from error
-        if not isinstance(response, dict) or not isinstance(response.get("ok"), bool):
+        await self.send(value)
+        response = await self.receive()
+        if not isinstance(response.get("ok"), bool):
             raise await self._failed("the response is not an object with `ok`")
         return response
+
+    async def send(self, value: Mapping[str, Any]) -> None:
+        """Write VALUE as one line.
+
+        Raises:
+            ChildFailed: the process has ended.
+        """
+        try:
+            if self._process.stdin is None:
+                raise BrokenPipeError("the process has no pipes")
+            self._process.stdin.write(json.dumps(value).encode() + b"\n")
+            await self._process.stdin.drain()
+        except OSError as error:
+            raise await self._failed(str(error)) from error
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next line.
+
+        Raises:
+            ChildFailed: the process has ended, or the line is not a JSON object.
+        """
+        try:
+            if self._process.stdout is None:
+                raise BrokenPipeError("the process has no pipes")
+            line = json.loads(await self._process.stdout.readline())
+        except (OSError, ValueError) as error:
+            raise await self._failed(str(error)) from error
+        if not isinstance(line, dict):
+            raise await self._failed("the response is not an object")
+        return line
 
     async def close(self) -> None:
         """End the process: close its stdin, and kill it if that does not help."""

@@ -1,26 +1,22 @@
 """Chat with the weights of a job, while it trains and after it has ended."""
 
-import secrets
 from typing import Annotated, Any, Literal
 
-from app.training.catalog import get_training_model
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import AfterValidator, Field
 
 from dreadnode_api.auth.deps import Member
-from dreadnode_api.chat.session import ChatTarget
-from dreadnode_api.chat.session_pool import ChatSessionPool
 from dreadnode_api.checkpoints import records
-from dreadnode_api.checkpoints.choice import WeightsInfo, choose_checkpoint, weights_info
-from dreadnode_api.engine_client import EngineClient
-from dreadnode_api.errors import ERRORS, Conflict
-from dreadnode_api.http.deps import InDatabase, InEngine
+from dreadnode_api.checkpoints.choice import WeightsInfo, choose_checkpoint
+from dreadnode_api.errors import ERRORS
+from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.schemas import Request as RequestBody
 from dreadnode_api.http.schemas import Response
 from dreadnode_api.jobs import service
 from dreadnode_api.jobs.deps import JobId
-from dreadnode_api.models.jobs import Job
-from dreadnode_api.runtime_processes.environment import refusal
+from dreadnode_api.serving.requests import generation
+from dreadnode_api.serving.service import InModels
+from dreadnode_api.serving.targets import job_target
 from dreadnode_api.training.rl_schemas import StopText
 
 router = APIRouter(
@@ -91,55 +87,31 @@ class ChatAnswer(WeightsInfo):
     usage: ChatUsage
 
 
-def chat_sessions(request: Request) -> ChatSessionPool:
-    """Return the pool of chat sessions."""
-    found: ChatSessionPool = request.app.state.chat_sessions
-    return found
-
-
 @router.post("/chat")
 async def chat_with_training_job(
-    scope: Member,
-    job_id: JobId,
-    request: ChatRequest,
-    database: InDatabase,
-    engine: InEngine,
-    sessions: Annotated[ChatSessionPool, Depends(chat_sessions)],
+    scope: Member, job_id: JobId, asked: ChatRequest, models: InModels, request: Request
 ) -> ChatAnswer:
     """Sample the next message of a conversation from a job's weights.
 
-    The job's system prompt is added in front, and the chat format is that of the training.
+    The job's system prompt is added in front, and the chat format is that of the training. Other
+    tools use `POST /v1/chat/completions` with the job's id as the model.
     """
-    async with database.reading() as session:
+    engine = await models.engine.capabilities()
+    async with models.database.reading() as session:
         job = await service.get_job(session, scope.workspace_id, job_id)
-        weights = choose_checkpoint(
-            job, await records.job_checkpoints(session, job.id), request.checkpoint
-        )
-    target = await _target(job, weights.path, engine)
-    seed = secrets.randbelow(2**31) if request.seed is None else request.seed
-    question = request.model_dump(exclude={"checkpoint"}) | {"seed": seed}
-    response = await sessions.ask(target, question)
-    if not response["ok"]:
-        raise refusal(response)
-    return ChatAnswer.model_validate({**response, **weights_info(job, weights)})
-
-
-async def _target(job: Job, checkpoint: str, engine: EngineClient) -> ChatTarget:
-    served = (await engine.capabilities()).models.get(job.trained_model)
-    model = get_training_model(job.model)
-    if served is None or served.sampleable is False or model is None:
-        raise Conflict(
-            f"This server's engine cannot sample from `{job.trained_model}` any more; start it "
-            "with that model's weights"
-        )
-    limits = [model.context_length, served.max_context_length]
-    opening = {
-        "model": job.model,
-        "rehearsal": job.rehearsal,
-        "tokenizer": served.tokenizer_id or model.tokenizer_id,
-        "checkpoint": checkpoint,
-        "context": min(limit for limit in limits if limit is not None),
-        "system_prompt": job.config.get("system_prompt"),
-        "renderer": (job.preflight or {}).get("renderer"),
-    }
-    return ChatTarget(job.org_id, checkpoint, job.lineage, opening)
+        saved = await records.job_checkpoints(session, job.id)
+    target = job_target(scope.caller, engine, job, choose_checkpoint(job, saved, asked.checkpoint))
+    wanted = generation(**asked.model_dump(exclude={"checkpoint"}))
+    (found,) = await while_connected(request, models.results(target, [wanted]))
+    (choice,) = found["choices"]
+    usage = found["usage"]
+    return ChatAnswer.model_validate(
+        {
+            **choice,
+            "usage": {
+                "prompt_tokens": usage["prompt_tokens"],
+                "sampled_tokens": usage["completion_tokens"],
+            },
+            **(target.weights or {}),
+        }
+    )

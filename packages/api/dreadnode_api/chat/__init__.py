@@ -1,1 +1,0 @@
-"""Chats with the weights of a job."""

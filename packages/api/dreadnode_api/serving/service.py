@@ -1,0 +1,110 @@
+"""Finds the weights that a request names, and the models that a caller can name."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from sqlalchemy import select
+
+from dreadnode_api.auth.callers import Caller, Role, need
+from dreadnode_api.auth.deps import UserCaller
+from dreadnode_api.db import Database
+from dreadnode_api.engine_client import EngineClient
+from dreadnode_api.http.deps import InDatabase, InEngine
+from dreadnode_api.models.checkpoints import Checkpoint, State
+from dreadnode_api.models.jobs import Job
+from dreadnode_api.serving.model_process import Line
+from dreadnode_api.serving.process_pool import ProcessPool
+from dreadnode_api.serving.targets import Target, find_target
+
+JOBS_LISTED = 100
+Lines = AsyncGenerator[Line, None]
+"""Lines of a serving process; closing it cancels the request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Serves requests of one caller."""
+
+    caller: Caller
+    database: Database
+    engine: EngineClient
+    pool: ProcessPool
+
+    async def find(self, model: str) -> Target:
+        """Return the weights that MODEL names; the caller must be a member.
+
+        Raises:
+            ApiError: they do not exist or cannot be served, or the caller is a reader.
+        """
+        need(self.caller, Role.MEMBER)
+        known = await self.engine.capabilities()
+        async with self.database.reading() as session:
+            return await find_target(session, self.caller, known, model)
+
+    async def results(
+        self, target: Target, requests: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Return the result of each of REQUESTS; the first failure cancels the others."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(self.pool.result(target, each)) for each in requests]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def opened(self, target: Target, request: Mapping[str, Any]) -> Lines:
+        """Return the lines of a streamed REQUEST, once there is a first one.
+
+        So a request that is refused gets a status and an error instead of a stream.
+        """
+        lines = self.pool.lines(target, request)
+        try:
+            first = await anext(lines)
+        except BaseException:
+            await lines.aclose()
+            raise
+        return _with_first(first, lines)
+
+    async def listed(self) -> list[tuple[str, int, str]]:
+        """Return the name, the time of creation and the owner of each model, newest job first.
+
+        These are the base models of the engine, and the newest jobs that have weights.
+        """
+        known = await self.engine.capabilities()
+        bases = [
+            (model.model_name, 0, "base")
+            for model in known.models.values()
+            if model.sampleable is not False
+        ]
+        ready = select(Checkpoint.job_id).where(Checkpoint.state == State.READY)
+        statement = (
+            select(Job)
+            .where(Job.org_id == self.caller.org_id, Job.id.in_(ready))
+            .order_by(Job.id.desc())
+            .limit(JOBS_LISTED)
+        )
+        async with self.database.reading() as session:
+            jobs = (await session.scalars(statement)).all()
+        return bases + [(job.id, int(job.created_at.timestamp()), "job") for job in jobs]
+
+
+async def _with_first(first: Line, lines: Lines) -> Lines:
+    async with aclosing(lines):
+        yield first
+        async for line in lines:
+            yield line
+
+
+async def models(
+    request: Request, caller: UserCaller, database: InDatabase, engine: InEngine
+) -> Models:
+    """Return what serves the caller's requests."""
+    pool: ProcessPool = request.app.state.serving
+    return Models(caller, database, engine, pool)
+
+
+InModels = Annotated[Models, Depends(models)]
