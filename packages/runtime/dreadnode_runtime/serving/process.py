@@ -22,8 +22,8 @@ from pydantic import TypeAdapter
 
 from dreadnode_runtime.backend.streaming import open_streaming_sampler
 from dreadnode_runtime.control.api import redacted
-from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.load_rendering import load_rendering
+from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.errors import JobFailed, RuntimeFault, plain
 from dreadnode_runtime.serving.generation import Generator
 from dreadnode_runtime.serving.requests import Cancel, Generation, ServedModel
