@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Path, Request, Security
+from fastapi import Depends, Path, Query, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 from sqlalchemy import or_, select
 
@@ -83,10 +83,21 @@ def in_org(role: Role) -> Callable[..., Awaitable[Caller]]:
     return dependency
 
 
+async def signature_of(
+    token_id: Annotated[str | None, Query(max_length=64, pattern=SLUG)] = None,
+    expires: Annotated[int | None, Query(ge=0, le=2**53)] = None,
+    signature: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
+) -> signed.Signature | None:
+    """Return the signature in a request's query, if it is complete."""
+    if token_id is None or expires is None or signature is None:
+        return None
+    return signed.Signature(token_id, expires, signature)
+
+
 async def downloader(
     org: OrgSlug,
     request: Request,
-    signature: Annotated[signed.Signature | None, Depends(signed.from_query)],
+    signature: Annotated[signed.Signature | None, Depends(signature_of)],
     _bearer: Annotated[object, Security(_BEARER)] = None,
     _header: Annotated[object, Security(_API_KEY)] = None,
 ) -> Caller:

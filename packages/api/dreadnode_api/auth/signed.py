@@ -8,12 +8,7 @@ import hashlib
 import hmac
 import time
 from dataclasses import dataclass
-from typing import Annotated
 from urllib.parse import urlencode
-
-from fastapi import Query
-
-from dreadnode_api.http.patterns import SLUG
 
 VALID_SECONDS = 300
 
@@ -50,14 +45,3 @@ def is_valid(signature: Signature, path: str, token_sha256: str) -> bool:
 def _digest(path: str, expires: int, token_sha256: str) -> str:
     claim = f"GET {path} {expires}"
     return hmac.new(token_sha256.encode(), claim.encode(), hashlib.sha256).hexdigest()
-
-
-async def from_query(
-    token_id: Annotated[str | None, Query(max_length=64, pattern=SLUG)] = None,
-    expires: Annotated[int | None, Query(ge=0, le=2**53)] = None,
-    signature: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
-) -> Signature | None:
-    """Return the signature in a request's query, if it is complete."""
-    if token_id is None or expires is None or signature is None:
-        return None
-    return Signature(token_id, expires, signature)
