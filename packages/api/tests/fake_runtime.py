@@ -27,6 +27,8 @@ def check_rows() -> int:
     if "Frage" in text:
         say(json.dumps({"ok": False, "error": "None of the rows has a known field"}))
     else:
+        if "hang" in text:
+            time.sleep(600)
         notes = ["not read: context, in 1 of 1 rows"] if "context" in text else []
         say(json.dumps({"ok": True, "notes": notes}))
     return 0

@@ -1,6 +1,7 @@
 """Real connections: the limits on heads, bodies and connections, and where the server listens."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -282,3 +284,34 @@ async def test_the_token_is_checked_before_the_body_arrives(
     )
 
     assert (status, body["type"]) == (401, "authentication_error")
+
+
+@one_database
+async def test_reading_an_upload_ends_when_its_client_disconnects(service: Any) -> None:
+    service.start("serve")
+    path = "/api/v1/org/acme/datasets/rows/1.0.0"
+    body = b'{"prompt": "hang", "response": "b"}\n'
+    head = (
+        f"PUT {path} HTTP/1.1\r\nHost: x\r\nX-API-Key: {service.api.keys['admin']}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    serve = psutil.Process(service.processes["serve"][-1].pid)
+
+    def reading() -> list[psutil.Process]:
+        found = []
+        for each in serve.children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                found += [each] if each.cmdline()[-1:] == ["rows"] else []
+        return found
+
+    _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(head.encode() + body)
+    async with asyncio.timeout(60):
+        while not reading():
+            await asyncio.sleep(0.05)
+        writer.close()
+        while reading():
+            await asyncio.sleep(0.05)
+    missing = await service.api("GET", path.removeprefix("/api/v1"))
+
+    assert missing.status_code == 404

@@ -133,11 +133,23 @@ async def test_with_namespaces_other_files_are_invisible(tmp_path: Path) -> None
         "os.kill(PID, 0)",
         "open(f'/proc/{PID}/environ').read()",
         "ctypes.CDLL(None, use_errno=True).ptrace(16, 1, 0, 0) and os.kill(1 << 22, 0)",
+        "resource.prlimit(PID, resource.RLIMIT_NOFILE, resource.prlimit(PID, 7))",
+        "os.setpriority(os.PRIO_PROCESS, PID, 5)",
+        "os.sched_setaffinity(PID, {0})",
+        "os.sched_setscheduler(PID, os.SCHED_BATCH, os.sched_param(0))",
     ],
 )
 async def test_other_processes_are_unreachable(run: Run, call: str) -> None:
     with pytest.raises(CodeFailed, match=r"PermissionError|FileNotFoundError|ProcessLookupError"):
-        await run("import ctypes, os", f"PID = {os.getpid()}", call)
+        await run("import ctypes, os, resource", f"PID = {os.getpid()}", call)
+
+
+async def test_its_own_limits_can_be_read_and_lowered(run: Run) -> None:
+    assert await run(
+        "import resource",
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))",
+        "return resource.getrlimit(resource.RLIMIT_NOFILE)",
+    ) == [32, 32]
 
 
 async def test_a_new_namespace_does_not_undo_the_limits(run: Run) -> None:

@@ -23,6 +23,7 @@ from dreadnode_api.capabilities.archive import MAX_PATH
 from dreadnode_api.capabilities.schemas import Descriptor, ImageManifest
 from dreadnode_api.errors import Malformed, NotFound, plain
 from dreadnode_api.http.deps import InDatabase, InSettings, InStore, ReadSession, WriteSession
+from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.patterns import DIGEST, NAME, VERSION
 from dreadnode_api.http.schemas import storage_problems
 from dreadnode_api.models.capabilities import CapabilityVersion
@@ -112,13 +113,14 @@ async def put_manifest(
     entry = described.get("entry_agent")
     arguments = [entry] if isinstance(entry, str) and _is_name(entry) else []
     try:
-        found = await reader.read(
+        reading = reader.read(
             caller.org_id,
             ARCHIVE_READER,
             str(store.path(layer.sha256).absolute()),
             *arguments,
             seconds=ARCHIVE_SECONDS,
         )
+        found = await while_connected(request, reading)
     except UnreadableUpload as error:
         raise Malformed(str(error)) from None
     made = _version(caller, name, version, layer, described, config, found)

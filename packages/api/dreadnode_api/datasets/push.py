@@ -12,6 +12,7 @@ from dreadnode_api.datasets.formats.compression import ENCODINGS
 from dreadnode_api.datasets.formats.compression import SUFFIXES as COMPRESSIONS
 from dreadnode_api.datasets.schemas import is_split_name
 from dreadnode_api.errors import ApiError, Invalid, Malformed, plain
+from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.multipart import Part, parts
 from dreadnode_api.uploads import UnreadableUpload, UploadReader
 
@@ -157,7 +158,8 @@ async def received(
                     if size > limit:
                         break
                 raise
-        yield await receiver.splits()
+        # A client that has hung up sends the push again; two of them would take twice the time.
+        yield await while_connected(request, receiver.splits())
 
 
 def _content_type(request: Request) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from dreadnode_api.datasets.schemas import (
 )
 from dreadnode_api.errors import ERRORS, Forbidden, Invalid
 from dreadnode_api.http.deps import InDatabase, InSettings, InStore, ReadSession
+from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.patterns import NAME, SPLIT, VERSION
 from dreadnode_api.http.query_parameters import IncludePublic
 from dreadnode_api.models.datasets import DatasetVersion
@@ -104,7 +105,7 @@ async def push_dataset(
         raise Invalid("`latest` is not a version; name one such as `1.0.0`", "version")
     limit = settings.max_dataset_bytes
     async with received(request, caller.org_id, store, reader, limit) as splits:
-        notes = await row_check.check(caller.org_id, splits)
+        notes = await while_connected(request, row_check.check(caller.org_id, splits))
         async with database.writing() as session:
             ref = service.Ref(caller.org_id, name, version)
             found, new = await service.add_version(session, settings, ref, splits, caller.user_id)

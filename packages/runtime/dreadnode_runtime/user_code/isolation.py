@@ -9,7 +9,7 @@ seccomp filter are added there, and are all there is elsewhere.
 | network, Unix sockets included | a network namespace, seccomp | seccomp, else Landlock for TCP |
 | files | only Python's exist, read-only | Landlock: only Python's can be opened, read-only |
 | mode, owner, times, attributes | read-only mounts, seccomp | seccomp |
-| other processes | a process namespace, without /proc | seccomp: no signals, no tracing |
+| other processes | a process namespace, without /proc | seccomp: no signals, tracing or limits |
 | memory, open files, output | resource limits | resource limits |
 """
 
@@ -85,7 +85,7 @@ def confine(memory: int, root: str, *, namespaces: bool = True) -> list[str]:
         limits.append("no file opened but Python's own, read-only (names and sizes of others show)")
     if filtered:
         limits.append("no change of files' modes, owners, times or attributes")
-        limits.append("no signals to other processes and no tracing of them")
+        limits.append("no signals to other processes, no tracing and no change of them")
     return limits
 
 

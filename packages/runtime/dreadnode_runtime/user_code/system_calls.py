@@ -21,7 +21,7 @@ _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
 _X32 = 0x40000000
 """Numbers from here on are those of x86_64's second interface, which nothing needs."""
 _CLONE, _CLONE3 = (56, 220), 435
-_KILL, _TGKILL = (62, 129), (234, 131)
+_KILL, _TGKILL, _PRLIMIT = (62, 129), (234, 131), (302, 261)
 
 _DENIED = {
     # Sockets of every kind, Unix ones included, and another way to make them.
@@ -50,6 +50,11 @@ _DENIED = {
 _SIGNALS = {
     "tkill": (200, 130), "rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240),
     "pidfd_send_signal": (424, 424),
+    # Priority, processors and pages of processes, for which the same user is enough.
+    "setpriority": (141, 140), "ioprio_set": (251, 30), "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119), "sched_setparam": (142, 118), "sched_setattr": (314, 274),
+    "migrate_pages": (256, 238), "move_pages": (279, 239), "process_madvise": (440, 440),
+    "process_mrelease": (448, 448),
 }  # fmt: skip
 
 
@@ -92,6 +97,7 @@ def _instructions(column: int, architecture: int, *, signals: bool) -> list[byte
     if signals:
         code += _if_argument(_KILL[column], _EQUAL, os.getpid(), deny_if=False)
         code += _if_argument(_TGKILL[column], _EQUAL, os.getpid(), deny_if=False)
+        code += _if_own(_PRLIMIT[column])
     return [*code, _instruction(_RETURN, _ALLOW)]
 
 
@@ -101,6 +107,18 @@ def _if_argument(number: int, test: int, value: int, *, deny_if: bool) -> list[b
         _instruction(_EQUAL, number, 0, 4),
         _instruction(_LOAD, _FIRST_ARGUMENT),
         _instruction(test, value, *((0, 1) if deny_if else (1, 0))),
+        _deny(errno.EPERM),
+        _instruction(_RETURN, _ALLOW),
+    ]
+
+
+def _if_own(number: int) -> list[bytes]:
+    """Allow call NUMBER if its first argument is this process, or 0, which means the caller."""
+    return [
+        _instruction(_EQUAL, number, 0, 5),
+        _instruction(_LOAD, _FIRST_ARGUMENT),
+        _instruction(_EQUAL, 0, 2, 0),
+        _instruction(_EQUAL, os.getpid(), 1, 0),
         _deny(errno.EPERM),
         _instruction(_RETURN, _ALLOW),
     ]
