@@ -88,6 +88,10 @@ class PeftWrapper:
         config = copy.copy(self.config)
         config.inference_mode = True
         config.base_model_name_or_path = base_model
+        # PEFT keeps these as sets, which each process would write in another order.
+        config.target_modules = sorted(config.target_modules or ())
+        if config.target_parameters:
+            config.target_parameters = sorted(config.target_parameters)
         config.save_pretrained(folder)
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         save_file(whole, folder / WEIGHTS_FILE, metadata={"format": "pt"})
