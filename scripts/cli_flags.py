@@ -17,6 +17,8 @@ WITH_FLAGS_OF_THEIR_OWN = {
     "environment": "--environment",
 }
 """Settings whose value a command makes from its flag, for instance by storing a file."""
+TOKEN_COUNTS = ("max_sequence_length", "max_new_tokens")
+"""Settings whose flag takes `32K` for 32,768 tokens, too."""
 _TYPES = {"integer": "int", "number": "float", "boolean": "bool", "string": "str"}
 _IMPORTS = """\
 from __future__ import annotations
@@ -25,6 +27,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
+
+from dreadnode.cli import units
 """
 
 
@@ -63,6 +67,8 @@ def _flag(setting: Setting, flags: dict[str, str]) -> str:
     parts = [f"group={setting.group.upper()}", f"help={string(_help(setting, flags))}"]
     if default := setting.default_shown():
         parts.append(f"show_default={string(_with_flags(default, flags))}")
+    if setting.name in TOKEN_COUNTS:
+        parts.append("converter=units.token_count")
     if setting.default is True or (setting.kind in ("list", "boolean") and setting.default is None):
         parts.append(f'negative="--no-{setting.flag[2:]}"')
     return f"    {setting.name}: Annotated[{kind} | None, Parameter({', '.join(parts)})] = None\n"

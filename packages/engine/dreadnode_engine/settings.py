@@ -6,9 +6,11 @@ The flags of `dn engine serve` and `dn engine models` are made from these fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
-Seconds = Annotated[float, Field(gt=0, lt=1e9)]
+from dreadnode_engine.units import read_gib, read_mib, read_seconds, read_tokens
+
+Seconds = Annotated[float, BeforeValidator(read_seconds), Field(gt=0, lt=1e9)]
 MIB = 2**20
 GIB = 2**30
 
@@ -46,7 +48,7 @@ class Settings(ModelSources):
         "only, and auto chooses it where the CPU computes it faster. Default: float32 on a CPU, "
         "bfloat16 on a GPU.",
     )
-    memory_gib: float | None = Field(
+    memory_gib: Annotated[float | None, BeforeValidator(read_gib)] = Field(
         None,
         gt=0,
         lt=1e6,
@@ -64,7 +66,7 @@ class Settings(ModelSources):
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."
     )
-    micro_batch_tokens: int | None = Field(
+    micro_batch_tokens: Annotated[int | None, BeforeValidator(read_tokens)] = Field(
         None,
         ge=1,
         le=2**24,
@@ -74,23 +76,25 @@ class Settings(ModelSources):
     sampling_rows: int = Field(
         64, ge=1, le=4096, description="Sequences decoded together on one base model."
     )
-    sampling_tokens: int = Field(
+    sampling_tokens: Annotated[int, BeforeValidator(read_tokens)] = Field(
         64 * 1024, ge=1, le=2**30, description="Tokens that one key-value cache may hold."
     )
-    prefix_cache_mib: int = Field(
+    prefix_cache_mib: Annotated[int, BeforeValidator(read_mib)] = Field(
         512, ge=0, le=2**20, description="Cached prompts of one base model, in MiB; 0 turns it off."
     )
-    backlog_mib_per_run: int = Field(
+    backlog_mib_per_run: Annotated[int, BeforeValidator(read_mib)] = Field(
         1024, ge=1, le=2**20, description="Requests of one run or sampler that may wait, in MiB."
     )
-    backlog_mib: int = Field(
+    backlog_mib: Annotated[int, BeforeValidator(read_mib)] = Field(
         8192, ge=1, le=2**20, description="Requests of all clients that may wait, in MiB."
     )
     snapshot_seconds: Seconds = Field(
         20.0, description="Snapshot a run after this much computing: what a kill can cost."
     )
     # The SDK ends a poll after 45 seconds.
-    hold_seconds: float = Field(25.0, ge=0, le=40, description="Longest wait of one poll.")
+    hold_seconds: Annotated[float, BeforeValidator(read_seconds)] = Field(
+        25.0, ge=0, le=40, description="Longest wait of one poll."
+    )
     gap_seconds: Seconds = Field(
         900.0, description="How long an operation waits for a missing one before it."
     )

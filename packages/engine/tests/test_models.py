@@ -13,6 +13,8 @@ import pytest
 from dreadnode_engine.base_models import discovery
 from dreadnode_engine.base_models.discovery import STAND_IN_ID, discover, inspect_model
 from dreadnode_engine.errors import Refused
+from dreadnode_engine.settings import Settings
+from pydantic import ValidationError
 
 KEY = "tml-master-key-of-the-tests"
 
@@ -253,3 +255,16 @@ def test_wrong_arguments_exit_with_code_2(tmp_path: Path) -> None:
         answer = run("serve", "--data-dir", str(tmp_path), flag, value)
         assert answer.returncode == 2
         assert f"argument {flag}: `{value}` must be " in answer.stderr
+
+
+def test_flags_take_durations_sizes_and_token_counts_with_a_unit(tmp_path: Path) -> None:
+    given = {"session_seconds": "1h30m", "memory_gib": "512MiB", "backlog_mib": "2GiB"}
+    settings = Settings.model_validate(
+        {"data_dir": tmp_path, "sampling_tokens": "64K", "gap_seconds": "7", **given}
+    )
+
+    assert (settings.session_seconds, settings.gap_seconds) == (5400.0, 7.0)
+    assert (settings.memory_gib, settings.backlog_mib) == (0.5, 2048)
+    assert settings.sampling_tokens == 65536
+    with pytest.raises(ValidationError):
+        Settings.model_validate({"data_dir": tmp_path, "session_seconds": "90x"})

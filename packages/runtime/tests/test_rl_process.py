@@ -226,6 +226,22 @@ def test_the_check_counts_each_turn_of_a_trajectory_as_a_prompt(question: Any) -
     assert (answer["rows"], answer["prompts"]) == (1, 2)
 
 
+@pytest.mark.parametrize(
+    ("source", "params"),
+    [
+        ("def reward(a, r): return float('\\\\boxed{' in a)", {}),
+        ("def reward(a, r): return len(a) // 10_000", {"allow_constant": True}),
+    ],
+)
+def test_a_reward_for_a_form_of_the_answer_or_allowed_to_be_constant_is_accepted(
+    question: Any, source: str, params: dict[str, Any]
+) -> None:
+    recipe = {"name": "python_v1", "params": {"source": source, **params}}
+    rows = [{"prompt": "2+2", "answer": "4"}, {"prompt": "2+3", "answer": "5"}]
+
+    assert question(rows, reward_recipe=recipe)["ok"] is True
+
+
 REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
     "an unknown reward": (
         {"reward_recipe": {"name": "contain_v1"}},
@@ -236,6 +252,16 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
         {"reward_recipe": {"name": "row_reward_v1"}},
         ["config", "reward_recipe"],
         "gives all completions of a prompt the same reward",
+    ),
+    "a reward that reads the completion and pays all the same": (
+        {
+            "reward_recipe": {
+                "name": "python_v1",
+                "params": {"source": "def reward(a, r): return 0.5 if isinstance(a, str) else 1"},
+            }
+        },
+        ["config", "reward_recipe"],
+        "The reward function gives right, wrong and empty completions of a prompt the same",
     ),
     "a reward that cannot be loaded": (
         {"reward_recipe": {"name": "python_v1", "params": {"source": "def reward(:"}}},

@@ -94,7 +94,7 @@ async def _get_retryable(session: AsyncSession, scope: WorkspaceScope, job_id: s
     if job.preflight is None:
         raise Conflict(
             f"The data of the job `{job_id}` has not passed its check, so a retry cannot start; "
-            "create a new job instead"
+            f"`dn train clone {job_id}` creates a new job with the same settings"
         )
     return job
 

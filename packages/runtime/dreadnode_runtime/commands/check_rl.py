@@ -1,8 +1,6 @@
 """The check of an RL job before it exists: render every prompt, and try the reward.
 
-The reward scores a right, a wrong and an empty completion of the first prompts. The right one is
-the expected answer, if the row has one, and the wrong one the answer of another row. Nothing is
-trained or sampled.
+Nothing is trained or sampled.
 """
 
 import asyncio
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode_runtime.commands.refused import Refused
+from dreadnode_runtime.commands.try_reward import refuse_constant, try_reward
 from dreadnode_runtime.data.counts import as_report
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.overview import Overview
@@ -19,19 +18,9 @@ from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.shown import prompt_shown
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import check_trackers, check_warmup, read_config
-from dreadnode_runtime.rewards.recipes import Completion, Recipe, score_completion
 from dreadnode_runtime.rl.bounds import token_bounds
 from dreadnode_runtime.rl.config import RlConfig
 from dreadnode_runtime.rl.job import PromptFile, open_scoring, prompt_settings, read_prompts
-
-TRIED = 3
-"""Number of prompts that the reward is tried on."""
-WRONG = "This is not the answer."
-"""The wrong completion where no other row has another answer."""
-WRONG_AMONG = 100
-"""Among how many prompts another answer is looked for."""
-SHOWN_CHARACTERS = 200
-"""How much of a completion is reported."""
 
 
 def check_rl(question: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +52,9 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
             place = ["config", sources[0].field]
             prompts, counts = read_prompts(sources, how)
             place = ["config", "reward_recipe"]
-            samples = await _try(recipe, prompts)
+            samples = await try_reward(recipe, prompts)
+            if environment is None:
+                await refuse_constant(recipe, prompts)
             training = _overview(prompts)
             if path := question["datasets"].get("eval"):
                 place = ["config", "eval_dataset_ref"]
@@ -136,40 +127,3 @@ def _sources(datasets: dict[str, Any]) -> list[PromptFile]:
         name = f"trajectory dataset {number}"
         sources.append(PromptFile(name, Path(path), True, "trajectory_dataset_refs"))
     return sources
-
-
-async def _try(recipe: Recipe, prompts: list[Prompt]) -> list[dict[str, Any]]:
-    """Return the scores of a right, a wrong and an empty completion of the first of PROMPTS.
-
-    Raises:
-        JobFailed: The reward fails, every time or in a way that the job does not count.
-    """
-    tried = []
-    for prompt in prompts[:TRIED]:
-        completions = {"right": prompt.expected, "wrong": _wrong(prompt, prompts), "empty": ""}
-        for kind, text in completions.items():
-            if text is not None and (text or kind == "empty"):
-                score = await score_completion(recipe, Completion(prompt, text, tokens=1))
-                tried.append((prompt, kind, text, score))
-    errors = [score.error for _, _, _, score in tried]
-    if None not in errors:
-        raise JobFailed(
-            f"The reward function failed on every answer that it was tried on: {errors[0]}",
-            code="reward",
-        )
-    return [
-        {
-            "row": prompt.row,
-            "kind": kind,
-            "completion": text[:SHOWN_CHARACTERS],
-            "reward": score.value if score.error is None else None,
-            "error": score.error,
-        }
-        for prompt, kind, text, score in tried
-    ]
-
-
-def _wrong(prompt: Prompt, prompts: list[Prompt]) -> str:
-    """Return the answer of another prompt, which is none to PROMPT."""
-    others = (each.expected for each in prompts[:WRONG_AMONG] if each.expected)
-    return next((other for other in others if other != prompt.expected), WRONG)

@@ -52,6 +52,7 @@ class PythonReward(Recipe):
     on_error: Literal["fail", "count"] = "fail"
     reward_on_error: Finite = 0.0
     reward_if_unfinished: Finite = 0.0
+    allow_constant: bool = False
 
     _pool: Pool | None = PrivateAttr(default=None)
 

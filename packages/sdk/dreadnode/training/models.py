@@ -1256,7 +1256,7 @@ def search_training_models(
     max_sample: float | None = None,
     max_train: float | None = None,
     sort: str | None = None,
-    models: Sequence[TrainingModel] = TINKER_MODELS,
+    models: Sequence[TrainingModel] | None = None,
 ) -> SearchResult:
     """Return the models that match every filter given, active ones first.
 
@@ -1278,7 +1278,7 @@ def search_training_models(
         max_train: The same.
         sort: A numeric field to sort by, upwards; with a leading ``-`` downwards. Unknown values
             come last either way.
-        models: The entries to search.
+        models: The entries to search; the catalog if None.
 
     Raises:
         CatalogQueryError: When a value cannot be meant; it names the argument.
@@ -1303,7 +1303,7 @@ def search_training_models(
         max_train=max_train,
         sort=sort,
     )
-    return run(asked, models)
+    return run(asked, TINKER_MODELS if models is None else models)
 
 
 def suggest_training_models(name: str, limit: int = 3) -> list[TrainingModel]:

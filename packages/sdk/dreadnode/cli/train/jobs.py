@@ -123,13 +123,16 @@ def logs(
 def artifacts(job: Job, /, *, common: Common = DEFAULT) -> None:
     """Show a job's artifacts: checkpoints, dataset, adapter."""
     with common.client() as client:
-        made = client.get_training_job_artifacts(client.find_training_job(job))
+        job = client.find_training_job(job)
+        made = client.get_training_job_artifacts(job)
+        status = "" if made.artifacts else client.get_training_job(job).status
     if common.json:
         common.out.json(made.model_dump(mode="json"))
         return
     common.out.fields(made.artifacts)
     if not made.artifacts:
-        say("no artifacts yet")
+        ended = status in ("completed", "failed", "cancelled")
+        say(f"job {job} {status} without artifacts" if ended else "no artifacts yet")
 
 
 def cancel(job: Job, /, *, common: Common = DEFAULT) -> None:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+from dreadnode.cli import units
+
 DATA = Group("Data", sort_key=10)
 TRAINING = Group("Training", sort_key=11)
 ROLLOUTS = Group("Rollouts", sort_key=12)
@@ -171,6 +173,7 @@ class RlFlags:
             help="Maximum number of tokens of a prompt and its completions; prompts that"
             " do not fit are left out.",
             show_default="the model's context",
+            converter=units.token_count,
         ),
     ] = None
 
@@ -180,6 +183,7 @@ class RlFlags:
             group=ROLLOUTS,
             help="Maximum number of tokens of a completion.",
             show_default="512, at most half of `--max-sequence-length`",
+            converter=units.token_count,
         ),
     ] = None
 

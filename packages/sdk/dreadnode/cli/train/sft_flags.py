@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter
 
+from dreadnode.cli import units
+
 DATA = Group("Data", sort_key=10)
 TRAINING = Group("Training", sort_key=11)
 OPTIMIZER = Group("Optimizer", sort_key=12)
@@ -161,6 +163,7 @@ class SftFlags:
             group=TRAINING,
             help="Maximum number of tokens per sequence; longer rows are truncated.",
             show_default="2048, or the model's context if that is less",
+            converter=units.token_count,
         ),
     ] = None
 
