@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from dreadnode_api.serving.process_pool import ProcessPool
 
@@ -38,21 +38,21 @@ async def trained(api: Any, name: str | None = None) -> dict[str, Any]:
     return dict(job)
 
 
-async def post(api: Any, path: str, body: dict[str, Any], key: str = "member") -> httpx.Response:
+async def post(api: Any, path: str, body: dict[str, Any], key: str = "member") -> httpx2.Response:
     headers = {"Authorization": f"Bearer {api.keys.get(key, key)}"}
     if path.startswith("/v1/messages"):
         headers = {"x-api-key": api.keys.get(key, key), **ANTHROPIC}
-    found: httpx.Response = await api.client.post(path, headers=headers, json=body)
+    found: httpx2.Response = await api.client.post(path, headers=headers, json=body)
     return found
 
 
-async def chat(api: Any, model: str, text: str = "Hello", **more: Any) -> httpx.Response:
+async def chat(api: Any, model: str, text: str = "Hello", **more: Any) -> httpx2.Response:
     body = {"model": model, "messages": [{"role": "user", "content": text}], **more}
     key = body.pop("key", "member")
     return await post(api, "/v1/chat/completions", body, key)
 
 
-def events(response: httpx.Response) -> list[Any]:
+def events(response: httpx2.Response) -> list[Any]:
     lines = [line[6:] for line in response.text.splitlines() if line.startswith("data: ")]
     return [line if line == "[DONE]" else json.loads(line) for line in lines]
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
-import httpx
+import httpx2
 import numpy as np
 
 from dreadnode_runtime.backend.policy import Sampled, Sampler, SamplingParams
@@ -71,11 +71,11 @@ class StreamedSamples(WholeSamples):
     def __init__(self, sampler: Sampler, weights: dict[str, str]) -> None:
         super().__init__(sampler)
         self._weights = weights
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             base_url=os.environ["TINKER_BASE_URL"].rstrip("/") + "/api/v1/",
             headers={"X-API-Key": os.environ["TINKER_API_KEY"]},
-            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None),
+            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+            limits=httpx2.Limits(max_connections=None),
         )
 
     async def sample_streamed(
@@ -113,7 +113,7 @@ class StreamedSamples(WholeSamples):
                         return _result(part)
                     tokens[part["index"]] += part["tokens"]
                     on_tokens(part["index"], tokens[part["index"]])
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             raise TryAgain(f"The engine's stream broke: {plain(error)}") from error
         raise TryAgain("The engine's stream ended before the completion did")
 
