@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
+import httpx
 import httpx2
 import numpy as np
 import tinker
@@ -36,7 +37,8 @@ MAX_OUTAGE = 15 * 60.0
 CLOSE_SECONDS = 10.0
 """Time limit of closing the session."""
 SDK_ERRORS = (
-    *(tinker.TinkerError, RetryableException, httpx2.HTTPError),
+    # The SDK uses httpx and lets some of its errors through; our downloads use httpx2.
+    *(tinker.TinkerError, RetryableException, httpx.HTTPError, httpx2.HTTPError),
     # The SDK raises ValueError for a rejected poll and for a response that it cannot read.
     *(OSError, TimeoutError, RuntimeError, ValueError),
 )
