@@ -35,6 +35,9 @@ from real runs; it is not edited by hand.
   and on the job, and stands on the model card.
 - The tokens before each trained message are those of the prompt that sampling continues. A variant
   that cannot write all trained messages so is replaced for the whole job by the other one.
+- "Not compared" means that no package index holds the template of this very model. Packages hold
+  those of other versions (Kimi K2, GLM 4.7, DeepSeek V3 and V4), which differ; a tokenizer that
+  brings its template is compared when it is loaded.
 - Control tokens in the text of a row are encoded as plain text. Servers that do not do so send
   other tokens for such text.
 
@@ -90,7 +93,7 @@ def _model(model: str) -> tuple[str, list[tuple[str, str]]]:
         return f"| {model} | `{names[0]}` | | {why} | | |", []
     tokenizer = fetch_tokenizers.load(*wanted)
     made = formats.formats_of(names, tokenizer, model)
-    template = wanted[1] or "nothing: no package has its template"
+    template = wanted[1] or "not compared: template not available"
     trains = [
         "; ".join(f"{p.value}: `{name}`" for p in Probe for name in [_first(made, p)] if name)
     ]

@@ -152,6 +152,7 @@ def serve() -> int:
                 say(json.dumps({**say_of, "part": part}))
         usage["completion_tokens"] = request.get("max_tokens", 5)
         result = {"choices": [choice] * request.get("n", 1), "usage": usage}
+        result |= {"renderer": "fake", "format_notes": ["fake replaces real"]}
         say(json.dumps({**say_of, "result": result}))
     return 0
 

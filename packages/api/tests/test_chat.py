@@ -72,6 +72,8 @@ async def test_a_running_jobs_newest_checkpoint_completes_a_chat(api: Any) -> No
         },
         "finish_reason": "stop",
         "usage": {"prompt_tokens": answer.json()["usage"]["prompt_tokens"], "sampled_tokens": 7},
+        "renderer": "fake",
+        "format_notes": ["fake replaces real"],
     }
 
 

@@ -2,19 +2,20 @@
 
 import base64
 import io
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dreadnode_runtime.backend.tinker_trainer import _datums
-from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.data.rendering import Rendering
-from dreadnode_runtime.data.vision import CookbookVision, vision_of
+from dreadnode_runtime.data.vision import Vision, vision_of
 from PIL import Image
-from tinker_cookbook.renderers import get_renderer
-from transformers import AutoTokenizer
+from tinker_cookbook import image_processing_utils
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 
 def png(width: int = 8, height: int = 8) -> str:
@@ -113,33 +114,46 @@ def test_models_that_cannot_train_on_images_refuse_them_in_one_sentence(
         vision.write(said, [1])
 
 
-class Processor:
-    """Counts the tokens of an image as those of the field do: patches merged two by two."""
-
-    merge_size = 2
-
-    def get_number_of_image_patches(self, height: int, width: int, **_: Any) -> int:
-        return max(1, height // 4) * max(1, width // 4) * self.merge_size**2
-
-
 @pytest.fixture
-def seeing(tiny_model: Path) -> Rendering:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    renderer = get_renderer("qwen3_vl_instruct", tokenizer, Processor())
-    loaded = load_rendering("Qwen/Qwen3-8B", rehearsal=False, tokenizer=str(tiny_model))
-    return Rendering(
-        loaded._formats, vision=lambda _: CookbookVision("qwen3_vl_instruct", renderer)
+def seeing(rendering_of: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Rendering]:
+    """Make the rendering of a vision model, with Qwen's own image processor."""
+    processor = Qwen2VLImageProcessorPil(
+        patch_size=16, merge_size=2, size={"shortest_edge": 4096, "longest_edge": 16_777_216}
     )
+    monkeypatch.setattr(image_processing_utils, "get_image_processor", lambda _: processor)
+
+    def make(model: str) -> Rendering:
+        made = rendering_of(model)
+
+        def vision(name: str) -> Vision:
+            return vision_of(model, name, made.tokenizer, "of a hub", rehearsal=False)
+
+        return Rendering(made._formats, vision=vision)
+
+    return make
 
 
-def test_an_image_is_one_chunk_and_counts_its_tokens(seeing: Rendering) -> None:
-    said = read_conversation(asked(PARTS["openai"]))
+VISION = [
+    *("Qwen/Qwen3.5-4B", "Qwen/Qwen3.6-35B-A3B", "Qwen/Qwen3.8-27B", "moonshotai/Kimi-K2.6"),
+    "nvidia/NVIDIA-Nemotron-3.5-Super-VL-120B-A12B-BF16",
+]
 
-    (example,), cut = seeing.examples(said, row=3, max_length=500)
+
+@pytest.mark.parametrize("model", VISION)
+def test_an_image_is_a_chunk_and_counts_the_tokens_of_the_models_processor(
+    model: str, seeing: Callable[[str], Rendering]
+) -> None:
+    row = asked({"type": "image", "image": f"data:image/png;base64,{png(320, 256)}"})
+    said = read_conversation(row)
+    rendering = seeing(model).fitted([said], "all_assistant_messages")
+
+    (example,), cut = rendering.examples(said, row=3, max_length=500)
 
     (image,) = example.images
-    assert (image.length, cut, example.row) == (4, False, 3)
+    # 320 x 256 pixels are 20 x 16 patches, of which two by two are a token.
+    assert (image.length, cut, example.row) == (80, False, 3)
     assert not example.trained[: image.start + image.length].any()
+    assert rendering.decode(example.tokens[example.trained].tolist()).endswith("Red.<|im_end|>")
     assert example.weights.sum() == pytest.approx(1)
     (datum,) = _datums([example])
     assert [chunk.type for chunk in datum.model_input.chunks] == [
@@ -150,24 +164,62 @@ def test_an_image_is_one_chunk_and_counts_its_tokens(seeing: Rendering) -> None:
     assert datum.model_input.length == len(example.tokens) - 1
 
 
-def test_each_completion_about_an_image_is_a_sequence(seeing: Rendering) -> None:
+@pytest.mark.parametrize("model", VISION)
+def test_a_call_about_an_image_is_written_as_without_one(
+    model: str, seeing: Callable[[str], Rendering]
+) -> None:
+    call = {"id": "c1", "function": {"name": "look", "arguments": {"at": "Köln"}}}
+    tools = [{"name": "look", "parameters": {"type": "object"}}]
+
+    def learnt(row: dict[str, Any]) -> list[str]:
+        row["messages"][1:1] = [
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "c1", "content": "red"},
+        ]
+        said = read_conversation({**row, "tools": tools})
+        rendering = seeing(model).fitted([said], "all_assistant_messages")
+        examples, _ = rendering.examples(said, row=1, max_length=2000)
+        trained = [e.tokens[e.trained].tolist() for e in examples]
+        return [rendering.decode(tokens) for tokens in trained]
+
+    with_image = learnt(asked(PARTS["plain"]))
+    without = learnt({"messages": [{"role": "user", "content": "Which colour?"}, ANSWER]})
+
+    assert "".join(with_image) == "".join(without)
+    assert "Köln" in with_image[0]
+
+
+def test_each_answer_about_an_image_is_a_sequence(seeing: Callable[[str], Rendering]) -> None:
     row = asked(PARTS["openai"])
     row["messages"] += [{"role": "user", "content": "Sure?"}, {**ANSWER, "content": "Yes."}]
 
-    examples, _ = seeing.examples(read_conversation(row), row=1, max_length=500)
+    examples, _ = seeing(VISION[0]).examples(read_conversation(row), row=1, max_length=500)
 
     assert [len(example.images) for example in examples] == [1, 1]
     assert sum(float(example.weights.sum()) for example in examples) == pytest.approx(1)
 
 
-def test_an_image_is_never_truncated(seeing: Rendering) -> None:
+def test_an_image_is_never_cut(seeing: Callable[[str], Rendering]) -> None:
     with pytest.raises(Unusable, match="holds images and is longer than max_sequence_length"):
-        seeing.examples(read_conversation(asked(PARTS["openai"])), row=1, max_length=12)
+        seeing(VISION[0]).examples(read_conversation(asked(PARTS["openai"])), row=1, max_length=12)
 
 
-def test_control_tokens_beside_an_image_are_refused(seeing: Rendering) -> None:
+@pytest.mark.parametrize("token", ["<|im_end|>", "<think>", "<|image_pad|>"])
+def test_control_tokens_beside_an_image_are_refused(
+    token: str, seeing: Callable[[str], Rendering]
+) -> None:
     row = asked(PARTS["openai"])
-    row["messages"][1] = {"role": "assistant", "content": "Red.<|im_end|>"}
+    row["messages"][1] = {"role": "assistant", "content": f"It is {token} red."}
 
-    with pytest.raises(Unusable, match=r"already holds `<\|im_end\|>`"):
-        seeing.examples(read_conversation(row), row=1, max_length=500)
+    with pytest.raises(Unusable, match=re.escape(f"it holds `{token}`, a control token")):
+        seeing(VISION[0]).examples(read_conversation(row), row=1, max_length=500)
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-8B", "Qwen/Qwen3.5-4B"])
+def test_a_prompt_with_an_image_is_not_sampled_without_it(
+    model: str, seeing: Callable[[str], Rendering]
+) -> None:
+    said = read_conversation({"messages": asked(PARTS["plain"])["messages"][:1]})
+
+    with pytest.raises(Unusable, match="only supervised training takes them"):
+        seeing(model).prompt(said)

@@ -136,6 +136,19 @@ async def test_a_base_model_answers_without_an_adapter(served: dict[str, Any]) -
     assert found["a"][-1]["result"]["choices"] == found["b"][-1]["result"]["choices"]
 
 
+async def test_a_completion_names_the_variant_that_writes_it_and_why(
+    weights: dict[str, str], served: dict[str, Any]
+) -> None:
+    twin = {**served, "checkpoint": weights["sampler"], "renderer": "qwen3_disable_thinking"}
+
+    result = (await responses(twin, request("a")))["a"][-1]["result"]
+
+    assert result["renderer"] == "qwen3_disable_thinking"
+    assert result["format_notes"] == [
+        "The weights were trained with qwen3_disable_thinking, which replaces qwen3"
+    ]
+
+
 async def test_the_system_prompt_of_the_job_goes_in_front(
     weights: dict[str, str], served: dict[str, Any]
 ) -> None:

@@ -85,6 +85,10 @@ class ChatAnswer(WeightsInfo):
     message: ChatReply
     finish_reason: Literal["stop", "length"]
     usage: ChatUsage
+    renderer: str | None = Field(None, description="Name of the chat format")
+    format_notes: list[str] = Field(
+        default=[], description="Why another format than the model's default is used, if one is"
+    )
 
 
 @router.post("/chat")
@@ -108,6 +112,8 @@ async def chat_with_training_job(
     return ChatAnswer.model_validate(
         {
             **choice,
+            "renderer": found.get("renderer"),
+            "format_notes": found.get("format_notes", []),
             "usage": {
                 "prompt_tokens": usage["prompt_tokens"],
                 "sampled_tokens": usage["completion_tokens"],

@@ -1,7 +1,7 @@
 """A conversation as the text of a format, refused where the format would lose a part of it."""
 
 from dreadnode_runtime.data.marks import trained_messages
-from dreadnode_runtime.data.normal_form import Conversation, Unusable, content_text
+from dreadnode_runtime.data.normal_form import Conversation, Unusable
 from dreadnode_runtime.data.renderers.chat import Chat, chat_of, one_call_each
 from dreadnode_runtime.data.renderers.probes import Probe
 from dreadnode_runtime.data.renderers.turns import Format, Turn
@@ -34,17 +34,6 @@ class ConversationWriter:
             raise self._refused(error) from error
         self._must_hold_context(chat, text)
         return text
-
-    def must_have_no_control_tokens(self, conversation: Conversation) -> None:
-        """Refuse a conversation whose text holds any of the format's control tokens.
-
-        Raises:
-            Unusable: It holds one.
-        """
-        for message in conversation.messages:
-            text = content_text(message["content"])
-            if found := self._format.encoder.control_token_in(text, self._format.structure):
-                raise self._holds(found)
 
     def turns(self, conversation: Conversation, train_on: str) -> list[Turn] | Unusable:
         """Return the trained turns of CONVERSATION as text."""

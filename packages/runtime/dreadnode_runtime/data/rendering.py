@@ -87,7 +87,8 @@ class Rendering:
         used = next((each for each in self._formats if each.name == name), self._format)
         if used is self._format:
             return self
-        return self._with(used, [f"The weights were trained with {name}"])
+        default = self._formats[0].name
+        return self._with(used, [f"The weights were trained with {name}, which replaces {default}"])
 
     @property
     def fits_all(self) -> bool:
@@ -178,7 +179,6 @@ class Rendering:
     ) -> Rendered | Unusable:
         """Return the sequences that teach CONVERSATION, which holds images."""
         try:
-            self._writer.must_have_no_control_tokens(conversation)
             written = self._vision.write(conversation, trained_messages(conversation, train_on))
         except Unusable as unusable:
             return unusable
@@ -192,6 +192,8 @@ class Rendering:
         Raises:
             Unusable: The format cannot write it.
         """
+        if has_images(conversation):
+            raise Unusable("it holds images; only supervised training takes them")
         return self._encoder.encode(self._writer.prompt(conversation))
 
     def already_rendered(self, text: str) -> list[int]:

@@ -1,7 +1,8 @@
 """Conversations with images, as hosted Tinker's vision models are trained on them.
 
-tinker-cookbook's vision renderers write them: an image becomes a chunk of its own, which counts as
-many tokens as the model's image processor says. Their places hold IMAGE_TOKEN in a sequence.
+tinker-cookbook's vision renderers write them, corrected as those of text are: an image becomes a
+chunk of its own, which counts as many tokens as the model's image processor says. Their places hold
+IMAGE_TOKEN in a sequence.
 """
 
 from collections.abc import Sequence
@@ -12,17 +13,13 @@ from typing import Any, Protocol
 import tinker
 from dreadnode.training import get_training_model
 from tinker_cookbook import image_processing_utils
-from tinker_cookbook.renderers import (
-    ImagePart,
-    Message,
-    Renderer,
-    TextPart,
-    ThinkingPart,
-    TrainOnWhat,
-    get_renderer,
-)
+from tinker_cookbook.renderers import Message, Renderer, TrainOnWhat, get_renderer
 
 from dreadnode_runtime.data.normal_form import Conversation, Unusable
+from dreadnode_runtime.data.renderers.chat import Chat, chat_of
+from dreadnode_runtime.data.renderers.cookbook import arranged, cookbook_message
+from dreadnode_runtime.data.renderers.corrected import registered_name
+from dreadnode_runtime.data.renderers.tokens import control_tokens
 from dreadnode_runtime.errors import plain
 
 IMAGE_TOKEN = 0
@@ -91,6 +88,7 @@ class CookbookVision:
     def __init__(self, name: str, renderer: Renderer) -> None:
         self._name = name
         self._renderer = renderer
+        self._control = control_tokens(renderer.tokenizer)
 
     def write(self, said: Conversation, trained: Sequence[int]) -> list[Written]:
         """Return a sequence for each of the TRAINED messages, which begins as its prompt does.
@@ -98,20 +96,30 @@ class CookbookVision:
         Raises:
             Unusable: It cannot be written.
         """
-        if said.tools or any("tool_calls" in message for message in said.messages):
-            raise Unusable("images together with tools, which are not trained here")
-        messages = [_message(each) for each in said.messages]
+        # The renderer encodes text itself, so a control token in it would become one.
+        chat = chat_of(said, self._plain)
         try:
-            return [self._one(messages, index) for index in trained]
+            return [self._one(chat, index) for index in trained]
         except Unusable:
             raise
         except Exception as error:
             raise Unusable(f"{self._name} cannot render it: {plain(error)}") from error
 
-    def _one(self, messages: list[Message], index: int) -> Written:
-        prompt, _ = _flat(self._renderer.build_generation_prompt(messages[:index]))
+    def _plain(self, text: str) -> str:
+        """Return TEXT if it holds no control token."""
+        if found := next((name for name in self._control if name in text), None):
+            raise Unusable(f"it holds `{found}`, a control token of {self._name}, beside an image")
+        return text
+
+    def _arranged(self, chat: Chat) -> list[Message]:
+        messages = [cookbook_message(each) for each in chat.messages]
+        return arranged(self._renderer, messages, chat.tools)
+
+    def _one(self, chat: Chat, index: int) -> Written:
+        before, answered = self._arranged(chat.until(index)), self._arranged(chat.until(index + 1))
+        prompt, _ = _flat(self._renderer.build_generation_prompt(before))
         whole, weights = self._renderer.build_supervised_example(
-            messages[: index + 1], train_on_what=TrainOnWhat.LAST_ASSISTANT_MESSAGE
+            answered, train_on_what=TrainOnWhat.LAST_ASSISTANT_MESSAGE
         )
         tokens, images = _flat(whole)
         if tokens[: len(prompt)] != prompt:
@@ -147,22 +155,8 @@ def vision_of(model: str, name: str, tokenizer: Any, folder: str, *, rehearsal: 
             f"it holds images, and the image processor of {model} cannot be loaded here "
             f"({plain(error)})"
         )
-    return CookbookVision(name, get_renderer(name, tokenizer, processor, model_name=model))
-
-
-def _message(said: Any) -> Message:
-    content = said["content"]
-    if isinstance(content, str):
-        return Message(role=said["role"], content=content)
-    parts: list[Any] = []
-    for part in content:
-        if part["type"] == "image":
-            parts.append(ImagePart(type="image", image=part["image"]))
-        elif part["type"] == "thinking":
-            parts.append(ThinkingPart(type="thinking", thinking=part["thinking"]))
-        else:
-            parts.append(TextPart(type="text", text=part["text"]))
-    return Message(role=said["role"], content=parts)
+    renderer = get_renderer(registered_name(name), tokenizer, processor, model_name=model)
+    return CookbookVision(name, renderer)
 
 
 def _flat(written: tinker.ModelInput) -> tuple[list[int], list[Image]]:

@@ -66,6 +66,8 @@ class Generator:
                     emit({"index": index, **rest})
         return {
             "choices": choices,
+            "renderer": self._rendering.name,
+            "format_notes": [*self._rendering.chosen],
             "usage": {
                 "prompt_tokens": len(prompt),
                 "completion_tokens": sum(len(sampled.tokens) for sampled in found),

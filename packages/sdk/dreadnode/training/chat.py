@@ -61,8 +61,12 @@ class ChatAnswer(OfWeights):
 
     Attributes:
         finish_reason: `stop`, or `length` where the limit cut it off.
+        renderer: Name of the chat format.
+        format_notes: Why another format than the model's default is used, if one is.
     """
 
     message: ChatReply
     finish_reason: str
     usage: ChatUsage
+    renderer: str | None = None
+    format_notes: list[str] = Field(default_factory=list)

@@ -54,6 +54,11 @@ WITH_IMAGES: dict[str, Callable[..., Renderer]] = {
 CORRECTED = frozenset({*TEXT_ONLY, *WITH_IMAGES})
 
 
+def registered_name(name: str) -> str:
+    """Return the name under which the renderer NAME is registered: ours, where there is one."""
+    return f"dreadnode/{name}" if name in CORRECTED else name
+
+
 def _register(name: str, factory: Callable[[Any, Any], Renderer]) -> None:
     register_renderer(f"dreadnode/{name}", factory)
 

@@ -18,7 +18,7 @@ from dreadnode_runtime.data.renderers.cookbook import (
     PieceTokenizer,
     ReadingTokenizer,
 )
-from dreadnode_runtime.data.renderers.corrected import CORRECTED
+from dreadnode_runtime.data.renderers.corrected import registered_name
 from dreadnode_runtime.data.renderers.differences import differences
 from dreadnode_runtime.data.renderers.probes import Probe, reads_back
 from dreadnode_runtime.data.renderers.skeletons import SkeletonWriter
@@ -95,7 +95,7 @@ def stand_in_format(name: str, reader: Any, tokenizer: Any) -> Format:
 
 def _rendered(name: str, tokenizer: Any, model: str, encoder: Encoder) -> Format:
     """Return the format NAME as written by its renderer, ours where there is one."""
-    registered = f"dreadnode/{name}" if name in CORRECTED else name
+    registered = registered_name(name)
     reader = get_renderer(registered, ReadingTokenizer(tokenizer), model_name=model)
     pieces = PieceTokenizer(tokenizer)
     renderer = get_renderer(registered, pieces, model_name=model)

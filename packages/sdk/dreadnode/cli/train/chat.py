@@ -140,7 +140,7 @@ class Conversation:
             return
         if self._shown_weights != answer.checkpoint:
             self._shown_weights = answer.checkpoint
-            say(views.weights(answer))
+            say(views.weights(answer), *answer.format_notes)
         if answer.message.reasoning:
             say(*(f"| {line}" for line in answer.message.reasoning.splitlines()))
         self._common.out.text(answer.message.content)
