@@ -30,7 +30,7 @@ from dreadnode_api.pricing import routes as cost_routes
 from dreadnode_api.serving import anthropic_routes, job_chat_routes, openai_routes
 from dreadnode_api.serving.process_pool import ProcessPool
 from dreadnode_api.settings import Settings
-from dreadnode_api.training import events, sandbox_routes
+from dreadnode_api.training import events, preflight_routes, sandbox_routes
 from dreadnode_api.training import routes as job_routes
 from dreadnode_api.training.preflight import Preflight
 from dreadnode_api.training.validation import Validator
@@ -99,6 +99,7 @@ def create_app(settings: Settings) -> FastAPI:
         capability_routes,
         job_routes,
         cost_routes,
+        preflight_routes,
         events,
         checkpoint_routes,
         job_chat_routes,

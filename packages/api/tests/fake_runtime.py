@@ -100,7 +100,29 @@ def check_one(question: dict[str, Any]) -> dict[str, Any]:
         "trained_tokens": 5 * usable,
         "truncated": 0,
         "renderer": "fake",
+        "usual_learning_rate": 5e-4,
+        "plan": plan(question["config"], usable),
+        "shown": shown(question.get("show"), usable),
     }
+
+
+def plan(config: dict[str, Any], rows: int) -> dict[str, Any]:
+    steps = config.get("steps") or config["epochs"] * -(-rows // config.get("batch_size", 16))
+    tokens = {"train": 9 * rows * (config.get("epochs") or 1)}
+    return {
+        "steps": steps,
+        "rows_per_epoch": rows,
+        "rows_per_step": config.get("batch_size", 16),
+        "at_least": tokens,
+        "at_most": tokens,
+    }
+
+
+def shown(row: int | None, rows: int) -> dict[str, Any] | None:
+    if row is not None and row > rows:
+        return None
+    part = {"text": "hi", "trained": False}
+    return {"row": row or 1, "sequences": [{"parts": [part], "tokens": 1, "tokens_not_shown": 0}]}
 
 
 def serve() -> int:

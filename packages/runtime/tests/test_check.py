@@ -52,6 +52,7 @@ def test_the_check_counts_rows_and_tokens(question: dict[str, Any]) -> None:
         "duplicates": {"count": 0, "rows": []},
         "renderer": "stand-in/chat-template",
         "format_notes": [],
+        "usual_learning_rate": pytest.approx(4.7e-4, rel=0.02),
         "plan": answer["plan"],
         "shown": answer["shown"],
     }

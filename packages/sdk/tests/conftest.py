@@ -34,6 +34,23 @@ def job(**fields: Any) -> dict[str, Any]:
     }
 
 
+def price(**fields: Any) -> dict[str, Any]:
+    """Return an estimate as the API answers it."""
+    tokens = {"prefill": 0, "cached_prefill": 0, "sample": 0, "train": 27_000_000}
+    zero = dict.fromkeys(tokens, "0")
+    side = {"tokens": tokens, "usd_by_kind": zero | {"train": "10.8"}, "usd": "10.8"}
+    rates = {"prefill": "0.13", "cached_prefill": None, "sample": "0.4", "train": "0.4"}
+    return {
+        "is_exact": True,
+        "rates": {"model": "Qwen/Qwen3-8B", "as_of": "2026-06", **rates},
+        "tokenizer": {"is_own": True},
+        "at_least": side,
+        "at_most": side,
+        "reason": None,
+        **fields,
+    }
+
+
 @dataclass
 class FakeApi:
     """Responds like the API, with the content that a test has put into it.
@@ -46,6 +63,8 @@ class FakeApi:
         datasets: The bytes of each dataset, by name and version; those of several splits as sent.
         splits: The files of those that were sent as several, by split.
         files: The files of the job, by path.
+        is_paid: Whether the engine charges for jobs.
+        report: Fields of the preflight report that differ from the usual ones.
     """
 
     jobs: list[dict[str, Any]] = field(default_factory=lambda: [job()])
@@ -58,6 +77,8 @@ class FakeApi:
     logs: list[dict[str, Any]] = field(default_factory=list)
     artifacts: dict[str, Any] = field(default_factory=dict)
     organizations: list[str] = field(default_factory=lambda: ["main"])
+    is_paid: bool = False
+    report: dict[str, Any] = field(default_factory=dict)
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         request.read()
@@ -136,11 +157,33 @@ class FakeApi:
             return httpx2.Response(
                 200, json=[{**workspace, "key": "x", "is_default": False}, workspace]
             )
+        if path == "/training/catalog":
+            engine = {"age_seconds": 1.0, "serves": [], "detail": None, "is_paid": self.is_paid}
+            return httpx2.Response(200, json={"models": [], "total": 0, "engine": engine})
+        if path.endswith("/training/preflight"):
+            return self._preflight(request)
         if "/datasets" in path:
             return self._dataset(request, *path.partition("/datasets")[2].strip("/").split("/"))
         if scope != "/org/main/ws/default":
             return refuse(404, "not_found_error", "There is no such path")
         return self._job(request, rest)
+
+    def _preflight(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.content)
+        found = {"rows": 3, "usable": 3, "tokens": 30}
+        fixed = {"is_paid": self.is_paid, "rehearsal": body["rehearse"], "config": body["config"]}
+        model = {"tinker_id": body["model"], "status": "active", "context_length": 32768}
+        return httpx2.Response(
+            200,
+            json={
+                "model": model,
+                "trained_model": body["model"],
+                "report": found,
+                "price": price(),
+                **fixed,
+                **self.report,
+            },
+        )
 
     def _job(self, request: httpx2.Request, rest: str) -> httpx2.Response:
         if rest == "" and request.method == "GET":
@@ -282,6 +325,11 @@ def api() -> FakeApi:
 @pytest.fixture
 def make_job() -> Callable[..., dict[str, Any]]:
     return job
+
+
+@pytest.fixture
+def make_price() -> Callable[..., dict[str, Any]]:
+    return price
 
 
 @pytest.fixture

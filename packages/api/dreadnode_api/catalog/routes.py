@@ -28,7 +28,8 @@ from dreadnode_api.catalog.unknown import unknown_model
 from dreadnode_api.catalog.view import entry, expansions, page
 from dreadnode_api.engine_client import Capabilities, EngineClient
 from dreadnode_api.errors import ERRORS, ApiError, Invalid, NotFound
-from dreadnode_api.http.deps import InEngine
+from dreadnode_api.http.deps import InEngine, InSettings
+from dreadnode_api.settings import Settings
 
 
 # Any text is looked up. In OpenAPI a path parameter has no slashes, so its pattern describes an id
@@ -127,6 +128,7 @@ async def list_training_models(
     request: Request,
     caller: UserCaller,
     engine: InEngine,
+    settings: InSettings,
     query: Annotated[CatalogQuery, Query()],
 ) -> Response:
     """List base models accepted by hosted Tinker training jobs.
@@ -141,7 +143,7 @@ async def list_training_models(
     except CatalogQueryError as error:
         raise _refused(error) from None
     data = page(found, expansions(query.expand), facets=query.facets)
-    known, data["engine"] = await _ask(engine)
+    known, data["engine"] = await _ask(engine, settings)
     for model, shown in zip(found.models, data["models"], strict=True):
         _add_availability(shown, model, known)
     return _uncached(data)
@@ -152,6 +154,7 @@ async def get_catalog_model(
     request: Request,
     caller: UserCaller,
     engine: InEngine,
+    settings: InSettings,
     tinker_id: TinkerId,
     query: Annotated[ViewQuery, Query()],
 ) -> Response:
@@ -164,7 +167,7 @@ async def get_catalog_model(
         return _entry(tinker_id, query.expand).response(request)
     model = _model(tinker_id)
     data = entry(model, expand)
-    known, data["engine"] = await _ask(engine)
+    known, data["engine"] = await _ask(engine, settings)
     _add_availability(data, model, known)
     return _uncached(data)
 
@@ -191,17 +194,20 @@ def _uncached(data: Mapping[str, Any]) -> Response:
     return Response(_encode(data), media_type="application/json", headers=headers)
 
 
-async def _ask(engine: EngineClient) -> tuple[Capabilities | None, dict[str, Any]]:
+async def _ask(
+    engine: EngineClient, settings: Settings
+) -> tuple[Capabilities | None, dict[str, Any]]:
     """Return what the engine serves and how old that information is, or why it is unknown.
 
     The catalog can be read without the engine; `available` is unknown then.
     """
+    paid = {"is_paid": settings.is_paid}
     try:
         known = await engine.capabilities()
     except ApiError as error:
-        return None, {"age_seconds": None, "serves": [], "detail": error.detail}
+        return None, {"age_seconds": None, "serves": [], "detail": error.detail, **paid}
     serves = sorted(name for name in known.models if known.trainable(name) is not None)
-    return known, {"age_seconds": round(known.age, 1), "serves": serves, "detail": None}
+    return known, {"age_seconds": round(known.age, 1), "serves": serves, "detail": None, **paid}
 
 
 def _add_availability(

@@ -95,6 +95,7 @@ class EngineState(Response):
     age_seconds: float | None = Field(description="Null if the engine did not respond")
     serves: list[str] = Field(description="Every id that it can train now, without stand-ins")
     detail: str | None = Field(None, description="Why the engine did not respond")
+    is_paid: bool = Field(False, description="Whether jobs on it are charged, except rehearsals")
 
 
 class TrainingCatalogResponse(Response):

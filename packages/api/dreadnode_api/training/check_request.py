@@ -14,15 +14,15 @@ RUNTIME_DISTRIBUTION = "dreadnode-training-runtime"
 IRRELEVANT = frozenset(
     {
         *("learning_rate", "learning_rate_schedule", "weight_decay", "grad_clip_norm"),
-        *("adam_beta1", "adam_beta2", "adam_eps", "lora_rank", "seed", "shuffle"),
+        *("adam_beta1", "adam_beta2", "adam_eps", "lora_rank"),
         *("train_mlp", "train_attn", "train_unembed"),
-        *("checkpoint_interval", "eval_interval", "track_project"),
+        *("checkpoint_interval", "track_project", "max_cost_usd"),
         *("temperature", "scale_advantages", "weight_sync_interval"),
     }
 )
 """Settings that change nothing in a check. Any other one, also a new one, is part of the key."""
-LENGTH = frozenset({"steps", "epochs", "batch_size", "gradient_accumulation_steps"})
-"""Settings of a supervised job that a check needs only for `warmup_steps`."""
+ORDER = frozenset({"seed", "shuffle"})
+"""Settings that decide which rows a job uses that ends within an epoch; else it uses each row."""
 CUSTOM_CODE = "python_v1"
 """The reward and the environment that run a user's own code."""
 
@@ -63,8 +63,9 @@ def check_request(
     tokenizer: str | None,
     trainer_type: str,
     config: Mapping[str, Any],
+    show: int | None = None,
 ) -> CheckRequest:
-    """Return the check of a job with resolved settings."""
+    """Return the check of a job with resolved settings, which returns the row SHOW as text."""
     payload = {
         "model": model,
         "rehearsal": rehearsal,
@@ -73,6 +74,7 @@ def check_request(
         "trainer_type": trainer_type,
         "config": dict(config),
         "datasets": data.files,
+        **({} if show is None else {"show": show}),
     }
     return CheckRequest(org_id, payload, _key(org_id, payload, data), _runs_custom_code(config))
 
@@ -80,8 +82,8 @@ def check_request(
 def _key(org_id: str, payload: Mapping[str, Any], data: JobData) -> str:
     config = payload["config"]
     ignored = IRRELEVANT
-    if payload["trainer_type"] == "sft" and not config.get("warmup_steps"):
-        ignored |= LENGTH
+    if config.get("steps") is None:
+        ignored |= ORDER
     relevant = {
         **payload,
         "config": {name: value for name, value in config.items() if name not in ignored},

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
-from dreadnode_api.training.service import Services
+from dreadnode_api.training.planning import Services
 
 
 def services(request: Request) -> Services:

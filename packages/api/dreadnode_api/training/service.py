@@ -3,68 +3,32 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
 
-from app.training.catalog import TrainingModel
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api import quotas
 from dreadnode_api.auth.deps import WorkspaceScope
-from dreadnode_api.blob_store import BlobStore
-from dreadnode_api.capabilities import service as capabilities
 from dreadnode_api.datasets.deletion import keep_for_job
 from dreadnode_api.db import Database
-from dreadnode_api.engine_client import EngineClient
-from dreadnode_api.errors import Conflict, Invalid
+from dreadnode_api.errors import Conflict
 from dreadnode_api.jobs.service import QUEUED_PHASE, QUEUED_REASON, enqueue
 from dreadnode_api.models.base import new_id
-from dreadnode_api.models.capabilities import CapabilityVersion
 from dreadnode_api.models.jobs import VALIDATING, Job
 from dreadnode_api.pricing.budget import reserve
-from dreadnode_api.pricing.rates import Rates, rates_of
-from dreadnode_api.sandbox import trackers
-from dreadnode_api.settings import Settings
+from dreadnode_api.pricing.rates import rates_of
 from dreadnode_api.training import check_results
-from dreadnode_api.training.check_request import CheckRequest, check_request
 from dreadnode_api.training.checker import CheckResult
-from dreadnode_api.training.checks import known_model, require_memory, resolved, served, supported
-from dreadnode_api.training.data import JobData, resolve_data
-from dreadnode_api.training.preflight import Preflight
-from dreadnode_api.training.schemas import JobRequest, RlJobRequest, SftJobRequest
+from dreadnode_api.training.job_report import job_report
+from dreadnode_api.training.planning import JobPlan, Services, plan_job
+from dreadnode_api.training.schemas import JobRequest, RlJobRequest
 from dreadnode_api.training.validation import REASON as VALIDATING_REASON
-from dreadnode_api.training.validation import Validator
 
 MIN_CHECK_SECONDS = 5.0
 """How long the check may take after an engine that was slow to respond."""
 
 WhileConnected = Callable[[Coroutine[Any, Any, CheckResult | None]], Awaitable[CheckResult | None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What creating a job needs of the application."""
-
-    database: Database
-    engine: EngineClient
-    store: BlobStore
-    preflight: Preflight
-    validator: Validator
-    settings: Settings
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """A job that has passed all checks but that of its data."""
-
-    trained_model: str
-    config: dict[str, Any]
-    data: JobData
-    check: CheckRequest
-    capability: CapabilityVersion | None
-    rates: Rates
 
 
 async def create_job(
@@ -98,10 +62,11 @@ async def create_job(
     database = services.database
     if key is not None and (known := await find_by_idempotency_key(database, scope, key, digest)):
         return known, False
-    model = known_model(request)
-    supported_request = supported(request, model)
-    plan = await _plan(scope, supported_request, model, services)
-    job = _job(scope, supported_request, plan, is_paid=services.settings.is_paid)
+    plan = await plan_job(scope, request, services)
+    async with database.reading() as session:
+        for resource in ("queued_jobs", "stored_bytes"):
+            await quotas.require(session, services.settings, scope.org_id, resource)
+    job = _job(scope, plan, is_paid=services.settings.is_paid)
     job.idempotency_key, job.request_sha256 = key, digest
     async with database.reading() as session:
         stored = await check_results.load(session, plan.check)
@@ -114,44 +79,8 @@ async def create_job(
         return await _insert(services, scope, job, plan, result)
 
 
-async def _plan(
-    scope: WorkspaceScope,
-    request: SftJobRequest | RlJobRequest,
-    model: TrainingModel,
-    services: Services,
-) -> _Plan:
-    """Return the job with resolved settings and data, and the check that it still needs.
-
-    Raises:
-        ApiError: the engine, a reference or a setting does not allow the job.
-    """
-    trained = served(request, model, await services.engine.capabilities())
-    async with services.database.reading() as session:
-        for resource in ("queued_jobs", "stored_bytes"):
-            await quotas.require(session, services.settings, scope.org_id, resource)
-        capability = await _capability(session, scope, request)
-        data = await resolve_data(session, scope.org_id, request, services.store)
-    config = {**resolved(request, model, trained), **data.splits}
-    await require_memory(services.engine, trained.model_name, config)
-    track, project = request.config.track, request.config.track_project
-    config |= trackers.resolve(track, project, services.settings)
-    if capability is not None:
-        config["system_prompt"] = capability.prompt
-    check = check_request(
-        scope.org_id,
-        data,
-        model=request.model_id,
-        rehearsal=request.rehearse,
-        trained_model=trained.model_name,
-        tokenizer=trained.tokenizer_id or model.tokenizer_id,
-        trainer_type=request.trainer_type,
-        config=config,
-    )
-    return _Plan(trained.model_name, config, data, check, capability, rates_of(model))
-
-
 async def _insert(
-    services: Services, scope: WorkspaceScope, job: Job, plan: _Plan, result: CheckResult | None
+    services: Services, scope: WorkspaceScope, job: Job, plan: JobPlan, result: CheckResult | None
 ) -> tuple[Job, bool]:
     """Write the job, in the phase `validating` if its check has no result yet.
 
@@ -163,7 +92,7 @@ async def _insert(
     sources = plan.data.sources
     phase, reason = (VALIDATING, VALIDATING_REASON)
     if result is not None and result.report is not None:
-        job.preflight = {**result.report, "datasets": sources}
+        job.preflight = job_report(job, result.report, sources)
         phase, reason = QUEUED_PHASE, QUEUED_REASON
     try:
         async with services.database.writing() as session:
@@ -205,37 +134,8 @@ async def find_by_idempotency_key(
     return known
 
 
-async def _capability(
-    session: AsyncSession, scope: WorkspaceScope, request: SftJobRequest | RlJobRequest
-) -> CapabilityVersion | None:
-    """Return the capability whose prompt the job uses.
-
-    Raises:
-        Invalid: it does not exist or has no prompt, or the config has its own prompt or takes none.
-    """
-    ref = request.capability_ref
-    if ref is None:
-        return None
-    found = await capabilities.for_job(session, scope.org_id, ref.name, ref.version)
-    if found is not None and request.config.system_prompt is not None:
-        raise Invalid(
-            "`capability_ref` and `system_prompt` both set the system prompt; use one of them",
-            "capability_ref",
-        )
-    form = getattr(request.config, "format", None) or "conversations"
-    if found is not None and form != "conversations":
-        raise Invalid(
-            f"`capability_ref` names a system prompt, which is for conversations, and the `format` "
-            f"is `{form}`; leave `capability_ref` out",
-            "capability_ref",
-        )
-    return found
-
-
-def _job(
-    scope: WorkspaceScope, request: SftJobRequest | RlJobRequest, plan: _Plan, *, is_paid: bool
-) -> Job:
-    job_id = new_id()
+def _job(scope: WorkspaceScope, plan: JobPlan, *, is_paid: bool) -> Job:
+    request, job_id = plan.request, new_id()
     job = Job(
         id=job_id,
         lineage=job_id,
@@ -253,7 +153,7 @@ def _job(
         run_ref=request.run_ref,
         tags=list(request.tags),
         config=plan.config,
-        rates=plan.rates.to_json(),
+        rates=rates_of(plan.model).to_json(),
         paid=is_paid and not request.rehearse,
         events=0,
     )

@@ -25,6 +25,7 @@ from dreadnode_api.models.jobs import ENDED, VALIDATING, Job, Status
 from dreadnode_api.pricing.budget import STOPPED_BY, reserve
 from dreadnode_api.training.check_request import CheckRequest
 from dreadnode_api.training.checker import CheckFailed, CheckResult
+from dreadnode_api.training.job_report import job_report
 from dreadnode_api.training.preflight import Preflight, RunningCheck
 
 log = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ class Validator:
                 code = "check_failed" if result is None else "invalid_data"
                 await end_job(session, job, Status.FAILED, error=message, code=code)
                 return
-            job.preflight = {**result.report, "datasets": sources}
+            job.preflight = job_report(job, result.report, sources)
             try:
                 await reserve(session, job)
             except ApiError as refusal:

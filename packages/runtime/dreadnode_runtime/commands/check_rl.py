@@ -18,6 +18,7 @@ from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.shown import prompt_shown
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import check_trackers, check_warmup, read_config
+from dreadnode_runtime.jobs.learning_rate import usual_learning_rate
 from dreadnode_runtime.rl.bounds import token_bounds
 from dreadnode_runtime.rl.config import RlConfig
 from dreadnode_runtime.rl.job import PromptFile, open_scoring, prompt_settings, read_prompts
@@ -80,6 +81,7 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
         "rollouts": steps * config.num_rollouts * config.group_size,
         "renderer": rendering.name,
         "format_notes": rendering.notes,
+        "usual_learning_rate": usual_learning_rate(question["model"]),
         "confined": confined,
         "reward_samples": samples,
         "plan": _plan(config, prompts, eval_prompts),

@@ -12,6 +12,7 @@ from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.data.shown import RowShown
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig, check_trackers, check_warmup, read_config
+from dreadnode_runtime.jobs.learning_rate import usual_learning_rate
 from dreadnode_runtime.sft.data import RowFile, fitted, prepare_file
 from dreadnode_runtime.sft.schedule import Schedule
 
@@ -60,6 +61,7 @@ def check_sft(question: dict[str, Any]) -> dict[str, Any]:
         **of_eval,
         "renderer": rendering.name,
         "format_notes": rendering.notes,
+        "usual_learning_rate": usual_learning_rate(question["model"]),
         "plan": _plan(config, training, evaluation),
         "shown": shown.report(rendering),
     }

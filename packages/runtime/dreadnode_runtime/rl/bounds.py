@@ -36,9 +36,7 @@ def token_bounds(
     first_turns = in_groups * config.group_size
     least = {"prefill": in_groups + evaluated, "sample": completions, "train": 0}
     most = {
-        "prefill": in_groups
-        + evaluated
-        + completions * later * (longest - config.max_new_tokens),
+        "prefill": in_groups + evaluated + completions * later * (longest - config.max_new_tokens),
         "cached_prefill": first_turns - in_groups,
         "sample": completions * turns * config.max_new_tokens,
         # The input of a sequence is all its tokens but the last one.

@@ -7,6 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from dreadnode.cli import money
 from dreadnode.cli.output import Column, show
 
 if TYPE_CHECKING:
@@ -191,6 +192,24 @@ def dropped(rows: Rows | None) -> list[str]:
     return lines
 
 
+def warnings(preflight: Preflight | None) -> list[str]:
+    """Return what is probably not meant about a job."""
+    return [] if preflight is None else [each.message for each in preflight.warnings]
+
+
+def estimate(job: TrainingJob) -> str:
+    """Return the price of a job that was estimated before it started."""
+    if job.preflight is None or job.preflight.price is None:
+        return ""
+    shown = money.total(job.preflight.price)
+    return shown if job.cost.paid else f"free here; hosted Tinker: {shown}"
+
+
+def warning_count(job: TrainingJob) -> str:
+    """Return the number of warnings about a job, if there are any."""
+    return str(len(job.preflight.warnings) or "") if job.preflight else ""
+
+
 def dataset(job: TrainingJob) -> str:
     """Return the name, the version and the split of a job's data."""
     config = job.config
@@ -288,6 +307,7 @@ def job_rows(jobs: Sequence[TrainingJob]) -> tuple[Column, ...]:
         ("eval", evaluation),
         ("cost", short_cost),
         ("lr", learning_rate),
+        ("warnings", warning_count),
         ("user", user),
         ("age", age),
         ("name", lambda job: job.name),
@@ -310,6 +330,8 @@ JOB: tuple[Column, ...] = (
     ("capability", capability),
     ("data", lambda job: data(job.preflight)),
     ("dropped", lambda job: dropped(job.preflight)),
+    ("warnings", lambda job: warnings(job.preflight)),
+    ("estimate", estimate),
     ("settings", settings),
     ("steps", steps),
     ("loss", loss),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field
 
+from dreadnode.training.estimates import Estimate, JobWarning
 from dreadnode.training.sft_request import SftConfig as SftConfig
 from dreadnode.training.sft_request import SftRequest as SftRequest
 from dreadnode.wire import Response
@@ -54,6 +55,52 @@ class ReadData(Response):
     sha256: str
 
 
+class LengthBin(Response):
+    """A bin of a histogram: rows whose number of tokens is from `least` to `most`."""
+
+    least: int
+    most: int
+    rows: int
+
+
+class Lengths(Response):
+    """How many tokens rows have."""
+
+    min: int
+    median: int
+    mean: float
+    p95: int
+    max: int
+    bins: list[LengthBin] = Field(default_factory=list)
+
+
+class Place(Response):
+    """A row; `dataset` says of which dataset, where there are several."""
+
+    row: int
+    dataset: str | None = None
+
+
+class Duplicate(Place):
+    """A row that repeats an earlier one."""
+
+    of: Place
+
+
+class Duplicates(Response):
+    """The number of rows that repeat an earlier one, and the first of them."""
+
+    count: int
+    rows: list[Duplicate] = Field(default_factory=list)
+
+
+class SharedRows(Response):
+    """The number of rows that are training data as well, and the numbers of the first."""
+
+    count: int
+    rows: list[int] = Field(default_factory=list)
+
+
 class Rows(Response):
     """What the check found about rows.
 
@@ -62,6 +109,8 @@ class Rows(Response):
             the first rows.
         unread: Number of rows in which each field was not read.
         notes: Number of rows with each change or doubt of the reader.
+        truncated: Number of rows that are cut at their end.
+        shared: Of evaluation data, the rows that are training data as well.
     """
 
     rows: int
@@ -72,6 +121,9 @@ class Rows(Response):
     notes: dict[str, int] = Field(default_factory=dict)
     tokens: int | None = None
     truncated: int = 0
+    lengths: Lengths | None = None
+    duplicates: Duplicates | None = None
+    shared: SharedRows | None = None
 
 
 class Preflight(Rows):
@@ -81,12 +133,16 @@ class Preflight(Rows):
         evaluation: The same for the evaluation data, if there is any.
         renderer: The chat format that the rows are written in.
         format_notes: Why that format, and how it differs from the tokenizer's chat template.
+        warnings: What is probably not meant, though the job can run.
+        price: The estimate at the rates that were in force then; None if it is not known.
     """
 
     datasets: list[ReadData] = Field(default_factory=list)
     evaluation: Rows | None = None
     renderer: str | None = None
     format_notes: list[str] = Field(default_factory=list)
+    warnings: list[JobWarning] = Field(default_factory=list)
+    price: Estimate | None = None
 
 
 class JobCapability(Response):

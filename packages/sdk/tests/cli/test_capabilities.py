@@ -185,7 +185,7 @@ def test_a_version_given_as_a_flag_is_refused(
 
 
 def test_a_job_request_names_its_capability(dn: Dn, sent: list[httpx2.Request]) -> None:
-    dn("train sft --model Qwen/Qwen3-8B --dataset a@1 --capability harbour@1.0.0")
+    dn("train sft --model Qwen/Qwen3-8B --dataset a@1 --capability harbour@1.0.0 --rehearse")
 
     assert json.loads(sent[0].content)["capability_ref"] == {"name": "harbour", "version": "1.0.0"}
 

@@ -146,7 +146,7 @@ def test_paths_are_relative_to_the_file_and_stored_once(dn: Dn, api: Any) -> Non
 
     body = sent(api)
     config = body["config"]
-    assert [each.method for each in api.requests] == ["PUT", "PUT", "POST"]
+    assert [each.method for each in api.requests] == ["PUT", "PUT", "GET", "POST"]
     assert body["capability_ref"] == {"name": "concise", "version": "1.0.0"}
     assert config["prompt_dataset_ref"] == config["eval_dataset_ref"]
     assert config["prompt_dataset_ref"]["name"] == "data"

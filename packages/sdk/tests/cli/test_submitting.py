@@ -244,8 +244,8 @@ def test_a_create_request_carries_an_idempotency_key(
     dn: Dn, api: Any, make_refusal: Callable[..., Any]
 ) -> None:
     api.failures = [make_refusal(503, "internal_server_error", "Starting")]
-    dn("train sft --model Qwen/Qwen3-8B --dataset a@1")
-    dn("train sft --model Qwen/Qwen3-8B --dataset a@1")
+    dn("train sft --model Qwen/Qwen3-8B --dataset a@1 --rehearse")
+    dn("train sft --model Qwen/Qwen3-8B --dataset a@1 --rehearse")
 
     first, repeated, second = (each.headers["idempotency-key"] for each in api.requests)
     assert first == repeated

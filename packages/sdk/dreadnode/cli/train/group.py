@@ -16,6 +16,7 @@ app = App(
 )
 for _name, _target, _group in (
     ("catalog", "catalog:catalog", CHOOSE),
+    ("check", "check:app", CHOOSE),
     ("sft", "sft:sft", SUBMIT),
     ("rl", "rl:rl", SUBMIT),
     ("init", "job_file:init", SUBMIT),

@@ -13,7 +13,9 @@ from dreadnode.cli.completion import model_ids
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.data.dataset import upload
 from dreadnode.cli.output import count, hint, say
+from dreadnode.cli.train.arguments import Yes
 from dreadnode.cli.train.jobs import Job
+from dreadnode.cli.train.price import confirm
 from dreadnode.cli.train.sft import submitted
 from dreadnode.errors import UnusableFile
 
@@ -81,6 +83,7 @@ def submit(
     unset: Unset = (),
     rehearse: Rehearse = None,
     wait: Wait = False,
+    yes: Yes = False,
     common: Common = DEFAULT,
 ) -> None:
     """Submit the job that a file describes.
@@ -96,6 +99,7 @@ def submit(
     described = jobfile.parse(document, str(file), file.parent)
     with common.client() as client:
         request = described.request(lambda path: upload(client, path).ref)
+        confirm(client, request, yes=yes)
         job = client.create_training_job(request)
         submitted(client, job, common, wait=wait)
 
@@ -108,6 +112,7 @@ def clone(
     unset: Unset = (),
     rehearse: Rehearse = None,
     wait: Wait = False,
+    yes: Yes = False,
     common: Common = DEFAULT,
 ) -> None:
     """Submit a copy of a job with changes, and show what differs.
@@ -123,6 +128,7 @@ def clone(
             document["rehearse"] = rehearse
         described = jobfile.parse(document, f"job {job}", Path())
         request = described.request(lambda path: upload(client, path).ref)
+        confirm(client, request, yes=yes)
         new = client.create_training_job(request)
         say(*(_differences(old, new) or ["nothing is different"]))
         submitted(client, new, common, wait=wait)

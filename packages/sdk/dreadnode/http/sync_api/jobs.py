@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from dreadnode.errors import ConnectionFailed, ServerError
+from dreadnode.errors import ConnectionFailed, ProtocolError, ServerError
 from dreadnode.http.calls import (
     Call,
     body_of,
@@ -31,6 +31,7 @@ from dreadnode.http.transport import EventStream
 if TYPE_CHECKING:
     from dreadnode.training.chat import ChatAnswer, ChatRequest
     from dreadnode.training.checkpoints import CheckpointAdapter, CheckpointList
+    from dreadnode.training.estimates import Estimate
     from dreadnode.training.jobs import (
         Artifacts,
         JobEvent,
@@ -40,12 +41,16 @@ if TYPE_CHECKING:
         TrainingJob,
         TrainingJobPage,
     )
+    from dreadnode.training.preflight import PreflightReport
     from dreadnode.training.rl import RlRequest
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ID_PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
 CHAT_SECONDS = 600.0
 """Longer than any server takes for one chat message."""
+
+CHECK_SECONDS = 3660.0
+"""Longer than a server checks data, unless its own limit was raised."""
 
 EXPORT_SECONDS = 3600.0
 """Longer than a server takes for an export, unless its own limit was raised to hours."""
@@ -75,6 +80,46 @@ class JobMethods(AccountMethods):
             repeatable=True,
         )
         return self.send(call)
+
+    def check_training_job(
+        self, request: SftRequest | RlRequest, *, show: int | None = None, compare: bool = False
+    ) -> PreflightReport:
+        """Report what is known of a job before it exists: its data, its warnings and its price.
+
+        Nothing is created and nothing is charged. What would refuse the job refuses this call with
+        the same message.
+
+        Args:
+            request: The job.
+            show: The number of a row to return as text; the first usable one if None.
+            compare: Whether to price the job on every model of the catalog.
+        """
+        from dreadnode.training.preflight import PreflightReport
+
+        call = Call(
+            "POST",
+            f"{workspace(self.scope)}/training/preflight",
+            PreflightReport.model_validate_json,
+            params=drop_none(show=show, compare=compare or None),
+            body=body_of(request),
+            repeatable=True,
+            seconds=CHECK_SECONDS,
+        )
+        return self.send(call)
+
+    def estimate_training_job(self, request: SftRequest | RlRequest) -> Estimate:
+        """Return the price of a job before it exists; `check_training_job` reports more.
+
+        Raises:
+            ProtocolError: The number of tokens is not known.
+        """
+        report = self.check_training_job(request)
+        if report.price is None:
+            raise ProtocolError(
+                f"the server cannot count the tokens of {report.model.tinker_id}; see whether its "
+                "API and its runtime have the same version"
+            )
+        return report.price
 
     def list_training_jobs(
         self,

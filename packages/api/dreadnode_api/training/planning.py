@@ -1,0 +1,125 @@
+"""Plans a job: everything about a request that is decided before its data is checked."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from app.training.catalog import TrainingModel
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dreadnode_api.auth.deps import WorkspaceScope
+from dreadnode_api.blob_store import BlobStore
+from dreadnode_api.capabilities import service as capabilities
+from dreadnode_api.db import Database
+from dreadnode_api.engine_client import EngineClient
+from dreadnode_api.errors import Invalid
+from dreadnode_api.models.capabilities import CapabilityVersion
+from dreadnode_api.sandbox import trackers
+from dreadnode_api.settings import Settings
+from dreadnode_api.training.check_request import CheckRequest, check_request
+from dreadnode_api.training.checks import known_model, require_memory, resolved, served, supported
+from dreadnode_api.training.data import JobData, resolve_data
+from dreadnode_api.training.preflight import Preflight
+from dreadnode_api.training.schemas import JobRequest, RlJobRequest, SftJobRequest
+from dreadnode_api.training.validation import Validator
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What creating a job needs of the application."""
+
+    database: Database
+    engine: EngineClient
+    store: BlobStore
+    preflight: Preflight
+    validator: Validator
+    settings: Settings
+
+
+@dataclass(frozen=True, slots=True)
+class JobPlan:
+    """A job that has passed all checks but that of its data.
+
+    Attributes:
+        request: the request, of a kind that is supported here.
+        model: the entry of the catalog.
+        trained_model: the model that the engine trains; in a rehearsal, the stand-in.
+        config: the settings, with every default filled in.
+        check: the check of the data.
+    """
+
+    request: SftJobRequest | RlJobRequest
+    model: TrainingModel
+    trained_model: str
+    config: dict[str, Any]
+    data: JobData
+    check: CheckRequest
+    capability: CapabilityVersion | None
+
+
+async def plan_job(
+    scope: WorkspaceScope, request: JobRequest, services: Services, *, show: int | None = None
+) -> JobPlan:
+    """Return the job with resolved settings and data, and the check that it still needs.
+
+    The order of the checks is documented: catalog, algorithm, engine, references, limits.
+
+    Args:
+        scope: the caller and its workspace.
+        request: the job.
+        services: the application.
+        show: number of a row that the check returns as text.
+
+    Raises:
+        ApiError: the catalog, the engine, a reference or a setting does not allow the job.
+    """
+    model = known_model(request)
+    request = supported(request, model)
+    trained = served(request, model, await services.engine.capabilities())
+    async with services.database.reading() as session:
+        capability = await _capability(session, scope, request)
+        data = await resolve_data(session, scope.org_id, request, services.store)
+    config = {**resolved(request, model, trained), **data.splits}
+    await require_memory(services.engine, trained.model_name, config)
+    track, project = request.config.track, request.config.track_project
+    config |= trackers.resolve(track, project, services.settings)
+    if capability is not None:
+        config["system_prompt"] = capability.prompt
+    check = check_request(
+        scope.org_id,
+        data,
+        model=request.model_id,
+        rehearsal=request.rehearse,
+        trained_model=trained.model_name,
+        tokenizer=trained.tokenizer_id or model.tokenizer_id,
+        trainer_type=request.trainer_type,
+        config=config,
+        show=show,
+    )
+    return JobPlan(request, model, trained.model_name, config, data, check, capability)
+
+
+async def _capability(
+    session: AsyncSession, scope: WorkspaceScope, request: SftJobRequest | RlJobRequest
+) -> CapabilityVersion | None:
+    """Return the capability whose prompt the job uses.
+
+    Raises:
+        Invalid: it does not exist or has no prompt, or the config has its own prompt or takes none.
+    """
+    ref = request.capability_ref
+    if ref is None:
+        return None
+    found = await capabilities.for_job(session, scope.org_id, ref.name, ref.version)
+    if found is not None and request.config.system_prompt is not None:
+        raise Invalid(
+            "`capability_ref` and `system_prompt` both set the system prompt; use one of them",
+            "capability_ref",
+        )
+    form = getattr(request.config, "format", None) or "conversations"
+    if found is not None and form != "conversations":
+        raise Invalid(
+            f"`capability_ref` names a system prompt, which is for conversations, and the `format` "
+            f"is `{form}`; leave `capability_ref` out",
+            "capability_ref",
+        )
+    return found

@@ -1,0 +1,89 @@
+"""Reports on a job that does not exist yet."""
+
+from dreadnode_api.auth.deps import WorkspaceScope
+from dreadnode_api.errors import Invalid
+from dreadnode_api.pricing.rates import rates_of
+from dreadnode_api.training import check_results
+from dreadnode_api.training.check_request import CheckRequest
+from dreadnode_api.training.checker import CheckResult
+from dreadnode_api.training.job_report import price_of
+from dreadnode_api.training.planning import JobPlan, Services, plan_job
+from dreadnode_api.training.preflight_schemas import (
+    EstimateView,
+    JobWarning,
+    ModelTerms,
+    PreflightReport,
+)
+from dreadnode_api.training.schemas import JobRequest
+from dreadnode_api.training.warnings import warnings_of
+
+POLL_SECONDS = 1.0
+
+
+async def report(
+    scope: WorkspaceScope, request: JobRequest, *, services: Services, show: int | None = None
+) -> PreflightReport:
+    """Return what is known of the job of `request`.
+
+    Args:
+        scope: the caller and its workspace.
+        request: the job.
+        services: the application.
+        show: number of a row to return as text; the first usable one by default.
+
+    Raises:
+        ApiError: the job would be refused.
+    """
+    plan = await plan_job(scope, request, services, show=show)
+    result = await _result(plan.check, services)
+    if (refusal := result.refusal()) is not None:
+        raise refusal
+    found = result.report or {}
+    if show is not None and found.get("shown") is None:
+        raise Invalid(
+            f"Row {show} cannot be shown: it does not exist, or it cannot be used; the report "
+            "without `show` says which rows cannot",
+            "query",
+            "show",
+        )
+    return _view(plan, found, services)
+
+
+async def _result(request: CheckRequest, services: Services) -> CheckResult:
+    """Return the stored result of a check, or run it for as long as the caller waits."""
+    async with services.database.reading() as session:
+        stored = await check_results.load(session, request)
+    if stored is not None:
+        return stored
+    with services.preflight.check(request) as running:
+        seconds = services.settings.preflight_wait_seconds
+        while (result := await running.result(seconds)) is None:
+            # It is slow: others must not wait for its slot.
+            services.preflight.move_to_background(request, running)
+            seconds = POLL_SECONDS
+        return result
+
+
+def _view(plan: JobPlan, found: dict[str, object], services: Services) -> PreflightReport:
+    model, rehearsal = plan.model, plan.request.rehearse
+    price = price_of(rates_of(model), found, rehearsal=rehearsal)
+    warnings = warnings_of(plan.request.trainer_type, plan.config, found)
+    return PreflightReport(
+        model=ModelTerms(
+            tinker_id=model.tinker_id,
+            status=model.status,
+            context_length=model.context_length,
+            max_lora_rank=model.max_lora_rank,
+            retired_on=model.retired_on,
+            replacement=model.replacement,
+            notes=list(model.notes),
+        ),
+        trained_model=plan.trained_model,
+        rehearsal=rehearsal,
+        config=plan.config,
+        report={**found, "datasets": plan.data.sources},
+        warnings=[JobWarning.model_validate(each) for each in warnings],
+        price=None if price is None else EstimateView.model_validate(price.to_json()),
+        is_paid=services.settings.is_paid and not rehearsal,
+        comparison=None,
+    )

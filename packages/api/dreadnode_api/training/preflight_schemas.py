@@ -1,0 +1,111 @@
+"""The response of the preflight route: what is known of a job before it exists."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from dreadnode_api.http.schemas import Plain, Response
+
+
+class JobWarning(Response):
+    """A warning about a job that can run: a word for programs, and a sentence."""
+
+    code: str
+    message: Plain
+
+
+class KindCounts(Response):
+    """Numbers of tokens by kind."""
+
+    prefill: int
+    cached_prefill: int
+    sample: int
+    train: int
+
+
+class KindAmounts(Response):
+    """US dollars by kind, as decimal numbers in strings; null where the rate is not known."""
+
+    prefill: str | None
+    cached_prefill: str | None
+    sample: str | None
+    train: str | None
+
+
+class RatesView(KindAmounts):
+    """What a model costs, in US dollars per million tokens."""
+
+    model: str
+    as_of: str | None = Field(description="Day or month on which the rates were read")
+    promotion: str | None = Field(description="A discount that is contained in the rates")
+    list_rates: dict[str, str] | None = Field(description="The rates without that discount")
+
+
+class TokenizerView(Response):
+    """How tokens were counted."""
+
+    is_own: bool = Field(description="Whether by the model's own tokenizer")
+    error: float | None = Field(
+        None, description="Otherwise, the largest error of such a count in measurements, as a share"
+    )
+    explanation: str | None = None
+
+
+class Side(Response):
+    """The lower or the upper end of an estimate."""
+
+    tokens: KindCounts
+    usd_by_kind: KindAmounts
+    usd: str | None = Field(description="The sum; null if a rate is not known")
+
+
+class EstimateView(Response):
+    """The price of a job that runs to its end without interruption."""
+
+    is_exact: bool = Field(description="Whether the number of tokens is known")
+    rates: RatesView
+    tokenizer: TokenizerView
+    at_least: Side
+    at_most: Side
+    reason: str | None = Field(description="Why there is no total")
+
+
+class ModelTerms(Response):
+    """The model of a job and its terms."""
+
+    tinker_id: str
+    status: Literal["active", "retired"]
+    context_length: int
+    max_lora_rank: int | None
+    retired_on: str | None
+    replacement: str | None
+    notes: list[str]
+
+
+class ComparedModel(Response):
+    """What a job would cost on one model of the catalog."""
+
+    model: str
+    status: Literal["active", "retired"]
+    available: bool = Field(description="Whether this server can train it now")
+    context_length: int
+    fits: bool = Field(description="Whether the longest row fits into its context")
+    price: EstimateView
+
+
+class PreflightReport(Response):
+    """What is known of a job before it exists."""
+
+    model: ModelTerms
+    trained_model: str = Field(description="In a rehearsal, the stand-in")
+    rehearsal: bool
+    config: dict[str, Any] = Field(description="The settings with every default filled in")
+    report: dict[str, Any] = Field(description="What the check of the data found")
+    warnings: list[JobWarning]
+    price: EstimateView | None
+    is_paid: bool = Field(
+        description="Whether the job is charged; on this server's own engine it is not"
+    )
+    comparison: list[ComparedModel] | None = Field(
+        None, description="With `compare`: the catalog's models, the cheapest first"
+    )

@@ -1,0 +1,220 @@
+"""The flags that describe a job, shared by the commands that submit, check and price one."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from dreadnode.cli.completion import model_ids
+from dreadnode.cli.data.dataset import upload
+from dreadnode.cli.train import rl_flags, sft_flags
+from dreadnode.cli.train.flags import given
+from dreadnode.errors import InputError
+
+if TYPE_CHECKING:
+    from dreadnode.http.sync_api.client import ApiClient
+    from dreadnode.training.jobs import SftRequest
+    from dreadnode.training.rl import Recipe, RlRequest
+    from dreadnode.wire import DatasetRef
+
+Rehearse = Annotated[
+    bool, Parameter(help="Train a small stand-in model instead: same data, config and loop.")
+]
+Model = Annotated[str, Parameter(help="Base model: see `dn train catalog`.", completer=model_ids)]
+Name = Annotated[str | None, Parameter(help="Name of the job.")]
+Tags = Annotated[tuple[str, ...], Parameter(help="Tag of the job. May be repeated.")]
+Capability = Annotated[
+    str | None, Parameter(help="NAME@VERSION of the capability with the system prompt.")
+]
+Yes = Annotated[
+    bool, Parameter(name="--yes", help="Start a job that costs money without a question.")
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class SftJob:
+    """The flags of a supervised job that are no settings of its config."""
+
+    model: Model
+    dataset: Annotated[
+        str | None,
+        Parameter(
+            help="Training dataset: NAME@VERSION, or a file or a folder of splits, which is "
+            "uploaded first."
+        ),
+    ] = None
+    trajectory_dataset: Annotated[
+        tuple[str, ...],
+        Parameter(help="Trajectories to train on as well, as `--dataset`. May be repeated."),
+    ] = ()
+    rehearse: Rehearse = False
+    name: Name = None
+    tag: Tags = ()
+    eval_dataset: Annotated[str | None, Parameter(help="Evaluation dataset, as `--dataset`.")] = (
+        None
+    )
+    capability: Capability = None
+
+    def request(self, client: ApiClient, flags: sft_flags.SftFlags) -> SftRequest:
+        """Return the request for the job, after the upload of data that is named by a path.
+
+        Raises:
+            InputError: There is no data, or a setting is out of bounds.
+        """
+        from dreadnode.http.references import capability_ref
+        from dreadnode.training.jobs import SftConfig, SftRequest
+
+        settings = self.settings(flags)
+        config = SftConfig(
+            dataset_ref=dataset_ref(client, self.dataset) if self.dataset else None,
+            trajectory_dataset_refs=dataset_refs(client, self.trajectory_dataset),
+            eval_dataset_ref=dataset_ref(client, self.eval_dataset) if self.eval_dataset else None,
+            **settings,
+        )
+        return SftRequest(
+            model=self.model,
+            config=config,
+            capability_ref=capability_ref(self.capability),
+            name=self.name,
+            tags=self.tag,
+            rehearse=self.rehearse,
+        )
+
+    def settings(self, flags: sft_flags.SftFlags) -> dict[str, Any]:
+        """Return the settings of the config that FLAGS give, before anything is sent."""
+        from dreadnode.training.jobs import SftConfig
+
+        if self.dataset is None and not self.trajectory_dataset:
+            raise InputError("name the training dataset with `--dataset` or `--trajectory-dataset`")
+        return given(flags, SftConfig, sft_flags.FLAG_NAMES)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RlJob:
+    """The flags of a reinforcement-learning job that are no settings of its config."""
+
+    model: Model
+    algorithm: Annotated[
+        Literal["importance_sampling", "ppo"], Parameter(help="Policy loss.", show_default=True)
+    ] = "importance_sampling"
+    prompt_dataset: Annotated[
+        str | None,
+        Parameter(
+            help="Dataset of prompts: NAME@VERSION, or a file or a folder, which is uploaded first."
+        ),
+    ] = None
+    trajectory_dataset: Annotated[
+        tuple[str, ...],
+        Parameter(help="Trajectories; each assistant turn becomes a prompt. May be repeated."),
+    ] = ()
+    reward_recipe: Annotated[
+        str | None,
+        Parameter(
+            help="Reward recipe that scores a completion, or a .py file with a function `reward`."
+        ),
+    ] = None
+    reward_params: Annotated[
+        str | None, Parameter(help="The recipe's parameters: JSON, or a .json file.")
+    ] = None
+    environment: Annotated[
+        Path | None,
+        Parameter(help="A .py file with tools for rollouts of several turns."),
+    ] = None
+    rehearse: Rehearse = False
+    name: Name = None
+    tag: Tags = ()
+    eval_dataset: Annotated[
+        str | None, Parameter(help="Prompts to evaluate on, as `--prompt-dataset`.")
+    ] = None
+    capability: Capability = None
+
+    def request(self, client: ApiClient, flags: rl_flags.RlFlags) -> RlRequest:
+        """Return the request for the job, after the upload of data that is named by a path.
+
+        Raises:
+            InputError: There is no data, or a setting or the reward cannot be used.
+        """
+        from dreadnode.http.references import capability_ref
+        from dreadnode.recipes import python_recipe
+        from dreadnode.training.rl import RlConfig, RlRequest
+
+        settings = self.settings(flags)
+        reward = _reward(self.reward_recipe, self.reward_params)
+        prompts, evaluation = self.prompt_dataset, self.eval_dataset
+        config = RlConfig(
+            algorithm=self.algorithm,
+            environment=None if self.environment is None else python_recipe(self.environment),
+            prompt_dataset_ref=dataset_ref(client, prompts) if prompts else None,
+            trajectory_dataset_refs=dataset_refs(client, self.trajectory_dataset),
+            eval_dataset_ref=dataset_ref(client, evaluation) if evaluation else None,
+            reward_recipe=reward,
+            **settings,
+        )
+        return RlRequest(
+            model=self.model,
+            config=config,
+            capability_ref=capability_ref(self.capability),
+            name=self.name,
+            tags=self.tag,
+            rehearse=self.rehearse,
+        )
+
+    def settings(self, flags: rl_flags.RlFlags) -> dict[str, Any]:
+        """Return the settings of the config that FLAGS give, before anything is sent."""
+        from dreadnode.training.rl import RlConfig
+
+        if self.prompt_dataset is None and not self.trajectory_dataset:
+            raise InputError(
+                "name the dataset of prompts with `--prompt-dataset` or `--trajectory-dataset`"
+            )
+        return given(flags, RlConfig, rl_flags.FLAG_NAMES)
+
+
+def dataset_ref(client: ApiClient, dataset: str) -> DatasetRef:
+    """Return the reference of DATASET; a file or a folder is uploaded first."""
+    from dreadnode.http import references
+
+    path = references.local_path(dataset)
+    return references.dataset_ref(dataset) if path is None else upload(client, path).ref
+
+
+def dataset_refs(client: ApiClient, datasets: tuple[str, ...]) -> tuple[DatasetRef, ...] | None:
+    """Return the references of DATASETS; None if there are none."""
+    return tuple(dataset_ref(client, each) for each in datasets) or None
+
+
+def _reward(recipe: str | None, params: str | None) -> Recipe | None:
+    """Return the reward recipe of the flags, if they name one.
+
+    Raises:
+        InputError: There are parameters without a recipe, or they are not a JSON object.
+    """
+    from dreadnode.recipes import reward_recipe
+
+    if recipe is not None:
+        return reward_recipe(recipe, _params(params))
+    if params is not None:
+        raise InputError("`--reward-params` has no effect without `--reward-recipe`; give both")
+    return None
+
+
+def _params(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    if text.endswith(".json"):
+        from dreadnode.recipes import read_text
+
+        text = read_text(Path(text))
+    try:
+        params = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"`--reward-params` is not JSON: {error}") from None
+    if not isinstance(params, dict):
+        raise InputError('`--reward-params` must be a JSON object, as in \'{"needle": "yes"}\'')
+    return params
