@@ -101,12 +101,12 @@ def check_one(question: dict[str, Any]) -> dict[str, Any]:
         "truncated": 0,
         "renderer": "fake",
         "usual_learning_rate": 5e-4,
-        "plan": plan(question["config"], usable),
+        **({"plan": planned(question["config"], usable)} if wish.get("planned") else {}),
         "shown": shown(question.get("show"), usable),
     }
 
 
-def plan(config: dict[str, Any], rows: int) -> dict[str, Any]:
+def planned(config: dict[str, Any], rows: int) -> dict[str, Any]:
     steps = config.get("steps") or config["epochs"] * -(-rows // config.get("batch_size", 16))
     tokens = {"train": 9 * rows * (config.get("epochs") or 1)}
     return {

@@ -258,14 +258,16 @@ def test_the_checks_key_depends_on_data_and_relevant_settings(tmp_path: Path) ->
     base = keyed(data("a"), **SETTINGS).key
     equal = [
         keyed(data("a"), **SETTINGS | {"learning_rate": 1.0, "seed": 7}).key,
-        keyed(data("a"), **SETTINGS | {"epochs": 9}).key,
     ]
     different = [
         keyed(data("b"), **SETTINGS).key,
         keyed(data("a"), org="other", **SETTINGS).key,
         keyed(data("a"), model="other", **SETTINGS).key,
         keyed(data("a"), **SETTINGS | {"train_on": "last_assistant_message"}).key,
-        keyed(data("a"), **SETTINGS | {"epochs": 9, "warmup_steps": 3}).key,
+        # Each decides which tokens are trained on, and so the price.
+        keyed(data("a"), **SETTINGS | {"epochs": 9}).key,
+        keyed(data("a"), **SETTINGS | {"steps": 9}).key,
+        keyed(data("a"), **SETTINGS | {"steps": 9, "seed": 7}).key,
         keyed(data("a"), **SETTINGS | {"a_setting_of_the_future": 1}).key,
     ]
 

@@ -13,7 +13,11 @@ PREFLIGHT = "/org/acme/ws/lab/training/preflight"
 
 
 def sft(**changes: Any) -> dict[str, Any]:
-    config = {"dataset_ref": {"name": "rows", "version": "1.0.0"}, **changes.pop("config", {})}
+    config = {
+        "dataset_ref": {"name": "rows", "version": "1.0.0"},
+        "system_prompt": '{"planned": true}',
+        **changes.pop("config", {}),
+    }
     return {"model": MODEL, "trainer_type": "sft", "config": config, **changes}
 
 
@@ -48,7 +52,7 @@ async def test_a_report_has_the_price_and_creates_nothing(api: Any) -> None:
 async def test_a_job_keeps_its_warnings_and_its_price(api: Any) -> None:
     await api.push()
 
-    job = await api.job(config={"epochs": 20, "learning_rate": 0.1})
+    job = await api.job(**sft(config={"epochs": 20, "learning_rate": 0.1}))
 
     kept = job["preflight"]
     assert "shown" not in kept

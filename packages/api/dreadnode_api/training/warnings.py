@@ -77,7 +77,7 @@ def _shared(config: Mapping[str, Any], report: Report) -> Iterator[str]:
 
 
 def _few_rows(config: Mapping[str, Any], report: Report) -> Iterator[str]:
-    plan = report.get("plan")
+    plan = _plan(report)
     if plan is not None and plan["rows_per_epoch"] < plan["rows_per_step"]:
         yield (
             f"A step takes {plan['rows_per_step']:,} rows, and there are only "
@@ -86,7 +86,7 @@ def _few_rows(config: Mapping[str, Any], report: Report) -> Iterator[str]:
 
 
 def _few_prompts(config: Mapping[str, Any], report: Report) -> Iterator[str]:
-    plan = report.get("plan")
+    plan = _plan(report)
     if plan is not None and plan["rows_per_epoch"] < plan["rows_per_step"]:
         yield (
             f"A step takes {plan['rows_per_step']:,} prompts, and there are only "
@@ -95,7 +95,7 @@ def _few_prompts(config: Mapping[str, Any], report: Report) -> Iterator[str]:
 
 
 def _many_epochs(config: Mapping[str, Any], report: Report) -> Iterator[str]:
-    plan = report.get("plan")
+    plan = _plan(report)
     if plan is None or plan["rows_per_epoch"] >= HANDFUL:
         return
     rows = plan["rows_per_epoch"]
@@ -126,6 +126,12 @@ def _reward(config: Mapping[str, Any], report: Report) -> Iterator[str]:
                 f"right one {rewards['right']:g}; check the reward"
             )
             return
+
+
+def _plan(report: Report) -> Mapping[str, Any] | None:
+    """Return the plan of a job; None if an earlier runtime has reported none, or another one."""
+    plan = report.get("plan")
+    return plan if plan is not None and "rows_per_epoch" in plan else None
 
 
 def _place(place: Mapping[str, Any]) -> str:

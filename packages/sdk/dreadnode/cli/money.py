@@ -9,16 +9,13 @@ if TYPE_CHECKING:
     from dreadnode.training.estimates import Estimate
 
 KINDS = ("prefill", "cached_prefill", "sample", "train")
-_SMALLEST = Decimal("0.0001")
 
 
 def dollars(usd: Decimal) -> str:
-    """Return an amount: in cents, or with four decimals below one dollar."""
-    if 0 < usd < _SMALLEST:
-        return f"less than ${_SMALLEST}"
-    if usd == 0:
-        return "$0"
-    return f"${usd:,.2f}" if usd >= 1 else f"${usd:.4f}"
+    """Return an amount to the cent; to three significant digits if it is below ten cents."""
+    if usd >= Decimal("0.1") or not usd:
+        return f"${usd:,.2f}"
+    return f"${float(usd):.3g}" if usd >= Decimal("0.0001") else "below $0.0001"
 
 
 def total(price: Estimate) -> str:

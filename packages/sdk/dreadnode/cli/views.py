@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from dreadnode.cli import money
+from dreadnode.cli.money import dollars as dollars
 from dreadnode.cli.output import Column, show
 
 if TYPE_CHECKING:
@@ -86,13 +87,6 @@ def cost(job: TrainingJob) -> str:
         return f"free; {dollars(found.list_usd)} at Tinker's prices ({tokens})"
     earlier = f" after {dollars(found.earlier_usd)} before" if found.earlier_usd else ""
     return f"{dollars(found.list_usd)} ({tokens}){earlier}{limit}"
-
-
-def dollars(usd: Decimal) -> str:
-    """Return an amount to the cent; to three significant digits if it is below ten cents."""
-    if usd >= Decimal("0.1") or not usd:
-        return f"${usd:,.2f}"
-    return f"${float(usd):.3g}" if usd >= Decimal("0.0001") else "below $0.0001"
 
 
 def optional_dollars(usd: Decimal | None) -> str:
