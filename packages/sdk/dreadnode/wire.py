@@ -77,6 +77,9 @@ class Dataset(Response):
         """The reference for jobs."""
         return DatasetRef(name=self.name, version=self.version)
 
+    def __repr__(self) -> str:
+        return f"<Dataset {self.ref}: {self.rows:,} rows, {self.bytes:,} bytes>"
+
 
 class DatasetPage(Response):
     """One page of datasets."""
@@ -111,6 +114,9 @@ class Capability(Response):
     artifact_sha256: str
     created_at: datetime
     created_by: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Capability {self.name}@{self.version}>"
 
 
 class CapabilityPage(Response):

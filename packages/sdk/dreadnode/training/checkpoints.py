@@ -36,6 +36,9 @@ class Checkpoint(Response):
     expired_at: datetime | None = None
     adapter: str | None = None
 
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.path}: {self.kind}, step {self.step}, {self.state}>"
+
 
 class CheckpointList(Response):
     """The checkpoints of a job, oldest first."""

@@ -407,3 +407,19 @@ async def test_a_client_closes_its_connections(api: Any) -> None:
 
     with pytest.raises(RuntimeError):
         client.get_user()
+
+
+@pytest.mark.parametrize("kind", [ApiClient, AsyncApiClient])
+def test_help_names_every_argument_and_the_repr_is_short_and_without_the_token(kind: Any) -> None:
+    client = kind("http://127.0.0.1:8799", "dn_secret", organization="main", workspace="lab")
+
+    assert repr(client) == (
+        f"{kind.__name__}('http://127.0.0.1:8799', organization='main', workspace='lab')"
+    )
+    for name, method in inspect.getmembers(kind, callable):
+        if name.startswith("_"):
+            continue
+        assert inspect.getdoc(method), name
+        variable = [p for p in inspect.signature(method).parameters.values() if p.kind in (2, 4)]
+        # The settings of a job are those of its request, which are documented there.
+        assert not variable or name in ("to", "train_sft", "train_rl"), name

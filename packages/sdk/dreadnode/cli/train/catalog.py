@@ -175,7 +175,7 @@ def _from_server(
         del params["offset"]
     with common.client(scoped=False) as client:
         return client.get_training_catalog(
-            **params, expand=expand or None, facets="true" if output.facets else None
+            **params, expand=expand or None, facets=output.facets or None
         )
 
 

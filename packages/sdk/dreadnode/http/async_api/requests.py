@@ -62,10 +62,43 @@ class AsyncRequests:
         options = client_options(self.server, api_key, timeout)
         self._http = httpx2.AsyncClient(**options, transport=transport)
 
+    def __repr__(self) -> str:
+        organization, workspace = self.scope.organization, self.scope.workspace
+        name = type(self).__name__
+        return f"{name}({self.server!r}, {organization=}, {workspace=})"
+
     @classmethod
-    def from_config(cls, **flags: Any) -> Self:
-        """Create a client from flags, environment and profile: see `dreadnode.config.resolve`."""
-        return cls.to(resolve(**flags))
+    def from_config(
+        cls,
+        *,
+        server: str | None = None,
+        api_key: str | None = None,
+        organization: str | None = None,
+        workspace: str | None = None,
+        profile: str | None = None,
+    ) -> Self:
+        """Create a client from arguments, environment and saved profile, as `dn` does.
+
+        Args:
+            server: The server, with `api_key` as its token; else those of the environment or of a
+                profile.
+            api_key: The token for SERVER.
+            organization: The organization's slug.
+            workspace: The workspace's slug.
+            profile: The name of a saved profile, which replaces the environment.
+
+        Raises:
+            ConfigError: No server is set, or the profile does not exist.
+            InputError: The arguments contradict each other.
+        """
+        connection = resolve(
+            server=server,
+            api_key=api_key,
+            organization=organization,
+            workspace=workspace,
+            profile=profile,
+        )
+        return cls.to(connection)
 
     @classmethod
     def to(cls, connection: Connection, **options: Any) -> Self:
