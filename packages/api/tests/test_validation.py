@@ -144,7 +144,9 @@ async def test_cancelling_a_job_stops_its_check(
 
     cancelled = await service.api("POST", f"{service.api.jobs}/{created['id']}/cancel")
     retried = await service.api("POST", f"{service.api.jobs}/{created['id']}/retry")
+    deleted = await service.api("DELETE", f"{service.api.jobs}/{created['id']}")
 
+    assert deleted.status_code < 300
     assert cancelled.json()["status"] == "cancelled"
     await until(lambda: not check.is_running())
     assert retried.status_code == 409

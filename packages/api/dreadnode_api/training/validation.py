@@ -9,6 +9,7 @@ over, or the same one after its restart.
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -93,9 +94,11 @@ class Validator:
                 )
 
     async def _poll(self) -> None:
+        recorded = set(self._tasks)
         async with self._database.reading() as session:
             at = await clock(session)
             rows = (await session.scalars(select(Validation))).all()
+            self._end_deleted(recorded - {row.job_id for row in rows})
             if not rows:
                 return
             waiting = select(Job.id).where(Job.id.in_([row.job_id for row in rows]))
@@ -116,6 +119,14 @@ class Validator:
                 until = await clock(session) + timedelta(seconds=LEASE_SECONDS)
                 own = Validation.job_id.in_(list(self._tasks)), Validation.owner == self._owner
                 await session.execute(update(Validation).where(*own).values(owner_until=until))
+
+    def _end_deleted(self, job_ids: Iterable[str]) -> None:
+        """End the checks of jobs that were deleted right after they had been cancelled."""
+        for job_id in job_ids:
+            check = self._checks.get(job_id)
+            # A task whose check is done has deleted the row itself, and is about to end.
+            if check is not None and not check[1].task.done():
+                self._tasks[job_id].cancel()
 
     def _drop(self, job_id: str) -> None:
         del self._tasks[job_id], self._checks[job_id]
