@@ -490,3 +490,29 @@ async def test_text_from_a_client_is_never_returned_as_markup(api: Any) -> None:
     refused = check(await api("POST", "/org/acme/tokens", json={"name": "x", "[/red]": 1}), 422)
 
     assert refused["detail"].startswith("`(/red)`: ")
+
+
+@one_database
+@pytest.mark.parametrize("value", [b"1", b"{}", b"[]", b'""'])
+async def test_a_body_with_very_many_values_is_refused_before_it_is_parsed(
+    api: Any, value: bytes
+) -> None:
+    body = b'{"name": [' + b",".join([value] * 60_000) + b"]}"
+
+    answer = await api("POST", "/org/acme/tokens", content=body)
+
+    assert answer.status_code == 400
+    assert answer.json()["detail"].startswith("The body has more than 50,000 values")
+
+
+@one_database
+async def test_a_response_names_a_bounded_number_of_errors(api: Any) -> None:
+    unknown = {f"key{number}": 1 for number in range(5000)}
+
+    body = await api("POST", "/org/acme/tokens", json={"name": "x"} | unknown)
+    query = await api("GET", "/org/acme/datasets", params=unknown)
+
+    for answer in (body, query):
+        assert answer.status_code == 422
+        assert len(answer.json()["errors"]) == 50
+    assert body.json()["detail"].endswith("and 4997 more")

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -133,11 +134,15 @@ def _autogroups(pid: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "pool", ["preflight", "upload_reader", "row_check", "chat_sessions", "exporter"]
-)
+    "pool",
+    [
+        "preflight._queue", "preflight._background", "upload_reader._queue", "row_check._queue",
+        "exporter._queue", "serving._working",
+    ],
+)  # fmt: skip
 def test_every_pool_gives_one_organization_at_most_half(tmp_path: Path, pool: str) -> None:
     settings = Settings(data_dir=tmp_path, preflight_at_once=4, chats_at_once=4, exports_at_once=4)
-    queue = getattr(create_app(settings).state, pool)._queue
+    queue = attrgetter(pool)(create_app(settings).state)
 
     taken = [queue.try_acquire(org) is not None for org in "aaabbb"]
 

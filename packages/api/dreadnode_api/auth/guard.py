@@ -40,6 +40,9 @@ _UPLOAD = re.compile(
 _PROGRESS = re.compile(r"^/api/v1/org/[^/]+/ws/[^/]+/training/jobs/[^/]+/progress$")
 _CLIENT = re.compile(r"^([A-Za-z][\w-]*)/(\d+(?:\.\d+)*)")
 PROGRESS_BYTES_FACTOR = 16
+MAX_VALUES = 50_000
+"""How many values a JSON body may have. They are parsed on the event loop, and a megabyte of empty
+objects would hold it for more than a second. Commas in texts count too; no text has so many."""
 SLOW_BYTES_PER_SECOND = 1024
 """A body that arrives more slowly than this on average is refused."""
 DISCARD_BYTES = 4 * 1024 * 1024
@@ -154,9 +157,10 @@ class Guard:
         self, scope: Scope, headers: Headers, org_id: str | None, receive: Receive
     ) -> AsyncIterator[Receive]:
         """Yield `receive`, having read the whole body."""
-        limit = self._max_json
+        limit, values = self._max_json, MAX_VALUES
         if _PROGRESS.match(scope["path"]):
-            limit *= PROGRESS_BYTES_FACTOR  # The last event repeats whole metric histories.
+            # The last event repeats whole metric histories.
+            limit, values = limit * PROGRESS_BYTES_FACTOR, values * PROGRESS_BYTES_FACTOR
         too_large = Malformed(f"The body is larger than the limit of {limit:,} bytes")
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > limit:
@@ -173,6 +177,8 @@ class Guard:
                 share.grow(len(body))
                 if not message.get("more_body", False):
                     break
+            if sum(body.count(each) for each in b",[{") > values:
+                raise Malformed(f"The body has more than {values:,} values; send fewer at a time")
             yield _replay(bytes(body), receive)
 
 

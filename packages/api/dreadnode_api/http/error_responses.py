@@ -28,6 +28,8 @@ from dreadnode_api.http.patterns import explain
 
 log = logging.getLogger(__name__)
 
+MAX_ERRORS = 50
+"""How many errors a response names: a body of a megabyte can have a hundred thousand."""
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
@@ -105,13 +107,13 @@ def from_validation(error: RequestValidationError, content_type: str) -> ApiErro
         return Malformed("The body is not valid JSON; send one JSON object encoded as UTF-8")
     items = [
         {"loc": _location(item["loc"]), "msg": _message(item, content_type), "type": item["type"]}
-        for item in found
+        for item in found[:MAX_ERRORS]
     ]
     texts = [
-        f"`{'.'.join(str(p) for p in i['loc'][1:]) or i['loc'][0]}`: {i['msg']}" for i in items
+        f"`{'.'.join(str(p) for p in i['loc'][1:]) or i['loc'][0]}`: {i['msg']}" for i in items[:3]
     ]
-    rest = f"; and {len(texts) - 3} more" if len(texts) > 3 else ""
-    return Invalid("; ".join(texts[:3]) + rest, errors=items)
+    rest = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+    return Invalid("; ".join(texts) + rest, errors=items)
 
 
 def _location(loc: Sequence[str | int]) -> list[str | int]:

@@ -12,6 +12,9 @@ from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
+MAX_UNKNOWN = 50
+"""How many unknown parameters are named: each is compared with the known ones."""
+
 IncludePublic = Annotated[
     bool,
     Query(
@@ -33,7 +36,7 @@ async def refuse_unknown(request: Request) -> None:
     if not request.query_params:
         return
     known = list(_names(request.scope["route"].dependant))
-    unknown = [name for name in request.query_params if name not in known]
+    unknown = [name for name in request.query_params if name not in known][:MAX_UNKNOWN]
     if unknown:
         raise RequestValidationError([_error(name, known) for name in unknown])
 
