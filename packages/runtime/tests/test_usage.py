@@ -1,6 +1,8 @@
 """The token counts of a job equal what the engine itself was sent, and what it sent back."""
 
+import asyncio
 import json
+import random
 import signal
 import sqlite3
 import subprocess
@@ -9,12 +11,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
+from dreadnode_api.training.defaults import complete
 from dreadnode_runtime.backend.usage import FILE, KINDS, TokenMeter
+from dreadnode_runtime.commands.check import check
 from dreadnode_runtime.commands.train import run_job
-from dreadnode_runtime.control.api import JobApi, Settings
+from dreadnode_runtime.control.api import Settings, connect
 from dreadnode_runtime.control.events import Reporter, Stop
 from tinker import types
 from tinker.proto import tinker_public_pb2 as pb
@@ -67,6 +71,10 @@ class Counter:
         self._journal = sqlite3.connect(path, timeout=30)
         self._journal.executescript(COPY)
 
+    def forget(self) -> None:
+        """Start to count again."""
+        self._journal.executescript("DELETE FROM copies;")
+
     def tokens(self) -> dict[str, int]:
         """Return the tokens of all requests and results since this counter was made."""
         tokens = dict.fromkeys(KINDS, 0)
@@ -102,22 +110,18 @@ def run(api: Any, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     api.put(ROWS[:3], "exam@1.0.0")
     api.job |= {"rehearsal": True, "trained_model": "Qwen/Qwen3-8B"}
 
-    async def work(kind: str, **config: Any) -> dict[str, int]:
+    async def work(kind: str, *, attempt: int = 1, **config: Any) -> dict[str, int]:
         api.job |= {"trainer_type": kind}
         if kind == "rl":
             api.job["config"].pop("dataset_ref", None)
         api.job["config"] |= {"lora_rank": 4, **config}
         stop = Stop()
-        settings = Settings("http://api", api.token, "main", "default", "job-1", attempt=1)
+        settings = Settings("http://api", api.token, "main", "default", "job-1", attempt)
         async with (
-            httpx.AsyncClient(
-                transport=httpx.ASGITransport(api.app),
-                base_url="http://api/api/v1",
-                headers={"Authorization": f"Bearer {api.token}"},
-            ) as http,
-            Reporter(JobApi(http, settings), 1, stop) as reporter,
+            connect(settings, transport=httpx2.ASGITransport(api.app)) as service,
+            Reporter(service, attempt, stop) as reporter,
         ):
-            await run_job(JobApi(http, settings), reporter, stop, tmp_path)
+            await run_job(service, reporter, stop, tmp_path)
             await reporter.flush()
         usage: dict[str, int] = api.events[-1]["usage"]
         return usage
@@ -125,9 +129,41 @@ def run(api: Any, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return work
 
 
+def planned(api: Any, folder: Path, model: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the fewest and the most tokens that the check of the API's job expects."""
+    paths = {"train": "talk@1.0.0", "eval": "exam@1.0.0"}
+    datasets: dict[str, Any] = {"trajectories": []}
+    for role, name in paths.items():
+        path = folder / f"{role}.jsonl"
+        path.write_bytes(api.datasets[name])
+        datasets[role] = str(path)
+    kind, given = api.job["trainer_type"], api.job["config"]
+    if "eval_dataset_ref" not in given:
+        datasets["eval"] = None
+    report = check(
+        {
+            "model": api.job["model"],
+            "rehearsal": True,
+            "tokenizer": str(model),
+            "trainer_type": kind,
+            "config": complete(kind, {"max_sequence_length": 2048, **given}),
+            "datasets": datasets,
+        }
+    )
+    assert report["ok"], report
+    empty = dict.fromkeys(KINDS, 0)
+    return empty | report["plan"]["at_least"], empty | report["plan"]["at_most"]
+
+
 @pytest.mark.parametrize(("kind", "config"), SHAPES)
 async def test_a_job_counts_what_the_engine_itself_was_sent_and_has_sent(
-    run: Run, counter: Counter, tmp_path: Path, kind: str, config: dict[str, Any]
+    run: Run,
+    api: Any,
+    counter: Counter,
+    tmp_path: Path,
+    tiny_model: Path,
+    kind: str,
+    config: dict[str, Any],
 ) -> None:
     usage = await run(kind, **config)
 
@@ -135,6 +171,11 @@ async def test_a_job_counts_what_the_engine_itself_was_sent_and_has_sent(
     assert usage["train"] > 0
     assert (usage["sample"] > 0) == (kind == "rl")
     assert json.loads((tmp_path / FILE).read_text()) == usage
+    least, most = await asyncio.to_thread(planned, api, tmp_path, tiny_model)
+    if kind == "sft":
+        assert least == most == usage
+    else:
+        assert all(least[each] <= usage[each] <= most[each] for each in KINDS)
 
 
 async def test_every_event_carries_a_total_that_only_grows(run: Run, api: Any) -> None:
@@ -145,13 +186,19 @@ async def test_every_event_carries_a_total_that_only_grows(run: Run, api: Any) -
     assert len(set(totals)) > 2
 
 
-def test_a_killed_attempt_leaves_its_counts_in_a_file(
-    api: Any, served: str, engine: Any, counter: Counter, tmp_path: Path
+async def test_a_killed_attempt_leaves_its_counts_and_the_next_adds_what_is_left(
+    run: Run,
+    api: Any,
+    served: str,
+    engine: Any,
+    counter: Counter,
+    tmp_path: Path,
+    tiny_model: Path,
 ) -> None:
     api.put(ROWS)
     api.job |= {"rehearsal": True, "trained_model": "Qwen/Qwen3-8B"}
-    api.job["config"] |= {"batch_size": 4, "lora_rank": 4, "epochs": 40}
-    process = subprocess.Popen(
+    api.job["config"] |= {"batch_size": 4, "lora_rank": 4, "epochs": 12, "checkpoint_interval": 2}
+    process = subprocess.Popen(  # noqa: ASYNC220 - the runtime's own process
         [sys.executable, "-m", "dreadnode_runtime", "--job-id", "job-1"],
         cwd=tmp_path,
         env={
@@ -174,7 +221,8 @@ def test_a_killed_attempt_leaves_its_counts_in_a_file(
             process.send_signal(signal.SIGKILL)
 
     api.on_event = kill
-    assert process.wait(120) == -signal.SIGKILL
+    assert await asyncio.to_thread(process.wait, 120) == -signal.SIGKILL
+    api.on_event = lambda _: None
     left = json.loads((tmp_path / FILE).read_text())
 
     sent = counter.tokens()["train"]
@@ -182,6 +230,14 @@ def test_a_killed_attempt_leaves_its_counts_in_a_file(
     reported = api.events[-1]["usage"]["train"]
     assert reported <= left["train"]
     assert sent <= left["train"] <= sent + 2 * step
+
+    usage = await run("sft", attempt=2)
+
+    start = api.told("training_start")[-1]["data"]["start"]
+    before = sum(api.job["metrics"]["train/num_tokens"][:start])
+    assert start >= 2
+    least, _ = await asyncio.to_thread(planned, api, tmp_path, tiny_model)
+    assert usage["train"] == least["train"] - before
 
 
 def test_completions_of_one_request_share_its_prompt_as_tinker_bills_it() -> None:
@@ -200,3 +256,36 @@ def test_counts_that_cannot_be_written_do_not_stop_a_job(tmp_path: Path) -> None
     meter.add(train=2**60)
 
     assert meter.tokens()["train"] == 2**60
+
+
+@pytest.mark.parametrize(("kind", "config"), [SHAPES[0], SHAPES[1], ("rl", {**RL, "steps": 6})])
+async def test_a_budget_stops_a_job_after_its_step_and_a_larger_one_finishes_it(
+    run: Run, api: Any, counter: Counter, kind: str, config: dict[str, Any]
+) -> None:
+    rates = dict.fromkeys(KINDS, "1000000")  # A dollar for each token.
+    whole = sum((await run(kind, **config)).values())
+    steps = api.job["metrics"]["train/steps"]
+    api.forget()
+    limit = random.Random(f"{kind}{config}").uniform(0.2, 0.7) * whole
+    api.job["cost"] = {"rates": rates, "limit_usd": str(limit)}
+    counter.forget()
+
+    await run(kind, attempt=2, **config)
+
+    end, spent = api.events[-1], sum(counter.tokens().values())
+    assert (end["event_type"], end["data"]["stopped_by"]) == ("training_end", "budget")
+    assert limit <= spent <= limit + 1.5 * whole / steps + 50
+    assert 0 < end["data"]["step"] < steps
+    checkpoint = end["artifacts"]["latest_checkpoint"]
+    assert checkpoint.endswith(f"/step-{end['data']['step']:06d}")
+    assert end["artifacts"]["adapter"] == "adapter/"
+
+    api.job["cost"] = {"rates": rates, "limit_usd": str(3 * whole), "earlier_usd": str(spent)}
+    # A retry takes over the history of the job, and not its last scalars.
+    metrics = api.job["metrics"].items()
+    api.job["metrics"] = {name: value for name, value in metrics if isinstance(value, list)}
+    await run(kind, attempt=3, **config)
+
+    assert api.told("training_start")[-1]["data"]["start"] == end["data"]["step"]
+    assert api.job["metrics"]["train/steps"] == steps
+    assert "stopped_by" not in api.events[-1]["data"]
