@@ -338,3 +338,14 @@ async def test_a_strict_job_names_all_its_unusable_rows(run: Runs, api: Any) -> 
 
     with pytest.raises(JobFailed, match=r"3 of 9 cannot be used; 1 of them: no answer \(row 7\)$"):
         await run(strict=True)
+
+
+async def test_a_rehearsal_ends_after_its_steps_with_the_settings_of_the_whole_job(
+    run: Runs, api: Any, trainer: Any
+) -> None:
+    api.job["rehearse_steps"] = 2
+
+    await run(epochs=3)
+
+    assert trainer.names.count("submit") == 2
+    assert api.job["metrics"]["train/steps"] == 2

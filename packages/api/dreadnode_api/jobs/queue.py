@@ -29,7 +29,7 @@ from dreadnode_api.jobs.records import (
 )
 from dreadnode_api.models.auth import Workspace
 from dreadnode_api.models.base import new_id, now
-from dreadnode_api.models.jobs import ENDED, LONG_AGO, VALIDATING, FairShare, Job, Status
+from dreadnode_api.models.jobs import ENDED, LONG_AGO, NOT_READY, FairShare, Job, Status
 
 LONGEST_PAUSE = timedelta(minutes=10)
 """The longest wait of an attempt; a longer one means that the clock was set back."""
@@ -115,7 +115,7 @@ def _next(per_workspace: int, at: datetime) -> Select[tuple[str]]:
         select(Job.id)
         # A literal, because neither database uses a partial index for a parameter.
         .where(Job.status == literal_column("'queued'"), is_due)
-        .where(func.coalesce(Job.phase, "") != VALIDATING)
+        .where(func.coalesce(Job.phase, "").not_in(NOT_READY))
         .where(Job.workspace_id == Workspace.id)
         .order_by(Job.id)
         .limit(1)

@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.models.auth import Token
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint, State
-from dreadnode_api.models.jobs import ENDED, Event, Job, Status, Tally
+from dreadnode_api.models.jobs import ENDED, REHEARSING, Event, Job, Status, Tally
 from dreadnode_api.models.webhooks import Announcement
 
+QUEUED_PHASE = "waiting for capacity"
+QUEUED_REASON = "in the queue"
 FINAL_EVENT_GRACE = timedelta(minutes=2)
 """How long an ended job's token still works, so that a sandbox can repeat its last event."""
 
@@ -125,12 +127,60 @@ async def end_job(
         level="error" if status == Status.FAILED else "info",
         data={"status": status.value, "error_code": code},
     )
+    if job.rehearsal:
+        await _release_after_rehearsal(session, job)
     # A sandbox may repeat its last event for a short time.
     await session.execute(
         update(Token)
         .where(Token.job_id == job.id, Token.revoked_at.is_(None))
         .values(expires_at=now() + FINAL_EVENT_GRACE)
     )
+
+
+async def release_after_rehearsal(session: AsyncSession, job: Job, rehearsal: Job) -> None:
+    """Queue a locked job that waits for REHEARSAL, or end it, if the rehearsal has ended."""
+    if rehearsal.status == Status.COMPLETED:
+        set_phase(session, job, QUEUED_PHASE, QUEUED_REASON)
+    elif rehearsal.status in ENDED:
+        why = f": {rehearsal.error}" if rehearsal.error else ""
+        await end_job(
+            session,
+            job,
+            Status.FAILED,
+            error=f"The rehearsal `{rehearsal.id}` is {rehearsal.status}{why}",
+            code="rehearsal_failed",
+        )
+    else:
+        reason = f"the job starts if the rehearsal `{rehearsal.id}` completes"
+        set_phase(session, job, REHEARSING, reason)
+
+
+async def release(session: AsyncSession, job: Job) -> None:
+    """Queue a locked job that has passed its check, behind its rehearsal if it has one."""
+    rehearsal = None
+    if job.rehearsal_id is not None:
+        # Locked, so that it does not end between this look and the end of this transaction.
+        rehearsal = await session.get(
+            Job, job.rehearsal_id, with_for_update=True, populate_existing=True
+        )
+    if rehearsal is None:
+        set_phase(session, job, QUEUED_PHASE, QUEUED_REASON)
+    else:
+        await release_after_rehearsal(session, job, rehearsal)
+
+
+async def _release_after_rehearsal(session: AsyncSession, rehearsal: Job) -> None:
+    waiting = await session.scalars(
+        select(Job)
+        .where(
+            Job.rehearsal_id == rehearsal.id,
+            Job.status == Status.QUEUED,
+            Job.phase == REHEARSING,
+        )
+        .with_for_update()
+    )
+    for job in waiting.all():
+        await release_after_rehearsal(session, job, rehearsal)
 
 
 async def delete_unfinished_checkpoints(session: AsyncSession, job_id: str) -> None:

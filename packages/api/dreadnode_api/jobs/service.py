@@ -14,8 +14,6 @@ from dreadnode_api.models.base import now
 from dreadnode_api.models.jobs import ENDED, Event, Job, MetricPoints, Status, Tally
 from dreadnode_api.settings import Settings
 
-QUEUED_PHASE = "waiting for capacity"
-QUEUED_REASON = "in the queue"
 LAST_LINES = 10
 
 

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.db import clock
 from dreadnode_api.models.auth import User
-from dreadnode_api.models.jobs import VALIDATING, Job, Status
+from dreadnode_api.models.jobs import NOT_READY, Job, Status
 from dreadnode_api.settings import Settings
 
 JOBS_NAMED = 3
@@ -28,13 +28,13 @@ class Waiting:
 
 
 async def explain_waiting(session: AsyncSession, job: Job, settings: Settings) -> Waiting | None:
-    """Return why JOB waits, or None if it is not queued or its data is still being checked."""
-    if job.status != Status.QUEUED or job.phase == VALIDATING:
+    """Return why JOB waits, or None if it is not queued or cannot be claimed yet."""
+    if job.status != Status.QUEUED or job.phase in NOT_READY:
         return None
     queued = select(func.count()).where(
         Job.workspace_id == job.workspace_id,
         Job.status == Status.QUEUED,
-        func.coalesce(Job.phase, "") != VALIDATING,
+        func.coalesce(Job.phase, "").not_in(NOT_READY),
     )
     total = await session.scalar(queued) or 0
     position = await session.scalar(queued.where(Job.id <= job.id)) or 1

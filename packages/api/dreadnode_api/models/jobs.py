@@ -50,6 +50,12 @@ class Status(StrEnum):
 VALIDATING = "validating"
 """The phase of a queued job whose data is still being checked; no dispatcher claims it."""
 
+REHEARSING = "rehearsing"
+"""The phase of a queued job that starts when its rehearsal has ended well."""
+
+NOT_READY = (VALIDATING, REHEARSING)
+"""The phases of queued jobs that no dispatcher claims."""
+
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 """Earlier than any other time, by any clock."""
 
@@ -67,6 +73,7 @@ class Job(Table):
         Index("ix_jobs_workspace_id_status_id", "workspace_id", "status", "id"),
         Index("ix_jobs_workspace_id_project_ref_id", "workspace_id", "project_ref", "id"),
         Index("ix_jobs_status_available_at", "status", "available_at"),
+        Index("ix_jobs_rehearsal_id", "rehearsal_id"),
         # The costs of a month.
         Index("ix_jobs_workspace_id_created_at", "workspace_id", "created_at"),
         # Only a job with a lease may have a sandbox, and few jobs have one.
@@ -94,6 +101,8 @@ class Job(Table):
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     request_sha256: Mapped[str | None] = mapped_column(String(64))
     retry_of: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"))
+    # The rehearsal after which the job starts. Not a foreign key: it may be deleted.
+    rehearsal_id: Mapped[str | None] = mapped_column(String(36))
     # The step from which a retry resumes.
     start_step: Mapped[int | None] = mapped_column(BigInteger)
     # The first job of a chain of retries. The engine's keys name it, so that a retry can load
@@ -108,6 +117,8 @@ class Job(Table):
     model: Mapped[str] = mapped_column(String(200))
     trained_model: Mapped[str] = mapped_column(String(200))
     rehearsal: Mapped[bool] = mapped_column(default=False)
+    # Steps after which a rehearsal ends; its config is that of the whole job.
+    rehearse_steps: Mapped[int | None] = mapped_column(BigInteger)
     # Name, version and id of the capability whose prompt the config holds.
     capability: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
     project_ref: Mapped[str | None] = mapped_column(String(200))

@@ -13,10 +13,8 @@ from dreadnode_api.datasets.deletion import keep_for_job
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import Conflict
-from dreadnode_api.jobs.records import record_event
+from dreadnode_api.jobs.records import QUEUED_PHASE, QUEUED_REASON, record_event
 from dreadnode_api.jobs.service import (
-    QUEUED_PHASE,
-    QUEUED_REASON,
     enqueue,
     get_job,
     metric_history,
@@ -32,8 +30,8 @@ from dreadnode_api.training.service import find_by_idempotency_key
 FROM_START = ResumePoint({}, step=0, has_expired=False)
 _COPIED = (
     "lineage", "org_id", "workspace_id", "name", "backend", "trainer_type", "algorithm", "model",
-    "trained_model", "rehearsal", "capability", "project_ref", "run_ref", "tags", "config",
-    "preflight", "paid",
+    "trained_model", "rehearsal", "rehearse_steps", "capability", "project_ref", "run_ref", "tags",
+    "config", "preflight", "paid",
 )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from dreadnode_api.pricing.budget import limit_of
 from dreadnode_api.training import retry, service
 from dreadnode_api.training.deletion import delete_job
 from dreadnode_api.training.deps import IdempotencyKey, InServices
+from dreadnode_api.training.rehearsals import rehearsal_report
 from dreadnode_api.training.schemas import (
     Artifacts,
     Backend,
@@ -131,7 +132,8 @@ async def get_training_job(
     waiting = await explain_waiting(session, job, settings)
     creator = await jobs.get_creator(session, job)
     limit = None if job.status in ENDED else await limit_of(session, job)
-    return job_view(job, creator, history, last_lines, waiting, limit)
+    report = await rehearsal_report(session, job, history)
+    return job_view(job, creator, history, last_lines, waiting, limit, report)
 
 
 @router.post("/{job_id}/cancel")

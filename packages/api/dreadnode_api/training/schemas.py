@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 from dreadnode_api.http.schemas import Plain, Request, Response, Timestamp, single_line
 from dreadnode_api.models.jobs import Status
 from dreadnode_api.pricing.ledger import MAX_TOKENS
+from dreadnode_api.training.config_schemas import MAX_STEPS
 from dreadnode_api.training.refs import Ref
 from dreadnode_api.training.rl_schemas import RlConfig
 from dreadnode_api.training.sft_schemas import SftConfig
@@ -28,6 +29,7 @@ EventType = Literal[
 ]
 Phase = Literal[
     "validating",
+    "rehearsing",
     "waiting for capacity",
     "starting",
     "training",
@@ -64,6 +66,16 @@ class _JobRequest(Request):
     rehearse: bool = Field(
         False, description="Train a small stand-in model instead: same data, config and loop."
     )
+    rehearse_first: bool = Field(
+        False, description="Rehearse first; the job starts only if its rehearsal completes."
+    )
+    rehearse_steps: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_STEPS,
+        description="Steps of the rehearsal; all steps of the job if not set.",
+        examples=[20],
+    )
 
     @model_validator(mode="after")
     def _one_model(self) -> "_JobRequest":
@@ -71,6 +83,16 @@ class _JobRequest(Request):
             raise ValueError("name the base model in `model`; `dn train catalog` lists them")
         if None not in (self.model, self.base_model) and self.model != self.base_model:
             raise ValueError("`model` and `base_model` are one field; give one, or both alike")
+        return self
+
+    @model_validator(mode="after")
+    def _one_rehearsal(self) -> "_JobRequest":
+        if self.rehearse and self.rehearse_first:
+            raise ValueError("`rehearse` and `rehearse_first` exclude each other; give one of them")
+        if self.rehearse_steps is not None and not (self.rehearse or self.rehearse_first):
+            raise ValueError(
+                "`rehearse_steps` has no effect without `rehearse` or `rehearse_first`; give both"
+            )
         return self
 
     @property
@@ -241,6 +263,25 @@ class JobCost(Response):
     )
 
 
+class RehearsalReport(Response):
+    """What a rehearsal has shown so far, and what the whole job would take and cost."""
+
+    steps: int = Field(description="Steps of the rehearsal so far")
+    metric: Literal["loss", "reward"]
+    first: float = Field(description="Mean of the first quarter of its steps")
+    last: float = Field(description="Mean of the last quarter")
+    movement: Literal["falling", "rising", "flat"]
+    tokens_per_step: float
+    seconds_per_step: float | None = Field(description="With the stand-in, on this engine")
+    whole_steps: int | None = Field(description="Steps of the whole job")
+    whole_seconds: float | None = Field(description="Time of the whole job at the same speed")
+    whole_usd_at_least: str | None = Field(
+        description="Price of the whole job on its model, by the stand-in's tokenizer; a decimal "
+        "number"
+    )
+    whole_usd_at_most: str | None
+
+
 class TrainingJob(Response):
     """A job: its config with every default resolved, and its state."""
 
@@ -265,6 +306,11 @@ class TrainingJob(Response):
         description="The model that the engine trains; in a rehearsal, the stand-in"
     )
     rehearsal: bool
+    rehearsal_id: str | None = Field(description="The rehearsal after which the job starts")
+    rehearse_steps: int | None = Field(description="Of a rehearsal: the steps after which it ends")
+    rehearsal_report: RehearsalReport | None = Field(
+        None, description="Of a rehearsal that has done a step; null in lists"
+    )
     capability: Capability
     project_ref: str | None
     run_ref: str | None

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import select
@@ -12,8 +13,9 @@ from dreadnode_api import quotas
 from dreadnode_api.auth.deps import WorkspaceScope
 from dreadnode_api.datasets.deletion import keep_for_job
 from dreadnode_api.db import Database
-from dreadnode_api.errors import Conflict
-from dreadnode_api.jobs.service import QUEUED_PHASE, QUEUED_REASON, enqueue
+from dreadnode_api.errors import ApiError, Conflict
+from dreadnode_api.jobs.records import QUEUED_PHASE, QUEUED_REASON, release
+from dreadnode_api.jobs.service import cancel_job, enqueue
 from dreadnode_api.models.base import new_id
 from dreadnode_api.models.jobs import VALIDATING, Job
 from dreadnode_api.pricing.budget import reserve
@@ -68,15 +70,52 @@ async def create_job(
             await quotas.require(session, services.settings, scope.org_id, resource)
     job = _job(scope, plan, is_paid=services.settings.is_paid)
     job.idempotency_key, job.request_sha256 = key, digest
+
+    async def insert(result: CheckResult | None) -> tuple[Job, bool]:
+        if not request.rehearse_first:
+            return await _insert(services, scope, job, plan, result)
+        if result is not None and (refusal := result.refusal()) is not None:
+            raise refusal
+        rehearsal = create_job(
+            scope,
+            request.model_copy(update={"rehearse": True, "rehearse_first": False}),
+            None if key is None else hashlib.sha256(f"rehearsal of {key}".encode()).hexdigest(),
+            services=services,
+            while_connected=while_connected,
+        )
+        return await _with_rehearsal(
+            scope, services, job, rehearsal, lambda: _insert(services, scope, job, plan, result)
+        )
+
     async with database.reading() as session:
         stored = await check_results.load(session, plan.check)
     if stored is not None:
-        return await _insert(services, scope, job, plan, stored)
+        return await insert(stored)
     with services.preflight.check(plan.check) as running:
         limit = services.settings.preflight_wait_seconds
         seconds = max(started + limit - loop.time(), min(limit, MIN_CHECK_SECONDS))
         result = await while_connected(running.result(seconds))
-        return await _insert(services, scope, job, plan, result)
+        return await insert(result)
+
+
+async def _with_rehearsal(
+    scope: WorkspaceScope,
+    services: Services,
+    job: Job,
+    rehearsal: Coroutine[Any, Any, tuple[Job, bool]],
+    insert: Callable[[], Awaitable[tuple[Job, bool]]],
+) -> tuple[Job, bool]:
+    """Create the REHEARSAL of a job and then the job, which waits for it; or neither of them."""
+    found, new = await rehearsal
+    job.rehearsal_id = found.id
+    try:
+        return await insert()
+    except ApiError:
+        if new:
+            async with services.database.writing() as session:
+                with suppress(Conflict):
+                    await cancel_job(session, scope.workspace_id, found.id)
+        raise
 
 
 async def _insert(
@@ -100,7 +139,8 @@ async def _insert(
             await enqueue(session, services.settings, job, phase, reason)
             if result is not None:
                 await reserve(session, job)
-            if result is None:
+                await release(session, job)
+            else:
                 await services.validator.add(session, job, plan.check, sources)
     except IntegrityError:
         # Another request with the same key created its job since the look-up.
@@ -149,6 +189,7 @@ def _job(scope: WorkspaceScope, plan: JobPlan, *, is_paid: bool) -> Job:
         model=request.model_id,
         trained_model=plan.trained_model,
         rehearsal=request.rehearse,
+        rehearse_steps=request.rehearse_steps if request.rehearse else None,
         project_ref=request.project_ref,
         run_ref=request.run_ref,
         tags=list(request.tags),

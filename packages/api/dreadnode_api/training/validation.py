@@ -18,8 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.db import Database, clock
 from dreadnode_api.errors import ApiError
-from dreadnode_api.jobs.records import end_job, set_phase
-from dreadnode_api.jobs.service import QUEUED_PHASE, QUEUED_REASON
+from dreadnode_api.jobs.records import end_job, release
 from dreadnode_api.models.base import new_id
 from dreadnode_api.models.checks import Validation
 from dreadnode_api.models.jobs import ENDED, VALIDATING, Job, Status
@@ -201,4 +200,4 @@ class Validator:
             except ApiError as refusal:
                 await end_job(session, job, Status.FAILED, error=str(refusal), code=STOPPED_BY)
                 return
-            set_phase(session, job, QUEUED_PHASE, QUEUED_REASON)
+            await release(session, job)

@@ -20,6 +20,7 @@ def job_view(
     last_lines: Sequence[str] = (),
     waiting: Waiting | None = None,
     limit: Decimal | None = None,
+    report: Mapping[str, Any] | None = None,
 ) -> TrainingJob:
     """Return the response for `job`; the other arguments are left out in lists.
 
@@ -41,6 +42,7 @@ def job_view(
             "progress": None if job.progress is None else Progress(**job.progress),
             "metrics": {**job.scalars, **merge_history(history)},
             "cost": cost_view(job, max_cost(job) if limit is None else limit),
+            "rehearsal_report": report,
             "error_log": list(last_lines),
             "queue_position": None if waiting is None else waiting.position,
             "phase_reason": job.phase_reason if waiting is None else waiting.reason,
@@ -52,10 +54,10 @@ def job_view(
 
 _SAME = (
     "id", "workspace_id", "name", "status", "phase", "backend", "trainer_type",
-    "algorithm", "model", "trained_model", "rehearsal", "project_ref", "run_ref", "tags",
-    "preflight", "artifacts", "error", "error_code", "attempt", "retry_of", "start_step",
-    "stopped_by", "created_by", "created_at", "updated_at", "started_at", "completed_at",
-    "cancel_requested_at",
+    "algorithm", "model", "trained_model", "rehearsal", "rehearsal_id", "rehearse_steps",
+    "project_ref", "run_ref", "tags", "preflight", "artifacts", "error", "error_code", "attempt",
+    "retry_of", "start_step", "stopped_by", "created_by", "created_at", "updated_at",
+    "started_at", "completed_at", "cancel_requested_at",
 )  # fmt: skip
 
 

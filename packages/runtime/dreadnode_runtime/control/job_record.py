@@ -11,6 +11,7 @@ class Job:
     Attributes:
         model: Catalog id that the user chose.
         trained_model: The model that is trained; in a rehearsal, the stand-in.
+        rehearse_steps: Steps after which a rehearsal ends; None for all.
         config: Settings, with every default filled in by the API.
         metrics: Metrics of earlier attempts.
         artifacts: Checkpoints and other results of earlier attempts.
@@ -25,6 +26,7 @@ class Job:
     config: dict[str, Any]
     metrics: dict[str, Any]
     artifacts: dict[str, Any]
+    rehearse_steps: int | None = None
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Job":
@@ -39,6 +41,7 @@ class Job:
             config=record["config"],
             metrics=record.get("metrics") or {},
             artifacts=record.get("artifacts") or {},
+            rehearse_steps=record.get("rehearse_steps"),
         )
 
     @property

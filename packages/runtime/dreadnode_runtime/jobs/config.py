@@ -107,6 +107,12 @@ class TrainingConfig(BaseModel):
             return self.learning_rate * (1 - done)
         return self.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
+    def at_most(self, steps: int | None) -> Self:
+        """Return these settings for a job that ends after STEPS steps, if it is not None."""
+        if steps is None:
+            return self
+        return self.model_copy(update={"steps": min(steps, self.steps or steps)})
+
     def shorter(self, steps_of_epochs: int) -> int:
         """Return the number of steps, given those of all epochs: with both settings, the fewer."""
         if self.steps is None or self.epochs is None:

@@ -103,7 +103,7 @@ async def run_rl(context: JobContext) -> dict[str, Any] | None:
         RuntimeFault: The job failed (`JobFailed`), or this attempt did.
     """
     job, reporter = context.job, context.reporter
-    config = read_config(RlConfig, job.config)
+    config = read_config(RlConfig, job.config).at_most(job.rehearse_steps)
     datasets, files = await _download(context, config)
     eval_dataset = None
     if config.eval_dataset_ref is not None:

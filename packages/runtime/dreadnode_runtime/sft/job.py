@@ -23,7 +23,7 @@ async def run_sft(context: JobContext) -> dict[str, Any] | None:
         RuntimeFault: The job failed (`JobFailed`), or this attempt did.
     """
     job, reporter = context.job, context.reporter
-    config = read_config(SftConfig, job.config)
+    config = read_config(SftConfig, job.config).at_most(job.rehearse_steps)
     datasets, files = await _fetch(context, config)
     eval_dataset = None
     if config.eval_dataset_ref is not None:

@@ -7,6 +7,7 @@ to import (httpx2, pydantic, rich) are imported in the functions that use them.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +64,7 @@ def run(arguments: list[str], *, transport: httpx2.BaseTransport | None = None) 
     """
     from dreadnode.cli import context
 
+    arguments = _with_rehearsal_steps(arguments)
     as_json = "--json" in arguments
     token = context.transport.set(transport)
     try:
@@ -91,6 +93,15 @@ def run(arguments: list[str], *, transport: httpx2.BaseTransport | None = None) 
     finally:
         context.transport.reset(token)
     return 0
+
+
+def _with_rehearsal_steps(arguments: list[str]) -> list[str]:
+    """Return ARGUMENTS with `--rehearse=20` as `--rehearse --rehearse-steps 20`."""
+    expanded: list[str] = []
+    for argument in arguments:
+        found = re.fullmatch(r"(--rehearse(?:-first)?)=([-+.\d].*)", argument)
+        expanded += [argument] if found is None else [found[1], "--rehearse-steps", found[2]]
+    return expanded
 
 
 def _report(error: DreadnodeError, *, as_json: bool) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dreadnode.cli import money
 from dreadnode.cli.money import dollars as dollars
 from dreadnode.cli.output import Column, show
+from dreadnode.cli.output import count as counted
 
 if TYPE_CHECKING:
     from dreadnode.training.checkpoints import OfWeights
@@ -87,6 +88,34 @@ def cost(job: TrainingJob) -> str:
         return f"free; {dollars(found.list_usd)} at Tinker's prices ({tokens})"
     earlier = f" after {dollars(found.earlier_usd)} before" if found.earlier_usd else ""
     return f"{dollars(found.list_usd)} ({tokens}){earlier}{limit}"
+
+
+def rehearsal(job: TrainingJob) -> list[str]:
+    """Return what a rehearsal has shown, and what the whole job would take and cost."""
+    report = job.rehearsal_report
+    if report is None:
+        return []
+    seen = f"{report.metric} {report.movement} from {report.first:.4g} to {report.last:.4g}"
+    pace = f"{report.tokens_per_step:,.0f} tokens"
+    if report.seconds_per_step is not None:
+        pace += f" and {report.seconds_per_step:.3g} s"
+    lines = [f"{seen} over {counted(report.steps, 'step')}; {pace} per step with the stand-in"]
+    whole = [] if report.whole_steps is None else [counted(report.whole_steps, "step")]
+    if report.whole_seconds is not None:
+        whole.append(f"{duration(report.whole_seconds)} at this speed")
+    least, most = report.whole_usd_at_least, report.whole_usd_at_most
+    if least is not None and most is not None:
+        price = dollars(most) if least == most else f"{dollars(least)} to {dollars(most)}"
+        whole.append(f"{price} on {job.model} (tokens counted by the stand-in's tokenizer)")
+    return [*lines, *([f"the whole job: {', '.join(whole)}"] if whole else [])]
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in its two largest units."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if hours >= 1:
+        return f"{hours:.0f} h {minutes % 60:02.0f} min" if hours < 100 else f"{hours / 24:.0f} d"
+    return f"{minutes:.0f} min" if minutes >= 2 else f"{seconds:.0f} s"
 
 
 def optional_dollars(usd: Decimal | None) -> str:
@@ -331,6 +360,8 @@ JOB: tuple[Column, ...] = (
     ("loss", loss),
     ("reward", reward),
     ("evaluation", evaluation),
+    ("rehearsal", rehearsal),
+    ("rehearsed by", lambda job: job.rehearsal_id),
     ("cost", cost),
     ("stopped by", lambda job: job.stopped_by),
     ("best", best),

@@ -183,6 +183,35 @@ class JobCost(Response):
     limit_usd: Decimal | None = None
 
 
+class RehearsalReport(Response):
+    """What a rehearsal has shown so far, and what the whole job would take and cost.
+
+    Attributes:
+        steps: Steps of the rehearsal so far.
+        metric: `loss` or `reward`.
+        first: Its mean over the first quarter of the steps.
+        last: Its mean over the last quarter.
+        movement: `falling`, `rising` or `flat`.
+        seconds_per_step: With the stand-in, on the server's engine.
+        whole_steps: Steps of the whole job.
+        whole_seconds: Time of the whole job at the same speed.
+        whole_usd_at_least: The lowest price of the whole job, by the stand-in's tokenizer.
+        whole_usd_at_most: The highest.
+    """
+
+    steps: int
+    metric: str
+    first: float
+    last: float
+    movement: str
+    tokens_per_step: float
+    seconds_per_step: float | None = None
+    whole_steps: int | None = None
+    whole_seconds: float | None = None
+    whole_usd_at_least: Decimal | None = None
+    whole_usd_at_most: Decimal | None = None
+
+
 class TrainingJob(Response):
     """A training job.
 
@@ -191,6 +220,9 @@ class TrainingJob(Response):
         phase: What a job that has not ended does now.
         phase_reason: Why it does that, if there is more to say.
         rehearsal: Whether it trains a stand-in instead of `model`.
+        rehearse_steps: Steps after which a rehearsal ends.
+        rehearsal_id: The rehearsal after which it starts.
+        rehearsal_report: What a rehearsal has shown; None in a list of jobs.
         trained_model: The model that the engine trains; in a rehearsal, the stand-in.
         attempt: The number of starts; 0 before the first one.
         retry_of: The job that this one retries.
@@ -212,6 +244,9 @@ class TrainingJob(Response):
     name: str | None = None
     capability: JobCapability | None = None
     rehearsal: bool = False
+    rehearse_steps: int | None = None
+    rehearsal_id: str | None = None
+    rehearsal_report: RehearsalReport | None = None
     trained_model: str | None = None
     phase: str | None = None
     phase_reason: str | None = None

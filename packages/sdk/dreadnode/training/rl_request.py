@@ -210,6 +210,12 @@ class RlRequest(Request):
     rehearse: bool = False
     """Train a small stand-in model instead: same data, config and loop. Default: false."""
 
+    rehearse_first: bool = False
+    """Rehearse first; the job starts only if its rehearsal completes. Default: false."""
+
+    rehearse_steps: Annotated[int, Field(ge=1, le=10000000)] | None = None
+    """Steps of the rehearsal; all steps of the job if not set."""
+
     config: RlConfig
     backend: Literal["tinker"] = "tinker"
     trainer_type: Literal["rl"] = "rl"

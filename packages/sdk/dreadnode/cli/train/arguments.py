@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from dreadnode.cli.completion import model_ids
 from dreadnode.cli.data.dataset import upload
 from dreadnode.cli.train import rl_flags, sft_flags
-from dreadnode.cli.train.flags import given
+from dreadnode.cli.train.flags import RehearseFirst, RehearseSteps, given
 from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class SftJob:
         Parameter(help="Trajectories to train on as well, as `--dataset`. May be repeated."),
     ] = ()
     rehearse: Rehearse = False
+    rehearse_first: RehearseFirst = False
+    rehearse_steps: RehearseSteps = None
     name: Name = None
     tag: Tags = ()
     eval_dataset: Annotated[str | None, Parameter(help="Evaluation dataset, as `--dataset`.")] = (
@@ -83,6 +85,8 @@ class SftJob:
             name=self.name,
             tags=self.tag,
             rehearse=self.rehearse,
+            rehearse_first=self.rehearse_first,
+            rehearse_steps=self.rehearse_steps,
         )
 
     def settings(self, flags: sft_flags.SftFlags) -> dict[str, Any]:
@@ -127,6 +131,8 @@ class RlJob:
         Parameter(help="A .py file with tools for rollouts of several turns."),
     ] = None
     rehearse: Rehearse = False
+    rehearse_first: RehearseFirst = False
+    rehearse_steps: RehearseSteps = None
     name: Name = None
     tag: Tags = ()
     eval_dataset: Annotated[
@@ -163,6 +169,8 @@ class RlJob:
             name=self.name,
             tags=self.tag,
             rehearse=self.rehearse,
+            rehearse_first=self.rehearse_first,
+            rehearse_steps=self.rehearse_steps,
         )
 
     def settings(self, flags: rl_flags.RlFlags) -> dict[str, Any]:

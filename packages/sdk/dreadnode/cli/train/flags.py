@@ -6,13 +6,27 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from dreadnode.errors import ApiError, InputError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
     from pydantic import BaseModel
+
+RehearseFirst = Annotated[
+    bool,
+    Parameter(
+        help="Rehearse first; the job starts only if its rehearsal completes. "
+        "`--rehearse-first=STEPS` sets the steps of the rehearsal as well."
+    ),
+]
+RehearseSteps = Annotated[
+    int | None,
+    Parameter(help="Steps of the rehearsal; all if not set. `--rehearse=STEPS` sets them as well."),
+]
 
 _QUOTED = re.compile(r"`(?:config\.)?(\w+)`")
 

@@ -14,6 +14,7 @@ from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.data.dataset import upload
 from dreadnode.cli.output import count, hint, say
 from dreadnode.cli.train.arguments import Yes
+from dreadnode.cli.train.flags import RehearseFirst, RehearseSteps
 from dreadnode.cli.train.jobs import Job
 from dreadnode.cli.train.price import confirm
 from dreadnode.cli.train.sft import submitted
@@ -82,6 +83,8 @@ def submit(
     set: Set = (),  # noqa: A002 - the flag's own name
     unset: Unset = (),
     rehearse: Rehearse = None,
+    rehearse_first: RehearseFirst = False,
+    rehearse_steps: RehearseSteps = None,
     wait: Wait = False,
     yes: Yes = False,
     common: Common = DEFAULT,
@@ -94,8 +97,7 @@ def submit(
     from dreadnode.job_files import job_file as jobfile
 
     document = jobfile.changed(jobfile.read(file), set, unset)
-    if rehearse is not None:
-        document["rehearse"] = rehearse
+    _set_rehearsal(document, rehearse, rehearse_steps, first=rehearse_first)
     described = jobfile.parse(document, str(file), file.parent)
     with common.client() as client:
         request = described.request(lambda path: upload(client, path).ref)
@@ -111,6 +113,8 @@ def clone(
     set: Set = (),  # noqa: A002 - the flag's own name
     unset: Unset = (),
     rehearse: Rehearse = None,
+    rehearse_first: RehearseFirst = False,
+    rehearse_steps: RehearseSteps = None,
     wait: Wait = False,
     yes: Yes = False,
     common: Common = DEFAULT,
@@ -124,14 +128,25 @@ def clone(
     with common.client() as client:
         old = client.get_training_job(client.find_training_job(job))
         document = jobfile.changed(_document(old), set, unset)
-        if rehearse is not None:
-            document["rehearse"] = rehearse
+        _set_rehearsal(document, rehearse, rehearse_steps, first=rehearse_first)
         described = jobfile.parse(document, f"job {job}", Path())
         request = described.request(lambda path: upload(client, path).ref)
         confirm(client, request, yes=yes)
         new = client.create_training_job(request)
         say(*(_differences(old, new) or ["nothing is different"]))
         submitted(client, new, common, wait=wait)
+
+
+def _set_rehearsal(
+    document: dict[str, Any], rehearse: bool | None, steps: int | None, *, first: bool
+) -> None:
+    """Set how DOCUMENT is rehearsed, as the flags say."""
+    if rehearse is not None:
+        document["rehearse"] = rehearse
+    if first:
+        document["rehearse_first"] = True
+    if steps is not None:
+        document["rehearse_steps"] = steps
 
 
 def _document(job: TrainingJob) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class TrainingMethods(DatasetMethods, JobMethods):
         eval_dataset: DatasetLike | None = None,
         capability: CapabilityLike | None = None,
         rehearse: bool = False,
+        rehearse_first: bool = False,
+        rehearse_steps: int | None = None,
         name: str | None = None,
         tags: Sequence[str] = (),
         **settings: Any,
@@ -49,6 +51,8 @@ class TrainingMethods(DatasetMethods, JobMethods):
             eval_dataset: The evaluation dataset, in the same forms.
             capability: The capability with the system prompt: `name@version`, a dict, a reference.
             rehearse: Train a small stand-in model instead: same data, config and loop.
+            rehearse_first: Rehearse first; the job starts only if its rehearsal completes.
+            rehearse_steps: Steps of the rehearsal; all steps of the job if not set.
             name: The name of the job.
             tags: The tags of the job.
             settings: The settings of `dreadnode.training.jobs.SftConfig`, for instance `steps=100`.
@@ -69,6 +73,8 @@ class TrainingMethods(DatasetMethods, JobMethods):
             model=model,
             capability_ref=capability_ref(capability),
             rehearse=rehearse,
+            rehearse_first=rehearse_first,
+            rehearse_steps=rehearse_steps,
             name=name,
             tags=tuple(tags),
         )
@@ -87,6 +93,8 @@ class TrainingMethods(DatasetMethods, JobMethods):
         eval_dataset: DatasetLike | None = None,
         capability: CapabilityLike | None = None,
         rehearse: bool = False,
+        rehearse_first: bool = False,
+        rehearse_steps: int | None = None,
         name: str | None = None,
         tags: Sequence[str] = (),
         **settings: Any,
@@ -105,6 +113,8 @@ class TrainingMethods(DatasetMethods, JobMethods):
             eval_dataset: The evaluation dataset, in the same forms.
             capability: The capability with the system prompt: `name@version`, a dict, a reference.
             rehearse: Train a small stand-in model instead: same data, config and loop.
+            rehearse_first: Rehearse first; the job starts only if its rehearsal completes.
+            rehearse_steps: Steps of the rehearsal; all steps of the job if not set.
             name: The name of the job.
             tags: The tags of the job.
             settings: The settings of `dreadnode.training.rl.RlConfig`, for instance `steps=100`.
@@ -136,6 +146,8 @@ class TrainingMethods(DatasetMethods, JobMethods):
             model=model,
             capability_ref=capability_ref(capability),
             rehearse=rehearse,
+            rehearse_first=rehearse_first,
+            rehearse_steps=rehearse_steps,
             name=name,
             tags=tuple(tags),
         )
