@@ -2,10 +2,10 @@
 
 Training: tokens per second of forward, backward and optimizer step on the same batch, for one run
 and for several. Sampling: tokens per second compared with `generate`, for one request, for
-sixteen, and for sixteen over four adapters. Every figure is a ratio of two measurements that
-alternate, so that other load falls on both alike; each comparison ends when its seconds are over.
-Time to ready and memory: the first step through a new engine, compared with a new process
-that takes the same step by hand.
+sixteen, and for sixteen over four adapters; and with a bare loop for one. Every figure is a ratio
+of two measurements that alternate, so that other load falls on both alike; each comparison ends
+when its seconds are over. Time to ready and memory: the first step through a new engine, compared
+with a new process that takes the same step by hand.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 import tinker
 import torch
 import transformers
+from bare_decoding import BareDecoding
 from dreadnode_engine.base_models.discovery import STAND_IN_ID, ServedModel, discover, inspect_model
 from dreadnode_engine.compute import memory
 from dreadnode_engine.compute.adapters import LoraShape
@@ -109,10 +110,16 @@ def supervised(served: ServedModel, sequences: int, longest: int) -> list[Datum]
     return data
 
 
+def weights_dtype(base: LoadedBase) -> torch.dtype:
+    """The data type of the projections, which is that of the whole model in a plain loop."""
+    dtype: torch.dtype = base.plain.causal_lm.model.layers[0].self_attn.q_proj.weight.dtype
+    return dtype
+
+
 def plain_training(base: LoadedBase, data: list[Datum]) -> Callable[[], int]:
     """One step of the loop that people write by hand: pad, forward, loss, backward, step."""
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        base.served.path, dtype=base.plain.causal_lm.dtype
+        base.served.path, dtype=weights_dtype(base)
     ).to(base.device)
     model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=32, target_modules=TARGETS))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
@@ -188,7 +195,7 @@ def plain_sampling(base: LoadedBase, texts: list[np.ndarray[Any, Any]], new: int
 def plain_adapters(base: LoadedBase, folders: list[Path]) -> Callable[[Any, int], int]:
     """PEFT with every adapter loaded, switched to the one that each request asks for."""
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        base.served.path, dtype=base.plain.causal_lm.dtype
+        base.served.path, dtype=weights_dtype(base)
     ).to(base.device)
     whole = PeftModel.from_pretrained(model, folders[0], adapter_name="0").eval()
     for i, folder in enumerate(folders[1:], start=1):
@@ -244,7 +251,7 @@ def save_adapters(base: LoadedBase, folder: Path, count: int) -> list[Path]:
     folders = []
     for i in range(count):
         tensors = {name: torch.randn(size) * 0.01 for name, size in wrapper.shapes.items()}
-        folders.append(folder / f"{base.served.id.replace('/', '-')}-{base.device}-{i}")
+        folders.append(folder / f"{base.served.id.replace('/', '-')}-{id(base)}-{i}")
         folders[-1].mkdir()
         wrapper.save(tensors, folders[-1], base.served.id)
     return folders
@@ -275,6 +282,14 @@ def measure(served: ServedModel, device: Device, seconds: float, folder: Path) -
             seconds,
         )
         show(f"sample, {count} at once", figures)
+    bare = BareDecoding(base.plain.causal_lm, len(texts[0]) + new)
+    base.prefixes.clear()
+    figures = compare(
+        lambda: engine_sampling(base, texts[:1], new),
+        lambda: bare.sample(texts[0], new),
+        seconds,
+    )
+    show("sample, 1, against a bare loop", figures)
     folders = save_adapters(base, folder, 4)
     by_peft = plain_adapters(base, folders)
     sampling_network = lambda: engine_sampling(base, texts, new, folders)  # noqa: E731
@@ -376,6 +391,7 @@ def first_step(served: ServedModel, device: Device, threads: int, folder: Path) 
     command = [sys.executable, "-m", "dreadnode_engine", "serve", "--data-dir", str(folder)]
     command += ["--model", f"bench={served.path}", "--no-stand-in", "--no-hf-cache"]
     command += ["--device", device.name, "--threads", str(threads)]
+    command += ["--dtype", str(device.dtype).removeprefix("torch.")]
     engine = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -414,13 +430,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="for each comparison")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tiny-only", action="store_true", help="leave the stand-in out")
+    parser.add_argument("--bfloat16", action="store_true", help="also with `--dtype bfloat16`")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     os.environ |= {"HF_HUB_OFFLINE": "1", "TINKER_TELEMETRY": "0"}
     warnings.filterwarnings("ignore")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    devices = [Device()]
+    devices = [Device(), Device("cpu", torch.bfloat16)] if options.bfloat16 else [Device()]
     if torch.cuda.is_available():
         devices.append(Device("cuda", torch.bfloat16))
     cache = Path(tempfile.gettempdir()) / "dreadnode-bench"
@@ -432,7 +449,7 @@ def main() -> None:
         for device in devices:
             for i, served in enumerate(models):
                 measure(served, device, options.seconds, Path(folder))
-                data_dir = Path(folder) / f"engine-{device.name}-{i}"
+                data_dir = Path(folder) / f"engine-{device.name}-{device.dtype}-{i}"
                 first_step(served, device, options.threads, data_dir)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory of this process, both sides together: {peak:.1f} GiB")

@@ -8,7 +8,9 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+from dreadnode_api.errors import Invalid
 from dreadnode_api.models.jobs import Job
+from dreadnode_api.training.checks import require_memory
 from dreadnode_api.training.schemas import SftJobRequest
 
 MODEL = "Qwen/Qwen3-8B"
@@ -187,31 +189,26 @@ MEMORY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("config", "cause", "need"),
-    [
-        ({"lora_rank": 17}, "`lora_rank` 17", "3.1"),
-        (
-            {"packed": True, "format": "text"},
-            "`lora_rank` 16 and packed rows of 2048 tokens",
-            "4.5",
-        ),
-    ],
-)
 async def test_a_job_that_the_engine_has_no_memory_for_is_refused_before_it_is_accepted(
-    api: Any, engine: Any, config: dict[str, Any], cause: str, need: str
+    api: Any, engine: Any
 ) -> None:
     engine.models[0]["memory"] = MEMORY
     await api.push()
 
-    refused = await api.create(config=config)
+    refused = await api.create(config={"lora_rank": 17})
+    with pytest.raises(Invalid) as too_long:
+        await require_memory(
+            engine.client(), MODEL, {"lora_rank": 1}, {"lengths": {"min": 1, "max": 1800}}
+        )
 
     assert refused.status_code == 422
     assert refused.json()["detail"] == (
-        f"Training `{MODEL}` with {cause} needs about {need} GiB of memory, and this server's "
-        "engine may use 3.0 GiB now; free memory on its machine, or choose a smaller model"
+        f"Training `{MODEL}` with `lora_rank` 17 needs about 3.1 GiB of memory, and this server's "
+        "engine may use 3.0 GiB now; free memory on its machine, or choose a smaller model or rank"
     )
     assert await api.count() == 0
+    assert "`lora_rank` 1 on rows of up to 1800 tokens needs about 3.3 GiB" in str(too_long.value)
+    assert str(too_long.value).endswith("or lower `max_sequence_length`")
     engine.models[0]["memory"] = MEMORY | {"budget_bytes": 5 << 30}
     assert (await api.create()).status_code == 201
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tinker
 import torch
+from dreadnode_runtime.backend.adapter import base_dtype
 from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.backend.trainer import Adapter, Optimizer
 from dreadnode_runtime.commands.export import ExportRequest, export
@@ -54,6 +55,7 @@ async def test_peft_loads_an_earlier_checkpoint_as_the_adapter_of_that_step(
     answer = await export(ExportRequest(checkpoint=path, name="step-000001"), tmp_path / "out")
 
     assert answer == {"ok": True, "files": ["adapter_config.json", WEIGHTS]}
+    assert base_dtype(tmp_path / "out") == "float32"
     found, expected = load_file(tmp_path / "out" / WEIGHTS), load_file(then / WEIGHTS)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)

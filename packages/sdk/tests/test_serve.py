@@ -261,7 +261,8 @@ def test_the_processes_get_addresses_and_secrets_in_their_environment(
     (server.folder / "weights").mkdir()
     weights = f"Qwen/Qwen3-8B={server.folder / 'weights'}"
     process = server.start(
-        *("--model", weights, "--memory-gib", "4.5"), DREADNODE_API_KEY="dn_of_a_person"
+        *("--model", weights, "--memory-gib", "4.5", "--dtype", "auto"),
+        DREADNODE_API_KEY="dn_of_a_person",
     )
     server.stop(process, signal.SIGTERM)
 
@@ -279,7 +280,9 @@ def test_the_processes_get_addresses_and_secrets_in_their_environment(
         assert environment["DREADNODE_PUBLIC_URL"] == f"http://127.0.0.1:{server.port}"
         assert "DREADNODE_API_KEY" not in environment
         assert key not in " ".join(found["arguments"])
-    assert engine["arguments"][-4:] == ["--model", weights, "--memory-gib", "4.5"]
+    assert engine["arguments"][-6:] == [
+        *("--model", weights, "--memory-gib", "4.5", "--dtype", "auto"),
+    ]
     assert api["arguments"] == ["--host", "127.0.0.1", "--port", str(server.port)]
 
 

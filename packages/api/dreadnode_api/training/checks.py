@@ -99,31 +99,40 @@ def served(request: JobRequest, model: TrainingModel, engine: Capabilities) -> E
 
 
 async def require_memory(
-    engine: EngineClient, trained_model: str, config: Mapping[str, Any]
+    engine: EngineClient,
+    trained_model: str,
+    config: Mapping[str, Any],
+    report: Mapping[str, Any] | None = None,
 ) -> None:
     """Return if the engine has the memory that the job needs, as far as it states it.
 
-    Only packed rows are known to be as long as `max_sequence_length`; other rows may be short.
+    Args:
+        engine: the engine.
+        trained_model: the model that it trains.
+        config: the job's settings.
+        report: of the check of the job's data; without it, rows are taken to be short.
 
     Raises:
         Invalid: the engine would refuse the run.
     """
     rank = int(config["lora_rank"])
-    tokens = int(config["max_sequence_length"]) if config.get("packed") else 0
+    longest = int(((report or {}).get("lengths") or {}).get("max", 0))
     memory = (await engine.capabilities()).memory_for(trained_model)
-    if memory is not None and memory.need(rank, tokens) > memory.budget_bytes:
+    if memory is not None and memory.need(rank, longest) > memory.budget_bytes:
         # The engine's budget follows its machine, so an old answer does not refuse a job.
         memory = (await engine.capabilities(at_most=0.0)).memory_for(trained_model)
-    if memory is None or memory.need(rank, tokens) <= memory.budget_bytes:
+    if memory is None or memory.need(rank, longest) <= memory.budget_bytes:
         return
-    need, budget = memory.need(rank, tokens) / GIB, memory.budget_bytes / GIB
-    cause = f"`lora_rank` {rank}" + (f" and packed rows of {tokens} tokens" if tokens else "")
+    need, budget = memory.need(rank, longest) / GIB, memory.budget_bytes / GIB
+    cause, remedy = f"`lora_rank` {rank}", "choose a smaller model or rank"
+    place = ("config", "lora_rank")
+    if longest > memory.micro_batch_tokens and memory.need(rank) <= memory.budget_bytes:
+        cause += f" on rows of up to {longest} tokens"
+        place, remedy = ("config", "max_sequence_length"), "lower `max_sequence_length`"
     raise Invalid(
         f"Training `{trained_model}` with {cause} needs about {need:.1f} GiB of memory, and this "
-        f"server's engine may use {budget:.1f} GiB now; free memory on its machine, or choose a "
-        "smaller model",
-        "config",
-        "lora_rank",
+        f"server's engine may use {budget:.1f} GiB now; free memory on its machine, or {remedy}",
+        *place,
     )
 
 

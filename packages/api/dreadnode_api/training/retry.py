@@ -66,7 +66,7 @@ async def retry_job(
         old = await _get_retryable(session, scope, job_id)
         await _resume_point(session, old, from_start=from_start)
     still_served(old.trained_model, await engine.capabilities())
-    await require_memory(engine, old.trained_model, old.config)
+    await require_memory(engine, old.trained_model, old.config, old.preflight)
     try:
         async with database.writing() as session:
             old = await _get_retryable(session, scope, job_id)

@@ -22,6 +22,7 @@ from dreadnode_api.pricing.budget import reserve
 from dreadnode_api.pricing.rates import rates_of
 from dreadnode_api.training import check_results
 from dreadnode_api.training.checker import CheckResult
+from dreadnode_api.training.checks import require_memory
 from dreadnode_api.training.job_report import job_report
 from dreadnode_api.training.planning import JobPlan, Services, plan_job
 from dreadnode_api.training.schemas import JobRequest, RlJobRequest
@@ -131,6 +132,7 @@ async def _insert(
     sources = plan.data.sources
     phase, reason = (VALIDATING, VALIDATING_REASON)
     if result is not None and result.report is not None:
+        await require_memory(services.engine, job.trained_model, job.config, result.report)
         job.preflight = job_report(job, result.report, sources)
         phase, reason = QUEUED_PHASE, QUEUED_REASON
     try:

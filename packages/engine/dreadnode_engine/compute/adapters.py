@@ -66,6 +66,8 @@ class PeftWrapper:
         self._slots = dict(_slots(model))
         self.shapes = {name: module.weight.size() for name, module in self._slots.items()}
         self.device = next(base.parameters()).device
+        halved = any(weight.dtype == torch.bfloat16 for weight in base.parameters())
+        self.base_dtype = "bfloat16" if halved else "float32"
 
     def bind(self, tensors: Mapping[str, Tensor]) -> None:
         """Compute with TENSORS, which have the names of PEFT's files."""
@@ -94,7 +96,8 @@ class PeftWrapper:
             config.target_parameters = sorted(config.target_parameters)
         config.save_pretrained(folder)
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(whole, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        metadata = {"format": "pt", "base_dtype": self.base_dtype}
+        save_file(whole, folder / WEIGHTS_FILE, metadata=metadata)
 
     def load(self, folder: Path) -> dict[str, Tensor]:
         """Read the adapter in FOLDER, in the order of this wrapper's modules."""

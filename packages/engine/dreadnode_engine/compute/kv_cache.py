@@ -67,9 +67,10 @@ class SlotCache:
     def begin_step(self) -> Tensor:
         """Prepare to append one position to each row; return these positions, (rows,)."""
         self._span = max(self.lengths) + 1
-        for store in (self.keys, self.values):
-            for layer, tensor in enumerate(store):
-                store[layer] = _room(tensor, tensor[0], self.count, self._span)
+        if self.keys[0].shape[2] < self._span:
+            for store in (self.keys, self.values):
+                for layer, tensor in enumerate(store):
+                    store[layer] = _room(tensor, tensor[0], self.count, self._span)
         device = self.keys[0].device
         places = torch.tensor(self.lengths)
         self._mask = None
@@ -84,9 +85,14 @@ class SlotCache:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Append KEY and VALUE (rows, groups, width) and attend with QUERY (rows, heads, width)."""
         keys, values = self.keys[layer], self.values[layer]
-        keys[self._rows, :, self._places] = key
-        values[self._rows, :, self._places] = value
         count, groups, width = key.shape
+        if self._mask is None:
+            # All rows are equally long: a slice is faster than indices.
+            keys[:count, :, self._span - 1] = key
+            values[:count, :, self._span - 1] = value
+        else:
+            keys[self._rows, :, self._places] = key
+            values[self._rows, :, self._places] = value
         # The heads of a group share its keys: as positions of one query they need no copies.
         query = query.view(count, groups, -1, width)
         output = scaled_dot_product_attention(

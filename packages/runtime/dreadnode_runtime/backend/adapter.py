@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 import httpx2
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from dreadnode_runtime.errors import JobFailed
 
@@ -40,6 +40,15 @@ async def fetch(urls: Mapping[str, str], folder: Path, name: str) -> None:
             "an earlier checkpoint",
             code="diverged",
         )
+
+
+def base_dtype(folder: Path) -> str | None:
+    """Return the data type of the base weights in training, which our engine writes there."""
+    try:
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            return (file.metadata() or {}).get("base_dtype")
+    except (OSError, SafetensorError):
+        return None
 
 
 async def _download(http: httpx2.AsyncClient, url: str, to: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dreadnode_runtime.backend.adapter import base_dtype
 from dreadnode_runtime.backend.trainer import Export, Trainer
 from dreadnode_runtime.control.api import Dataset, JobApi
 from dreadnode_runtime.control.events import Reporter, Stop
@@ -220,6 +221,7 @@ class JobContext:
 
     async def _store(self, export: Export, card: Card) -> None:
         """Write CARD into the adapter's folder, and upload the folder's files to the job."""
+        card = replace(card, base_dtype=base_dtype(export.adapter))
         (export.adapter / "README.md").write_text(card.text(), encoding="utf-8")
         for file in sorted(export.adapter.iterdir()):
             await self.api.upload(f"{export.adapter.name}/{file.name}", file)

@@ -27,6 +27,7 @@ class Card:
         config: The job's settings, including defaults.
         metrics: The job's final metrics.
         step: Step of the weights; None for the last step.
+        base_dtype: Data type of the base weights in training, if the engine says so.
     """
 
     job_id: str
@@ -45,6 +46,7 @@ class Card:
     writer: str | None = None
     format_notes: Sequence[str] = ()
     step: int | None = None
+    base_dtype: str | None = None
 
     def text(self) -> str:
         """Return the card as Markdown, with the front matter for model hubs."""
@@ -88,6 +90,7 @@ class Card:
         return {
             "Model of the job": self.model,
             "Trained model": self.trained_model,
+            "Data type of the base weights": self.base_dtype,
             **{_numbered("Data", n): _data(each) for n, each in enumerate(self.datasets)},
             "Evaluation data": None if self.eval_dataset is None else _data(self.eval_dataset),
             "Rows": f"{counts.usable} of {counts.rows}, {counts.truncated} truncated",

@@ -57,6 +57,7 @@ class Options:
         engine_port: The port of the engine, which always listens on this machine only.
         models: `ID=PATH` for each base model with local weights.
         memory_gib: Memory that the engine may use; the engine's default if None.
+        dtype: Data type of the base weights; the engine's default if None.
         database_url: The database; SQLite in the data directory if None.
         runner: The runner of sandboxes; DREADNODE_RUNNER if None.
         ray_address: The dashboard of the Ray cluster, for the runner `ray`.
@@ -70,6 +71,7 @@ class Options:
     engine_port: int = 8800
     models: tuple[str, ...] = ()
     memory_gib: float | None = None
+    dtype: str | None = None
     database_url: str | None = None
     runner: str | None = None
     ray_address: str | None = None
@@ -211,6 +213,8 @@ def _engine_command(options: Options, commands: Commands) -> list[str]:
         command += ["--model", model]
     if options.memory_gib is not None:
         command += ["--memory-gib", f"{options.memory_gib:g}"]
+    if options.dtype is not None:
+        command += ["--dtype", options.dtype]
     return command
 
 

@@ -35,6 +35,13 @@ def serve(
             "fifths of what is free, measured again each time."
         ),
     ] = None,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"] | None,
+        Parameter(
+            help="Data type of the engine's base weights: `float32` (default), `bfloat16`, or "
+            "`auto` for the faster of the two."
+        ),
+    ] = None,
     database_url: Annotated[
         str | None, Parameter(help="Database URL; else SQLite in the data directory.")
     ] = None,
@@ -72,11 +79,12 @@ def serve(
     if memory_gib is not None and not 0 < memory_gib < 1e6:
         raise InputError(f"`--memory-gib` must be above 0 and below 1000000, not {memory_gib:g}")
     hosted = "TINKER_BASE_URL" in os.environ or "TINKER_API_KEY" in os.environ
-    if memory_gib is not None and hosted:
-        raise InputError(
-            "`--memory-gib` is for the local engine, which does not start while TINKER_BASE_URL or "
-            "TINKER_API_KEY is set; unset them, or leave it out"
-        )
+    for flag, value in (("--memory-gib", memory_gib), ("--dtype", dtype)):
+        if value is not None and hosted:
+            raise InputError(
+                f"`{flag}` is for the local engine, which does not start while TINKER_BASE_URL or "
+                "TINKER_API_KEY is set; unset them, or leave it out"
+            )
     options = Options(
         data_dir=(data_dir or default_data_dir()).expanduser().absolute(),
         host=host,
@@ -84,6 +92,7 @@ def serve(
         engine_port=engine_port,
         models=tuple(_absolute(each) for each in model),
         memory_gib=memory_gib,
+        dtype=dtype,
         database_url=database_url,
         runner=runner,
         ray_address=ray_address,
