@@ -78,6 +78,20 @@ async def test_an_infrastructure_failure_is_retried_and_visible(
     assert any(line.startswith("Attempt 1 ended: ") for line in log)
 
 
+async def test_the_tokens_of_killed_attempts_are_counted_from_what_they_left(service: Any) -> None:
+    service.start("serve", "dispatch")
+    await service.api.push()
+    job = await service.api.job(config=wish(behave="kill", attempts=2))
+
+    done = await service.ended(job["id"])
+
+    assert (done["status"], done["attempt"]) == ("completed", 3)
+    assert done["cost"]["tokens"] == {
+        **{"prefill": 2, "cached_prefill": 4, "sample": 6},
+        "train": 12,
+    }
+
+
 async def test_the_number_of_attempts_is_limited(service: Any) -> None:
     service.start("serve", "dispatch")
     await service.api.push()

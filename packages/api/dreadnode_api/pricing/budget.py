@@ -15,8 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dreadnode_api.errors import Conflict, Invalid
 from dreadnode_api.models.auth import Workspace
 from dreadnode_api.models.jobs import ENDED, DeletedJobCost, Job
+from dreadnode_api.pricing.estimate import estimate
 from dreadnode_api.pricing.ledger import MICRO, job_cost, job_rates, money, to_micro
-from dreadnode_api.pricing.rates import Cost, TokenCounts, cost
+from dreadnode_api.pricing.rates import Cost
 
 SETTING = "max_cost_usd"
 STOPPED_BY = "budget"
@@ -31,11 +32,10 @@ def max_cost(job: Job) -> Decimal | None:
 def estimated(job: Job) -> tuple[Cost, Cost] | None:
     """Return the least and the most that a checked job can cost; None if that is not known."""
     plan = (job.preflight or {}).get("plan")
-    if not plan or plan.get("at_least") is None or plan.get("at_most") is None:
+    if plan is None:
         return None
-    rates = job_rates(job)
-    least, most = (TokenCounts(**plan[bound]) for bound in ("at_least", "at_most"))
-    return cost(least, rates), cost(most, rates)
+    found = estimate(plan, job_rates(job))
+    return found.least, found.most
 
 
 async def reserve(session: AsyncSession, job: Job) -> None:
