@@ -36,8 +36,9 @@ from pathlib import Path
 import httpx2
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = [int(each) for each in os.environ.get("BENCH_SUBMIT_ROWS", "1000,30000,1000000").split(",")]
-JOBS = [int(each) for each in os.environ.get("BENCH_SUBMIT_JOBS", "20,100").split(",")]
+_ROWS = os.environ.get("BENCH_SUBMIT_ROWS", "1000,30000,1000000")
+ROWS = [int(each) for each in _ROWS.split(",") if each]
+JOBS = [int(each) for each in os.environ.get("BENCH_SUBMIT_JOBS", "20,100").split(",") if each]
 ROUNDS = 3
 PATH = "/api/v1/org/main/ws/default/training/jobs"
 PACKAGES = ("api", "sdk", "runtime")
@@ -75,7 +76,8 @@ class Took:
 class Server:
     """A served build with the key of its first administrator."""
 
-    def __init__(self, url: str, key: str) -> None:
+    def __init__(self, url: str, key: str, log: Path) -> None:
+        self._log = log
         self.client = httpx2.AsyncClient(
             base_url=url, headers={"Authorization": f"Bearer {key}"}, timeout=None
         )
@@ -124,7 +126,7 @@ class Server:
         while job["phase"] == "validating":
             await asyncio.sleep(0.5)
             job = (await self.client.get(f"{PATH}/{job['id']}")).json()
-        assert job["status"] == "queued", job["error"]
+        assert job["status"] == "queued", f"{job['error']}\n{self._log.read_text()[-4000:]}"
         return Took(answered, time.perf_counter() - began)
 
     async def at_once(self, jobs: int, *, same_data: bool) -> Took:
@@ -146,7 +148,7 @@ def main() -> int:
 
         tokenizer = write_tiny_model(folder / "model", "qwen3")
         command = [sys.executable, "-c", ENGINE, str(tokenizer)]
-        engine = stack.enter_context(_process(command, {}))
+        engine = stack.enter_context(_process(command, {}, folder / "engine.log"))
         servers = {
             name: stack.enter_context(_serve(root, folder / name, engine.split()[-1]))
             for name, root in builds.items()
@@ -213,8 +215,9 @@ def _serve(root: Path, folder: Path, engine_port: str) -> Iterator[Server]:
         [*command, "init"], env=environment, cwd=folder, check=True, capture_output=True
     )
     key = json.loads(made.stdout)["token"]
-    with _process([*command, "serve", "--port", str(port)], environment):
-        yield Server(f"http://127.0.0.1:{port}", key)
+    log = folder / "serve.log"
+    with _process([*command, "serve", "--port", str(port)], environment, log):
+        yield Server(f"http://127.0.0.1:{port}", key, log)
 
 
 def _write_metadata(root: Path, folder: Path) -> None:
@@ -228,11 +231,11 @@ def _write_metadata(root: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _process(command: list[str], environment: dict[str, str]) -> Iterator[str]:
+def _process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[str]:
     """Run a process, yield the line that says it is ready, and end it."""
     running = subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, text=True,
+        stderr=log.open("w"), text=True,
     )  # fmt: skip
     assert running.stdout is not None
     line = running.stdout.readline()
