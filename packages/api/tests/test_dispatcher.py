@@ -87,7 +87,9 @@ async def test_the_tokens_of_killed_attempts_are_counted_from_what_they_left(ser
 
     assert (done["status"], done["attempt"]) == ("completed", 3)
     assert done["cost"]["tokens"] == {
-        "prefill": 2, "cached_prefill": 4, "sample": 6,
+        "prefill": 2,
+        "cached_prefill": 4,
+        "sample": 6,
         "train": 12,
     }
 
