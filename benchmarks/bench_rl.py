@@ -60,6 +60,7 @@ async def once(mode: str, model: Path, rows: Path, *, steps: int) -> tuple[float
     from dreadnode_api.training.defaults import complete
     from dreadnode_runtime.backend.tinker_policy import TinkerPolicy
     from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
+    from dreadnode_runtime.backend.trainer import Adapter
     from dreadnode_runtime.control.events import Stop
     from dreadnode_runtime.data.load_rendering import load_rendering
     from dreadnode_runtime.data.prompts import Asking, prepare_prompts
@@ -92,8 +93,7 @@ async def once(mode: str, model: Path, rows: Path, *, steps: int) -> tuple[float
     silence: Any = Silence()
     async with tinker_trainer(
         base_model=MODEL,
-        rank=8,
-        seed=0,
+        adapter=Adapter(rank=8),
         optimizer=config.optimizer(),
         resume=None,
         metadata={},

@@ -102,6 +102,7 @@ async def ours(folder: Path, model: Path, rows: Path, work: float) -> None:
     """Train with this project's loop, whose client does its WORK when it reports a step."""
     from dreadnode_api.training.defaults import complete
     from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
+    from dreadnode_runtime.backend.trainer import Adapter
     from dreadnode_runtime.control.events import Stop
     from dreadnode_runtime.data.load_rendering import load_rendering
     from dreadnode_runtime.data.prepare import prepare
@@ -114,8 +115,7 @@ async def ours(folder: Path, model: Path, rows: Path, work: float) -> None:
     config = read_config(SftConfig, complete("sft", {"max_sequence_length": 2048, **given}))
     async with tinker_trainer(
         base_model=MODEL,
-        rank=16,
-        seed=0,
+        adapter=Adapter(rank=16),
         optimizer=config.optimizer(),
         resume=None,
         metadata={},
