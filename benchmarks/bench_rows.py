@@ -1,11 +1,12 @@
 """The check of chat rows: rows a second and memory, beside another build of this project.
 
 `python -m dreadnode_runtime check` renders every row of a file, as a job's preflight does. The
-builds take turns on the same file; what a start takes, measured on one row, is subtracted, and the
-best of each counts. Processor seconds are given too: other work on the machine changes them less.
-Memory is that of the largest process, on a tenth of the rows and on all.
+builds take turns; what a start takes, measured on one row, is subtracted, and the best of each
+counts. Processor seconds are given too: other work on the machine changes them less. Memory is that
+of the largest process, on a tenth of the rows and on all.
 
-`BENCH_ROWS` sets the number of rows, `BENCH_ROWS_BASELINE` names a checkout of the other build,
+`BENCH_ROWS` sets the number of rows. `BENCH_ROWS_BASELINE` names a checkout of the other build,
+which checks the first `BENCH_ROWS_OF_BASELINE` of them, `BENCH_ROWS_ROUNDS` how often they do so,
 `BENCH_ROWS_MODEL` the catalog model, and `BENCH_ROWS_TOKENIZER` a folder with its tokenizer; a tiny
 one is made without the last.
 """
@@ -26,8 +27,9 @@ from typing import Any
 from dreadnode_api.training.defaults import complete
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = int(os.environ.get("BENCH_ROWS", "20000"))
-ROUNDS = 2
+ROWS = int(os.environ.get("BENCH_ROWS", "100000"))
+ROWS_OF_BASELINE = min(ROWS, int(os.environ.get("BENCH_ROWS_OF_BASELINE", "5000")))
+ROUNDS = int(os.environ.get("BENCH_ROWS_ROUNDS", "2"))
 MODEL = os.environ.get("BENCH_ROWS_MODEL", "Qwen/Qwen3-8B")
 WORDS = str.split(
     "the pier opens at low tide and closes when the harbour board says so because of wind rain or "
@@ -47,27 +49,36 @@ class Took:
 
 def main() -> int:
     """Print rows a second of each build, and their ratio."""
-    builds = {"ours": ROOT}
+    builds, counts = {"ours": ROOT}, {"ours": ROWS}
     if baseline := os.environ.get("BENCH_ROWS_BASELINE"):
         builds["baseline"] = Path(baseline).resolve()
+        counts["baseline"] = ROWS_OF_BASELINE
     with tempfile.TemporaryDirectory() as work:
         folder = Path(work)
         tokenizer = os.environ.get("BENCH_ROWS_TOKENIZER") or _tiny_tokenizer(folder)
-        files = {count: _written(folder, count) for count in (1, ROWS // 10, ROWS)}
+        files = {
+            count: _written(folder, count)
+            for each in counts.values()
+            for count in (1, each // 10, each)
+        }
         starts = {name: _check(root, files[1], tokenizer) for name, root in builds.items()}
-        tenths = {name: _check(root, files[ROWS // 10], tokenizer) for name, root in builds.items()}
+        tenths = {
+            name: _check(root, files[counts[name] // 10], tokenizer)
+            for name, root in builds.items()
+        }
         rounds = [
-            {name: _check(root, files[ROWS], tokenizer) for name, root in builds.items()}
+            {name: _check(root, files[counts[name]], tokenizer) for name, root in builds.items()}
             for _ in range(ROUNDS)
         ]
     walls, busies = {}, {}
     for name in builds:
+        count = counts[name]
         best = min((each[name] for each in rounds), key=lambda took: took.seconds)
-        walls[name] = ROWS / max(best.seconds - starts[name].seconds, 1e-9)
+        walls[name] = count / max(best.seconds - starts[name].seconds, 1e-9)
         busy = min(each[name].busy for each in rounds) - starts[name].busy
-        busies[name] = ROWS / max(busy, 1e-9)
+        busies[name] = count / max(busy, 1e-9)
         print(
-            f"{name:>9}: {walls[name]:7,.0f} rows a second of {ROWS:,}, {busies[name]:7,.0f} a "
+            f"{name:>9}: {walls[name]:7,.0f} rows a second of {count:,}, {busies[name]:7,.0f} a "
             f"processor second, {best.answer['tokens']:,} tokens, {best.memory:,.0f} MiB "
             f"({tenths[name].memory:,.0f} MiB with a tenth of the rows)"
         )
