@@ -141,9 +141,9 @@ def test_checkpoints_are_listed_with_their_known_facts(dn: Dn) -> None:
     assert dn("train checkpoints 01900001-0000-7000-8000-000000000000") == snapshot("""\
 exit: 0
 --- stdout
-STEP  STATE               KIND      METRICS            BYTES    CREATED              PATH
-  10  expired             training  train/loss 0.5123           2026-11-22 03:00:00  tinker://r/weights/000010
-  20  ready, final, best  training                     123,456  2026-11-22 03:00:00  tinker://r/weights/final
+NAME    STEP  STATE               KIND      METRICS            SIZE
+000010    10  expired             training  train/loss 0.5123
+final     20  ready, final, best  training                     120.6 KiB
 --- stderr
 """)
 

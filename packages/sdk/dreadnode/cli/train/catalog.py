@@ -82,7 +82,7 @@ class Filters:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """The output output, if it is not `--json`."""
+    """The output format, if it is not `--json`."""
 
     csv: Annotated[bool, _Output] = False
     """Print all fields as comma-separated values."""

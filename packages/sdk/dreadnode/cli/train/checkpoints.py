@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, say
 from dreadnode.cli.train.jobs import Job
+from dreadnode.cli.units import byte_size
 
 if TYPE_CHECKING:
     from dreadnode.training.checkpoints import Checkpoint
@@ -25,19 +25,29 @@ def _metrics(checkpoint: Checkpoint) -> str:
     )
 
 
+def _name(checkpoint: Checkpoint) -> str:
+    return checkpoint.path.rstrip("/").rpartition("/")[2]
+
+
+def _size(checkpoint: Checkpoint) -> str | None:
+    return None if checkpoint.bytes is None else byte_size(checkpoint.bytes)
+
+
 CHECKPOINTS: tuple[Column, ...] = (
+    ("name", _name),
     ("step", lambda checkpoint: checkpoint.step),
     ("state", _state),
     ("kind", lambda checkpoint: checkpoint.kind),
     ("metrics", _metrics),
-    ("bytes", lambda checkpoint: checkpoint.bytes),
-    ("created", lambda checkpoint: views.when(checkpoint.created_at)),
-    ("path", lambda checkpoint: checkpoint.path),
+    ("size", _size),
 )
 
 
 def checkpoints(job: Job, /, *, common: Common = DEFAULT) -> None:
-    """List a job's checkpoints, oldest first; `dn train download --checkpoint` downloads one."""
+    """List a job's checkpoints, oldest first; `dn train download --checkpoint NAME` downloads one.
+
+    With `--json` each has its path on the engine, too.
+    """
     with common.client() as client:
         job = client.find_training_job(job)
         found = client.list_training_job_checkpoints(job).items
