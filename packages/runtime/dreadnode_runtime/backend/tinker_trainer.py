@@ -251,7 +251,7 @@ async def session(metadata: dict[str, str]) -> AsyncIterator[tinker.ServiceClien
         raise
     finally:
         # The results are saved by now; an unreachable engine must not delay the end.
-        with suppress(TimeoutError, tinker.TinkerError, OSError):
+        with suppress(TimeoutError, tinker.TinkerError, httpx.HTTPError, OSError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await service.close(status)
 
