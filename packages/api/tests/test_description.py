@@ -246,6 +246,8 @@ async def test_schemathesis_finds_no_failure(api: Any, service: Any, tmp_path: P
             *("--checks", "all", "--phases", "fuzzing,stateful", "--max-examples", "2"),
             *("--seed", "1", "--continue-on-failure", "--request-timeout", "30"),
             # They would take away the key that all the rest is asked with.
+            # Their errors have statuses of their own; `test_hostile` has strange values for them.
+            *("--exclude-path-regex", "^/v1/"),
             *(part for each in OWN_KEY for part in ("--exclude-operation-id", each)),
         ],
         cwd=tmp_path,

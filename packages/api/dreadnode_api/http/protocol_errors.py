@@ -2,10 +2,65 @@
 
 from typing import Any
 
+from pydantic import BaseModel, Field
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from dreadnode_api.errors import ApiError, plain, printable
+
+_STATUSES = {
+    400: "Invalid request",
+    401: "Authentication failed",
+    403: "Access forbidden",
+    404: "The model does not exist",
+    422: "Not sent: an invalid field is a 400",
+    426: "Upgrade required",
+    429: "Rate limited",
+    500: "Internal server error",
+    502: "Bad gateway",
+    503: "Try again later",
+    504: "Gateway timeout",
+}
+
+
+class OpenAIProblem(BaseModel):
+    """What is wrong, in OpenAI's shape."""
+
+    message: str = Field(description="Human-readable error message")
+    type: str
+    param: str | None = Field(description="The field that is wrong")
+    code: str | None
+
+
+class OpenAIErrorResponse(BaseModel):
+    """An error in OpenAI's shape."""
+
+    error: OpenAIProblem
+
+
+class AnthropicProblem(BaseModel):
+    """What is wrong, in Anthropic's shape."""
+
+    type: str
+    message: str = Field(description="Human-readable error message")
+
+
+class AnthropicErrorResponse(BaseModel):
+    """An error in Anthropic's shape."""
+
+    type: str
+    error: AnthropicProblem
+
+
+OPENAI_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": OpenAIErrorResponse | AnthropicErrorResponse, "description": text}
+    for status, text in _STATUSES.items()
+}
+ANTHROPIC_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": AnthropicErrorResponse, "description": text}
+    for status, text in _STATUSES.items()
+}
+"""The documented error responses, for the `responses=` of a route."""
 
 PREFIX = "/v1/"
 """Paths of these protocols; all others have the documented envelope."""

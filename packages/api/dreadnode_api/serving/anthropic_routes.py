@@ -16,7 +16,9 @@ from dreadnode_api.serving.anthropic_schemas import Conversation, MessageRequest
 from dreadnode_api.serving.requests import generation, tool_call
 from dreadnode_api.serving.service import InModels, Lines
 
-router = APIRouter(prefix="/v1/messages", tags=["Serving"])
+router = APIRouter(
+    prefix="/v1/messages", tags=["Serving"], responses=protocol_errors.ANTHROPIC_ERRORS
+)
 
 
 @router.post("", response_model=None)

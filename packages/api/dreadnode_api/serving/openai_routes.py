@@ -4,9 +4,9 @@ import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header, Path, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from dreadnode_api.errors import ApiError, Invalid, NotFound
@@ -21,14 +21,17 @@ from dreadnode_api.serving.openai_schemas import (
 from dreadnode_api.serving.requests import generation
 from dreadnode_api.serving.service import InModels, Lines
 
-router = APIRouter(prefix="/v1", tags=["Serving"])
+router = APIRouter(prefix="/v1", tags=["Serving"], responses=protocol_errors.OPENAI_ERRORS)
+AnthropicVersion = Annotated[
+    str | None, Header(max_length=40, description="Sent by Anthropic's clients, for their shape")
+]
 DONE = "data: [DONE]\n\n"
 Events = AsyncGenerator[dict[str, Any] | None, None]
 
 
 @router.get("/models")
 async def list_models(
-    models: InModels, anthropic_version: str | None = Header(None)
+    models: InModels, anthropic_version: AnthropicVersion = None
 ) -> dict[str, Any]:
     """List the base models of this server's engine, and the newest jobs that have weights."""
     found = await models.listed()
@@ -41,7 +44,9 @@ async def list_models(
 
 @router.get("/models/{path:path}")
 async def get_model(
-    path: str, models: InModels, anthropic_version: str | None = Header(None)
+    path: Annotated[str, Path(max_length=700, description="Name of the model")],
+    models: InModels,
+    anthropic_version: AnthropicVersion = None,
 ) -> dict[str, Any]:
     """Return one model that a request can name."""
     for name, created, owner in await models.listed():
