@@ -6,7 +6,8 @@ end without interruption.
 
 | kind | at least | at most |
 | --- | --- | --- |
-| `prefill` | each group's prompt once | it is read for each completion, and every turn fills up |
+| `prefill` | none: all prompts are cached | each group's prompt once, and every turn fills up |
+| `cached_prefill` | the prompt of every completion | that of all but the first of each group |
 | `sample` | one token a completion | `max_new_tokens` in every turn |
 | `train` | none: all rewards of each group are equal | every turn of every rollout |
 """
@@ -34,7 +35,13 @@ def token_bounds(
     # Later turns continue the conversation, as long as a completion still fits behind it.
     later, longest = turns - 1, config.max_sequence_length
     first_turns = in_groups * config.group_size
-    least = {"prefill": in_groups + evaluated, "sample": completions, "train": 0}
+    # A prompt costs least where all of it is cached.
+    least = {
+        "prefill": 0,
+        "cached_prefill": first_turns + evaluated,
+        "sample": completions,
+        "train": 0,
+    }
     most = {
         "prefill": in_groups + evaluated + completions * later * (longest - config.max_new_tokens),
         "cached_prefill": first_turns - in_groups,

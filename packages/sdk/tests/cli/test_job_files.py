@@ -76,6 +76,7 @@ hint: `dn train submit job.toml --rehearse` tries it out
         "trainer_type": "sft",
         "tags": [],
         "rehearse": True,
+        "rehearse_first": False,
     }
 
 
