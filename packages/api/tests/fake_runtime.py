@@ -101,6 +101,7 @@ def check_one(question: dict[str, Any]) -> dict[str, Any]:
         "truncated": 0,
         "renderer": "fake",
         "usual_learning_rate": 5e-4,
+        "characters_per_token": 3.7,
         **({"plan": planned(question["config"], usable)} if wish.get("planned") else {}),
         "shown": shown(question.get("show"), usable),
     }

@@ -82,6 +82,39 @@ async def test_a_row_that_cannot_be_shown_is_refused(api: Any) -> None:
     assert found.json()["detail"].startswith("Row 900 cannot be shown")
 
 
+async def test_models_are_compared_the_cheapest_first_and_retired_ones_last(api: Any) -> None:
+    await api.push()
+
+    found = await api("POST", f"{PREFLIGHT}?compare=true", json=sft())
+
+    models = found.json()["comparison"]
+    order = [
+        (each["status"] == "retired", each["price"]["at_most"]["usd"] is None) for each in models
+    ]
+    prices = [
+        float(each["price"]["at_most"]["usd"])
+        for each in models
+        if each["status"] == "active" and each["price"]["at_most"]["usd"] is not None
+    ]
+    own = next(each for each in models if each["model"] == MODEL)
+    assert order == sorted(order)
+    assert prices == sorted(prices)
+    assert (own["available"], own["fits"], own["price"]["is_exact"]) == (True, True, True)
+    assert own["price"]["at_most"] == found.json()["price"]["at_most"]
+    assert any(each["model"].endswith(":peft:131072") for each in models)
+
+
+async def test_a_rehearsal_shows_what_the_job_itself_would_cost(api: Any) -> None:
+    await api.push()
+
+    found = (await api("POST", PREFLIGHT, json=sft(rehearse=True))).json()
+
+    assert found["is_paid"] is False
+    assert found["price"]["is_exact"] is False
+    assert found["price"]["tokenizer"]["error"] > 0
+    assert found["price"]["rates"]["model"] == MODEL
+
+
 async def test_only_a_rented_engine_is_paid_and_a_rehearsal_never(api: Any) -> None:
     await api.push()
     services = api.app.state

@@ -54,6 +54,7 @@ def test_the_check_counts_rows_and_tokens(question: dict[str, Any]) -> None:
         "format_notes": [],
         "usual_learning_rate": pytest.approx(4.7e-4, rel=0.02),
         "plan": answer["plan"],
+        "characters_per_token": answer["characters_per_token"],
         "shown": answer["shown"],
     }
     assert 0 < answer["trained_tokens"] < answer["tokens"] <= 200

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from dreadnode_api.pricing.rates import KINDS, Cost, Kind, Rates, TokenCounts, cost
+from dreadnode_api.pricing.tokenizers import MEASURED_ON, OTHER, conversion
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +73,45 @@ class TokenizerUsed:
         return {"is_own": self.is_own, "error": self.error, "explanation": self.explanation}
 
 
-def estimate(plan: Mapping[str, Any], rates: Rates) -> Estimate:
-    """Return the price of a job with the PLAN of its check, counted by its model's tokenizer."""
+def estimate(
+    plan: Mapping[str, Any],
+    rates: Rates,
+    *,
+    counted: str = "",
+    wanted: str = "",
+    characters_per_token: float | None = None,
+) -> Estimate:
+    """Return the price of a job with the PLAN of its check.
+
+    Args:
+        plan: the fewest and the most tokens by kind.
+        rates: the rates of the model.
+        counted: the tokenizer that counted them.
+        wanted: the model's own tokenizer; the counts are converted if it is another one.
+        characters_per_token: of the data, by the tokenizer that counted.
+    """
     least, most = (TokenCounts(**plan[side]) for side in ("at_least", "at_most"))
-    return Estimate(rates, least, most, TokenizerUsed())
+    if counted == wanted and wanted != OTHER:
+        return Estimate(rates, least, most, TokenizerUsed())
+    found = conversion(counted, wanted, characters_per_token or 1.0)
+    name = "another one" if wanted == OTHER else wanted
+    used = TokenizerUsed(
+        is_own=False,
+        error=round(found.error, 2),
+        explanation=(
+            f"tokens counted by the tokenizer `{counted}` and estimated for {name}, within "
+            f"{found.error:.0%} in measurements of {MEASURED_ON}; differences of the chat formats "
+            "come on top"
+        ),
+    )
+    low, high = found.ratio * (1 - found.error), found.ratio * (1 + found.error)
+    return Estimate(rates, _scaled(least, low), _scaled(most, high), used)
+
+
+def _scaled(tokens: TokenCounts, ratio: float) -> TokenCounts:
+    # Through a fraction: a float would round counts beyond 2^53.
+    exact = Fraction(ratio)
+    return TokenCounts(*(round(tokens.of(kind) * exact) for kind in KINDS))
 
 
 def amount(usd: Decimal | None) -> str | None:

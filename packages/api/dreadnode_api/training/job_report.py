@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from app.training.catalog import TrainingModel, get_training_model
+
 from dreadnode_api.models.jobs import Job
 from dreadnode_api.pricing.estimate import Estimate, estimate
 from dreadnode_api.pricing.ledger import job_rates
 from dreadnode_api.pricing.rates import Rates
+from dreadnode_api.pricing.tokenizers import STAND_IN, tokenizer_of
 from dreadnode_api.training.warnings import warnings_of
 
 NOT_KEPT = ("shown",)
@@ -17,7 +20,10 @@ def job_report(
     job: Job, report: Mapping[str, Any], sources: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return what is kept of the REPORT of a job's check, with warnings and the price."""
-    price = price_of(job_rates(job), report, rehearsal=job.rehearsal)
+    model = get_training_model(job.model)
+    price = None
+    if model is not None:
+        price = price_of(model, job_rates(job), report, rehearsal=job.rehearsal)
     return {
         **{name: value for name, value in report.items() if name not in NOT_KEPT},
         "datasets": sources,
@@ -26,13 +32,18 @@ def job_report(
     }
 
 
-def price_of(rates: Rates, report: Mapping[str, Any], *, rehearsal: bool) -> Estimate | None:
-    """Return the price of the job of a check's REPORT at RATES.
+def price_of(
+    model: TrainingModel, rates: Rates, report: Mapping[str, Any], *, rehearsal: bool
+) -> Estimate | None:
+    """Return the price of the job of a check's REPORT on MODEL, at RATES.
 
-    None if the tokens are not known: an earlier runtime reports none, and those of a rehearsal are
-    the stand-in's.
+    A rehearsal is free; its price is that of the job that it rehearses, estimated from the tokens
+    of the stand-in. None if the tokens are not known, since an earlier runtime reports none.
     """
-    plan = report.get("plan")
-    if plan is None or rehearsal:
+    plan, density = report.get("plan"), report.get("characters_per_token")
+    if plan is None or (rehearsal and density is None):
         return None
-    return estimate(plan, rates)
+    if not rehearsal:
+        return estimate(plan, rates)
+    own = tokenizer_of(model.tokenizer_id)
+    return estimate(plan, rates, counted=STAND_IN, wanted=own, characters_per_token=density)

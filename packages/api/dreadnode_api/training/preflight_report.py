@@ -6,9 +6,11 @@ from dreadnode_api.pricing.rates import rates_of
 from dreadnode_api.training import check_results
 from dreadnode_api.training.check_request import CheckRequest
 from dreadnode_api.training.checker import CheckResult
+from dreadnode_api.training.comparison import compare
 from dreadnode_api.training.job_report import price_of
 from dreadnode_api.training.planning import JobPlan, Services, plan_job
 from dreadnode_api.training.preflight_schemas import (
+    ComparedModel,
     EstimateView,
     JobWarning,
     ModelTerms,
@@ -21,7 +23,12 @@ POLL_SECONDS = 1.0
 
 
 async def report(
-    scope: WorkspaceScope, request: JobRequest, *, services: Services, show: int | None = None
+    scope: WorkspaceScope,
+    request: JobRequest,
+    *,
+    services: Services,
+    show: int | None = None,
+    compared: bool = False,
 ) -> PreflightReport:
     """Return what is known of the job of `request`.
 
@@ -30,6 +37,7 @@ async def report(
         request: the job.
         services: the application.
         show: number of a row to return as text; the first usable one by default.
+        compared: whether to price the job on every model of the catalog.
 
     Raises:
         ApiError: the job would be refused.
@@ -46,7 +54,10 @@ async def report(
             "query",
             "show",
         )
-    return _view(plan, found, services)
+    models = None
+    if compared:
+        models = compare(plan, found, await services.engine.capabilities())
+    return _view(plan, found, services, models)
 
 
 async def _result(request: CheckRequest, services: Services) -> CheckResult:
@@ -64,9 +75,14 @@ async def _result(request: CheckRequest, services: Services) -> CheckResult:
         return result
 
 
-def _view(plan: JobPlan, found: dict[str, object], services: Services) -> PreflightReport:
+def _view(
+    plan: JobPlan,
+    found: dict[str, object],
+    services: Services,
+    models: list[ComparedModel] | None,
+) -> PreflightReport:
     model, rehearsal = plan.model, plan.request.rehearse
-    price = price_of(rates_of(model), found, rehearsal=rehearsal)
+    price = price_of(model, rates_of(model), found, rehearsal=rehearsal)
     warnings = warnings_of(plan.request.trainer_type, plan.config, found)
     return PreflightReport(
         model=ModelTerms(
@@ -85,5 +101,5 @@ def _view(plan: JobPlan, found: dict[str, object], services: Services) -> Prefli
         warnings=[JobWarning.model_validate(each) for each in warnings],
         price=None if price is None else EstimateView.model_validate(price.to_json()),
         is_paid=services.settings.is_paid and not rehearsal,
-        comparison=None,
+        comparison=models,
     )

@@ -26,11 +26,14 @@ async def check_training_job(
     show: Annotated[
         int | None, Query(ge=1, le=2**31 - 1, description="Number of a row to return as text")
     ] = None,
+    compare: Annotated[
+        bool, Query(description="Price the job on every model of the catalog that can run it")
+    ] = False,
 ) -> PreflightReport:
     """Check a job as its creation does, and report its data, its warnings and its price.
 
     Nothing is created and nothing is charged. What would refuse the job refuses this request with
     the same message. A large dataset takes minutes; the check ends when the client disconnects.
     """
-    work = preflight_report.report(scope, request, services=services, show=show)
+    work = preflight_report.report(scope, request, services=services, show=show, compared=compare)
     return await while_connected(connection, work)

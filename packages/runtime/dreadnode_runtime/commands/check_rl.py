@@ -15,7 +15,7 @@ from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.overview import Overview
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import Rendering
-from dreadnode_runtime.data.shown import prompt_shown
+from dreadnode_runtime.data.shown import SAMPLED, Density, prompt_shown
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import check_trackers, check_warmup, read_config
 from dreadnode_runtime.jobs.learning_rate import usual_learning_rate
@@ -85,6 +85,7 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
         "confined": confined,
         "reward_samples": samples,
         "plan": _plan(config, prompts, eval_prompts),
+        "characters_per_token": _density(prompts, rendering),
         "shown": _shown(prompts, question.get("show"), rendering),
     }
 
@@ -112,6 +113,13 @@ def _plan(config: RlConfig, prompts: list[Prompt], eval_prompts: list[Prompt]) -
         "at_least": least,
         "at_most": most,
     }
+
+
+def _density(prompts: list[Prompt], rendering: Rendering) -> float | None:
+    density = Density(rendering)
+    for prompt in prompts[:SAMPLED]:
+        density.offer(list(prompt.tokens))
+    return density.report()
 
 
 def _shown(

@@ -9,7 +9,7 @@ from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.overview import Overview
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.sequences import Example
-from dreadnode_runtime.data.shown import RowShown
+from dreadnode_runtime.data.shown import Density, RowShown
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig, check_trackers, check_warmup, read_config
 from dreadnode_runtime.jobs.learning_rate import usual_learning_rate
@@ -38,14 +38,14 @@ def check_sft(question: dict[str, Any]) -> dict[str, Any]:
         files = _files(question["datasets"])
         place = ["config", files[0].field]
         rendering = fitted(files, rendering, config)
-        counts, training = Counts(), Overview()
+        counts, training, density = Counts(), Overview(), Density(rendering)
         for file in files:
             place = ["config", file.field]
-            counts.add(_read(file, rendering, config, training, shown))
+            counts.add(_read(file, rendering, config, training, shown, density))
         if path := question["datasets"].get("eval"):
             place = ["config", "eval_dataset_ref"]
             file, evaluation = RowFile(Path(path)), Overview()
-            counted = _read(file, rendering, config, evaluation, RowShown(0))
+            counted = _read(file, rendering, config, evaluation, RowShown(0), density)
             shared = {"shared": evaluation.shared_with(training)}
             of_eval = {"evaluation": {**as_report(counted), **evaluation.report(), **shared}}
         rows = len(training.input_tokens)
@@ -63,6 +63,7 @@ def check_sft(question: dict[str, Any]) -> dict[str, Any]:
         "format_notes": rendering.notes,
         "usual_learning_rate": usual_learning_rate(question["model"]),
         "plan": _plan(config, training, evaluation),
+        "characters_per_token": density.report(),
         "shown": shown.report(rendering),
     }
 
@@ -88,11 +89,17 @@ def _plan(config: SftConfig, training: Overview, evaluation: Overview | None) ->
 
 
 def _read(
-    file: RowFile, rendering: Rendering, config: SftConfig, overview: Overview, shown: RowShown
+    file: RowFile,
+    rendering: Rendering,
+    config: SftConfig,
+    overview: Overview,
+    shown: RowShown,
+    density: Density,
 ) -> Counts:
     def keep(examples: list[Example]) -> None:
         overview.add(examples)
         shown.offer(examples)
+        density.offer(examples[0].tokens.tolist())
 
     overview.start(file.name)
     return prepare_file(file, rendering, config, keep)

@@ -8,6 +8,8 @@ from typing import Any
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.sequences import Example
 
+SAMPLED = 200
+"""How many rows the characters per token are measured on."""
 SHOWN_TOKENS = 4000
 """How many tokens of a sequence are shown."""
 
@@ -72,3 +74,22 @@ def prompt_shown(row: int, tokens: Sequence[int], rendering: Rendering) -> Mappi
         "row": row,
         "sequences": [{"parts": [part], "tokens": len(tokens), "tokens_not_shown": left}],
     }
+
+
+class Density:
+    """Measures how many characters a token has, on the first rows."""
+
+    def __init__(self, rendering: Rendering) -> None:
+        self._rendering = rendering
+        self._rows = self._characters = self._tokens = 0
+
+    def offer(self, tokens: Sequence[int]) -> None:
+        """Measure the TOKENS of a row, unless enough rows were measured."""
+        if self._rows < SAMPLED:
+            self._rows += 1
+            self._characters += len(self._rendering.decode(tokens))
+            self._tokens += len(tokens)
+
+    def report(self) -> float | None:
+        """Return the characters per token; None without rows."""
+        return round(self._characters / self._tokens, 3) if self._tokens else None

@@ -98,7 +98,7 @@ price     free on this server's own engine; hosted Tinker: $10.80
 row 1 as it is trained, with the ⟦tokens that carry loss⟧ marked:
 
   user: hi
-  assistant: ⟦ho [31m⟧
+  assistant: ⟦ho\\u001b[31m⟧
   … 5 more tokens
 --- stderr
 no errors: the job would be accepted
@@ -182,3 +182,36 @@ def test_an_unknown_rate_gives_no_total(dn: Dn, api: Any, make_price: Any) -> No
 
     assert f"unknown: {reason}" in said
     assert "27,000,000 train tokens at an unknown rate" in said
+
+
+def test_models_are_compared_in_one_table(dn: Dn, api: Any, make_price: Any) -> None:
+    rough = make_price(
+        is_exact=False, tokenizer={"is_own": False, "error": 0.25, "explanation": "…"}
+    )
+    models = [("Qwen/Qwen3-8B", "active", make_price()), ("meta-llama/Old", "retired", rough)]
+    api.report = {
+        "comparison": [
+            {
+                "model": model,
+                "status": status,
+                "available": status == "active",
+                "context_length": 32768,
+                "fits": status == "active",
+                "price": price,
+            }
+            for model, status, price in models
+        ]
+    }
+
+    said = dn("train estimate sft --model Qwen/Qwen3-8B --dataset a@1 --compare")
+
+    assert dict(api.requests[-1].url.params) == {"compare": "true"}
+    assert said == snapshot("""\
+exit: 0
+--- stdout
+MODEL           PRICE   ERROR  CONTEXT  FITS       STATE      RATES OF
+Qwen/Qwen3-8B   $10.80          32,768  yes        available  2026-06
+meta-llama/Old  $10.80  25%     32,768  too short  retired    2026-06
+--- stderr
+hint: estimates of other tokenizers are rough; `dn train check` on a model is exact for it
+""")

@@ -15,7 +15,7 @@ from dreadnode.cli.output import count, say, show
 from dreadnode.cli.train import rl_flags, sft_flags
 from dreadnode.cli.train.arguments import RlJob, SftJob
 from dreadnode.cli.train.flags import flags_named
-from dreadnode.cli.train.job_file import Rehearse, Set, Unset
+from dreadnode.cli.train.job_file import Rehearse, Set, Unset, changed
 
 if TYPE_CHECKING:
     from dreadnode.training.jobs import Lengths
@@ -81,10 +81,7 @@ def file(
     """Report on the job that a file describes."""
     from dreadnode.job_files import job_file as jobfile
 
-    document = jobfile.changed(jobfile.read(file), set, unset)
-    if rehearse is not None:
-        document["rehearse"] = rehearse
-    described = jobfile.parse(document, str(file), file.parent)
+    described = jobfile.parse(changed(file, set, unset, rehearse), str(file), file.parent)
     with common.client() as client:
         request = described.request(lambda path: upload(client, path).ref)
         _print(client.check_training_job(request, show=show), common)
@@ -106,7 +103,7 @@ def _print(report: PreflightReport, common: Common) -> None:
             "steps": None if plan is None else _steps(plan.steps, plan.evaluations),
             "reward": [_sample(each) for each in found.reward_samples],
             "warnings": [each.message for each in report.warnings],
-            "price": _price(report),
+            "price": price_lines(report),
         }
     )
     if found.shown is not None:
@@ -153,13 +150,14 @@ def _sample(sample: RewardSample) -> str:
     return f"row {sample.row}, {sample.kind} completion{quoted}: {reward}"
 
 
-def _price(report: PreflightReport) -> Sequence[str]:
-    if report.rehearsal:
-        return ["free: this is a rehearsal"]
+def price_lines(report: PreflightReport) -> Sequence[str]:
+    """Return the price of a job, with its parts."""
     if report.price is None:
         return ["unknown: the server cannot count the tokens"]
     shown = money.lines(report.price)
-    if not report.is_paid:
+    if report.rehearsal:
+        shown[0] = f"free: this is a rehearsal; the job itself: {shown[0]}"
+    elif not report.is_paid:
         shown[0] = f"free on this server's own engine; hosted Tinker: {shown[0]}"
     return shown
 

@@ -17,6 +17,7 @@ app = App(
 for _name, _target, _group in (
     ("catalog", "catalog:catalog", CHOOSE),
     ("check", "check:app", CHOOSE),
+    ("estimate", "estimate:app", CHOOSE),
     ("sft", "sft:sft", SUBMIT),
     ("rl", "rl:rl", SUBMIT),
     ("init", "job_file:init", SUBMIT),

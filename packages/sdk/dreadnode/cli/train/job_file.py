@@ -106,6 +106,18 @@ def submit(
         submitted(client, job, common, wait=wait)
 
 
+def changed(
+    file: Path, assignments: tuple[str, ...], unset: tuple[str, ...], rehearse: bool | None
+) -> dict[str, Any]:
+    """Return the content of a job file, with the changes that flags make."""
+    from dreadnode.job_files import job_file as jobfile
+
+    document = jobfile.changed(jobfile.read(file), assignments, unset)
+    if rehearse is not None:
+        document["rehearse"] = rehearse
+    return document
+
+
 def clone(
     job: Job,
     /,
