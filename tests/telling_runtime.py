@@ -5,6 +5,13 @@ import os
 import sys
 from typing import Any
 
+from dreadnode_runtime.commands import check_rows
+
+if __name__ == "__main__" and sys.argv[1:] == ["rows"]:
+    # As the runtime itself does: the other imports take seconds, and a push waits for this.
+    sys.stdout.write(check_rows.answer(sys.stdin.read()) + "\n")
+    sys.exit()
+
 from dreadnode_runtime import __main__ as runtime
 from dreadnode_runtime.control.api import JobApi
 

@@ -233,19 +233,20 @@ async def test_too_many_connections_close_idle_ones_and_never_busy_ones(service:
 async def test_a_connection_beyond_busy_ones_is_refused_with_retry_after(
     service: Any,
 ) -> None:
-    service.environ["DREADNODE_MAX_CONNECTIONS"] = "3"
+    # One organization has at most half of all requests, so two of them fill the server.
+    service.environ["DREADNODE_MAX_CONNECTIONS"] = "6"
     service.start("serve")
-    head = (
-        b"PUT /api/v1/org/acme/datasets/rows/1.0.%d HTTP/1.1\r\nHost: x\r\n"
-        b"Authorization: Bearer " + service.api.keys["admin"].encode() + b"\r\n"
-        b"Content-Length: 9\r\n\r\n{"
-    )
     uploads = []
-    for number in range(3):
+    for number in range(6):
+        org, key = ("acme", "admin") if number % 2 else ("other", "stranger")
         uploads.append(await asyncio.open_connection("127.0.0.1", service.port))
-        uploads[-1][1].write(head % number)
+        head = (
+            f"PUT /api/v1/org/{org}/datasets/rows/1.0.{number} HTTP/1.1\r\nHost: x\r\n"
+            f"X-API-Key: {service.api.keys[key]}\r\nContent-Length: 9\r\n\r\n{{"
+        )
+        uploads[-1][1].write(head.encode())
     async with asyncio.timeout(30):
-        while len(list(service.api.settings.data_dir.rglob(".incoming-*"))) < 3:
+        while len(list(service.api.settings.data_dir.rglob(".incoming-*"))) < 6:
             await asyncio.sleep(0.05)
 
     refusals = [await exchange(service.port, START + b"\r\n") for _ in range(5)]
