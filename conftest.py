@@ -1,10 +1,17 @@
 """What every package's tests share: tiny random models, made on the spot."""
 
 import asyncio
+import json
 import os
+import select
+import signal
+import socket
+import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -141,3 +148,126 @@ async def _cancel_tasks() -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class WarmProcess:
+    """A program that was started as a copy of a warm process, with the methods of `Popen`.
+
+    Args:
+        connection: The connection to the warm process.
+        request: What to run: `module`, `arguments`, `environment` and `folder`.
+        stderr: Where its errors go: a descriptor, or `subprocess.STDOUT`.
+    """
+
+    def __init__(self, connection: socket.socket, request: Mapping[str, Any], stderr: int) -> None:
+        stdin, stdin_write = os.pipe()
+        stdout_read, stdout = os.pipe()
+        self._status, status = os.pipe()
+        streams = [stdin, stdout, stdout if stderr == subprocess.STDOUT else stderr, status]
+        socket.send_fds(connection, [json.dumps(request).encode()], streams)
+        for each in (stdin, stdout, status):
+            os.close(each)
+        self.stdin = os.fdopen(stdin_write, "w")
+        self.stdout = os.fdopen(stdout_read)
+        self.returncode: int | None = None
+        self.pid = int(self._line(None))
+
+    def _line(self, seconds: float | None) -> str:
+        """Return the next line about its status; an empty one if there is none in time."""
+        ready, _, _ = select.select([self._status], [], [], seconds)
+        line = b""
+        while ready and not line.endswith(b"\n"):
+            line += os.read(self._status, 1)
+        return line.decode()
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        if self.returncode is None and (line := self._line(0.0)):
+            self.returncode = int(line)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code once it has ended."""
+        if self.returncode is None:
+            line = self._line(timeout)
+            if not line:
+                raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+            self.returncode = int(line)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self.send_signal(signal.SIGKILL)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """Return the rest of its output, once it has ended; kill it after TIMEOUT."""
+        self.stdin.close()
+        watch = threading.Timer(timeout or threading.TIMEOUT_MAX, self.kill)
+        watch.start()
+        try:
+            return self.stdout.read(), None
+        finally:
+            watch.cancel()
+            self.wait(timeout)
+
+
+class WarmServer:
+    """Starts copies of a process that has imported MODULE and IMPORTS: see `warm_server.py`."""
+
+    def __init__(self, module: str, *imports: str) -> None:
+        self._module = module
+        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        script = Path(__file__).with_name("tests") / "warm_server.py"
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), f"{module}.__main__", *imports], stdin=theirs.fileno()
+        )
+        theirs.close()
+
+    def start(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        folder: Path | None = None,
+        stderr: int = 2,
+    ) -> WarmProcess:
+        """Start `python -m` of the module with ARGUMENTS in ENVIRONMENT and FOLDER."""
+        request = {
+            "module": self._module,
+            "arguments": list(arguments),
+            "environment": dict(environment),
+            "folder": str(folder or Path.cwd()),
+        }
+        return WarmProcess(self._connection, request, stderr)
+
+    def close(self) -> None:
+        """End the warm process."""
+        self._connection.close()
+        self._process.wait()
+
+
+@pytest.fixture(scope="session")
+def warm_engine() -> Iterator[WarmServer]:
+    """Start engines, each a process of its own, without the seconds that their imports take."""
+    server = WarmServer(
+        "dreadnode_engine", "dreadnode_engine.http.app", "dreadnode_engine.compute.probe"
+    )
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def warm_runtime() -> Iterator[WarmServer]:
+    """Start the runtime for jobs, without the seconds that its imports take."""
+    server = WarmServer("dreadnode_runtime")
+    yield server
+    server.close()

@@ -1,8 +1,6 @@
 """Tiny random models, and a real engine process to drive with the real SDK."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,14 +87,15 @@ def models_dir(make_models_dir: Callable[[int], Path]) -> Path:
 
 
 class EngineProcess:
-    """`python -m dreadnode_engine serve` as a real process."""
+    """`dreadnode_engine serve` as a real process."""
 
-    def __init__(self, data_dir: Path, models: Path, *arguments: str) -> None:
+    def __init__(self, warm_engine: Any, data_dir: Path, models: Path, *arguments: str) -> None:
+        self._warm_engine = warm_engine
         self.data_dir = data_dir
         self._models = models
         self._arguments = arguments
         self.port = 0
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Any = None
 
     @property
     def url(self) -> str:
@@ -104,20 +103,14 @@ class EngineProcess:
 
     def start(self) -> "EngineProcess":
         """Start it, on the same port as before if it ran before, and wait until it answers."""
-        command = [sys.executable, "-m", "dreadnode_engine", "serve"]
+        command = ["serve"]
         command += ["--data-dir", str(self.data_dir), "--port", str(self.port), "--threads", "1"]
         command += ["--no-stand-in", "--no-hf-cache", *self._arguments]
         for kind in ("llama", "qwen3", "qwen3_moe"):
             command += ["--model", f"tiny/{kind}={self._models / kind}"]
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=(self.data_dir.parent / "engine.log").open("a"),
-            text=True,
-            env=os.environ | {"DREADNODE_ENGINE_KEY": MASTER},
-        )
-        assert self.process.stdout is not None
+        with (self.data_dir.parent / "engine.log").open("a") as log:
+            environment = os.environ | {"DREADNODE_ENGINE_KEY": MASTER}
+            self.process = self._warm_engine.start(command, environment, stderr=log.fileno())
         line = self.process.stdout.readline()
         assert line.startswith("engine ready on http://"), (
             self.data_dir.parent / "engine.log"
@@ -127,26 +120,27 @@ class EngineProcess:
 
     def kill(self) -> None:
         """End it as a power cut would."""
-        assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> int:
         """Ask it to end, and return its exit code."""
-        assert self.process is not None
         self.process.terminate()
-        return self.process.wait(30)
+        code: int = self.process.wait(30)
+        return code
 
 
 @pytest.fixture
-def start_engine(tmp_path: Path, models_dir: Path) -> Iterator[Callable[..., EngineProcess]]:
+def start_engine(
+    warm_engine: Any, tmp_path: Path, models_dir: Path
+) -> Iterator[Callable[..., EngineProcess]]:
     """Start engines that are gone when the test is over."""
     running: list[EngineProcess] = []
 
     def start(*arguments: str) -> EngineProcess:
         data_dir = tmp_path / f"engine{len(running)}" / "data"
         data_dir.mkdir(parents=True)
-        engine = EngineProcess(data_dir, models_dir, *arguments)
+        engine = EngineProcess(warm_engine, data_dir, models_dir, *arguments)
         running.append(engine)
         return engine.start()
 
@@ -158,13 +152,16 @@ def start_engine(tmp_path: Path, models_dir: Path) -> Iterator[Callable[..., Eng
 
 @pytest.fixture(scope="module")
 def engine(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, models_dir: Path
+    request: pytest.FixtureRequest,
+    warm_engine: Any,
+    tmp_path_factory: pytest.TempPathFactory,
+    models_dir: Path,
 ) -> Iterator[EngineProcess]:
     """One engine for all tests of a module, with the ENGINE_ARGUMENTS that the module names."""
     data_dir = tmp_path_factory.mktemp("engine") / "data"
     data_dir.mkdir()
     arguments = getattr(request.module, "ENGINE_ARGUMENTS", ())
-    process = EngineProcess(data_dir, models_dir, *arguments).start()
+    process = EngineProcess(warm_engine, data_dir, models_dir, *arguments).start()
     yield process
     if process.process is not None and process.process.poll() is None:
         process.kill()

@@ -7,8 +7,6 @@ import importlib.util
 import json
 import math
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -267,43 +265,39 @@ class Engine:
 
     KEY = "tml-master-of-the-tests"
 
-    def __init__(self, folder: Path, model: Path) -> None:
+    def __init__(self, warm_engine: Any, folder: Path, model: Path) -> None:
+        self._warm_engine = warm_engine
         self._command = [
-            *(sys.executable, "-m", "dreadnode_engine", "serve", "--no-stand-in"),
-            *("--no-hf-cache", "--data-dir", str(folder), "--threads", "1"),
-            *("--model", f"Qwen/Qwen3-8B={model}"),
+            *("serve", "--no-stand-in", "--no-hf-cache", "--data-dir", str(folder)),
+            *("--threads", "1", "--model", f"Qwen/Qwen3-8B={model}"),
         ]
         self.url = ""
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Any = None
 
     def start(self, port: int = 0) -> None:
         """Start it, and wait until it answers."""
-        self.process = subprocess.Popen(
-            [*self._command, "--port", str(port)],
-            env={**os.environ, "DREADNODE_ENGINE_KEY": self.KEY},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+        self.process = self._warm_engine.start(
+            [*self._command, "--port", str(port)], {**os.environ, "DREADNODE_ENGINE_KEY": self.KEY}
         )
-        assert self.process.stdout is not None
         self.url = self.process.stdout.readline().rpartition(" ")[2].strip()
         assert self.url.startswith("http"), "the engine did not start"
 
     def kill(self) -> int:
-        """End it at once, and return the port that it had."""
-        assert self.process is not None
+        """Kill it, and return the port that it had."""
         self.process.kill()
         self.process.communicate()
         return int(self.url.rpartition(":")[2])
 
 
 @pytest.fixture
-def make_engine(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[[], Engine]]:
+def make_engine(
+    warm_engine: Any, tmp_path: Path, tiny_model: Path
+) -> Iterator[Callable[[], Engine]]:
     """Start an engine of a test's own, that it may kill."""
     started: list[Engine] = []
 
     def make() -> Engine:
-        started.append(Engine(tmp_path / "engine", tiny_model))
+        started.append(Engine(warm_engine, tmp_path / "engine", tiny_model))
         started[-1].start()
         return started[-1]
 
@@ -313,8 +307,10 @@ def make_engine(tmp_path: Path, tiny_model: Path) -> Iterator[Callable[[], Engin
 
 
 @pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Engine]:
-    engine = Engine(tmp_path_factory.mktemp("engine"), tiny_model)
+def engine(
+    warm_engine: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path
+) -> Iterator[Engine]:
+    engine = Engine(warm_engine, tmp_path_factory.mktemp("engine"), tiny_model)
     engine.start()
     yield engine
     engine.kill()

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,8 @@ ROWS = [{"prompt": f"{n}+1?", "answer": f"{n + 1}"} for n in range(10)]
 
 @pytest.fixture
 def sandbox(
-    api: Any, served: str, engine: Any, tmp_path: Path
-) -> Callable[..., "subprocess.Popen[str]"]:
+    api: Any, served: str, engine: Any, warm_runtime: Any, tmp_path: Path
+) -> Callable[..., Any]:
     """Start the runtime on the API's job, with the environment that a runner gives it."""
     api.put(ROWS)
     api.job |= {"rehearsal": True, "trained_model": "Qwen/Qwen3-8B"}
@@ -24,11 +23,10 @@ def sandbox(
     work = tmp_path / "work"
     work.mkdir()
 
-    def start(attempt: int = 1) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-m", "dreadnode_runtime", "--job-id", "job-1"],
-            cwd=work,
-            env={
+    def start(attempt: int = 1) -> Any:
+        return warm_runtime.start(
+            ["--job-id", "job-1"],
+            {
                 "PATH": "/usr/bin:/bin",
                 "HOME": str(work),
                 "TMPDIR": str(work),
@@ -43,15 +41,14 @@ def sandbox(
                 "TINKER_API_KEY": engine.KEY,
                 "TINKER_TELEMETRY": "0",
             },
-            stdout=subprocess.PIPE,
+            folder=work,
             stderr=subprocess.STDOUT,
-            text=True,
         )
 
     return start
 
 
-def ends(process: "subprocess.Popen[str]") -> tuple[int, str]:
+def ends(process: Any) -> tuple[int, str]:
     output, _ = process.communicate(timeout=120)
     return process.returncode, output
 
@@ -129,9 +126,7 @@ def test_a_stopped_and_killed_run_ends_with_the_bits_of_an_unbroken_one(
     )
 
 
-def interrupted(
-    process: "subprocess.Popen[str]", api: Any, *, at: int, by: int
-) -> "subprocess.Popen[str]":
+def interrupted(process: Any, api: Any, *, at: int, by: int) -> Any:
     """Have PROCESS sent a signal when it tells that a step is done."""
 
     def send(event: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,20 +42,19 @@ BASE = {
 
 @pytest.fixture
 def sandbox(
-    api: Any, served: str, engine: Any, tmp_path: Path
-) -> Callable[..., "subprocess.Popen[str]"]:
+    api: Any, served: str, engine: Any, warm_runtime: Any, tmp_path: Path
+) -> Callable[..., Any]:
     """Start the runtime on the API's job, with the environment that a runner gives it."""
     api.put(ROWS)
     api.job |= {"trainer_type": "rl", "rehearsal": True, "trained_model": "Qwen/Qwen3-8B"}
     work = tmp_path / "work"
     work.mkdir()
 
-    def start(attempt: int = 1, **config: Any) -> "subprocess.Popen[str]":
+    def start(attempt: int = 1, **config: Any) -> Any:
         api.job["config"] = {**BASE, **config}
-        return subprocess.Popen(
-            [sys.executable, "-m", "dreadnode_runtime", "--job-id", "job-1"],
-            cwd=work,
-            env={
+        return warm_runtime.start(
+            ["--job-id", "job-1"],
+            {
                 "PATH": "/usr/bin:/bin",
                 "HOME": str(work),
                 "TMPDIR": str(work),
@@ -72,15 +70,14 @@ def sandbox(
                 "TINKER_API_KEY": engine.KEY,
                 "TINKER_TELEMETRY": "0",
             },
-            stdout=subprocess.PIPE,
+            folder=work,
             stderr=subprocess.STDOUT,
-            text=True,
         )
 
     return start
 
 
-def ends(process: "subprocess.Popen[str]") -> tuple[int, str]:
+def ends(process: Any) -> tuple[int, str]:
     output, _ = process.communicate(timeout=150)
     return process.returncode, output
 

@@ -5,8 +5,6 @@ import json
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -195,16 +193,16 @@ async def test_a_killed_attempt_leaves_its_counts_and_the_next_adds_what_is_left
     served: str,
     engine: Any,
     counter: Counter,
+    warm_runtime: Any,
     tmp_path: Path,
     tiny_model: Path,
 ) -> None:
     api.put(ROWS)
     api.job |= {"rehearsal": True, "trained_model": "Qwen/Qwen3-8B"}
     api.job["config"] |= {"batch_size": 4, "lora_rank": 4, "epochs": 12, "checkpoint_interval": 2}
-    process = subprocess.Popen(  # noqa: ASYNC220 - the runtime's own process
-        [sys.executable, "-m", "dreadnode_runtime", "--job-id", "job-1"],
-        cwd=tmp_path,
-        env={
+    process = warm_runtime.start(
+        ["--job-id", "job-1"],
+        {
             "PATH": "/usr/bin:/bin",
             "HOME": str(tmp_path),
             "HF_HUB_OFFLINE": "1",
@@ -217,6 +215,7 @@ async def test_a_killed_attempt_leaves_its_counts_and_the_next_adds_what_is_left
             "TINKER_API_KEY": engine.KEY,
             "TINKER_TELEMETRY": "0",
         },
+        folder=tmp_path,
     )
 
     def kill(event: dict[str, Any]) -> None:
