@@ -11,14 +11,14 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 SERVICE = "https://api.osv.dev/v1/vulns/PYSEC-2018-28"
-PATIENCE = 3.0  # seconds
+TIMEOUT = 3.0  # seconds
 CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 
 
 def main() -> int:
     """Return what `pip-audit` returns, or 0 when its service does not answer."""
     try:
-        with urlopen(SERVICE, timeout=PATIENCE):
+        with urlopen(SERVICE, timeout=TIMEOUT):
             pass
     except (URLError, TimeoutError, OSError):
         print("pip-audit: its service does not answer from here; nothing was looked up")

@@ -76,16 +76,16 @@ class Guard:
             return
         headers = Headers(scope=scope)
         has_body = "content-length" in headers or "transfer-encoding" in headers
-        patient = Patience(receive, self._silence) if has_body else receive
+        timed = TimedBody(receive, self._silence) if has_body else receive
         try:
             self._check_client(headers)
             org_id = await self._check_token(scope, headers, has_body=has_body)
-            async with self._share(scope, headers, org_id, patient, has_body=has_body) as bounded:
+            async with self._share(scope, headers, org_id, timed, has_body=has_body) as bounded:
                 await self.app(scope, bounded, send)
         except ApiError as error:
             if has_body:
                 if "expect" not in headers:  # It waits for permission to send its body.
-                    await _discard(patient)
+                    await _discard(timed)
                 error.headers.setdefault("Connection", "close")
             await error_response(error, scope)(scope, receive, send)
 
@@ -182,7 +182,7 @@ class Guard:
             yield _replay(bytes(body), receive)
 
 
-class Patience:
+class TimedBody:
     """A `receive` that refuses a body that stops arriving or arrives too slowly."""
 
     def __init__(self, receive: Receive, silence: float) -> None:

@@ -85,12 +85,12 @@ class Outage:
     """Measures how long the server has not answered.
 
     Args:
-        patience: Seconds without a response after which the server counts as gone.
+        max_outage: Seconds without a response after which the server counts as gone.
         clock: Returns the time in seconds.
     """
 
-    def __init__(self, patience: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._patience = patience
+    def __init__(self, max_outage: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_outage = max_outage
         self._clock = clock
         self._last_response = clock()
 
@@ -100,7 +100,7 @@ class Outage:
 
     def failed(self, failure: ConnectionFailed | ServerError) -> None:
         """Record a missing response; raise FAILURE when the outage has lasted too long."""
-        if self._clock() - self._last_response >= self._patience:
+        if self._clock() - self._last_response >= self._max_outage:
             raise failure
 
 
@@ -109,7 +109,7 @@ class JobWait:
 
     Args:
         timeout: The longest wait in seconds; None waits without a limit.
-        patience: Seconds without a response after which the server counts as gone.
+        max_outage: Seconds without a response after which the server counts as gone.
         clock: Returns the time in seconds.
     """
 
@@ -117,13 +117,13 @@ class JobWait:
         self,
         *,
         timeout: float | None,
-        patience: float,
+        max_outage: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._clock = clock
         self._timeout = timeout
         self._started = clock()
-        self._outage = Outage(patience, clock)
+        self._outage = Outage(max_outage, clock)
 
     def is_over(self, job: TrainingJob) -> bool:
         """Return whether JOB has completed.

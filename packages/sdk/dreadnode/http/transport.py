@@ -123,14 +123,14 @@ class EventStream:
         scope: The job's workspace.
         job_id: The job.
         after: Only events after the one with this id.
-        patience: Seconds without a connection after which the server counts as gone.
+        max_outage: Seconds without a connection after which the server counts as gone.
     """
 
-    def __init__(self, scope: Scope, job_id: str, after: int, patience: float) -> None:
+    def __init__(self, scope: Scope, job_id: str, after: int, max_outage: float) -> None:
         self._scope = scope
         self._job_id = job_id
         self._after = after
-        self._outage = Outage(patience)
+        self._outage = Outage(max_outage)
         self._is_connected = False
 
     def call(self) -> Call[bytes]:

@@ -31,7 +31,7 @@ HOSTED_TINKER = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 """The address that is used with a Tinker key alone."""
 
 _LOCAL = "127.0.0.1"
-_PATIENCE = 20.0
+_PORT_WAIT_SECONDS = 20.0
 """Seconds for which the processes of a killed server may still hold their ports."""
 
 Environment = Mapping[str, str]
@@ -114,7 +114,7 @@ def serve(
         if not hosted:
             ports["--engine-port"] = (_LOCAL, options.engine_port)
         for flag, (host, port) in ports.items():
-            _check_port(host, port, flag, patience=_PATIENCE if was_killed else 0.0)
+            _check_port(host, port, flag, wait_seconds=_PORT_WAIT_SECONDS if was_killed else 0.0)
         environment = _environment(options, environ, hosted=hosted)
         first = _initialise(options, commands, environment)
         if first["created"]:
@@ -263,8 +263,8 @@ def _warn_of_open_permissions(data_dir: Path, say: Callable[[str], None]) -> Non
         )
 
 
-def _check_port(host: str, port: int, flag: str, *, patience: float) -> None:
-    deadline = time.monotonic() + patience
+def _check_port(host: str, port: int, flag: str, *, wait_seconds: float) -> None:
+    deadline = time.monotonic() + wait_seconds
     while (reason := _port_error(host, port)) is not None:
         if time.monotonic() >= deadline:
             raise ServeError(

@@ -311,7 +311,7 @@ async def test_waiting_ends_after_a_long_outage(client: Both, api: Any) -> None:
     api.failures = [httpx2.ConnectError("refused")] * 9
 
     with pytest.raises(ConnectionFailed):
-        await client.wait_for_training_job("01900001-0000-7000-8000-000000000000", patience=0)
+        await client.wait_for_training_job("01900001-0000-7000-8000-000000000000", max_outage=0)
 
 
 async def test_waiting_for_a_cancelled_job_raises_an_error_with_the_job(
@@ -329,7 +329,7 @@ def test_the_wait_for_a_job_has_a_timeout_and_a_longest_outage(
     make_job: Callable[..., dict[str, Any]],
 ) -> None:
     now = 0.0
-    wait = JobWait(timeout=10, patience=5, clock=lambda: now)
+    wait = JobWait(timeout=10, max_outage=5, clock=lambda: now)
     job = TrainingJob.model_validate(make_job(status="running"))
     failure = ConnectionFailed("gone")
 

@@ -112,7 +112,7 @@ async def test_watching_resumes_after_the_last_event(watch: Any) -> None:
 
 async def test_watching_ends_after_a_long_outage(watch: Any) -> None:
     with pytest.raises(ConnectionFailed):
-        await watch(Events(httpx2.ConnectError("refused")), patience=0)
+        await watch(Events(httpx2.ConnectError("refused")), max_outage=0)
 
 
 async def test_a_revoked_token_ends_the_stream(watch: Any) -> None:
@@ -129,4 +129,4 @@ async def test_an_invalid_event_is_an_error_of_the_client(watch: Any, data: str)
 async def test_a_broken_stream_without_events_is_opened_again(watch: Any) -> None:
     events = Events(answer(": still here\n\n", DROP), answer(event(1)), httpx2.Response(204))
 
-    assert await watch(events, patience=0) == [1]
+    assert await watch(events, max_outage=0) == [1]

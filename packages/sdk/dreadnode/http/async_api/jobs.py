@@ -240,7 +240,7 @@ class AsyncJobMethods(AsyncAccountMethods):
         *,
         timeout: float | None = None,  # noqa: ASYNC109 - the job's time, not this call's
         interval: float = 1.0,
-        patience: float = 300.0,
+        max_outage: float = 300.0,
         on_update: Callable[[TrainingJob | None], None] | None = None,
     ) -> TrainingJob:
         """Wait until a job has completed, through restarts of the server, and return it.
@@ -249,14 +249,14 @@ class AsyncJobMethods(AsyncAccountMethods):
             job_id: The job.
             timeout: The longest wait in seconds; None waits without a limit.
             interval: Seconds between two requests.
-            patience: Seconds without a response after which the server counts as gone.
+            max_outage: Seconds without a response after which the server counts as gone.
             on_update: Called with the job after each request, and with None without a response.
 
         Raises:
             JobEnded: The job failed or was cancelled.
             WaitTimedOut: The job still runs after the timeout.
         """
-        wait = JobWait(timeout=timeout, patience=patience)
+        wait = JobWait(timeout=timeout, max_outage=max_outage)
         while True:
             job: TrainingJob | None = None
             try:
@@ -270,16 +270,16 @@ class AsyncJobMethods(AsyncAccountMethods):
             await self._sleep(interval)
 
     async def watch_training_job(
-        self, job_id: str, *, after: int = 0, patience: float = 300.0
+        self, job_id: str, *, after: int = 0, max_outage: float = 300.0
     ) -> AsyncIterator[JobEvent]:
         """Yield a job's events until it has ended, through restarts of the server.
 
         Args:
             job_id: The job.
             after: Only events after the one with this id.
-            patience: Seconds without a connection after which the server counts as gone.
+            max_outage: Seconds without a connection after which the server counts as gone.
         """
-        events = EventStream(self.scope, job_id, after, patience)
+        events = EventStream(self.scope, job_id, after, max_outage)
         while True:
             try:
                 async with self._open(events.call()) as response:
