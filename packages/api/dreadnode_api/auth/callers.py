@@ -128,10 +128,6 @@ class Authenticator:
             raise Unauthenticated("This URL is not valid or has expired; request a new one")
         return await self._look_up(digest)
 
-    async def uncached(self, headers: Headers) -> Caller:
-        """Return the caller of a request with these headers, read from the database now."""
-        return await self._look_up(tokens.sha256(token_of(headers)))
-
     async def _look_up(self, digest: str) -> Caller:
         asked_at = time.monotonic()
         try:

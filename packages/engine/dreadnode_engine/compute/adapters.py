@@ -150,18 +150,6 @@ def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
             yield f"{name.removesuffix('.default')}.weight", module
 
 
-def saved_shape(folder: Path) -> LoraShape:
-    """Return the shape of the adapter in FOLDER."""
-    config = json.loads((folder / CONFIG_FILE).read_text())
-    modules = set(config["target_modules"])
-    return LoraShape(
-        rank=config["r"],
-        train_mlp=bool(modules & _MLP or config.get("target_parameters")),
-        train_attn=bool(modules & _ATTENTION),
-        train_unembed="lm_head" in modules,
-    )
-
-
 def read_adapter(folder: Path) -> tuple[dict[str, Tensor], int, float]:
     """Return the tensors of the adapter in FOLDER by name, its rank, and its scale."""
     config = json.loads((folder / CONFIG_FILE).read_text())
