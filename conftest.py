@@ -129,6 +129,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(SkipsFail())
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Run the tests of whole servers first: some take minutes, and workers share the rest."""
+    whole = config.rootpath / "tests"
+    items.sort(key=lambda item: whole not in item.path.parents)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _stop_sdk_tasks() -> Iterator[None]:
     """Stop what the SDK's clients of a module still run when their engine is gone.

@@ -134,6 +134,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], int, list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSALS)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_refused_request_leaves_no_job_and_no_process(api: Any, case: str) -> None:
     changes, status, loc, detail = REFUSALS[case]
     others = set(psutil.Process().children(recursive=True))

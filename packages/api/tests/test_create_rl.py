@@ -114,6 +114,7 @@ REFUSALS: dict[str, tuple[dict[str, Any], list[str], str]] = {
 
 
 @pytest.mark.parametrize("wish", REFUSALS)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_an_impossible_rl_job_is_refused_in_a_sentence_before_it_exists(
     api: Any, wish: str
 ) -> None:
