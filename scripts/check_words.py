@@ -1,8 +1,8 @@
-"""Check the words of help texts and error messages against the project's list of plain terms.
+"""Check the words that people read against the project's list of plain terms.
 
-Reads the source with `ast`, so that each finding has a file and a line. It covers what people see:
-messages of raised exceptions, `help=` and `description=` arguments, and the docstrings of
-commands, settings and flags, which are shown as help.
+It covers messages of raised exceptions, `help=` and `description=` arguments, the docstrings of
+commands, settings and flags, which are shown as help, the documents, and the names of tests. Source
+is read with `ast`, so that each finding has a file and a line.
 """
 
 from __future__ import annotations
@@ -26,6 +26,10 @@ DOCSTRINGS = (
     "packages/engine/dreadnode_engine/settings.py",
 )
 """Where docstrings, of classes, functions and attributes, are shown as help."""
+DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs")
+UNCHANGED = ("docs/decisions/", "docs/reference/openapi.json")
+"""Decisions are never edited, and generated files follow the source."""
+TESTS = ("packages", "tests")
 SPEAKING = {"say", "hint"}
 """Functions of the CLI that print their arguments."""
 
@@ -63,6 +67,9 @@ TERMS: tuple[tuple[str, str], ...] = (
 )
 PATTERNS = tuple((re.compile(rf"\b(?:{term})\b", re.IGNORECASE), use) for term, use in TERMS)
 QUOTED = re.compile(r"`[^`]*`")
+TEST_NAME = re.compile(r"^\s*(?:async )?def (test_\w+)")
+ALLOWED_IN_DOCUMENTS = re.compile(r"promises?", re.IGNORECASE)
+"""A test's name is a promise; in the source it would be Tinker's future."""
 
 
 def shown_texts(tree: ast.Module, *, docstrings: bool) -> Iterator[tuple[int, str]]:
@@ -104,10 +111,43 @@ def findings(path: Path) -> Iterator[str]:
                 yield f"{shown}:{line}: `{found[0].strip()}`: write {use}"
 
 
+def document_findings() -> Iterator[str]:
+    """Yield a line for each term of the list in the documents."""
+    for name in DOCUMENTS:
+        paths = sorted((ROOT / name).rglob("*.md")) if name == "docs" else [ROOT / name]
+        for path in paths:
+            shown = path.relative_to(ROOT).as_posix()
+            if shown.startswith(UNCHANGED):
+                continue
+            is_code = False
+            for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+                is_code ^= text.startswith("```")
+                if not is_code:
+                    yield from _found(shown, line, text)
+
+
+def test_name_findings() -> Iterator[str]:
+    """Yield a line for each term of the list in the name of a test."""
+    for root in TESTS:
+        for path in sorted((ROOT / root).rglob("test_*.py")):
+            shown = path.relative_to(ROOT).as_posix()
+            for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+                if name := TEST_NAME.match(text):
+                    yield from _found(shown, line, name[1].replace("_", " "))
+
+
+def _found(shown: str, line: int, text: str) -> Iterator[str]:
+    for pattern, use in PATTERNS:
+        for found in pattern.finditer(QUOTED.sub("", text)):
+            if not ALLOWED_IN_DOCUMENTS.fullmatch(found[0]):
+                yield f"{shown}:{line}: `{found[0].strip()}`: write {use}"
+
+
 def main() -> int:
     """Print every finding; return 1 if there is one."""
     paths = (path for source in SOURCES for path in sorted((ROOT / source).rglob("*.py")))
     found = [finding for path in paths for finding in findings(path)]
+    found += [*document_findings(), *test_name_findings()]
     print(*dict.fromkeys(found), sep="\n", end="\n" if found else "")
     return 1 if found else 0
 

@@ -112,7 +112,7 @@ async def test_a_rehearsal_costs_nothing_and_shows_what_the_real_job_would(api: 
 
 
 @pytest.mark.parametrize("limit", [0, -1, 1e10, "5", True, float("nan"), float("inf")])
-async def test_a_limit_that_is_no_amount_is_refused(api: Any, limit: Any) -> None:
+async def test_a_limit_that_is_not_an_amount_is_refused(api: Any, limit: Any) -> None:
     await api.push()
     body = json.dumps(
         {
@@ -193,7 +193,7 @@ async def test_a_job_whose_cost_nobody_knows_needs_a_limit_of_its_own(api: Any) 
     assert made.status_code == 201
 
 
-async def test_a_running_job_is_told_what_the_others_leave_it(api: Any, told: Any) -> None:
+async def test_a_running_job_gets_the_budget_that_the_others_leave(api: Any, told: Any) -> None:
     await set_monthly_limit(api, "6")
 
     alone = await told(1, train=1)

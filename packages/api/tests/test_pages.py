@@ -18,14 +18,14 @@ ALWAYS = {
 @pytest.mark.parametrize(
     "path", ["/api/v1/user", "/api/v1/training/catalog", "/nowhere", "/health/live", "/metrics"]
 )
-async def test_every_response_tells_browsers_to_run_and_frame_nothing(api: Any, path: str) -> None:
+async def test_every_response_forbids_scripts_and_frames(api: Any, path: str) -> None:
     headers = (await api.client.get(path)).headers
 
     assert ALWAYS.items() <= dict(headers).items()
     assert "strict-transport-security" not in headers
 
 
-async def test_behind_tls_browsers_are_told_to_stay_on_it(api: Any) -> None:
+async def test_behind_tls_responses_ask_browsers_to_stay_on_it(api: Any) -> None:
     served = SecurityHeaders(api.app, tls=True)
     sent = []
 

@@ -373,7 +373,7 @@ def test_a_large_request_is_split_by_the_sdk_and_summed(service: tinker.ServiceC
     assert loss_of(many) == pytest.approx(1500 * loss_of(single), rel=1e-4)
 
 
-def test_a_finished_session_is_told_to_stop_its_heartbeats(
+def test_the_heartbeats_of_a_finished_session_are_refused(
     engine: Any, rest: tinker.RestClient
 ) -> None:
     before = set(rest.list_sessions().result().sessions)

@@ -40,7 +40,7 @@ def models_dir(make_models_dir: Callable[[int], Path]) -> Path:
     return make_models_dir(CONTEXT)
 
 
-def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(true: Callable[[], bool], seconds: float = 120.0) -> None:
     """Wait until TRUE, and fail if it does not come in time."""
     deadline = time.monotonic() + seconds
     while not true():

@@ -95,7 +95,7 @@ def batch(step: int) -> list[types.Datum]:
     ]
 
 
-def test_a_run_goes_on_with_the_same_bits_and_only_in_its_own_data_type(
+def test_a_run_resumes_with_the_same_bits_and_only_in_its_own_data_type(
     start_engine: Callable[..., Any],
 ) -> None:
     engine = start_engine("--dtype", "bfloat16")

@@ -181,7 +181,7 @@ async def test_a_request_that_does_not_fit_or_cannot_be_rendered_is_refused_alon
     assert "result" in found["fits"][-1]
 
 
-async def test_a_cancelled_request_ends_and_the_others_go_on(
+async def test_a_cancelled_request_ends_and_the_others_continue(
     weights: dict[str, str], served: dict[str, Any]
 ) -> None:
     served["checkpoint"] = weights["sampler"]
