@@ -175,6 +175,7 @@ class WarmProcess:
             os.close(each)
         self.stdin = os.fdopen(stdin_write, "w")
         self.stdout = os.fdopen(stdout_read)
+        self.args = request["arguments"]
         self.returncode: int | None = None
         self.pid = int(self._line(None))
 
