@@ -53,6 +53,7 @@ def test_a_named_directory_is_served_under_its_name(models_dir: Path, tmp_path: 
         "trainable": True,
         "sampleable": True,
         "stand_in": False,
+        "streams": True,
         "tied_embeddings": False,
         "tokenizer_id": str(models_dir / "llama"),
         "max_lora_rank": 128,
