@@ -1,6 +1,7 @@
 """Following runs elsewhere: with the real libraries, writing to files, and with broken ones."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -183,6 +184,9 @@ async def test_a_new_mlflow_database_is_complete_or_absent(
         create_sqlite_tables(f"sqlite:///{path}", client)
     assert names_in(tmp_path) == []
 
+    left = tmp_path / ".mlflow.db.99-journal"
+    left.touch()
+    os.utime(left, (0, 0))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{path}")
     told = Told()
     await train(told, "mlflow")

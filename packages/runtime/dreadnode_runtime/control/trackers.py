@@ -146,6 +146,11 @@ def create_sqlite_tables(uri: str, client: Callable[[str], Any]) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}")
+    for left in path.parent.glob(f".{path.name}.*"):
+        # A process that was killed an hour ago does not finish its file.
+        with contextlib.suppress(FileNotFoundError):
+            if left.stat().st_mtime < time.time() - 3600:
+                left.unlink()
     try:
         client(f"sqlite:///{new}").search_experiments(max_results=1)
         if path.exists() and not path.stat().st_size:
