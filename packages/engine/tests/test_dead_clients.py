@@ -64,12 +64,13 @@ def cpu_seconds(engine: Any) -> float:
 
 
 def test_the_samples_of_a_killed_client_are_cancelled_and_others_continue(
-    engine: Any, states: Callable[[], dict[str, int]]
+    engine: Any, states: Callable[[], dict[str, int]], request: pytest.FixtureRequest
 ) -> None:
     client = subprocess.Popen(
         [sys.executable, "-c", CLIENT],
         env=os.environ | {"TINKER_BASE_URL": engine.url, "TINKER_API_KEY": KEY},
     )
+    request.addfinalizer(client.kill)
     until(lambda: states() == {"queued": 8})
     # Longer than nobody may have asked.
     time.sleep(3)
