@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[float | None, list[str | Path]]] = {
     "dn train catalog --offline": (12, [DN, "train", "catalog", "--offline"]),
     "dn train catalog": (20, [DN, "train", "catalog"]),
     "import of get_training_model": (
-        6,
+        4,
         [sys.executable, "-c", "from dreadnode.training import get_training_model"],
     ),
     "dn train list": (None, [DN, "train", "list"]),
