@@ -1,7 +1,8 @@
 """What holds for every conversation in every active model's format, tried on generated ones.
 
 For each trained message: the tokens before it are the prompt that sampling continues, no text
-becomes a control token, what carries loss is what the row says, and it is read back as it was.
+becomes a control token, what carries loss is what the row marks, whole, and it is read back as one
+message.
 """
 
 import json
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from dreadnode.training.models import TINKER_MODELS
-from dreadnode_runtime.data.normal_form import Conversation, Unusable
+from dreadnode_runtime.data.marks import trained_messages
+from dreadnode_runtime.data.normal_form import Conversation, Message, Unusable
 from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.data.rendering import Rendering
 from hypothesis import HealthCheck, given, settings
@@ -39,13 +41,14 @@ TOOLS = [{"type": "function", "function": {"name": "tide", "description": "Tides
 
 @st.composite
 def turn(draw: st.DrawFn, number: int) -> list[dict[str, Any]]:
-    """A question, perhaps a call with its result, and an answer."""
-    reasons = draw(st.booleans())
+    """A question, perhaps a call with its result, and an answer; some are marked."""
+    reasons, marked = draw(st.booleans()), draw(st.booleans())
     messages: list[dict[str, Any]] = [{"role": "user", "content": draw(SAID)}]
 
     def assistant(content: str, **more: Any) -> dict[str, Any]:
         thought = {"reasoning_content": draw(TEXT)} if reasons else {}
-        return {"role": "assistant", "content": content, **thought, **more}
+        mark = {"weight": draw(st.integers(0, 1))} if marked else {}
+        return {"role": "assistant", "content": content, **thought, **mark, **more}
 
     if draw(st.booleans()):
         body = {"name": "tide", "arguments": json.dumps(draw(ARGUMENTS))}
@@ -86,27 +89,37 @@ def test_every_trained_message_follows_the_prompt_used_for_sampling(
         try:
             examples, cut = rendering.examples(said, row=1, max_length=100_000)
         except Unusable:
-            # Refused in a sentence: a tool call without tools, reasoning where there is none.
+            # Refused in a sentence: nothing to train on, or reasoning where there is none.
             return
-        prompts = _prompts(rendering, said)
+        chosen = trained_messages(said, "all_assistant_messages")
+        prompts = _prompts(rendering, said, chosen)
         spans = [span for example in examples for span in _trained_spans(example, prompts)]
 
         assert not cut
         assert len(spans) == len(prompts)
         assert sum(example.weights.sum() for example in examples) == pytest.approx(1, abs=1e-4)
-        for tokens in spans:
+        for index, tokens in zip(chosen, spans, strict=True):
             _is_one_message(rendering, tokens)
+            _holds_all(rendering.decode(tokens), said.messages[index])
 
     holds()
 
 
-def _prompts(rendering: Rendering, said: Conversation) -> list[list[int]]:
-    """Return the prompt before each assistant message, as the chat and the rollouts ask for it."""
-    return [
-        rendering.prompt(Conversation(said.messages[:index], said.tools))
-        for index, message in enumerate(said.messages)
-        if message["role"] == "assistant"
-    ]
+def _prompts(rendering: Rendering, said: Conversation, chosen: list[int]) -> list[list[int]]:
+    """Return the prompt before each CHOSEN message, as the chat and the rollouts ask for it."""
+    return [rendering.prompt(Conversation(said.messages[:index], said.tools)) for index in chosen]
+
+
+def _holds_all(text: str, message: Message) -> None:
+    """Assert that TEXT holds what MESSAGE says, thinks and calls."""
+    content = message["content"]
+    parts = [content] if isinstance(content, str) else [_text_of(part) for part in content]
+    for part in (*parts, *(call["name"] for call in message.get("tool_calls", ()))):
+        assert part.strip() in text
+
+
+def _text_of(part: Any) -> str:
+    return str(part["thinking"] if part["type"] == "thinking" else part["text"])
 
 
 def _trained_spans(example: Any, prompts: list[list[int]]) -> list[list[int]]:
