@@ -30,6 +30,8 @@ def check() -> int:
 
 
 def checked(question: dict[str, Any]) -> dict[str, Any]:
+    if "ping" in question:
+        return {"ok": True}
     lines = Path(question["datasets"]["train"]).read_text().splitlines()
     usable = sum("response" in json.loads(line) for line in lines)
     if not usable:
