@@ -283,6 +283,7 @@ def test_a_clone_is_the_same_job_with_the_shown_changes(
         "backend": "tinker",
         "model": "Qwen/Qwen3-8B",
         "rehearse": False,
+        "rehearse_first": False,
         "tags": ["t"],
         "name": "n",
         "capability_ref": {"name": "concise", "version": "2.0.0"},
