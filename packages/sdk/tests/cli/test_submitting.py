@@ -43,6 +43,7 @@ def test_a_request_contains_only_the_given_settings(dn: Dn, api: Any) -> None:
             "name": "first try",
             "tags": ["a", "b"],
             "rehearse": False,
+            "rehearse_first": False,
         }
     )
     assert said == snapshot("""\

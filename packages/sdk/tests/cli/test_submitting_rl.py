@@ -43,6 +43,7 @@ def test_an_rl_request_contains_only_the_given_settings(dn: Dn, api: Any) -> Non
             "trainer_type": "rl",
             "tags": [],
             "rehearse": False,
+            "rehearse_first": False,
         }
     )
     assert said == snapshot("""\

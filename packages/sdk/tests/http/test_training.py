@@ -51,6 +51,7 @@ def test_a_file_is_uploaded_and_the_settings_are_sent(
         "trainer_type": "sft",
         "tags": ["x"],
         "rehearse": True,
+        "rehearse_first": False,
         "config": {
             "dataset_ref": {"name": name, "version": version},
             "steps": 3,
