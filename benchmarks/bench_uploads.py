@@ -173,8 +173,8 @@ def main() -> None:
         init = [sys.executable, "-m", "dreadnode_api", "init"]
         made = subprocess.run(init, env=environment, capture_output=True, check=True).stdout
         serve = [sys.executable, "-m", "dreadnode_api", "serve", "--port", "0"]
-        with server(serve, environment) as address:
-            asyncio.run(measure(address, json.loads(made)["token"]))
+        with server(serve, environment) as served:
+            asyncio.run(measure(served.address, json.loads(made)["token"]))
 
 
 if __name__ == "__main__":

@@ -71,6 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
         description="A self-hostable control plane for fine-tuning with Tinker",
         lifespan=lifespan,
         redirect_slashes=False,
+        openapi_url=None,  # Ours is written once, in `swagger_ui`.
         docs_url=None,
         redoc_url=None,
         telemetry={"tracing": False, "metrics": False, "logs": False},
