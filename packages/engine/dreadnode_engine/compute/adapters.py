@@ -98,6 +98,7 @@ class PeftWrapper:
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         metadata = {"format": "pt", "base_dtype": self.base_dtype}
         save_file(whole, folder / WEIGHTS_FILE, metadata=metadata)
+        _sort_metadata(folder / WEIGHTS_FILE)
 
     def load(self, folder: Path) -> dict[str, Tensor]:
         """Read the adapter in FOLDER, in the order of this wrapper's modules."""
@@ -108,6 +109,16 @@ class PeftWrapper:
         # it comes from the modules, never from the file. The copies are aligned, as kernels may add
         # in another order where the alignment differs.
         return {name: tensors[name].to(self.device, copy=True) for name in self.shapes}
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata of a safetensors file: each save has another random order."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        file.seek(8)
+        file.write(json.dumps(header, separators=(",", ":")).encode().ljust(size))
 
 
 def lora_config(base: nn.Module, shape: LoraShape) -> LoraConfig:
