@@ -64,8 +64,9 @@ def test_zsh_accepts_the_script() -> None:
 @pytest.mark.skipif(shutil.which("fish") is None, reason="needs fish")
 def test_fish_completes_the_id_of_a_base_model(environment: dict[str, str]) -> None:
     probe = f"{script('fish')}\ncomplete -C 'dn train sft --model Qwen/Qwen3-8'"
+    # On standard input, since one argument holds at most 128 KiB on Linux.
     done = subprocess.run(
-        ["fish", "-c", probe], capture_output=True, text=True, env=environment, check=True
+        ["fish"], input=probe, capture_output=True, text=True, env=environment, check=True
     )
 
     offered = [line.partition("\t")[0] for line in done.stdout.splitlines()]
