@@ -121,6 +121,8 @@ def _example(described: dict[str, Any]) -> Any:
         return _EXAMPLES[name]
     if described["kind"] == "recipe":
         return {"name": "row_reward_v1"}
+    if described["kind"] == "boolean":
+        return True
     return described.get("example", "")
 
 
