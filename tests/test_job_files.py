@@ -18,6 +18,8 @@ API: TypeAdapter[Any] = TypeAdapter(JobRequest)
 EXAMPLES = Path(__file__).parents[1] / "examples"
 # What some settings have no effect without, as the file itself says of them.
 NEEDS: dict[tuple[str, str], list[str]] = {
+    ("sft", "rehearse_steps"): ["rehearse = true"],
+    ("rl", "rehearse_steps"): ["rehearse = true"],
     ("sft", "eval_interval"): ['eval_split = "validation"'],
     ("sft", "early_stopping_patience"): ['eval_split = "validation"', "eval_interval = 10"],
     ("sft", "early_stopping_min_delta"): [
