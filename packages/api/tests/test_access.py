@@ -63,7 +63,8 @@ def operations() -> list[tuple[str, str]]:
         (method.upper(), path)
         for path, methods in paths.items()
         for method in methods
-        if path not in PUBLIC
+        # `test_serving` has those of other makers' protocols, whose errors have other shapes.
+        if path not in PUBLIC and not path.startswith("/v1/")
     }
     return sorted(described | REGISTRY)
 

@@ -279,7 +279,8 @@ async def test_any_query_gets_a_response_below_500(world: World) -> None:
 @one_database
 async def test_every_operation_refuses_an_unknown_parameter(world: World) -> None:
     before = await world.counts()
-    operations = [each for each in OPERATIONS if each not in REGISTRY]
+    # Clients of other protocols send parameters of their own, as those of the registry do.
+    operations = [e for e in OPERATIONS if e not in REGISTRY and e[1].startswith("/api/")]
     assert len(operations) > 40
     for method, path in operations:
         query = {"unknown_parameter": "1"}

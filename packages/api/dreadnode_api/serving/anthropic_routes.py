@@ -14,7 +14,7 @@ from dreadnode_api.http import protocol_errors
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.serving.anthropic_schemas import Conversation, MessageRequest
 from dreadnode_api.serving.requests import generation, tool_call
-from dreadnode_api.serving.service import InModels, Lines
+from dreadnode_api.serving.service import Lines, MemberModels
 
 router = APIRouter(
     prefix="/v1/messages", tags=["Serving"], responses=protocol_errors.ANTHROPIC_ERRORS
@@ -22,7 +22,7 @@ router = APIRouter(
 
 
 @router.post("", response_model=None)
-async def create_message(asked: MessageRequest, models: InModels, request: Request) -> Response:
+async def create_message(asked: MessageRequest, models: MemberModels, request: Request) -> Response:
     """Sample the next message of a conversation, as `POST /v1/chat/completions` does."""
     wanted = generation(
         **_conversation(asked),
@@ -46,7 +46,7 @@ async def create_message(asked: MessageRequest, models: InModels, request: Reque
 
 
 @router.post("/count_tokens")
-async def count_message_tokens(asked: Conversation, models: InModels) -> dict[str, int]:
+async def count_message_tokens(asked: Conversation, models: MemberModels) -> dict[str, int]:
     """Count the tokens of a conversation, as the model would be sent it."""
     target = await models.find(asked.model)
     wanted = generation(**_conversation(asked), only_count=True)

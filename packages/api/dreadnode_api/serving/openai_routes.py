@@ -19,7 +19,7 @@ from dreadnode_api.serving.openai_schemas import (
     Sampling,
 )
 from dreadnode_api.serving.requests import generation
-from dreadnode_api.serving.service import InModels, Lines
+from dreadnode_api.serving.service import InModels, Lines, MemberModels
 
 router = APIRouter(prefix="/v1", tags=["Serving"], responses=protocol_errors.OPENAI_ERRORS)
 AnthropicVersion = Annotated[
@@ -61,7 +61,7 @@ async def get_model(
 
 @router.post("/chat/completions", response_model=None)
 async def create_chat_completion(
-    asked: ChatCompletionRequest, models: InModels, request: Request
+    asked: ChatCompletionRequest, models: MemberModels, request: Request
 ) -> Response:
     """Sample the next message of a conversation.
 
@@ -88,7 +88,7 @@ async def create_chat_completion(
 
 @router.post("/completions", response_model=None)
 async def create_completion(
-    asked: CompletionRequest, models: InModels, request: Request
+    asked: CompletionRequest, models: MemberModels, request: Request
 ) -> Response:
     """Continue prompts as they are, without a chat format."""
     wanted = [

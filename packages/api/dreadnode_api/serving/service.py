@@ -35,12 +35,11 @@ class Models:
     pool: ProcessPool
 
     async def find(self, model: str) -> Target:
-        """Return the weights that MODEL names; the caller must be a member.
+        """Return the weights that MODEL names.
 
         Raises:
-            ApiError: they do not exist or cannot be served, or the caller is a reader.
+            ApiError: they do not exist or cannot be served.
         """
-        need(self.caller, Role.MEMBER)
         known = await self.engine.capabilities()
         async with self.database.reading() as session:
             return await find_target(session, self.caller, known, model)
@@ -108,3 +107,16 @@ async def models(
 
 
 InModels = Annotated[Models, Depends(models)]
+
+
+async def member_models(found: InModels) -> Models:
+    """Return the same for a caller who may sample, which costs money.
+
+    Raises:
+        Forbidden: the caller is a reader.
+    """
+    need(found.caller, Role.MEMBER)
+    return found
+
+
+MemberModels = Annotated[Models, Depends(member_models)]
