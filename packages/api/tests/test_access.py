@@ -29,12 +29,13 @@ SANDBOX = {
     ("POST", "/api/v1/org/{org}/ws/{ws}/training/jobs/{job_id}/progress"),
     ("PUT", "/api/v1/org/{org}/ws/{ws}/training/jobs/{job_id}/files/{path}"),
 }
-# Who belongs to the organization, and who else is told of its jobs.
+# Who belongs to the organization, what a workspace may cost, and who gets news of its jobs.
 ADMIN = {
     ("POST", "/api/v1/org/{org}/ws"),
     ("POST", "/api/v1/org/{org}/members"),
     ("PATCH", "/api/v1/org/{org}/members/{user_id}"),
     ("DELETE", "/api/v1/org/{org}/members/{user_id}"),
+    ("PUT", "/api/v1/org/{org}/ws/{ws}/budget"),
     ("GET", "/api/v1/org/{org}/ws/{ws}/webhooks"),
     ("POST", "/api/v1/org/{org}/ws/{ws}/webhooks"),
     ("DELETE", "/api/v1/org/{org}/ws/{ws}/webhooks/{webhook_id}"),
