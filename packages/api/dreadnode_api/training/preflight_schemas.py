@@ -48,7 +48,7 @@ class TokenizerView(Response):
     error: float | None = Field(
         None, description="Otherwise, the largest error of such a count in measurements, as a share"
     )
-    explanation: str | None = None
+    explanation: Plain | None = None
 
 
 class Side(Response):
@@ -67,7 +67,7 @@ class EstimateView(Response):
     tokenizer: TokenizerView
     at_least: Side
     at_most: Side
-    reason: str | None = Field(description="Why there is no total")
+    reason: Plain | None = Field(description="Why there is no total")
 
 
 class ModelTerms(Response):
