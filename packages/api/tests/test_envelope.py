@@ -59,7 +59,7 @@ async def test_a_wrong_method_is_a_405_with_the_allowed_ones(api: Any) -> None:
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/org/acme/datasets/rows/1.0.0", "GET, PUT"),
+        ("/org/acme/datasets/rows/1.0.0", "DELETE, GET, PUT"),
         ("/org/acme/datasets/rows", "GET"),
         ("/org/acme/ws/lab/training/jobs", "GET, POST"),
         ("/org/acme/ws/lab/training/jobs/1/files/a/b", "GET, PUT"),
