@@ -1,5 +1,6 @@
 """What nobody asks for any more is not computed: dead clients, closed ones, cancelled samples."""
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -134,6 +135,59 @@ def test_a_cancelled_sample_is_deleted_and_can_be_requested_again(http: httpx2.C
     late = http.post("cancel_future", json={"request_id": request})
     assert late.status_code == 204
     assert http.post("retrieve_future", json={"request_id": request}).content == answer.content
+
+
+STREAM = {
+    "base_model": "tiny/llama",
+    "num_samples": 2,
+    "prompt": {"chunks": [{"type": "encoded_text", "tokens": [5, 6]}]},
+    "sampling_params": {"max_tokens": 100, "stop": [], "seed": 3},
+}
+
+
+def test_a_stream_sends_the_tokens_of_the_sample_with_the_same_seed(
+    http: httpx2.Client, engine: Any
+) -> None:
+    sampler = tinker.ServiceClient(base_url=engine.url, api_key=KEY).create_sampling_client(
+        base_model="tiny/llama"
+    )
+    params = types.SamplingParams(max_tokens=100, stop=[], seed=3)
+    expected = sampler.result().sample(types.ModelInput.from_ints([5, 6]), 2, params).result()
+
+    with http.stream("POST", "sample_stream", json=STREAM) as response:
+        *parts, last = [json.loads(line) for line in response.iter_lines()]
+    tokens: list[list[int]] = [[], []]
+    for part in parts:
+        tokens[part["index"]] += part["tokens"]
+
+    whole = [list(sequence.tokens) for sequence in expected.sequences]
+    assert [sequence["tokens"] for sequence in last["sequences"]] == whole
+    # The tokens of the last steps may come with the result only.
+    assert [each[: len(part)] for each, part in zip(whole, tokens, strict=True)] == tokens
+    assert min(map(len, tokens)) > 50
+
+
+def test_a_stream_ends_with_its_connection(
+    http: httpx2.Client, states: Callable[[], dict[str, int]]
+) -> None:
+    long = STREAM | {"num_samples": SAMPLES, "sampling_params": {"max_tokens": 4000, "stop": []}}
+
+    with http.stream("POST", "sample_stream", json=long) as response:
+        next(response.iter_lines())
+        while_connected = states()
+
+    assert while_connected == {"queued": 1}
+    until(lambda: states() == {"dropped": 1})
+
+
+def test_an_invalid_stream_is_refused_in_one_sentence(http: httpx2.Client) -> None:
+    bodies = [STREAM | {"base_model": "no/model"}, STREAM | {"num_samples": 0}]
+    bodies += [STREAM | {"seq_id": 1}, {**STREAM, "base_model": None}]
+
+    refused = [http.post("sample_stream", json=body) for body in bodies]
+
+    assert [response.status_code for response in refused] == [400, 400, 400, 400]
+    assert "Leave out `seq_id`" in refused[2].json()["detail"]
 
 
 def test_only_ones_own_samples_can_be_cancelled(http: httpx2.Client) -> None:

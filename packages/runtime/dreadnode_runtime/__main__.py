@@ -28,11 +28,11 @@ from pathlib import Path
 import torch
 
 from dreadnode_runtime.commands import check_server, export
+from dreadnode_runtime.commands.serve import serve, stdin_lines
 from dreadnode_runtime.commands.train import run_job
 from dreadnode_runtime.control.api import Settings, connect, redacted
 from dreadnode_runtime.control.events import Reporter, Stop
 from dreadnode_runtime.errors import AttemptRejected, JobFailed, RuntimeFault, TryAgain
-from dreadnode_runtime.serving.process import serve, stdin_lines
 
 OK, FAILED, AGAIN = 0, 1, os.EX_TEMPFAIL
 FINAL_REPORT_SECONDS = 10.0

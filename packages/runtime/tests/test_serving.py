@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import tinker
-from dreadnode_runtime.serving.process import serve
+from dreadnode_runtime.commands.serve import serve
 from tinker import types
 from transformers import AutoTokenizer
 
@@ -72,7 +72,7 @@ async def responses(*sent: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         found.setdefault(name, []).append(fields)
         if fields.keys() & {"result", "error"}:
             open_requests.discard(name)
-        if not open_requests or fields.get("ok") is False:
+        if not open_requests or (not name and not fields["ok"]):
             ended.set()
 
     async with asyncio.timeout(120):
@@ -191,6 +191,21 @@ async def test_a_cancelled_request_ends_and_the_others_continue(
 
     assert "result" in found["b"][-1]
     assert "result" in found["c"][-1]
+    assert not [line for line in found.get("endless", []) if "result" in line]
+
+
+async def test_the_string_that_ended_a_completion_is_named(
+    weights: dict[str, str], served: dict[str, Any]
+) -> None:
+    served["checkpoint"] = weights["sampler"]
+    free = {"messages": None, "prompt": "a", "max_tokens": 40, "seed": 1}
+    text = (await responses(served, request(**free)))["a"][-1]["result"]["choices"][0]["text"]
+
+    found = await responses(served, request(**free, stop=["\n\n\n\n", text[5:7]]))
+
+    choice = found["a"][-1]["result"]["choices"][0]
+    assert choice["stop_sequence"] == text[5:7]
+    assert choice["text"] == text[: text.find(text[5:7])]
 
 
 async def test_weights_that_the_engine_does_not_have_are_the_requests_fault(

@@ -80,6 +80,17 @@ async def test_a_job_whose_checkpoint_the_engine_lost_starts_over(
         assert trainer.resumed is False
 
 
+async def test_a_checkpoint_that_the_engine_has_and_refuses_fails_the_job(
+    opened: Any, tmp_path: Path
+) -> None:
+    async with opened() as trainer:
+        sampler = (await trainer.export("final", tmp_path / "final")).sampler.path
+
+    with pytest.raises(JobFailed, match="has no optimizer state"):
+        async with opened(resume=sampler):
+            pass
+
+
 async def test_training_resumes_from_a_checkpoint(opened: Any, example: Any) -> None:
     async with opened() as trainer:
         await trainer.submit([[example(1)]], 1e-2)

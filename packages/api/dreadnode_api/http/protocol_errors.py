@@ -101,7 +101,7 @@ def anthropic(error: ApiError) -> dict[str, Any]:
 def shaped(error: ApiError, scope: Scope) -> tuple[int, dict[str, Any]] | None:
     """Return status and body of ERROR for a request to one of these protocols, else None.
 
-    These clients know neither 409, which OpenAI's repeats, nor 422.
+    Both makers answer 400 to every invalid request, and OpenAI's client repeats a 409.
     """
     if not scope["path"].startswith(PREFIX):
         return None

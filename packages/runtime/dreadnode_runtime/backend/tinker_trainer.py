@@ -219,16 +219,21 @@ async def tinker_trainer(
     trainer's `resumed` says so. METER counts the tokens.
 
     Raises:
-        JobFailed: The engine refuses the model or the rank.
+        JobFailed: The engine refuses the model, the rank, or a checkpoint that it has.
         TryAgain: The engine cannot be reached.
     """
     async with session(metadata) as service:
         client = None
         if resume is not None:
-            with suppress(JobFailed):
+            try:
                 client = await translate_errors(
                     asyncio.to_thread(_load, service, resume), creating=True
                 )
+            except JobFailed as refusal:
+                # Only lost weights are replaced: for any other reason, such as memory, starting
+                # again would pay for all steps twice.
+                if not isinstance(refusal.__cause__, tinker.NotFoundError):
+                    raise
         resumed = client is not None
         if client is None:
             client = await translate_errors(

@@ -102,7 +102,7 @@ class Generator:
                 f"The prompt has {prompt:,} tokens and the model's context is {context:,}, too "
                 f"short for a completion of {request.max_tokens or 1:,} tokens; ask for fewer, or "
                 "shorten the prompt",
-                code="context",
+                code="config",
             )
         stop: Any = self._rendering.stops(request.stop)
         if request.messages is None:
@@ -134,9 +134,19 @@ class Generator:
                 truncated=sampled.truncated,
             )
             choice["message"] = message_of(reply)
+        if not sampled.truncated:
+            choice["stop_sequence"] = self._stop_sequence(request, tokens)
         if request.logprobs is not None:
             choice["logprobs"] = self._logprobs(sampled)
         return choice
+
+    def _stop_sequence(self, request: Generation, tokens: list[int]) -> str | None:
+        """Return the stop string of REQUEST that ended TOKENS, if one did."""
+        if not request.stop:
+            return None
+        text = self._rendering.decode(tokens)
+        found = [(text.find(each), each) for each in request.stop if each in text]
+        return min(found)[1] if found else None
 
     def _logprobs(self, sampled: Sampled) -> list[dict[str, Any]]:
         """Return what was sampled at each position, and what else was likely there."""

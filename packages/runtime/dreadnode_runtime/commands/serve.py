@@ -8,25 +8,27 @@ A line for a request has its `id` and one of these:
 
 - `part`: `{"index", "content"}` or `{"index", "reasoning"}`, only if the request streams;
 - `result`: the completions and the usage, the last line;
-- `error` and `fault`: one sentence, the last line. The fault is `request` or `engine`; only after
-  `engine` may a retry help.
+- `error`, `fault` and `"ok": false`: one sentence, the last line. The fault is `request` or
+  `engine`; only after `engine` may a retry help.
 """
 
 import asyncio
 import json
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 from pydantic import TypeAdapter
 
 from dreadnode_runtime.backend.streaming import open_streaming_sampler
-from dreadnode_runtime.control.api import redacted
+from dreadnode_runtime.commands.responses import Response, error_response, refusal
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
-from dreadnode_runtime.errors import JobFailed, RuntimeFault, plain
+from dreadnode_runtime.errors import RuntimeFault
 from dreadnode_runtime.serving.generation import Generator
 from dreadnode_runtime.serving.requests import Cancel, Generation, ServedModel
+
+log = logging.getLogger(__name__)
 
 _LINE: TypeAdapter[Generation | Cancel] = TypeAdapter(Generation | Cancel)
 
@@ -47,7 +49,7 @@ async def serve(lines: AsyncIterator[str], emit: Callable[[str], None]) -> None:
             emit(json.dumps({"ok": True, "renderer": rendering.name, "notes": [*rendering.chosen]}))
             await _Requests(Generator(served, rendering, sampler), emit).run(lines)
     except RuntimeFault as fault:
-        emit(json.dumps({"ok": False, **_problem(fault)}))
+        emit(json.dumps(error_response(fault)))
 
 
 class _Requests:
@@ -71,15 +73,21 @@ class _Requests:
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _answer(self, request: Generation) -> None:
-        def send(fields: dict[str, Any]) -> None:
+        def send(fields: Response) -> None:
             self._emit(json.dumps({"id": request.id, **fields}))
 
         try:
             result = await self._generator.generate(request, lambda part: send({"part": part}))
         except Unusable as unusable:
-            send({"fault": "request", "error": f"The conversation cannot be rendered: {unusable}"})
+            send(refusal(f"The conversation cannot be rendered: {unusable}"))
         except RuntimeFault as fault:
-            send(_problem(fault))
+            send(error_response(fault))
+        except Exception:
+            # Without a line the API would wait for its time limit.
+            log.exception("this is a bug of the runtime")
+            send(
+                refusal("The runtime could not answer because of a bug; its output has a traceback")
+            )
         else:
             send({"result": result})
         finally:
@@ -90,8 +98,3 @@ async def stdin_lines() -> AsyncIterator[str]:
     """Yield the lines of stdin as they arrive."""
     while line := await asyncio.to_thread(sys.stdin.readline):
         yield line
-
-
-def _problem(fault: RuntimeFault) -> dict[str, str]:
-    origin = "request" if isinstance(fault, JobFailed) else "engine"
-    return {"fault": origin, "error": redacted(plain(fault))}
