@@ -146,7 +146,7 @@ class Settings(BaseSettings):
     )
     convert_memory_bytes: Bytes = Field(2 * GIB, description="Memory of such a conversion.")
     chats_at_once: Count = Field(
-        4, description="Checkpoints that `dn train chat` keeps loaded at the same time."
+        4, description="Models that `/v1` and `dn train chat` keep loaded at the same time."
     )
     chat_idle_seconds: MaybeSeconds = Field(
         300.0, description="How long a checkpoint stays loaded after its last completion."

@@ -493,16 +493,38 @@ async def test_text_from_a_client_is_never_returned_as_markup(api: Any) -> None:
 
 
 @one_database
-@pytest.mark.parametrize("value", [b"1", b"{}", b"[]", b'""'])
+@pytest.mark.parametrize(
+    ("value", "count", "limit"),
+    [
+        (b"{}", 60_000, "50,000"),
+        (b"[]", 60_000, "50,000"),
+        (b"1", 340_000, "300,000"),
+        (b'""', 340_000, "300,000"),
+    ],
+)
 async def test_a_body_with_very_many_values_is_refused_before_it_is_parsed(
-    api: Any, value: bytes
+    api: Any, value: bytes, count: int, limit: str
 ) -> None:
-    body = b'{"name": [' + b",".join([value] * 60_000) + b"]}"
+    body = b'{"name": [' + b",".join([value] * count) + b"]}"
 
     answer = await api("POST", "/org/acme/tokens", content=body)
 
     assert answer.status_code == 400
-    assert answer.json()["detail"].startswith("The body has more than 50,000 values")
+    assert answer.json()["detail"].startswith(f"The body has more than {limit} values")
+
+
+@one_database
+@pytest.mark.parametrize("value", ['a,[{:\\"' * 80_000, [7] * 131_072])
+async def test_long_texts_and_prompts_of_token_ids_are_not_too_many_values(
+    api: Any, value: Any
+) -> None:
+    body = {"model": "nothing", "prompt": value}
+
+    headers = {"Authorization": f"Bearer {api.keys['member']}"}
+    answer = await api.client.post("/v1/completions", json=body, headers=headers)
+
+    assert answer.status_code == 404
+    assert "no model and no job `nothing`" in answer.json()["error"]["message"]
 
 
 @one_database

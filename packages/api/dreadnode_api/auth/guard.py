@@ -40,9 +40,12 @@ _UPLOAD = re.compile(
 _PROGRESS = re.compile(r"^/api/v1/org/[^/]+/ws/[^/]+/training/jobs/[^/]+/progress$")
 _CLIENT = re.compile(r"^([A-Za-z][\w-]*)/(\d+(?:\.\d+)*)")
 PROGRESS_BYTES_FACTOR = 16
-MAX_VALUES = 50_000
-"""How many values a JSON body may have. They are parsed on the event loop, and a megabyte of empty
-objects would hold it for more than a second. Commas in texts count too; no text has so many."""
+MAX_FIELDS, MAX_ITEMS = 50_000, 300_000
+"""How many fields, lists and objects a JSON body may have, and how many items in all, such as the
+token ids of a prompt. They are parsed on the event loop, and a megabyte of empty objects would hold
+it for more than a second."""
+# Takes an unterminated string too, so that the time is linear in the size of any body.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 SLOW_BYTES_PER_SECOND = 1024
 """A body that arrives more slowly than this on average is refused."""
 DISCARD_BYTES = 4 * 1024 * 1024
@@ -157,10 +160,11 @@ class Guard:
         self, scope: Scope, headers: Headers, org_id: str | None, receive: Receive
     ) -> AsyncIterator[Receive]:
         """Yield `receive`, having read the whole body."""
-        limit, values = self._max_json, MAX_VALUES
+        limit, factor = self._max_json, 1
         if _PROGRESS.match(scope["path"]):
             # The last event repeats whole metric histories.
-            limit, values = limit * PROGRESS_BYTES_FACTOR, values * PROGRESS_BYTES_FACTOR
+            factor = PROGRESS_BYTES_FACTOR
+            limit *= factor
         too_large = Malformed(f"The body is larger than the limit of {limit:,} bytes")
         declared = headers.get("content-length", "0")
         if declared.isdecimal() and int(declared) > limit:
@@ -177,8 +181,7 @@ class Guard:
                 share.grow(len(body))
                 if not message.get("more_body", False):
                     break
-            if sum(body.count(each) for each in b",[{") > values:
-                raise Malformed(f"The body has more than {values:,} values; send fewer at a time")
+            _check_values(body, factor)
             yield _replay(bytes(body), receive)
 
 
@@ -214,6 +217,20 @@ class TimedBody:
                 "over a faster connection"
             )
         return message
+
+
+def _check_values(body: bytearray, factor: int) -> None:
+    """Return if the JSON in BODY has at most FACTOR times the values that a body may have."""
+    # Most bodies are too small to have so many.
+    if len(body) < MAX_FIELDS:
+        return
+    outside = _STRING.sub(b"", body)
+    fields = sum(outside.count(each) for each in b":[{")
+    for count, most in ((fields, MAX_FIELDS), (outside.count(b","), MAX_ITEMS)):
+        if count > most * factor:
+            raise Malformed(
+                f"The body has more than {most * factor:,} values; send fewer at a time"
+            )
 
 
 async def _discard(receive: Receive) -> None:
