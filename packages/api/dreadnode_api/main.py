@@ -11,12 +11,14 @@ from dreadnode_api.auth import people_routes
 from dreadnode_api.auth import routes as auth_routes
 from dreadnode_api.auth.callers import Authenticator
 from dreadnode_api.auth.guard import Guard
+from dreadnode_api.auth.rates import InventedTokens
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.capabilities import registry, visibility
 from dreadnode_api.capabilities import routes as capability_routes
 from dreadnode_api.catalog import routes as catalog_routes
 from dreadnode_api.checkpoints import routes as checkpoint_routes
 from dreadnode_api.checkpoints.exports import Exporter
+from dreadnode_api.console import console
 from dreadnode_api.datasets import routes as dataset_routes
 from dreadnode_api.datasets.row_check import RowCheck
 from dreadnode_api.db import Database
@@ -82,6 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.engine = engine
     app.state.telemetry = telemetry
     app.state.authenticator = Authenticator(database)
+    app.state.invented = InventedTokens(settings)
     app.state.readiness = Readiness(database, settings.data_dir)
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings, database)
@@ -117,7 +120,13 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(swagger_ui.router)
     app.mount("/docs/assets", swagger_ui.assets())
-    app.add_middleware(Guard, settings=settings, authenticator=app.state.authenticator)
+    console.install(app)
+    app.add_middleware(
+        Guard,
+        settings=settings,
+        authenticator=app.state.authenticator,
+        invented=app.state.invented,
+    )
     app.add_middleware(Trace, telemetry=telemetry)
     app.add_middleware(SecurityHeaders, tls=settings.public_url.startswith("https:"))
     return app

@@ -1,8 +1,7 @@
-"""From the token of a request to its `Caller`, with a cache of less than a second."""
+"""From the token or browser session of a request to its `Caller`, cached for under a second."""
 
 import asyncio
 import base64
-import hmac
 import time
 from dataclasses import dataclass
 from enum import IntEnum
@@ -13,7 +12,7 @@ from starlette.datastructures import Headers
 from dreadnode_api.auth import signed, tokens
 from dreadnode_api.db import Database
 from dreadnode_api.errors import Forbidden, Unauthenticated
-from dreadnode_api.models.auth import Membership, Organization, Token, User
+from dreadnode_api.models.auth import BrowserSession, Membership, Organization, Token, User
 from dreadnode_api.models.base import now
 from dreadnode_api.models.jobs import ENDED, Job
 
@@ -22,6 +21,8 @@ from dreadnode_api.models.jobs import ENDED, Job
 REFRESH_SECONDS = 0.4
 STALE_SECONDS = 0.9
 CACHE_ENTRIES = 4096
+SESSION = "session "
+"""What the cache puts before the hash of a browser session, to tell it from that of a token."""
 
 
 class Role(IntEnum):
@@ -88,7 +89,31 @@ class Authenticator:
         Raises:
             Unauthenticated: the token is missing, unknown, revoked or expired.
         """
-        digest = tokens.sha256(token_of(headers))
+        return await self.holder(token_of(headers))
+
+    async def holder(self, token: str) -> Caller:
+        """Return the caller whose token this is.
+
+        Raises:
+            Unauthenticated: the token is unknown, revoked or expired.
+        """
+        return await self._cached(tokens.sha256(token))
+
+    async def visitor(self, secret: str) -> Caller:
+        """Return the caller who signed in to the console and whose cookie holds SECRET.
+
+        Raises:
+            Unauthenticated: the session is unknown or over, or its token is revoked or expired.
+        """
+        try:
+            return await self._cached(session_key(secret))
+        except Unauthenticated:
+            raise Unauthenticated(
+                "You are not signed in any more: the session or its API token has expired or was "
+                "revoked. Sign in again"
+            ) from None
+
+    async def _cached(self, digest: str) -> Caller:
         cached = self._cache.get(digest)
         age = STALE_SECONDS if cached is None else time.monotonic() - cached[0]
         if cached is not None and age < REFRESH_SECONDS:
@@ -106,6 +131,10 @@ class Authenticator:
     def knows(self, digest: str) -> bool:
         """Return whether the token of this hash was valid lately."""
         return digest in self._cache
+
+    def drop(self, digest: str) -> None:
+        """Look the token or session of this hash up again at its next request."""
+        self._cache.pop(digest, None)
 
     async def close(self) -> None:
         """Cancel the lookups under way; the database may be closed after this."""
@@ -155,13 +184,18 @@ class Authenticator:
                 (Membership.user_id == Token.user_id) & (Membership.org_id == Token.org_id),
             )
             .outerjoin(Job, Job.id == Token.job_id)
-            .where(Token.sha256 == digest)
         )
+        if digest.startswith(SESSION):
+            statement = statement.join(BrowserSession, BrowserSession.token_id == Token.id).where(
+                BrowserSession.sha256 == digest.removeprefix(SESSION),
+                BrowserSession.expires_at > now(),
+            )
+        else:
+            statement = statement.where(Token.sha256 == digest)
         async with self._database.reading() as session:
             row = (await session.execute(statement)).one_or_none()
-        # The lookup is by the hash of 256 random bits, so its time reveals nothing about a token;
-        # the comparison takes constant time.
-        if row is None or not hmac.compare_digest(row[0].sha256, digest) or not _is_valid(row[0]):
+        # The lookup is by the hash of 256 random bits, so its time reveals nothing about a token.
+        if row is None or not _is_valid(row[0]):
             raise Unauthenticated(
                 "The API token is not valid; it may be mistyped, revoked or expired"
             )
@@ -188,6 +222,11 @@ class Authenticator:
             email=user.email,
             full_name=user.full_name,
         )
+
+
+def session_key(secret: str) -> str:
+    """Return by what the cache knows the browser session whose cookie holds SECRET."""
+    return SESSION + tokens.sha256(secret)
 
 
 def _is_valid(token: Token) -> bool:

@@ -6,10 +6,8 @@ has at most half of all requests at the same time, so that it cannot take every 
 """
 
 import asyncio
-import ipaddress
 import re
 import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -17,12 +15,13 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dreadnode_api.auth import tokens
-from dreadnode_api.auth.callers import Authenticator, token_of
+from dreadnode_api.auth.callers import Authenticator, session_key, token_of
+from dreadnode_api.auth.cookies import session_cookie
+from dreadnode_api.auth.rates import Buckets, InventedTokens, network
 from dreadnode_api.auth.shares import Share, SharedAmount
 from dreadnode_api.errors import (
     ApiError,
     Malformed,
-    TooManyRequests,
     Unauthenticated,
     UpgradeRequired,
 )
@@ -50,8 +49,6 @@ SLOW_BYTES_PER_SECOND = 1024
 """A body that arrives more slowly than this on average is refused."""
 DISCARD_BYTES = 4 * 1024 * 1024
 DISCARD_SECONDS = 5.0
-UNKNOWN_RATE, UNKNOWN_BURST = 2.0, 40
-"""How many unknown tokens a second one address may try, on average and at once."""
 UPLOADS_AT_ONCE = 32
 """How many uploads of one organization may be received or read at the same time."""
 
@@ -59,14 +56,20 @@ UPLOADS_AT_ONCE = 32
 class Guard:
     """Refuses what need not reach a route."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, authenticator: Authenticator) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: Settings,
+        authenticator: Authenticator,
+        invented: InventedTokens,
+    ) -> None:
         self.app = app
         self._authenticator = authenticator
         self._max_json = settings.max_json_bytes
         self._silence = settings.silence_seconds
         self._minimum = _minimum(settings.minimum_client)
         self._rates = Buckets(settings.rate_limit, settings.rate_burst)
-        self._unknown = Buckets(UNKNOWN_RATE if settings.rate_limit else 0, UNKNOWN_BURST)
+        self._invented = invented
         connections = protocol.possible_connections(settings.max_connections)
         self._requests = SharedAmount(connections, "requests")
         self._uploads = SharedAmount(connections, "uploads", most=UPLOADS_AT_ONCE)
@@ -108,10 +111,12 @@ class Guard:
 
         Public paths and signed URLs need none.
         """
-        address = _network(scope)
+        address = network(scope)
         if not scope["path"].startswith(("/api/", "/v1/")):
             # Probes must answer without the database, with any headers.
-            self._count(scope, address)
+            session = session_cookie(headers)
+            is_known = bool(session) and self._authenticator.knows(session_key(session))
+            self._count(scope, session_key(session) if is_known else address)
             return None
         try:
             digest = tokens.sha256(token_of(headers))
@@ -122,12 +127,12 @@ class Guard:
             return None
         is_known = self._authenticator.knows(digest)
         if not is_known:
-            self._unknown.check(f"unknown {address}")
+            self._invented.check(scope)
         self._count(scope, digest if is_known else address)
         try:
             return (await self._authenticator.caller(headers)).org_id
         except Unauthenticated:
-            self._unknown.take(f"unknown {address}")
+            self._invented.take(scope)
             raise
 
     def _count(self, scope: Scope, credential: str) -> None:
@@ -258,66 +263,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
-
-
-def _network(scope: Scope) -> str:
-    """Return the client's address; of IPv6 the /64 network, which is one customer's."""
-    client = scope.get("client")
-    try:
-        address = ipaddress.ip_address(client[0] if client else "")
-    except ValueError:
-        return ""
-    if address.version == 4:
-        return str(address)
-    return str(ipaddress.ip_network((address, 64), strict=False).network_address)
-
-
-class Buckets:
-    """Token buckets, one a credential: `rate` a second on average, `burst` at once."""
-
-    def __init__(self, rate: float, burst: int, entries: int = 10_000) -> None:
-        self._rate = rate
-        self._burst = float(max(burst, 1))
-        self._entries = entries
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, key: str) -> None:
-        """Count one request of KEY.
-
-        Raises:
-            TooManyRequests: its bucket is empty; `Retry-After` says for how long.
-        """
-        if self._rate <= 0:
-            return
-        present, left = self._left(key)
-        is_allowed = left >= 1
-        self._buckets[key] = (left - 1 if is_allowed else left, present)
-        self._buckets.move_to_end(key)
-        if len(self._buckets) > self._entries:
-            self._buckets.popitem(last=False)
-        if not is_allowed:
-            raise self._too_many(left)
-
-    def check(self, key: str) -> None:
-        """Return if KEY may make a request, without counting one.
-
-        Raises:
-            TooManyRequests: its bucket is empty.
-        """
-        if self._rate > 0 and (left := self._left(key)[1]) < 1:
-            raise self._too_many(left)
-
-    def _left(self, key: str) -> tuple[float, float]:
-        present = time.monotonic()
-        left, at = self._buckets.get(key, (self._burst, present))
-        return present, min(self._burst, left + (present - at) * self._rate)
-
-    def _too_many(self, left: float) -> TooManyRequests:
-        seconds = max(1, round((1 - left) / self._rate + 0.5))
-        return TooManyRequests(
-            f"Too many requests; wait {seconds} s and then send fewer",
-            headers={"Retry-After": str(seconds)},
-        )
 
 
 def _minimum(text: str) -> tuple[str, str] | None:

@@ -60,6 +60,16 @@ async def create_workspace(
     return workspace
 
 
+async def list_workspaces(session: AsyncSession, org_id: str) -> Sequence[Workspace]:
+    """Return the workspaces of an organization, the default one first."""
+    found = await session.scalars(
+        select(Workspace)
+        .where(Workspace.org_id == org_id)
+        .order_by(Workspace.is_default.desc(), Workspace.slug)
+    )
+    return found.all()
+
+
 async def list_members(session: AsyncSession, org_id: str) -> Sequence[tuple[User, Membership]]:
     """Return the members of an organization, by name."""
     found = await session.execute(

@@ -3,10 +3,9 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path
-from sqlalchemy import select
 
 from dreadnode_api import quotas
-from dreadnode_api.auth import service
+from dreadnode_api.auth import people, service
 from dreadnode_api.auth.callers import Caller
 from dreadnode_api.auth.deps import OrgReader, Reader, UserCaller, WorkspaceSlug, find_workspace
 from dreadnode_api.auth.schemas import (
@@ -75,12 +74,7 @@ async def get_usage(caller: OrgReader, session: ReadSession, settings: InSetting
 @router.get("/org/{org}/ws")
 async def list_workspaces(caller: OrgReader, session: ReadSession) -> list[WorkspaceView]:
     """List the workspaces of an organization, the default one first."""
-    found = await session.scalars(
-        select(Workspace)
-        .where(Workspace.org_id == caller.org_id)
-        .order_by(Workspace.is_default.desc(), Workspace.slug)
-    )
-    return [workspace_view(each) for each in found]
+    return [workspace_view(each) for each in await people.list_workspaces(session, caller.org_id)]
 
 
 @router.get("/org/{org}/ws/{ws}")

@@ -3,13 +3,13 @@
 import logging
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
 from dreadnode_api import logs, storage_errors
@@ -30,11 +30,21 @@ log = logging.getLogger(__name__)
 
 MAX_ERRORS = 50
 """How many errors a response names: a body of a megabyte can have a hundred thousand."""
+ErrorPage = Callable[[ApiError, Scope], Response | None]
+"""Returns the page of an error, or None for a request that does not want one.
+
+The application keeps it as `state.error_page`: pages are above this module.
+"""
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
-def error_response(error: ApiError, scope: Scope | None = None) -> JSONResponse:
-    """Return the documented envelope of ERROR, or that of the protocol of the request SCOPE."""
+def error_response(error: ApiError, scope: Scope | None = None) -> Response:
+    """Return the documented envelope of ERROR, or what the request SCOPE wants in its place.
+
+    That is the envelope of another protocol, or a page of the console.
+    """
+    if scope is not None and (page := _page(error, scope)) is not None:
+        return page
     if scope is not None and (shaped := protocol_errors.shaped(error, scope)) is not None:
         status, shape = shaped
         return JSONResponse(shape, status_code=status, headers=error.headers)
@@ -51,7 +61,12 @@ def error_response(error: ApiError, scope: Scope | None = None) -> JSONResponse:
     return JSONResponse(body, status_code=error.status, headers=error.headers)
 
 
-def crash_response(error: BaseException, where: str, scope: Scope | None = None) -> JSONResponse:
+def _page(error: ApiError, scope: Scope) -> Response | None:
+    make: ErrorPage | None = getattr(scope["app"].state, "error_page", None)
+    return None if make is None else make(error, scope)
+
+
+def crash_response(error: BaseException, where: str, scope: Scope | None = None) -> Response:
     """Log an unexpected exception and return the response for it.
 
     Storage trouble is a 503 and one log line a minute. Anything else is our bug: a 500 with a
@@ -82,16 +97,16 @@ def install(app: FastAPI) -> None:
     """Give APP the handlers that turn every failure into the documented envelope."""
 
     @app.exception_handler(ApiError)
-    async def refused(request: Request, error: ApiError) -> JSONResponse:
+    async def refused(request: Request, error: ApiError) -> Response:
         return error_response(error, request.scope)
 
     @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         found = from_validation(error, request.headers.get("content-type", ""))
         return error_response(found, request.scope)
 
     @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> JSONResponse:
+    async def http(request: Request, error: HTTPException) -> Response:
         return error_response(_from_http(request, error), request.scope)
 
 

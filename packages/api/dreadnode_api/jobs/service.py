@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, String, cast, func, select
+from sqlalchemy import ColumnElement, String, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api import quotas
@@ -75,15 +75,20 @@ async def list_jobs(
     filters: dict[str, str | None],
     page: int,
     page_size: int,
+    *,
+    before: str | None = None,
 ) -> tuple[Sequence[tuple[Job, User | None]], int]:
-    """Return a page of jobs, newest first, with their creators, and the number of all jobs."""
+    """Return a page of jobs, newest first, with their creators, and the number of all jobs.
+
+    With BEFORE, the first page has the jobs that are older than the job of this id.
+    """
     values = {name: value for name, value in filters.items() if value is not None}
     where = [Job.workspace_id == workspace_id, *(_matches(*each) for each in values.items())]
     total = await _count(session, workspace_id, values, where)
     # The pages before this one are skipped in the index alone, without reading their jobs.
     ids = (
         select(Job.id)
-        .where(*where)
+        .where(*where, *([] if before is None else [Job.id < before]))
         .order_by(Job.id.desc())
         .offset((page - 1) * page_size)
         .limit(page_size)
@@ -100,6 +105,9 @@ async def list_jobs(
 
 def _matches(name: str, value: str) -> ColumnElement[bool]:
     """Return the condition of one filter of the list of jobs."""
+    if name == "text":
+        is_named: ColumnElement[bool] = Job.name.icontains(value, autoescape=True)
+        return or_(is_named, Job.id.startswith(value, autoescape=True))
     if name == "id_prefix":
         return Job.id.startswith(value, autoescape=True)
     if name == "tag":

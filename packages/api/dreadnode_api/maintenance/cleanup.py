@@ -16,7 +16,7 @@ from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.checkpoints import adapters, retention
 from dreadnode_api.db import Database
 from dreadnode_api.maintenance import blobs
-from dreadnode_api.models.auth import Token
+from dreadnode_api.models.auth import BrowserSession, Token
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checks import StoredCheck
 from dreadnode_api.models.jobs import ENDED, Event, Job
@@ -67,6 +67,9 @@ class Cleanup:
             "results of checks": await self._checks(settings.idempotency_days),
             "webhook deliveries": await self._deliveries(settings.delivery_days),
             "tokens of ended jobs": await self._job_tokens(),
+            "sessions of the console": await self._change(
+                delete(BrowserSession).where(BrowserSession.expires_at < now())
+            ),
             "sandbox folders": await self._folders(settings.sandbox_days),
             "checkpoints": await retention.expire_old(self._database, settings),
             "adapters of checkpoints": await adapters.delete_expired(

@@ -1,4 +1,4 @@
-"""Who exists: organizations, their workspaces, users, memberships and tokens."""
+"""Who exists: organizations, their workspaces, users, memberships, tokens and browser sessions."""
 
 from datetime import datetime
 
@@ -78,3 +78,15 @@ class Token(Table):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class BrowserSession(Table):
+    """A sign-in to the web console with a token, stored as the hash of what the cookie holds."""
+
+    __tablename__ = "browser_sessions"
+    __table_args__ = (Index("ix_browser_sessions_expires_at", "expires_at"),)
+
+    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    token_id: Mapped[str] = mapped_column(ForeignKey("tokens.id"))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)

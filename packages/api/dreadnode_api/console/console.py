@@ -1,0 +1,35 @@
+"""Joins the pages of the console: their routers, their menu, and the page of an error."""
+
+from dataclasses import dataclass
+
+from fastapi import Depends, FastAPI
+
+from dreadnode_api.console import assets, job_list, sign_in, workspaces
+from dreadnode_api.console.deps import check_form
+from dreadnode_api.console.errors import error_page
+from dreadnode_api.http.query_parameters import refuse_unknown
+
+
+@dataclass(frozen=True, slots=True)
+class MenuEntry:
+    """An entry of the menu: its label, and its path within a workspace."""
+
+    label: str
+    path: str
+
+
+PAGES = (sign_in, workspaces, job_list)
+NAVIGATION = (MenuEntry("Jobs", "jobs"),)
+
+
+def install(app: FastAPI) -> None:
+    """Add the console to APP."""
+    app.state.navigation = NAVIGATION
+    app.state.error_page = error_page
+    app.include_router(assets.router, include_in_schema=False)
+    for page in PAGES:
+        app.include_router(
+            page.router,
+            include_in_schema=False,
+            dependencies=[Depends(refuse_unknown), Depends(check_form)],
+        )
