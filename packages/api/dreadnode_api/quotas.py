@@ -16,7 +16,7 @@ from dreadnode_api.models.auth import Organization, Token, Workspace
 from dreadnode_api.models.base import now
 from dreadnode_api.models.capabilities import RegistryBlob
 from dreadnode_api.models.datasets import DatasetSplit, DatasetVersion
-from dreadnode_api.models.jobs import Job, JobFile, Status
+from dreadnode_api.models.jobs import Job, JobFile, Status, StepRollouts
 from dreadnode_api.models.quotas import Quota
 from dreadnode_api.models.webhooks import Webhook
 from dreadnode_api.settings import Settings
@@ -128,9 +128,12 @@ def _statements(org_id: str, resource: str) -> list[Select[Any]]:
             .where(*datasets, DatasetSplit.format != "jsonl"),
             select(func.sum(RegistryBlob.bytes)).where(RegistryBlob.org_id == org_id),
             # By workspace, because jobs have an index on that and none on the organization.
-            select(func.sum(JobFile.bytes))
-            .join(Job, Job.id == JobFile.job_id)
-            .where(Job.workspace_id.in_(workspaces)),
+            *(
+                select(func.sum(table.bytes))
+                .join(Job, Job.id == table.job_id)
+                .where(Job.workspace_id.in_(workspaces))
+                for table in (JobFile, StepRollouts)
+            ),
         ]
     in_org = select(func.count())
     if resource == "datasets":

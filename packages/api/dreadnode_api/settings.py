@@ -226,7 +226,9 @@ class Settings(BaseSettings):
     )
 
     tidy_seconds: Seconds = Field(3600.0, description="Time between two clean-ups.")
-    log_days: Days = Field(365.0, description="Log lines and events of ended jobs; 0 keeps them.")
+    log_days: Days = Field(
+        365.0, description="Log lines, events and rollouts of ended jobs; 0 keeps them."
+    )
     sandbox_days: Days = Field(30.0, description="Folders of sandboxes; 0 keeps them.")
     idempotency_days: Days = Field(
         30.0, description="Idempotency keys and stored results of checks; 0 keeps them."

@@ -209,6 +209,18 @@ async def test_stop_strings_are_added_to_the_models_own_end_token(
     assert policy.sampled[0][3].stop == ["<|im_end|>", "###"]
 
 
+async def test_the_rollouts_of_a_step_are_reported_before_it_trains(run: Any, told: Told) -> None:
+    await run(config(steps=2))
+
+    kinds = [kind for kind, _ in told.events if kind != "phase"]
+    assert kinds == ["rollouts", "step_complete", "rollouts", "step_complete"]
+    (first, _) = told.of("rollouts")
+    groups = first["rollouts"]["groups"]
+    assert [len(group["completions"]) for group in groups] == [3, 3]
+    texts = [each["turns"][0]["content"]["text"] for each in groups[0]["completions"]]
+    assert all(text.endswith("<|im_end|>") for text in texts)
+
+
 async def test_several_updates_of_one_step_train_on_their_own_groups(
     run: Any, policy: FakePolicy
 ) -> None:
@@ -337,7 +349,7 @@ async def test_a_checkpoint_is_reported_when_the_next_step_verifies_it(
 ) -> None:
     history, outcome = await run(config(checkpoint_interval=2))
 
-    kinds = [kind for kind, _ in told.events if kind not in ("phase", "log")]
+    kinds = [kind for kind, _ in told.events if kind not in ("phase", "log", "rollouts")]
     assert kinds == [
         *("step_complete", "checkpoint_writing", "step_complete"),
         *("checkpoint_saved", "step_complete", "step_complete"),

@@ -76,6 +76,7 @@ class FakeApi:
     files: dict[str, bytes] = field(default_factory=dict)
     logs: list[dict[str, Any]] = field(default_factory=list)
     artifacts: dict[str, Any] = field(default_factory=dict)
+    rollouts: dict[str, Any] = field(default_factory=dict)
     organizations: list[str] = field(default_factory=lambda: ["main"])
     is_paid: bool = False
     report: dict[str, Any] = field(default_factory=dict)
@@ -214,6 +215,8 @@ class FakeApi:
             return httpx2.Response(200, json=self.chat(json.loads(request.content)))
         if action == "/logs":
             return httpx2.Response(200, json={"items": self.logs})
+        if action == "/rollouts":
+            return httpx2.Response(200, json=self.rollouts)
         if action == "/artifacts":
             return httpx2.Response(200, json={"artifacts": self.artifacts})
         if action == "/checkpoints":

@@ -19,7 +19,7 @@ from dreadnode_api.maintenance import blobs
 from dreadnode_api.models.auth import BrowserSession, Token
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checks import StoredCheck
-from dreadnode_api.models.jobs import ENDED, Event, Job
+from dreadnode_api.models.jobs import ENDED, Event, Job, StepRollouts
 from dreadnode_api.models.webhooks import Delivery
 from dreadnode_api.settings import Settings
 
@@ -62,7 +62,7 @@ class Cleanup:
         settings = self._settings
         store = BlobStore(settings.data_dir / "blobs")
         done = {
-            "log lines and events": await self._events(settings.log_days),
+            "log lines, events and rollouts": await self._events(settings.log_days),
             "idempotency keys": await self._idempotency_keys(settings.idempotency_days),
             "results of checks": await self._checks(settings.idempotency_days),
             "webhook deliveries": await self._deliveries(settings.delivery_days),
@@ -90,7 +90,7 @@ class Cleanup:
         return done
 
     async def _events(self, days: float) -> int:
-        """Delete the events of jobs that ended long ago, except their changes of status."""
+        """Delete events and rollouts of jobs that ended long ago, except changes of status."""
         if not days:
             return 0
         before, deleted = now() - timedelta(days=days), 0
@@ -100,8 +100,12 @@ class Cleanup:
         async with self._database.reading() as session:
             jobs = (await session.scalars(select(Job.id).where(*ended))).all()
         for start in range(0, len(jobs), BATCH):
-            old = Event.job_id.in_(jobs[start : start + BATCH])
-            deleted += await self._change(delete(Event).where(old, Event.type != "status"))
+            batch = jobs[start : start + BATCH]
+            for old in (
+                delete(Event).where(Event.job_id.in_(batch), Event.type != "status"),
+                delete(StepRollouts).where(StepRollouts.job_id.in_(batch)),
+            ):
+                deleted += await self._change(old)
         self._events_deleted_until = before
         return deleted
 

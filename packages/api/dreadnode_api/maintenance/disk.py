@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.checkpoints.retention import SCHEME
@@ -15,7 +15,7 @@ from dreadnode_api.models.auth import Organization
 from dreadnode_api.models.capabilities import RegistryBlob
 from dreadnode_api.models.checkpoints import Checkpoint
 from dreadnode_api.models.datasets import DatasetVersion
-from dreadnode_api.models.jobs import Job, JobFile
+from dreadnode_api.models.jobs import Job, JobFile, StepRollouts
 from dreadnode_api.settings import Settings
 
 DATASETS, JOB_FILES, CAPABILITIES = "datasets", "files of jobs", "capabilities"
@@ -132,6 +132,9 @@ async def _of_jobs(
     sizes: defaultdict[str, int] = defaultdict(int, folders)
     for job_id, digest in await session.execute(select(JobFile.job_id, JobFile.sha256).distinct()):
         sizes[job_id] += blobs.get(digest, 0)
+    kept = select(StepRollouts.job_id, func.sum(StepRollouts.bytes)).group_by(StepRollouts.job_id)
+    for job_id, size in await session.execute(kept):
+        sizes[job_id] += size
     paths = await session.execute(select(Checkpoint.job_id, Checkpoint.path))
     # A retry lists checkpoints of the run of the job that it retries, which count for both.
     for job_id, run in {

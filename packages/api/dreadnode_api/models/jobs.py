@@ -26,6 +26,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     String,
     Text,
     UniqueConstraint,
@@ -238,6 +239,17 @@ class MetricPoints(Table):
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     step: Mapped[int] = mapped_column(BigInteger)
     lists: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+class StepRollouts(Table):
+    """The rollouts that an RL job has kept of one step, as compressed JSON."""
+
+    __tablename__ = "job_rollouts"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)
+    step: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    bytes: Mapped[int] = mapped_column(BigInteger)
 
 
 class JobFile(Table):

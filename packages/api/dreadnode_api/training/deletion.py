@@ -13,7 +13,7 @@ from dreadnode_api.jobs.service import get_job
 from dreadnode_api.models.auth import Token
 from dreadnode_api.models.checkpoints import Checkpoint, DeletedCheckpoint
 from dreadnode_api.models.checks import Validation
-from dreadnode_api.models.jobs import ENDED, Event, Job, JobFile, MetricPoints
+from dreadnode_api.models.jobs import ENDED, Event, Job, JobFile, MetricPoints, StepRollouts
 from dreadnode_api.models.webhooks import Announcement
 from dreadnode_api.pricing.ledger import keep_cost
 
@@ -40,7 +40,11 @@ async def delete_job(session: AsyncSession, workspace_id: str, job_id: str) -> S
         )
     paths = {row.path for row in await job_checkpoints(session, job_id)}
     digests = set(await session.scalars(select(JobFile.sha256).where(JobFile.job_id == job_id)))
-    for table in (Validation, Announcement, Event, MetricPoints, JobFile, Checkpoint, Token):
+    tables = (
+        *(Validation, Announcement, Event, MetricPoints),
+        *(StepRollouts, JobFile, Checkpoint, Token),
+    )
+    for table in tables:
         await session.execute(
             delete(table).where(table.job_id == job_id).execution_options(synchronize_session=False)
         )

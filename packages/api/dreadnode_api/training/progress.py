@@ -17,9 +17,10 @@ from dreadnode_api.checkpoints.records import (
 )
 from dreadnode_api.errors import Conflict, Invalid
 from dreadnode_api.jobs.records import end_job, lock, record_event, set_phase
-from dreadnode_api.models.jobs import ENDED, Job, MetricPoints, Status
+from dreadnode_api.models.jobs import ENDED, Job, MetricPoints, Status, StepRollouts
 from dreadnode_api.pricing.budget import STOPPED_BY
 from dreadnode_api.pricing.ledger import record_usage
+from dreadnode_api.training.rollouts import store_rollouts
 from dreadnode_api.training.schemas import Phase, ProgressRequest
 
 AXES = ("steps", "eval/steps")
@@ -55,6 +56,8 @@ async def apply(session: AsyncSession, job_id: str, attempt: int, event: Progres
             )
         job.applied_seq = event.seq
     check_metrics(event.metrics)
+    if event.rollouts is not None and event.event_type != "rollouts":
+        raise Invalid("Only an event `rollouts` may have rollouts", "rollouts")
     await _apply(session, job, event)
     return job
 
@@ -63,6 +66,9 @@ async def _apply(session: AsyncSession, job: Job, event: ProgressRequest) -> Non
     kind = event.event_type
     if kind == "phase":
         _phase(session, job, event)
+        return
+    if kind == "rollouts":
+        await store_rollouts(session, job, event.rollouts)
         return
     if kind == "training_start":
         await _start(session, job, event)
@@ -135,7 +141,7 @@ def _phase(session: AsyncSession, job: Job, event: ProgressRequest) -> None:
 
 
 async def _start(session: AsyncSession, job: Job, event: ProgressRequest) -> None:
-    """Start, or resume from a checkpoint and drop the metrics after it, which are sent again."""
+    """Start, or resume from a checkpoint, after which metrics and rollouts are sent again."""
     value = event.data.get("start", event.data.get("step"))
     step = 0 if value is None else _int(value)
     if step is None or step < 0:
@@ -145,9 +151,8 @@ async def _start(session: AsyncSession, job: Job, event: ProgressRequest) -> Non
     if job.start_step is not None:
         # The engine may have lost the checkpoint that the retry should resume from.
         job.start_step = min(job.start_step, step)
-    await session.execute(
-        delete(MetricPoints).where(MetricPoints.job_id == job.id, MetricPoints.step > step)
-    )
+    for table in (MetricPoints, StepRollouts):
+        await session.execute(delete(table).where(table.job_id == job.id, table.step > step))
     if job.phase != "cancelling":
         set_phase(session, job, "training")
 

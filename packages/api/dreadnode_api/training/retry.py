@@ -25,6 +25,7 @@ from dreadnode_api.pricing.budget import SETTING, STOPPED_BY, chain_cost, reserv
 from dreadnode_api.pricing.rates import rates_of
 from dreadnode_api.settings import Settings
 from dreadnode_api.training.checks import require_memory, still_served
+from dreadnode_api.training.rollouts import copy_rollouts
 from dreadnode_api.training.service import find_by_idempotency_key
 
 FROM_START = ResumePoint({}, step=0, has_expired=False)
@@ -151,6 +152,7 @@ async def _create_retry(
             session.add(
                 MetricPoints(job_id=job.id, number=each.number, step=each.step, lists=each.lists)
             )
+        await copy_rollouts(session, old, job)
     job.events = max(job.events, old.events)
     record_event(
         session,

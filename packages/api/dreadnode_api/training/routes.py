@@ -30,6 +30,8 @@ from dreadnode_api.training import retry, service
 from dreadnode_api.training.deletion import delete_job
 from dreadnode_api.training.deps import IdempotencyKey, InServices
 from dreadnode_api.training.rehearsals import rehearsal_report
+from dreadnode_api.training.rollout_schemas import MAX_STEP, Rollouts
+from dreadnode_api.training.rollouts import read_rollouts
 from dreadnode_api.training.schemas import (
     Artifacts,
     Backend,
@@ -226,6 +228,22 @@ async def get_training_job_logs(
     found = (await session.scalars(statement.order_by(order).limit(tail or 10_000))).all()
     lines = found[::-1] if tail is not None else found
     return LogPage(items=[log_view(each) for each in lines])
+
+
+@router.get("/{job_id}/rollouts")
+async def get_training_job_rollouts(
+    scope: JobReader,
+    session: ReadSession,
+    step: Annotated[
+        int | None, Query(ge=1, le=MAX_STEP, description="The step; the newest one if not set")
+    ] = None,
+) -> Rollouts:
+    """Return rollouts of an RL job at one step: prompts with completions, rewards and advantages.
+
+    A job keeps a sample of its rollouts; `steps` lists the steps that there are.
+    """
+    job = await jobs.get_job(session, scope.workspace_id, scope.job_id)
+    return await read_rollouts(session, job, step)
 
 
 @router.get("/{job_id}/artifacts")

@@ -11,6 +11,7 @@ from dreadnode_api.pricing.ledger import MAX_TOKENS
 from dreadnode_api.training.config_schemas import MAX_STEPS
 from dreadnode_api.training.refs import Ref
 from dreadnode_api.training.rl_schemas import RlConfig
+from dreadnode_api.training.rollout_schemas import RolloutsReport
 from dreadnode_api.training.sft_schemas import SftConfig
 
 Backend = Literal["tinker", "ray"]
@@ -20,6 +21,7 @@ EventType = Literal[
     "training_start",
     "step_complete",
     "eval_complete",
+    "rollouts",
     "checkpoint_writing",
     "checkpoint_saved",
     "training_end",
@@ -182,6 +184,7 @@ class ProgressRequest(Request):
     metrics: dict[str, Any] = Field(default_factory=dict)
     data: dict[str, Any] = Field(default_factory=dict)
     artifacts: dict[str, Any] | None = None
+    rollouts: RolloutsReport | None = None
     error: str | None = Field(None, max_length=20_000)
     usage: TokenUsage | None = Field(None, description="Totals of the attempt, which only grow")
     attempt: int | None = Field(None, ge=1)

@@ -94,6 +94,7 @@ class Reporter:
         metrics: dict[str, Any] | None = None,
         data: dict[str, Any] | None = None,
         artifacts: dict[str, Any] | None = None,
+        rollouts: dict[str, Any] | None = None,
         error: str | None = None,
     ) -> None:
         """Queue an event for delivery."""
@@ -110,6 +111,8 @@ class Reporter:
             event["message"] = redacted(message)
         if artifacts is not None:
             event["artifacts"] = artifacts
+        if rollouts is not None:
+            event["rollouts"] = rollouts
         if error is not None:
             event["error"] = redacted(error)
         if self.usage is not None:

@@ -29,6 +29,7 @@ from dreadnode_runtime.rl.metric_history import (
     rollout_metrics,
     training_metrics,
 )
+from dreadnode_runtime.rl.rollout_sample import is_sampled, step_rollouts
 from dreadnode_runtime.rl.rollout_scheduler import RolloutScheduler
 from dreadnode_runtime.rl.rollouts import Group, Rollouts
 from dreadnode_runtime.rl.warnings import warn_about_rollouts
@@ -176,6 +177,12 @@ class _Loop:
             "train/learning_rate": rate,
         }
         warn_about_rollouts(step, groups, history, self._reporter, config.max_new_tokens)
+        if is_sampled(step, self._plan.steps):
+            # Before the updates, so that one can see what a step that fails was trained on.
+            sample = step_rollouts(
+                step, stale_groups, self._rollouts.rendering, scale=config.scale_advantages
+            )
+            self._reporter.report("rollouts", rollouts=sample)
         updates = [
             (batch, asyncio.ensure_future(self._policy.submit_update(batch, config.loss, rate)))
             for batch in _update_batches(groups, config)

@@ -13,16 +13,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from tinker_cookbook.renderers import Message
 
-from dreadnode_runtime.backend.policy import Sampled, Sampler, SamplingParams, TrainingSequence
+from dreadnode_runtime.backend.policy import (
+    Sampled,
+    Sampler,
+    SamplingParams,
+    Tokens,
+    TrainingSequence,
+)
 from dreadnode_runtime.data.completions import read_completion
+from dreadnode_runtime.data.normal_form import Conversation
+from dreadnode_runtime.data.normal_form import Message as NormalMessage
 from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score, score_completion
 from dreadnode_runtime.rl.config import RlConfig
-from dreadnode_runtime.rl.environments import Environment, Episode
+from dreadnode_runtime.rl.environments import Environment
 
 EPSILON = 1e-6
 """Added to the standard deviation before a division."""
@@ -68,6 +75,7 @@ class Rollout:
         sampled_tokens: Tokens sampled in all turns.
         truncated: Whether a turn reached its token limit.
         prompt_tokens: Tokens of the prompts of all turns.
+        transcript: Each completion as tokens, and each message of the environment in between.
     """
 
     sequences: list[_Sequence]
@@ -76,6 +84,7 @@ class Rollout:
     sampled_tokens: int
     truncated: bool
     prompt_tokens: int
+    transcript: Sequence[Tokens | NormalMessage] = ()
 
 
 @dataclass(slots=True)
@@ -180,11 +189,13 @@ class Rollouts:
         sequence, turn_prompt = _Sequence.of(prompt.tokens), prompt.tokens
         sequences, prompt_tokens = [sequence], len(prompt.tokens)
         sampled, turns, sampled_tokens, truncated = first, 0, 0, False
+        transcript: list[Tokens | NormalMessage] = []
         while True:
             _check_finite(sampled, prompt)
             turns, sampled_tokens = turns + 1, sampled_tokens + len(sampled.tokens)
             truncated = truncated or sampled.truncated
             sequence.add(sampled)
+            transcript.append(sampled.tokens)
             reply = read_completion(
                 self.rendering,
                 turn_prompt,
@@ -192,11 +203,13 @@ class Rollouts:
                 stop=self.stop,
                 truncated=sampled.truncated,
             )
-            next_prompt = None
+            conversation = None
             if episode is not None and not sampled.truncated and turns < self.max_turns:
-                next_prompt = await self._next_prompt(episode, reply.message)
-            if next_prompt is None:
+                conversation = await episode.respond(reply.message)
+            if conversation is None:
                 break
+            transcript += _after_completion(conversation)
+            next_prompt = self.rendering.prompt(conversation)
             if len(next_prompt) + self.sampling.max_tokens > self.max_length:
                 truncated = True
                 break
@@ -219,12 +232,9 @@ class Rollouts:
             unfinished=reply.answer is None,
         )
         score = await score_completion(self.reward, completion)
-        return Rollout(sequences, score, turns, sampled_tokens, truncated, prompt_tokens)
-
-    async def _next_prompt(self, episode: Episode, message: Message) -> list[int] | None:
-        """Return the tokens of the next turn's prompt; None at the end of the episode."""
-        conversation = await episode.respond(message)
-        return None if conversation is None else self.rendering.prompt(conversation)
+        return Rollout(
+            sequences, score, turns, sampled_tokens, truncated, prompt_tokens, transcript
+        )
 
     def _seed(self, index: str) -> int:
         return zlib.crc32(f"{self.seed}/{index}".encode()) & 0x7FFFFFFF
@@ -233,6 +243,13 @@ class Rollouts:
 def sampling_params(rendering: Rendering, config: RlConfig) -> SamplingParams:
     """Return CONFIG's sampling settings, with the stop sequences of RENDERING."""
     return SamplingParams(config.max_new_tokens, config.temperature, rendering.stops(config.stop))
+
+
+def _after_completion(conversation: Conversation) -> list[NormalMessage]:
+    """Return the messages after the last one of the assistant: the results of its tool calls."""
+    messages = conversation.messages
+    last = max(at for at, message in enumerate(messages) if message["role"] == "assistant")
+    return messages[last + 1 :]
 
 
 def _check_finite(sampled: Sampled, prompt: Prompt) -> None:

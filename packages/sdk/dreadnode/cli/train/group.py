@@ -30,6 +30,7 @@ for _name, _target, _group in (
     ("wait", "jobs:wait", FOLLOW),
     ("watch", "watch:watch", FOLLOW),
     ("logs", "jobs:logs", FOLLOW),
+    ("rollouts", "rollouts:rollouts", FOLLOW),
     ("cost", "cost:cost", FOLLOW),
     ("artifacts", "jobs:artifacts", KEEP),
     ("checkpoints", "checkpoints:checkpoints", KEEP),

@@ -1,0 +1,29 @@
+"""The rollouts that RL jobs keep.
+
+Revision ID: 0014
+Revises: 0013
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = '0014'
+down_revision = '0013'
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        'job_rollouts',
+        sa.Column('job_id', sa.String(length=36), nullable=False),
+        sa.Column('step', sa.BigInteger(), autoincrement=False, nullable=False),
+        sa.Column('content', sa.LargeBinary(), nullable=False),
+        sa.Column('bytes', sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(['job_id'], ['jobs.id'], name=op.f('fk_job_rollouts_job_id')),
+        sa.PrimaryKeyConstraint('job_id', 'step', name=op.f('pk_job_rollouts')),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table('job_rollouts')
