@@ -35,13 +35,34 @@ def save_tokenizer(folder: Path) -> None:
     fast.save_pretrained(folder)
 
 
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {}),
+    "qwen3_moe": ("Qwen3MoeConfig", "Qwen3MoeForCausalLM", EXPERTS),
+    "gpt_oss": (
+        "GptOssConfig",
+        "GptOssForCausalLM",
+        {
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "sliding_window": 8,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    ),
+}
+"""The configuration, class and own sizes of each kind of tiny model."""
+
+
 def make_model(folder: Path, kind: str, context: int) -> Path:
-    """Save a random model of KIND (llama, qwen3, qwen3_moe) with its tokenizer into FOLDER.
+    """Save a random model of KIND with its tokenizer into FOLDER.
 
     CONTEXT is its longest sequence in tokens.
     """
     import transformers
 
+    config_class, model_class, own = KINDS[kind]
     sizes: dict[str, Any] = {
         "vocab_size": 96,
         "hidden_size": 32,
@@ -56,12 +77,9 @@ def make_model(folder: Path, kind: str, context: int) -> Path:
         "pad_token_id": 0,
         "initializer_range": 0.3,
     }
-    names = {"llama": "Llama", "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe"}
-    if kind == "qwen3_moe":
-        sizes |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-    config = getattr(transformers, f"{names[kind]}Config")(**sizes)
+    config = getattr(transformers, config_class)(**sizes | own)
     torch.manual_seed(7)
-    model = getattr(transformers, f"{names[kind]}ForCausalLM")(config)
+    model = getattr(transformers, model_class)(config)
     model.save_pretrained(folder)
     save_tokenizer(folder)
     return folder
@@ -76,6 +94,20 @@ def make_models_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int],
         for kind in ("llama", "qwen3", "qwen3_moe"):
             make_model(folder / kind, kind, context)
         return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
+    """Make a tiny model of a kind, for so many tokens of context; once for all tests."""
+    made: dict[tuple[str, int], Path] = {}
+
+    def make(kind: str, context: int) -> Path:
+        if (kind, context) not in made:
+            folder = tmp_path_factory.mktemp("tiny") / kind
+            made[kind, context] = make_model(folder, kind, context)
+        return made[kind, context]
 
     return make
 

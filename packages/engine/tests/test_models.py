@@ -81,6 +81,9 @@ def test_a_missing_model_is_refused(tmp_path: Path, named: str) -> None:
         ({"architectures": None}, "not a causal language model"),
         ({"layer_types": ["sliding_attention", "full_attention"]}, "full attention"),
         ({"use_sliding_window": True}, "full attention"),
+        ({"kv_lora_rank": 8}, "latent attention"),
+        ({"model_type": "deepseek_v4"}, "compressed and selected positions"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantized"),
         ({"max_position_embeddings": None}, "max_position_embeddings"),
     ],
 )

@@ -12,6 +12,7 @@ from dreadnode_engine.base_models.discovery import inspect_model
 from dreadnode_engine.compute.adapters import LoraShape
 from dreadnode_engine.compute.batch_request import BatchRequest
 from dreadnode_engine.compute.decoding import SamplingBatch
+from dreadnode_engine.compute.layer_states import KeyValues
 from dreadnode_engine.compute.loaded_model import Device, LoadedBase
 from dreadnode_engine.compute.prefix_cache import PrefixCache
 from dreadnode_engine.compute.sampling import Plan, StopCondition
@@ -156,14 +157,14 @@ def test_prefixes_are_limited_and_the_most_recent_are_kept() -> None:
     cache = PrefixCache(2 * size)
     prompts = [np.full(20, number) for number in range(3)]
     for number in (0, 1):
-        cache.add(("a", 0), prompts[number], [(state, state)], 0)
+        cache.add(("a", 0), prompts[number], [KeyValues(state, state)], 0)
     cache.find(("a", 0), prompts[0])
-    cache.add(("a", 0), prompts[2], [(state, state)], 0)
+    cache.add(("a", 0), prompts[2], [KeyValues(state, state)], 0)
 
     found = [cache.find(("a", 0), prompt)[0] for prompt in prompts]
     assert found == [19, 0, 19]
     assert cache.bytes == 2 * size
-    cache.add(("a", 0), np.full(10_000, 7), [(torch.zeros(1, 2, 10_000, 8),) * 2], 0)
+    cache.add(("a", 0), np.full(10_000, 7), [KeyValues(*(torch.zeros(1, 2, 10_000, 8),) * 2)], 0)
     assert cache.bytes == 2 * size
-    cache.add(("a", 0), prompts[0][:5], [(state, state)], 0)
+    cache.add(("a", 0), prompts[0][:5], [KeyValues(state, state)], 0)
     assert len(cache._entries) == 2

@@ -17,6 +17,11 @@ from typing import Any, Self
 
 from safetensors import safe_open
 
+from dreadnode_engine.base_models.architectures import (
+    architecture_class,
+    decoder_settings,
+    unsupported,
+)
 from dreadnode_engine.base_models.fingerprint import BFLOAT16, fingerprint
 from dreadnode_engine.errors import Refused
 
@@ -119,18 +124,20 @@ def inspect_model(model_id: str, path: Path, *, stand_in: bool = False) -> Serve
     size = sum(file.stat().st_size for file in weights)
     if not size:
         raise Refused(f"The model {model_id} cannot be served: {path} has no safetensors weights")
-    if problem := _unsupported(config) or _incomplete(path):
+    if problem := unsupported(config) or _incomplete(path):
         raise Refused(f"The model {model_id} cannot be served: {problem}")
+    decoder = decoder_settings(config)
+    tied = decoder.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     return ServedModel(
         id=model_id,
         path=path,
-        architecture=config["architectures"][0],
-        context=int(config["max_position_embeddings"]),
-        vocabulary=int(config["vocab_size"]),
+        architecture=architecture_class(config),
+        context=int(decoder["max_position_embeddings"]),
+        vocabulary=int(decoder["vocab_size"]),
         bytes=size,
         fingerprint=fingerprint(config, weights),
         stand_in=stand_in,
-        tied_embeddings=bool(config.get("tie_word_embeddings", not _stores_unembedding(weights))),
+        tied_embeddings=bool(not _stores_unembedding(weights) if tied is None else tied),
     )
 
 
@@ -141,19 +148,6 @@ def _stores_unembedding(weights: Sequence[Path]) -> bool:
             if any(name.endswith("lm_head.weight") for name in file.keys()):  # noqa: SIM118
                 return True
     return False
-
-
-def _unsupported(config: dict[str, Any]) -> str | None:
-    architectures = config.get("architectures") or [""]
-    if not architectures[0].endswith("ForCausalLM"):
-        return f"it is a {architectures[0] or 'model of unknown kind'}, not a causal language model"
-    for field in ("max_position_embeddings", "vocab_size"):
-        if not isinstance(config.get(field), int):
-            return f"its `config.json` names no {field}"
-    kinds = set(config.get("layer_types") or ["full_attention"])
-    if kinds != {"full_attention"} or config.get("use_sliding_window"):
-        return "it has layers other than full attention, which this engine does not support"
-    return None
 
 
 def _incomplete(path: Path) -> str | None:

@@ -189,7 +189,7 @@ def factors_of(
         path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
         # PEFT wraps experts once per weight, nested; only their sizes differ.
         path = path.removesuffix(".base_layer")
-        found = [path, f"{path}.gate_up_proj", f"{path}.down_proj"]
+        found = [path, *(f"{path}.{name}" for name in ("gate_up_proj", "up_proj", "down_proj"))]
         layer = next(
             (n for n in found if tuple(sizes.get(n, ())[-2:]) == (b.shape[0], a.shape[1])), None
         )

@@ -9,14 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
-from dreadnode_engine.compute.kv_cache import SlotStep
+from dreadnode_engine.compute.step_cache import StepCache
 
 ENGINE_ATTENTION = "dreadnode_engine"
 """The name under which transformers finds it."""
+SINK_WIDTH = 8
+"""Columns that a sink adds to heads; kernels prefer multiples of eight."""
 
 
 def attend(
@@ -27,8 +29,10 @@ def attend(
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
-    slot_step: SlotStep | None = None,
+    step_cache: StepCache | None = None,
     sequence_lengths: Sequence[int] | None = None,
+    sliding_window: int | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend with QUERY (rows, heads, length, width) to KEY and VALUE (rows, groups, ...).
@@ -40,39 +44,92 @@ def attend(
         value: as projected.
         attention_mask: what each query may read; None is causal.
         scaling: the factor of the scores.
-        slot_step: the decoding step whose caches the only token of each row reads.
+        step_cache: the caches that the only token of each row reads in a decoding step.
         sequence_lengths: of the sequences that are packed into the only row; each reads itself.
+        sliding_window: how many positions packed sequences read, the own one included.
+        s_aux: the sinks: a score of each head that takes its share of the softmax, (heads,).
 
     Returns:
         The attended values (rows, length, heads, width).
     """
     width = query.shape[-1]
     scale = width**-0.5 if scaling is None else scaling
-    if slot_step is not None:
+    if step_cache is not None and step_cache.mask is not None:
+        return _attend(query, key, value, step_cache.mask, scale).transpose(1, 2), None
+    if step_cache is not None:
         tokens = (query[:, :, 0], key[:, :, 0], value[:, :, 0])
-        output = slot_step.attend(module.layer_idx, *tokens, scale)
-        return output.view(len(output), 1, -1, width), None
+        output = step_cache.step.attend(module.layer_idx, *tokens, scale, s_aux)
+        return output.view(len(output), 1, -1, value.shape[-1]), None
+    if sequence_lengths is None:
+        return _attend(query, key, value, attention_mask, scale, s_aux).transpose(1, 2), None
+    # Split once, because its backward pass is one concatenation; slices would each fill a tensor.
+    parts = [torch.split(t, list(sequence_lengths), dim=2) for t in (query, key, value)]
+    outputs = [
+        _attend(q, k, v, _window_mask(q, sliding_window), scale, s_aux)
+        for q, k, v in zip(*parts, strict=True)
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _window_mask(query: Tensor, window: int | None) -> Tensor | None:
+    """Return what each position reads of the WINDOW before it; None is all."""
+    length = query.shape[2]
+    if window is None or length <= window:
+        return None
+    places = torch.arange(length, device=query.device)
+    return (places <= places[:, None]) & (places > places[:, None] - window)
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scale: float,
+    sinks: Tensor | None = None,
+) -> Tensor:
+    """Attend with QUERY to KEY and VALUE; a MASK of None is causal."""
     grouped = query.shape[1] != key.shape[1] and query.device.type != "cpu"
     if query.shape[1] != key.shape[1] and not grouped:
         copies = query.shape[1] // key.shape[1]
         key, value = (t.repeat_interleave(copies, dim=1) for t in (key, value))
-    if sequence_lengths is None:
-        causal = attention_mask is None and query.shape[2] > 1
-        output = scaled_dot_product_attention(
-            *(query, key, value),
-            attn_mask=attention_mask,
-            is_causal=causal,
-            scale=scale,
-            enable_gqa=grouped,
-        )
-        return output.transpose(1, 2), None
-    # Split once, because its backward pass is one concatenation; slices would each fill a tensor.
-    parts = [torch.split(t, list(sequence_lengths), dim=2) for t in (query, key, value)]
-    outputs = [
-        scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
-        for q, k, v in zip(*parts, strict=True)
-    ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    width = value.shape[-1]
+    if sinks is not None:
+        query, key, value, mask = _with_sinks(query, key, value, mask, sinks / scale)
+    if value.shape[-1] < key.shape[-1]:
+        # The memory-efficient kernels take one width.
+        value = pad(value, (0, key.shape[-1] - value.shape[-1]))
+    output = scaled_dot_product_attention(
+        *(query, key, value),
+        attn_mask=mask,
+        is_causal=mask is None and query.shape[2] > 1,
+        scale=scale,
+        enable_gqa=grouped,
+    )
+    return output[:, :, int(sinks is not None) :, :width]
+
+
+def _with_sinks(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, sinks: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Put a position in front whose value is zero and whose score is that of the sinks.
+
+    Queries get a column with the SINKS of their head, and only the new key has a one there. A new
+    query in front of the others keeps the causal mask a square one.
+    """
+    rows, heads, length, _ = query.shape
+    column = sinks.to(query.dtype).view(1, heads, 1, 1).expand(rows, heads, length, 1)
+    query = pad(torch.cat([query, column], dim=-1), (0, SINK_WIDTH - 1, 1, 0))
+    width = key.shape[-1]
+    key = pad(key, (0, SINK_WIDTH, 1, 0))
+    one = torch.zeros(key.shape[-1], dtype=key.dtype, device=key.device)
+    one[width] = 1
+    key = torch.cat([one.expand(*key.shape[:2], 1, -1), key[:, :, 1:]], dim=2)
+    value = pad(value, (0, 0, 1, 0))
+    if mask is not None:
+        # The new query reads something, or its softmax would be of nothing.
+        mask = pad(mask, (1, 0, 1, 0), value=True)
+    return query, key, value, mask
 
 
 AttentionInterface.register(ENGINE_ATTENTION, attend)

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from dreadnode_engine.compute.batch_request import BatchRequest
-from dreadnode_engine.compute.kv_cache import LayerStates, SlotStep
+from dreadnode_engine.compute.kv_cache import SlotStep
 from dreadnode_engine.compute.loaded_model import LoadedBase
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
-from dreadnode_engine.compute.prefill import PREFILL_TOKENS, prefill, prefill_after
+from dreadnode_engine.compute.prefill import PREFILL_TOKENS, Prefilled, prefill, prefill_after
 from dreadnode_engine.compute.prefix_cache import PrefixCache, Scope
 from dreadnode_engine.compute.sampling import sample_rows, top_logprobs
 from dreadnode_engine.compute.sampling_client import PROMPT_TOKENS, Row, SamplingClient
@@ -241,15 +241,16 @@ class SamplingBatch:
                 for other, _ in together
             )
             (later if known and not plan.scores_prompt else together).append((request, copies))
-        if together:
-            self._mark_computing([request.name for request, _ in together])
-            requests = [request for request, _ in together]
+        # A recurrent layer would read the padding of a shorter prompt.
+        size = 1 if self._network.recurrent else max(1, len(together))
+        for part in (together[i : i + size] for i in range(0, len(together), size)):
+            self._mark_computing([request.name for request, _ in part])
+            requests = [request for request, _ in part]
             beside = self._folders(self.rows)
             self._network.assign_rows([folders[request] for request in requests], beside=beside)
-            states, logprobs = prefill(self._network, [r.plan.prompt for r in requests], requests)
-            for index, (request, copies) in enumerate(together):
-                self._prefixes.add(scopes[request], request.plan.prompt, states, index)
-                self._start(request, copies, scopes[request], (states, index), logprobs[index])
+            computed = prefill(self._network, [r.plan.prompt for r in requests], requests)
+            for index, (request, copies) in enumerate(part):
+                self._start(request, copies, scopes[request], computed, index)
         for request, copies in later:
             self._mark_computing([request.name])
             self._network.assign_rows([folders[request]], beside=self._folders(self.rows))
@@ -260,32 +261,32 @@ class SamplingBatch:
         prompt = request.plan.prompt
         request.cached_tokens, prefix = self._prefixes.find(scope, prompt)
         if request.cached_tokens:
-            states, logprobs = prefill_after(self._network, prompt, prefix)
+            computed = prefill_after(self._network, prompt, prefix, request.cached_tokens)
         else:
-            states, logprobs = prefill(self._network, [prompt], [])
-        self._prefixes.add(scope, prompt, states, 0)
-        self._start(request, copies, scope, (states, 0), logprobs[0])
+            computed = prefill(self._network, [prompt], [])
+        self._start(request, copies, scope, computed, 0)
 
     def _start(
         self,
         request: BatchRequest,
         copies: int,
         scope: Scope,
-        prompt: tuple[LayerStates, int],
-        logprobs: Tensor,
+        computed: Prefilled,
+        index: int,
     ) -> None:
-        """Start COPIES completions of REQUEST; PROMPT is its states and its row in them."""
+        """Start COPIES completions of REQUEST, whose prompt is COMPUTED in the row INDEX."""
         client = self._clients[request.client]
-        states, index = prompt
         length = len(request.plan.prompt)
+        states, kept = computed.reusable or (computed.states, length)
+        self._prefixes.add(scope, request.plan.prompt[:kept], states, index)
         client.used += (length - request.cached_tokens) / PROMPT_TOKENS
         rows = [Row(request, request.start_completion(scope)) for _ in range(copies)]
         if not request.unstarted:
             client.waiting.remove(request)
-        self._sample(rows, logprobs.expand(copies, -1))
+        self._sample(rows, computed.logprobs[index].expand(copies, -1))
         going = [row for row in rows if not self._end(row)]
         if going:
-            client.cache.admit(states, index, length, len(going))
+            client.cache.admit(computed.states, index, length, len(going))
             client.add(going)
 
     def _keep_completion(self, client: SamplingClient, slot: int) -> None:
@@ -294,7 +295,7 @@ class SamplingBatch:
         if request.plan.samples == 1 and completion.scope is not None:
             # The last token is not in the cache of the row.
             tokens = np.concatenate([request.plan.prompt, completion.tokens[:-1]]).astype(np.int64)
-            self._prefixes.add(completion.scope, tokens, client.cache.states, slot)
+            self._prefixes.add(completion.scope, tokens, client.cache.states_of(slot), 0)
 
     def _resume(self, client: SamplingClient, rows: Sequence[Row]) -> None:
         """Compute the cache of paused ROWS again; what they sample next does not change."""
@@ -303,7 +304,7 @@ class SamplingBatch:
             # The last token is not in the cache: the next step computes it.
             tokens = [*row.request.plan.prompt.tolist(), *row.completion.tokens[:-1]]
             self._network.assign_rows([row.request.weights()], beside=self._folders(self.rows))
-            states, _ = prefill(self._network, [torch.tensor(tokens).numpy()], [])
+            states = prefill(self._network, [np.array(tokens)], []).states
             client.cache.admit(states, 0, len(tokens), 1)
             client.add([row])
             client.paused.remove(row)

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Mxfp4Config
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
@@ -63,9 +63,12 @@ class LoadedBase:
             served.path,
             # In mixed precision weights keep the type of their files until they are converted.
             dtype="auto" if device.mixed else device.dtype,
-            attn_implementation="sdpa",
+            attn_implementation=ENGINE_ATTENTION,
             local_files_only=True,
+            quantization_config=_dequantized(served),
         )
+        # The weights are plain floats now.
+        model.hf_quantizer = None
         if device.mixed:
             halve_projections(model)
         model = model.to(device.name).eval().requires_grad_(False)
@@ -73,9 +76,8 @@ class LoadedBase:
             model.activation_checkpointing_enable({"use_reentrant": False})
         self.tokenizer = AutoTokenizer.from_pretrained(served.path, local_files_only=True)
         self.device = torch.device(device.name)
-        self.config = model.config
+        self.config = model.config.get_text_config(decoder=True)
         self.eos = _eos_ids(model, self.tokenizer)
-        model.config._attn_implementation = ENGINE_ATTENTION
         fuse_projections(model)
         self.plain = Network(model, mixed=device.mixed)
         self.prefixes = PrefixCache(prefix_bytes)
@@ -88,9 +90,15 @@ class LoadedBase:
     def sampling_network(self) -> MultiAdapterNetwork:
         """The network for sampling: each row of a batch has its own adapter."""
         network = MultiAdapterNetwork(self.plain.causal_lm)
-        if not _decodes_alike(network):
+        if not network.fused or not _decodes_alike(network):
             log.info("%s decodes through transformers", self.served.id)
             network.use_transformers()
+            if not _decodes_alike(network):
+                raise OperationFailed(
+                    f"{self.served.id} decodes other logits than its whole forward pass gives, so "
+                    "this engine cannot sample from it",
+                    category="server",
+                )
         return network
 
     @property
@@ -114,6 +122,15 @@ class LoadedBase:
         return self._wrapped[shape]
 
 
+def _dequantized(served: ServedModel) -> Any:
+    """Return how transformers converts the quantized weights of SERVED; None if they are not."""
+    config = AutoConfig.from_pretrained(served.path, local_files_only=True)
+    quantization = getattr(config, "quantization_config", None) or {}
+    if quantization.get("quant_method") == "mxfp4":
+        return Mxfp4Config(dequantize=True)
+    return None
+
+
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Return the end-of-text tokens of the generation settings and of the tokenizer."""
     named = model.generation_config.eos_token_id
@@ -126,7 +143,7 @@ def _decodes_alike(network: MultiAdapterNetwork) -> bool:
     """Whether the fused decoding step gives the logits of transformers' whole forward pass."""
     tokens = torch.arange(6, device=network.device)
     expected = network.logits(network.hidden(tokens[None])[0])
-    states, _ = prefill(network, [tokens[:4].cpu().numpy()], [])
+    states = prefill(network, [tokens[:4].cpu().numpy()], []).states
     cache = SlotCache()
     cache.admit(states, 0, 4, 1)
     exact = all(p.dtype == torch.float32 for p in network.causal_lm.parameters())

@@ -8,6 +8,7 @@ import ctypes
 import functools
 import math
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -16,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
+from dreadnode_engine.compute.layer_states import layer_kinds
 from dreadnode_engine.compute.loaded_model import Device
 from dreadnode_engine.compute.mixed_precision import PROJECTIONS
 from dreadnode_engine.compute.training import LOGIT_ROWS
@@ -43,8 +45,15 @@ def parameters(path: Path, *, projections_only: bool = False) -> int:
             for name in opened.keys():  # noqa: SIM118 (not a dictionary)
                 shape = opened.get_slice(name).get_shape()
                 if not projections_only or _is_projection(name):
-                    count += math.prod(shape)
+                    count += math.prod(shape) * _values_per_byte(name)
     return count
+
+
+def _values_per_byte(name: str) -> int:
+    """Return how many weights a stored number of NAME is: MXFP4 packs two, and scales are none."""
+    if name.endswith("_proj_blocks"):
+        return 2
+    return 0 if name.endswith("_proj_scales") else 1
 
 
 def _is_projection(name: str) -> bool:
@@ -90,7 +99,7 @@ def training_bytes(served: ServedModel, device: Device, tokens: int) -> int:
     backward pass add are measured (`test_memory.py`). With gradient checkpointing one hidden state
     per layer is kept, and all values of the one layer that is computed.
     """
-    config = AutoConfig.from_pretrained(served.path, local_files_only=True)
+    config = _decoder(served)
     layers, hidden = int(config.num_hidden_layers), int(config.hidden_size)
     heads = int(config.num_attention_heads)
     width = heads * int(getattr(config, "head_dim", None) or hidden // heads)
@@ -109,14 +118,23 @@ def training_bytes(served: ServedModel, device: Device, tokens: int) -> int:
 
 
 def cache_bytes(served: ServedModel, device: Device, positions: int) -> int:
-    """Return what the key-value cache of POSITIONS tokens takes."""
-    config = AutoConfig.from_pretrained(served.path, local_files_only=True)
+    """Return what the cache of POSITIONS tokens takes; sequences may share them in any way."""
+    config = _decoder(served)
+    kinds = layer_kinds(config)
     heads = int(config.num_attention_heads)
     width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    return (
-        2 * positions * int(config.num_hidden_layers) * groups * width * device.activations.itemsize
-    )
+    values = 2 * width * int(getattr(config, "num_key_value_heads", None) or heads)
+    if kinds[0].name == "latent":
+        values = int(config.kv_lora_rank) + int(config.qk_rope_head_dim)
+    # Short sequences fill no window, so each position counts in every layer with attention.
+    layers = sum(kind.name in ("full", "sliding", "latent") for kind in kinds)
+    return positions * layers * values * device.activations.itemsize
+
+
+def _decoder(served: ServedModel) -> Any:
+    """Return the settings of the decoder of SERVED, of transformers."""
+    config = AutoConfig.from_pretrained(served.path, local_files_only=True)
+    return config.get_text_config(decoder=True)
 
 
 class Budget:

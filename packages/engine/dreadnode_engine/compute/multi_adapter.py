@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -23,7 +24,9 @@ from torch.utils.hooks import RemovableHandle
 from dreadnode_engine.compute.adapters import ADAPTED, WEIGHTS_FILE, factors_of, read_adapter
 from dreadnode_engine.compute.decode_step import DecodeStep
 from dreadnode_engine.compute.kv_cache import SlotStep
-from dreadnode_engine.compute.network import Network
+from dreadnode_engine.compute.layer_states import layer_kinds
+from dreadnode_engine.compute.network import NO_MASK, Network
+from dreadnode_engine.compute.step_cache import StepCache
 from dreadnode_engine.errors import OperationFailed
 
 log = logging.getLogger(__name__)
@@ -152,12 +155,13 @@ class AdapterStack:
         return self.add(inputs[0], output)
 
     def add(self, x: Tensor, output: Tensor) -> Tensor:
-        """Add each row's update for X (rows, [length,] in) to OUTPUT (rows, [length,] out)."""
+        """Add each row's update for X (rows, [...,] in) to OUTPUT (rows, [...,] out)."""
         if not self.used:
             return output
         inner = x.to(self.a.dtype) @ self.a.T
         if (mask := self.mask) is not None:
-            inner = inner.masked_fill(mask[:, None] if x.ndim == 3 else mask, 0)
+            mask = mask.view(len(mask), *(1,) * (x.ndim - 2), -1)
+            inner = inner.masked_fill(mask, 0)
         if x.ndim == 2 and output.dtype == inner.dtype:
             return torch.addmm(output, inner, self.b)
         return (output + inner @ self.b).to(output.dtype)
@@ -191,20 +195,40 @@ class MultiAdapterExperts(nn.Module):
         for expert in torch.unique(chosen).tolist():
             token, place = torch.where(chosen == expert)
             rows = row_of[token]
-            inner = self._one(self._up, "gate_up_proj", hidden[token], expert, rows)
-            inner = self.experts._apply_gate(inner)  # type: ignore[operator]
-            outer = self._one(self._down, "down_proj", inner, expert, rows)
+            inner = self._one(self._up, hidden[token], expert, rows)
+            inner = self._activate(inner)
+            outer = self._one(self._down, inner, expert, rows)
             total.index_add_(0, token, (outer * weights[token, place, None]).to(total.dtype))
         return total
 
-    def _one(self, stack: AdapterStack, name: str, x: Tensor, expert: int, rows: Tensor) -> Tensor:
-        weights: Tensor = getattr(self.experts, name)
-        output = x @ weights[expert].T
+    def _activate(self, inner: Tensor) -> Tensor:
+        experts: Any = self.experts
+        gated = experts._apply_gate if experts.has_gate else experts.act_fn
+        return gated(inner)  # type: ignore[no-any-return]
+
+    def _one(self, stack: AdapterStack, x: Tensor, expert: int, rows: Tensor) -> Tensor:
+        name = stack.name.rpartition(".")[2]
+        weight: Tensor = getattr(self.experts, name)[expert]
+        output = x @ (weight if self.experts.is_transposed else weight.T)
+        if self.experts.has_bias:
+            output = output + getattr(self.experts, f"{name}_bias")[expert]
         if not stack.used:
             return output
         mask = stack.mask
         mine = None if mask is None else mask[rows]
         return (output + stack.expert_update(x, mine, expert)).to(output.dtype)
+
+
+def expert_inputs(module: nn.Module) -> str | None:
+    """Return the name of the first weight of the experts in MODULE; None if it has none."""
+    names = ("gate_up_proj", "up_proj")
+    return next((name for name in names if isinstance(getattr(module, name, None), Tensor)), None)
+
+
+def _transposed(experts: nn.Module, name: str) -> Tensor:
+    """Return the weight NAME of EXPERTS as (experts, out, in)."""
+    weight: Tensor = getattr(experts, name)
+    return weight.transpose(1, 2) if experts.is_transposed else weight
 
 
 class MultiAdapterNetwork(Network):
@@ -219,9 +243,11 @@ class MultiAdapterNetwork(Network):
             leaf = name.rpartition(".")[2]
             if isinstance(module, nn.Linear) and leaf in ADAPTED:
                 self._add_stack(name, module.weight, module)
-            elif leaf == "experts" and isinstance(getattr(module, "gate_up_proj", None), Tensor):
-                self._wrap_experts(skeleton, name, module)
+            elif leaf == "experts" and (inputs := expert_inputs(module)):
+                self._wrap_experts(skeleton, name, module, inputs)
         super().__init__(skeleton)
+        self.kinds = layer_kinds(base.config)
+        self.recurrent = any(kind.name == "recurrent" for kind in self.kinds)
         self._fused = self._fuse()
         first = next(base.parameters())
         self.device, self.dtype = first.device, first.dtype
@@ -230,12 +256,19 @@ class MultiAdapterNetwork(Network):
 
     def _fuse(self) -> DecodeStep | None:
         """Return the fused decoding step, if the architecture has one."""
+        if any(kind.name != "full" for kind in self.kinds):
+            return None
         by_layer = {id(stack.layer): stack.add for stack in self._stacks.values() if stack.layer}
         try:
             return DecodeStep(self._decoder, lambda layer: by_layer[id(layer)])
         except (AttributeError, KeyError, TypeError, ValueError) as problem:
             log.info("decoding through transformers: %r", problem)
             return None
+
+    @property
+    def fused(self) -> bool:
+        """Whether it decodes through the fused step."""
+        return self._fused is not None
 
     def use_transformers(self) -> None:
         """Decode through transformers' own layers from now on."""
@@ -245,22 +278,28 @@ class MultiAdapterNetwork(Network):
         """Return the last hidden states of one token per row, (rows,) -> (rows, width)."""
         if self._fused is not None:
             return self._fused(tokens, step)
-        output = self._decoder(
-            input_ids=tokens[:, None],
+        cache = StepCache(step, self.kinds)
+        hidden = self.hidden(
+            tokens[:, None],
             position_ids=step.positions[:, None],
-            use_cache=False,
-            slot_step=step,
+            attention_mask=NO_MASK.to(tokens.device),
+            past_key_values=cache,
+            step_cache=cache,
+            use_cache=True,
         )
-        return output.last_hidden_state[:, 0]  # type: ignore[no-any-return]
+        cache.finish()
+        return hidden[:, 0]
 
     def _add_stack(self, name: str, weight: Tensor, layer: nn.Linear | None = None) -> AdapterStack:
         self._stacks[name] = AdapterStack(self._rows, name, tuple(weight.shape), layer)
         return self._stacks[name]
 
-    def _wrap_experts(self, skeleton: nn.Module, name: str, experts: nn.Module) -> None:
+    def _wrap_experts(
+        self, skeleton: nn.Module, name: str, experts: nn.Module, inputs: str
+    ) -> None:
         up, down = (
-            self._add_stack(f"{name}.{inner}", getattr(experts, inner))
-            for inner in ("gate_up_proj", "down_proj")
+            self._add_stack(f"{name}.{inner}", _transposed(experts, inner))
+            for inner in (inputs, "down_proj")
         )
         parent = skeleton.get_submodule(name.rpartition(".")[0])
         parent.experts = MultiAdapterExperts(experts, up, down, self._rows)

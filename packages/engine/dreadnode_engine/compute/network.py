@@ -6,6 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+"""A mask of four dimensions keeps transformers from making one; attention knows what it reads."""
+
 
 class Network:
     """A causal language model in two halves, so that logits are computed only where needed.
@@ -36,12 +39,10 @@ class Network:
         Returns:
             (all tokens, width).
         """
-        # A mask of any four dimensions keeps transformers from making one; attention is by length.
-        mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device)
         return self.hidden(
             tokens[None],
             position_ids=positions[None],
-            attention_mask=mask,
+            attention_mask=NO_MASK.to(tokens.device),
             sequence_lengths=tuple(lengths),
             use_cache=False,
         )[0]

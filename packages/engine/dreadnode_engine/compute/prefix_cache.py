@@ -1,7 +1,9 @@
-"""Prefix cache: keys and values of prompts that were computed, for requests that begin alike.
+"""Prefix cache: the states of prompts that were computed, for requests that begin alike.
 
 The second turn of a chat begins with the first one, and the requests of a group share their prompt.
-A prefix is used only by its owner, and only with the weights that computed it.
+A prefix is used only by its owner, and only with the weights that computed it. Keys and values can
+be used up to any position, those of a sliding window only where the window is complete, and
+recurrent states only as a whole.
 """
 
 from collections import OrderedDict
@@ -9,9 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from dreadnode_engine.compute.kv_cache import LayerStates
+from dreadnode_engine.compute.layer_states import LayerStates, cut, row_of, size_of, usable
 
 Scope = tuple[str, int]
 """The owner of a prefix, and the number of the adapter that computed it."""
@@ -21,22 +22,22 @@ MIN_TOKENS = 16
 
 @dataclass(eq=False)
 class Prefix:
-    """Tokens, and keys and values (1, heads, tokens, width) of each layer."""
+    """Tokens, and the states of each layer, (1, ...)."""
 
     scope: Scope
     tokens: NDArray[np.int64]
-    states: list[tuple[Tensor, Tensor]]
+    states: LayerStates
 
     @property
     def bytes(self) -> int:
         """Bytes in memory."""
-        return sum(key.nbytes + value.nbytes for key, value in self.states)
+        return size_of(self.states)
 
     def common(self, tokens: NDArray[np.int64]) -> int:
-        """Return how many of TOKENS, from the first, are the same."""
+        """Return how many of TOKENS, from the first, are the same and can be continued from."""
         length = min(len(tokens), len(self.tokens))
         different = np.flatnonzero(tokens[:length] != self.tokens[:length])
-        return int(different[0]) if different.size else length
+        return usable(self.states, int(different[0]) if different.size else length)
 
 
 class PrefixCache:
@@ -60,28 +61,25 @@ class PrefixCache:
         if best is None:
             return 0, []
         self._entries.move_to_end(best)
-        states = self._entries[best].states
-        return length, [(k[:, :, :length], v[:, :, :length]) for k, v in states]
+        return length, cut(self._entries[best].states, length)
 
     def add(self, scope: Scope, tokens: NDArray[np.int64], states: LayerStates, row: int) -> None:
         """Keep a copy of the states of TOKENS in ROW of STATES, and drop what it extends."""
         if len(tokens) < MIN_TOKENS:
             return
-        size = sum(part[row, :, : len(tokens)].nbytes for pair in states for part in pair)
-        if size > self._limit:
+        mine = row_of(states, row, len(tokens))
+        if size_of(mine) > self._limit:
             return
         for key, entry in list(self._entries.items()):
             if entry.scope == scope:
-                common = entry.common(tokens)
-                if common == len(tokens):
+                if entry.common(tokens) == len(tokens):
                     self._entries.move_to_end(key)
                     return
-                if common == len(entry.tokens):
+                length = len(entry.tokens)
+                # A shorter prefix stays if the new one cannot be used up to its end.
+                if np.array_equal(entry.tokens, tokens[:length]) and usable(mine, length):
                     self._drop(key)
-        kept = [
-            (k[row : row + 1, :, : len(tokens)].clone(), v[row : row + 1, :, : len(tokens)].clone())
-            for k, v in states
-        ]
+        kept = [None if state is None else state.copy() for state in mine]
         prefix = Prefix(scope, tokens.copy(), kept)
         self._entries[id(prefix)] = prefix
         self.bytes += prefix.bytes

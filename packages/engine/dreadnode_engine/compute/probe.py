@@ -8,6 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
+from dreadnode_engine.compute.attention import ENGINE_ATTENTION
 from dreadnode_engine.compute.network import Network
 from dreadnode_engine.errors import OperationFailed, Refused
 
@@ -23,7 +24,7 @@ def check_architecture(served: ServedModel) -> None:
         config = AutoConfig.from_pretrained(served.path, local_files_only=True)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
-                config, attn_implementation="sdpa", dtype=torch.float32
+                config, attn_implementation=ENGINE_ATTENTION, dtype=torch.float32
             )
             PeftWrapper(model, PROBE_SHAPE)
     except OperationFailed as problem:

@@ -1,0 +1,79 @@
+"""The architectures that this engine computes, told from a model's `config.json`.
+
+Any causal language model with full attention in every layer works as it is. Other kinds of layers
+need a cache of their own (`compute/layer_slots.py`), so the architectures that have them are named
+here, each with a test; every other one is refused with the reason.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+HYBRIDS: Mapping[str, str] = {
+    "gpt_oss": "sliding and full attention with sinks, routed experts",
+}
+"""Architectures with other layers than full attention, by the model type of their decoder."""
+
+TEXT_TOWERS: Mapping[str, str] = {}
+"""The class of transformers that loads only the text tower of a vision model, by its model type."""
+
+_REFUSED: Mapping[str, str] = {
+    "deepseek_v4": "its layers attend to compressed and selected positions",
+    "deepseek_v32": "its attention selects positions with an indexer",
+    "glm_moe_dsa": "its attention selects positions with an indexer",
+    "glm5_next": "its attention selects positions with an indexer",
+    "kimi_k25": "transformers builds its text tower only together with the vision tower",
+    "inkling_mm_model": "transformers builds it only together with its image and audio towers",
+    "inkling2": "transformers builds it only together with its vision tower",
+    "nemotron_h_omni": "transformers builds it only together with its image and audio towers",
+}
+"""Why an architecture that transformers knows is not computed here."""
+
+DEQUANTIZED = ("mxfp4",)
+"""Formats of quantized weights that are converted when they are loaded."""
+
+
+def decoder_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the settings of the decoder in CONFIG: a vision model has them apart."""
+    text = config.get("text_config")
+    return text if isinstance(text, dict) else config
+
+
+def unsupported(config: Mapping[str, Any]) -> str | None:
+    """Return why a model with CONFIG, its `config.json`, is not served; None if it is."""
+    name = (config.get("architectures") or [""])[0] or "model of unknown kind"
+    kind = str(config.get("model_type", ""))
+    decoder = decoder_settings(config)
+    if kind in _REFUSED:
+        return f"it is a {name}, and {_REFUSED[kind]}"
+    if kind not in TEXT_TOWERS and not name.endswith("ForCausalLM"):
+        return f"it is a {name}, not a causal language model"
+    for field in ("max_position_embeddings", "vocab_size"):
+        if not isinstance(decoder.get(field), int):
+            return f"its `config.json` names no {field}"
+    if kind not in HYBRIDS and kind not in TEXT_TOWERS:
+        kinds = set(decoder.get("layer_types") or ["full_attention"])
+        if kinds != {"full_attention"} or decoder.get("use_sliding_window"):
+            return "it has layers other than full attention, which this engine does not support"
+        if decoder.get("kv_lora_rank"):
+            return "it has latent attention, which this engine does not support in a " + name
+    return _quantized(config)
+
+
+def _quantized(config: Mapping[str, Any]) -> str | None:
+    """Return why the weights of a model with CONFIG cannot be loaded; None if they can."""
+    quantization = config.get("quantization_config")
+    if not isinstance(quantization, dict):
+        return None
+    method = str(quantization.get("quant_method", "unknown"))
+    if method in DEQUANTIZED:
+        return None
+    return (
+        f"its weights are quantized ({method}), and this engine converts only "
+        f"{', '.join(DEQUANTIZED)}; use a copy of the model in bfloat16"
+    )
+
+
+def architecture_class(config: Mapping[str, Any]) -> str:
+    """Return the class of transformers that a model with CONFIG is loaded into."""
+    kind = str(config.get("model_type", ""))
+    return TEXT_TOWERS.get(kind) or str(config["architectures"][0])

@@ -1,0 +1,138 @@
+"""What a layer keeps of the tokens it has read: the kinds, and the states of computed prompts.
+
+Attention keeps keys and values of positions, all of them or those of a window; latent attention
+(DeepSeek V2, 2024) keeps one compressed vector per position instead. A recurrent layer (gated
+delta rule, Mamba-2) keeps two tensors of a fixed size, which stand for all tokens before one
+position and for no fewer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Self
+
+from torch import Tensor
+
+Name = Literal["full", "sliding", "latent", "recurrent", "none"]
+
+
+@dataclass(frozen=True)
+class LayerKind:
+    """The kind of one layer; `window` is how many positions sliding attention reads."""
+
+    name: Name
+    window: int | None = None
+
+
+_NAMES: dict[str, Name] = {
+    "full_attention": "full",
+    "sliding_attention": "sliding",
+    "linear_attention": "recurrent",
+    "moe": "none",
+    "mlp": "none",
+}
+"""Our names of the layer types of transformers; the last two have no state."""
+
+
+def layer_kinds(config: Any) -> list[LayerKind]:
+    """Return the kind of each layer of the decoder that CONFIG, of transformers, describes."""
+    config = config.get_text_config(decoder=True)
+    types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    if getattr(config, "kv_lora_rank", None):
+        return [LayerKind("latent")] * len(types)
+    windows = {"sliding_attention": getattr(config, "sliding_window", None)}
+    return [LayerKind(_NAMES[name], windows.get(name)) for name in types]
+
+
+class KeyValues(NamedTuple):
+    """Keys and values of the positions from `first`, (rows, heads, positions, width).
+
+    A layer with a `window` needs only that many positions, the own one included.
+    """
+
+    keys: Tensor
+    values: Tensor
+    first: int = 0
+    window: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.keys.nbytes + self.values.nbytes
+
+    def usable(self, length: int) -> int:
+        """Return how many of the first LENGTH tokens another sequence can continue from."""
+        needed = 0 if self.window is None else max(0, length - self.window + 1)
+        return length if self.first <= needed else 0
+
+    def cut(self, length: int) -> Self:
+        """Return the states of the first LENGTH tokens, as views."""
+        end = length - self.first
+        return self._replace(keys=self.keys[:, :, :end], values=self.values[:, :, :end])
+
+    def row(self, row: int, length: int) -> Self:
+        """Return the states of the first LENGTH tokens of ROW, as views."""
+        one = self._replace(keys=self.keys[row : row + 1], values=self.values[row : row + 1])
+        return one.cut(length)
+
+    def copy(self) -> Self:
+        """Return a copy."""
+        return self._replace(keys=self.keys.clone(), values=self.values.clone())
+
+
+class Recurrent(NamedTuple):
+    """The state after `length` tokens: of the convolution, and the recurrent one, (rows, ...)."""
+
+    conv: Tensor
+    state: Tensor
+    length: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.conv.nbytes + self.state.nbytes
+
+    def usable(self, length: int) -> int:
+        """Return how many of the first LENGTH tokens another sequence can continue from."""
+        return self.length if length >= self.length else 0
+
+    def cut(self, length: int) -> Self:
+        """Return itself, as a recurrent state has no shorter one inside; LENGTH is its own."""
+        return self
+
+    def row(self, row: int, length: int) -> Self:
+        """Return the state of ROW."""
+        one = self._replace(conv=self.conv[row : row + 1], state=self.state[row : row + 1])
+        return one.cut(length)
+
+    def copy(self) -> Self:
+        """Return a copy."""
+        return self._replace(conv=self.conv.clone(), state=self.state.clone())
+
+
+LayerState = KeyValues | Recurrent | None
+"""The state of one layer; None for a layer that keeps nothing."""
+LayerStates = Sequence[LayerState]
+"""The state of each layer."""
+
+
+def usable(states: LayerStates, length: int) -> int:
+    """Return how many of the first LENGTH tokens of STATES another sequence can continue from."""
+    kept = [state for state in states if state is not None]
+    for state in kept:
+        length = state.usable(length)
+    return length if all(state.usable(length) == length for state in kept) else 0
+
+
+def cut(states: LayerStates, length: int) -> LayerStates:
+    """Return STATES of the first LENGTH tokens."""
+    return [None if state is None else state.cut(length) for state in states]
+
+
+def row_of(states: LayerStates, row: int, length: int) -> LayerStates:
+    """Return the STATES of the first LENGTH tokens of ROW, as views."""
+    return [None if state is None else state.row(row, length) for state in states]
+
+
+def size_of(states: LayerStates) -> int:
+    """Return the bytes of STATES."""
+    return sum(state.nbytes for state in states if state is not None)

@@ -1,0 +1,364 @@
+"""Models with other layers than full attention, compared with transformers and a PEFT loop."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tinker
+import torch
+from dreadnode_engine.base_models.discovery import inspect_model
+from dreadnode_engine.compute import memory
+from dreadnode_engine.compute.adapters import LoraShape
+from dreadnode_engine.compute.batch_request import BatchRequest
+from dreadnode_engine.compute.decoding import SamplingBatch
+from dreadnode_engine.compute.layer_slots import KeyValueSlots
+from dreadnode_engine.compute.loaded_model import Device, LoadedBase
+from dreadnode_engine.compute.sampling import Plan, StopCondition
+from dreadnode_engine.compute.training import Limits, check
+from dreadnode_engine.compute.training_state import TrainingState, read_state, write_tensors
+from dreadnode_engine.protocol.protobuf import Datum, ForwardBackward, Logprobs
+from safetensors.torch import load_file, save_file
+from tinker import types
+from tinker.proto import response_conv
+from tinker.types import AdamParams
+
+CONTEXT = 320
+MASTER = "tml-master-key-of-the-tests"
+SHAPES = [
+    LoraShape(4, train_mlp=True, train_attn=True, train_unembed=True),
+    LoraShape(8, train_mlp=False, train_attn=True, train_unembed=False),
+]
+KINDS = ["gpt_oss"]
+STEP = AdamParams(learning_rate=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def base(request: pytest.FixtureRequest, make_tiny: Callable[[str, int], Path]) -> LoadedBase:
+    """A loaded tiny model of each architecture."""
+    return LoadedBase(inspect_model(request.param, make_tiny(request.param, CONTEXT)), Device())
+
+
+def tensors_of(base: LoadedBase, shape: LoraShape, seed: int) -> dict[str, torch.Tensor]:
+    """Return an adapter that changes a lot."""
+    wrapper, _ = base.wrapper_for(shape)
+    generator = torch.Generator().manual_seed(seed)
+    sizes = wrapper.shapes.items()
+    return {name: torch.randn(size, generator=generator) * 0.1 for name, size in sizes}
+
+
+def adapter(base: LoadedBase, folder: Path, seed: int) -> Path:
+    wrapper, _ = base.wrapper_for(SHAPES[seed])
+    folder.mkdir()
+    wrapper.save(tensors_of(base, SHAPES[seed], seed), folder, "x")
+    return folder
+
+
+def plain(base: LoadedBase, folder: Path | None, *, train: bool = False) -> Any:
+    """Load the model, and the adapter in FOLDER, with transformers and PEFT alone."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AutoModelForCausalLM.from_pretrained(
+            base.served.path, dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+        if folder is not None:
+            return PeftModel.from_pretrained(model, folder, is_trainable=train)
+    return model
+
+
+def data(seed: int) -> list[Datum]:
+    random = np.random.default_rng(seed)
+    found = []
+    for length in (5, 37, 9, 1, 20):
+        tokens = random.integers(3, 96, length + 1)
+        weights = random.random(length).astype(np.float32)
+        found.append(Datum(tokens[:-1], {"target_tokens": tokens[1:], "weights": weights}))
+    return found
+
+
+def compute(state: TrainingState, examples: list[Datum], budget: int = 60) -> Logprobs:
+    request = ForwardBackward("cross_entropy", {}, False, examples)
+    work = state.forward_backward(check(request, Limits(96, CONTEXT)), budget)
+    while True:
+        try:
+            next(work)
+        except StopIteration as finished:
+            output: Logprobs = finished.value
+            return output
+
+
+def plain_step(model: Any, examples: list[Datum]) -> tuple[list[np.ndarray], float]:
+    """Return log-probabilities and the loss of a plain loop over EXAMPLES, one at a time."""
+    logprobs, total = [], torch.zeros(())
+    for datum in examples:
+        logits = model(input_ids=torch.from_numpy(datum.tokens)[None], use_cache=False).logits[0]
+        targets = torch.from_numpy(datum.inputs["target_tokens"])
+        p = torch.log_softmax(logits, -1)[torch.arange(len(targets)), targets]
+        total = total - (p * torch.from_numpy(datum.inputs["weights"])).sum()
+        logprobs.append(p.detach().numpy())
+    total.backward()  # type: ignore[no-untyped-call]
+    return logprobs, float(total.detach())
+
+
+def test_training_matches_a_plain_peft_loop(base: LoadedBase, tmp_path: Path) -> None:
+    wrapper, _ = base.wrapper_for(SHAPES[0])
+    state = TrainingState(base, SHAPES[0], tensors_of(base, SHAPES[0], 0))
+    wrapper.save(state.parameters, tmp_path, "x")
+    model = plain(base, tmp_path, train=True)
+    theirs = {n.replace(".default", ""): p for n, p in model.named_parameters() if "lora_" in n}
+    optimizer = torch.optim.AdamW(theirs.values(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)
+
+    assert theirs.keys() == state.parameters.keys()
+    for seed in range(3):
+        output = compute(state, data(seed))
+        logprobs, loss = plain_step(model, data(seed))
+        for mine, expected in zip(output.logprobs, logprobs, strict=True):
+            np.testing.assert_allclose(mine, expected, atol=1e-4)
+        assert output.metrics["loss:sum"] == pytest.approx(loss, rel=1e-4)
+        if not seed:
+            for name, parameter in state.parameters.items():
+                expected = theirs[name].grad
+                scale = max(1.0, float(expected.abs().max()))
+                torch.testing.assert_close(
+                    parameter.grad, expected, atol=1e-4 * scale, rtol=1e-3, msg=name
+                )
+        state.optim_step(STEP)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_a_run_continues_from_a_snapshot_bit_for_bit(base: LoadedBase, tmp_path: Path) -> None:
+    state = TrainingState(base, SHAPES[0], tensors_of(base, SHAPES[0], 0))
+    compute(state, data(0))
+    state.optim_step(STEP)
+    compute(state, data(1))
+    write_tensors(state.tensors(), tmp_path / "s.safetensors")
+
+    again = read_state(base, SHAPES[0], tmp_path / "s.safetensors")
+    for run in (state, again):
+        compute(run, data(2))
+        run.optim_step(STEP)
+
+    for name, parameter in state.parameters.items():
+        assert torch.equal(parameter, again.parameters[name]), name
+
+
+def train_and_sample(engine: Any, kill: Callable[[], None]) -> dict[str, list[float | list[int]]]:
+    """Return losses and sampled tokens of a run on each architecture; KILL is called meanwhile."""
+    service = tinker.ServiceClient(base_url=engine.url, api_key=MASTER)
+    runs = {
+        kind: service.create_lora_training_client(f"tiny/{kind}", rank=4, seed=9).result()
+        for kind in KINDS
+    }
+    prompt = types.ModelInput.from_ints([5, 6, 7])
+    settings = types.SamplingParams(max_tokens=30, seed=4, stop=[])
+    futures: dict[str, list[Any]] = {kind: [] for kind in KINDS}
+    samples = {}
+    for kind, run in runs.items():
+        for seed in range(3):
+            examples = [
+                types.Datum(
+                    model_input=types.ModelInput.from_ints(datum.tokens.tolist()),
+                    loss_fn_inputs=dict(datum.inputs),
+                )
+                for datum in data(seed)
+            ]
+            futures[kind].append(run.forward_backward(examples, "cross_entropy"))
+            run.optim_step(types.AdamParams(learning_rate=1e-2))
+        sampler = run.save_weights_and_get_sampling_client()
+        samples[kind] = sampler.result().sample(prompt, 3, settings)
+    kill()
+    found: dict[str, list[float | list[int]]] = {}
+    for kind in KINDS:
+        found[kind] = [each.result().metrics["loss:sum"] for each in futures[kind]]
+        found[kind] += [each.tokens for each in samples[kind].result().sequences]
+    return found
+
+
+def test_a_kill_changes_no_bit_of_training_or_samples(
+    start_engine: Callable[..., Any], make_tiny: Callable[[str, int], Path]
+) -> None:
+    served = [f"--model=tiny/{kind}={make_tiny(kind, CONTEXT)}" for kind in KINDS]
+    engine = start_engine(*served, "--snapshot-seconds", "0.2")
+
+    def kill() -> None:
+        engine.kill()
+        engine.start()
+
+    undisturbed = train_and_sample(start_engine(*served), lambda: None)
+    assert train_and_sample(engine, kill) == undisturbed
+
+
+def sample(
+    base: LoadedBase,
+    requests: Sequence[tuple[Plan, Path | None]],
+    between: Callable[[SamplingBatch], None] = lambda _: None,
+) -> list[Any]:
+    """Sample REQUESTS of several clients, each joining some steps after the one before."""
+    batch = SamplingBatch(base, base.sampling_network, rows=64, tokens=65536)
+    results: dict[int, bytes] = {}
+    for i, (plan, folder) in enumerate(requests):
+        batch.add(
+            BatchRequest(
+                plan,
+                StopCondition(plan, base),
+                lambda result, i=i: results.update({i: result}),
+                pytest.fail,
+                lambda folder=folder: folder,
+                client=str(i % 3),
+            )
+        )
+        for _ in range(3):
+            batch.advance()
+    while batch.busy:
+        between(batch)
+        batch.advance()
+    return [response_conv.deserialize_sample_response(results[i]) for i in range(len(requests))]
+
+
+def plan(prompt: Sequence[int] | np.ndarray, tokens: int, **fields: Any) -> Plan:
+    settings = {"temperature": 0.0, "samples": 1, "seed": 1, "scored": 0} | fields
+    return Plan(
+        np.array(prompt),
+        settings["samples"],
+        tokens,
+        settings["seed"],
+        settings["temperature"],
+        0,
+        1.0,
+        (),
+        settings["scored"],
+        0,
+        0,
+        None,
+        0,
+    )
+
+
+def test_greedy_completions_of_200_tokens_are_those_of_transformers(
+    base: LoadedBase, tmp_path: Path
+) -> None:
+    folders = [adapter(base, tmp_path / f"{i}", i) for i in range(2)]
+    random = np.random.default_rng(0)
+    wanted = [folders[0], None, folders[1], folders[0], None, folders[1]]
+    requests = [
+        (plan(random.integers(3, 90, length), 200 - 35 * i, scored=length), folder)
+        for i, (length, folder) in enumerate(zip((1, 40, 9, 30, 2, 17), wanted, strict=True))
+    ]
+    models = {folder: plain(base, folder) for folder in (None, *folders)}
+
+    together = sample(base, requests)
+    base.prefixes.clear()
+    alone = [sample(base, [request])[0] for request in requests]
+
+    for (one, folder), result, single in zip(requests, together, alone, strict=True):
+        (sequence,) = result.sequences
+        assert sequence.tokens == single.sequences[0].tokens
+        np.testing.assert_allclose(sequence.logprobs, single.sequences[0].logprobs, atol=5e-4)
+        tokens = torch.tensor([*one.prompt.tolist(), *sequence.tokens])
+        with torch.no_grad():
+            logits = models[folder](input_ids=tokens[None], use_cache=False).logits[0]
+        scores = torch.log_softmax(logits, -1)
+        start = len(one.prompt) - 1
+        assert scores[start:-1].argmax(-1).tolist() == sequence.tokens
+        expected = scores[torch.arange(len(tokens) - 1), tokens[1:]].numpy()
+        np.testing.assert_allclose(sequence.logprobs, expected[start:], atol=5e-4)
+        np.testing.assert_allclose(result.prompt_logprobs[1:], expected[:start], atol=5e-4)
+
+
+def test_equal_prompts_and_the_next_turn_of_a_chat_use_cached_states(base: LoadedBase) -> None:
+    base.prefixes.clear()
+    prompt = np.random.default_rng(0).integers(3, 90, 40)
+    first, again = sample(base, [(plan(prompt, 12), None), (plan(prompt, 12, seed=2), None)])
+    message = np.random.default_rng(1).integers(3, 90, 5)
+    longer = np.concatenate([prompt, first.sequences[0].tokens, message])
+    other = np.concatenate([prompt[:30], message])
+
+    cached = [sample(base, [(plan(each, 12), None)])[0] for each in (longer, other)]
+    computed = []
+    for each in (longer, other):
+        base.prefixes.clear()
+        computed += sample(base, [(plan(each, 12), None)])
+
+    assert again.sequences[0].tokens == first.sequences[0].tokens
+    assert again.prompt_cache_hit_tokens == 39
+    assert cached[0].prompt_cache_hit_tokens == 40 + 11
+    # A recurrent state serves only what continues after all of its tokens.
+    cut = 0 if base.sampling_network.recurrent else 30
+    assert (cached[1].prompt_cache_hit_tokens or 0) == cut
+    for a, b in zip(cached, computed, strict=True):
+        assert a.sequences[0].tokens == b.sequences[0].tokens
+        np.testing.assert_allclose(a.sequences[0].logprobs, b.sequences[0].logprobs, atol=5e-4)
+
+
+def test_many_samples_of_one_prompt_are_those_of_each_alone(base: LoadedBase) -> None:
+    together = plan([5, 6, 7, 8], 30, samples=5, temperature=1.0)
+    short = plan([9] * 20, 7, temperature=1.0, samples=3)
+
+    both = sample(base, [(together, None), (short, None)])
+    base.prefixes.clear()
+    (alone,) = sample(base, [(together, None)])
+
+    assert [s.tokens for s in both[0].sequences] == [s.tokens for s in alone.sequences]
+    assert len({tuple(s.tokens) for s in alone.sequences}) == 5
+
+
+def test_a_sliding_window_bounds_the_cache_of_its_layers(
+    make_tiny: Callable[[str, int], Path],
+) -> None:
+    base = LoadedBase(inspect_model("gpt_oss", make_tiny("gpt_oss", CONTEXT)), Device())
+    places: dict[int | None, int] = {}
+
+    def look(batch: SamplingBatch) -> None:
+        for client in batch._clients.values():
+            for layer in client.cache.layers:
+                if isinstance(layer, KeyValueSlots):
+                    places[layer.window] = max(places.get(layer.window, 0), layer.keys.shape[2])
+
+    sample(base, [(plan([5] * 50, 100), None)], look)
+
+    assert places[8] == 8
+    assert places[None] >= 149
+
+
+def test_mxfp4_weights_are_converted_when_they_are_loaded(
+    make_tiny: Callable[[str, int], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "packed"
+    shutil.copytree(make_tiny("gpt_oss", CONTEXT), folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": []}
+    (folder / "config.json").write_text(json.dumps(config))
+    tensors = load_file(folder / "model.safetensors")
+    expected = {}
+    random = np.random.default_rng(0)
+    # The values of a 4-bit float with two exponent bits (OCP Microscaling, 2023).
+    values = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        blocks = random.integers(0, 256, (experts, outputs, inputs // 32, 16), dtype=np.uint8)
+        scales = random.integers(122, 127, (experts, outputs, inputs // 32), dtype=np.uint8)
+        pairs = np.stack([values[blocks & 15], values[blocks >> 4]], axis=-1)
+        whole = pairs.reshape(*scales.shape, 32) * 2.0 ** (scales[..., None].astype(int) - 127)
+        expected[name] = torch.from_numpy(whole.reshape(experts, outputs, inputs)).transpose(1, 2)
+        tensors[f"{name}_blocks"] = torch.from_numpy(blocks)
+        tensors[f"{name}_scales"] = torch.from_numpy(scales)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+    base = LoadedBase(inspect_model("packed", folder), Device())
+
+    weights = dict(base.plain.causal_lm.named_parameters())
+    for name, tensor in expected.items():
+        assert torch.equal(weights[name], tensor.float()), name
+    assert memory.parameters(folder) == sum(p.numel() for p in weights.values())
+    state = TrainingState(base, SHAPES[0], tensors_of(base, SHAPES[0], 0))
+    assert np.isfinite(compute(state, data(0)).metrics["loss:sum"])
+    (answer,) = sample(base, [(plan([5, 6, 7], 20), None)])
+    assert len(answer.sequences[0].tokens) == 20
