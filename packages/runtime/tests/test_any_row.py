@@ -9,8 +9,9 @@ from dreadnode_runtime.data.dialects.openai import ROLES
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.prompts import prompt, turns
-from dreadnode_runtime.data.reading import encodable, read_conversation
+from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.data.rendering import Rendering
+from dreadnode_runtime.data.rows import encodable, usable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -88,7 +89,7 @@ def test_any_row_is_rendered_or_reported_as_unusable(
 ) -> None:
     row = json.loads(json.dumps(row))
     try:
-        said = read_conversation(encodable(row))
+        said = read_conversation(usable(encodable(row)))
         examples, _ = stand_in.examples(
             said, row=1, max_length=200, train_on="all_assistant_messages"
         )
@@ -115,5 +116,5 @@ def test_a_lone_surrogate_is_counted_and_does_not_end_the_check() -> None:
     row = json.loads('{"prompt": "a \\ud83d b", "answer": "c"}')
 
     with pytest.raises(Unusable, match="half a character"):
-        encodable(row)
+        usable(encodable(row))
     assert encodable({"prompt": "😀\0"}) == {"prompt": "😀\0"}

@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 def test_a_histogram_counts_every_row_in_few_bins_of_round_width(lengths: list[int]) -> None:
     overview = Overview()
     for row, length in enumerate(lengths, 1):
-        overview._lengths.append(length)
-        overview._digests.append(row)
-        overview._rows.append(row)
+        overview._add(row, length, row.to_bytes(8, "little"))
 
     found = overview.report()["lengths"]
 

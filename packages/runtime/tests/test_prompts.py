@@ -104,7 +104,9 @@ def prepared(tiny_model: Path, tmp_path: Path) -> Any:
         rendering = load_rendering("Qwen/Qwen3-8B", rehearsal=True, tokenizer=str(tiny_model))
         kept = {"trajectories": how.pop("trajectories", False)}
         limits = {"max_length": 100, "max_new_tokens": 20, "check": lambda _: None, **how}
-        return prepare_prompts(file, PromptSettings(rendering, **limits), **kept)
+        prompts: list[Prompt] = []
+        counts = prepare_prompts(file, PromptSettings(rendering, **limits), prompts.append, **kept)
+        return prompts, counts
 
     return prepare
 

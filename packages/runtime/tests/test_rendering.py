@@ -211,3 +211,30 @@ def test_a_model_whose_renderer_package_is_missing_is_refused() -> None:
 def test_a_model_without_a_known_renderer_is_refused(tiny_model: Path) -> None:
     with pytest.raises(JobFailed, match="No renderer is known for nobody/Model"):
         load_rendering("nobody/Model", rehearsal=False, tokenizer=str(tiny_model))
+
+
+@pytest.mark.parametrize("rendering", ["stand_in", "qwen3"])
+@pytest.mark.parametrize("system", [None, "Be brief.", "Answer in <b>."])
+def test_text_that_a_format_copies_is_rendered_as_text_that_it_reads(
+    rendering: str, system: str | None, request: pytest.FixtureRequest
+) -> None:
+    used: Rendering = request.getfixturevalue(rendering)
+
+    def rendered(sign: str, blanks: str) -> list[tuple[str, str]]:
+        messages = [{"role": "system", "content": system}] if system else []
+        for number in range(3):
+            messages.append({"role": "user", "content": f"{blanks}ask{sign}{number}{blanks}"})
+            messages.append({"role": "assistant", "content": f"say{sign}{number}{blanks}"})
+        said = read_conversation({"messages": messages})
+        examples, _ = used.examples(said, row=1, max_length=512)
+        return [
+            (used.decode(each.tokens), used.decode(each.tokens[each.trained])) for each in examples
+        ]
+
+    for blanks in ("", " ", "\n"):
+        # Only text with a `<` is looked at by formats, and so is written one by one.
+        read = [
+            tuple(text.replace("say<", "say-").replace("ask<", "ask-") for text in each)
+            for each in rendered("<", blanks)
+        ]
+        assert rendered("-", blanks) == read

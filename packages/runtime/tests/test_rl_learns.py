@@ -16,7 +16,7 @@ from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
 from dreadnode_runtime.backend.trainer import Adapter, Optimizer
 from dreadnode_runtime.control.events import Stop
 from dreadnode_runtime.data.load_rendering import load_rendering
-from dreadnode_runtime.data.prompts import PromptSettings, prepare_prompts
+from dreadnode_runtime.data.prompts import Prompt, PromptSettings, prepare_prompts
 from dreadnode_runtime.jobs.config import read_config
 from dreadnode_runtime.jobs.outcome import Outcome
 from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score
@@ -98,9 +98,9 @@ async def test_every_mode_raises_the_reward_within_its_staleness_limit(
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(f'{{"prompt": "say {n}"}}\n' for n in range(8)))
     reward = LowerCase()
-    prompts, _ = prepare_prompts(
-        rows, PromptSettings(rendering, max_length=128, max_new_tokens=12, check=reward.check)
-    )
+    prompts: list[Prompt] = []
+    settings_ = PromptSettings(rendering, max_length=128, max_new_tokens=12, check=reward.check)
+    prepare_prompts(rows, settings_, prompts.append)
 
     async with opened() as policy:
         rollouts = Rollouts(rendering, reward, sampling_params(rendering, settings), max_length=128)

@@ -525,7 +525,8 @@ async def test_the_bounds_hold_for_the_tokens_of_a_job(
     said = Conversation([{"role": "user", "content": "?"}])
     prompts = [Prompt(said, row, tokens=[10, row]) for row in range(1, 6)]
     settings = config(max_new_tokens=9, **given)
-    least, most = token_bounds(settings, prompts, prompts[:3] if settings.eval_dataset_ref else [])
+    lengths = [len(each.tokens) for each in prompts]
+    least, most = token_bounds(settings, lengths, lengths[:3] if settings.eval_dataset_ref else [])
 
     await run(settings)
 

@@ -4,7 +4,7 @@ Nothing is trained or sampled.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def check_rl(question: dict[str, Any]) -> dict[str, Any]:
 async def _check(question: dict[str, Any]) -> dict[str, Any]:
     place = ["config"]
     of_eval: dict[str, Any] = {}
-    eval_prompts: list[Prompt] = []
+    evaluation: _Prompts | None = None
     try:
         config = read_config(RlConfig, question["config"])
         place = ["config", "track"]
@@ -51,21 +51,23 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
             how = prompt_settings(config, rendering, recipe, environment)
             sources = _sources(question["datasets"])
             place = ["config", sources[0].field]
-            prompts, counts = read_prompts(sources, how)
+            training = _Prompts(question.get("show"))
+            counts = read_prompts(sources, how, training.add)
             place = ["config", "reward_recipe"]
-            samples = await try_reward(recipe, prompts)
+            samples = await try_reward(recipe, training.first)
             if environment is None:
-                await refuse_constant(recipe, prompts)
-            training = _overview(prompts)
+                await refuse_constant(recipe, training.first)
             if path := question["datasets"].get("eval"):
                 place = ["config", "eval_dataset_ref"]
                 file = PromptFile("eval", Path(path), False, "eval_dataset_ref")
-                eval_prompts, counted = read_prompts([file], how)
-                overview = _overview(eval_prompts)
-                shared = {"shared": overview.shared_with(training)}
+                evaluation = _Prompts(None)
+                counted = read_prompts([file], how, evaluation.add)
+                overview = evaluation.overview
+                shared = {"shared": overview.shared_with(training.overview)}
                 of_eval = {"evaluation": {**as_report(counted), **overview.report(), **shared}}
         place = ["config", "warmup_steps"]
-        steps = config.total_steps(len(prompts))
+        prompts = len(training.lengths)
+        steps = config.total_steps(prompts)
         check_warmup(config, steps)
     except JobFailed as refusal:
         if refusal.code == "environment":
@@ -74,9 +76,9 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
     return {
         "ok": True,
         **as_report(counts),
-        **training.report(),
+        **training.overview.report(),
         **of_eval,
-        "prompts": len(prompts),
+        "prompts": prompts,
         "steps": steps,
         "rollouts": steps * config.num_rollouts * config.group_size,
         "renderer": rendering.name,
@@ -84,24 +86,51 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
         "usual_learning_rate": usual_learning_rate(question["model"]),
         "confined": confined,
         "reward_samples": samples,
-        "plan": _plan(config, prompts, eval_prompts),
-        "characters_per_token": _density(prompts, rendering),
-        "shown": _shown(prompts, question.get("show"), rendering),
+        "plan": _plan(config, training.lengths, () if evaluation is None else evaluation.lengths),
+        "characters_per_token": _density(training.first, rendering),
+        "shown": training.report_shown(rendering),
     }
 
 
-def _overview(prompts: list[Prompt]) -> Overview:
-    overview = Overview()
-    dataset: str | None = None
-    for prompt in prompts:
-        if prompt.dataset != dataset:
-            dataset = prompt.dataset
-            overview.start(dataset)
-        overview.add_prompt(prompt.row, prompt.tokens)
-    return overview
+class _Prompts:
+    """Collects what a check reports about prompts, and of the prompts themselves only a few.
+
+    Attributes:
+        overview: Their lengths, and which of them are alike.
+        first: The first ones, whole.
+    """
+
+    def __init__(self, show: int | None) -> None:
+        self.overview = Overview()
+        self.first: list[Prompt] = []
+        self._show = show
+        self._shown: Prompt | None = None
+        self._dataset: str | None = None
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of each prompt."""
+        return self.overview.input_tokens
+
+    def add(self, prompt: Prompt) -> None:
+        """Take in PROMPT."""
+        if prompt.dataset != self._dataset:
+            self._dataset = prompt.dataset
+            self.overview.start(prompt.dataset)
+        self.overview.add_prompt(prompt.row, prompt.tokens)
+        if len(self.first) < SAMPLED:
+            self.first.append(prompt)
+        if self._shown is None and self._show in (None, prompt.row):
+            self._shown = prompt
+
+    def report_shown(self, rendering: Rendering) -> Mapping[str, Any] | None:
+        """Return the prompt of the row to show; None if there is none of this number."""
+        if self._shown is None:
+            return None
+        return prompt_shown(self._shown.row, self._shown.tokens, rendering)
 
 
-def _plan(config: RlConfig, prompts: list[Prompt], eval_prompts: list[Prompt]) -> dict[str, Any]:
+def _plan(config: RlConfig, prompts: Sequence[int], eval_prompts: Sequence[int]) -> dict[str, Any]:
     """Return the steps of the job, and the fewest and the most tokens that it sends, by kind."""
     steps = config.total_steps(len(prompts))
     least, most = token_bounds(config, prompts, eval_prompts[: config.eval_max_rollouts])
@@ -115,18 +144,11 @@ def _plan(config: RlConfig, prompts: list[Prompt], eval_prompts: list[Prompt]) -
     }
 
 
-def _density(prompts: list[Prompt], rendering: Rendering) -> float | None:
+def _density(prompts: Sequence[Prompt], rendering: Rendering) -> float | None:
     density = Density(rendering)
-    for prompt in prompts[:SAMPLED]:
+    for prompt in prompts:
         density.offer(list(prompt.tokens))
     return density.report()
-
-
-def _shown(
-    prompts: list[Prompt], row: int | None, rendering: Rendering
-) -> Mapping[str, Any] | None:
-    found = next((prompt for prompt in prompts if row in (None, prompt.row)), None)
-    return None if found is None else prompt_shown(found.row, found.tokens, rendering)
 
 
 def _sources(datasets: dict[str, Any]) -> list[PromptFile]:

@@ -4,6 +4,7 @@ Each prompt gets a right, a wrong and an empty completion. The right one is the 
 the row has one, and the wrong one the answer of another row.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from dreadnode_runtime.data.prompts import Prompt
@@ -32,7 +33,7 @@ FORMS = (
 """Forms of the right answer, for a reward that asks for one of them."""
 
 
-async def try_reward(recipe: Recipe, prompts: list[Prompt]) -> list[dict[str, Any]]:
+async def try_reward(recipe: Recipe, prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
     """Return the scores of a right, a wrong and an empty completion of the first of PROMPTS.
 
     Raises:
@@ -62,7 +63,7 @@ async def try_reward(recipe: Recipe, prompts: list[Prompt]) -> list[dict[str, An
     ]
 
 
-async def refuse_constant(recipe: Recipe, prompts: list[Prompt]) -> None:
+async def refuse_constant(recipe: Recipe, prompts: Sequence[Prompt]) -> None:
     """Refuse a function of the user's own that gives all completions of a prompt the same reward.
 
     Only prompts with an expected answer can show it: they have a completion that is right.
@@ -104,7 +105,7 @@ async def _score(recipe: Recipe, prompt: Prompt, text: str) -> Score:
     return await score_completion(recipe, Completion(prompt, text, tokens=1))
 
 
-def _wrong(prompt: Prompt, prompts: list[Prompt]) -> str:
+def _wrong(prompt: Prompt, prompts: Sequence[Prompt]) -> str:
     """Return the answer of another prompt, which is none to PROMPT."""
     others = (each.expected for each in prompts[:WRONG_AMONG] if each.expected)
     return next((other for other in others if other != prompt.expected), WRONG)

@@ -1,9 +1,12 @@
 """A conversation as the text of a format, refused where the format would lose a part of it."""
 
+from collections.abc import Sequence
+
 from dreadnode_runtime.data.marks import trained_messages
 from dreadnode_runtime.data.normal_form import Conversation, Unusable
 from dreadnode_runtime.data.renderers.chat import Chat, chat_of, one_call_each
 from dreadnode_runtime.data.renderers.probes import Probe
+from dreadnode_runtime.data.renderers.turn_skeletons import SplitTurn, TurnSkeletons
 from dreadnode_runtime.data.renderers.turns import Format, Turn
 from dreadnode_runtime.errors import plain
 
@@ -20,6 +23,7 @@ class ConversationWriter:
         self._format = format_
         self._name = format_.name
         self._has_tool_calls = has_tool_calls
+        self._skeletons = TurnSkeletons(self._written, format_.encoder)
 
     def prompt(self, conversation: Conversation) -> str:
         """Return the text that the model continues after CONVERSATION.
@@ -35,15 +39,27 @@ class ConversationWriter:
         self._must_hold_context(chat, text)
         return text
 
-    def turns(self, conversation: Conversation, train_on: str) -> list[Turn] | Unusable:
-        """Return the trained turns of CONVERSATION as text."""
+    def turns(self, conversation: Conversation, train_on: str) -> list[SplitTurn] | Unusable:
+        """Return the trained turns of CONVERSATION, split at control tokens."""
         try:
-            chosen = set(trained_messages(conversation, train_on))
-            self._must_be_unformatted(conversation, chosen)
-            chat, origins = self._chat(conversation)
-            return [self._turn(chat, index) for index, each in enumerate(origins) if each in chosen]
+            trained = trained_messages(conversation, train_on)
+            known = self._skeletons.turns(conversation, trained)
+            if known is not None:
+                return known
+            split = self._format.encoder.split
+            return [
+                SplitTurn(split(turn.prompt), split(turn.completion))
+                for turn in self._written(conversation, trained)
+            ]
         except Unusable as unusable:
             return unusable
+
+    def _written(self, conversation: Conversation, trained: Sequence[int]) -> list[Turn]:
+        """Return the TRAINED messages of CONVERSATION as text, each with its prompt."""
+        chosen = set(trained)
+        self._must_be_unformatted(conversation, chosen)
+        chat, origins = self._chat(conversation)
+        return [self._turn(chat, index) for index, each in enumerate(origins) if each in chosen]
 
     def _chat(self, conversation: Conversation) -> tuple[Chat, list[int]]:
         """Return CONVERSATION as it is written, and the original index of each written message."""

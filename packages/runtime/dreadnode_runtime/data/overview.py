@@ -5,8 +5,11 @@ thousand, within a few megabytes.
 """
 
 import hashlib
+import math
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ BINS = 12
 WIDTHS = (1, 2, 5)
 
 Ints = npt.NDArray[np.int64]
+Digests = npt.NDArray[np.uint64]
 
 
 class Overview:
@@ -32,7 +36,8 @@ class Overview:
 
     def __init__(self) -> None:
         self.input_tokens = array("i")
-        self._lengths = array("i")
+        # How many rows have each length: there are far fewer lengths than rows.
+        self._lengths: Counter[int] = Counter()
         self._digests = array("Q")
         self._rows = array("i")
         # Where the rows of each dataset start.
@@ -68,26 +73,25 @@ class Overview:
 
     def _add(self, row: int, length: int, digest: bytes) -> None:
         self._rows.append(row)
-        self._lengths.append(length)
+        self._lengths[length] += 1
         self._digests.append(int.from_bytes(digest, "little"))
 
-    def _of_digests(self) -> npt.NDArray[np.uint64]:
+    def _of_digests(self) -> Digests:
         return np.frombuffer(self._digests, np.uint64) if self._digests else np.zeros(0, np.uint64)
 
     def _duplicates(self) -> Mapping[str, Any]:
-        digests = self._of_digests()
-        # A stable order: of equal rows the first one in the file comes first.
-        order = np.argsort(digests, kind="stable")
-        ordered = digests[order]
-        begins = np.ones(len(order), np.bool_)
-        begins[1:] = ordered[1:] != ordered[:-1]
-        repeats = np.flatnonzero(~begins)
-        firsts = order[np.flatnonzero(begins)[np.cumsum(begins)[repeats] - 1]]
-        pairs = sorted(zip(order[repeats].tolist(), firsts.tolist(), strict=True))[:NAMED]
-        return {
-            "count": len(repeats),
-            "rows": [{**self._place(at), "of": self._place(first)} for at, first in pairs],
-        }
+        ordered = np.sort(self._of_digests())
+        repeats = ordered[1:][ordered[1:] == ordered[:-1]]
+        count = len(repeats)
+        return {"count": count, "rows": list(islice(self._repeats(repeats), NAMED))}
+
+    def _repeats(self, repeats: Digests) -> Iterator[Mapping[str, Any]]:
+        """Yield where each row stands whose digest is in REPEATS and was seen before."""
+        firsts: dict[int, int] = {}
+        for at in np.flatnonzero(np.isin(self._of_digests(), repeats)).tolist():
+            first = firsts.setdefault(self._digests[at], at)
+            if first != at:
+                yield {**self._place(at), "of": self._place(first)}
 
     def _place(self, at: int) -> dict[str, Any]:
         dataset = next((name for start, name in reversed(self._starts) if start <= at), "")
@@ -96,25 +100,31 @@ class Overview:
     def _length_report(self) -> Mapping[str, Any] | None:
         if not self._lengths:
             return None
-        lengths = np.frombuffer(self._lengths, np.intc)
-        median, p95 = np.percentile(lengths, (50, 95), method="higher")
+        lengths = np.array(sorted(self._lengths), np.int64)
+        rows = np.array([self._lengths[length] for length in lengths.tolist()], np.int64)
+        up_to = np.cumsum(rows)
+        total = int(up_to[-1])
+        median, p95 = (
+            int(lengths[np.searchsorted(up_to, math.ceil(share * (total - 1)), side="right")])
+            for share in (0.5, 0.95)
+        )
         return {
-            "min": int(lengths.min()),
-            "median": int(median),
-            "mean": round(float(lengths.mean()), 1),
-            "p95": int(p95),
-            "max": int(lengths.max()),
-            "bins": list(_bins(lengths)),
+            "min": int(lengths[0]),
+            "median": median,
+            "mean": round(float((lengths * rows).sum() / total), 1),
+            "p95": p95,
+            "max": int(lengths[-1]),
+            "bins": list(_bins(lengths, rows)),
         }
 
 
-def _bins(lengths: npt.NDArray[np.intc]) -> Iterable[Mapping[str, int]]:
+def _bins(lengths: Ints, rows: Ints) -> Iterable[Mapping[str, int]]:
     """Yield the bins of a histogram, each with its least and its greatest length and its rows."""
-    least, most = int(lengths.min()), int(lengths.max())
+    least, most = int(lengths[0]), int(lengths[-1])
     width = _width(most - least + 1)
     start = least // width * width
-    counts = np.bincount((lengths - start) // width)
-    for index, count in enumerate(counts.tolist()):
+    counts = np.bincount((lengths - start) // width, rows)
+    for index, count in enumerate(counts.astype(int).tolist()):
         begin = start + index * width
         yield {"least": begin, "most": begin + width - 1, "rows": count}
 

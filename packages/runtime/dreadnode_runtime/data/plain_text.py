@@ -20,9 +20,8 @@ import numpy as np
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.data.plain_rows import Document, read_document
-from dreadnode_runtime.data.reading import encodable
 from dreadnode_runtime.data.rendering import Rendering
-from dreadnode_runtime.data.rows import read_rows
+from dreadnode_runtime.data.rows import read_rows, usable
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.errors import JobFailed
 
@@ -52,7 +51,7 @@ def prepare_text(
         for number, row in read_rows(path):
             counts.rows += 1
             try:
-                document = read_document(encodable(row), rendered=rendered)
+                document = read_document(usable(row), rendered=rendered)
                 if packed and document.weight != 1:
                     raise Unusable("it has a `weight`, and packed rows share their sequences")  # noqa: TRY301
                 tokens, start = _encoded(document, rendering, rendered=rendered)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.normal_form import Conversation, Row, Unusable, with_system_prompt
-from dreadnode_runtime.data.reading import encodable, read_conversation
+from dreadnode_runtime.data.reading import read_conversation
 from dreadnode_runtime.data.rendering import Rendering
-from dreadnode_runtime.data.rows import read_rows
+from dreadnode_runtime.data.rows import read_rows, usable
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.errors import JobFailed
 
@@ -91,5 +91,5 @@ def prepare(
     return counts
 
 
-def _said(value: Row, system_prompt: str | None) -> Conversation:
-    return with_system_prompt(read_conversation(encodable(value)), system_prompt)
+def _said(value: Row | Unusable, system_prompt: str | None) -> Conversation:
+    return with_system_prompt(read_conversation(usable(value)), system_prompt)

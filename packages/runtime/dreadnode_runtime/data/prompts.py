@@ -19,9 +19,9 @@ from dreadnode_runtime.data.normal_form import (
     content_text,
     with_system_prompt,
 )
-from dreadnode_runtime.data.reading import encodable, read_conversation, read_question
+from dreadnode_runtime.data.reading import read_conversation, read_question
 from dreadnode_runtime.data.rendering import Rendering
-from dreadnode_runtime.data.rows import read_rows
+from dreadnode_runtime.data.rows import read_rows, usable
 from dreadnode_runtime.errors import JobFailed
 
 
@@ -133,13 +133,19 @@ class PromptSettings:
 
 
 def prepare_prompts(
-    path: Path, settings: PromptSettings, *, trajectories: bool = False, dataset: str = ""
-) -> tuple[list[Prompt], Counts]:
-    """Return the rendered prompts of the JSONL file at PATH, with the counts of its rows.
+    path: Path,
+    settings: PromptSettings,
+    keep: Callable[[Prompt], None],
+    *,
+    trajectories: bool = False,
+    dataset: str = "",
+) -> Counts:
+    """Hand the rendered prompts of the JSONL file at PATH to KEEP, and count its rows.
 
     Args:
         path: The file.
         settings: How rows become prompts.
+        keep: Takes each prompt.
         trajectories: Whether each turn of the assistant is a prompt.
         dataset: Name of the file in messages, where there are several.
 
@@ -147,29 +153,30 @@ def prepare_prompts(
         JobFailed: A line is not JSON, no row is usable, or one is not and the job is strict.
     """
     counts = Counts()
-    prompts: list[Prompt] = []
     try:
-        for number, row in read_rows(path):
+        for number, value in read_rows(path):
             counts.rows += 1
             try:
-                encodable(row)
+                row = usable(value)
                 found = turns(number, row) if trajectories else (prompt(number, row),)
                 asked = [settings.ready(each, dataset) for each in found]
-                prompts += asked
-                counts.tokens += sum(len(each.tokens) for each in asked)
-                if not settings.whole_rows:
-                    counts.read(asked[0].conversation)
-                counts.usable += 1
             except Unusable as unusable:
                 counts.drop(number, str(unusable))
+                continue
+            counts.usable += 1
+            counts.tokens += sum(len(each.tokens) for each in asked)
+            if not settings.whole_rows:
+                counts.read(asked[0].conversation)
+            for each in asked:
+                keep(each)
     except (ValueError, UnicodeDecodeError) as error:
         raise JobFailed(f"{error}; a dataset is one JSON object a line", code="data") from error
     if settings.strict:
         counts.forbid()
     counts.refuse_if_unusable(
-        len(prompts), nothing="None of the {rows} rows gives a prompt to train on"
+        counts.usable, nothing="None of the {rows} rows gives a prompt to train on"
     )
-    return prompts, counts
+    return counts
 
 
 def _reward(row: Row) -> float | None:

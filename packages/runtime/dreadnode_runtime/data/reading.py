@@ -38,21 +38,6 @@ CHATS = (*sharegpt.FIELDS, "contents", "steps")
 SYSTEMS = ("system", "system_prompt", "system_instruction", "systemInstruction")
 
 
-def encodable(row: Row) -> Row:
-    """Return ROW if all text in it is Unicode that can be written as UTF-8, and so be tokenized.
-
-    Raises:
-        Unusable: A text in it holds half of a character, which JSON can write as an escape.
-    """
-    try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise Unusable("text with half a character in it, a lone surrogate") from None
-    except RecursionError:
-        raise Unusable("it is nested too deeply") from None
-    return row
-
-
 def read_conversation(row: Row) -> Conversation:
     """Return what ROW says, for supervised training.
 

@@ -15,7 +15,8 @@ from dreadnode_runtime.data.conversation_text import ConversationWriter
 from dreadnode_runtime.data.marks import trained_messages
 from dreadnode_runtime.data.normal_form import Conversation, Unusable, has_images
 from dreadnode_runtime.data.renderers.probes import Probe
-from dreadnode_runtime.data.renderers.turns import Format, Turn
+from dreadnode_runtime.data.renderers.turn_skeletons import SplitTurn
+from dreadnode_runtime.data.renderers.turns import Format
 from dreadnode_runtime.data.sequences import (
     Example,
     Rendered,
@@ -150,7 +151,7 @@ class Rendering:
         MAX_LENGTH tokens. Rendering many rows at once encodes repeated text once.
         """
         seeing = {index for index, (_, conversation) in enumerate(rows) if has_images(conversation)}
-        turns: list[list[Turn] | Unusable] = [
+        turns: list[list[SplitTurn] | Unusable] = [
             [] if index in seeing else self._writer.turns(conversation, train_on)
             for index, (_, conversation) in enumerate(rows)
         ]

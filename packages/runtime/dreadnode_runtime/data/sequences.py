@@ -48,35 +48,58 @@ class Rendered:
     cut: bool
 
 
+@dataclass(slots=True)
+class _Sequence:
+    """Tokens, and where those that carry loss start and end."""
+
+    tokens: npt.NDArray[np.int32]
+    spans: list[tuple[int, int]]
+
+    def continues(self, prompt: npt.NDArray[np.int32]) -> bool:
+        """Return whether PROMPT begins with all tokens of it."""
+        length = len(self.tokens)
+        return length <= len(prompt) and bool((prompt[:length] == self.tokens).all())
+
+    def carries(self, max_length: int) -> npt.NDArray[np.bool_]:
+        """Return which tokens carry loss, up to the last one that does within MAX_LENGTH."""
+        # Nothing comes before the first token, so it cannot be predicted.
+        spans = [(max(start, 1), min(end, max_length)) for start, end in self.spans]
+        spans = [(start, end) for start, end in spans if start < end]
+        # What follows the last token that carries loss changes nothing: it is not worth its price.
+        found = np.zeros(spans[-1][1] if spans else 0, np.bool_)
+        for start, end in spans:
+            found[start:end] = True
+        return found
+
+
 def sequences_of(
-    pairs: Sequence[tuple[list[int], list[int]]], row: int, weight: float, max_length: int
+    pairs: Sequence[tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]],
+    row: int,
+    weight: float,
+    max_length: int,
 ) -> Rendered | Unusable:
     """Return the sequences of the turns whose prompts and completions PAIRS hold as tokens."""
-    sequences: list[tuple[list[int], list[bool]]] = []
+    sequences: list[_Sequence] = []
     for prompt, completion in pairs:
-        tokens, mask = sequences[-1] if sequences else ([], [])
-        if not tokens or prompt[: len(tokens)] != tokens:
-            tokens, mask = [], []
-            sequences.append((tokens, mask))
-        mask += [False] * (len(prompt) - len(tokens)) + [True] * len(completion)
-        tokens += prompt[len(tokens) :]
-        tokens += completion
-    cut = any(len(tokens) > max_length for tokens, _ in sequences)
-    kept = []
-    for tokens, mask in sequences:
-        carries = np.array(mask[:max_length], np.bool_)
-        carries[:1] = False
-        at = np.flatnonzero(carries)
-        # What follows the last token that carries loss changes nothing: it is not worth its price.
-        if len(at):
-            end = at[-1] + 1
-            kept.append((np.array(tokens[:end], np.int32), carries[:end]))
-    total = sum(int(carries.sum()) for _, carries in kept)
+        whole = np.concatenate((prompt, completion))
+        if sequences and sequences[-1].continues(prompt):
+            sequences[-1].tokens = whole
+        else:
+            sequences.append(_Sequence(whole, []))
+        sequences[-1].spans.append((len(prompt), len(whole)))
+    cut = any(len(each.tokens) > max_length for each in sequences)
+    kept = [(each.tokens, each.carries(max_length)) for each in sequences]
+    total = sum(int(np.count_nonzero(carries)) for _, carries in kept)
     if not total:
         return Unusable("its answer lies beyond max_sequence_length" if cut else "no answer")
     share = np.float32(weight / total)
     return Rendered(
-        [Example(tokens, (mask * share).astype(np.float32), row) for tokens, mask in kept], cut
+        [
+            Example(tokens[: len(carries)].copy(), carries * share, row)
+            for tokens, carries in kept
+            if len(carries)
+        ],
+        cut,
     )
 
 

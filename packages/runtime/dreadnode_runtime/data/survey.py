@@ -7,8 +7,8 @@ from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.marks import trained_messages
 from dreadnode_runtime.data.normal_form import Conversation, Row, Unusable
 from dreadnode_runtime.data.plain_rows import read_document
-from dreadnode_runtime.data.reading import encodable, read_conversation, read_question
-from dreadnode_runtime.data.rows import read_rows
+from dreadnode_runtime.data.reading import read_conversation, read_question
+from dreadnode_runtime.data.rows import read_rows, usable
 from dreadnode_runtime.errors import JobFailed
 
 
@@ -50,10 +50,10 @@ def _supervised(row: Row) -> Conversation:
     return conversation
 
 
-def _count(counts: Counts, row: int, value: Row, read: Callable[[Row], object]) -> None:
+def _count(counts: Counts, row: int, value: Row | Unusable, read: Callable[[Row], object]) -> None:
     counts.rows += 1
     try:
-        parsed = read(encodable(value))
+        parsed = read(usable(value))
     except Unusable as unusable:
         counts.drop(row, str(unusable))
         return

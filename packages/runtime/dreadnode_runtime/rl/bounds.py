@@ -14,21 +14,26 @@ end without interruption.
 
 from collections.abc import Sequence
 
-from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.rl.config import RlConfig
 
 Tokens = dict[str, int]
 
 
 def token_bounds(
-    config: RlConfig, prompts: Sequence[Prompt], eval_prompts: Sequence[Prompt]
+    config: RlConfig, prompts: Sequence[int], eval_prompts: Sequence[int]
 ) -> tuple[Tokens, Tokens]:
-    """Return the fewest and the most tokens by kind of a job on PROMPTS."""
+    """Return the fewest and the most tokens by kind of a job.
+
+    Args:
+        config: Its settings.
+        prompts: Tokens of each training prompt.
+        eval_prompts: Tokens of each evaluation prompt that is used.
+    """
     steps = config.total_steps(len(prompts))
     groups = steps * config.num_rollouts
-    in_groups = _in_groups(config, [len(prompt.tokens) for prompt in prompts], groups)
+    in_groups = _in_groups(config, prompts, groups)
     evaluations = config.evaluations(steps)
-    evaluated = evaluations * sum(len(prompt.tokens) for prompt in eval_prompts)
+    evaluated = evaluations * sum(eval_prompts)
     rollouts, eval_rollouts = groups * config.group_size, evaluations * len(eval_prompts)
     completions = rollouts + eval_rollouts
     turns = config.max_turns if config.environment is not None else 1

@@ -1,7 +1,7 @@
 """A reinforcement-learning job: read the prompts, open the reward, run the loop."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,18 +82,18 @@ def _reads_rows(recipe: Recipe) -> bool:
     return isinstance(recipe, PythonReward) or any(map(_reads_rows, recipe.parts))
 
 
-def read_prompts(files: list[PromptFile], settings: PromptSettings) -> tuple[list[Prompt], Counts]:
-    """Return the prompts of all FILES, and the sum of their row counts."""
-    prompts: list[Prompt] = []
+def read_prompts(
+    files: list[PromptFile], settings: PromptSettings, keep: Callable[[Prompt], None]
+) -> Counts:
+    """Hand the prompts of all FILES to KEEP, and return the sum of their row counts."""
     counts = Counts()
     for file in files:
         name = file.name if len(files) > 1 else ""
-        found, of_file = prepare_prompts(
-            file.path, settings, trajectories=file.trajectories, dataset=name
+        of_file = prepare_prompts(
+            file.path, settings, keep, trajectories=file.trajectories, dataset=name
         )
-        prompts += found
         counts.add(of_file)
-    return prompts, counts
+    return counts
 
 
 async def run_rl(context: JobContext) -> dict[str, Any] | None:
@@ -117,12 +117,15 @@ async def run_rl(context: JobContext) -> dict[str, Any] | None:
         settings = prompt_settings(config, rendering, recipe, environment)
         reporter.phase("validating", "rendering the prompts")
         context.report_format(rendering)
-        prompts, counts = await asyncio.to_thread(read_prompts, files, settings)
+        prompts: list[Prompt] = []
+        counts = await asyncio.to_thread(read_prompts, files, settings, prompts.append)
         context.report_counts(counts, config.max_sequence_length)
         eval_prompts: list[Prompt] = []
         if eval_dataset is not None:
             file = PromptFile(eval_dataset.name, eval_dataset.path, False, "eval_dataset_ref")
-            eval_prompts, eval_counts = await asyncio.to_thread(read_prompts, [file], settings)
+            eval_counts = await asyncio.to_thread(
+                read_prompts, [file], settings, eval_prompts.append
+            )
             context.report_counts(eval_counts, config.max_sequence_length, "Evaluation data: ")
             eval_prompts = eval_prompts[: config.eval_max_rollouts]
         plan = RlPlan(config, prompts, config.total_steps(len(prompts)), eval_prompts)

@@ -13,7 +13,7 @@ from dreadnode_runtime.data.dialects.parts import Result, read_content
 from dreadnode_runtime.data.dialects.tool_calls import read_call, read_calls
 from dreadnode_runtime.data.fields import Fields, Findings
 from dreadnode_runtime.data.normal_form import Part, Role, TextPart, ThinkingPart, Unusable, shown
-from dreadnode_runtime.data.turns import Call, Turn
+from dreadnode_runtime.data.turns import Call, Turn, text_turn
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -62,6 +62,8 @@ def read_message(raw: Any, found: Findings, where: str = "messages") -> list[Tur
     """
     if not isinstance(raw, Mapping):
         raise Unusable(f"a message of `{where}` is {shown(raw)}, which is not an object")
+    if (plain := _plain(raw)) is not None:
+        return [plain]
     fields = Fields(raw, found, f"{where}.")
     speaker, role = _speaker(fields, where)
     mark = marks.message_mark(fields, role)
@@ -88,6 +90,17 @@ def read_message(raw: Any, found: Findings, where: str = "messages") -> list[Tur
     if answered and role != "assistant" and not turn.parts:
         return answered
     return [turn, *answered] if role == "assistant" else [*answered, turn]
+
+
+def _plain(raw: Mapping[str, Any]) -> Turn | None:
+    """Return RAW if it is a speaker and a text, as most messages are; None otherwise."""
+    if len(raw) != 2:
+        return None
+    speaker, text = raw.get("role"), raw.get("content")
+    if not isinstance(text, str) or not isinstance(speaker, str) or speaker in CALLERS:
+        return None
+    role = ROLES.get(speaker)
+    return None if role is None else text_turn(role, text)
 
 
 def _speaker(fields: Fields, where: str) -> tuple[str, Role]:

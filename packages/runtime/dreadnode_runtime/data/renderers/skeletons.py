@@ -1,9 +1,9 @@
 """Writes a conversation from the skeleton of another one with the same roles, tools and calls.
 
 What a message says is opaque to chat formats: they strip blanks around it and look for their own
-tags in it, and otherwise copy it. So text without either is replaced by a mark, what the format
-writes around the marks is kept, and the next conversation of the same kind only fills it in. Chat
-templates take most of the time of rendering otherwise.
+tags in it, and otherwise copy it. So text without tags is replaced by a mark between the same
+blanks, what the format writes around the marks is kept, and the next conversation of the same kind
+only fills it in. Chat templates take most of the time of rendering otherwise.
 """
 
 import re
@@ -61,11 +61,22 @@ def _marked(message: dict[str, Any], texts: list[str]) -> dict[str, Any]:
     marked = dict(message)
     for name in ("content", "reasoning_content"):
         text = message.get(name)
-        if isinstance(text, str) and text and _is_opaque(text):
-            marked[name] = f"{COVER}c{len(texts)}{COVER_END}"
-            texts.append(text)
+        if isinstance(text, str) and is_opaque(text):
+            before, said, after = without_blanks(text)
+            marked[name] = f"{before}{COVER}c{len(texts)}{COVER_END}{after}"
+            texts.append(said)
     return marked
 
 
-def _is_opaque(text: str) -> bool:
-    return "<" not in text and COVER not in text and text == text.strip()
+def is_opaque(text: str) -> bool:
+    """Return whether a format copies TEXT, apart from blanks around it, and does not read it."""
+    return "<" not in text and COVER not in text and bool(text) and not text.isspace()
+
+
+def without_blanks(text: str) -> tuple[str, str, str]:
+    """Return the blanks before TEXT, the rest of it, and the blanks behind it."""
+    said = text.strip()
+    if len(said) == len(text):
+        return "", text, ""
+    start = text.index(said)
+    return text[:start], said, text[start + len(said) :]

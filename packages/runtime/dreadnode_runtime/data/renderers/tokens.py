@@ -10,10 +10,18 @@ import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from itertools import chain
+from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import tokenizers
 
+Piece = str | int
+"""A text without control tokens, or one control token."""
+Tokens = npt.NDArray[np.int32]
+"""Token ids, of shape (T,)."""
+_NOTHING: Tokens = np.zeros(0, np.int32)
 COVER, COVER_END = "\ufdd0", "\ufdd1"
 """Around the number of a covered token. Unicode reserves these two code points for such use."""
 MARKUP = frozenset(
@@ -41,7 +49,10 @@ class Encoder:
         alternatives = "|".join(re.escape(name) for name in self._names) or r"(?!)"
         self._split = re.compile(f"({alternatives})")
         self._backend = _backend(tokenizer)
-        self._known: dict[str, list[int]] = {}
+        self._control: dict[Piece, Tokens] = {
+            token: np.array([token], np.int32) for token in self._ids.values()
+        }
+        self._known = dict(self._control)
 
     def cover(self, text: str) -> str:
         """Return TEXT with every control token in it replaced by a mark."""
@@ -70,48 +81,59 @@ class Encoder:
         """Return the text of TOKEN, a control token."""
         return str(self.tokenizer.convert_ids_to_tokens(token))
 
+    def is_plain(self, text: str) -> bool:
+        """Return whether TEXT can neither hold a control token nor a mark."""
+        return not any(first in text for first in self._firsts)
+
+    def split(self, text: str) -> list[Piece]:
+        """Return TEXT as its control tokens and the pieces between them."""
+        split = self._split.split(text)
+        return [
+            self._ids[piece] if index % 2 else piece
+            for index, piece in enumerate(split)
+            if piece or index % 2
+        ]
+
     def encode(self, text: str) -> list[int]:
         """Return the tokens of TEXT."""
-        return self.encode_many([text])[0]
+        tokens: list[int] = self.encode_many([self.split(text)])[0].tolist()
+        return tokens
 
-    def encode_many(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the tokens of each of TEXTS; a piece that several of them hold is encoded once."""
-        split = [self._split.split(text) for text in texts]
+    def encode_many(self, texts: Sequence[Sequence[Piece]]) -> list[Tokens]:
+        """Return the tokens of each of TEXTS; a piece that several of them hold is encoded once.
+
+        Each is int32 of shape (T,).
+        """
         known = self._known
-        new: dict[str, list[int]] = {
-            piece: [] for pieces in split for piece in pieces[::2] if piece not in known
-        }
-        new.pop("", None)
+        new = [piece for piece in dict.fromkeys(chain.from_iterable(texts)) if piece not in known]
         if new:
-            wanted = list(new)
-            new = dict(zip(wanted, self._encode_pieces(wanted), strict=True))
-        tokens = [self._joined(pieces, new) for pieces in split]
+            # Control tokens are always known, so only text is new.
+            known.update(zip(new, self._encode_pieces(cast("list[str]", new)), strict=True))
+        tokens = [
+            np.concatenate([known[piece] for piece in pieces]) if pieces else _NOTHING
+            for pieces in texts
+        ]
         if len(known) > REMEMBERED_PIECES:
-            known.clear()
-        known.update((p, ids) for p, ids in new.items() if len(p) <= REMEMBERED_LENGTH)
+            self._known = dict(self._control)
+        else:
+            for piece in new:
+                if len(cast("str", piece)) > REMEMBERED_LENGTH:
+                    del known[piece]
         return tokens
 
     def encode_rendered(self, text: str) -> list[int]:
         """Return the tokens of TEXT, in which control tokens are meant as such."""
         return self.encode(text)
 
-    def _joined(self, pieces: list[str], new: dict[str, list[int]]) -> list[int]:
-        joined: list[int] = []
-        for index, piece in enumerate(pieces):
-            if index % 2:
-                joined.append(self._ids[piece])
-            elif piece:
-                joined += new[piece] if piece in new else self._known[piece]
-        return joined
-
-    def _encode_pieces(self, pieces: list[str]) -> list[list[int]]:
+    def _encode_pieces(self, pieces: list[str]) -> list[Tokens]:
         """Return the tokens of PIECES, none of which holds a control token that is not covered."""
         if self._backend is None:
             return [
-                list(
+                np.array(
                     self.tokenizer.encode(
                         self.uncover(piece), add_special_tokens=False, split_special_tokens=True
-                    )
+                    ),
+                    np.int32,
                 )
                 for piece in pieces
             ]
@@ -120,10 +142,11 @@ class Encoder:
         batches = [(self._backend, plain, plain)]
         if covered:
             batches.append((self._literal, list(covered), list(covered.values())))
-        found: dict[str, list[int]] = {}
+        found: dict[str, Tokens] = {}
         for backend, names, texts in batches:
             encodings = backend.encode_batch_fast(texts, add_special_tokens=False)
-            found.update(zip(names, (encoding.ids for encoding in encodings), strict=True))
+            arrays = (np.array(encoding.ids, np.int32) for encoding in encodings)
+            found.update(zip(names, arrays, strict=True))
         return [found[piece] for piece in pieces]
 
     @cached_property
