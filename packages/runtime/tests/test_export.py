@@ -54,7 +54,7 @@ async def test_peft_loads_an_earlier_checkpoint_as_the_adapter_of_that_step(
 
     answer = await export(ExportRequest(checkpoint=path, name="step-000001"), tmp_path / "out")
 
-    assert answer == {"ok": True, "files": ["adapter_config.json", WEIGHTS]}
+    assert answer == {"ok": True, "files": ["adapter_config.json", WEIGHTS, "README.md"]}
     assert base_dtype(tmp_path / "out") == "float32"
     found, expected = load_file(tmp_path / "out" / WEIGHTS), load_file(then / WEIGHTS)
     assert found.keys() == expected.keys()
@@ -150,4 +150,8 @@ async def test_the_process_responds_once_and_reports_its_progress(
     )
 
     assert json.loads(ended.stdout)["ok"] is True
-    assert sorted(each.name for each in folder.iterdir()) == ["adapter_config.json", WEIGHTS]
+    assert sorted(each.name for each in folder.iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        WEIGHTS,
+    ]

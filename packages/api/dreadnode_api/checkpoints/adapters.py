@@ -29,6 +29,8 @@ from dreadnode_api.models.jobs import Job, JobFile
 from dreadnode_api.settings import Settings
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
+CARD = "README.md"
+"""The model card; adapters that older versions exported have none."""
 ARTIFACT = "checkpoint_adapters"
 BATCH = 200
 _LONGEST_NAME = 100
@@ -38,7 +40,7 @@ async def adapter_files(session: AsyncSession, checkpoint: Checkpoint) -> Sequen
     """Return the files of a checkpoint's adapter by path; none if it was not exported yet."""
     if checkpoint.adapter is None:
         return []
-    paths = [f"{checkpoint.adapter}{name}" for name in FILES]
+    paths = [f"{checkpoint.adapter}{name}" for name in (*FILES, CARD)]
     found = await session.scalars(
         select(JobFile)
         .where(JobFile.job_id == checkpoint.job_id, JobFile.path.in_(paths))

@@ -92,7 +92,8 @@ class Exporter:
     async def _export(self, job: Job, checkpoint: Checkpoint) -> Sequence[JobFile]:
         with self._store.temporary_folder() as folder:
             await self._run(job, checkpoint, folder)
-            files = {name: await self._written(folder / name) for name in adapters.FILES}
+            names = [*adapters.FILES, *(each.name for each in folder.glob(adapters.CARD))]
+            files = {name: await self._written(folder / name) for name in names}
             async with self._database.writing() as session:
                 return await adapters.store_adapter(session, checkpoint, files, self._settings)
 

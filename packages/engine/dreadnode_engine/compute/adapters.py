@@ -9,18 +9,28 @@ therefore copies nothing, and a run can be snapshotted, evicted and brought back
 import copy
 import json
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft import __version__ as peft_version
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from dreadnode_engine.compute.expert_layout import (
+    EXPERT_MODULES,
+    by_expert,
+    names_each_expert,
+    stacked,
+)
 from dreadnode_engine.errors import OperationFailed
 
 ALPHA = 32
@@ -29,6 +39,7 @@ ALPHA = 32
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
+_PREFIX = "base_model.model."
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "gate_up_proj"}
@@ -52,8 +63,9 @@ class PeftWrapper:
     def __init__(self, base: nn.Module, shape: LoraShape) -> None:
         shared = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
         skeleton = copy.deepcopy(base, shared)
-        self.config = lora_config(base, shape)
-        with warnings.catch_warnings():
+        targets = lora_targets(base, shape)
+        self.config = lora_config(targets, shape)
+        with warnings.catch_warnings(), _unrenamed(skeleton):
             # PEFT warns that merging would untie a tied unembedding; nothing is merged here.
             warnings.simplefilter("ignore")
             model: PeftModel = get_peft_model(skeleton, self.config)
@@ -65,6 +77,9 @@ class PeftWrapper:
                 layer.training = True
         self._slots = dict(_slots(model))
         self.shapes = {name: module.weight.size() for name, module in self._slots.items()}
+        _check_targets(targets, shape.rank, self.shapes)
+        self._experts = targets.parameters
+        self._each_expert = names_each_expert(getattr(base.config, "model_type", ""))
         self.device = next(base.parameters()).device
         halved = any(weight.dtype == torch.bfloat16 for weight in base.parameters())
         self.base_dtype = "bfloat16" if halved else "float32"
@@ -86,10 +101,29 @@ class PeftWrapper:
         return tensors
 
     def save(self, tensors: Mapping[str, Tensor], folder: Path, base_model: str) -> None:
-        """Write TENSORS into FOLDER as an adapter of BASE_MODEL in PEFT's format."""
+        """Write TENSORS into FOLDER as an adapter of BASE_MODEL, as `load` reads it."""
+        self._write(tensors, copy.copy(self.config), folder, base_model)
+
+    def export(self, tensors: Mapping[str, Tensor], folder: Path, base_model: str) -> None:
+        """Write TENSORS into FOLDER as others load them: each expert under its own names.
+
+        PEFT 0.18 to 0.21, vLLM and llama.cpp's converter read that layout of experts; stacked
+        experts are read by the PEFT that wrote them only.
+        """
         config = copy.copy(self.config)
+        if self._experts and self._each_expert:
+            experts = {n: t for n, t in tensors.items() if ".experts." in n}
+            factors = factors_of(experts, self._experts, 1.0)
+            tensors = {n: t for n, t in tensors.items() if n not in experts} | by_expert(factors)
+            config.target_parameters = None
+            config.target_modules = {*(config.target_modules or ()), *EXPERT_MODULES}
+        self._write(tensors, config, folder, base_model)
+
+    def _write(
+        self, tensors: Mapping[str, Tensor], config: LoraConfig, folder: Path, base_model: str
+    ) -> None:
         config.inference_mode = True
-        config.base_model_name_or_path = base_model
+        config.base_model_name_or_path = without_variant(base_model)
         # PEFT keeps these as sets, which each process would write in another order.
         config.target_modules = sorted(config.target_modules or ())
         if config.target_parameters:
@@ -102,7 +136,7 @@ class PeftWrapper:
 
     def load(self, folder: Path) -> dict[str, Tensor]:
         """Read the adapter in FOLDER, in the order of this wrapper's modules."""
-        tensors = load_file(folder / WEIGHTS_FILE)
+        tensors = stacked(load_file(folder / WEIGHTS_FILE))
         if {name: tensor.shape for name, tensor in tensors.items()} != self.shapes:
             raise OperationFailed("The saved adapter does not fit this base model")
         # Sums over all parameters, such as the gradient norm, add in the order of this dictionary:
@@ -121,37 +155,105 @@ def _sort_metadata(path: Path) -> None:
         file.write(json.dumps(header, separators=(",", ":")).encode().ljust(size))
 
 
-def lora_config(base: nn.Module, shape: LoraShape) -> LoraConfig:
-    """Return PEFT's configuration for SHAPE on the model BASE.
+@dataclass(frozen=True)
+class LoraTargets:
+    """What an adapter trains in a base model.
+
+    Attributes:
+        modules: paths of the linear layers.
+        parameters: sizes of three-dimensional parameters, which hold all experts, by path.
+    """
+
+    modules: frozenset[str]
+    parameters: Mapping[str, tuple[int, ...]]
+
+
+def lora_targets(base: nn.Module, shape: LoraShape) -> LoraTargets:
+    """Return what an adapter of SHAPE trains in the model BASE.
 
     Experts that are one three-dimensional parameter per layer are no modules; PEFT adapts such
     parameters directly, and they count as part of the MLP.
     """
-    modules, parameters = set(), set()
+    modules, parameters = set(), {}
     for name, module in base.named_modules():
         leaf = name.rpartition(".")[2]
         if isinstance(module, nn.Linear):
-            if (leaf in _ATTENTION and shape.train_attn) or (leaf in _MLP and shape.train_mlp):
-                modules.add(leaf)
+            if (
+                (leaf in _ATTENTION and shape.train_attn)
+                or (leaf in _MLP and shape.train_mlp)
+                or (name == "lm_head" and shape.train_unembed)
+            ):
+                modules.add(name)
         elif leaf == "experts" and shape.train_mlp:
             for inner, parameter in module.named_parameters(recurse=False):
                 if parameter.ndim == 3 and inner in _MLP:
-                    parameters.add(f"{'.'.join(name.split('.')[-2:])}.{inner}")
-    if shape.train_unembed:
-        modules.add("lm_head")
+                    parameters[f"{name}.{inner}"] = tuple(parameter.shape)
     if not modules and not parameters:
         raise OperationFailed(
             "The adapter has nothing to train; turn on train_mlp, train_attn or train_unembed"
         )
+    return LoraTargets(frozenset(modules), parameters)
+
+
+def lora_config(targets: LoraTargets, shape: LoraShape) -> LoraConfig:
+    """Return PEFT's configuration of an adapter of SHAPE with TARGETS."""
+    parameters = {".".join(name.split(".")[-3:]) for name in targets.parameters}
     return LoraConfig(
         r=shape.rank,
         lora_alpha=ALPHA,
         lora_dropout=0.0,
         bias="none",
-        target_modules=sorted(modules),
+        target_modules=sorted({name.rpartition(".")[2] for name in targets.modules}),
         target_parameters=sorted(parameters) or None,
         task_type="CAUSAL_LM",
     )
+
+
+@contextmanager
+def _unrenamed(model: nn.Module) -> Iterator[None]:
+    """Let PEFT take the names of layers as they are.
+
+    By the model's type, PEFT 0.21 takes `gate_proj`, `up_proj` and `down_proj` of MoE models for
+    names of transformers 4 and moves them to the experts: dense and shared MLPs with these names
+    would get no LoRA weights, and the experts twice the rank.
+    """
+    config: Any = model.config
+    kind = config.model_type
+    config.model_type = ""
+    try:
+        yield
+    finally:
+        config.model_type = kind
+
+
+def _check_targets(targets: LoraTargets, rank: int, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Fail if PEFT gave LoRA weights to other layers than TARGETS, or another rank than RANK."""
+    got = {
+        name.removeprefix(_PREFIX).removesuffix(".lora_A.weight"): size[0]
+        for name, size in shapes.items()
+        if name.endswith(".lora_A.weight")
+    }
+    expected = dict.fromkeys(targets.modules, rank)
+    for name, size in sorted(targets.parameters.items()):
+        # PEFT wraps the parameters of one module inside one another.
+        path = name.rpartition(".")[0]
+        while path in expected:
+            path += ".base_layer"
+        expected[path] = rank * size[0]
+    wrong = sorted(
+        name for name in got.keys() | expected.keys() if got.get(name) != expected.get(name)
+    )
+    if wrong:
+        raise OperationFailed(
+            f"PEFT {peft_version} does not adapt the layers of this model as requested "
+            f"({len(wrong)} differ, such as `{wrong[0]}`), so it cannot be trained here",
+            category="server",
+        )
+
+
+def without_variant(model_id: str) -> str:
+    """Return the name that the weights of MODEL_ID have: without `:peft:TOKENS` of the catalog."""
+    return re.sub(r":peft:\d+$", "", model_id)
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[str, nn.Linear]]:
@@ -165,7 +267,7 @@ def read_adapter(folder: Path) -> tuple[dict[str, Tensor], int, float]:
     """Return the tensors of the adapter in FOLDER by name, its rank, and its scale."""
     config = json.loads((folder / CONFIG_FILE).read_text())
     rank = int(config["r"])
-    return load_file(folder / WEIGHTS_FILE), rank, float(config["lora_alpha"]) / rank
+    return stacked(load_file(folder / WEIGHTS_FILE)), rank, float(config["lora_alpha"]) / rank
 
 
 def factors_of(
@@ -186,7 +288,7 @@ def factors_of(
         if not name.endswith(".lora_A.weight"):
             continue
         b = tensors[name.replace(".lora_A.", ".lora_B.")]
-        path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        path = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
         # PEFT wraps experts once per weight, nested; only their sizes differ.
         path = path.removesuffix(".base_layer")
         found = [path, *(f"{path}.{name}" for name in ("gate_up_proj", "up_proj", "down_proj"))]

@@ -203,7 +203,8 @@ def _save(
         raise OperationFailed(f"The checkpoint {path} exists; choose another name or overwrite it")
 
     def fill(folder: Path) -> None:
-        state.wrapper.save(state.parameters, folder, run.base_model)
+        write = state.wrapper.export if path.kind == "external" else state.wrapper.save
+        write(state.parameters, folder, run.base_model)
         if path.kind == "training":
             write_tensors(state.optimizer_tensors(), folder / OPTIMIZER_FILE)
 

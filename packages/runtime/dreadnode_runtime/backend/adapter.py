@@ -8,19 +8,23 @@ from typing import Final
 import httpx2
 from safetensors import SafetensorError, safe_open
 
+from dreadnode_runtime.backend.adapter_layout import BASE_DTYPE, CONFIG, WEIGHTS, settle
 from dreadnode_runtime.errors import JobFailed
 
-WEIGHTS: Final = "adapter_model.safetensors"
-FILES: Final = ("adapter_config.json", WEIGHTS)
+FILES: Final = (CONFIG, WEIGHTS)
 
 
-async def fetch(urls: Mapping[str, str], folder: Path, name: str) -> None:
-    """Download the adapter's files into FOLDER, and check that the weights are finite.
+async def fetch(urls: Mapping[str, str], folder: Path, name: str, base: str | None) -> list[str]:
+    """Download the adapter's files into FOLDER, check it, and bring it into PEFT's layout.
 
     Args:
         urls: URL of each file, by file name.
         folder: Created if it does not exist.
         name: Name of the export in messages.
+        base: Folder or hub id of the base model, if known.
+
+    Returns:
+        One sentence for each part of the adapter that PEFT would not load.
 
     Raises:
         JobFailed: The weights are not finite, or the export lacks a file that PEFT needs.
@@ -40,13 +44,14 @@ async def fetch(urls: Mapping[str, str], folder: Path, name: str) -> None:
             "an earlier checkpoint",
             code="diverged",
         )
+    return await asyncio.to_thread(settle, folder, base)
 
 
 def base_dtype(folder: Path) -> str | None:
     """Return the data type of the base weights in training, which our engine writes there."""
     try:
         with safe_open(folder / WEIGHTS, framework="pt") as file:
-            return (file.metadata() or {}).get("base_dtype")
+            return (file.metadata() or {}).get(BASE_DTYPE)
     except (OSError, SafetensorError):
         return None
 

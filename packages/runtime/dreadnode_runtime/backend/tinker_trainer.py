@@ -198,8 +198,8 @@ class TinkerTrainer:
             return Saved(state, sizes.get(state)), Saved(sampled, sizes.get(sampled)), dict(urls)
 
         state, sampler, urls = await self._until_outage(result())
-        await translate_errors(fetch(urls, folder, name))
-        return Export(state=state, sampler=sampler, adapter=folder)
+        notes = await translate_errors(fetch(urls, folder, name, self.tokenizer))
+        return Export(state=state, sampler=sampler, adapter=folder, notes=notes)
 
 
 @asynccontextmanager

@@ -67,11 +67,13 @@ class Export:
         state: Weights and optimizer, to resume from.
         sampler: Weights to sample from.
         adapter: Folder with the PEFT adapter's files.
+        notes: What PEFT would not load of the adapter.
     """
 
     state: Saved
     sampler: Saved
     adapter: Path
+    notes: Sequence[str] = ()
 
 
 class Trainer(Protocol):

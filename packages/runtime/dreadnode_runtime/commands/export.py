@@ -1,8 +1,8 @@
 """Exports a checkpoint: `python -m dreadnode_runtime export`, one JSON object in, one out.
 
-The adapter is written into the working directory in PEFT's format. The engine exports only runs
-that it has in memory, so it loads the checkpoint into a temporary run; the export is deleted
-there after the download, or expires.
+The adapter is written into the working directory in PEFT's format, with a short model card. The
+engine exports only runs that it has in memory, so it loads the checkpoint into a temporary run; the
+export is deleted there after the download, or expires.
 
 The response is `{"ok": true, "files": […]}`, or `{"ok": false, "fault": …, "error": …}` as in
 `chat`.
@@ -11,6 +11,7 @@ The response is `{"ok": true, "files": […]}`, or `{"ok": false, "fault": …, 
 import asyncio
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import tinker
 from pydantic import BaseModel, ConfigDict
 
 from dreadnode_runtime.backend import adapter
+from dreadnode_runtime.backend.adapter_layout import without_variant
 from dreadnode_runtime.backend.availability import while_available
 from dreadnode_runtime.backend.tinker_trainer import (
     engine_is_available,
@@ -30,6 +32,7 @@ from dreadnode_runtime.errors import RuntimeFault, TryAgain
 
 log = logging.getLogger(__name__)
 
+CARD = "README.md"
 MAX_OUTAGE = 30.0
 """Seconds that the engine may be unreachable: a user waits for the response."""
 EXPIRES_SECONDS = 3600
@@ -61,7 +64,7 @@ async def export(request: ExportRequest, folder: Path) -> Response:
         await translate_errors(_export(request, folder))
     except RuntimeFault as fault:
         return error_response(fault)
-    return {"ok": True, "files": list(adapter.FILES)}
+    return {"ok": True, "files": [*adapter.FILES, CARD]}
 
 
 async def _export(request: ExportRequest, folder: Path) -> None:
@@ -83,9 +86,24 @@ async def _download(service: tinker.ServiceClient, request: ExportRequest, folde
     rest = await asyncio.to_thread(tinker.RestClient)
     try:
         urls = (await rest.get_external_weights_urls(saved.path)).urls
-        await adapter.fetch(urls, folder, request.name)
+        model = client.get_info().model_data
+        notes = await adapter.fetch(urls, folder, request.name, model.tokenizer_id)
+        card = _card(request, without_variant(model.model_name or ""), notes)
+        (folder / CARD).write_text(card, encoding="utf-8")
     finally:
         await _delete(rest, saved.path)
+
+
+def _card(request: ExportRequest, model: str, notes: Sequence[str]) -> str:
+    """Return the model card of a checkpoint, with what PEFT would not load of it."""
+    lines = [
+        *("---", f"base_model: {model}", "library_name: peft", "tags:", "- lora", "---", ""),
+        f"# Checkpoint {request.name}",
+        "",
+        f"A LoRA adapter (PEFT) of `{model}`: the weights of `{request.checkpoint}`.",
+        *(["", *(f"- {note}" for note in notes)] if notes else []),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 async def _delete(rest: tinker.RestClient, path: str) -> None:

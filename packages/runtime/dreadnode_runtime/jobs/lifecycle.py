@@ -221,7 +221,9 @@ class JobContext:
 
     async def _store(self, export: Export, card: Card) -> None:
         """Write CARD into the adapter's folder, and upload the folder's files to the job."""
-        card = replace(card, base_dtype=base_dtype(export.adapter))
+        card = replace(card, base_dtype=base_dtype(export.adapter), adapter_notes=export.notes)
+        for note in export.notes:
+            self.reporter.log(note, level="warning")
         (export.adapter / "README.md").write_text(card.text(), encoding="utf-8")
         for file in sorted(export.adapter.iterdir()):
             await self.api.upload(f"{export.adapter.name}/{file.name}", file)

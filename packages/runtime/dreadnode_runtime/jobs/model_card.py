@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dreadnode_runtime.backend.adapter_layout import without_variant
 from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.jobs.cost import Ledger
@@ -28,6 +29,7 @@ class Card:
         metrics: The job's final metrics.
         step: Step of the weights; None for the last step.
         base_dtype: Data type of the base weights in training, if the engine says so.
+        adapter_notes: What PEFT would not load of the adapter.
     """
 
     job_id: str
@@ -47,13 +49,14 @@ class Card:
     format_notes: Sequence[str] = ()
     step: int | None = None
     base_dtype: str | None = None
+    adapter_notes: Sequence[str] = ()
 
     def text(self) -> str:
         """Return the card as Markdown, with the front matter for model hubs."""
         tags = ["lora", self.trainer_type, *(["rehearsal"] if self.rehearsal else [])]
         parts = [
             "---",
-            f"base_model: {self.trained_model}",
+            f"base_model: {without_variant(self.trained_model)}",
             "library_name: peft",
             "tags:",
             *(f"- {tag}" for tag in tags),
@@ -65,7 +68,8 @@ class Card:
             f"A LoRA adapter (PEFT) of `{self.trained_model}`, trained by job `{self.job_id}`.",
             "",
             *_table("Training", self._training()),
-            *_notes(self.format_notes),
+            *_notes("Adapter", self.adapter_notes),
+            *_notes("Chat format", self.format_notes),
             *_table("Results", self._results()),
             *_table("Configuration", self.config),
         ]
@@ -133,10 +137,10 @@ class Card:
         return results
 
 
-def _notes(notes: Sequence[str]) -> list[str]:
+def _notes(heading: str, notes: Sequence[str]) -> list[str]:
     if not notes:
         return []
-    return ["## Chat format", "", *(f"- {note}" for note in notes), ""]
+    return [f"## {heading}", "", *(f"- {note}" for note in notes), ""]
 
 
 def _data(dataset: Dataset) -> str:
