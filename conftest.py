@@ -278,3 +278,13 @@ def warm_runtime() -> Iterator[WarmServer]:
     server = WarmServer("dreadnode_runtime")
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def warm_api() -> Iterator[WarmServer]:
+    """Start processes of the API, without the seconds that their imports take."""
+    server = WarmServer(
+        "dreadnode_api", "dreadnode_api.main", "dreadnode_api.http.protocol", "uvicorn", "uvloop"
+    )
+    yield server
+    server.close()

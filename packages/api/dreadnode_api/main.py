@@ -29,6 +29,7 @@ from dreadnode_api.http.query_parameters import refuse_unknown
 from dreadnode_api.http.security_headers import SecurityHeaders
 from dreadnode_api.http.trace import Telemetry, Trace
 from dreadnode_api.pricing import routes as cost_routes
+from dreadnode_api.runtime_processes import folder as process_folders
 from dreadnode_api.serving import anthropic_routes, job_chat_routes, openai_routes
 from dreadnode_api.serving.process_pool import ProcessPool
 from dreadnode_api.settings import Settings
@@ -54,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(process_folders.delete_abandoned, settings.data_dir)
         app.state.preflight.warm_up()
         validating = asyncio.create_task(app.state.validator.run())
         yield
@@ -88,7 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.readiness = Readiness(database, settings.data_dir)
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings, database)
-    app.state.validator = Validator(database, app.state.preflight)
+    app.state.validator = Validator(settings, database, app.state.preflight)
     uploads = upload_queue(settings)
     app.state.upload_reader = UploadReader(settings, uploads)
     app.state.row_check = RowCheck(settings, uploads)

@@ -186,9 +186,13 @@ class Settings(BaseSettings):
         0, description="Jobs that run over all dispatchers; 0 means unlimited."
     )
     lease_seconds: Seconds = Field(
-        10.0, description="Time after which the jobs of a dead dispatcher are taken over."
+        10.0,
+        description="Time after which the jobs of a dead dispatcher and the slow checks of a dead "
+        "API are taken over.",
     )
-    poll_seconds: Seconds = Field(0.5, description="Time between two looks at the queue.")
+    poll_seconds: Seconds = Field(
+        0.5, description="Time between two looks at the queue and at slow checks."
+    )
     attempts: Count = Field(3, description="Attempts of a job that infrastructure failures end.")
     retry_seconds: MaybeSeconds = Field(5.0, description="Pause before another attempt.")
     cancel_grace_seconds: MaybeSeconds = Field(

@@ -10,7 +10,6 @@ import math
 import os
 import signal
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from fastapi import Depends, Request
 from dreadnode_api.errors import plain
 from dreadnode_api.fair_queue import FairQueue
 from dreadnode_api.runtime_processes.child import run
+from dreadnode_api.runtime_processes.folder import process_folder
 from dreadnode_api.settings import Settings
 
 OPEN_FILES = 256
@@ -71,12 +71,12 @@ class UploadReader:
         settings = self._settings
         seconds = seconds or settings.convert_timeout
         async with self._queue.slot(org_id):
-            with tempfile.TemporaryDirectory(prefix="upload-") as folder:
+            with process_folder(settings.data_dir, "upload-") as folder:
                 try:
                     result = await run(
                         [sys.executable, "-I", "-m", module, *arguments],
                         b"",
-                        folder=Path(folder),
+                        folder=folder,
                         environment=_environment(folder),
                         limits={
                             "memory_bytes": settings.convert_memory_bytes,
@@ -112,12 +112,12 @@ async def upload_reader(request: Request) -> UploadReader:
 InUploadReader = Annotated[UploadReader, Depends(upload_reader)]
 
 
-def _environment(folder: str) -> dict[str, str]:
+def _environment(folder: Path) -> dict[str, str]:
     return {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
         "LANG": "C.UTF-8",
-        "HOME": folder,
-        "TMPDIR": folder,
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
         # The limit counts reserved memory too, so nothing may reserve more than it uses.
         "ARROW_DEFAULT_MEMORY_POOL": "system",
         "MALLOC_ARENA_MAX": "1",

@@ -6,7 +6,6 @@ import itertools
 import os
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 import uuid
@@ -23,6 +22,8 @@ import pytest
 from dreadnode_api import logs, migrations
 from dreadnode_api.auth import service as identity
 from dreadnode_api.auth.callers import Role
+from dreadnode_api.datasets import service as datasets
+from dreadnode_api.datasets.push import UploadedSplit
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.jobs import queue
@@ -144,7 +145,7 @@ def settings(database_url: str, tmp_path: Path) -> Settings:
         data_dir=tmp_path / "data",
         database_url=database_url,
         engine_key="tml-master",
-        runtime_command=(sys.executable, str(FAKE_RUNTIME)),
+        runtime_command=(sys.executable, "-I", "-S", str(FAKE_RUNTIME)),
         poll_seconds=0.05,
         lease_seconds=1.0,
         retry_seconds=0.05,
@@ -212,9 +213,21 @@ class Api:
         return "/org/acme/ws/lab/training/jobs"
 
     async def push(self, name: str = "rows", version: str = "1.0.0", body: bytes = ROWS) -> None:
-        path = f"/org/acme/datasets/{name}/{version}"
-        pushed = await self("PUT", path, content=body)
-        assert pushed.status_code == 201, pushed.text
+        """Store JSONL as a dataset, without the two processes by which a request has it read.
+
+        Most tests only need a dataset, and these processes would be half of their time.
+        """
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield body
+
+        store = self.app.state.store
+        async with store.receiving(chunks(), len(body)) as file, self.database.writing() as session:
+            split = UploadedSplit("train", "jsonl", len(body.splitlines()), file, file)
+            admin = await session.scalar(select(User.id).where(User.username == "admin"))
+            ref = datasets.Ref(self.org_id, name, version)
+            _, is_new = await datasets.add_version(session, self.settings, ref, [split], admin)
+            assert is_new
 
     async def create(self, key: str = "admin", **changes: Any) -> httpx2.Response:
         headers = changes.pop("headers", {})
@@ -300,25 +313,19 @@ class Service:
 
     api: Api
     port: int
-    processes: dict[str, list[subprocess.Popen[bytes]]] = field(default_factory=dict)
+    warm_api: Any
+    processes: dict[str, list[Any]] = field(default_factory=dict)
     environ: dict[str, str] = field(default_factory=dict)
 
     def start(self, *names: str) -> None:
         """Start processes and wait until they say that they are ready."""
         for name in names:
-            command = [sys.executable, "-m", "dreadnode_api", *name.split()]
-            if name == "serve":
-                command += ["--port", str(self.port)]
-            process = subprocess.Popen(
-                command,
-                env=self.environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=(self.api.settings.data_dir / f"{name}.log").open("ab"),
-                start_new_session=True,
-            )
-            assert process.stdout is not None
-            assert b"ready" in process.stdout.readline()
+            port = ["--port", str(self.port)] if name == "serve" else []
+            with (self.api.settings.data_dir / f"{name}.log").open("ab") as log:
+                process = self.warm_api.start(
+                    [*name.split(), *port], self.environment(), stderr=log.fileno()
+                )
+            assert "ready" in process.stdout.readline()
             self.processes.setdefault(name, []).append(process)
 
     def environment(self) -> dict[str, str]:
@@ -348,7 +355,6 @@ class Service:
     def cut(self, name: str) -> None:
         """Close a process's lifeline, as the death of its supervisor does."""
         process = self.processes[name][-1]
-        assert process.stdin is not None
         process.stdin.close()
         process.wait(30)
 
@@ -379,7 +385,7 @@ class Service:
 
     def sandboxes(self) -> list[psutil.Process]:
         """Return every living process whose command line or folder is that of a sandbox of ours."""
-        folder = str(self.api.settings.data_dir)
+        folder = str(self.api.settings.data_dir / "jobs")
         found = []
         for process in psutil.process_iter():
             try:
@@ -401,12 +407,12 @@ class Service:
 
 
 @pytest.fixture
-async def service(api: Api) -> AsyncIterator[Service]:
+async def service(api: Api, warm_api: Any) -> AsyncIterator[Service]:
     """The service as processes, of which none is started yet."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     api.settings.data_dir.mkdir(parents=True, exist_ok=True)
-    running = Service(api, port)
+    running = Service(api, port, warm_api)
     yield running
     for process in itertools.chain(*running.processes.values()):
         process.kill()

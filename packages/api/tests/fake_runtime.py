@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +217,10 @@ class Job:
         self.terminated = True
 
     def call(self, method: str, path: str = "", body: bytes | None = None) -> dict[str, Any]:
+        # Only here, because most processes are checks, and each would pay for this import.
+        import urllib.error
+        import urllib.request
+
         headers = {"X-API-Key": os.environ["DREADNODE_API_KEY"], "Content-Type": "application/json"}
         for _ in range(200):
             request = urllib.request.Request(self.base + path, body, headers, method=method)

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from dreadnode_api.sandbox import runners, supervisor
+from dreadnode_api.sandbox import exit_codes, runners
 from dreadnode_api.sandbox.runner import (
     Exited,
     Limits,
@@ -321,8 +321,8 @@ def test_impossible_settings_are_refused_in_a_sentence(
     ("code", "reason"), [(0, None), (1, None), (75, None), (-9, None), (-15, None)]
 )
 def test_an_exit_code_encodes_how_a_sandbox_ended(code: int, reason: str | None) -> None:
-    assert supervisor.decode(supervisor.encode(code, reason)) == (code, reason)
+    assert exit_codes.decode(exit_codes.encode(code, reason)) == (code, reason)
 
 
 def test_the_exit_reason_survives_the_exit_code() -> None:
-    assert supervisor.decode(supervisor.encode(-9, "memory")) == (-9, "memory")
+    assert exit_codes.decode(exit_codes.encode(-9, "memory")) == (-9, "memory")

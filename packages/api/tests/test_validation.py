@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 import psutil
 import pytest
+from dreadnode_api.runtime_processes.folder import PARENT, process_folder
 
 ENGINE = {"supported_models": [{"model_name": "Qwen/Qwen3-8B", "trainable": True}]}
 
@@ -164,6 +165,23 @@ async def test_a_check_continues_after_the_process_that_ran_it(
     service.start("serve", "dispatch")
 
     assert (await service.ended(created["id"], 90))["status"] == "completed"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_start_deletes_the_folders_of_killed_processes_and_no_others(
+    remote: Remote, service: Any
+) -> None:
+    (await remote.create()).raise_for_status()
+    parent = service.api.settings.data_dir / PARENT
+    abandoned = set(parent.iterdir())
+    with process_folder(service.api.settings.data_dir, "used-") as used:
+        service.send("serve", 9)
+        service.start("serve")
+        kept = used.exists()
+
+    assert abandoned
+    assert kept
+    assert not [folder for folder in abandoned if folder.exists()]
 
 
 async def test_requests_with_one_idempotency_key_share_one_check_and_one_job(

@@ -5,8 +5,6 @@ It needs neither a model nor a tokenizer, and runs in a short-lived process of t
 
 import json
 import math
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from dreadnode_api.datasets.push import UploadedSplit
@@ -14,6 +12,7 @@ from dreadnode_api.errors import Invalid, plain
 from dreadnode_api.fair_queue import FairQueue
 from dreadnode_api.runtime_processes.child import run
 from dreadnode_api.runtime_processes.environment import child_limits, clean_environment
+from dreadnode_api.runtime_processes.folder import process_folder
 from dreadnode_api.settings import Settings
 from dreadnode_api.uploads import NICENESS
 
@@ -61,12 +60,12 @@ class RowCheck:
         question = json.dumps({"path": path, "rows": MOST_ROWS}).encode()
         seconds = self._settings.convert_timeout
         async with self._queue.slot(org_id):
-            with tempfile.TemporaryDirectory(prefix="rows-") as folder:
+            with process_folder(self._settings.data_dir, "rows-") as folder:
                 result = await run(
                     [*self._settings.runtime_command, "rows"],
                     question,
-                    folder=Path(folder),
-                    environment=clean_environment(self._settings, Path(folder)),
+                    folder=folder,
+                    environment=clean_environment(self._settings, folder),
                     limits=child_limits(self._settings)
                     | {"cpu_seconds": math.ceil(seconds), "niceness": NICENESS},
                     seconds=seconds,

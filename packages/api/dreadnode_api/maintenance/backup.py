@@ -24,7 +24,7 @@ from dreadnode_api.settings import Settings, SettingsError
 
 DATABASE = "dreadnode.db"
 # Logs, folders of sandboxes, locks, and files that can be created again.
-LEFT_OUT = {"logs", "jobs", "models", "serve.lock", "host.id"}
+LEFT_OUT = {"logs", "jobs", "models", "tmp", "serve.lock", "host.id"}
 DUMP = "dreadnode.pgdump"
 NOT_DUMPED = (
     "The backup is incomplete: it has no copy of the PostgreSQL database, because {why}; repair "

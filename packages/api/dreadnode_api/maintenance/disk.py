@@ -27,6 +27,7 @@ FOLDERS = {
     "samplers": "temporary weights",
     "models": "converted models",
     "logs": "logs",
+    "tmp": "temporary files",
 }
 """The kind of each folder of the data directory, except that of the blobs."""
 
@@ -163,6 +164,7 @@ def _advice(settings: Settings) -> dict[str, str]:
         "temporary weights": "freed within hours",
         "converted models": "remove it while the server is stopped",
         "logs": "bounded",
+        "temporary files": "freed when the API starts",
         "databases": _after("DREADNODE_LOG_DAYS", settings.log_days),
     }
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from dreadnode_api.sandbox import supervisor
+from dreadnode_api.sandbox import child_supervisor, process_tree
+from dreadnode_api.sandbox.exit_codes import decode
 
 MAX_OUTPUT_BYTES = 1024 * 1024
 MAX_LINE_BYTES = 16 * 1024 * 1024
@@ -23,7 +24,7 @@ KEPT_STDERR_BYTES = 16 * 1024
 READ_BYTES = 65536
 CLOSE_SECONDS = 5.0
 """How long a process may take to end after its stdin was closed."""
-KILL_SECONDS = supervisor.KILL_SECONDS + 5.0
+KILL_SECONDS = process_tree.KILL_SECONDS + 5.0
 
 
 class ChildFailed(Exception):
@@ -82,7 +83,7 @@ async def run(
             stdout, stderr = await _communicate(process, stdin)
     finally:
         await _kill(process)
-    return ChildResult(*supervisor.decode(process.returncode or 0), stdout, stderr)
+    return ChildResult(*decode(process.returncode or 0), stdout, stderr)
 
 
 class Child:
@@ -172,7 +173,7 @@ class Child:
     async def _failed(self, message: str) -> ChildFailed:
         """Return the error for a missing response, once the process has ended."""
         await self.kill()
-        code, reason = supervisor.decode(self._process.returncode or 0)
+        code, reason = decode(self._process.returncode or 0)
         stderr = bytes(self._stderr)[-2000:]
         return ChildFailed(f"the process ended with {code}: {message}: {stderr!r}", reason)
 
@@ -189,7 +190,7 @@ async def _start(
     environment: Mapping[str, str],
     limits: Mapping[str, int],
 ) -> asyncio.subprocess.Process:
-    launcher = [sys.executable, "-I", "-S", supervisor.__file__, "--child"]
+    launcher = [sys.executable, "-I", "-S", child_supervisor.__file__]
     return await asyncio.create_subprocess_exec(
         *launcher,
         json.dumps(dict(limits)),

@@ -1,18 +1,18 @@
 """What a Ray Job runs: `python -m dreadnode_api.sandbox.ray_entry`, on a machine that Ray picks.
 
-Only this file and `supervisor.py` are sent there. It supervises the sandbox as on the server's own
-machine: the same limits, the same end. Only its output, its token counts and its exit code return
-to the server; `supervisor.decode` reads from the code how the sandbox ended.
+Only this file and the modules of the supervisor are sent there. It supervises the sandbox as on the
+server's own machine: the same limits, the same end. Only its output, its token counts and its exit
+code return to the server; `exit_codes.decode` reads from the code how the sandbox ended.
 """
 
 import json
 import os
-import signal
 import sys
 import tempfile
 from pathlib import Path
 
-from dreadnode_api.sandbox import supervisor
+from dreadnode_api.sandbox.exit_codes import encode
+from dreadnode_api.sandbox.supervisor import Supervisor
 
 LAUNCH_SPEC = "DREADNODE_LAUNCH_SPEC"
 """The variable that holds the launch spec: the command, its environment and its limits."""
@@ -33,9 +33,7 @@ def main() -> int:
         launch_spec["environment"] |= {"PATH": os.environ["PATH"], "HOME": home, "TMPDIR": home}
         if not launch_spec["command"][0]:
             launch_spec["command"][0] = sys.executable
-        supervised = supervisor.Supervisor(folder, launch_spec)
-        for number in (signal.SIGTERM, signal.SIGQUIT):
-            signal.signal(number, lambda got, _frame: supervised.signals.append(got))
+        supervised = Supervisor(folder, launch_spec)
         supervised.run()
         for part in ("output.1.log", "output.log"):
             if (folder / part).exists():
@@ -45,7 +43,7 @@ def main() -> int:
             sys.stdout.write(f"{USAGE_MARK}{usage.read_text()}\n")
         sys.stdout.flush()
         outcome = json.loads((folder / "exit.json").read_text())
-    return supervisor.encode(int(outcome["code"]), outcome["reason"])
+    return encode(int(outcome["code"]), outcome["reason"])
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ key for the runs of its job and nothing else.
 
 import asyncio
 import itertools
-import tempfile
 import time
 from collections.abc import AsyncGenerator, Mapping
-from pathlib import Path
 from typing import Any
 
 from dreadnode_api.fair_queue import Slot
@@ -19,6 +17,7 @@ from dreadnode_api.runtime_processes.environment import (
     child_limits,
     engine_environment,
 )
+from dreadnode_api.runtime_processes.folder import ProcessFolder
 from dreadnode_api.serving.targets import Target
 from dreadnode_api.settings import Settings
 
@@ -47,7 +46,7 @@ class ModelProcess:
         self._reading: asyncio.Task[None] | None = None
         self._queues: dict[str, asyncio.Queue[Line | ChildFailed]] = {}
         self._numbers = itertools.count(1)
-        self._folder = tempfile.TemporaryDirectory(prefix="serve-", ignore_cleanup_errors=True)
+        self._folder = ProcessFolder(settings.data_dir, "serve-")
 
     @property
     def is_usable(self) -> bool:
@@ -105,10 +104,10 @@ class ModelProcess:
         )
         if self._child is not None:
             await self._child.close()
-        await asyncio.to_thread(self._folder.cleanup)
+        await asyncio.to_thread(self._folder.delete)
 
     async def _open(self) -> Line:
-        settings, home = self._settings, Path(self._folder.name)
+        settings, home = self._settings, self._folder.path
         try:
             self._child = await Child.start(
                 [*settings.runtime_command, "serve"],

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from dreadnode_api.errors import ApiError, Invalid
 from dreadnode_api.runtime_processes.child import Child, ChildFailed
 from dreadnode_api.runtime_processes.environment import child_limits, clean_environment
+from dreadnode_api.runtime_processes.folder import ProcessFolder
 from dreadnode_api.settings import Settings
 from dreadnode_api.training.check_request import CheckRequest
 
@@ -86,7 +86,7 @@ class _Process:
         timer: ends it when it is idle.
     """
 
-    folder: Path
+    folder: ProcessFolder
     child: Child
     checks: int = 0
     timer: asyncio.TimerHandle | None = field(default=None, repr=False)
@@ -117,7 +117,7 @@ class Checker:
         process = await self._take()
         keep = False
         try:
-            await asyncio.to_thread(_empty, process.folder)
+            await asyncio.to_thread(_empty, process.folder.path)
             async with asyncio.timeout(seconds):
                 response = await process.child.request(request.payload)
             result = _result(response)
@@ -206,14 +206,18 @@ class Checker:
     async def _start(self) -> _Process:
         """Start a process, and return it when it has loaded everything."""
         settings = self._settings
-        folder = Path(tempfile.mkdtemp(prefix="check-"))
+        folder = ProcessFolder(settings.data_dir, "check-")
         cpu_seconds = math.ceil(settings.preflight_timeout) * (os.cpu_count() or 1)
-        child = await Child.start(
-            [*settings.runtime_command, "check"],
-            folder=folder,
-            environment=clean_environment(settings, folder),
-            limits=child_limits(settings) | {"cpu_seconds": cpu_seconds},
-        )
+        try:
+            child = await Child.start(
+                [*settings.runtime_command, "check"],
+                folder=folder.path,
+                environment=clean_environment(settings, folder.path),
+                limits=child_limits(settings) | {"cpu_seconds": cpu_seconds},
+            )
+        except BaseException:
+            folder.delete()
+            raise
         process = _Process(folder, child)
         try:
             async with asyncio.timeout(START_SECONDS):
@@ -277,4 +281,4 @@ def _empty(folder: Path) -> None:
 
 async def _end(process: _Process) -> None:
     await process.child.kill()
-    await asyncio.to_thread(shutil.rmtree, process.folder, True)
+    await asyncio.to_thread(process.folder.delete)

@@ -23,6 +23,7 @@ from dreadnode_api.models.base import new_id
 from dreadnode_api.models.checks import Validation
 from dreadnode_api.models.jobs import ENDED, VALIDATING, Job, Status
 from dreadnode_api.pricing.budget import STOPPED_BY, reserve
+from dreadnode_api.settings import Settings
 from dreadnode_api.training.check_request import CheckRequest
 from dreadnode_api.training.checker import CheckFailed, CheckResult
 from dreadnode_api.training.job_report import job_report
@@ -31,14 +32,14 @@ from dreadnode_api.training.preflight import Preflight, RunningCheck
 log = logging.getLogger(__name__)
 
 REASON = "the data is being checked"
-LEASE_SECONDS = 30.0
-POLL_SECONDS = 1.0
 
 
 class Validator:
     """Runs the checks of jobs in the phase `validating`."""
 
-    def __init__(self, database: Database, preflight: Preflight) -> None:
+    def __init__(self, settings: Settings, database: Database, preflight: Preflight) -> None:
+        self._lease = timedelta(seconds=settings.lease_seconds)
+        self._poll_seconds = settings.poll_seconds
         self._database = database
         self._preflight = preflight
         self._owner = new_id()
@@ -49,7 +50,7 @@ class Validator:
         self, session: AsyncSession, job: Job, request: CheckRequest, sources: list[dict[str, Any]]
     ) -> None:
         """Record in the transaction that creates JOB that its check is still running."""
-        until = await clock(session) + timedelta(seconds=LEASE_SECONDS)
+        until = await clock(session) + self._lease
         row = Validation(
             job_id=job.id,
             request=request.to_json(),
@@ -76,7 +77,7 @@ class Validator:
                 await self._poll()
             except Exception:
                 log.exception("the jobs that are being validated cannot be read right now")
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(self._poll_seconds)
 
     async def close(self) -> None:
         """Stop waiting; another process takes over."""
@@ -115,7 +116,7 @@ class Validator:
             self._preflight.move_to_background(request, running)
         if self._tasks:
             async with self._database.writing() as session:
-                until = await clock(session) + timedelta(seconds=LEASE_SECONDS)
+                until = await clock(session) + self._lease
                 own = Validation.job_id.in_(list(self._tasks)), Validation.owner == self._owner
                 await session.execute(update(Validation).where(*own).values(owner_until=until))
 
@@ -132,7 +133,7 @@ class Validator:
 
     async def _take_over(self, row: Validation) -> bool:
         async with self._database.writing() as session:
-            until = await clock(session) + timedelta(seconds=LEASE_SECONDS)
+            until = await clock(session) + self._lease
             taken = await session.execute(
                 update(Validation)
                 .where(

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from anyio import to_thread
 
-from dreadnode_api.sandbox import ray_entry, supervisor
+from dreadnode_api.sandbox import exit_codes, ray_entry
 from dreadnode_api.sandbox.runner import Exited, Lost, RunnerUnavailable, Running, Sandbox, State
 from dreadnode_api.settings import Settings, SettingsError
 
@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 
 CALL_SECONDS = 30.0
 START_SECONDS = 60.0
+SENT = (
+    "ray_entry.py", "supervisor.py", "exit_codes.py", "limits.py", "output.py", "process_tree.py",
+    "signals.py",
+)  # fmt: skip
 # Ray counts from its own signal; the supervisor must kill the sandbox before Ray does.
 MARGIN_SECONDS = 5
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -91,7 +95,7 @@ class RayRunner:
             return Exited(-15, "stopped")
         if info.driver_exit_code is None:
             return Lost()
-        return Exited(*supervisor.decode(info.driver_exit_code))
+        return Exited(*exit_codes.decode(info.driver_exit_code))
 
     async def heartbeat(self, job_id: str, attempt: int) -> None:
         """Do nothing: a sandbox on the cluster does not depend on this machine."""
@@ -221,7 +225,7 @@ def _pack(folder: Path) -> None:
     package.mkdir(parents=True)
     for file in (folder / "dreadnode_api" / "__init__.py", package / "__init__.py"):
         file.touch()
-    for name in ("ray_entry.py", "supervisor.py"):
+    for name in SENT:
         shutil.copyfile(Path(ray_entry.__file__).with_name(name), package / name)
 
 

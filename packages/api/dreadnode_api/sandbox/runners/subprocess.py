@@ -17,6 +17,7 @@ from typing import Any
 from anyio import to_thread
 
 from dreadnode_api.sandbox import supervisor
+from dreadnode_api.sandbox.process_tree import PROC, identity, send_signal
 from dreadnode_api.sandbox.runner import USAGE_FILE, Exited, Lost, Running, Sandbox, State
 from dreadnode_api.settings import Settings
 
@@ -110,7 +111,7 @@ class SubprocessRunner:
             return Exited(int(ended["code"]), ended.get("reason"))
         sandbox = _read(folder / "sandbox.json")
         if sandbox is not None and _is_alive(sandbox):
-            supervisor.send_signal(-int(sandbox["pid"]), signal.SIGKILL)
+            send_signal(-int(sandbox["pid"]), signal.SIGKILL)
         _kill_leftovers(folder)
         return Lost()
 
@@ -131,7 +132,7 @@ class SubprocessRunner:
     def _signal_supervisor(self, job_id: str, attempt: int, number: int) -> None:
         known = _read(self._sandbox_folder(job_id, attempt) / "supervisor.json")
         if known is not None and _is_alive(known):
-            supervisor.send_signal(int(known["pid"]), number)
+            send_signal(int(known["pid"]), number)
 
     async def output(self, job_id: str, attempt: int, lines: int) -> list[str]:
         """Return the last lines that a sandbox printed."""
@@ -182,9 +183,7 @@ def _block_start(folder: Path) -> bool:
 
 
 def _is_alive(known: dict[str, Any]) -> bool:
-    return known.get("identity") is not None and (
-        supervisor.identity(int(known["pid"])) == known["identity"]
-    )
+    return known.get("identity") is not None and (identity(int(known["pid"])) == known["identity"])
 
 
 def _kill_leftovers(folder: Path) -> None:
@@ -195,12 +194,10 @@ def _kill_leftovers(folder: Path) -> None:
     home = f"={folder / 'work'}".encode()
     for _ in range(KILL_PASSES):
         left = [
-            int(path.parent.name)
-            for path in supervisor.PROC.glob("[0-9]*/environ")
-            if _has_value(path, home)
+            int(path.parent.name) for path in PROC.glob("[0-9]*/environ") if _has_value(path, home)
         ]
         for pid in left:
-            supervisor.send_signal(pid, signal.SIGKILL)
+            send_signal(pid, signal.SIGKILL)
         if not left:
             return
         time.sleep(0.01)
