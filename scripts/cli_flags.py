@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 
 from generated_code import HEADER, formatted, string
 from job_settings import GROUPS, Kind, Setting
@@ -20,9 +21,8 @@ WITH_FLAGS_OF_THEIR_OWN = {
 TOKEN_COUNTS = ("max_sequence_length", "max_new_tokens")
 """Settings whose flag takes `32K` for 32,768 tokens, too."""
 _TYPES = {"integer": "int", "number": "float", "boolean": "bool", "string": "str"}
+# Annotations are values here: cyclopts evaluates a text with the names of the inheriting module.
 _IMPORTS = """\
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -32,25 +32,74 @@ from dreadnode.cli import units
 """
 
 
-def cli_flags(kind: Kind) -> str:
-    """Return the module with the flags of `dn train` for a job of KIND."""
-    flags = [each for each in kind.grouped() if each.name not in WITH_FLAGS_OF_THEIR_OWN]
-    names = {each.name: WITH_FLAGS_OF_THEIR_OWN.get(each.name, each.flag) for each in kind.config}
-    groups = [group for group in GROUPS if any(each.group == group for each in flags)]
-    parts = [
-        HEADER,
-        f'"""The flags of `dn train {kind.name}` that go into the job\'s config as they are."""\n',
-        _IMPORTS,
-        *(f'{name.upper()} = Group("{name}", sort_key={10 + n})' for n, name in enumerate(groups)),
-        '\n@Parameter(name="*")\n@dataclass(frozen=True, kw_only=True)',
-        f"class {kind.name.title()}Flags:",
-        f'    """Settings of `dn train {kind.name}`; the server fills in what is left out."""\n',
-        *(_flag(each, names) for each in flags),
-        f"\nNO_FLAGS = {kind.name.title()}Flags()",
-        f"FLAG_NAMES = {names!r}",
-        '"""The flag that sets each setting of the config."""',
-    ]
-    return formatted("\n".join(parts), f"packages/sdk/dreadnode/cli/train/{kind.name}_flags.py")
+SHARED = "train_flags"
+"""The module with the flags that every kind of job has."""
+
+
+def cli_flags(kinds: Sequence[Kind]) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each module: shared flags, and those of each kind of job."""
+    written = {kind.name: _flags(kind) for kind in kinds}
+    names = {kind.name: _names(kind) for kind in kinds}
+    first, *others = (kind.name for kind in kinds)
+    shared = [flag for flag in written[first] if all(flag in written[each] for each in others)]
+    shared_names = {
+        setting: flag
+        for setting, flag in names[first].items()
+        if all(names[each].get(setting) == flag for each in others)
+    }
+    yield (
+        SHARED,
+        _module(
+            "The flags that `dn train sft` and `dn train rl` share, for settings of the config.",
+            [
+                *(f'{n.upper()} = Group("{n}", sort_key={10 + i})' for i, n in enumerate(GROUPS)),
+                _class("TrainFlags", "", "Settings of every kind of job", shared),
+                f"FLAG_NAMES = {shared_names!r}",
+            ],
+        ),
+    )
+    for kind in kinds:
+        own = [flag for flag in written[kind.name] if flag not in shared]
+        own_names = {s: f for s, f in names[kind.name].items() if s not in shared_names}
+        title = f"{kind.name.title()}Flags"
+        yield (
+            f"{kind.name}_flags",
+            _module(
+                f"The flags of `dn train {kind.name}` alone, for settings of the config.",
+                [
+                    f"from dreadnode.cli.train import {SHARED}",
+                    f"from dreadnode.cli.train.{SHARED} import {', '.join(map(str.upper, GROUPS))}",
+                    _class(
+                        title, f"({SHARED}.TrainFlags)", f"Settings of `dn train {kind.name}`", own
+                    ),
+                    f"NO_FLAGS = {title}()",
+                    f"FLAG_NAMES = {SHARED}.FLAG_NAMES | {own_names!r}",
+                ],
+            ),
+        )
+
+
+def _module(doc: str, parts: Sequence[str]) -> str:
+    """Return the text of a module; unused imports are dropped."""
+    names = '"""The flag that sets each setting of the config."""'
+    text = [HEADER, f'"""{doc}"""\n', _IMPORTS, *parts, names]
+    return formatted("\n".join(text), "packages/sdk/dreadnode/cli/train/flags.py")
+
+
+def _class(name: str, base: str, what: str, flags: Sequence[str]) -> str:
+    docstring = f'    """{what}; the server fills in what is left out."""\n'
+    head = f'\n@Parameter(name="*")\n@dataclass(frozen=True, kw_only=True)\nclass {name}{base}:'
+    return "\n".join([head, docstring, *flags])
+
+
+def _names(kind: Kind) -> dict[str, str]:
+    return {each.name: WITH_FLAGS_OF_THEIR_OWN.get(each.name, each.flag) for each in kind.config}
+
+
+def _flags(kind: Kind) -> list[str]:
+    names = _names(kind)
+    settings = (each for each in kind.grouped() if each.name not in WITH_FLAGS_OF_THEIR_OWN)
+    return [_flag(each, names) for each in settings]
 
 
 def _flag(setting: Setting, flags: dict[str, str]) -> str:

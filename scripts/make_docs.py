@@ -56,7 +56,8 @@ def pages() -> Iterator[tuple[str, str]]:
     found = kinds()
     for kind in found:
         yield f"{SDK}/training/{kind.name}_request.py", sdk_types(kind)
-        yield f"{SDK}/cli/train/{kind.name}_flags.py", cli_flags(kind)
+    for module, text in cli_flags(found):
+        yield f"{SDK}/cli/train/{module}.py", text
     yield f"{SDK}/training/job_schema.json", job_schema(found)
     yield from _tables(job_tables(found) | server_table() | engine_table())
     yield "docs/reference/cli.md", cli()

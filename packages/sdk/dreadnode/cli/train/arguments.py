@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
 from cyclopts import Parameter
 
 from dreadnode.cli.completion import model_ids
+from dreadnode.cli.context import Common
 from dreadnode.cli.data.dataset import upload
 from dreadnode.cli.train import rl_flags, sft_flags
-from dreadnode.cli.train.flags import RehearseFirst, RehearseSteps, given
+from dreadnode.cli.train.flags import RehearseFirst, RehearseSteps, flags_named, given
 from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
@@ -182,6 +185,41 @@ class RlJob:
                 "name the dataset of prompts with `--prompt-dataset` or `--trajectory-dataset`"
             )
         return given(flags, RlConfig, rl_flags.FLAG_NAMES)
+
+
+Flags = TypeVar("Flags", contravariant=True)
+
+
+class DescribedJob(Protocol[Flags]):
+    """A job that flags describe."""
+
+    def settings(self, flags: Flags) -> dict[str, Any]:
+        """Return the settings of the config that FLAGS give, before anything is sent."""
+
+    def request(self, client: ApiClient, flags: Flags) -> SftRequest | RlRequest:
+        """Return the request for the job, after the upload of data that is named by a path."""
+
+
+@contextmanager
+def requested(
+    job: DescribedJob[Flags], flags: Flags, names: Mapping[str, str], common: Common
+) -> Iterator[tuple[ApiClient, SftRequest | RlRequest]]:
+    """Yield a client and the request for JOB; a refusal inside names the flag at fault.
+
+    Args:
+        job: The flags that are no settings of the config.
+        flags: The settings of the config.
+        names: The flag that sets each setting.
+        common: Which server.
+
+    Raises:
+        InputError: A setting is out of bounds; nothing was sent.
+    """
+    job.settings(flags)
+    with common.client() as client:
+        request = job.request(client, flags)
+        with flags_named(names):
+            yield client, request
 
 
 def dataset_ref(client: ApiClient, dataset: str) -> DatasetRef:

@@ -10,12 +10,10 @@ from cyclopts import App, Parameter
 
 from dreadnode.cli import money, views
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.data.dataset import upload
 from dreadnode.cli.output import count, say, show
 from dreadnode.cli.train import rl_flags, sft_flags
-from dreadnode.cli.train.arguments import RlJob, SftJob
-from dreadnode.cli.train.flags import flags_named
-from dreadnode.cli.train.job_file import Rehearse, Set, Unset, changed
+from dreadnode.cli.train.arguments import RlJob, SftJob, requested
+from dreadnode.cli.train.job_file import Rehearse, Set, Unset, requested_by_file
 
 if TYPE_CHECKING:
     from dreadnode.training.jobs import Lengths
@@ -44,11 +42,8 @@ def sft(
     common: Common = DEFAULT,
 ) -> None:
     """Report on a supervised job; the flags are those of `dn train sft`."""
-    job.settings(flags)
-    with common.client() as client:
-        request = job.request(client, flags)
-        with flags_named(sft_flags.FLAG_NAMES):
-            _print(client.check_training_job(request, show=show), common)
+    with requested(job, flags, sft_flags.FLAG_NAMES, common) as (client, request):
+        _print(client.check_training_job(request, show=show), common)
 
 
 @app.command
@@ -60,11 +55,8 @@ def rl(
     common: Common = DEFAULT,
 ) -> None:
     """Report on a reinforcement-learning job; the flags are those of `dn train rl`."""
-    job.settings(flags)
-    with common.client() as client:
-        request = job.request(client, flags)
-        with flags_named(rl_flags.FLAG_NAMES):
-            _print(client.check_training_job(request, show=show), common)
+    with requested(job, flags, rl_flags.FLAG_NAMES, common) as (client, request):
+        _print(client.check_training_job(request, show=show), common)
 
 
 @app.command
@@ -79,11 +71,7 @@ def file(
     common: Common = DEFAULT,
 ) -> None:
     """Report on the job that a file describes."""
-    from dreadnode.job_files import job_file as jobfile
-
-    described = jobfile.parse(changed(file, set, unset, rehearse), str(file), file.parent)
-    with common.client() as client:
-        request = described.request(lambda path: upload(client, path).ref)
+    with requested_by_file(file, set, unset, rehearse, common) as (client, request):
         _print(client.check_training_job(request, show=show), common)
 
 

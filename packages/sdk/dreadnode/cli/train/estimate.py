@@ -9,13 +9,11 @@ from cyclopts import App, Parameter
 
 from dreadnode.cli import money
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.data.dataset import upload
 from dreadnode.cli.output import Column, hint
 from dreadnode.cli.train import rl_flags, sft_flags
-from dreadnode.cli.train.arguments import RlJob, SftJob
+from dreadnode.cli.train.arguments import RlJob, SftJob, requested
 from dreadnode.cli.train.check import price_lines
-from dreadnode.cli.train.flags import flags_named
-from dreadnode.cli.train.job_file import Rehearse, Set, Unset, changed
+from dreadnode.cli.train.job_file import Rehearse, Set, Unset, requested_by_file
 from dreadnode.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -41,11 +39,8 @@ def sft(
     common: Common = DEFAULT,
 ) -> None:
     """Show the price of a supervised job; the flags are those of `dn train sft`."""
-    job.settings(flags)
-    with common.client() as client:
-        request = job.request(client, flags)
-        with flags_named(sft_flags.FLAG_NAMES):
-            _show(client, request, common, compare=compare)
+    with requested(job, flags, sft_flags.FLAG_NAMES, common) as (client, request):
+        _show(client, request, common, compare=compare)
 
 
 @app.command
@@ -57,11 +52,8 @@ def rl(
     common: Common = DEFAULT,
 ) -> None:
     """Show the price of a reinforcement-learning job; the flags are those of `dn train rl`."""
-    job.settings(flags)
-    with common.client() as client:
-        request = job.request(client, flags)
-        with flags_named(rl_flags.FLAG_NAMES):
-            _show(client, request, common, compare=compare)
+    with requested(job, flags, rl_flags.FLAG_NAMES, common) as (client, request):
+        _show(client, request, common, compare=compare)
 
 
 @app.command
@@ -76,11 +68,7 @@ def file(
     common: Common = DEFAULT,
 ) -> None:
     """Show the price of the job that a file describes."""
-    from dreadnode.job_files import job_file as jobfile
-
-    described = jobfile.parse(changed(file, set, unset, rehearse), str(file), file.parent)
-    with common.client() as client:
-        request = described.request(lambda path: upload(client, path).ref)
+    with requested_by_file(file, set, unset, rehearse, common) as (client, request):
         _show(client, request, common, compare=compare)
 
 

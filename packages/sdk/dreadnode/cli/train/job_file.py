@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,7 +22,9 @@ from dreadnode.cli.train.sft import submitted
 from dreadnode.errors import UnusableFile
 
 if TYPE_CHECKING:
-    from dreadnode.training.jobs import TrainingJob
+    from dreadnode.http.sync_api.client import ApiClient
+    from dreadnode.training.jobs import SftRequest, TrainingJob
+    from dreadnode.training.rl import RlRequest
 
 Set = Annotated[
     tuple[str, ...],
@@ -106,16 +109,22 @@ def submit(
         submitted(client, job, common, wait=wait)
 
 
-def changed(
-    file: Path, assignments: tuple[str, ...], unset: tuple[str, ...], rehearse: bool | None
-) -> dict[str, Any]:
-    """Return the content of a job file, with the changes that flags make."""
+@contextmanager
+def requested_by_file(
+    file: Path,
+    assignments: tuple[str, ...],
+    unset: tuple[str, ...],
+    rehearse: bool | None,
+    common: Common,
+) -> Iterator[tuple[ApiClient, SftRequest | RlRequest]]:
+    """Yield a client and the request that a job file describes, with the changes of flags."""
     from dreadnode.job_files import job_file as jobfile
 
     document = jobfile.changed(jobfile.read(file), assignments, unset)
-    if rehearse is not None:
-        document["rehearse"] = rehearse
-    return document
+    _set_rehearsal(document, rehearse, None, first=False)
+    described = jobfile.parse(document, str(file), file.parent)
+    with common.client() as client:
+        yield client, described.request(lambda path: upload(client, path).ref)
 
 
 def clone(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.train.arguments import RlJob, Yes
-from dreadnode.cli.train.flags import flags_named
+from dreadnode.cli.train.arguments import RlJob, Yes, requested
 from dreadnode.cli.train.price import confirm
 from dreadnode.cli.train.rl_flags import FLAG_NAMES, NO_FLAGS, RlFlags
 from dreadnode.cli.train.sft import Wait, submitted
@@ -24,10 +23,7 @@ def rl(
     learns from the scores. The reward is tried on the first rows before the job is accepted. A job
     that costs money shows its price and asks first.
     """
-    job.settings(flags)
-    with common.client() as client:
-        request = job.request(client, flags)
-        with flags_named(FLAG_NAMES):
-            confirm(client, request, yes=yes)
-            created = client.create_training_job(request)
+    with requested(job, flags, FLAG_NAMES, common) as (client, request):
+        confirm(client, request, yes=yes)
+        created = client.create_training_job(request)
         submitted(client, created, common, wait=wait)

@@ -9,8 +9,7 @@ from cyclopts import Parameter
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import hint, say
-from dreadnode.cli.train.arguments import SftJob, Yes
-from dreadnode.cli.train.flags import flags_named
+from dreadnode.cli.train.arguments import SftJob, Yes, requested
 from dreadnode.cli.train.price import confirm
 from dreadnode.cli.train.sft_flags import FLAG_NAMES, NO_FLAGS, SftFlags
 
@@ -35,12 +34,9 @@ def sft(
     cannot be rendered, a setting out of range. The job's config echoes every default. A job that
     costs money shows its price and asks first.
     """
-    job.settings(flags)
-    with common.client() as client:
-        request = job.request(client, flags)
-        with flags_named(FLAG_NAMES):
-            confirm(client, request, yes=yes)
-            created = client.create_training_job(request)
+    with requested(job, flags, FLAG_NAMES, common) as (client, request):
+        confirm(client, request, yes=yes)
+        created = client.create_training_job(request)
         submitted(client, created, common, wait=wait)
 
 
