@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from dreadnode.training.estimates import Estimate, JobWarning
 from dreadnode.training.sft_request import SftConfig as SftConfig
 from dreadnode.training.sft_request import SftRequest as SftRequest
 from dreadnode.wire import Response
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ENDED = frozenset({"completed", "failed", "cancelled"})
 """The statuses of a job that has ended."""
@@ -298,6 +301,28 @@ class TrainingJob(Response):
         sign = 1 if found[-1].metric == "reward" else -1
         best = max(found, key=lambda each: sign * each.value)
         return best if sign * best.value > sign * found[-1].value else None
+
+    def metrics_frame(self) -> dict[str, list[Any]]:
+        """Return the metric history as columns of one length, for instance for `pandas.DataFrame`.
+
+        The first column is `step`; a step without a value of a metric has None there. A job of a
+        list has no history.
+        """
+        from dreadnode.training.metric_series import metrics_frame
+
+        return metrics_frame(self.metrics)
+
+    def plot(self, metric: str | None = None, *, smooth: int = 1, axes: Axes | None = None) -> Axes:
+        """Draw a metric with matplotlib, and return the axes.
+
+        Args:
+            metric: The metric; the loss or the reward with its evaluations if None.
+            smooth: Draw the mean of this many values.
+            axes: The axes to draw into; new ones of pyplot if None.
+        """
+        from dreadnode.training.plots import plot
+
+        return plot(self, metric, smooth, axes)
 
     def __repr__(self) -> str:
         name = f" {self.name!r}" if self.name else ""

@@ -29,6 +29,7 @@ for _name, _target, _group in (
     ("get", "jobs:get", FOLLOW),
     ("wait", "jobs:wait", FOLLOW),
     ("watch", "watch:watch", FOLLOW),
+    ("plot", "plot:plot", FOLLOW),
     ("logs", "jobs:logs", FOLLOW),
     ("rollouts", "rollouts:rollouts", FOLLOW),
     ("cost", "cost:cost", FOLLOW),
