@@ -7,7 +7,7 @@ which adapter computes it (`multi_adapter.py`).
 Clients share the computing equally: each step computes the clients that have had the least. So a
 client with one row takes steps of its own between those of a client with many, and clients with
 equally many rows take every step together. When there is no room for a client that has no rows, the
-client that has had the most pauses a request, whose cache is computed again when there is room.
+client that has had the most pauses a row, whose cache is computed again when there is room.
 """
 
 import math
@@ -145,18 +145,18 @@ class SamplingBatch:
         return group
 
     def _resume_paused(self, clients: Sequence[SamplingClient]) -> bool:
-        """Resume paused rows of the first of CLIENTS that has any and room for them."""
+        """Resume one paused row of the first of CLIENTS that has any, if there is room for it.
+
+        One at a time, so that no other client waits until all are computed again.
+        """
         for client in clients:
-            rows: list[Row] = []
-            for row in client.paused:
-                room = self._has_room(client, row.request, len(rows) + 1, ())
+            if client.paused:
+                row = client.paused[0]
                 # Without any row in memory, one is resumed at any size.
-                if not (room or not (self.rows or rows)) or not self._can_join(row.request, []):
-                    break
-                rows.append(row)
-            if rows:
-                self._resume(client, rows)
-                return True
+                room = not self.rows or self._has_room(client, row.request, 1, ())
+                if room and self._can_join(row.request, []):
+                    self._resume(client, row)
+                    return True
             if client.paused or client.starved:
                 return False  # What becomes free is for this one.
         return False
@@ -198,8 +198,8 @@ class SamplingBatch:
         return total <= self._row_limit and tokens <= self._token_limit
 
     def _pause_other(self, client: SamplingClient) -> bool:
-        """Pause a request of the client with the most computing; False if there is none."""
-        others = [c for c in self._clients.values() if c is not client and len(c.requests) > 1]
+        """Pause a row of the client with the most computing; False if there is none."""
+        others = [c for c in self._clients.values() if c is not client and len(c.rows) > 1]
         others = others or [
             c for c in self._clients.values() if c is not client and c.rows and c.used > client.used
         ]
@@ -297,18 +297,17 @@ class SamplingBatch:
             tokens = np.concatenate([request.plan.prompt, completion.tokens[:-1]]).astype(np.int64)
             self._prefixes.add(completion.scope, tokens, client.cache.states_of(slot), 0)
 
-    def _resume(self, client: SamplingClient, rows: Sequence[Row]) -> None:
-        """Compute the cache of paused ROWS again; what they sample next does not change."""
-        self._mark_computing({row.request.name for row in rows})
-        for row in rows:
-            # The last token is not in the cache: the next step computes it.
-            tokens = [*row.request.plan.prompt.tolist(), *row.completion.tokens[:-1]]
-            self._network.assign_rows([row.request.weights()], beside=self._folders(self.rows))
-            states = prefill(self._network, [np.array(tokens)], []).states
-            client.cache.admit(states, 0, len(tokens), 1)
-            client.add([row])
-            client.paused.remove(row)
-            client.used += len(tokens) / PROMPT_TOKENS
+    def _resume(self, client: SamplingClient, row: Row) -> None:
+        """Compute the cache of a paused ROW again; what it samples next does not change."""
+        self._mark_computing([row.request.name])
+        # The last token is not in the cache: the next step computes it.
+        tokens = np.concatenate([row.request.plan.prompt, row.completion.tokens[:-1]])
+        self._network.assign_rows([row.request.weights()], beside=self._folders(self.rows))
+        states = prefill(self._network, [tokens.astype(np.int64)], []).states
+        client.cache.admit(states, 0, len(tokens), 1)
+        client.add([row])
+        client.paused.remove(row)
+        client.used += len(tokens) / PROMPT_TOKENS
 
     def _decode(self, clients: Sequence[SamplingClient]) -> None:
         """Compute one token of every row of CLIENTS."""

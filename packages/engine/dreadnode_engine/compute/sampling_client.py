@@ -86,8 +86,6 @@ class SamplingClient:
         self.remove([slot for slot, row in enumerate(self.rows) if row.request is request])
 
     def pause_newest(self) -> None:
-        """Take the rows of the request that was started last out of the cache."""
-        request = self.rows[-1].request
-        slots = [slot for slot, row in enumerate(self.rows) if row.request is request]
-        self.paused.extend(self.rows[slot] for slot in slots)
-        self.remove(slots)
+        """Take the newest row out of the cache."""
+        self.paused.append(self.rows[-1])
+        self.remove([len(self.rows) - 1])
