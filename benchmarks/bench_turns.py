@@ -51,7 +51,7 @@ def engine(folder: Path, build: Path | None) -> Iterator[str]:
 def sampler(url: str) -> Any:
     """Return a sampling client of its own session, as another user's would be."""
     service = tinker.ServiceClient(base_url=url, api_key=KEY)
-    return service.create_sampling_client(base_model=MODEL)
+    return service.create_sampling_client(base_model=MODEL).result()
 
 
 def ask(client: Any, samples: int, tokens: int, seed: int) -> Any:
@@ -98,7 +98,9 @@ def main() -> int:
             flush=True,
         )
     if "baseline" in rates:
-        print(f"the others sample at {rates['ours'] / rates['baseline']:.2f} of the baseline's rate")
+        print(
+            f"the others sample at {rates['ours'] / rates['baseline']:.2f} of the baseline's rate"
+        )
     return 0
 
 

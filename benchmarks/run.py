@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 
 def main() -> int:
     """Run them all; return 1 if one fails."""
+    # As in the engine: threads that spin while they wait make every figure depend on other load.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     failed = []
     for script in sorted(Path(__file__).parent.glob("bench_*.py")):
         print(f"\n== {script.stem.removeprefix('bench_')}", flush=True)
