@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import socket
 import sys
@@ -305,6 +306,44 @@ async def api(settings: Settings, engine: FakeEngine) -> AsyncIterator[Api]:
     await app.state.serving.close()
     await app.state.authenticator.close()
     await database.dispose()
+
+
+@dataclass
+class Console:
+    """A browser at the console, as far as plain HTTP goes."""
+
+    api: Api
+
+    async def get(self, path: str, **headers: str) -> httpx2.Response:
+        return await self.api.client.get(path, headers={"Accept": "text/html"} | headers)
+
+    async def sign_in(self, key: str = "admin") -> httpx2.Response:
+        """Sign in as the holder of a key of this name, or with the key itself."""
+        page = await self.get("/sign-in")
+        return await self.post("/sign-in", page, token=self.api.keys.get(key, key), to="/")
+
+    async def post(self, path: str, page: httpx2.Response, **data: str) -> httpx2.Response:
+        """Send a form of PAGE."""
+        body = {"form_token": self.form_token(page), **data}
+        return await self.api.client.post(path, data=body, headers={"Accept": "text/html"})
+
+    @staticmethod
+    def form_token(page: httpx2.Response) -> str:
+        found = re.search(r'name="form_token" value="([0-9a-f]{64})"', page.text)
+        assert found is not None, page.text
+        return found[1]
+
+    @staticmethod
+    def text(page: httpx2.Response) -> str:
+        """Return the text of the main part of a page."""
+        main = page.text.split("<main", 1)[-1].split(">", 1)[-1]
+        return " ".join(re.sub(r"<[^>]*>", " ", main).split())
+
+
+@pytest.fixture
+def console(api: Api) -> Console:
+    """The console of the application."""
+    return Console(api)
 
 
 @dataclass

@@ -16,35 +16,11 @@ HTML = {"Accept": "text/html"}
 ROW = re.compile(r"^\| `([^`]+)` .*`([0-9a-f]{64})` \|$", re.MULTILINE)
 
 
-def form_token(page: httpx2.Response) -> str:
-    found = re.search(r'name="form_token" value="([0-9a-f]{64})"', page.text)
-    assert found is not None, page.text
-    return found[1]
-
-
-async def sign_in(api: Any, key: str = "admin") -> httpx2.Response:
-    """Sign in as the holder of a key of this name, or with the key itself."""
-    page = await api.client.get("/sign-in", headers=HTML)
-    data = {"token": api.keys.get(key, key), "to": "/", "form_token": form_token(page)}
-    answer: httpx2.Response = await api.client.post("/sign-in", data=data, headers=HTML)
-    return answer
-
-
-async def get(api: Any, path: str, **headers: str) -> httpx2.Response:
-    answer: httpx2.Response = await api.client.get(path, headers=HTML | headers)
-    return answer
-
-
-def text_of(page: httpx2.Response) -> str:
-    main = page.text.split("<main", 1)[-1]
-    return " ".join(re.sub(r"<[^>]*>", " ", main.split(">", 1)[-1]).split())
-
-
-async def test_the_start_page_leads_over_the_sign_in_to_the_jobs(api: Any) -> None:
-    first = await get(api, "/")
-    signed_in = await sign_in(api)
-    second = await get(api, "/")
-    page = await get(api, second.headers["location"])
+async def test_the_start_page_leads_over_the_sign_in_to_the_jobs(api: Any, console: Any) -> None:
+    first = await console.get("/")
+    signed_in = await console.sign_in()
+    second = await console.get("/")
+    page = await console.get(second.headers["location"])
 
     assert first.status_code == 303
     assert first.headers["location"] == "/sign-in?to=/"
@@ -65,12 +41,14 @@ async def test_programs_that_ask_for_the_start_page_get_what_they_got_before(api
         }
 
 
-async def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(api: Any) -> None:
-    plain = (await sign_in(api)).headers["set-cookie"]
+async def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(
+    api: Any, console: Any
+) -> None:
+    plain = (await console.sign_in()).headers["set-cookie"]
     settings = api.settings.model_copy(update={"public_url": "https://train.example"})
     api.app.state.settings = settings
     api.client.cookies.clear()
-    secure = (await get(api, "/sign-in")).headers["set-cookie"]
+    secure = (await console.get("/sign-in")).headers["set-cookie"]
 
     for flag in ("HttpOnly", "SameSite=strict", "Path=/"):
         assert flag.lower() in plain.lower()
@@ -81,10 +59,12 @@ async def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(api: Any) -
     assert api.keys["admin"] not in plain
 
 
-async def test_neither_a_page_nor_the_database_holds_the_token_or_the_cookie(api: Any) -> None:
-    await sign_in(api)
+async def test_neither_a_page_nor_the_database_holds_the_token_or_the_cookie(
+    api: Any, console: Any
+) -> None:
+    await console.sign_in()
     cookie = api.client.cookies["dreadnode_session"]
-    page = await get(api, "/ws/lab/jobs")
+    page = await console.get("/ws/lab/jobs")
     async with api.database.engine.connect() as connection:
         rows = (await connection.exec_driver_sql("SELECT * FROM browser_sessions")).all()
 
@@ -95,31 +75,33 @@ async def test_neither_a_page_nor_the_database_holds_the_token_or_the_cookie(api
 
 
 @pytest.mark.parametrize("token", ["", "dn_invented", "\u2603" * 40])
-async def test_a_token_that_is_not_valid_is_refused_on_the_form(api: Any, token: str) -> None:
-    answer = await sign_in(api, token)
+async def test_a_token_that_is_not_valid_is_refused_on_the_form(
+    api: Any, console: Any, token: str
+) -> None:
+    answer = await console.sign_in(token)
 
     assert answer.status_code in (401, 422)
     assert 'role="alert"' in answer.text
     assert "dreadnode_session" not in api.client.cookies
 
 
-async def test_the_token_of_a_job_cannot_sign_in(api: Any) -> None:
+async def test_the_token_of_a_job_cannot_sign_in(api: Any, console: Any) -> None:
     await api.push()
     await api.job()
     _, key = await api.start()
 
-    answer = await sign_in(api, key)
+    answer = await console.sign_in(key)
 
     assert answer.status_code == 403
     assert "cannot sign in" in answer.text
 
 
-async def test_sign_ins_with_invented_tokens_are_limited(settings: Settings) -> None:
+async def test_sign_ins_with_invented_tokens_are_limited(console: Any, settings: Settings) -> None:
     app = create_app(settings.model_copy(update={"rate_limit": 100.0}))
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://api") as client:
         page = await client.get("/sign-in", headers=HTML)
-        data = {"token": "dn_x", "form_token": form_token(page)}
+        data = {"token": "dn_x", "form_token": console.form_token(page)}
         tried = [(await client.post("/sign-in", data=data)).status_code for _ in range(42)]
     await app.state.database.dispose()
 
@@ -128,54 +110,57 @@ async def test_sign_ins_with_invented_tokens_are_limited(settings: Settings) -> 
 
 
 async def test_a_revoked_token_ends_the_session_with_a_sentence(
-    api: Any, monkeypatch: pytest.MonkeyPatch
+    api: Any, console: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("REFRESH_SECONDS", "STALE_SECONDS"):
         monkeypatch.setattr(f"dreadnode_api.auth.callers.{name}", 0.0)
     made = (await api("POST", "/org/acme/tokens", json={"name": "short"})).json()
-    await sign_in(api, made["token"])
-    before = await get(api, "/ws/lab/jobs")
+    await console.sign_in(made["token"])
+    before = await console.get("/ws/lab/jobs")
     await api("DELETE", f"/org/acme/tokens/{made['id']}")
 
-    page = await get(api, "/ws/lab/jobs?status=failed")
-    fragment = await get(api, "/ws/lab/jobs", **{"HX-Request": "true"})
-    form = await get(api, page.headers["location"])
+    page = await console.get("/ws/lab/jobs?status=failed")
+    fragment = await console.get("/ws/lab/jobs", **{"HX-Request": "true"})
+    form = await console.get(page.headers["location"])
 
     assert before.status_code == 200
     assert page.headers["location"] == "/sign-in?to=/ws/lab/jobs%3Fstatus%3Dfailed&ended=true"
     assert fragment.status_code == 401
     assert "not signed in any more" in fragment.text
-    assert "Your session has ended" in text_of(form)
+    assert "Your session has ended" in console.text(form)
 
 
-async def test_signing_out_ends_the_session_everywhere(api: Any) -> None:
-    await sign_in(api)
+async def test_signing_out_ends_the_session_everywhere(api: Any, console: Any) -> None:
+    await console.sign_in()
     cookie = api.client.cookies["dreadnode_session"]
-    token = form_token(await get(api, "/ws/lab/jobs"))
+    token = console.form_token(await console.get("/ws/lab/jobs"))
     await api.client.post("/sign-out", data={"form_token": token})
 
-    again = await get(api, "/ws/lab/jobs", Cookie=f"dreadnode_session={cookie}")
+    again = await console.get("/ws/lab/jobs", Cookie=f"dreadnode_session={cookie}")
 
     assert again.status_code == 303
     assert again.headers["location"].startswith("/sign-in")
 
 
 @pytest.mark.parametrize("sent", [{}, {"form_token": "0" * 64}, {"form_token": "\u2603"}])
-async def test_a_form_without_its_token_is_refused(api: Any, sent: dict[str, str]) -> None:
-    await sign_in(api)
+async def test_a_form_without_its_token_is_refused(
+    api: Any, console: Any, sent: dict[str, str]
+) -> None:
+    await console.sign_in()
 
     form = await api.client.post("/sign-out", data=sent, headers=HTML)
     script = await api.client.post("/sign-out", headers={"X-Form-Token": "none"})
 
     assert form.status_code == script.status_code == 403
-    assert "not sent by this site" in text_of(form)
-    assert (await get(api, "/ws/lab/jobs")).status_code == 200
+    assert "not sent by this site" in console.text(form)
+    assert (await console.get("/ws/lab/jobs")).status_code == 200
 
 
 async def test_every_form_of_every_page_and_every_route_that_writes_checks_the_token(
     api: Any,
+    console: Any,
 ) -> None:
-    await sign_in(api)
+    await console.sign_in()
     for route in api.app.routes:
         methods, path = getattr(route, "methods", set()) or set(), getattr(route, "path", "")
         if not path.startswith(("/api/", "/v1/")) and methods & {"POST", "PUT", "PATCH", "DELETE"}:
@@ -187,26 +172,28 @@ async def test_every_form_of_every_page_and_every_route_that_writes_checks_the_t
 
 
 @pytest.mark.parametrize("to", ["//evil.example", "/\\evil.example", "https://evil.example", "/ x"])
-async def test_the_sign_in_leads_to_no_other_site(api: Any, to: str) -> None:
+async def test_the_sign_in_leads_to_no_other_site(api: Any, console: Any, to: str) -> None:
     page = await api.client.get("/sign-in")
-    data = {"token": api.keys["admin"], "to": to, "form_token": form_token(page)}
+    data = {"token": api.keys["admin"], "to": to, "form_token": console.form_token(page)}
 
     answer = await api.client.post("/sign-in", data=data)
 
     assert answer.headers["location"] == "/"
 
 
-async def test_a_link_of_another_site_keeps_the_session(api: Any) -> None:
-    followed = await get(api, "/ws/lab/jobs", **{"Sec-Fetch-Site": "cross-site"})
+async def test_a_link_of_another_site_keeps_the_session(api: Any, console: Any) -> None:
+    followed = await console.get("/ws/lab/jobs", **{"Sec-Fetch-Site": "cross-site"})
 
     assert followed.status_code == 200
     assert 'http-equiv="refresh"' in followed.text
 
 
-async def test_pages_allow_scripts_of_this_server_only_and_are_not_stored(api: Any) -> None:
-    await sign_in(api)
+async def test_pages_allow_scripts_of_this_server_only_and_are_not_stored(
+    api: Any, console: Any
+) -> None:
+    await console.sign_in()
     for path in ("/sign-in", "/ws/lab/jobs", "/ws/nowhere/jobs"):
-        headers = (await get(api, path)).headers
+        headers = (await console.get(path)).headers
 
         policy = headers["content-security-policy"]
         assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
@@ -218,8 +205,8 @@ async def test_pages_allow_scripts_of_this_server_only_and_are_not_stored(api: A
         assert headers["cache-control"] == "no-store"
 
 
-async def test_what_a_page_loads_is_kept_by_browsers_and_compressed(api: Any) -> None:
-    page = await get(api, "/sign-in", **{"Accept-Encoding": "gzip"})
+async def test_what_a_page_loads_is_kept_by_browsers_and_compressed(api: Any, console: Any) -> None:
+    page = await console.get("/sign-in", **{"Accept-Encoding": "gzip"})
     loaded = re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text)
     sizes = [len(page.content)]
     for path in loaded:
@@ -258,30 +245,30 @@ async def test_vendored_files_are_those_that_their_list_names(database_url: str)
     ],
 )
 async def test_an_error_is_a_sentence_in_the_layout(
-    api: Any, path: str, status: int, sentence: str
+    api: Any, console: Any, path: str, status: int, sentence: str
 ) -> None:
-    await sign_in(api)
+    await console.sign_in()
 
-    page = await get(api, path)
+    page = await console.get(path)
 
     assert page.status_code == status
-    assert sentence in text_of(page)
+    assert sentence in console.text(page)
     assert "<nav" in page.text or "Start page" in page.text
 
 
 async def test_a_crash_is_a_page_with_a_reference(
-    api: Any, monkeypatch: pytest.MonkeyPatch
+    api: Any, console: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def crash(*_: Any, **__: Any) -> None:
         raise RuntimeError("boom")
 
-    await sign_in(api)
+    await console.sign_in()
     monkeypatch.setattr("dreadnode_api.jobs.service.list_jobs", crash)
 
-    page = await get(api, "/ws/lab/jobs")
+    page = await console.get("/ws/lab/jobs")
 
     assert page.status_code == 500
-    assert "look for the reference" in text_of(page)
+    assert "look for the reference" in console.text(page)
     assert "boom" not in page.text
 
 
@@ -289,19 +276,21 @@ def ids(page: httpx2.Response) -> list[str]:
     return re.findall(r'<tr id="job-([^"]+)"', page.text)
 
 
-async def test_the_list_filters_and_pages_jobs(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_list_filters_and_pages_jobs(
+    api: Any, console: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("dreadnode_api.console.job_list.PAGE_SIZE", 2)
     await api.push()
     jobs = [await api.job(name=f"try {n}", tags=["a" if n else "b"]) for n in range(3)]
-    await sign_in(api)
+    await console.sign_in()
 
-    first = await get(api, "/ws/lab/jobs")
+    first = await console.get("/ws/lab/jobs")
     older = re.search(r'href="([^"]*before=[^"]*)"', first.text)
     assert older is not None
-    second = await get(api, older[1].replace("&amp;", "&"))
-    named = await get(api, "/ws/lab/jobs?text=TRY+1&status=&trainer_type=&model=&username=&tag=")
-    tagged = await get(api, "/ws/lab/jobs?tag=b")
-    none = await get(api, "/ws/lab/jobs?status=failed")
+    second = await console.get(older[1].replace("&amp;", "&"))
+    named = await console.get("/ws/lab/jobs?text=TRY+1&status=&trainer_type=&model=&username=&tag=")
+    tagged = await console.get("/ws/lab/jobs?tag=b")
+    none = await console.get("/ws/lab/jobs?status=failed")
 
     assert ids(first) == [jobs[2]["id"], jobs[1]["id"]]
     assert ids(second) == [jobs[0]["id"]]
@@ -311,12 +300,12 @@ async def test_the_list_filters_and_pages_jobs(api: Any, monkeypatch: pytest.Mon
     assert "No job matches these filters" in none.text
 
 
-async def test_another_organizations_pages_do_not_exist(api: Any) -> None:
+async def test_another_organizations_pages_do_not_exist(api: Any, console: Any) -> None:
     await api.push()
     job = await api.job(name="ours")
-    await sign_in(api, "stranger")
+    await console.sign_in("stranger")
 
-    listed = await get(api, "/ws/lab/jobs")
+    listed = await console.get("/ws/lab/jobs")
 
     assert job["id"] not in listed.text
     assert "ours" not in listed.text

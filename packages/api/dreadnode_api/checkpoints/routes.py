@@ -12,6 +12,7 @@ from dreadnode_api.checkpoints import adapters, records
 from dreadnode_api.checkpoints.choice import WeightsInfo, choose_checkpoint, weights_info
 from dreadnode_api.checkpoints.deletion import delete_checkpoint
 from dreadnode_api.checkpoints.exports import Exporter
+from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import ERRORS, Conflict
 from dreadnode_api.http.deps import InDatabase, InEngine, InStore, ReadSession
@@ -110,8 +111,23 @@ async def export_training_job_checkpoint(
 
     The export stops when the client disconnects.
     """
+    return await export_checkpoint(
+        scope.workspace_id, job_id, body, request, database, engine, exports
+    )
+
+
+async def export_checkpoint(
+    workspace_id: str,
+    job_id: str,
+    body: AdapterRequest,
+    request: Request,
+    database: Database,
+    engine: EngineClient,
+    exports: Exporter,
+) -> CheckpointAdapter:
+    """Export a checkpoint as an adapter, for as long as the client of REQUEST is connected."""
     async with database.reading() as session:
-        job = await service.get_job(session, scope.workspace_id, job_id)
+        job = await service.get_job(session, workspace_id, job_id)
         saved = await records.job_checkpoints(session, job.id)
         weights = choose_checkpoint(job, saved, body.checkpoint, trainable=True)
         files = await adapters.adapter_files(session, weights)

@@ -4,9 +4,19 @@ from dataclasses import dataclass
 
 from fastapi import Depends, FastAPI
 
-from dreadnode_api.console import assets, job_list, sign_in, workspaces
+from dreadnode_api.console import (
+    assets,
+    job_actions,
+    job_list,
+    job_page,
+    job_row,
+    sign_in,
+    workspaces,
+)
+from dreadnode_api.console.curves import Curves
 from dreadnode_api.console.deps import check_form
 from dreadnode_api.console.errors import error_page
+from dreadnode_api.console.job_feed import JobFeeds
 from dreadnode_api.http.query_parameters import refuse_unknown
 
 
@@ -18,7 +28,7 @@ class MenuEntry:
     path: str
 
 
-PAGES = (sign_in, workspaces, job_list)
+PAGES = (sign_in, workspaces, job_list, job_page, job_row, job_actions)
 NAVIGATION = (MenuEntry("Jobs", "jobs"),)
 
 
@@ -26,6 +36,8 @@ def install(app: FastAPI) -> None:
     """Add the console to APP."""
     app.state.navigation = NAVIGATION
     app.state.error_page = error_page
+    app.state.curves = Curves()
+    app.state.job_feeds = JobFeeds(app.state.database, app.state.settings)
     app.include_router(assets.router, include_in_schema=False)
     for page in PAGES:
         app.include_router(

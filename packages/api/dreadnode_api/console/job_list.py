@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import BeforeValidator
 from starlette.responses import Response
 
+from dreadnode_api.console.curves import Curves
 from dreadnode_api.console.deps import Filter, ReaderPage, empty_is_none
 from dreadnode_api.http.deps import ReadSession
 from dreadnode_api.http.patterns import SLUG
@@ -46,8 +47,13 @@ async def job_list(
         session, page.scope.workspace_id, filters, 1, PAGE_SIZE + 1, before=before
     )
     shown = found[:PAGE_SIZE]
+    curves: Curves = page.request.app.state.curves
+    # The page comes at once; its script asks for the rows again, and these have all curves.
+    listed = [job for job, _ in shown]
+    drawn = await curves.read(session, listed) if page.is_fragment else curves.known(listed)
     return page.render(
         "job_rows.html" if page.is_fragment else "job_list.html",
+        curves=drawn,
         rows=[(job, user, cost_view(job)) for job, user in shown],
         total=total,
         filters=filters,

@@ -6,7 +6,7 @@ from functools import cache
 from typing import Any
 
 from fastapi import Request
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader
 from starlette.responses import RedirectResponse, Response
 
 from dreadnode_api.auth.cookies import session_cookie
@@ -31,7 +31,6 @@ def environment() -> Environment:
     made = Environment(
         loader=PackageLoader("dreadnode_api.console"),
         autoescape=True,
-        undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         auto_reload=False,

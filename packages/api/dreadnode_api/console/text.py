@@ -5,18 +5,19 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from jinja2 import Undefined
 from markupsafe import Markup, escape
 
 from dreadnode_api.errors import plain, printable
 from dreadnode_api.models.base import now
 
 NONE = "\N{EN DASH}"
-"""What stands for a value that does not exist."""
+"""What stands for a value that does not exist: null, or missing in what was stored."""
 
 
 def number(value: float | None) -> str:
     """Return a number with commas, and with at most four significant digits after the point."""
-    if value is None:
+    if value is None or isinstance(value, Undefined):
         return NONE
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}"
@@ -27,7 +28,7 @@ def number(value: float | None) -> str:
 
 def usd(value: str | Decimal | None) -> str:
     """Return an amount in US dollars: to the cent, or to two significant digits below a cent."""
-    if value is None:
+    if value is None or isinstance(value, Undefined):
         return "unknown"
     amount = Decimal(value)
     if not amount or amount >= Decimal("0.1"):
@@ -37,7 +38,7 @@ def usd(value: str | Decimal | None) -> str:
 
 def size(value: int | None) -> str:
     """Return a number of bytes."""
-    if value is None:
+    if value is None or isinstance(value, Undefined):
         return NONE
     amount = float(value)
     for unit in ("B", "kB", "MB", "GB"):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, String, cast, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,6 +16,7 @@ from dreadnode_api.models.jobs import ENDED, Event, Job, MetricPoints, Status, T
 from dreadnode_api.settings import Settings
 
 LAST_LINES = 10
+MAX_LINES = 10_000
 
 
 async def enqueue(
@@ -67,6 +69,37 @@ async def last_lines(session: AsyncSession, job: Job) -> list[str]:
         .limit(LAST_LINES)
     )
     return [message for message in reversed(found.all()) if message is not None]
+
+
+async def log_lines(
+    session: AsyncSession,
+    job: Job,
+    *,
+    after: int = 0,
+    before: int | None = None,
+    levels: Sequence[str] = (),
+    since: datetime | None = None,
+    tail: int | None = None,
+    query: str | None = None,
+) -> Sequence[Event]:
+    """Return lines of a job's log, oldest first: at most MAX_LINES, or only the last TAIL.
+
+    AFTER and BEFORE are numbers of lines, between which the lines are.
+    """
+    statement = select(Event).where(
+        Event.job_id == job.id, Event.number > after, Event.message.is_not(None)
+    )
+    if before is not None:
+        statement = statement.where(Event.number < before)
+    if levels:
+        statement = statement.where(Event.level.in_(levels))
+    if since is not None:
+        statement = statement.where(Event.created_at >= since)
+    if query is not None:
+        statement = statement.where(Event.message.icontains(query, autoescape=True))
+    order = Event.number.desc() if tail is not None else Event.number
+    found = (await session.scalars(statement.order_by(order).limit(tail or MAX_LINES))).all()
+    return found[::-1] if tail is not None else found
 
 
 async def list_jobs(

@@ -54,3 +54,25 @@ def complete(trainer_type: str, stored: Mapping[str, Any]) -> dict[str, Any]:
     upgrade lacks the settings that are new, and the runtime has no defaults of its own.
     """
     return with_defaults(KINDS[trainer_type], stored, int(stored["max_sequence_length"]))
+
+
+def default_names(trainer_type: str, config: Mapping[str, Any]) -> frozenset[str]:
+    """Return the settings in a job's CONFIG that have their default.
+
+    A setting that was given with the value of its default counts as one that has it.
+    """
+    context = int(config.get("max_sequence_length") or 0)
+    kind = KINDS[trainer_type]
+    found = set()
+    for name, field in offered(kind):
+        if name not in config or name in RESOLVED_ELSEWHERE:
+            continue
+        rule = mark(field, DefaultFrom)
+        if rule is not None and rule.value is not None:
+            # A default may depend on the settings above, and on all that were given.
+            default = rule.value({n: v for n, v in config.items() if n != name}, context)
+        else:
+            default = field.get_default(call_default_factory=True, validated_data=dict(config))
+        if default == config[name]:
+            found.add(name)
+    return frozenset(found)

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Query, Request, Response
-from sqlalchemy import select
 
 from dreadnode_api import audit
 from dreadnode_api.auth.deps import Member, Reader
@@ -24,7 +23,7 @@ from dreadnode_api.http.schemas import TimestampInput
 from dreadnode_api.jobs import service as jobs
 from dreadnode_api.jobs.deps import JobId, JobReader
 from dreadnode_api.jobs.waiting import explain_waiting
-from dreadnode_api.models.jobs import ENDED, Event, Job, Status
+from dreadnode_api.models.jobs import ENDED, Job, Status
 from dreadnode_api.pricing.budget import limit_of
 from dreadnode_api.training import retry, service
 from dreadnode_api.training.deletion import delete_job
@@ -42,15 +41,13 @@ from dreadnode_api.training.schemas import (
     RetryRequest,
     TrainerType,
     TrainingJob,
+    levels_from,
 )
 from dreadnode_api.training.views import job_view, log_view
 
 router = APIRouter(
     prefix="/org/{org}/ws/{ws}/training/jobs", responses=ERRORS, tags=["Training jobs"]
 )
-
-LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
-
 
 FilterText = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")]
 
@@ -215,18 +212,15 @@ async def get_training_job_logs(
 ) -> LogPage:
     """Return the log of a job, oldest line first; without `tail`, at most 10,000 lines."""
     job: Job = await jobs.get_job(session, scope.workspace_id, scope.job_id)
-    statement = select(Event).where(
-        Event.job_id == job.id, Event.number > after, Event.message.is_not(None)
+    lines = await jobs.log_lines(
+        session,
+        job,
+        after=after,
+        levels=levels_from(level),
+        since=since,
+        tail=tail,
+        query=query,
     )
-    if level != "debug":
-        statement = statement.where(Event.level.in_(LEVELS[LEVELS.index(level) :]))
-    if since is not None:
-        statement = statement.where(Event.created_at >= since)
-    if query is not None:
-        statement = statement.where(Event.message.icontains(query, autoescape=True))
-    order = Event.number.desc() if tail is not None else Event.number
-    found = (await session.scalars(statement.order_by(order).limit(tail or 10_000))).all()
-    lines = found[::-1] if tail is not None else found
     return LogPage(items=[log_view(each) for each in lines])
 
 

@@ -3,10 +3,10 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request
-from sqlalchemy import select
 from starlette.responses import FileResponse
 
-from dreadnode_api.errors import ERRORS, Conflict, NotFound
+from dreadnode_api.blob_store import BlobStore
+from dreadnode_api.errors import ERRORS, Conflict
 from dreadnode_api.http.deps import InDatabase, InSettings, InStore, ReadSession, WriteSession
 from dreadnode_api.jobs import files, service
 from dreadnode_api.jobs.deps import JobReader, JobSandbox, ReportingSandbox
@@ -93,9 +93,7 @@ async def put_file(
 async def list_files(scope: JobReader, session: ReadSession) -> JobFileList:
     """List the files of a job."""
     job = await service.get_job(session, scope.workspace_id, scope.job_id)
-    found = await session.scalars(
-        select(JobFile).where(JobFile.job_id == job.id).order_by(JobFile.path)
-    )
+    found = await files.job_files(session, job.id)
     return JobFileList(
         items=[JobFileView(path=f.path, bytes=f.bytes, sha256=f.sha256) for f in found]
     )
@@ -112,12 +110,14 @@ async def get_file(
     """Return the content of a file."""
     async with database.reading() as session:
         job = await service.get_job(session, scope.workspace_id, scope.job_id)
-        found = await session.get(JobFile, (job.id, path))
-    if found is None:
-        raise NotFound(f"The job `{job.id}` has no file `{path}`")
+        return file_response(store, await files.get_file(session, job, path))
+
+
+def file_response(store: BlobStore, file: JobFile) -> FileResponse:
+    """Return the content of a file of a job, as a download."""
     return FileResponse(
-        store.path(found.sha256),
+        store.path(file.sha256),
         media_type="application/octet-stream",
-        filename=path.rsplit("/", 1)[-1],
-        headers={"ETag": f'"{found.sha256}"'},
+        filename=file.path.rsplit("/", 1)[-1],
+        headers={"ETag": f'"{file.sha256}"'},
     )

@@ -17,6 +17,7 @@ from dreadnode_api.training.sft_schemas import SftConfig
 Backend = Literal["tinker", "ray"]
 TrainerType = Literal["sft", "rl"]
 Level = Literal["debug", "info", "warning", "error"]
+LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 EventType = Literal[
     "training_start",
     "step_complete",
@@ -42,6 +43,11 @@ Phase = Literal[
 
 
 Label = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(single_line)]
+
+
+def levels_from(lowest: Level) -> tuple[Level, ...]:
+    """Return the levels of lines from LOWEST on; none stands for all of them."""
+    return () if lowest == LEVELS[0] else LEVELS[LEVELS.index(lowest) :]
 
 
 class _JobRequest(Request):

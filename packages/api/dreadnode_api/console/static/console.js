@@ -37,7 +37,7 @@ function span(seconds) {
 }
 
 function times() {
-  for (const each of document.querySelectorAll("time[datetime]")) {
+  for (const each of document.querySelectorAll("time[datetime]:not([data-clock])")) {
     const moment = new Date(each.dateTime);
     const text = span((Date.now() - moment) / 1000);
     if (each.textContent !== text) each.textContent = text;
@@ -84,6 +84,7 @@ function confirmations() {
   });
 }
 
+document.addEventListener("times", times);
 themes();
 times();
 setInterval(times, 15000);

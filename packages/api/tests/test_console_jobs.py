@@ -1,0 +1,344 @@
+"""The pages of jobs over plain HTTP, on both databases."""
+
+import asyncio
+import math
+import re
+from typing import Any
+
+import pytest
+from dreadnode_api.console.thinning import MetricHistory, thin
+from sqlalchemy import event
+
+
+async def report(api: Any, key: str, job_id: str, kind: str, **more: Any) -> None:
+    answer = await api(
+        "POST", f"{api.jobs}/{job_id}/progress", key=key, json={"event_type": kind, **more}
+    )
+    assert answer.status_code == 200, answer.text
+
+
+async def running(api: Any, **changes: Any) -> tuple[dict[str, Any], str]:
+    """Create a job and start it; return it with its sandbox's key."""
+    await api.push()
+    await api.job(**changes)
+    job, key = await api.start()
+    await report(api, key, job["id"], "training_start", data={"start": 0})
+    return job, key
+
+
+async def step(api: Any, key: str, job_id: str, number: int, loss: float | None = 1.0) -> None:
+    await report(
+        api,
+        key,
+        job_id,
+        "step_complete",
+        message=f"step {number}",
+        metrics={"steps": [number], "train/loss": [loss]},
+        data={"step": number, "steps": 10, "seconds_left": 5.0},
+    )
+
+
+async def test_the_page_of_a_job_shows_its_state_settings_data_and_log(
+    api: Any, console: Any
+) -> None:
+    job, key = await running(api, name="harbour", config={"learning_rate": 3e-4})
+    await step(api, key, job["id"], 3)
+    await console.sign_in("reader")
+
+    page = await console.get(f"/ws/lab/jobs/{job['id']}")
+
+    shown = console.text(page)
+    assert "harbour" in shown
+    assert "step 3 of 10" in shown
+    assert "about 5 s left" in shown
+    assert "8 of 8 usable" in shown
+    assert "step 3" in shown
+    assert re.search(r"<code>learning_rate</code></dt>\s*<dd>0.0003", page.text)
+    assert re.search(r'<code>adam_beta1</code></dt>\s*<dd class="quiet">', page.text)
+    assert "Cancel job" not in page.text
+
+
+async def test_a_job_of_another_organization_does_not_exist(api: Any, console: Any) -> None:
+    job, _ = await running(api)
+    path = f"/ws/lab/jobs/{job['id']}"
+    await console.sign_in("stranger")
+
+    pages = [
+        await console.get(f"{path}{part}") for part in ("", "/live", "/series", "/log", "/row")
+    ]
+    listed = await console.get("/ws/lab/jobs")
+    posted = await console.post(f"{path}/cancel", listed)
+    unknown = await console.get("/ws/lab/jobs/none")
+
+    assert [page.status_code for page in [*pages, posted, unknown]] == [404] * 7
+    assert console.text(pages[0]).replace(job["id"], "none") == console.text(unknown)
+
+
+async def test_text_of_others_stays_text(api: Any, console: Any) -> None:
+    script = "<script>alert(1)</script>"
+    job, key = await running(api, name=script, tags=[script])
+    await report(api, key, job["id"], "log", message=script)
+    await report(
+        api, key, job["id"], "checkpoint_saved", artifacts={"latest_checkpoint": "<script>"}
+    )
+    await console.sign_in()
+
+    page = await console.get(f"/ws/lab/jobs/{job['id']}")
+    listed = await console.get("/ws/lab/jobs")
+    live = (await console.get(f"/ws/lab/jobs/{job['id']}/live")).json()
+
+    for text in (page.text, listed.text, *live["parts"].values()):
+        assert "<script>" not in text
+    assert "&lt;script&gt;" in page.text
+    assert "&lt;script&gt;" in live["parts"]["checkpoints"]
+
+
+async def test_a_follower_gets_each_point_and_each_line_once(
+    api: Any, console: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreadnode_api.console.job_feed.FRESH_SECONDS", 0.0)
+    job, key = await running(api)
+    await console.sign_in()
+    path = f"/ws/lab/jobs/{job['id']}"
+    await step(api, key, job["id"], 1, 0.5)
+    whole = (await console.get(f"{path}/series")).json()
+    await step(api, key, job["id"], 2, 0.25)
+    await step(api, key, job["id"], 3, None)
+
+    first = (await console.get(f"{path}/live?after={whole['number']}")).json()
+    again = (
+        await console.get(f"{path}/live?after={first['number']}&digest={first['digest']}")
+    ).json()
+
+    assert whole["series"] == {"train/loss": [[1], [0.5]]}
+    assert first["points"] == {"train/loss": [[2, 3], [0.25, None]]}
+    assert [line["message"] for line in first["lines"]] == ["step 2", "step 3"]
+    assert "step 3" in re.sub(r"<[^>]+>", "", first["parts"]["state"])
+    assert (again["lines"], again["points"], "reset" in again) == ([], {}, False)
+
+
+async def test_a_follower_that_missed_too_much_loads_everything_again(
+    api: Any, console: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreadnode_api.console.job_feed.FRESH_SECONDS", 0.0)
+    job, key = await running(api)
+    await console.sign_in()
+    path = f"/ws/lab/jobs/{job['id']}"
+    before = (await console.get(f"{path}/series")).json()["number"]
+    await step(api, key, job["id"], 1)
+    steps, losses = [1, 2, 3], [3.0, 2.0, 1.0]
+    await report(
+        api, key, job["id"], "training_end", metrics={"steps": steps, "train/loss": losses}
+    )
+
+    live = (await console.get(f"{path}/live?after={before}")).json()
+    whole = (await console.get(f"{path}/series")).json()
+    ahead = (await console.get(f"{path}/live?after=100000")).json()
+
+    assert (live["reset"], live["ended"]) == (True, True)
+    assert whole["series"] == {"train/loss": [steps, losses]}
+    assert ahead["reset"] is True
+
+
+async def test_five_hundred_followers_cost_the_database_what_one_costs(
+    api: Any, console: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreadnode_api.console.job_feed.FRESH_SECONDS", 0.0)
+    job, key = await running(api)
+    await step(api, key, job["id"], 1)
+    await console.sign_in()
+    counted: list[str] = []
+    event.listen(
+        api.database.engine.sync_engine,
+        "before_cursor_execute",
+        lambda *arguments: counted.append(arguments[2]),
+    )
+
+    async def statements(followers: int) -> int:
+        counted.clear()
+        path = f"/ws/lab/jobs/{job['id']}/live"
+        answers = await asyncio.gather(*(console.get(path) for _ in range(followers)))
+        assert {answer.status_code for answer in answers} == {200}
+        # The session's token is looked up again every 0.4 s, whoever asks.
+        return len([each for each in counted if "browser_sessions" not in each])
+
+    await statements(1)
+    one = await statements(1)
+    many = await statements(500)
+
+    assert one > 0
+    # All that ask at the same time share one reading; on a slow machine a few are late.
+    assert many <= 3 * one
+
+
+async def test_the_log_is_searched_filtered_and_paged(
+    api: Any, console: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dreadnode_api.console.job_page.LINES", 2)
+    job, key = await running(api)
+    for number in range(3):
+        await report(api, key, job["id"], "log", message=f"Line {number} 100%", level="warning")
+    await console.sign_in()
+    path = f"/ws/lab/jobs/{job['id']}/log"
+
+    def messages(page: Any) -> list[str]:
+        return re.findall(r'<span class="text">([^<]*)</span>', page.text)
+
+    last = await console.get(path)
+    earlier = re.search(r'hx-get="([^"]+)"', last.text)
+    assert earlier is not None
+    before = await console.get(earlier[1].replace("&amp;", "&"))
+    found = await console.get(f"{path}?query=line+1+100%25&level=info")
+    errors = await console.get(f"{path}?level=error")
+
+    assert messages(last) == ["Line 1 100%", "Line 2 100%"]
+    assert messages(before)[-1] == "Line 0 100%"
+    assert messages(found) == ["Line 1 100%"]
+    assert "No line matches" in errors.text
+
+
+async def test_cancel_retry_and_clone_do_what_the_api_does(api: Any, console: Any) -> None:
+    await api.push()
+    job = await api.job(name="one", config={"learning_rate": 3e-4})
+    path = f"/ws/lab/jobs/{job['id']}"
+    await console.sign_in("member")
+    page = await console.get(path)
+    cancelled = await console.post(f"{path}/cancel", page)
+    again = await console.post(f"{path}/cancel", page)
+    retried = await console.post(f"{path}/retry", page, key="a")
+    cloned = await console.post(f"{path}/clone", page, key="b")
+    twice = await console.post(f"{path}/clone", page, key="b")
+    copy = (await api("GET", f"{api.jobs}/{cloned.headers['location'].rsplit('/', 1)[1]}")).json()
+
+    assert cancelled.headers["location"] == path
+    assert again.status_code == 409
+    assert "already cancelled and cannot be cancelled" in console.text(again)
+    assert retried.status_code == cloned.status_code == 303
+    assert twice.headers["location"] == cloned.headers["location"]
+    assert copy["config"] == job["config"]
+    assert (copy["name"], copy["model"]) == ("one", job["model"])
+
+
+async def test_two_people_who_cancel_at_once_both_see_the_cancelled_job(
+    api: Any, console: Any
+) -> None:
+    job, _ = await running(api)
+    path = f"/ws/lab/jobs/{job['id']}"
+    await console.sign_in()
+    page = await console.get(path)
+
+    answers = await asyncio.gather(*(console.post(f"{path}/cancel", page) for _ in range(2)))
+    shown = await console.get(path)
+
+    assert [answer.status_code for answer in answers] == [303, 303]
+    assert "Cancellation requested" in console.text(shown)
+
+
+async def test_a_reader_changes_nothing(api: Any, console: Any) -> None:
+    await api.push()
+    job = await api.job()
+    path = f"/ws/lab/jobs/{job['id']}"
+    await console.sign_in("reader")
+    page = await console.get(path)
+
+    for action in ("cancel", "retry", "clone", "export"):
+        answer = await console.post(f"{path}/{action}", page, key="a", checkpoint="b")
+        assert answer.status_code == 403
+        assert "This needs the role member" in console.text(answer)
+    assert (await api("GET", f"{api.jobs}/{job['id']}")).json()["status"] == "queued"
+
+
+async def test_a_deleted_job_is_a_sentence_for_those_who_follow_it(api: Any, console: Any) -> None:
+    await api.push()
+    job = await api.job()
+    path = f"/ws/lab/jobs/{job['id']}"
+    await console.sign_in()
+    before = await console.get(f"{path}/live")
+    await api("POST", f"{api.jobs}/{job['id']}/cancel")
+    await api("DELETE", f"{api.jobs}/{job['id']}")
+    await asyncio.sleep(1.1)
+
+    live = await console.get(f"{path}/live", Accept="application/json")
+    page = await console.get(path)
+
+    assert before.status_code == 200
+    assert live.status_code == page.status_code == 404
+    assert live.json()["detail"].startswith(f"There is no job `{job['id']}`")
+    assert f"There is no job {job['id']}" in console.text(page)
+
+
+async def test_files_of_a_job_can_be_downloaded_and_those_of_others_cannot(
+    api: Any, console: Any
+) -> None:
+    job, key = await running(api)
+    put = await api(
+        "PUT", f"{api.jobs}/{job['id']}/files/adapter/config.json", key=key, content=b"{}"
+    )
+    path = f"/ws/lab/jobs/{job['id']}"
+    await console.sign_in("reader")
+    page = await console.get(path)
+    link = re.search(r'href="([^"]+/files/[^"]+)"', page.text)
+    assert link is not None
+    ours = await console.get(link[1])
+    api.client.cookies.clear()
+    await console.sign_in("stranger")
+    theirs = await console.get(link[1])
+
+    assert put.status_code == 201
+    assert ours.content == b"{}"
+    assert ours.headers["content-disposition"].startswith("attachment")
+    assert theirs.status_code == 404
+
+
+async def test_a_name_of_wide_characters_and_the_newest_curve_are_in_the_list(
+    api: Any, console: Any
+) -> None:
+    name = "漢" * 200
+    job, key = await running(api, name=name)
+    for number, loss in enumerate((2.0, None, 1.0, 0.5), start=1):
+        await step(api, key, job["id"], number, loss)
+    await console.sign_in()
+
+    first = await console.get("/ws/lab/jobs")
+    rows = await console.get("/ws/lab/jobs", **{"HX-Request": "true"})
+    await step(api, key, job["id"], 5, 0.25)
+    newer = await console.get("/ws/lab/jobs", **{"HX-Request": "true"})
+
+    assert name in first.text
+    assert "<path" not in first.text.split("<main")[1]
+    assert "loss: 2 at first, 0.5 now, between 0.5 and 2" in rows.text
+    assert rows.text.count("M") >= 2
+    assert "0.25 now" in newer.text
+
+
+@pytest.mark.parametrize("length", [10, 100_000])
+def test_thinned_metrics_keep_every_minimum_and_maximum_and_gap(length: int) -> None:
+    values: list[float | None] = [math.sin(at / 50) for at in range(length)]
+    values[3], values[length // 2], values[-2] = 50.0, None, -50.0
+    history = MetricHistory()
+    for at in range(0, length, 997):
+        part = slice(at, at + 997)
+        history.add({"steps": list(range(length))[part], "train/loss": values[part]})
+
+    steps, thinned = history.series["train/loss"].points()
+
+    assert len(steps) <= 3 * 256 + 2
+    assert steps == sorted(steps)
+    assert {50.0, -50.0, None} <= set(thinned)
+    assert (steps[0], steps[-1]) == (0, length - 1)
+    assert all(values[int(step)] == value for step, value in zip(steps, thinned, strict=True))
+
+
+def test_metrics_that_are_no_numbers_and_second_names_are_left_out() -> None:
+    history = MetricHistory()
+    history.add({"steps": [1], "a": ["text"], "train/loss": [1.0], "train_loss": [1.0], "b": 3})
+    history.add({"steps": [2], "train/loss": [True], "eval/steps": [2], "eval/loss_history": [5]})
+
+    assert history.to_json() == {
+        "train/loss": [[1, 2], [1.0, None]],
+        "eval/loss_history": [[2], [5]],
+    }
+
+
+def test_thinning_one_step_repeated_keeps_the_last_point() -> None:
+    assert thin([1.0] * 3000, [2.0] * 3000, 4)[0][-1] == 1.0
