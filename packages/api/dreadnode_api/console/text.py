@@ -17,7 +17,7 @@ NONE = "\N{EN DASH}"
 
 def number(value: float | None) -> str:
     """Return a number with commas, and with at most four significant digits after the point."""
-    if value is None or isinstance(value, Undefined):
+    if value is None:
         return NONE
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}"
@@ -28,7 +28,7 @@ def number(value: float | None) -> str:
 
 def usd(value: str | Decimal | None) -> str:
     """Return an amount in US dollars: to the cent, or to two significant digits below a cent."""
-    if value is None or isinstance(value, Undefined):
+    if value is None:
         return "unknown"
     amount = Decimal(value)
     if not amount or amount >= Decimal("0.1"):
@@ -38,7 +38,7 @@ def usd(value: str | Decimal | None) -> str:
 
 def size(value: int | None) -> str:
     """Return a number of bytes."""
-    if value is None or isinstance(value, Undefined):
+    if value is None:
         return NONE
     amount = float(value)
     for unit in ("B", "kB", "MB", "GB"):
@@ -85,11 +85,11 @@ def sentence(value: str | None) -> Markup:
     return Markup("".join(marked))  # noqa: S704 - its parts are escaped
 
 
-FILTERS: dict[str, Callable[..., Any]] = {
-    "number": number,
-    "usd": usd,
-    "size": size,
-    "duration": duration,
-    "ago": ago,
-    "sentence": sentence,
+def _lenient(shown: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a filter that takes a value missing in what was stored as one that is null."""
+    return lambda value: shown(None if isinstance(value, Undefined) else value)
+
+
+FILTERS: dict[str, Callable[[Any], Any]] = {
+    each.__name__: _lenient(each) for each in (number, usd, size, duration, ago, sentence)
 }
