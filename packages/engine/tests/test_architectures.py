@@ -18,6 +18,7 @@ from dreadnode_engine.compute.batch_request import BatchRequest
 from dreadnode_engine.compute.decoding import SamplingBatch
 from dreadnode_engine.compute.layer_slots import KeyValueSlots
 from dreadnode_engine.compute.loaded_model import Device, LoadedBase
+from dreadnode_engine.compute.probe import check_architecture
 from dreadnode_engine.compute.sampling import Plan, StopCondition
 from dreadnode_engine.compute.training import Limits, check
 from dreadnode_engine.compute.training_state import TrainingState, read_state, write_tensors
@@ -26,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from tinker import types
 from tinker.proto import response_conv
 from tinker.types import AdamParams
+from transformers import Qwen3_5Config, Qwen3_5ForConditionalGeneration
 
 CONTEXT = 320
 MASTER = "tml-master-key-of-the-tests"
@@ -33,7 +35,7 @@ SHAPES = [
     LoraShape(4, train_mlp=True, train_attn=True, train_unembed=True),
     LoraShape(8, train_mlp=False, train_attn=True, train_unembed=False),
 ]
-KINDS = ["gpt_oss"]
+KINDS = ["gpt_oss", "qwen3_5", "qwen3_5_moe", "deepseek_v3", "nemotron_h"]
 STEP = AdamParams(learning_rate=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
 
 
@@ -247,10 +249,10 @@ def test_greedy_completions_of_200_tokens_are_those_of_transformers(
 ) -> None:
     folders = [adapter(base, tmp_path / f"{i}", i) for i in range(2)]
     random = np.random.default_rng(0)
-    wanted = [folders[0], None, folders[1], folders[0], None, folders[1]]
+    wanted = [folders[0], None, folders[1], folders[0], folders[1], folders[1]]
     requests = [
-        (plan(random.integers(3, 90, length), 200 - 35 * i, scored=length), folder)
-        for i, (length, folder) in enumerate(zip((1, 40, 9, 30, 2, 17), wanted, strict=True))
+        (plan(random.integers(3, 90, length), 200 if folder is None else 40, scored=length), folder)
+        for length, folder in zip((1, 40, 9, 30, 2, 17), wanted, strict=True)
     ]
     models = {folder: plain(base, folder) for folder in (None, *folders)}
 
@@ -326,6 +328,30 @@ def test_a_sliding_window_bounds_the_cache_of_its_layers(
 
     assert places[8] == 8
     assert places[None] >= 149
+
+
+def test_the_text_tower_of_a_vision_model_is_served_alone(
+    make_tiny: Callable[[str, int], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(make_tiny("qwen3_5", CONTEXT), tmp_path, dirs_exist_ok=True)
+    text = json.loads((tmp_path / "config.json").read_text())
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2}
+    vision |= {"out_hidden_size": 32, "num_position_embeddings": 16}
+    config = Qwen3_5Config(text_config=text, vision_config=vision)
+    whole = Qwen3_5ForConditionalGeneration(config).eval()
+    whole.save_pretrained(tmp_path)
+    served = inspect_model("vision", tmp_path)
+    check_architecture(served)
+
+    base = LoadedBase(served, Device())
+
+    assert served.architecture == "Qwen3_5ForCausalLM"
+    tokens = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        expected = whole(input_ids=tokens, use_cache=False).logits
+        torch.testing.assert_close(base.plain.causal_lm(input_ids=tokens).logits, expected)
+    weights = base.plain.causal_lm.parameters()
+    assert memory.parameters(tmp_path) == sum(weight.numel() for weight in weights)
 
 
 def test_mxfp4_weights_are_converted_when_they_are_loaded(

@@ -10,10 +10,17 @@ from typing import Any
 
 HYBRIDS: Mapping[str, str] = {
     "gpt_oss": "sliding and full attention with sinks, routed experts",
+    "qwen3_5_text": "gated delta rule and full attention",
+    "qwen3_5_moe_text": "gated delta rule and full attention, routed experts",
+    "deepseek_v3": "latent attention, routed experts",
+    "nemotron_h": "Mamba-2, full attention, MLP and routed experts",
 }
 """Architectures with other layers than full attention, by the model type of their decoder."""
 
-TEXT_TOWERS: Mapping[str, str] = {}
+TEXT_TOWERS: Mapping[str, str] = {
+    "qwen3_5": "Qwen3_5ForCausalLM",
+    "qwen3_5_moe": "Qwen3_5MoeForCausalLM",
+}
 """The class of transformers that loads only the text tower of a vision model, by its model type."""
 
 _REFUSED: Mapping[str, str] = {

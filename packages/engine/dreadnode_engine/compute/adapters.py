@@ -42,8 +42,13 @@ CONFIG_FILE = "adapter_config.json"
 _PREFIX = "base_model.model."
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"}
+_LATENT = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"}
+_RECURRENT = {"in_proj_qkv", "in_proj_z", "in_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "gate_up_proj"}
-ADAPTED = frozenset(_ATTENTION | _MLP | {"lm_head"})
+_MIXERS = _ATTENTION | _LATENT | _RECURRENT
+PROJECTIONS = frozenset(_MIXERS | _MLP | {"out_proj"})
+"""Names of the linear layers of attention, recurrent layers and MLP."""
+ADAPTED = PROJECTIONS | {"lm_head"}
 """Names of the linear layers that an adapter may train."""
 
 
@@ -178,8 +183,10 @@ def lora_targets(base: nn.Module, shape: LoraShape) -> LoraTargets:
     for name, module in base.named_modules():
         leaf = name.rpartition(".")[2]
         if isinstance(module, nn.Linear):
+            # PEFT refuses `out_proj` of Mamba-2: fused kernels would skip its adapter.
+            mixer = leaf in _MIXERS or name.endswith("linear_attn.out_proj")
             if (
-                (leaf in _ATTENTION and shape.train_attn)
+                (mixer and shape.train_attn)
                 or (leaf in _MLP and shape.train_mlp)
                 or (name == "lm_head" and shape.train_unembed)
             ):

@@ -20,6 +20,7 @@ from dreadnode_engine.compute.network import Network
 from dreadnode_engine.compute.prefill import prefill
 from dreadnode_engine.compute.prefix_cache import PrefixCache
 from dreadnode_engine.compute.probe import check_training
+from dreadnode_engine.compute.recurrent import adopt_recurrent_layers
 from dreadnode_engine.errors import OperationFailed
 from dreadnode_engine.settings import MIB, Settings
 
@@ -79,6 +80,7 @@ class LoadedBase:
         self.config = model.config.get_text_config(decoder=True)
         self.eos = _eos_ids(model, self.tokenizer)
         fuse_projections(model)
+        adopt_recurrent_layers(model)
         self.plain = Network(model, mixed=device.mixed)
         self.prefixes = PrefixCache(prefix_bytes)
         self._wrapped: dict[LoraShape, tuple[PeftWrapper, Network]] = {}

@@ -16,10 +16,9 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dreadnode_engine.base_models.discovery import ServedModel
-from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
+from dreadnode_engine.compute.adapters import PROJECTIONS, LoraShape, PeftWrapper
 from dreadnode_engine.compute.layer_states import layer_kinds
 from dreadnode_engine.compute.loaded_model import Device
-from dreadnode_engine.compute.mixed_precision import PROJECTIONS
 from dreadnode_engine.compute.training import LOGIT_ROWS
 
 SHARE = 0.8
@@ -35,6 +34,8 @@ BUFFERS = 64 * 2**20
 ALLOCATED_LOGITS = 7
 """Copies of the logits of one slice that exist at the same time, with their gradients."""
 
+_NOT_LOADED = ("model.visual.", "mtp.")
+
 
 @functools.lru_cache(maxsize=64)
 def parameters(path: Path, *, projections_only: bool = False) -> int:
@@ -45,15 +46,19 @@ def parameters(path: Path, *, projections_only: bool = False) -> int:
             for name in opened.keys():  # noqa: SIM118 (not a dictionary)
                 shape = opened.get_slice(name).get_shape()
                 if not projections_only or _is_projection(name):
-                    count += math.prod(shape) * _values_per_byte(name)
+                    count += math.prod(shape) * _weights_in(name)
     return count
 
 
-def _values_per_byte(name: str) -> int:
-    """Return how many weights a stored number of NAME is: MXFP4 packs two, and scales are none."""
+def _weights_in(name: str) -> int:
+    """Return how many weights a number of the stored tensor NAME becomes.
+
+    MXFP4 packs two into one. Scales become none, and neither do other towers of a model and layers
+    that predict several tokens, which are not loaded.
+    """
     if name.endswith("_proj_blocks"):
         return 2
-    return 0 if name.endswith("_proj_scales") else 1
+    return 0 if name.endswith("_proj_scales") or name.startswith(_NOT_LOADED) else 1
 
 
 def _is_projection(name: str) -> bool:

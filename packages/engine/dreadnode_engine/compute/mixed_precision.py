@@ -18,13 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from dreadnode_engine.compute.adapters import PROJECTIONS
+
 log = logging.getLogger(__name__)
 
-PROJECTIONS = frozenset(
-    {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"}
-    | {"gate_proj", "up_proj", "down_proj", "gate_up_proj"}
-)
-"""Names of the layers whose weights are bfloat16."""
 FASTER = 1.2
 """How many times as fast bfloat16 must be."""
 ROWS, WIDTH, ROUNDS = 256, 1024, 5
