@@ -56,7 +56,7 @@ def tensors_of(base: LoadedBase, shape: LoraShape, seed: int) -> dict[str, torch
 def adapter(base: LoadedBase, folder: Path, seed: int) -> Path:
     wrapper, _ = base.wrapper_for(SHAPES[seed])
     folder.mkdir()
-    wrapper.save(tensors_of(base, SHAPES[seed], seed), folder, "x")
+    wrapper.export(tensors_of(base, SHAPES[seed], seed), folder, "x")
     return folder
 
 
@@ -112,7 +112,7 @@ def plain_step(model: Any, examples: list[Datum]) -> tuple[list[np.ndarray], flo
 def test_training_matches_a_plain_peft_loop(base: LoadedBase, tmp_path: Path) -> None:
     wrapper, _ = base.wrapper_for(SHAPES[0])
     state = TrainingState(base, SHAPES[0], tensors_of(base, SHAPES[0], 0))
-    wrapper.save(state.parameters, tmp_path, "x")
+    wrapper.export(state.parameters, tmp_path, "x")
     model = plain(base, tmp_path, train=True)
     theirs = {n.replace(".default", ""): p for n, p in model.named_parameters() if "lora_" in n}
     optimizer = torch.optim.AdamW(theirs.values(), lr=1e-2, betas=(0.9, 0.95), weight_decay=0.1)

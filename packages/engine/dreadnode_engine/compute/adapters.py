@@ -28,7 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from dreadnode_engine.compute.expert_layout import (
     EXPERT_MODULES,
     by_expert,
-    names_each_expert,
+    peft_renames,
     stacked,
 )
 from dreadnode_engine.errors import OperationFailed
@@ -83,8 +83,8 @@ class PeftWrapper:
         self._slots = dict(_slots(model))
         self.shapes = {name: module.weight.size() for name, module in self._slots.items()}
         _check_targets(targets, shape.rank, self.shapes)
-        self._experts = targets.parameters
-        self._each_expert = names_each_expert(getattr(base.config, "model_type", ""))
+        self._targets = targets
+        self._renamed = peft_renames(base)
         self.device = next(base.parameters()).device
         halved = any(weight.dtype == torch.bfloat16 for weight in base.parameters())
         self.base_dtype = "bfloat16" if halved else "float32"
@@ -113,15 +113,26 @@ class PeftWrapper:
         """Write TENSORS into FOLDER as others load them: each expert under its own names.
 
         PEFT 0.18 to 0.21, vLLM and llama.cpp's converter read that layout of experts; stacked
-        experts are read by the PEFT that wrote them only.
+        experts are read by the PEFT that wrote them only. PEFT takes the names of ordinary MLPs
+        beside experts for those of experts, so these are named as parameters, and then the experts
+        stay stacked.
         """
         config = copy.copy(self.config)
-        if self._experts and self._each_expert:
-            experts = {n: t for n, t in tensors.items() if ".experts." in n}
-            factors = factors_of(experts, self._experts, 1.0)
-            tensors = {n: t for n, t in tensors.items() if n not in experts} | by_expert(factors)
-            config.target_parameters = None
-            config.target_modules = {*(config.target_modules or ()), *EXPERT_MODULES}
+        experts = {n: t for n, t in tensors.items() if ".experts." in n}
+        if experts and self._renamed:
+            names = self._targets.modules
+            mlps = {name for name in names if name.rpartition(".")[2] in EXPERT_MODULES}
+            modules = set(config.target_modules or ()) - set(EXPERT_MODULES)
+            if mlps:
+                config.target_modules = modules
+                weights = {f"{name}.weight" for name in mlps}
+                config.target_parameters = [*(config.target_parameters or ()), *weights]
+            else:
+                factors = factors_of(experts, self._targets.parameters, 1.0)
+                tensors = {n: t for n, t in tensors.items() if n not in experts}
+                tensors |= by_expert(factors)
+                config.target_parameters = None
+                config.target_modules = {*modules, *EXPERT_MODULES}
         self._write(tensors, config, folder, base_model)
 
     def _write(

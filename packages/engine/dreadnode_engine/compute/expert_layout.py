@@ -9,22 +9,23 @@ import re
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor
+from peft import LoraConfig
+from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
 from dreadnode_engine.errors import OperationFailed
 
 GATE, UP, DOWN = EXPERT_MODULES = ("gate_proj", "up_proj", "down_proj")
 """Names of one expert's layers in files."""
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(.*)")
-_GATE_PATTERN = f"mlp.experts.*.{GATE}.weight"
 
 
-def names_each_expert(model_type: str) -> bool:
-    """Whether files of models of MODEL_TYPE name each expert as `experts.0.gate_proj`."""
-    conversions = get_checkpoint_conversion_mapping(model_type) or []
-    return any(_GATE_PATTERN in conversion.source_patterns for conversion in conversions)
+def peft_renames(model: nn.Module) -> bool:
+    """Whether PEFT takes `gate_proj`, `up_proj` and `down_proj` in MODEL for names of experts."""
+    config = LoraConfig(target_modules=[*EXPERT_MODULES])
+    convert_peft_config_for_transformers(config, model, None)
+    return bool(config.target_parameters)
 
 
 def by_expert(factors: Iterable[tuple[str, Tensor, Tensor]]) -> dict[str, Tensor]:
