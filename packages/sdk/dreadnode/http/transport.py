@@ -124,14 +124,23 @@ class EventStream:
         job_id: The job.
         after: Only events after the one with this id.
         max_outage: Seconds without a connection after which the server counts as gone.
+        on_connection: Called with False when the connection is lost, with True when it is back.
     """
 
-    def __init__(self, scope: Scope, job_id: str, after: int, max_outage: float) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        job_id: str,
+        after: int,
+        max_outage: float,
+        on_connection: Callable[[bool], None] | None = None,
+    ) -> None:
         self._scope = scope
         self._job_id = job_id
         self._after = after
         self._outage = Outage(max_outage)
         self._is_connected = False
+        self._on_connection = on_connection or (lambda is_connected: None)
 
     def call(self) -> Call[bytes]:
         """Describe the call for the events that were not read yet."""
@@ -142,6 +151,7 @@ class EventStream:
     def connected(self) -> None:
         """Record that the server has answered."""
         self._is_connected = True
+        self._on_connection(True)
 
     def parse(self, event: httpx2.ServerSentEvent, response: httpx2.Response) -> JobEvent | None:
         """Return the job's event in EVENT, if it holds one."""
@@ -156,6 +166,7 @@ class EventStream:
 
     def failed(self, failure: ConnectionFailed | ServerError) -> None:
         """Record a lost connection; raise FAILURE when the outage has lasted too long."""
+        self._on_connection(False)
         if self._is_connected:
             # The outage begins now: until here the connection was alive.
             self._outage.answered()

@@ -16,7 +16,7 @@ class Curve(NamedTuple):
 
     Attributes:
         job_id: The job.
-        job: The job's name and the start of its id.
+        job: The job's name and the start of its id; empty if there is only one job.
         metric: The full name of the metric.
         series: The values.
         is_evaluation: Whether the values are far apart, so that each one is shown as a point.
@@ -31,7 +31,7 @@ class Curve(NamedTuple):
     @property
     def label(self) -> str:
         """The job and the metric."""
-        return f"{self.job}: {self.metric}"
+        return f"{self.job}: {self.metric}" if self.job else self.metric
 
 
 def default_metrics(job: TrainingJob) -> tuple[str, str]:

@@ -390,7 +390,8 @@ exit: 130
 --- stdout
 --- stderr
 training, step 1/36, loss 2.9722
-hint: the job keeps running: `dn train wait 01900001-0000-7000-8000-000000000000` follows it, `dn train cancel 01900001-0000-7000-8000-000000000000` stops it
+the job keeps running: training, step 1/36, loss 2.9722
+hint: `dn train watch 01900001-0000-7000-8000-000000000000` follows it, `dn train cancel 01900001-0000-7000-8000-000000000000` stops it
 """)
 
 

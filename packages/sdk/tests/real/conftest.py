@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
+import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,12 @@ serve.serve.__kwdefaults__["commands"] = serve.Commands(
 )
 sys.exit(main.run(sys.argv[1:]))
 """
+
+
+LIVE = (
+    "import sys; from dreadnode.cli.main import run; "
+    "from dreadnode.cli.train import live; live.REFRESH_SECONDS = 0.5; sys.exit(run(sys.argv[1:]))"
+)
 
 
 class Dn:
@@ -113,6 +122,45 @@ class Server:
         return said
 
 
+class Terminal:
+    """A program that runs in a pseudo-terminal of 80 columns and 24 rows."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.screen = ""
+        self._master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", LIVE, *arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24", "NO_COLOR": "1"},
+        )
+        os.close(slave)
+
+    def until(self, pattern: str, seconds: float = 60) -> str:
+        """Read until PATTERN appears after what was read before, and return all that is new."""
+        new, deadline = "", time.monotonic() + seconds
+        while re.search(pattern, new) is None:
+            assert time.monotonic() < deadline, f"no {pattern} in:\n{new[-3000:]}"
+            if select.select([self._master], [], [], 0.2)[0]:
+                try:
+                    new += os.read(self._master, 65536).decode(errors="replace")
+                except OSError:  # The program has closed the terminal.
+                    assert re.search(pattern, new), f"no {pattern} at the end of:\n{new[-3000:]}"
+        self.screen += new
+        return new
+
+    def close(self) -> None:
+        """End the program, if it still runs."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def interrupt(self) -> None:
+        os.kill(self.process.pid, signal.SIGINT)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -138,3 +186,17 @@ def dn(
     monkeypatch.setenv("DREADNODE_CONFIG_DIR", str(server.folder / "config"))
     monkeypatch.chdir(tmp_path)
     return Dn(tmp_path, capsys.readouterr, server)
+
+
+@pytest.fixture
+def open_terminal(dn: Dn) -> Iterator[Callable[..., Terminal]]:
+    """Run `dn` in a terminal, in the account of the test."""
+    opened: list[Terminal] = []
+
+    def open_terminal(*arguments: str) -> Terminal:
+        opened.append(Terminal(*arguments))
+        return opened[-1]
+
+    yield open_terminal
+    for terminal in opened:
+        terminal.close()

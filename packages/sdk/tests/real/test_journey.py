@@ -271,6 +271,26 @@ def test_waiting_continues_through_a_restart_of_the_api(
     )
 
 
+def test_a_live_view_survives_the_death_of_the_api_and_ctrl_c_leaves_the_job_running(
+    dn: Dn, dataset: str, server: Any, open_terminal: Any
+) -> None:
+    job = dn.json(f"train sft {MODEL} --dataset {dataset} --steps 500 --seed {SLOW}")["id"]
+    terminal = open_terminal("train", "watch", job)
+
+    shown = terminal.until(r"[3-9]/500(.*\n)*.*└")
+    server.kill("dreadnode_api serve")
+    terminal.until("connection lost")
+    terminal.until(r"\d\d/500")
+    terminal.interrupt()
+    last = terminal.until("dn train cancel")
+
+    assert "tokens" in shown
+    assert "the job keeps running: training, step" in last
+    assert "\x1b[3" not in terminal.screen  # NO_COLOR: neither foreground nor italics.
+    assert dn.json(f"train get {job}")["status"] == "running"
+    dn.run(f"train cancel {job}")
+
+
 def test_tokens_are_created_shown_once_listed_and_revoked(dn: Dn, server: Any) -> None:
     code, token, err = dn.run("token create nightly --role reader --days 30")
     token = token.strip()

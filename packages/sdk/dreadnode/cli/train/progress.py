@@ -1,13 +1,14 @@
-"""A job's progress on stderr during a wait: a bar in a terminal, otherwise lines."""
+"""Waits for a job and shows its progress: a live view in a terminal, otherwise lines."""
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING
 
 from dreadnode.cli import views
 from dreadnode.cli.output import hint, say, visible
-from dreadnode.errors import JobEnded
+from dreadnode.errors import DreadnodeError, JobEnded
 
 if TYPE_CHECKING:
     from dreadnode.cli.context import Common
@@ -21,28 +22,33 @@ _INFRASTRUCTURE = "attempts_used_up"
 """The error code of a job that failed without a fault in its data, its code or its settings."""
 
 
-def follow(client: ApiClient, job_id: str, common: Common, *, timeout: float | None = None) -> None:
-    """Wait for the end of a job, show its progress, and print the job.
+def follow(
+    client: ApiClient,
+    job_id: str,
+    common: Common,
+    *,
+    timeout: float | None = None,
+    show_job: bool = True,
+) -> None:
+    """Wait for the end of a job, show its progress, and print the job unless SHOW_JOB is false.
 
     Raises:
         JobEnded: It failed or was cancelled.
         WaitTimedOut: It still runs after TIMEOUT seconds.
     """
     try:
-        with progress_display() as update:
-            job = client.wait_for_training_job(job_id, timeout=timeout, on_update=update)
+        job = _wait(client, job_id, timeout)
     except JobEnded as ended:
-        common.out.record(ended.job, views.JOB)
+        if show_job:
+            common.out.record(ended.job, views.JOB)
         if not common.json:
             hint(next_after_failure(ended.job))
         raise
     except KeyboardInterrupt:
-        hint(
-            f"the job keeps running: `dn train wait {job_id}` follows it, "
-            f"`dn train cancel {job_id}` stops it"
-        )
+        say_it_keeps_running(client, job_id)
         raise
-    common.out.record(job, views.JOB)
+    if show_job:
+        common.out.record(job, views.JOB)
     if common.json:
         return
     if job.artifacts.get("adapter"):
@@ -54,6 +60,35 @@ def follow(client: ApiClient, job_id: str, common: Common, *, timeout: float | N
         hint(views.take_best(job))
 
 
+def is_terminal() -> bool:
+    """Whether a person reads stderr in a terminal that can move its cursor."""
+    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _wait(client: ApiClient, job_id: str, timeout: float | None) -> TrainingJob:
+    if not is_terminal():
+        return client.wait_for_training_job(job_id, timeout=timeout, on_update=Lines())
+    from rich.console import Console
+
+    from dreadnode.cli.train.live import follow_live
+
+    return follow_live(client, job_id, Console(stderr=True), timeout=timeout)
+
+
+def say_it_keeps_running(client: ApiClient, job_id: str) -> None:
+    """Print how far a job is, and how to come back to it or stop it."""
+    try:
+        job: TrainingJob | None = client.get_training_job(job_id)
+    except DreadnodeError:
+        # The server does not respond, and a person who leaves does not wait for it.
+        job = None
+    if job is not None and job.has_ended:
+        say(f"the job is {job.status}")
+        return
+    say(f"the job keeps running: {_line(job)}" if job else "the job keeps running")
+    hint(f"`dn train watch {job_id}` follows it, `dn train cancel {job_id}` stops it")
+
+
 def next_after_failure(job: TrainingJob) -> str:
     """Return what to do after JOB has failed or was cancelled."""
     log = f"`dn train logs {job.id}` shows its log"
@@ -63,22 +98,11 @@ def next_after_failure(job: TrainingJob) -> str:
     return f"{log}, `dn train clone {job.id} --set config.…=…` submits it again with a change"
 
 
-def progress_display() -> Bar | Lines:
-    """Return the display for this stderr."""
-    return Bar() if sys.stderr.isatty() else Lines()
-
-
 class Lines:
     """Prints a line for each phase, and about ten for the steps: for logs and pipes."""
 
     def __init__(self) -> None:
         self._printed: object = ...
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
     def __call__(self, job: TrainingJob | None) -> None:
         """Print the progress of JOB if it is new; None means that the server does not respond."""
@@ -88,50 +112,12 @@ class Lines:
         self._printed = milestone
 
 
-class Bar:
-    """Shows a bar with the metrics and the remaining time."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.fields[steps]}"),
-            TextColumn("{task.fields[metrics]}"),
-            TextColumn("{task.fields[left]}"),
-            console=Console(stderr=True),
-            transient=True,
-        )
-        self._task = self._progress.add_task("waiting", total=None, steps="", metrics="", left="")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, job: TrainingJob | None) -> None:
-        """Show the progress of JOB; None means that the server does not respond."""
-        if job is None:
-            self._progress.update(self._task, description="the server does not respond; waiting")
-            return
-        fields: dict[str, Any] = {"description": _phase(job), "steps": views.steps(job)}
-        if job.progress is not None:
-            fields |= {"total": job.progress.steps, "completed": job.progress.step}
-            tokens = f"{job.progress.tokens:,} tokens" if job.progress.tokens else ""
-            fields["metrics"] = "  ".join([*views.latest_metrics(job), tokens])
-            fields["left"] = _left(job.progress.seconds_left)
-        self._progress.update(self._task, **fields)
-
-
 def _phase(job: TrainingJob) -> str:
     return visible(f"{job.phase or job.status}{' (rehearsal)' if job.rehearsal else ''}")
 
 
-def _left(seconds: float | None) -> str:
+def time_left(seconds: float | None) -> str:
+    """Return the time that is left of a job."""
     if seconds is None:
         return ""
     minutes, seconds = divmod(round(seconds), 60)

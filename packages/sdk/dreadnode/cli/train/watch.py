@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import Output, hint, show
+from dreadnode.cli.output import Output, show
 from dreadnode.cli.train.jobs import Job
+from dreadnode.cli.train.progress import follow, is_terminal, say_it_keeps_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,15 +21,19 @@ LEVELS = ("debug", "info", "warning", "error")
 
 
 def watch(job: Job, /, *, common: Common = DEFAULT) -> None:
-    """Show the events of a job from its start until it has ended.
+    """Follow a job until it has ended.
 
-    Events are steps, phases, checkpoints and log lines; with `--json`, one JSON object on each
-    line. The exit code is 0 only if the job completed.
+    A terminal shows a live view: phase, progress, a chart, throughput, cost and the last log lines.
+    A pipe gets the events from the job's start, one on each line; with `--json`, as JSON objects.
+    The exit code is 0 only if the job completed.
     """
     from dreadnode.errors import JobEnded
 
     with common.client() as client:
         job = client.find_training_job(job)
+        if is_terminal() and sys.stdout.isatty() and not common.json:
+            follow(client, job, common, show_job=False)
+            return
         for event in _events(client, job):
             _print(common.out, event.model_dump_json() if common.json else line(event))
         ended = client.get_training_job(job)
@@ -82,10 +87,7 @@ def _events(client: ApiClient, job: str, *, after: int = 0) -> Iterator[JobEvent
     try:
         yield from client.watch_training_job(job, after=after)
     except KeyboardInterrupt:
-        hint(
-            f"the job keeps running: `dn train watch {job}` follows it, "
-            f"`dn train cancel {job}` stops it"
-        )
+        say_it_keeps_running(client, job)
         raise
 
 

@@ -270,7 +270,12 @@ class AsyncJobMethods(AsyncAccountMethods):
             await self._sleep(interval)
 
     async def watch_training_job(
-        self, job_id: str, *, after: int = 0, max_outage: float = 300.0
+        self,
+        job_id: str,
+        *,
+        after: int = 0,
+        max_outage: float = 300.0,
+        on_connection: Callable[[bool], None] | None = None,
     ) -> AsyncIterator[JobEvent]:
         """Yield a job's events until it has ended, through restarts of the server.
 
@@ -278,8 +283,9 @@ class AsyncJobMethods(AsyncAccountMethods):
             job_id: The job.
             after: Only events after the one with this id.
             max_outage: Seconds without a connection after which the server counts as gone.
+            on_connection: Called with False when the connection is lost, with True when it is back.
         """
-        events = EventStream(self.scope, job_id, after, max_outage)
+        events = EventStream(self.scope, job_id, after, max_outage, on_connection)
         while True:
             try:
                 async with self._open(events.call()) as response:

@@ -269,7 +269,12 @@ class JobMethods(AccountMethods):
             self._sleep(interval)
 
     def watch_training_job(
-        self, job_id: str, *, after: int = 0, max_outage: float = 300.0
+        self,
+        job_id: str,
+        *,
+        after: int = 0,
+        max_outage: float = 300.0,
+        on_connection: Callable[[bool], None] | None = None,
     ) -> Iterator[JobEvent]:
         """Yield a job's events until it has ended, through restarts of the server.
 
@@ -277,8 +282,9 @@ class JobMethods(AccountMethods):
             job_id: The job.
             after: Only events after the one with this id.
             max_outage: Seconds without a connection after which the server counts as gone.
+            on_connection: Called with False when the connection is lost, with True when it is back.
         """
-        events = EventStream(self.scope, job_id, after, max_outage)
+        events = EventStream(self.scope, job_id, after, max_outage, on_connection)
         while True:
             try:
                 with self._open(events.call()) as response:
