@@ -5,18 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from dreadnode_api.training.job_settings import GROUPS, Kind, Setting
 from generated_code import HEADER, formatted, string
-from job_settings import GROUPS, Kind, Setting
 
-WITH_FLAGS_OF_THEIR_OWN = {
-    "dataset_ref": "--dataset",
-    "prompt_dataset_ref": "--prompt-dataset",
-    "trajectory_dataset_refs": "--trajectory-dataset",
-    "eval_dataset_ref": "--eval-dataset",
-    "algorithm": "--algorithm",
-    "reward_recipe": "--reward-recipe",
-    "environment": "--environment",
-}
+MADE_BY_COMMANDS = (
+    *("dataset_ref", "prompt_dataset_ref", "trajectory_dataset_refs", "eval_dataset_ref"),
+    *("algorithm", "reward_recipe", "environment"),
+)
 """Settings whose value a command makes from its flag, for instance by storing a file."""
 TOKEN_COUNTS = ("max_sequence_length", "max_new_tokens")
 """Settings whose flag takes `32K` for 32,768 tokens, too."""
@@ -93,12 +88,12 @@ def _class(name: str, base: str, what: str, flags: Sequence[str]) -> str:
 
 
 def _names(kind: Kind) -> dict[str, str]:
-    return {each.name: WITH_FLAGS_OF_THEIR_OWN.get(each.name, each.flag) for each in kind.config}
+    return {each.name: each.flag for each in kind.config}
 
 
 def _flags(kind: Kind) -> list[str]:
     names = _names(kind)
-    settings = (each for each in kind.grouped() if each.name not in WITH_FLAGS_OF_THEIR_OWN)
+    settings = (each for each in kind.grouped() if each.name not in MADE_BY_COMMANDS)
     return [_flag(each, names) for each in settings]
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from job_settings import Kind, Setting
+from dreadnode_api.training.job_settings import Kind, Setting
 
 JSON_SCHEMA_NAMES = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum"}
 JSON_SCHEMA_NAMES["lt"] = "exclusiveMaximum"

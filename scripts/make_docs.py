@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli_flags import cli_flags
+from dreadnode_api.training.job_settings import kinds
 from job_schema import job_schema
-from job_settings import kinds
 from rich.console import Console
 from sdk_types import sdk_types
 from server_tables import engine_table, server_table

@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
+from dreadnode_api.training.job_settings import Kind, Setting
 from generated_code import HEADER, formatted
-from job_settings import Kind, Setting
 
 _SCALARS = {"integer": "int", "number": "float", "boolean": "bool", "string": "str"}
 _IMPORTS = """\

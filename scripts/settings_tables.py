@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from job_settings import Kind, Setting
+from dreadnode_api.training.job_settings import Kind, Setting
 
 _SECTION = re.compile(
     r"(?P<begin><!-- generated: (?P<name>[a-z -]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL

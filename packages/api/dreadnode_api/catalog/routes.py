@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from dreadnode_api.auth import deps
 from dreadnode_api.auth.deps import UserCaller
+from dreadnode_api.catalog.availability import add_availability, ask
 from dreadnode_api.catalog.schemas import (
     CatalogQuery,
     TrainingCatalogEntry,
@@ -26,11 +27,8 @@ from dreadnode_api.catalog.schemas import (
 )
 from dreadnode_api.catalog.unknown import unknown_model
 from dreadnode_api.catalog.view import entry, expansions, page
-from dreadnode_api.engine_client import Capabilities, EngineClient
-from dreadnode_api.errors import ERRORS, ApiError, Invalid, NotFound
+from dreadnode_api.errors import ERRORS, Invalid, NotFound
 from dreadnode_api.http.deps import InEngine, InSettings
-from dreadnode_api.settings import Settings
-
 
 # Any text is looked up. In OpenAPI a path parameter has no slashes, so its pattern describes an id
 # with `%2F`; this server accepts both.
@@ -115,7 +113,7 @@ def _page(query: CatalogQuery) -> Prepared:
 
 @lru_cache(MAX_PREPARED)
 def _entry(tinker_id: str, expand: str | None) -> Prepared:
-    return Prepared.of(entry(_model(tinker_id), expansions(expand)))
+    return Prepared.of(entry(known_entry(tinker_id), expansions(expand)))
 
 
 @router.get(
@@ -141,11 +139,11 @@ async def list_training_models(
             return _page(query).response(request)
         found = query.find()
     except CatalogQueryError as error:
-        raise _refused(error) from None
+        raise refused(error) from None
     data = page(found, expansions(query.expand), facets=query.facets)
-    known, data["engine"] = await _ask(engine, settings)
+    known, data["engine"] = await ask(engine, settings)
     for model, shown in zip(found.models, data["models"], strict=True):
-        _add_availability(shown, model, known)
+        add_availability(shown, model, known)
     return _uncached(data)
 
 
@@ -162,24 +160,30 @@ async def get_catalog_model(
     try:
         expand = expansions(query.expand)
     except CatalogQueryError as error:
-        raise _refused(error) from None
+        raise refused(error) from None
     if "available" not in expand:
         return _entry(tinker_id, query.expand).response(request)
-    model = _model(tinker_id)
+    model = known_entry(tinker_id)
     data = entry(model, expand)
-    known, data["engine"] = await _ask(engine, settings)
-    _add_availability(data, model, known)
+    known, data["engine"] = await ask(engine, settings)
+    add_availability(data, model, known)
     return _uncached(data)
 
 
-def _model(tinker_id: str) -> TrainingModel:
+def known_entry(tinker_id: str) -> TrainingModel:
+    """Return the entry of a base or an extended id.
+
+    Raises:
+        NotFound: it is not in the catalog; the message names similar ids.
+    """
     model = get_training_model(tinker_id)
     if model is None:
         raise NotFound(unknown_model(tinker_id))
     return model
 
 
-def _refused(error: CatalogQueryError) -> Invalid:
+def refused(error: CatalogQueryError) -> Invalid:
+    """Return the error for a search that is not possible."""
     item = {"loc": ["query", error.field], "msg": str(error), "type": "value_error"}
     return Invalid(str(error), errors=[item])
 
@@ -192,30 +196,3 @@ def _uncached(data: Mapping[str, Any]) -> Response:
     """Return a response that is true only now, because it says what the engine serves."""
     headers = {"Cache-Control": "private, no-store"}
     return Response(_encode(data), media_type="application/json", headers=headers)
-
-
-async def _ask(
-    engine: EngineClient, settings: Settings
-) -> tuple[Capabilities | None, dict[str, Any]]:
-    """Return what the engine serves and how old that information is, or why it is unknown.
-
-    The catalog can be read without the engine; `available` is unknown then.
-    """
-    paid = {"is_paid": settings.is_paid}
-    try:
-        known = await engine.capabilities()
-    except ApiError as error:
-        return None, {"age_seconds": None, "serves": [], "detail": error.detail, **paid}
-    serves = sorted(name for name in known.models if known.trainable(name) is not None)
-    return known, {"age_seconds": round(known.age, 1), "serves": serves, "detail": None, **paid}
-
-
-def _add_availability(
-    shown: dict[str, Any], model: TrainingModel, known: Capabilities | None
-) -> None:
-    def available(tinker_id: str) -> bool | None:
-        return None if known is None else known.trainable(tinker_id) is not None
-
-    shown["available"] = available(model.tinker_id)
-    if shown.get("extended") is not None:
-        shown["extended"]["available"] = available(shown["extended"]["tinker_id"])

@@ -188,7 +188,7 @@ class CatalogQuery(ViewQuery):
         Raises:
             CatalogQueryError: a value is not possible.
         """
-        values = self.model_dump(exclude={"expand", "facets"})
+        values = self.model_dump(include=CatalogQuery.model_fields.keys() - {"expand", "facets"})
         for name in ("query", "family"):
             if values[name] is not None and re.match(_VISIBLE, values[name]):
                 values[name] = "".join(c if c.isprintable() else " " for c in values[name])

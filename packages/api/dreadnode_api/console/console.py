@@ -6,6 +6,7 @@ from fastapi import Depends, FastAPI
 
 from dreadnode_api.console import (
     assets,
+    catalog,
     job_actions,
     job_list,
     job_page,
@@ -28,8 +29,8 @@ class MenuEntry:
     path: str
 
 
-PAGES = (sign_in, workspaces, job_list, job_page, job_row, job_actions)
-NAVIGATION = (MenuEntry("Jobs", "jobs"),)
+PAGES = (sign_in, workspaces, job_list, job_page, job_row, job_actions, catalog)
+NAVIGATION = (MenuEntry("Jobs", "jobs"), MenuEntry("Catalog", "catalog"))
 
 
 def install(app: FastAPI) -> None:

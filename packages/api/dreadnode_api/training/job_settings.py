@@ -1,16 +1,20 @@
-"""The settings of jobs, read from the API's request models: the source of everything generated."""
+"""The settings of jobs, read from the request models, for all that lists them.
 
-from __future__ import annotations
+`make docs` generates the job-file schema, the flags, the SDK's types and tables from them; the
+console shows them as fields of a form.
+"""
 
 import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from dreadnode_api.training import setting_metadata as metadata
 from dreadnode_api.training.schemas import RlJobRequest, SftJobRequest
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
 REQUESTS: dict[str, type[BaseModel]] = {"sft": SftJobRequest, "rl": RlJobRequest}
 GROUPS = ("Data", "Training", "Rollouts", "Optimizer", "Evaluation", "Tracking")
@@ -21,6 +25,15 @@ FIRST = (
 """What comes first in its group, since a job cannot do without it."""
 FIXED = ("base_model", "backend", "trainer_type", "config")
 """Fields of a request that are another name of a setting, or follow from the kind of the job."""
+FLAGS = {
+    "dataset_ref": "--dataset",
+    "prompt_dataset_ref": "--prompt-dataset",
+    "trajectory_dataset_refs": "--trajectory-dataset",
+    "eval_dataset_ref": "--eval-dataset",
+    "capability_ref": "--capability",
+    "tags": "--tag",
+}
+"""Flags of `dn train` that are not called as their settings are."""
 
 _KINDS = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "string"}
 _CONSTRAINTS = {
@@ -69,7 +82,7 @@ class Setting:
     @property
     def flag(self) -> str:
         """The flag of `dn train` that sets it."""
-        return f"--{self.name.replace('_', '-')}"
+        return FLAGS.get(self.name, f"--{self.name.replace('_', '-')}")
 
     def default_shown(self) -> str:
         """Return the default as the documentation states it; nothing where there is none."""
@@ -120,7 +133,13 @@ def _place(setting: Setting) -> tuple[int, int]:
 
 def kinds() -> list[Kind]:
     """Return every kind of job."""
-    return [_kind(name, request) for name, request in REQUESTS.items()]
+    return [kind(name) for name in REQUESTS]
+
+
+@cache
+def kind(name: str) -> Kind:
+    """Return the kind of jobs called NAME."""
+    return _kind(name, REQUESTS[name])
 
 
 def _kind(name: str, request: type[BaseModel]) -> Kind:
@@ -155,7 +174,7 @@ def _setting(
     needs = metadata.mark(field_, metadata.Needs)
     choices = metadata.mark(field_, metadata.Choices)
     if not (field_.description or "").strip():
-        raise SystemExit(f"error: the setting `{name}` has no description")
+        raise ValueError(f"the setting `{name}` has no description")
     return Setting(
         name,
         _kind_of(value, types),
