@@ -1,4 +1,4 @@
-"""`python -m dreadnode_engine`: serve base models, or show which ones would be served."""
+"""`python -m dreadnode_engine`: serve base models, list them, or export an adapter."""
 
 import argparse
 import asyncio
@@ -16,7 +16,7 @@ from dreadnode_engine.base_models.discovery import ServedModel, discover
 from dreadnode_engine.cli import add_flags, read_flags
 from dreadnode_engine.errors import OperationFailed, Refused
 from dreadnode_engine.service.keys import Keyring, master_key
-from dreadnode_engine.settings import ModelSources, Settings
+from dreadnode_engine.settings import ExportSettings, ModelSources, Settings
 from dreadnode_engine.startup import announce, end_with_parent, listen, lock_data_dir, say
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logs.configure()
         if options.command == "models":
             return _models(read_flags(parser, options, ModelSources), as_json=options.json)
+        if options.command == "export":
+            return _export(parser, options)
         return asyncio.run(_serve(read_flags(parser, options, Settings)))
     except (Refused, OperationFailed, OSError) as problem:
         sys.stderr.write(f"error: {problem}\n")
@@ -54,8 +56,19 @@ def _parser() -> argparse.ArgumentParser:
     models = commands.add_parser("models", help="Show which base models would be served.")
     add_flags(serve, Settings)
     add_flags(models, ModelSources)
+    export = commands.add_parser("export", help="Export an adapter for other programs.")
+    add_flags(export, ExportSettings)
     models.add_argument("--json", action="store_true", help="Print JSON.")
     return parser
+
+
+def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    # The libraries that read and write weights take seconds to import.
+    from dreadnode_engine.exports.export import run
+
+    result = run(read_flags(parser, options, ExportSettings))
+    say(sys.stdout, json.dumps(result, indent=2))
+    return 0
 
 
 def _found(sources: ModelSources) -> dict[str, ServedModel]:

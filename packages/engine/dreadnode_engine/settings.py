@@ -113,3 +113,35 @@ class Settings(ModelSources):
     def micro_batch(self) -> int:
         """Tokens in one micro-batch of training."""
         return self.micro_batch_tokens or (2048 if self.device == "cuda" else 512)
+
+
+Form = Literal["peft", "merged", "gguf-lora", "vllm"]
+
+
+class ExportSettings(BaseModel):
+    """What to export, and where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    adapter: Path = Field(
+        description="Folder of the adapter.", json_schema_extra={"metavar": "DIR"}
+    )
+    format: Form = Field(description="Format of the export.")
+    to: Path = Field(
+        description="Folder to write; it must not exist.", json_schema_extra={"metavar": "DIR"}
+    )
+    base: Path | None = Field(
+        None,
+        description="Folder of the base model. Default: the local Hugging Face cache, or the "
+        "stand-in.",
+        json_schema_extra={"metavar": "DIR"},
+    )
+    data_dir: Path = Field(description="The engine's folder, with converted models.")
+    check: bool = Field(
+        True, description="Load the export and compare its logits with the engine's."
+    )
+
+    @field_validator("adapter", "to", "base", "data_dir")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()

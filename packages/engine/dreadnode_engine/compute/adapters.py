@@ -39,7 +39,7 @@ ALPHA = 32
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"}
 _LATENT = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"}
@@ -247,7 +247,7 @@ def _unrenamed(model: nn.Module) -> Iterator[None]:
 def _check_targets(targets: LoraTargets, rank: int, shapes: Mapping[str, Sequence[int]]) -> None:
     """Fail if PEFT gave LoRA weights to other layers than TARGETS, or another rank than RANK."""
     got = {
-        name.removeprefix(_PREFIX).removesuffix(".lora_A.weight"): size[0]
+        name.removeprefix(PREFIX).removesuffix(".lora_A.weight"): size[0]
         for name, size in shapes.items()
         if name.endswith(".lora_A.weight")
     }
@@ -306,7 +306,7 @@ def factors_of(
         if not name.endswith(".lora_A.weight"):
             continue
         b = tensors[name.replace(".lora_A.", ".lora_B.")]
-        path = name.removeprefix(_PREFIX).removesuffix(".lora_A.weight")
+        path = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
         # PEFT wraps experts once per weight, nested; only their sizes differ.
         path = path.removesuffix(".base_layer")
         found = [path, *(f"{path}.{name}" for name in ("gate_up_proj", "up_proj", "down_proj"))]

@@ -1,0 +1,1 @@
+"""Exports of adapters for other programs: merged models, PEFT and GGUF files."""
