@@ -80,7 +80,17 @@ def test_a_job_ends_with_a_lower_loss_and_an_adapter_that_plain_peft_loads(
         text=True,
         check=False,
     )
+    merged = tmp_path / "merged"
+    exported = server.dn(
+        *("train", "export", str(job["id"]), "--to", str(merged), "--base", str(server.model)),
+        "--no-check",
+    )
 
+    assert exported.code == 0, exported.err
+    tokens = list(range(1, 20))
+    assert model_logprobs(AutoModelForCausalLM.from_pretrained(merged), tokens) == pytest.approx(
+        peft_logprobs(server.model, adapter, tokens), abs=1e-4
+    )
     assert shown["status"] == "completed"
     assert shown["trained_model"] == MODEL
     assert shown["rehearsal"] is False
@@ -137,8 +147,13 @@ def engine_logprobs(path: str, tokens: list[int]) -> list[float]:
 def peft_logprobs(model: Path, adapter: Path, tokens: list[int]) -> list[float]:
     """Return how likely the base MODEL with ADAPTER, by PEFT alone, finds each of TOKENS."""
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    return model_logprobs(PeftModel.from_pretrained(base, adapter), tokens)
+
+
+def model_logprobs(model: torch.nn.Module, tokens: list[int]) -> list[float]:
+    """Return how likely MODEL finds each of TOKENS."""
     with torch.inference_mode():
-        logits = PeftModel.from_pretrained(base, adapter).eval()(torch.tensor([tokens])).logits[0]
+        logits = model.eval()(torch.tensor([tokens])).logits[0]
     logprobs = logits[:-1].log_softmax(-1).gather(1, torch.tensor(tokens[1:])[:, None])
     found: list[float] = logprobs[:, 0].tolist()
     return found

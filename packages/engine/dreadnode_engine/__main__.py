@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.command == "export":
             return _export(parser, options)
         return asyncio.run(_serve(read_flags(parser, options, Settings)))
+    except KeyboardInterrupt:
+        return 130
     except (Refused, OperationFailed, OSError) as problem:
         sys.stderr.write(f"error: {problem}\n")
         return 1
@@ -66,6 +68,9 @@ def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     # The libraries that read and write weights take seconds to import.
     from dreadnode_engine.exports.export import run
 
+    # An export that is ended deletes what it has written.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     result = run(read_flags(parser, options, ExportSettings))
     say(sys.stdout, json.dumps(result, indent=2))
     return 0

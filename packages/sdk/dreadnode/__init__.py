@@ -9,8 +9,9 @@ from dreadnode.version import __version__
 if TYPE_CHECKING:
     from dreadnode.http.async_api.client import AsyncApiClient
     from dreadnode.http.sync_api.client import ApiClient
+    from dreadnode.local_server.export import export_job
 
-__all__ = ["ApiClient", "AsyncApiClient", "__version__"]
+__all__ = ["ApiClient", "AsyncApiClient", "__version__", "export_job"]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,4 +24,8 @@ def __getattr__(name: str) -> Any:
         from dreadnode.http.async_api.client import AsyncApiClient
 
         return AsyncApiClient
+    if name == "export_job":
+        from dreadnode.local_server.export import export_job
+
+        return export_job
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

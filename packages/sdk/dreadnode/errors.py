@@ -21,6 +21,7 @@
     │       └── UpstreamError        502, 504: the engine or Tinker did not respond
     ├── JobEnded                 the job failed or was cancelled: `job`
     ├── WaitTimedOut             the job still runs after the timeout: `job`
+    ├── ExportError              an export or an upload to a hub failed; nothing is left of it
     └── ServeError               `dn serve` cannot start, or had to stop
 
 Every message is one sentence: what is wrong, where, and what to do. No error of httpx2 or pydantic
@@ -197,6 +198,10 @@ class WaitTimedOut(DreadnodeError):
             f"job {job.id} is still {job.status} after {seconds:g} s and keeps running"
         )
         self.job = job
+
+
+class ExportError(DreadnodeError):
+    """What a job trained cannot be exported, or not sent to a hub."""
 
 
 class ServeError(DreadnodeError):

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
+from dreadnode.wire import Response
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -35,6 +39,28 @@ class AdapterFiles:
     def target(self, file: JobFile, folder: Path) -> Path:
         """Return the path of FILE in the local FOLDER."""
         return folder / PurePosixPath(file.path).relative_to(self.folder)
+
+
+class ExportedFile(Response):
+    """A file of an export, by its name in the export's folder."""
+
+    path: str
+    bytes: int
+
+
+class ExportResult(Response):
+    """An export of what a job trained, on this machine.
+
+    Attributes:
+        largest_difference: Between the logits of the export and the engine's; None unchecked.
+        adapter_effect: The largest difference that the adapter makes to the base model's logits.
+    """
+
+    folder: str
+    format: str
+    files: list[ExportedFile] = Field(default_factory=list)
+    largest_difference: float | None = None
+    adapter_effect: float | None = None
 
 
 def files_below(folder: PurePosixPath, files: Iterable[JobFile]) -> list[JobFile]:

@@ -36,6 +36,8 @@ for _name, _target, _group in (
     ("artifacts", "jobs:artifacts", KEEP),
     ("checkpoints", "checkpoints:checkpoints", KEEP),
     ("download", "download:download", KEEP),
+    ("export", "export:export", KEEP),
+    ("push-hub", "push_hub:push_hub", KEEP),
     ("chat", "chat:chat", KEEP),
     ("delete", "delete:delete", KEEP),
 ):
