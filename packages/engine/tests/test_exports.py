@@ -38,7 +38,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Case]:
         name = f"{kind}-{head}"
         if name not in made:
             folder = tmp_path_factory.mktemp(name)
-            base = make_model(folder / "base", kind.removesuffix("-tied"), 128)
+            base = make_model(folder / "base", kind.removesuffix("-tied"), 320)
             if kind.endswith("-tied"):
                 tie(base)
             loaded = LoadedBase(inspect_model(kind, base), Device())
@@ -83,6 +83,7 @@ def settings(base: Path, adapter: Path, to: Path, form: str, **changes: Any) -> 
     [
         *((kind, form, True) for kind in ("llama", "qwen3") for form in ("merged", "gguf-lora")),
         *(("qwen3_moe", form, True) for form in ("peft", "merged", "gguf-lora")),
+        *((kind, "merged", True) for kind in ("qwen3_5_moe", "deepseek_v3")),
         ("llama", "vllm", True),
         ("qwen3_moe", "vllm", False),
         ("qwen3-tied", "merged", True),
@@ -204,6 +205,32 @@ def test_another_base_model_is_refused(case: Callable[..., Case], tmp_path: Path
     base, _, _ = case("llama")
 
     with pytest.raises(Refused, match=r"does not fit this base model, which has no `model\.lay"):
+        run(settings(base, adapter, tmp_path / "out", "merged"))
+
+
+def test_a_vision_models_language_model_is_found_one_level_below(
+    case: Callable[..., Case], tmp_path: Path
+) -> None:
+    base, adapter, _ = case("qwen3")
+    run(settings(base, adapter, tmp_path / "plain", "merged"))
+    below = tmp_path / "below"
+    below.mkdir()
+    tensors = load_file(base / "model.safetensors")
+    renamed = {n.replace("model.", "model.language_model."): t.clone() for n, t in tensors.items()}
+    save_file(renamed, below / "model.safetensors")
+    (below / "config.json").write_text((base / "config.json").read_text())
+
+    run(settings(below, adapter, tmp_path / "out", "merged"))
+
+    plain, found = (load_file(tmp_path / n / "model.safetensors") for n in ("plain", "out"))
+    for name, tensor in plain.items():
+        assert torch.equal(found[name.replace("model.", "model.language_model.")], tensor)
+
+
+def test_experts_with_rows_in_turns_are_refused(case: Callable[..., Case], tmp_path: Path) -> None:
+    base, adapter, _ = case("gpt_oss")
+
+    with pytest.raises(Refused, match="Experts of `gpt_oss` are not exported; the downloaded"):
         run(settings(base, adapter, tmp_path / "out", "merged"))
 
 

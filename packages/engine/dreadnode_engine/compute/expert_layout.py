@@ -40,7 +40,7 @@ def by_expert(factors: Iterable[tuple[str, Tensor, Tensor]]) -> dict[str, Tensor
         path, _, inner = name.rpartition(".")
         # Gate and up are the two halves of one matrix: they share `a`, and `b` is cut.
         parts = zip((GATE, UP), b.chunk(2, dim=-1), strict=True)
-        layers = dict(parts) if inner == "gate_up_proj" else {DOWN: b}
+        layers = dict(parts) if inner == "gate_up_proj" else {inner: b}
         for layer, update in layers.items():
             for expert in range(len(a)):
                 prefix = f"base_model.model.{path}.{expert}.{layer}"

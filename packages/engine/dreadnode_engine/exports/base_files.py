@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dreadnode_engine.base_models.architectures import decoder_settings
 from dreadnode_engine.errors import Refused
 
 INDEX = "model.safetensors.index.json"
@@ -46,15 +47,24 @@ class BaseFiles:
         return str(self.config.get("model_type", ""))
 
     @property
+    def decoder(self) -> Mapping[str, Any]:
+        """The settings of the language model, which a vision model has apart."""
+        return decoder_settings(self.config)
+
+    @property
     def experts(self) -> int:
         """Number of experts in a layer; 0 without experts."""
-        return expert_count(self.config)
+        return expert_count(self.decoder)
 
     @property
     def tied(self) -> bool:
         """Whether the last layer and the embeddings are one matrix."""
         stored = "lm_head.weight" in self.tensors
-        return bool(self.config.get("tie_word_embeddings", not stored))
+        return bool(
+            self.config.get(
+                "tie_word_embeddings", self.decoder.get("tie_word_embeddings", not stored)
+            )
+        )
 
     @cached_property
     def tensors(self) -> Mapping[str, StoredTensor]:
@@ -79,6 +89,14 @@ class BaseFiles:
         """Number of weights."""
         return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
 
+    def name_of(self, layer: str) -> str | None:
+        """Return the name of the weight LAYER, as transformers names it; None if it is not here.
+
+        A vision model has its language model one level below.
+        """
+        below = f"model.language_model.{layer.removeprefix('model.')}"
+        return next((name for name in (layer, below) if name in self.tensors), None)
+
     def copy_companions(self, to: Path) -> None:
         """Copy what goes with the weights: configuration, generation settings, tokenizer."""
         for file in sorted(self.folder.iterdir()):
@@ -102,7 +120,8 @@ class BaseFiles:
 
 def expert_count(config: Mapping[str, Any]) -> int:
     """Return how many experts a layer of a model with CONFIG has; 0 without experts."""
-    return int(config.get("num_experts") or config.get("num_local_experts") or 0)
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    return next((int(config[name]) for name in names if config.get(name)), 0)
 
 
 def _header(shard: Path) -> tuple[int, dict[str, Any]]:

@@ -28,7 +28,7 @@ def run(settings: ExportSettings) -> dict[str, Any]:
         raise Refused(f"{settings.to} exists; name another folder with `--to`")
     name = _base_name(settings.adapter)
     base = BaseFiles(settings.base or _find(name, settings.data_dir))
-    adapter = read(settings.adapter, base.config)
+    adapter = read(settings.adapter, base.decoder)
     if settings.check:
         require_memory(base)
     result: dict[str, Any] = {"folder": str(settings.to), "format": settings.format}

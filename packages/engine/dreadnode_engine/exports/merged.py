@@ -68,12 +68,14 @@ def plan(adapter: AdapterFile, base: BaseFiles) -> dict[str, list[Patch]]:
 
 def _place(update: Update, base: BaseFiles) -> tuple[str, Patch]:
     name = f"{update.layer}.weight"
-    if name in base.tensors or update.layer == HEAD:
+    if update.layer == HEAD:
         return name, Patch(update)
+    if found := base.name_of(name):
+        return found, Patch(update)
     if match := _EXPERT.fullmatch(update.layer):
         path, expert, layer = match.groups()
-        stacked = f"{path}.{'down_proj' if layer == 'down_proj' else 'gate_up_proj'}"
-        if stacked in base.tensors:
+        together = "down_proj" if layer == "down_proj" else "gate_up_proj"
+        if stacked := base.name_of(f"{path}.{together}"):
             row = update.shape[0] if layer == "up_proj" else 0
             return stacked, Patch(update, row, int(expert))
     raise Refused(f"The adapter does not fit this base model, which has no `{name}`")

@@ -1,7 +1,6 @@
 """An adapter as PEFT's two files, for PEFT itself or for vLLM."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from dreadnode_engine.compute.adapters import CONFIG_FILE, PREFIX, WEIGHTS_FILE
-from dreadnode_engine.compute.expert_layout import names_each_expert
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.exports.base_files import BaseFiles
 from dreadnode_engine.exports.merged import HEAD, plan
@@ -29,14 +27,10 @@ def write(adapter: AdapterFile, base: BaseFiles, to: Path, base_model: str) -> N
         Refused: It does not fit the base model.
     """
     plan(adapter, base)
-    tensors = load_file(adapter.folder / WEIGHTS_FILE)
-    config = dict(adapter.config)
-    stacked = any(re.search(r"\.experts\.(base_layer\.)?lora_", name) for name in tensors)
-    if stacked and names_each_expert(base.model_type):
-        _save(list(adapter.updates), config, to, base_model)
-        return
-    save_file(tensors, to / WEIGHTS_FILE, metadata={"format": "pt"})
-    _write_config(to, config | {"base_model_name_or_path": base_model})
+    save_file(
+        load_file(adapter.folder / WEIGHTS_FILE), to / WEIGHTS_FILE, metadata={"format": "pt"}
+    )
+    _write_config(to, {**adapter.config, "base_model_name_or_path": base_model})
 
 
 def write_for_vllm(adapter: AdapterFile, base: BaseFiles, to: Path, base_model: str) -> None:

@@ -17,6 +17,10 @@ from dreadnode_engine.errors import Refused
 from dreadnode_engine.exports.base_files import expert_count
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
+INTERLEAVED = ("gpt_oss",)
+"""Model types whose experts have the rows of gate and up in turns."""
+GATELESS = ("nemotron_h",)
+"""Model types whose experts have no gate."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,19 @@ def _one_by_one(tensors: dict[str, Tensor], model: Mapping[str, Any]) -> dict[st
     }
     if not together:
         return tensors
+    if model.get("model_type") in INTERLEAVED:
+        raise Refused(
+            f"Experts of `{model['model_type']}` are not exported; the downloaded adapter is for "
+            "PEFT, and `tinker_cookbook.weights.build_hf_model` merges adapters of this model"
+        )
     experts = expert_count(model)
     hidden = model.get("hidden_size") or 0
     inner = model.get("moe_intermediate_size") or model.get("intermediate_size") or 0
     sizes = {}
     for name in together:
         path = name.removeprefix(PREFIX).partition(".experts.")[0] + ".experts"
-        sizes[f"{path}.gate_up_proj"] = (experts, 2 * inner, hidden)
+        up = ("up_proj", 1) if model.get("model_type") in GATELESS else ("gate_up_proj", 2)
+        sizes[f"{path}.{up[0]}"] = (experts, up[1] * inner, hidden)
         sizes[f"{path}.down_proj"] = (experts, hidden, inner)
     rest = {name: tensor for name, tensor in tensors.items() if name not in together}
     return rest | by_expert(factors_of(together, sizes, 1.0))
