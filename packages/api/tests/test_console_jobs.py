@@ -197,6 +197,70 @@ async def test_the_log_is_searched_filtered_and_paged(
     assert "No line matches" in errors.text
 
 
+def rollouts(step: int) -> dict[str, Any]:
+    """Two groups of a step: one that teaches something, and one that does not."""
+
+    def text(value: str) -> dict[str, Any]:
+        return {"text": value, "left_out": 0, "rest": ""}
+
+    def completion(number: int, reward: float, advantage: float, **more: Any) -> dict[str, Any]:
+        turns = [{"role": "assistant", "content": text(f"<script>{number}</script>")}]
+        return {
+            "number": number,
+            "reward": reward,
+            "advantage": advantage,
+            "truncated": False,
+            "tokens": 3,
+            "error": None,
+            "turns": turns,
+            "turns_total": 1,
+            **more,
+        }
+
+    common = {"dataset": None, "expected": None, "staleness": 0, "completions_total": 2}
+    low, high = completion(1, 0.0, -1.0), completion(2, 1.0, 1.0, truncated=True)
+    equal = [completion(3, 0.5, 0.0), completion(4, 0.5, 0.0)]
+    groups = [
+        {**common, "row": 1, "prompt": text("1 + 1?"), "degenerate": True, "reward_mean": 0.5}
+        | {"completions": equal},
+        {**common, "row": 2, "prompt": text("2 + 2?"), "degenerate": False, "reward_mean": 0.5}
+        | {"completions": [low, high]},
+    ]
+    return {"step": step, "groups": groups, "groups_total": 8}
+
+
+async def test_rollouts_are_shown_by_step_in_the_order_that_one_asks_for(
+    api: Any, console: Any
+) -> None:
+    await api.push()
+    config = {"algorithm": "ppo", "prompt_dataset_ref": {"name": "rows", "version": "1.0.0"}}
+    body = {"model": "Qwen/Qwen3-8B", "trainer_type": "rl", "config": config}
+    created = await api("POST", api.jobs, json=body)
+    assert created.status_code == 201, created.text
+    job, key = await api.start()
+    for number in (1, 2):
+        await report(api, key, job["id"], "rollouts", rollouts=rollouts(number))
+    await console.sign_in("reader")
+    path = f"/ws/lab/jobs/{job['id']}/rollouts"
+
+    newest = await console.get(path, **{"HX-Request": "true"})
+    first = await console.get(f"{path}?step=1&sort=reward")
+    missing = await console.get(f"{path}?step=7")
+
+    def shown(page: Any) -> list[str]:
+        return re.findall(r"&lt;script&gt;(\d)&lt;", page.text)
+
+    assert shown(newest) == ["3", "4", "1", "2"]
+    assert shown(first) == ["2", "1", "3", "4"] or shown(first) == ["2", "1", "4", "3"]
+    assert '<option value="1" selected>' in first.text
+    assert "2 of 8 groups" in console.text(first)
+    assert first.text.count("degenerate: equal rewards") == 1
+    assert first.text.count(">truncated<") == 1
+    assert "<script>2" not in first.text
+    assert missing.status_code == 404
+    assert "has no rollouts of step 7; the nearest steps" in console.text(missing)
+
+
 async def test_cancel_retry_and_clone_do_what_the_api_does(api: Any, console: Any) -> None:
     await api.push()
     job = await api.job(name="one", config={"learning_rate": 3e-4})
@@ -288,6 +352,22 @@ async def test_files_of_a_job_can_be_downloaded_and_those_of_others_cannot(
     assert ours.content == b"{}"
     assert ours.headers["content-disposition"].startswith("attachment")
     assert theirs.status_code == 404
+
+
+async def test_the_first_paint_of_a_jobs_page_needs_little(api: Any, console: Any) -> None:
+    job, key = await running(api)
+    for number in range(1, 30):
+        await step(api, key, job["id"], number)
+    await console.sign_in()
+    packed = {"Accept-Encoding": "gzip"}
+
+    page = await console.get(f"/ws/lab/jobs/{job['id']}", **packed)
+    loaded = re.findall(r'(?:src|href)="(/static/[^"]+)"', page.text)
+    answers = [await api.client.get(path, headers=packed) for path in loaded]
+
+    sizes = [int(answer.headers["content-length"]) for answer in [page, *answers]]
+    assert len(loaded) >= 8
+    assert sum(sizes) < 150_000
 
 
 async def test_a_name_of_wide_characters_and_the_newest_curve_are_in_the_list(

@@ -10,6 +10,7 @@ from dreadnode_api.console import (
     job_actions,
     job_list,
     job_page,
+    job_rollouts,
     job_row,
     sign_in,
     workspaces,
@@ -29,7 +30,16 @@ class MenuEntry:
     path: str
 
 
-PAGES = (sign_in, workspaces, job_list, job_page, job_row, job_actions, catalog)
+PAGES = (
+    sign_in,
+    workspaces,
+    job_list,
+    job_page,
+    job_rollouts,
+    job_row,
+    job_actions,
+    catalog,
+)
 NAVIGATION = (MenuEntry("Jobs", "jobs"), MenuEntry("Catalog", "catalog"))
 
 

@@ -1,0 +1,215 @@
+"""The console in Debian's chromium, against a whole server and real jobs on a tiny model."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from .server import MODEL, Server
+
+CHROMIUM = shutil.which("chromium")
+SCRIPT = "<script>window.hacked = true</script>"
+SLOW = 60_000  # milliseconds; a step on a busy machine takes a while
+SFT = ("--batch-size", "2", "--learning-rate", "1e-2", "--lora-rank", "4")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield launched
+        launched.close()
+
+
+class Console:
+    """A browser's window at the console, which notes what must not happen."""
+
+    def __init__(self, browser: Browser, server: Server, **options: Any) -> None:
+        self.address = f"http://127.0.0.1:{server.ports[0]}"
+        self.context = browser.new_context(**options)
+        self.context.set_default_timeout(SLOW)
+        self.page: Page = self.context.new_page()
+        self.foreign: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", self._requested)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._logged)
+
+    def _requested(self, request: Any) -> None:
+        if not request.url.startswith(self.address):
+            self.foreign.append(request.url)
+
+    def _logged(self, message: Any) -> None:
+        if message.type == "error" and "Content Security Policy" in message.text:
+            self.errors.append(message.text)
+
+    def sign_in(self, token: str) -> None:
+        self.page.goto(self.address)
+        self.page.get_by_label("API token").fill(token)
+        self.page.get_by_role("button", name="Sign in").click()
+        self.page.wait_for_url("**/jobs")
+
+    def open(self, path: str) -> Page:
+        self.page.goto(f"{self.address}{path}")
+        return self.page
+
+
+@pytest.fixture(scope="module")
+def token(server: Server) -> str:
+    made = json.loads(server.dn("token", "create", "browser", "--json").out)
+    return str(made["token"])
+
+
+@pytest.fixture(scope="module")
+def job(server: Server) -> str:
+    """A job that trains for a long time, with a script wherever text can come from people."""
+    rows = [{"prompt": f"{n} + {n}? {SCRIPT}", "response": f"{2 * n} {SCRIPT}"} for n in range(12)]
+    path = server.folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert server.dn("dataset", "push", str(path), "sums@1.0.0").code == 0
+    said = server.dn(
+        *("train", "sft", "--model", MODEL, *SFT, "--dataset", "sums@1.0.0", "--steps", "5000"),
+        *("--checkpoint-interval", "20", "--name", f"sums {SCRIPT}", "--tag", SCRIPT[:20]),
+        "--json",
+    )
+    assert said.code == 0, said
+    return str(json.loads(said.out)["id"])
+
+
+@pytest.fixture
+def console(browser: Browser, server: Server, token: str) -> Iterator[Console]:
+    opened = Console(browser, server)
+    opened.sign_in(token)
+    yield opened
+    assert opened.foreign == []
+    assert opened.errors == []
+    assert opened.page.evaluate("window.hacked") is None
+    opened.context.close()
+
+
+def test_a_chart_gains_points_and_the_rows_gain_a_curve_while_a_job_trains(
+    console: Console, job: str
+) -> None:
+    page = console.open(f"/ws/default/jobs/{job}")
+    loss = page.locator("figure[data-metric='train/loss']")
+    expect(loss).to_have_attribute("data-points", re.compile(r"[2-9]|\d\d"), timeout=SLOW)
+    before = loss.get_attribute("data-points") or ""
+    expect(loss).not_to_have_attribute("data-points", before, timeout=SLOW)
+
+    expect(page.locator("#state .chip")).to_have_text("running")
+    expect(page.locator("#state")).to_contain_text("of 5,000")
+    page.locator("[name=log]").check()
+    page.locator("[name=smooth]").fill("0.9")
+    page.get_by_label("From step").fill("1")
+    expect(loss.locator("canvas")).to_be_visible()
+    console.open("/ws/default/jobs")
+    expect(page.locator("svg.spark path").first).to_be_attached()
+    assert SCRIPT in page.locator(".job-name").first.inner_text()
+
+
+def test_a_row_is_shown_as_rendered_with_the_trained_tokens_marked(
+    console: Console, job: str
+) -> None:
+    page = console.open(f"/ws/default/jobs/{job}")
+    page.get_by_role("button", name="Show a row as rendered").click()
+    marked = page.locator("#sample mark")
+
+    expect(page.locator("#sample pre")).to_contain_text(f"0 + 0? {SCRIPT}")
+    expect(marked.last).to_contain_text(f"0 {SCRIPT}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_has_a_serious_fault_and_each_fits_its_window(
+    browser: Browser, server: Server, token: str, job: str, scheme: Any
+) -> None:
+    opened = Console(browser, server, color_scheme=scheme)
+    page = opened.open("/sign-in")
+    found = [(f"/sign-in {scheme}", _faults(page))]
+    opened.sign_in(token)
+    for path in ("/workspaces", "/ws/default/jobs", f"/ws/default/jobs/{job}", "/nowhere"):
+        page = opened.open(path)
+        if job in path:
+            page.locator("figure canvas").first.wait_for()
+        found.append((f"{path} {scheme}", _faults(page)))
+        for width in (360, 1440):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+    opened.context.close()
+
+    assert [each for each in found if each[1]] == []
+    assert (opened.foreign, opened.errors) == ([], [])
+
+
+def _faults(page: Page) -> list[str]:
+    violations = Axe().run(page).response["violations"]
+    return [
+        f"{each['id']}: {[node['target'] for node in each['nodes']][:3]}"
+        for each in violations
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+def test_the_keyboard_reaches_the_content_and_the_theme(console: Console) -> None:
+    page = console.open("/ws/default/jobs")
+    page.keyboard.press("Tab")
+    expect(page.locator(":focus")).to_have_text("Skip to the content")
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#main"
+    theme = page.locator("#theme")
+    theme.focus()
+    for expected in ("light", "dark", None):
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.documentElement.dataset.theme ?? null") == expected
+
+
+def test_a_page_says_when_the_server_is_away_and_when_it_is_back(
+    console: Console, job: str
+) -> None:
+    page = console.open(f"/ws/default/jobs/{job}")
+    page.locator("figure canvas").first.wait_for()
+    console.context.set_offline(True)
+    expect(page.locator("#notice")).to_have_text("The server does not respond. Trying again…")
+    console.context.set_offline(False)
+    expect(page.locator("#notice")).to_have_text("Connected to the server again.")
+
+
+def test_a_revoked_token_and_a_cancelled_job_show_in_open_pages(
+    browser: Browser, server: Server, console: Console, job: str
+) -> None:
+    made = json.loads(server.dn("token", "create", "short-lived", "--json").out)
+    other = Console(browser, server)
+    other.sign_in(made["token"])
+    follower = other.open(f"/ws/default/jobs/{job}")
+    follower.locator("figure canvas").first.wait_for()
+    page = console.open(f"/ws/default/jobs/{job}")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Cancel job").click()
+
+    expect(page.locator("#state .chip")).to_have_text("cancelled", timeout=SLOW)
+    expect(follower.locator("#state .chip")).to_have_text("cancelled", timeout=SLOW)
+    listed = other.open("/ws/default/jobs")
+    assert server.dn("token", "revoke", made["id"]).code == 0
+    expect(listed.locator("#notice")).to_contain_text("Your session has ended", timeout=SLOW)
+    listed.get_by_role("link", name="Sign in again").click()
+    expect(listed.get_by_role("heading", name="Sign in")).to_be_visible()
+    other.context.close()
+
+
+def test_a_download_is_the_file(console: Console, job: str, tmp_path: Path) -> None:
+    page = console.open(f"/ws/default/jobs/{job}")
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Export").last.click()
+    link = page.locator("#checkpoints a", has_text="config").first
+    with page.expect_download() as download:
+        link.click()
+    download.value.save_as(tmp_path / "adapter_config.json")
+
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "LORA"
