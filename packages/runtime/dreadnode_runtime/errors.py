@@ -17,7 +17,7 @@ class JobFailed(RuntimeFault):
     Args:
         message: What is wrong, where, and what to do.
         code: One word for programs: `config`, `data`, `diverged`, `engine_refused`, `environment`,
-            `model` or `reward`.
+            `model`, `reward` or `tokenizer`.
     """
 
     def __init__(self, message: str, *, code: str) -> None:

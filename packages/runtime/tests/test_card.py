@@ -6,6 +6,7 @@ from typing import Any
 
 from dreadnode_runtime.backend.usage import TokenMeter
 from dreadnode_runtime.control.api import Dataset
+from dreadnode_runtime.control.job_record import Job
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.jobs.cost import Ledger
 from dreadnode_runtime.jobs.model_card import Card
@@ -51,6 +52,16 @@ def test_a_card_names_every_dataset_by_digest_and_the_results_with_the_best() ->
         "| KL of sampler and trainer | 0.0010 first, 0.0020 last |",
     ):
         assert line in text.splitlines()
+
+
+def test_a_card_shows_what_the_check_warned_of() -> None:
+    warned = {"preflight": {"warnings": [{"code": "few_rows", "message": "There are 3 rows."}]}}
+    record = {"id": "1", "trainer_type": "sft", "model": MODEL, "config": {}, **warned}
+
+    text = card(warnings=Job.from_record(record).warnings)
+
+    assert "## Warnings before the start\n\n- There are 3 rows.\n" in text
+    assert "## Warnings" not in card()
 
 
 RATES = {"prefill": "0.2", "cached_prefill": None, "sample": "0.4", "train": "0.44"}

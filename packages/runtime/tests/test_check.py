@@ -222,3 +222,41 @@ def test_unusable_trajectories_are_named(question: dict[str, Any], tmp_path: Pat
 
     assert answer["loc"] == ["config", "trajectory_dataset_refs"]
     assert answer["error"].startswith("trajectory dataset 1: None of the 1 rows can be trained on")
+
+
+@pytest.mark.parametrize(
+    ("own", "chosen", "refusal"),
+    [
+        ("tiny", "tiny", None),
+        ("tiny", "other", "and that of the engine's model"),
+        ("Qwen/Qwen3-8B", "tiny", "151,643"),
+        ("tiny", "damaged", "finds no tokenizer"),
+    ],
+)
+def test_a_job_can_name_the_tokenizer_of_its_model_and_no_other(
+    own: str,
+    chosen: str,
+    refusal: str | None,
+    question: dict[str, Any],
+    tiny_model: Path,
+    tmp_path: Path,
+) -> None:
+    folders = {"tiny": tiny_model, "other": tmp_path / "other", "damaged": tmp_path / "damaged"}
+    for name in ("other", "damaged"):
+        folders[name].mkdir()
+        text = (tiny_model / "tokenizer.json").read_text()
+        changed = text.replace('"<|im_end|>"', '"<|im_done|>"') if name == "other" else text[:99]
+        (folders[name] / "tokenizer.json").write_text(changed)
+        config = (tiny_model / "tokenizer_config.json").read_text()
+        (folders[name] / "tokenizer_config.json").write_text(config)
+    question |= {"rehearsal": False, "tokenizer": str(folders.get(own, own))}
+    question["config"] |= {"tokenizer": str(folders[chosen])}
+
+    answer = check(question)
+
+    if refusal is None:
+        assert answer["ok"]
+        assert answer["renderer"] == "qwen3"
+    else:
+        assert refusal in answer["error"]
+        assert answer["loc"] == ["config", "tokenizer"]

@@ -96,6 +96,7 @@ def job_target(caller: Caller, engine: Capabilities, job: Job, weights: Checkpoi
         "model": job.model,
         "rehearsal": job.rehearsal,
         "tokenizer": served.tokenizer_id or model.tokenizer_id,
+        "chosen_tokenizer": job.config.get("tokenizer"),
         "checkpoint": weights.path,
         "system_prompt": job.config.get("system_prompt"),
         "renderer": (job.preflight or {}).get("renderer"),

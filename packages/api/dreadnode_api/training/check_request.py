@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,6 +24,7 @@ IRRELEVANT = frozenset(
 """Settings that change nothing in a check. Any other one, also a new one, is part of the key."""
 ORDER = frozenset({"seed", "shuffle"})
 """Settings that decide which rows a job uses that ends within an epoch; else it uses each row."""
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 CUSTOM_CODE = "python_v1"
 """The reward and the environment that run a user's own code."""
 
@@ -90,6 +92,7 @@ def _key(org_id: str, payload: Mapping[str, Any], data: JobData) -> str:
         "datasets": [(source["role"], source["sha256"]) for source in data.sources],
         "org_id": org_id,
         "tokenizer_files": _fingerprint(payload["tokenizer"]),
+        "chosen_tokenizer_files": _named_files(config.get("tokenizer")),
         "runtime": _runtime_version(),
     }
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
@@ -103,6 +106,16 @@ def _fingerprint(tokenizer: str | None) -> list[tuple[str, int, int]]:
         each for each in sorted(Path(tokenizer).iterdir()) if each.suffix in (".json", ".jinja")
     ]
     return [(each.name, (at := each.stat()).st_size, at.st_mtime_ns) for each in files]
+
+
+def _named_files(folder: str | None) -> list[tuple[str, int, int]]:
+    """Return sizes and times of the files of a tokenizer that a job names, as far as they exist."""
+    found = []
+    for name in TOKENIZER_FILES if folder else ():
+        with suppress(OSError, ValueError):
+            at = (Path(str(folder)) / name).stat()
+            found.append((name, at.st_size, at.st_mtime_ns))
+    return found
 
 
 def _runtime_version() -> str:

@@ -174,6 +174,13 @@ def resolved(
             _model_field(request),
         )
     values = resolve(request.config, context)
+    if request.rehearse and values["tokenizer"] is not None:
+        raise Invalid(
+            "`tokenizer` names that of the model, and a rehearsal trains a stand-in with a "
+            "tokenizer of its own; leave it out",
+            "config",
+            "tokenizer",
+        )
     if request.config.train_unembed is None and served.tied_embeddings:
         values["train_unembed"] = False
     if not (values["train_mlp"] or values["train_attn"] or values["train_unembed"]):

@@ -6,7 +6,7 @@ the documentation from these fields.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dreadnode_api.http.schemas import Request
 from dreadnode_api.sandbox.trackers import Project, Tracker
@@ -58,6 +58,16 @@ class TrainConfig(Request):
         max_length=100_000,
         description="System prompt that is put before every conversation.",
         examples=["You are brief."],
+    )
+    tokenizer: Annotated[
+        str | None, DATA, DefaultFrom("that of the engine's model, or under the server's `HF_HOME`")
+    ] = Field(
+        None,
+        min_length=1,
+        max_length=4096,
+        description="Folder on the server's machine with the model's own tokenizer "
+        "(`tokenizer.json`), for a model that the engine serves without one.",
+        examples=["/srv/tokenizers/qwen3"],
     )
     steps: Annotated[int | None, TRAINING, DefaultFrom("as many as `epochs` takes")] = Field(
         None, ge=1, le=MAX_STEPS, description="Maximum number of steps.", examples=[100]
@@ -153,6 +163,13 @@ class TrainConfig(Request):
         description="Project, experiment or folder of the trackers.",
         examples=["harbour"],
     )
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _is_absolute(cls, folder: str | None) -> str | None:
+        if folder is not None and (not folder.startswith("/") or "\0" in folder):
+            raise ValueError("must be the absolute path of a folder on the server's machine")
+        return folder
 
     @model_validator(mode="after")
     def _no_setting_is_without_effect(self) -> Self:

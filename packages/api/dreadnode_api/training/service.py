@@ -79,7 +79,7 @@ async def create_job(
             raise refusal
         rehearsal = create_job(
             scope,
-            request.model_copy(update={"rehearse": True, "rehearse_first": False}),
+            _rehearsal_of(request),
             None if key is None else hashlib.sha256(f"rehearsal of {key}".encode()).hexdigest(),
             services=services,
             while_connected=while_connected,
@@ -97,6 +97,16 @@ async def create_job(
         seconds = max(started + limit - loop.time(), min(limit, MIN_CHECK_SECONDS))
         result = await while_connected(running.result(seconds))
         return await insert(result)
+
+
+def _rehearsal_of(request: JobRequest) -> JobRequest:
+    """Return the request for the rehearsal that goes before the job of a request."""
+    config = getattr(request, "config", None)
+    update: dict[str, Any] = {"rehearse": True, "rehearse_first": False}
+    if config is not None and config.tokenizer is not None:
+        # It is that of the job's model; the stand-in has its own.
+        update["config"] = config.model_copy(update={"tokenizer": None})
+    return request.model_copy(update=update)
 
 
 async def _with_rehearsal(

@@ -43,7 +43,10 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
         check_trackers(config)
         place = ["model"]
         rendering = load_rendering(
-            question["model"], rehearsal=question["rehearsal"], tokenizer=question["tokenizer"]
+            question["model"],
+            rehearsal=question["rehearsal"],
+            tokenizer=question["tokenizer"],
+            chosen=config.tokenizer,
         )
         place = ["config", "reward_recipe"]
         async with open_scoring(config) as (recipe, environment):
@@ -70,6 +73,8 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
         steps = config.total_steps(prompts)
         check_warmup(config, steps)
     except JobFailed as refusal:
+        if refusal.code == "tokenizer":
+            place = ["config", "tokenizer"]
         if refusal.code == "environment":
             place = ["config", "environment"]
         raise Refused(place, str(refusal)) from refusal

@@ -64,7 +64,12 @@ def _answer(line: str, request: dict[str, Any]) -> str:
 
 
 def _load(request: dict[str, Any]) -> None:
-    """Load the tokenizer and the renderer before the fork, so that the next check has them too."""
+    """Load the tokenizer and the renderer before the fork, so that the next check has them too.
+
+    A tokenizer that the job names is loaded in the fork: its files may be anything.
+    """
+    if (request.get("config") or {}).get("tokenizer") is not None:
+        return
     # The check itself reports what cannot be loaded.
     with contextlib.suppress(JobFailed, KeyError, TypeError):
         load_rendering(

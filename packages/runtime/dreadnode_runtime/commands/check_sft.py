@@ -33,7 +33,10 @@ def check_sft(question: dict[str, Any]) -> dict[str, Any]:
         check_trackers(config)
         place = ["model"]
         rendering = load_rendering(
-            question["model"], rehearsal=question["rehearsal"], tokenizer=question["tokenizer"]
+            question["model"],
+            rehearsal=question["rehearsal"],
+            tokenizer=question["tokenizer"],
+            chosen=config.tokenizer,
         )
         files = _files(question["datasets"])
         place = ["config", files[0].field]
@@ -52,6 +55,8 @@ def check_sft(question: dict[str, Any]) -> dict[str, Any]:
         place = ["config", "warmup_steps"]
         check_warmup(config, config.total_steps(rows))
     except JobFailed as refusal:
+        if refusal.code == "tokenizer":
+            place = ["config", "tokenizer"]
         raise Refused(place, str(refusal)) from refusal
     return {
         "ok": True,

@@ -42,6 +42,7 @@ async def serve(lines: AsyncIterator[str], emit: Callable[[str], None]) -> None:
             rehearsal=served.rehearsal,
             tokenizer=served.tokenizer,
             renderer=served.renderer,
+            chosen=served.chosen_tokenizer,
         )
         async with open_streaming_sampler(
             served.checkpoint, served.base_model, streams=served.streams

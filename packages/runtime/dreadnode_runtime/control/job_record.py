@@ -1,5 +1,6 @@
 """The job's record, as the API returns it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ class Job:
         model: Catalog id that the user chose.
         trained_model: The model that is trained; in a rehearsal, the stand-in.
         rehearse_steps: Steps after which a rehearsal ends; None for all.
+        warnings: What the check of the job warned of, one sentence each.
         config: Settings, with every default filled in by the API.
         metrics: Metrics of earlier attempts.
         artifacts: Checkpoints and other results of earlier attempts.
@@ -27,6 +29,7 @@ class Job:
     metrics: dict[str, Any]
     artifacts: dict[str, Any]
     rehearse_steps: int | None = None
+    warnings: Sequence[str] = ()
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "Job":
@@ -42,6 +45,9 @@ class Job:
             metrics=record.get("metrics") or {},
             artifacts=record.get("artifacts") or {},
             rehearse_steps=record.get("rehearse_steps"),
+            warnings=[
+                each["message"] for each in (record.get("preflight") or {}).get("warnings") or ()
+            ],
         )
 
     @property

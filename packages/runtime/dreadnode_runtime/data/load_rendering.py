@@ -7,14 +7,19 @@ from tinker_cookbook.exceptions import RendererError, TinkerCookbookError
 from dreadnode_runtime.data.chat_template import STAND_IN_RENDERER, StandInReader
 from dreadnode_runtime.data.renderers.formats import formats_of, names_of, stand_in_format
 from dreadnode_runtime.data.rendering import Rendering
-from dreadnode_runtime.data.tokenizer import load_tokenizer
+from dreadnode_runtime.data.tokenizer import chosen_tokenizer, load_tokenizer
 from dreadnode_runtime.data.vision import vision_of
 from dreadnode_runtime.errors import JobFailed, plain
 
 
 @lru_cache(maxsize=8)
 def load_rendering(
-    model: str, *, rehearsal: bool, tokenizer: str, renderer: str | None = None
+    model: str,
+    *,
+    rehearsal: bool,
+    tokenizer: str,
+    renderer: str | None = None,
+    chosen: str | None = None,
 ) -> Rendering:
     """Return the rendering that MODEL is trained with.
 
@@ -23,6 +28,7 @@ def load_rendering(
         rehearsal: Whether the stand-in is trained in its place.
         tokenizer: Folder of the trained model's tokenizer, or its id on a hub.
         renderer: Name of the variant that its weights were trained with, if that is known.
+        chosen: Folder of the tokenizer that the job names, if it does.
 
     Raises:
         JobFailed: There is no such renderer or tokenizer here; the sentence says what to do.
@@ -39,7 +45,10 @@ def load_rendering(
                 code="model",
             ) from error
         name = names[0]
-    loaded = load_tokenizer(model, tokenizer)
+    if chosen is None:
+        loaded, folder = load_tokenizer(model, tokenizer), tokenizer
+    else:
+        loaded, folder = chosen_tokenizer(model, chosen, tokenizer), chosen
     try:
         if rehearsal:
             formats = [stand_in_format(name, StandInReader(loaded), loaded)]
@@ -50,12 +59,19 @@ def load_rendering(
             raise RendererError("it lacks the special tokens of the format")  # noqa: TRY301
     except (RendererError, AssertionError, ImportError, ValueError, AttributeError) as error:
         raise JobFailed(
-            f"The renderer `{name}` of {model} does not work with the tokenizer of the model that "
-            f"this server's engine holds ({plain(error)}); check the folder given with `--model`",
-            code="model",
+            f"The renderer `{name}` of {model} does not work with {_named(chosen)} "
+            f"({plain(error)}); check {'that' if chosen else 'the'} folder"
+            + ("" if chosen else " given with `--model`"),
+            code="tokenizer" if chosen else "model",
         ) from error
     rendering = Rendering(
         formats,
-        vision=lambda name: vision_of(model, name, loaded, tokenizer, rehearsal=rehearsal),
+        vision=lambda name: vision_of(model, name, loaded, folder, rehearsal=rehearsal),
     )
     return rendering if renderer is None else rendering.named(renderer)
+
+
+def _named(chosen: str | None) -> str:
+    if chosen is None:
+        return "the tokenizer of the model that this server's engine holds"
+    return f"the tokenizer that `tokenizer` names, {chosen}"

@@ -43,6 +43,7 @@ class TrainingConfig(BaseModel):
     eval_split: str | None = None
     eval_interval: int | None = None
     system_prompt: str | None = None
+    tokenizer: str | None = None
     steps: int | None = None
     epochs: int | None = None
     lora_rank: int

@@ -115,6 +115,7 @@ class JobContext:
                 job.model,
                 rehearsal=job.rehearsal,
                 tokenizer=trainer.tokenizer or job.trained_model,
+                chosen=config.tokenizer,
             )
             yield trainer, rendering, outcome
 
@@ -211,6 +212,7 @@ class JobContext:
             renderer=rendering.name,
             writer=rendering.source,
             format_notes=rendering.notes,
+            warnings=job.warnings,
             datasets=results.datasets,
             eval_dataset=results.eval_dataset,
             counts=results.counts,

@@ -27,6 +27,7 @@ class Card:
         cost: Tokens and cost of all attempts.
         config: The job's settings, including defaults.
         metrics: The job's final metrics.
+        warnings: What the check of the job warned of.
         step: Step of the weights; None for the last step.
         base_dtype: Data type of the base weights in training, if the engine says so.
         adapter_notes: What PEFT would not load of the adapter.
@@ -47,6 +48,7 @@ class Card:
     metrics: dict[str, Any]
     writer: str | None = None
     format_notes: Sequence[str] = ()
+    warnings: Sequence[str] = ()
     step: int | None = None
     base_dtype: str | None = None
     adapter_notes: Sequence[str] = ()
@@ -68,6 +70,7 @@ class Card:
             f"A LoRA adapter (PEFT) of `{self.trained_model}`, trained by job `{self.job_id}`.",
             "",
             *_table("Training", self._training()),
+            *_notes("Warnings before the start", self.warnings),
             *_notes("Adapter", self.adapter_notes),
             *_notes("Chat format", self.format_notes),
             *_table("Results", self._results()),

@@ -16,6 +16,7 @@ class ServedModel(BaseModel):
         model: Catalog id that the job names.
         rehearsal: Whether the stand-in was trained in its place.
         tokenizer: Folder of the trained model's tokenizer, or its id on a hub.
+        chosen_tokenizer: Folder of the tokenizer that the job names, if it does.
         base_model: Name of the base model on the engine, to sample without an adapter.
         checkpoint: Path of the weights, of either kind; None samples from the base model.
         context: Maximum tokens of prompt and completion.
@@ -29,6 +30,7 @@ class ServedModel(BaseModel):
     model: str
     rehearsal: bool
     tokenizer: str
+    chosen_tokenizer: str | None = None
     base_model: str
     checkpoint: str | None = None
     context: int

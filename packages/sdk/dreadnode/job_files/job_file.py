@@ -34,6 +34,7 @@ Store = Callable[[Path], "DatasetRef"]
 REFS = ("dataset_ref", "prompt_dataset_ref", "eval_dataset_ref")
 RECIPES = ("reward_recipe", "environment")
 TRAJECTORIES = "trajectory_dataset_refs"
+TOKENIZER = "tokenizer"
 _UNSTORED = {"name": "unstored", "version": "0"}
 
 
@@ -204,6 +205,8 @@ def _expand(config: Document, where: str, folder: Path) -> dict[tuple[str | int,
         if isinstance(ref, Path):
             files[place] = ref
         table[key] = _UNSTORED if isinstance(ref, Path) else ref
+    if isinstance(tokenizer := config.get(TOKENIZER), str):
+        config[TOKENIZER] = absolute(tokenizer, folder)
     for name in RECIPES:
         recipe = config.get(name)
         if isinstance(recipe, str):
@@ -215,6 +218,11 @@ def _expand(config: Document, where: str, folder: Path) -> dict[tuple[str | int,
                 params.setdefault("filename", Path(recipe["name"]).name)
                 recipe["name"] = "python_v1"
     return files
+
+
+def absolute(path: str, folder: Path) -> str:
+    """Return PATH, which is relative to FOLDER or the user's home, as the server takes it."""
+    return str((folder / Path(path).expanduser()).resolve()) if path else path
 
 
 def _ref(text: str, place: str, folder: Path) -> dict[str, str] | Path:

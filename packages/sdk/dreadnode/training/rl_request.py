@@ -40,6 +40,11 @@ class RlConfig(Request):
     system_prompt: Annotated[str, Field(max_length=100000, min_length=1)] | None = None
     """System prompt that is put before every conversation."""
 
+    tokenizer: Annotated[str, Field(max_length=4096, min_length=1)] | None = None
+    """Folder on the server's machine with the model's own tokenizer (`tokenizer.json`), for a model
+    that the engine serves without one. Default: that of the engine's model, or under the server's
+    `HF_HOME`."""
+
     steps: Annotated[int, Field(ge=1, le=10000000)] | None = None
     """Maximum number of steps. Default: as many as `epochs` takes."""
 

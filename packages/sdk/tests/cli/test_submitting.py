@@ -86,6 +86,23 @@ def test_every_setting_of_the_training_loop_has_a_flag(dn: Dn, api: Any) -> None
     }
 
 
+def test_the_folder_of_a_tokenizer_is_sent_as_an_absolute_path(dn: Dn, api: Any) -> None:
+    folder = Path.cwd() / "jobs"
+    folder.mkdir()
+    (folder / "job.toml").write_text(
+        'trainer_type = "sft"\nmodel = "Qwen/Qwen3-8B"\n'
+        '[config]\ndataset_ref = "support@1.0.0"\ntokenizer = "qwen3"\n'
+    )
+
+    dn("train submit jobs/job.toml")
+    of_file = sent(api)["config"]["tokenizer"]
+    dn("train sft --model Qwen/Qwen3-8B --dataset support@1.0.0 --tokenizer ../qwen3")
+    of_flag = sent(api)["config"]["tokenizer"]
+
+    assert of_file == str(folder / "qwen3")
+    assert of_flag == str(Path.cwd().parent / "qwen3")
+
+
 def test_a_misspelled_model_gets_a_suggestion(dn: Dn) -> None:
     assert dn("train sft --model Qwen/Qwen3-8 --dataset rows@1 --steps 1") == snapshot("""\
 exit: 1

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -46,10 +47,12 @@ def given(
     """
     from pydantic import ValidationError
 
-    from dreadnode.job_files.job_file import must, shown
+    from dreadnode.job_files.job_file import TOKENIZER, absolute, must, shown
 
     values = {each.name: getattr(flags, each.name) for each in fields(flags)}
     values = {name: value for name, value in values.items() if value is not None}
+    if (tokenizer := values.get(TOKENIZER)) is not None:
+        values[TOKENIZER] = absolute(tokenizer, Path.cwd())
     try:
         config.model_validate(values)
     except ValidationError as error:

@@ -25,6 +25,16 @@ class TrainFlags:
         Parameter(group=DATA, help="System prompt that is put before every conversation."),
     ] = None
 
+    tokenizer: Annotated[
+        str | None,
+        Parameter(
+            group=DATA,
+            help="Folder on the server's machine with the model's own tokenizer "
+            "(`tokenizer.json`), for a model that the engine serves without one.",
+            show_default="that of the engine's model, or under the server's `HF_HOME`",
+        ),
+    ] = None
+
     shuffle: Annotated[
         bool | None,
         Parameter(
@@ -203,6 +213,7 @@ FLAG_NAMES = {
     "eval_split": "--eval-split",
     "eval_interval": "--eval-interval",
     "system_prompt": "--system-prompt",
+    "tokenizer": "--tokenizer",
     "steps": "--steps",
     "epochs": "--epochs",
     "lora_rank": "--lora-rank",
