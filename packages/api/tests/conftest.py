@@ -32,7 +32,7 @@ from dreadnode_api.main import create_app
 from dreadnode_api.models.auth import Membership, Organization, User, Workspace
 from dreadnode_api.models.jobs import Job
 from dreadnode_api.settings import Settings
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from sqlalchemy import func, make_url, select, text
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -291,10 +291,20 @@ async def populate(database: Database) -> tuple[dict[str, str], str, str]:
         return keys, acme.id, lab.id
 
 
+@pytest.fixture(scope="session")
+def router() -> APIRouter:
+    """The routes of an application, with what FastAPI builds for each at its first request."""
+    return create_app(Settings(data_dir=Path("/nowhere"))).router
+
+
 @pytest.fixture
-async def api(settings: Settings, engine: FakeEngine) -> AsyncIterator[Api]:
-    """The application, in this process."""
+async def api(settings: Settings, engine: FakeEngine, router: APIRouter) -> AsyncIterator[Api]:
+    """The application, in this process; its routes are those of all others.
+
+    They refer to nothing of one application, and building them would take longer than most tests.
+    """
     app = create_app(settings)
+    app.router = router
     app.state.engine = engine.client()
     database = app.state.database
     keys, org_id, workspace_id = await populate(database)

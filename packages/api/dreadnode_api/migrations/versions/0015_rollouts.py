@@ -1,7 +1,7 @@
 """The rollouts that RL jobs keep.
 
-Revision ID: 0014
-Revises: 0013
+Revision ID: 0015
+Revises: 0014
 """
 
 import sqlalchemy as sa
