@@ -1,4 +1,4 @@
-"""The flags of `dn train sft` and `dn train rl`, as Python modules."""
+"""The flags of `dn train sft`, `rl` and `eval`, as Python modules."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dreadnode_api.training.job_settings import GROUPS, Kind, Setting
 from generated_code import HEADER, formatted, string
 
 MADE_BY_COMMANDS = (
-    *("dataset_ref", "prompt_dataset_ref", "trajectory_dataset_refs", "eval_dataset_ref"),
+    *("models", "dataset_ref", "prompt_dataset_ref", "trajectory_dataset_refs", "eval_dataset_ref"),
     *("algorithm", "reward_recipe", "environment"),
 )
 """Settings whose value a command makes from its flag, for instance by storing a file."""
-TOKEN_COUNTS = ("max_sequence_length", "max_new_tokens")
+TOKEN_COUNTS = ("max_sequence_length", "max_new_tokens", "max_tokens")
 """Settings whose flag takes `32K` for 32,768 tokens, too."""
 _TYPES = {"integer": "int", "number": "float", "boolean": "bool", "string": "str"}
 # Annotations are values here: cyclopts evaluates a text with the names of the inheriting module.
@@ -28,14 +28,16 @@ from dreadnode.cli import units
 
 
 SHARED = "train_flags"
-"""The module with the flags that every kind of job has."""
+"""The module with the flags that every kind of training has."""
+ALONE = ("eval",)
+"""Kinds of jobs that train nothing and have no flags of training."""
 
 
 def cli_flags(kinds: Sequence[Kind]) -> Iterator[tuple[str, str]]:
     """Yield the name and the text of each module: shared flags, and those of each kind of job."""
     written = {kind.name: _flags(kind) for kind in kinds}
     names = {kind.name: _names(kind) for kind in kinds}
-    first, *others = (kind.name for kind in kinds)
+    first, *others = (kind.name for kind in kinds if kind.name not in ALONE)
     shared = [flag for flag in written[first] if all(flag in written[each] for each in others)]
     shared_names = {
         setting: flag
@@ -48,14 +50,15 @@ def cli_flags(kinds: Sequence[Kind]) -> Iterator[tuple[str, str]]:
             "The flags that `dn train sft` and `dn train rl` share, for settings of the config.",
             [
                 *(f'{n.upper()} = Group("{n}", sort_key={10 + i})' for i, n in enumerate(GROUPS)),
-                _class("TrainFlags", "", "Settings of every kind of job", shared),
+                _class("TrainFlags", "", "Settings of every kind of training", shared),
                 f"FLAG_NAMES = {shared_names!r}",
             ],
         ),
     )
     for kind in kinds:
-        own = [flag for flag in written[kind.name] if flag not in shared]
-        own_names = {s: f for s, f in names[kind.name].items() if s not in shared_names}
+        alone = kind.name in ALONE
+        own = [flag for flag in written[kind.name] if alone or flag not in shared]
+        own_names = {s: f for s, f in names[kind.name].items() if alone or s not in shared_names}
         title = f"{kind.name.title()}Flags"
         yield (
             f"{kind.name}_flags",
@@ -65,10 +68,13 @@ def cli_flags(kinds: Sequence[Kind]) -> Iterator[tuple[str, str]]:
                     f"from dreadnode.cli.train import {SHARED}",
                     f"from dreadnode.cli.train.{SHARED} import {', '.join(map(str.upper, GROUPS))}",
                     _class(
-                        title, f"({SHARED}.TrainFlags)", f"Settings of `dn train {kind.name}`", own
+                        title,
+                        "" if alone else f"({SHARED}.TrainFlags)",
+                        f"Settings of `dn train {kind.name}`",
+                        own,
                     ),
                     f"NO_FLAGS = {title}()",
-                    f"FLAG_NAMES = {SHARED}.FLAG_NAMES | {own_names!r}",
+                    f"FLAG_NAMES = {'' if alone else f'{SHARED}.FLAG_NAMES | '}{own_names!r}",
                 ],
             ),
         )

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from dreadnode.wire import CapabilityRef, DatasetRef, Request
 """
+_RECIPE_IMPORT = "from dreadnode.training.rl_request import Recipe\n"
 _RECIPE = '''\
 class Recipe(Request):
     """A reward or an environment: its name and its parameters."""
@@ -33,7 +34,8 @@ def sdk_types(kind: Kind) -> str:
     title = f'"""The request for {kind.name.upper()} jobs: its settings, with bounds and help."""\n'
     parts = [HEADER, title, _IMPORTS]
     if any(each.kind == "recipe" for each in kind.config):
-        parts.append(_RECIPE)
+        # Rewards and environments are the same for all kinds of jobs.
+        parts.append(_RECIPE if kind.name == "rl" else _RECIPE_IMPORT)
     parts += _model(f"{name}Config", kind.config_doc, kind.config, in_config=True)
     fixed = [
         f"config: {name}Config",

@@ -42,7 +42,7 @@ def check_one(question: dict[str, Any]) -> dict[str, Any]:
     if question.get("ping"):
         return {"ok": True}
     datasets = question["datasets"]
-    path = Path(datasets["train"] or datasets["trajectories"][0])
+    path = Path(datasets["train"] or datasets.get("trajectories", [datasets["eval"]])[0])
     rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
     prompt = question["config"].get("system_prompt")
     wish = json.loads(prompt) if prompt and prompt.startswith("{") else {}

@@ -123,7 +123,9 @@ class FakeApi:
             routes=[
                 Route(job, self._get_job),
                 Route(f"{job}/progress", self._progress, methods=["POST"]),
+                Route(f"{job}/files", self._list_files),
                 Route(f"{job}/files/{{path:path}}", self._put_file, methods=["PUT"]),
+                Route(f"{job}/files/{{path:path}}", self._get_file),
                 Route(data, self._dataset),
                 Route(f"{data}/content", self._content),
             ]
@@ -181,6 +183,14 @@ class FakeApi:
             return refused
         self.files[request.path_params["path"]] = body
         return JSONResponse({"path": request.path_params["path"]}, 201)
+
+    async def _list_files(self, request: Request) -> Response:
+        items = [{"path": path} for path in self.files]
+        return self._refused(request) or JSONResponse({"items": items})
+
+    async def _get_file(self, request: Request) -> Response:
+        content = self.files[request.path_params["path"]]
+        return self._refused(request) or Response(content)
 
     def _splits(self, request: Request) -> dict[str, bytes]:
         """Return the content of each split of the dataset that is asked about."""

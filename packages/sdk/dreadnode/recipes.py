@@ -37,6 +37,28 @@ def python_recipe(file: Path, params: Mapping[str, Any] | None = None) -> Recipe
     return Recipe(name="python_v1", params=named)
 
 
+def scoring(
+    reward: str | Path | Mapping[str, Any] | Recipe | None,
+    params: Mapping[str, Any] | None,
+    environment: Path | Mapping[str, Any] | Recipe | None,
+) -> dict[str, Any]:
+    """Return the settings of a job that REWARD with PARAMS and ENVIRONMENT give.
+
+    Raises:
+        InputError: A file cannot be read.
+    """
+    settings: dict[str, Any] = {}
+    if isinstance(reward, (str, Path)):
+        settings["reward_recipe"] = reward_recipe(reward, params or {})
+    elif reward is not None:
+        settings["reward_recipe"] = reward
+    if environment is not None:
+        settings["environment"] = (
+            python_recipe(environment) if isinstance(environment, Path) else environment
+        )
+    return settings
+
+
 def read_text(file: Path) -> str:
     """Return the text of FILE.
 

@@ -63,6 +63,7 @@ class FakeApi:
         datasets: The bytes of each dataset, by name and version; those of several splits as sent.
         splits: The files of those that were sent as several, by split.
         files: The files of the job, by path.
+        evaluation: The result of the job, if it is an evaluation.
         is_paid: Whether the engine charges for jobs.
         report: Fields of the preflight report that differ from the usual ones.
     """
@@ -74,6 +75,7 @@ class FakeApi:
     datasets: dict[tuple[str, str], bytes] = field(default_factory=dict)
     splits: dict[tuple[str, str], dict[str, tuple[str, bytes]]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     logs: list[dict[str, Any]] = field(default_factory=list)
     artifacts: dict[str, Any] = field(default_factory=dict)
     rollouts: dict[str, Any] = field(default_factory=dict)
@@ -172,13 +174,14 @@ class FakeApi:
     def _preflight(self, request: httpx2.Request) -> httpx2.Response:
         body = json.loads(request.content)
         found = {"rows": 3, "usable": 3, "tokens": 30}
-        fixed = {"is_paid": self.is_paid, "rehearsal": body["rehearse"], "config": body["config"]}
-        model = {"tinker_id": body["model"], "status": "active", "context_length": 32768}
+        rehearsal, name = body.get("rehearse", False), body.get("model", "Qwen/Qwen3-8B")
+        fixed = {"is_paid": self.is_paid, "rehearsal": rehearsal, "config": body["config"]}
+        model = {"tinker_id": name, "status": "active", "context_length": 32768}
         return httpx2.Response(
             200,
             json={
                 "model": model,
-                "trained_model": body["model"],
+                "trained_model": name,
                 "report": found,
                 "price": price(),
                 **fixed,
@@ -195,7 +198,7 @@ class FakeApi:
             return httpx2.Response(200, json=page)
         if rest == "":
             body = json.loads(request.content)
-            if not body["model"].startswith("Qwen/Qwen3-8B"):
+            if not body.get("model", "Qwen/Qwen3-8B").startswith("Qwen/Qwen3-8B"):
                 return refuse(
                     422,
                     "validation_error",
@@ -213,6 +216,8 @@ class FakeApi:
             return self.chat_failures.pop(0)
         if action == "/chat":
             return httpx2.Response(200, json=self.chat(json.loads(request.content)))
+        if action == "/evaluation":
+            return httpx2.Response(200, json=self.evaluation)
         if action == "/logs":
             return httpx2.Response(200, json={"items": self.logs})
         if action == "/rollouts":

@@ -13,7 +13,7 @@ from dreadnode_api.models.jobs import ENDED, Job, MetricPoints
 BUCKETS = 24
 CURVES_KEPT = 2000
 WIDTH, HEIGHT = 120, 28
-METRICS = {"sft": "train/loss", "rl": "train/reward"}
+METRICS = {"sft": "train/loss", "rl": "train/reward", "eval": ""}
 
 
 @dataclass(slots=True)

@@ -19,7 +19,12 @@ router = APIRouter()
 
 PAGE_SIZE = 50
 STATUSES = [("", "Any status"), *((each.value, each.value.capitalize()) for each in Status)]
-KINDS = [("", "Any kind"), ("sft", "Supervised"), ("rl", "Reinforcement learning")]
+KINDS = [
+    ("", "Any kind"),
+    ("sft", "Supervised"),
+    ("rl", "Reinforcement learning"),
+    ("eval", "Evaluation"),
+]
 
 
 @router.get("/ws/{ws}/jobs")

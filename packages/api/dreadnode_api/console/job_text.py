@@ -7,7 +7,7 @@ from typing import Any
 
 from dreadnode_api.training.job_settings import Setting, kind
 
-FIRST = ("model", "dataset_ref", "prompt_dataset_ref", "algorithm", "reward_recipe")
+FIRST = ("models", "model", "dataset_ref", "prompt_dataset_ref", "algorithm", "reward_recipe")
 """What a reader looks for first."""
 
 
@@ -45,6 +45,9 @@ def _flag(setting: Setting, value: Any) -> Iterator[list[str]]:
         yield [setting.flag, value["name"]]
         if value.get("params"):
             yield ["--reward-params", json.dumps(value["params"], ensure_ascii=False)]
+    elif setting.name == "models":
+        # The arguments of `dn train eval`.
+        yield from ([each] for each in value)
     elif isinstance(value, list):
         for each in value:
             yield [setting.flag, str(_short(each))]

@@ -134,7 +134,7 @@ def from_validation(error: RequestValidationError, content_type: str) -> ApiErro
 def _location(loc: Sequence[str | int]) -> list[str | int]:
     """Drop the name of the union's branch, which is not a field of the request."""
     parts = [_part(p) for p in loc] or ["body"]
-    if parts[0] == "body" and parts[1:2] in (["sft"], ["rl"]):
+    if parts[0] == "body" and parts[1:2] in (["sft"], ["rl"], ["eval"]):
         del parts[1]
     return parts
 

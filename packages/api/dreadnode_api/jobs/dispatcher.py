@@ -337,6 +337,12 @@ def describe_sandbox(settings: Settings, job: Job, org: str, workspace: str, key
         ),
         "TINKER_TELEMETRY": "0",
     }
+    if settings.engine_key:
+        # An evaluation reads the weights of several jobs, each with a key of its own.
+        for number, model in enumerate(job.artifacts.get("models") or ()):
+            environment[f"TINKER_API_KEY_{number}"] = run_key(
+                settings.engine_key, model["lineage"], settings.job_wall_seconds + 3600
+            )
     if settings.engine_url:
         environment["TINKER_BASE_URL"] = settings.engine_url
     return Sandbox(

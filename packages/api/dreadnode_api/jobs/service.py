@@ -1,7 +1,7 @@
 """Reading and cancelling jobs, as functions of a session."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, String, cast, func, or_, select
@@ -105,7 +105,7 @@ async def log_lines(
 async def list_jobs(
     session: AsyncSession,
     workspace_id: str,
-    filters: dict[str, str | None],
+    filters: Mapping[str, str | Sequence[str] | None],
     page: int,
     page_size: int,
     *,
@@ -136,8 +136,11 @@ async def list_jobs(
     return [(job, user) for job, user in found], total
 
 
-def _matches(name: str, value: str) -> ColumnElement[bool]:
-    """Return the condition of one filter of the list of jobs."""
+def _matches(name: str, value: str | Sequence[str]) -> ColumnElement[bool]:
+    """Return the condition of one filter of the list of jobs; a sequence is a choice."""
+    if not isinstance(value, str):
+        chosen: ColumnElement[bool] = getattr(Job, name).in_(value)
+        return chosen
     if name == "text":
         is_named: ColumnElement[bool] = Job.name.icontains(value, autoescape=True)
         return or_(is_named, Job.id.startswith(value, autoescape=True))
@@ -155,7 +158,7 @@ def _matches(name: str, value: str) -> ColumnElement[bool]:
 async def _count(
     session: AsyncSession,
     workspace_id: str,
-    values: dict[str, str],
+    values: dict[str, str | Sequence[str]],
     where: Sequence[ColumnElement[bool]],
 ) -> int:
     """Return how many jobs match: from the counts by status, where they have each filter."""
@@ -163,7 +166,10 @@ async def _count(
         statement = select(func.count()).select_from(Job).where(*where)
     else:
         statement = select(func.sum(Tally.number)).where(Tally.workspace_id == workspace_id)
-        statement = statement.where(*(getattr(Tally, n) == value for n, value in values.items()))
+        for name, value in values.items():
+            column = getattr(Tally, name)
+            chosen = column == value if isinstance(value, str) else column.in_(value)
+            statement = statement.where(chosen)
     return int(await session.scalar(statement) or 0)
 
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 from dreadnode_api.auth.deps import Member
 from dreadnode_api.checkpoints import records
 from dreadnode_api.checkpoints.choice import WeightsInfo, choose_checkpoint
+from dreadnode_api.checkpoints.targets import job_target
 from dreadnode_api.errors import ERRORS
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.schemas import Request as RequestBody
@@ -16,7 +17,6 @@ from dreadnode_api.jobs import service
 from dreadnode_api.jobs.deps import JobId
 from dreadnode_api.serving.requests import generation
 from dreadnode_api.serving.service import InModels
-from dreadnode_api.serving.targets import job_target
 from dreadnode_api.training.rl_schemas import StopText
 
 router = APIRouter(

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
+from dreadnode_api.checkpoints.targets import Target
 from dreadnode_api.fair_queue import Slot
 from dreadnode_api.runtime_processes.child import Child, ChildFailed
 from dreadnode_api.runtime_processes.environment import (
@@ -18,7 +19,6 @@ from dreadnode_api.runtime_processes.environment import (
     engine_environment,
 )
 from dreadnode_api.runtime_processes.folder import ProcessFolder
-from dreadnode_api.serving.targets import Target
 from dreadnode_api.settings import Settings
 
 Line = dict[str, Any]

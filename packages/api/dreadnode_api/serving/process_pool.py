@@ -7,12 +7,12 @@ from contextlib import aclosing
 from typing import Any
 from weakref import WeakValueDictionary
 
+from dreadnode_api.checkpoints.targets import Target
 from dreadnode_api.errors import ApiError, GatewayTimeout
 from dreadnode_api.fair_queue import FairQueue
 from dreadnode_api.runtime_processes.child import ChildFailed
 from dreadnode_api.runtime_processes.environment import refusal
 from dreadnode_api.serving.model_process import Line, ModelProcess
-from dreadnode_api.serving.targets import Target
 from dreadnode_api.settings import Settings
 
 log = logging.getLogger(__name__)

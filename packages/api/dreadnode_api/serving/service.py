@@ -11,6 +11,7 @@ from sqlalchemy import select
 
 from dreadnode_api.auth.callers import Caller, Role, need
 from dreadnode_api.auth.deps import UserCaller
+from dreadnode_api.checkpoints.targets import Target, find_target
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.http.deps import InDatabase, InEngine
@@ -18,7 +19,6 @@ from dreadnode_api.models.checkpoints import Checkpoint, State
 from dreadnode_api.models.jobs import Job
 from dreadnode_api.serving.model_process import Line
 from dreadnode_api.serving.process_pool import ProcessPool
-from dreadnode_api.serving.targets import Target, find_target
 
 JOBS_LISTED = 100
 Lines = AsyncGenerator[Line, None]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -66,8 +66,12 @@ def check_request(
     trainer_type: str,
     config: Mapping[str, Any],
     show: int | None = None,
+    formats: Sequence[Mapping[str, Any]] = (),
 ) -> CheckRequest:
-    """Return the check of a job with resolved settings, which returns the row SHOW as text."""
+    """Return the check of a job with resolved settings, which returns the row SHOW as text.
+
+    FORMATS has the chat format of each model of an evaluation.
+    """
     payload = {
         "model": model,
         "rehearsal": rehearsal,
@@ -77,6 +81,7 @@ def check_request(
         "config": dict(config),
         "datasets": data.files,
         **({} if show is None else {"show": show}),
+        **({"formats": list(formats)} if formats else {}),
     }
     return CheckRequest(org_id, payload, _key(org_id, payload, data), _runs_custom_code(config))
 
@@ -86,6 +91,9 @@ def _key(org_id: str, payload: Mapping[str, Any], data: JobData) -> str:
     ignored = IRRELEVANT
     if config.get("steps") is None:
         ignored |= ORDER
+    if payload["trainer_type"] == "eval":
+        # Its price depends on all settings.
+        ignored = frozenset()
     relevant = {
         **payload,
         "config": {name: value for name, value in config.items() if name not in ignored},

@@ -267,8 +267,8 @@ def _result(response: Mapping[str, Any]) -> CheckResult:
 
 
 def _data_loc(request: CheckRequest) -> tuple[str, str]:
-    is_sft = request.payload["trainer_type"] == "sft"
-    return "config", "dataset_ref" if is_sft else "prompt_dataset_ref"
+    is_rl = request.payload["trainer_type"] == "rl"
+    return "config", "prompt_dataset_ref" if is_rl else "dataset_ref"
 
 
 def _empty(folder: Path) -> None:

@@ -14,18 +14,19 @@ from app.training.catalog import (
 from dreadnode_api.catalog.unknown import unknown_model
 from dreadnode_api.engine_client import Capabilities, EngineClient, EngineModel
 from dreadnode_api.errors import Invalid
+from dreadnode_api.models.jobs import Job
 from dreadnode_api.training.defaults import resolve
 from dreadnode_api.training.schemas import (
-    JobRequest,
     RayJobRequest,
     RlJobRequest,
     SftJobRequest,
+    TrainingRequest,
 )
 
 GIB = 1 << 30
 
 
-def known_model(request: JobRequest) -> TrainingModel:
+def known_model(request: TrainingRequest) -> TrainingModel:
     """Return the catalog's entry of the model that `request` names.
 
     Raises:
@@ -37,11 +38,11 @@ def known_model(request: JobRequest) -> TrainingModel:
     return model
 
 
-def _model_field(request: JobRequest) -> str:
+def _model_field(request: TrainingRequest) -> str:
     return "model" if request.model is not None else "base_model"
 
 
-def supported(request: JobRequest, model: TrainingModel) -> SftJobRequest | RlJobRequest:
+def supported(request: TrainingRequest, model: TrainingModel) -> SftJobRequest | RlJobRequest:
     """Return `request` if `model` and this server support its kind of training.
 
     Raises:
@@ -73,7 +74,7 @@ def supported(request: JobRequest, model: TrainingModel) -> SftJobRequest | RlJo
     return request
 
 
-def served(request: JobRequest, model: TrainingModel, engine: Capabilities) -> EngineModel:
+def served(request: TrainingRequest, model: TrainingModel, engine: Capabilities) -> EngineModel:
     """Return what the engine will really train: the model, or the stand-in in a rehearsal.
 
     Raises:
@@ -150,6 +151,21 @@ def still_served(trained_model: str, engine: Capabilities) -> None:
         )
 
 
+def still_sampled(job: Job, engine: Capabilities) -> None:
+    """Return if the engine can sample from every model of an evaluation that is to be repeated.
+
+    Raises:
+        Invalid: it cannot any more.
+    """
+    for model in job.artifacts.get("models") or ():
+        found = engine.models.get(model["base_model"])
+        if found is None or found.sampleable is False:
+            raise Invalid(
+                f"This server's engine cannot sample from `{model['base_model']}` any more; start "
+                "it with that model's weights"
+            )
+
+
 def _retirement(model: TrainingModel) -> str:
     if model.status != "retired":
         return ""
@@ -190,7 +206,7 @@ def resolved(
             "config",
             "train_unembed",
         )
-    _check_room(values)
+    check_room(values, "max_new_tokens")
     if values["max_sequence_length"] > context:
         raise Invalid(
             f"`max_sequence_length` is {values['max_sequence_length']}, "
@@ -209,15 +225,19 @@ def resolved(
     return values
 
 
-def _check_room(values: dict[str, Any]) -> None:
-    """Refuse completions that leave no room for a prompt."""
-    tokens, length = values.get("max_new_tokens"), values["max_sequence_length"]
+def check_room(values: Mapping[str, Any], setting: str) -> None:
+    """Return if completions of at most SETTING tokens leave room for a prompt.
+
+    Raises:
+        Invalid: they do not.
+    """
+    tokens, length = values.get(setting), values["max_sequence_length"]
     if tokens is not None and tokens >= length:
         raise Invalid(
-            f"`max_new_tokens` is {tokens}, which leaves no room for a prompt in the {length} "
+            f"`{setting}` is {tokens}, which leaves no room for a prompt in the {length} "
             "tokens of `max_sequence_length`",
             "config",
-            "max_new_tokens",
+            setting,
         )
 
 

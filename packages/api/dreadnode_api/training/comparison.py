@@ -46,11 +46,11 @@ def compare(
 
 
 def _counted(plan: JobPlan) -> str:
-    return STAND_IN if plan.request.rehearse else tokenizer_of(plan.model.tokenizer_id)
+    return STAND_IN if plan.rehearsal else tokenizer_of(plan.model.tokenizer_id)
 
 
 def _same_tokenizer(plan: JobPlan, model: TrainingModel) -> bool:
-    return not plan.request.rehearse and model.tokenizer_id == plan.model.tokenizer_id
+    return not plan.rehearsal and model.tokenizer_id == plan.model.tokenizer_id
 
 
 def _price(plan: JobPlan, report: Mapping[str, Any], model: TrainingModel) -> Estimate:

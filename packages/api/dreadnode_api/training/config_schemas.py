@@ -178,12 +178,21 @@ class TrainConfig(Request):
                 "turn on one of `train_mlp`, `train_attn` and `train_unembed`; the adapter has "
                 "nothing to train without them"
             )
-        for name, field in type(self).model_fields.items():
-            if getattr(self, name) is None:
-                continue
-            if refused := mark(field, NotOffered):
-                raise ValueError(f"leave `{name}` out: {refused.instead}")
-            needs = mark(field, Needs)
-            if needs and getattr(self, needs.setting) is None:
-                raise ValueError(f"`{name}` has no effect without `{needs.setting}`; give both")
+        refuse_without_effect(self)
         return self
+
+
+def refuse_without_effect(config: Request) -> None:
+    """Return if every setting of CONFIG that is given has an effect.
+
+    Raises:
+        ValueError: one is not offered here, or lacks the setting that it needs.
+    """
+    for name, field in type(config).model_fields.items():
+        if getattr(config, name) is None:
+            continue
+        if refused := mark(field, NotOffered):
+            raise ValueError(f"leave `{name}` out: {refused.instead}")
+        needs = mark(field, Needs)
+        if needs and getattr(config, needs.setting) is None:
+            raise ValueError(f"`{name}` has no effect without `{needs.setting}`; give both")

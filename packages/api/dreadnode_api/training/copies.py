@@ -30,5 +30,8 @@ def copy_request(job: Job) -> JobRequest:
         body["capability_ref"] = {name: job.capability[name] for name in ("name", "version")}
         # It is the capability's.
         config.pop("system_prompt", None)
+    if job.trainer_type == "eval":
+        # Its models are in the config.
+        del body["model"], body["rehearse"]
     given = {name: value for name, value in body.items() if value is not None}
     return _REQUEST.validate_python({**given, "config": config})

@@ -9,7 +9,7 @@ from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.datasets import service as datasets
 from dreadnode_api.errors import Invalid, NotFound
 from dreadnode_api.training.refs import Ref
-from dreadnode_api.training.schemas import RlJobRequest, SftJobRequest
+from dreadnode_api.training.schemas import EvalJobRequest, RlJobRequest, SftJobRequest
 
 TRAIN, EVAL = "train", "validation"
 """The splits that are used when a dataset has several and the job names none."""
@@ -31,7 +31,10 @@ class JobData:
 
 
 async def resolve_data(
-    session: AsyncSession, org_id: str, request: SftJobRequest | RlJobRequest, store: BlobStore
+    session: AsyncSession,
+    org_id: str,
+    request: SftJobRequest | RlJobRequest | EvalJobRequest,
+    store: BlobStore,
 ) -> JobData:
     """Return the data that `request` refers to.
 
@@ -39,7 +42,7 @@ async def resolve_data(
         Invalid: a dataset, its version or its split does not exist, or the dataset has several
             splits and the job does not say which one to evaluate on.
     """
-    config, data = request.config, JobData()
+    data = JobData()
 
     async def resolve(role: str, field: str, ref: Ref, split_field: str, split: str | None) -> str:
         loc = ("config", split_field if split is not None else field)
@@ -63,6 +66,11 @@ async def resolve_data(
         )
         return str(store.path(found.content_sha256))
 
+    if isinstance(request, EvalJobRequest):
+        ref, named = request.config.dataset_ref, request.config.split
+        data.files["eval"] = await resolve("eval", "dataset_ref", ref, "split", named)
+        return data
+    config = request.config
     if isinstance(request, SftJobRequest):
         train_field, train = "dataset_ref", request.config.dataset_ref
         split_field, split = "split", request.config.split

@@ -3,19 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dreadnode_api.training.config_schemas import TrainConfig
+from pydantic import BaseModel
+
+from dreadnode_api.training.eval_schemas import EvalConfig
 from dreadnode_api.training.rl_schemas import RlConfig
 from dreadnode_api.training.setting_metadata import DefaultFrom, mark, offered
 from dreadnode_api.training.sft_schemas import SftConfig
 
-KINDS: dict[str, type[TrainConfig]] = {"sft": SftConfig, "rl": RlConfig}
+KINDS: dict[str, type[BaseModel]] = {"sft": SftConfig, "rl": RlConfig, "eval": EvalConfig}
 RESOLVED_ELSEWHERE = {"track", "track_project"}
 """Settings whose default is the server's own: `tracking.py` resolves them."""
 
 
-def with_defaults(
-    kind: type[TrainConfig], given: Mapping[str, Any], context: int
-) -> dict[str, Any]:
+def with_defaults(kind: type[BaseModel], given: Mapping[str, Any], context: int) -> dict[str, Any]:
     """Return the settings in GIVEN with every default of KIND filled in.
 
     Fields are resolved in the order of the model, so that a default may depend on those above it
@@ -41,7 +41,7 @@ def with_defaults(
     return ordered | values
 
 
-def resolve(config: TrainConfig, context: int) -> dict[str, Any]:
+def resolve(config: BaseModel, context: int) -> dict[str, Any]:
     """Return CONFIG with every default filled in, for a model that takes CONTEXT tokens."""
     given = config.model_dump(include=config.model_fields_set - RESOLVED_ELSEWHERE, mode="json")
     return with_defaults(type(config), given, context)

@@ -14,18 +14,30 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dreadnode_api.training import setting_metadata as metadata
-from dreadnode_api.training.schemas import RlJobRequest, SftJobRequest
+from dreadnode_api.training.schemas import EvalJobRequest, RlJobRequest, SftJobRequest
 
-REQUESTS: dict[str, type[BaseModel]] = {"sft": SftJobRequest, "rl": RlJobRequest}
+REQUESTS: dict[str, type[BaseModel]] = {
+    "sft": SftJobRequest,
+    "rl": RlJobRequest,
+    "eval": EvalJobRequest,
+}
 GROUPS = ("Data", "Training", "Rollouts", "Optimizer", "Evaluation", "Tracking")
 FIRST = (
-    *("dataset_ref", "split", "prompt_dataset_ref", "prompt_split", "trajectory_dataset_refs"),
+    *(
+        "models",
+        "dataset_ref",
+        "split",
+        "prompt_dataset_ref",
+        "prompt_split",
+        "trajectory_dataset_refs",
+    ),
     *("algorithm", "reward_recipe"),
 )
 """What comes first in its group, since a job cannot do without it."""
 FIXED = ("base_model", "backend", "trainer_type", "config")
 """Fields of a request that are another name of a setting, or follow from the kind of the job."""
 FLAGS = {
+    "models": "MODEL",
     "dataset_ref": "--dataset",
     "prompt_dataset_ref": "--prompt-dataset",
     "trajectory_dataset_refs": "--trajectory-dataset",
@@ -33,7 +45,7 @@ FLAGS = {
     "capability_ref": "--capability",
     "tags": "--tag",
 }
-"""Flags of `dn train` that are not called as their settings are."""
+"""Flags and arguments of `dn train` that are not called as their settings are."""
 
 _KINDS = {"integer": "integer", "number": "number", "boolean": "boolean", "string": "string"}
 _CONSTRAINTS = {
@@ -108,7 +120,7 @@ class Kind:
     """One kind of job, with its settings.
 
     Attributes:
-        name: sft or rl.
+        name: sft, rl or eval.
         doc: What the request's model says of itself.
         config_doc: What the config's model says of itself.
         job: Settings of the job.

@@ -1,5 +1,6 @@
 """Plans a job: everything about a request that is decided before its data is checked."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +14,24 @@ from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import Invalid
 from dreadnode_api.models.capabilities import CapabilityVersion
+from dreadnode_api.pricing.rates import Rates, rates_of
 from dreadnode_api.sandbox import trackers
 from dreadnode_api.settings import Settings
 from dreadnode_api.training.check_request import CheckRequest, check_request
 from dreadnode_api.training.checks import known_model, require_memory, resolved, served, supported
 from dreadnode_api.training.data import JobData, resolve_data
+from dreadnode_api.training.evaluated_models import (
+    check_common_price,
+    find_models,
+    resolved_evaluation,
+)
 from dreadnode_api.training.preflight import Preflight
-from dreadnode_api.training.schemas import JobRequest, RlJobRequest, SftJobRequest
+from dreadnode_api.training.schemas import (
+    EvalJobRequest,
+    JobRequest,
+    RlJobRequest,
+    SftJobRequest,
+)
 from dreadnode_api.training.validation import Validator
 
 
@@ -43,17 +55,23 @@ class JobPlan:
         request: the request, of a kind that is supported here.
         model: the entry of the catalog.
         trained_model: the model that the engine trains; in a rehearsal, the stand-in.
+        rehearsal: whether a stand-in takes the model's place.
+        rates: what the tokens cost.
         config: the settings, with every default filled in.
         check: the check of the data.
+        models: of an evaluation, the models.
     """
 
-    request: SftJobRequest | RlJobRequest
+    request: SftJobRequest | RlJobRequest | EvalJobRequest
     model: TrainingModel
     trained_model: str
+    rehearsal: bool
+    rates: Rates
     config: dict[str, Any]
     data: JobData
     check: CheckRequest
-    capability: CapabilityVersion | None
+    capability: CapabilityVersion | None = None
+    models: Sequence[Mapping[str, Any]] = ()
 
 
 async def plan_job(
@@ -72,6 +90,8 @@ async def plan_job(
     Raises:
         ApiError: the catalog, the engine, a reference or a setting does not allow the job.
     """
+    if isinstance(request, EvalJobRequest):
+        return await _plan_evaluation(scope, request, services, show=show)
     model = known_model(request)
     request = supported(request, model)
     trained = served(request, model, await services.engine.capabilities())
@@ -95,7 +115,59 @@ async def plan_job(
         config=config,
         show=show,
     )
-    return JobPlan(request, model, trained.model_name, config, data, check, capability)
+    return JobPlan(
+        request,
+        model,
+        trained.model_name,
+        request.rehearse,
+        rates_of(model),
+        config,
+        data,
+        check,
+        capability,
+    )
+
+
+async def _plan_evaluation(
+    scope: WorkspaceScope, request: EvalJobRequest, services: Services, *, show: int | None
+) -> JobPlan:
+    """Return an evaluation with its models and settings resolved.
+
+    Raises:
+        ApiError: a model, a reference or a setting does not allow the job.
+    """
+    if request.backend != "tinker":
+        raise Invalid("Evaluations run on the backend `tinker`", "backend")
+    engine = await services.engine.capabilities()
+    async with services.database.reading() as session:
+        found = await find_models(session, scope.caller, engine, request.config)
+        data = await resolve_data(session, scope.org_id, request, services.store)
+    config = resolved_evaluation(request.config, found) | data.splits
+    if services.settings.is_paid and found.rates.prefill is None:
+        check_common_price(found)
+    check = check_request(
+        scope.org_id,
+        data,
+        model=found.catalog.tinker_id,
+        rehearsal=found.rehearsal,
+        trained_model=found.trained_model,
+        tokenizer=found.models[0]["tokenizer"],
+        trainer_type=request.trainer_type,
+        config=config,
+        show=show,
+        formats=found.formats,
+    )
+    return JobPlan(
+        request,
+        found.catalog,
+        found.trained_model,
+        found.rehearsal,
+        found.rates,
+        config,
+        data,
+        check,
+        models=found.models,
+    )
 
 
 async def _capability(

@@ -2,7 +2,6 @@
 
 from dreadnode_api.auth.deps import WorkspaceScope
 from dreadnode_api.errors import Invalid
-from dreadnode_api.pricing.rates import rates_of
 from dreadnode_api.training import check_results
 from dreadnode_api.training.check_request import CheckRequest
 from dreadnode_api.training.checker import CheckResult
@@ -16,7 +15,7 @@ from dreadnode_api.training.preflight_schemas import (
     ModelTerms,
     PreflightReport,
 )
-from dreadnode_api.training.schemas import JobRequest
+from dreadnode_api.training.schemas import EvalJobRequest, JobRequest
 from dreadnode_api.training.warnings import warnings_of
 
 POLL_SECONDS = 1.0
@@ -56,6 +55,8 @@ async def report(
         )
     models = None
     if compared:
+        if isinstance(request, EvalJobRequest):
+            raise Invalid("An evaluation names its models; leave `compare` out", "query", "compare")
         models = compare(plan, found, await services.engine.capabilities())
     return _view(plan, found, services, models)
 
@@ -81,8 +82,8 @@ def _view(
     services: Services,
     models: list[ComparedModel] | None,
 ) -> PreflightReport:
-    model, rehearsal = plan.model, plan.request.rehearse
-    price = price_of(model, rates_of(model), found, rehearsal=rehearsal)
+    model, rehearsal = plan.model, plan.rehearsal
+    price = price_of(model, plan.rates, found, rehearsal=rehearsal)
     warnings = warnings_of(plan.request.trainer_type, plan.config, found)
     return PreflightReport(
         model=ModelTerms(

@@ -20,6 +20,7 @@ from dreadnode_api.jobs.records import end_job, lock, record_event, set_phase
 from dreadnode_api.models.jobs import ENDED, Job, MetricPoints, Status, StepRollouts
 from dreadnode_api.pricing.budget import STOPPED_BY
 from dreadnode_api.pricing.ledger import record_usage
+from dreadnode_api.training.evaluation_results import delete_parts
 from dreadnode_api.training.rollouts import store_rollouts
 from dreadnode_api.training.schemas import Phase, ProgressRequest
 
@@ -213,6 +214,8 @@ async def _finish(session: AsyncSession, job: Job, event: ProgressRequest, numbe
         if lists:
             session.add(MetricPoints(job_id=job.id, number=number, step=0, lists=lists))
     cancelled = event.data.get("cancelled") is True
+    if job.trainer_type == "eval" and not cancelled and event.data.get("stopped_by") is None:
+        await delete_parts(session, job.id)
     job.stopped_by = STOPPED_BY if event.data.get("stopped_by") == STOPPED_BY else None
     await end_job(session, job, Status.CANCELLED if cancelled else Status.COMPLETED)
 

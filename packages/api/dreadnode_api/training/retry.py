@@ -24,7 +24,9 @@ from dreadnode_api.models.jobs import Job, MetricPoints, Status
 from dreadnode_api.pricing.budget import SETTING, STOPPED_BY, chain_cost, reserve
 from dreadnode_api.pricing.rates import rates_of
 from dreadnode_api.settings import Settings
-from dreadnode_api.training.checks import require_memory, still_served
+from dreadnode_api.training.checks import require_memory, still_sampled, still_served
+from dreadnode_api.training.evaluated_models import ARTIFACT as MODELS
+from dreadnode_api.training.evaluation_results import keep_results
 from dreadnode_api.training.rollouts import copy_rollouts
 from dreadnode_api.training.service import find_by_idempotency_key
 
@@ -66,15 +68,26 @@ async def retry_job(
     async with database.reading() as session:
         old = await _get_retryable(session, scope, job_id)
         await _resume_point(session, old, from_start=from_start)
-    still_served(old.trained_model, await engine.capabilities())
-    await require_memory(engine, old.trained_model, old.config, old.preflight)
+    if old.trainer_type == "eval":
+        still_sampled(old, await engine.capabilities())
+    else:
+        still_served(old.trained_model, await engine.capabilities())
+        await require_memory(engine, old.trained_model, old.config, old.preflight)
     try:
         async with database.writing() as session:
             old = await _get_retryable(session, scope, job_id)
             await keep_for_job(session, old.org_id, old.config)
             resume_point = await _resume_point(session, old, from_start=from_start)
             return await _create_retry(
-                session, settings, scope, old, resume_point, key, digest, max_cost_usd
+                session,
+                settings,
+                scope,
+                old,
+                resume_point,
+                key,
+                digest,
+                max_cost_usd,
+                from_start=from_start,
             ), True
     except IntegrityError:
         known = await find_by_idempotency_key(database, scope, key or "", digest)
@@ -125,10 +138,14 @@ async def _create_retry(
     key: str | None,
     digest: str,
     max_cost_usd: float | None,
+    *,
+    from_start: bool,
 ) -> Job:
     artifacts = dict(resume_point.artifacts)
     if capability := old.artifacts.get("capability"):
         artifacts["capability"] = capability
+    if models := old.artifacts.get(MODELS):
+        artifacts[MODELS] = models
     job = Job(
         id=new_id(),
         retry_of=old.id,
@@ -146,6 +163,8 @@ async def _create_retry(
     job.earlier_usd = chain_cost(old)
     await enqueue(session, settings, job, QUEUED_PHASE, QUEUED_REASON)
     await reserve(session, job)
+    if old.trainer_type == "eval" and not from_start:
+        await keep_results(session, old, job)
     if resume_point.artifacts:
         # The history so far; the start of the new job drops what comes after its checkpoint.
         for each in await metric_history(session, old.id):
@@ -158,13 +177,15 @@ async def _create_retry(
         session,
         job,
         "log",
-        f"This job retries `{old.id}` {_describe_start(resume_point)}",
+        f"This job retries `{old.id}` {_describe_start(old, resume_point, from_start=from_start)}",
         data={"retry_of": old.id, "start_step": resume_point.step},
     )
     return job
 
 
-def _describe_start(resume_point: ResumePoint) -> str:
+def _describe_start(old: Job, resume_point: ResumePoint, *, from_start: bool) -> str:
+    if old.trainer_type == "eval" and not from_start:
+        return "and keeps its finished rows"
     if not resume_point.artifacts:
         return "and starts over from step 0"
     if resume_point.step is None:

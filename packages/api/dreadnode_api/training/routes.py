@@ -2,7 +2,7 @@
 
 import shutil
 from functools import partial
-from typing import Annotated
+from typing import Annotated, get_args
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -28,6 +28,7 @@ from dreadnode_api.pricing.budget import limit_of
 from dreadnode_api.training import retry, service
 from dreadnode_api.training.deletion import delete_job
 from dreadnode_api.training.deps import IdempotencyKey, InServices
+from dreadnode_api.training.evaluation_results import EvaluationResult, evaluation_result
 from dreadnode_api.training.rehearsals import rehearsal_report
 from dreadnode_api.training.rollout_schemas import MAX_STEP, Rollouts
 from dreadnode_api.training.rollouts import read_rollouts
@@ -49,6 +50,8 @@ router = APIRouter(
     prefix="/org/{org}/ws/{ws}/training/jobs", responses=ERRORS, tags=["Training jobs"]
 )
 
+TRAINING: tuple[TrainerType, ...] = ("sft", "rl")
+"""The kinds of jobs that every client knows: old ones refuse a page with another kind."""
 FilterText = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")]
 
 
@@ -99,12 +102,18 @@ async def list_training_jobs(
     model: FilterText = None,
     username: FilterText = None,
     id_prefix: Annotated[str | None, Query(max_length=36, pattern=r"^[0-9a-f-]+$")] = None,
+    evaluations: Annotated[
+        bool, Query(description="Also list jobs of the kind `eval`, which old clients do not read")
+    ] = False,
 ) -> JobPage:
-    """List jobs, newest first."""
+    """List jobs, newest first; evaluations only on request."""
+    kinds = (trainer_type,) if trainer_type else get_args(TrainerType)
+    if not evaluations and trainer_type is None:
+        kinds = TRAINING
     filters = {
         "status": status,
         "backend": backend,
-        "trainer_type": trainer_type,
+        "trainer_type": None if set(kinds) == set(get_args(TrainerType)) else kinds,
         "project_ref": project_ref,
         "name": name,
         "tag": tag,
@@ -238,6 +247,18 @@ async def get_training_job_rollouts(
     """
     job = await jobs.get_job(session, scope.workspace_id, scope.job_id)
     return await read_rollouts(session, job, step)
+
+
+@router.get("/{job_id}/evaluation")
+async def get_evaluation(
+    scope: JobReader, database: InDatabase, store: InStore
+) -> EvaluationResult:
+    """Return the result of an evaluation: figures of each model, and comparisons with the first.
+
+    Of a job that was cancelled or that its budget stopped, it is the result of the finished rows.
+    The file `evaluation/rows.jsonl` of the job has the result of each row.
+    """
+    return await evaluation_result(database, store, scope.workspace_id, scope.job_id)
 
 
 @router.get("/{job_id}/artifacts")

@@ -9,13 +9,14 @@ from dreadnode_api.http.schemas import Plain, Request, Response, Timestamp, sing
 from dreadnode_api.models.jobs import Status
 from dreadnode_api.pricing.ledger import MAX_TOKENS
 from dreadnode_api.training.config_schemas import MAX_STEPS
+from dreadnode_api.training.eval_schemas import EvalConfig
 from dreadnode_api.training.refs import Ref
 from dreadnode_api.training.rl_schemas import RlConfig
 from dreadnode_api.training.rollout_schemas import RolloutsReport
 from dreadnode_api.training.sft_schemas import SftConfig
 
 Backend = Literal["tinker", "ray"]
-TrainerType = Literal["sft", "rl"]
+TrainerType = Literal["sft", "rl", "eval"]
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: tuple[Level, ...] = ("debug", "info", "warning", "error")
 EventType = Literal[
@@ -50,6 +51,16 @@ def levels_from(lowest: Level) -> tuple[Level, ...]:
     return () if lowest == LEVELS[0] else LEVELS[LEVELS.index(lowest) :]
 
 
+JobName = Annotated[Label | None, Field(description="Name of the job.", examples=["first try"])]
+JobTags = Annotated[list[Label], Field(default=[], max_length=50, description="Tags of the job.")]
+ProjectRef = Annotated[
+    Label | None, Field(description="Project that the job belongs to.", examples=["harbour"])
+]
+RunRef = Annotated[
+    Label | None, Field(description="Id of the run in another system.", examples=["harbour-7"])
+]
+
+
 class _JobRequest(Request):
     """The settings of any job."""
 
@@ -63,14 +74,10 @@ class _JobRequest(Request):
     capability_ref: Ref | None = Field(
         None, description="Capability whose system prompt is used in place of `system_prompt`."
     )
-    name: Label | None = Field(None, description="Name of the job.", examples=["first try"])
-    tags: list[Label] = Field(default=[], max_length=50, description="Tags of the job.")
-    project_ref: Label | None = Field(
-        None, description="Project that the job belongs to.", examples=["harbour"]
-    )
-    run_ref: Label | None = Field(
-        None, description="Id of the run in another system.", examples=["harbour-7"]
-    )
+    name: JobName = None
+    tags: JobTags
+    project_ref: ProjectRef = None
+    run_ref: RunRef = None
     rehearse: bool = Field(
         False, description="Train a small stand-in model instead: same data, config and loop."
     )
@@ -130,17 +137,31 @@ class RayJobRequest(_JobRequest):
     config: dict[str, Any]
 
 
+class EvalJobRequest(Request):
+    """A request for an evaluation of several models on the same rows."""
+
+    trainer_type: Literal["eval"]
+    backend: Backend = "tinker"
+    name: JobName = None
+    tags: JobTags
+    project_ref: ProjectRef = None
+    run_ref: RunRef = None
+    config: EvalConfig
+
+
 def _trainer(value: Any) -> str:
     request = value if isinstance(value, dict) else {}
     kind = request.get("trainer_type", "sft")
     if kind == "rl" and request.get("backend") == "ray":
         return "ray"
-    return kind if kind in ("sft", "rl") else "sft"
+    return kind if kind in ("sft", "rl", "eval") else "sft"
 
 
+TrainingRequest = SftJobRequest | RlJobRequest | RayJobRequest
 JobRequest = Annotated[
     Annotated[SftJobRequest, Tag("sft")]
     | Annotated[RlJobRequest, Tag("rl")]
+    | Annotated[EvalJobRequest, Tag("eval")]
     | Annotated[RayJobRequest, Tag("ray")],
     Discriminator(_trainer),
 ]

@@ -19,13 +19,13 @@ from dreadnode_api.jobs.service import cancel_job, enqueue
 from dreadnode_api.models.base import new_id
 from dreadnode_api.models.jobs import VALIDATING, Job
 from dreadnode_api.pricing.budget import reserve
-from dreadnode_api.pricing.rates import rates_of
 from dreadnode_api.training import check_results
 from dreadnode_api.training.checker import CheckResult
 from dreadnode_api.training.checks import require_memory
+from dreadnode_api.training.evaluated_models import ARTIFACT as MODELS
 from dreadnode_api.training.job_report import job_report
 from dreadnode_api.training.planning import JobPlan, Services, plan_job
-from dreadnode_api.training.schemas import JobRequest, RlJobRequest
+from dreadnode_api.training.schemas import EvalJobRequest, JobRequest, RlJobRequest
 from dreadnode_api.training.validation import REASON as VALIDATING_REASON
 
 MIN_CHECK_SECONDS = 5.0
@@ -73,7 +73,7 @@ async def create_job(
     job.idempotency_key, job.request_sha256 = key, digest
 
     async def insert(result: CheckResult | None) -> tuple[Job, bool]:
-        if not request.rehearse_first:
+        if isinstance(request, EvalJobRequest) or not request.rehearse_first:
             return await _insert(services, scope, job, plan, result)
         if result is not None and (refusal := result.refusal()) is not None:
             raise refusal
@@ -142,7 +142,8 @@ async def _insert(
     sources = plan.data.sources
     phase, reason = (VALIDATING, VALIDATING_REASON)
     if result is not None and result.report is not None:
-        await require_memory(services.engine, job.trained_model, job.config, result.report)
+        if job.trainer_type != "eval":
+            await require_memory(services.engine, job.trained_model, job.config, result.report)
         job.preflight = job_report(job, result.report, sources)
         phase, reason = QUEUED_PHASE, QUEUED_REASON
     try:
@@ -198,18 +199,22 @@ def _job(scope: WorkspaceScope, plan: JobPlan, *, is_paid: bool) -> Job:
         backend=request.backend,
         trainer_type=request.trainer_type,
         algorithm=request.config.algorithm if isinstance(request, RlJobRequest) else None,
-        model=request.model_id,
+        model=plan.model.tinker_id,
         trained_model=plan.trained_model,
-        rehearsal=request.rehearse,
-        rehearse_steps=request.rehearse_steps if request.rehearse else None,
+        rehearsal=plan.rehearsal,
+        rehearse_steps=request.rehearse_steps
+        if plan.rehearsal and not isinstance(request, EvalJobRequest)
+        else None,
         project_ref=request.project_ref,
         run_ref=request.run_ref,
         tags=list(request.tags),
         config=plan.config,
-        rates=rates_of(plan.model).to_json(),
-        paid=is_paid and not request.rehearse,
+        rates=plan.rates.to_json(),
+        paid=is_paid and not plan.rehearsal,
         events=0,
     )
+    if plan.models:
+        job.artifacts = {MODELS: list(plan.models)}
     if plan.capability is not None:
         name, version = plan.capability.name, plan.capability.version
         job.capability = {"name": name, "version": version, "artifact_id": plan.capability.id}

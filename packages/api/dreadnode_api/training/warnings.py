@@ -18,10 +18,10 @@ Report = Mapping[str, Any]
 
 def warnings_of(trainer_type: str, config: Mapping[str, Any], report: Report) -> list[JobWarning]:
     """Return the warnings about a job with a resolved CONFIG and the REPORT of its check."""
-    rules = _SFT if trainer_type == "sft" else _RL
+    rules = _RULES[trainer_type]
     return [
         {"code": code, "message": message}
-        for code, rule in (*_BOTH.items(), *rules.items())
+        for code, rule in rules.items()
         for message in rule(config, report)
     ]
 
@@ -144,11 +144,19 @@ def _rows(numbers: Sequence[int], count: int) -> str:
     return f"row{'s' if count > 1 else ''} {', '.join(map(str, numbers))}{more}"
 
 
-_BOTH = {
+_TRAINING = {
     "learning_rate": _learning_rate,
     "no_evaluation_data": _evaluation,
     "duplicates": _duplicates,
     "shared_with_evaluation": _shared,
 }
-_SFT = {"truncated": _truncated, "few_rows": _few_rows, "many_epochs": _many_epochs}
-_RL = {"few_prompts": _few_prompts, "reward": _reward}
+_RULES = {
+    "sft": {
+        **_TRAINING,
+        "truncated": _truncated,
+        "few_rows": _few_rows,
+        "many_epochs": _many_epochs,
+    },
+    "rl": {**_TRAINING, "few_prompts": _few_prompts, "reward": _reward},
+    "eval": {"truncated": _truncated, "duplicates": _duplicates, "reward": _reward},
+}

@@ -1,9 +1,10 @@
 """Policy training and sampling through the tinker SDK."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +27,12 @@ from dreadnode_runtime.backend.tinker_trainer import (
     translate_errors,
 )
 from dreadnode_runtime.backend.usage import TokenMeter
-from dreadnode_runtime.errors import TryAgain
+from dreadnode_runtime.data.sequences import Example
+from dreadnode_runtime.data.vision import model_input
+from dreadnode_runtime.errors import JobFailed, TryAgain
 
-T = TypeVar("T")
-Watch = Callable[[Coroutine[Any, Any, T]], Coroutine[Any, Any, T]]
+Watch = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
+"""Awaits a request, and translates its errors."""
 
 
 class TinkerSampler:
@@ -38,7 +41,7 @@ class TinkerSampler:
     def __init__(
         self,
         client: tinker.SamplingClient,
-        until_outage: Watch[list[Sampled]],
+        until_outage: Watch,
         meter: TokenMeter | None = None,
     ) -> None:
         self._client = client
@@ -67,6 +70,35 @@ class TinkerSampler:
             self._meter.count_sample(len(prompt), response)
             cached = response.prompt_cache_hit_tokens
             return [_sampled(sequence, cached) for sequence in response.sequences]
+
+        return self._until_outage(result())
+
+    def loss(self, example: Example) -> Awaitable[float]:
+        """Compute the loss of EXAMPLE in one request, which also samples a token."""
+        trained = example.trained
+        future = self._client.sample(
+            prompt=model_input(example.tokens.tolist(), example.images),
+            num_samples=1,
+            sampling_params=types.SamplingParams(max_tokens=1),
+            include_prompt_logprobs=True,
+            # The tokens before the first trained one can come from the engine's prefix cache.
+            prompt_logprobs_last_n=len(example.tokens) - int(np.argmax(trained)),
+        )
+
+        async def result() -> float:
+            response = await future
+            self._meter.count_sample(len(example.tokens), response)
+            found = response.prompt_logprobs
+            if found is None or len(found) != len(example.tokens):
+                raise TryAgain("The engine returned no log-probabilities of the prompt")
+            loss = -float(np.array(found, dtype=np.float64)[trained].sum())
+            if not math.isfinite(loss):
+                raise JobFailed(
+                    f"The loss of row {example.row} is not finite, so the weights are not either; "
+                    "evaluate an earlier checkpoint",
+                    code="diverged",
+                )
+            return loss
 
         return self._until_outage(result())
 
@@ -107,18 +139,32 @@ class TinkerPolicy(TinkerTrainer):
 
 
 @asynccontextmanager
-async def open_sampler(checkpoint: str | None, base_model: str) -> AsyncIterator[Sampler]:
+async def open_sampler(
+    checkpoint: str | None,
+    base_model: str,
+    *,
+    key: str | None = None,
+    meter: TokenMeter | None = None,
+    watch: Watch = translate_errors,
+) -> AsyncIterator[TinkerSampler]:
     """Open a sampler of the weights at CHECKPOINT, of either kind; without one, of BASE_MODEL.
+
+    Args:
+        checkpoint: Path of the weights.
+        base_model: Name of the base model on the engine.
+        key: The engine's key; that of the environment if None.
+        meter: Counts the tokens.
+        watch: Awaits each request; `until_outage` outlasts a restart of the engine.
 
     Raises:
         JobFailed: The engine does not have them, or this key may not read them.
         TryAgain: The engine cannot be reached.
     """
-    async with session({}) as service:
+    async with session({}, key) as service:
         client = await translate_errors(
             asyncio.to_thread(_open_sampler, service, checkpoint, base_model), creating=True
         )
-        yield TinkerSampler(client, translate_errors)
+        yield TinkerSampler(client, watch, meter)
 
 
 # The SDK blocks the calling thread in these, so each runs in a thread of its own.

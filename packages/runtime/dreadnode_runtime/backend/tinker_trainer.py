@@ -78,7 +78,7 @@ class TinkerTrainer:
         The SDK polls for a result until it gets one, which survives a restart of the engine but
         would also never end.
         """
-        return await translate_errors(while_available(work, engine_is_available, self._max_outage))
+        return await until_outage(work, self._max_outage)
 
     def submit(
         self, batches: Sequence[Sequence[Example]], learning_rate: float
@@ -243,11 +243,16 @@ async def tinker_trainer(
 
 
 @asynccontextmanager
-async def session(metadata: dict[str, str]) -> AsyncIterator[tinker.ServiceClient]:
-    """Open a session with the engine, and finish it with the status of the work in it."""
+async def session(
+    metadata: dict[str, str], key: str | None = None
+) -> AsyncIterator[tinker.ServiceClient]:
+    """Open a session with the engine, and finish it with the status of the work in it.
+
+    KEY is the engine's key, that of the environment if None.
+    """
     status: Literal["success", "errored", "interrupted"] = "errored"
     space_out_polls()
-    service = tinker.ServiceClient(user_metadata=metadata)
+    service = tinker.ServiceClient(user_metadata=metadata, api_key=key)
     try:
         yield service
         status = "success"
@@ -308,6 +313,11 @@ async def engine_is_available() -> bool:
     except httpx2.HTTPError:
         return False
     return not response.is_server_error
+
+
+async def until_outage(work: Coroutine[Any, Any, T], max_outage: float = MAX_OUTAGE) -> T:
+    """Await WORK without a time limit, unless the engine is unreachable for MAX_OUTAGE seconds."""
+    return await translate_errors(while_available(work, engine_is_available, max_outage))
 
 
 async def translate_errors(work: Awaitable[T], *, creating: bool = False) -> T:

@@ -3,11 +3,12 @@
 import json
 from typing import Any
 
+from dreadnode_runtime.commands.check_eval import check_eval
 from dreadnode_runtime.commands.check_rl import check_rl
 from dreadnode_runtime.commands.check_sft import check_sft
 from dreadnode_runtime.commands.refused import Refused
 
-CHECKS = {"sft": check_sft, "rl": check_rl}
+CHECKS = {"sft": check_sft, "rl": check_rl, "eval": check_eval}
 
 
 def check(question: dict[str, Any]) -> dict[str, Any]:
@@ -16,7 +17,8 @@ def check(question: dict[str, Any]) -> dict[str, Any]:
     Args:
         question: `model`, `rehearsal`, `tokenizer`, `trainer_type`, `config`, and `datasets`: the
             paths of the `train`, the `trajectories` and the `eval` files, of those that there are;
-            and `show`, the number of a row to return as text.
+            `formats`, of an evaluation, the chat format of each model; and `show`, the number of a
+            row to return as text.
 
     Returns:
         `ok` with a report on rows and tokens, or not `ok` with one sentence and the place in the

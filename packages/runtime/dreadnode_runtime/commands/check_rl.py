@@ -49,7 +49,10 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
             chosen=config.tokenizer,
         )
         place = ["config", "reward_recipe"]
-        async with open_scoring(config) as (recipe, environment):
+        async with open_scoring(config.reward_recipe, config.environment) as (
+            recipe,
+            environment,
+        ):
             confined = await recipe.confinement()
             how = prompt_settings(config, rendering, recipe, environment)
             sources = _sources(question["datasets"])

@@ -11,12 +11,13 @@ from dreadnode_runtime.control.events import Reporter, Stop
 from dreadnode_runtime.control.job_record import Job
 from dreadnode_runtime.control.tracking import open_trackers
 from dreadnode_runtime.errors import JobFailed
+from dreadnode_runtime.evaluation.job import run_eval
 from dreadnode_runtime.jobs.cost import Ledger
 from dreadnode_runtime.jobs.lifecycle import JobContext, OpenTrainer
 from dreadnode_runtime.rl.job import run_rl
 from dreadnode_runtime.sft.job import run_sft
 
-LOOPS = {"sft": run_sft, "rl": run_rl}
+LOOPS = {"sft": run_sft, "rl": run_rl, "eval": run_eval}
 OPEN_POLICY = partial(tinker_trainer, kind=TinkerPolicy)
 """Opens a trainer for any loop: a policy is a trainer that can also be sampled from."""
 

@@ -26,6 +26,8 @@ SECRET_VARIABLES = (
     *("DREADNODE_API_KEY", "TINKER_API_KEY", "WANDB_API_KEY"),
     *("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
 )
+MODEL_KEY = "TINKER_API_KEY_"
+"""The start of the variables with an evaluation's keys: one for each model, by its number."""
 T = TypeVar("T")
 
 
@@ -152,6 +154,17 @@ class JobApi:
             )
         )
 
+    async def files(self, folder: str) -> list[str]:
+        """Return the paths of the job's files in FOLDER, in order."""
+        found = await self._send(Call("GET", f"{self._job}/files", _object))
+        return sorted(each["path"] for each in found["items"] if each["path"].startswith(folder))
+
+    async def file(self, path: str) -> bytes:
+        """Return the content of one of the job's files."""
+        return await self._send(
+            Call("GET", f"{self._job}/files/{quote(path)}", bytes, seconds=UPLOAD_SECONDS)
+        )
+
     async def _send(self, call: Call[T]) -> T:
         return await self._translated(self._client.send(call))
 
@@ -220,7 +233,7 @@ def _digests(record: dict[str, Any], split: str | None) -> set[str]:
 
 def redacted(text: str, environment: Mapping[str, str] = os.environ) -> str:
     """Return TEXT with the sandbox's secrets replaced by `***`."""
-    for name in SECRET_VARIABLES:
-        if secret := environment.get(name):
+    for name, secret in environment.items():
+        if secret and (name in SECRET_VARIABLES or name.startswith(MODEL_KEY)):
             text = text.replace(secret, "***")
     return text

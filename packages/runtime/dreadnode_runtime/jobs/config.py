@@ -148,7 +148,7 @@ class SftConfig(TrainingConfig):
         return self.shorter((self.epochs or 0) * -(-rows // self.rows_per_step()))
 
 
-Config = TypeVar("Config", bound=TrainingConfig)
+Config = TypeVar("Config", bound=BaseModel)
 
 
 def check_trackers(config: TrainingConfig) -> None:

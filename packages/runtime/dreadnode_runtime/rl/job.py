@@ -1,7 +1,7 @@
 """A reinforcement-learning job: read the prompts, open the reward, run the loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,21 +42,23 @@ class PromptFile:
 
 
 @asynccontextmanager
-async def open_scoring(config: RlConfig) -> AsyncIterator[tuple[Recipe, Environment | None]]:
-    """Open CONFIG's reward and environment, and close them at the end.
+async def open_scoring(
+    reward: Mapping[str, Any], environment: Mapping[str, Any] | None
+) -> AsyncIterator[tuple[Recipe, Environment | None]]:
+    """Open a job's REWARD and ENVIRONMENT, and close them at the end.
 
     Raises:
         JobFailed: One of them cannot be used.
     """
-    recipe = load_reward(config.reward_recipe)
-    environment = None
+    recipe = load_reward(dict(reward))
+    opened = None
     try:
-        environment = await open_environment(config.environment)
-        yield recipe, environment
+        opened = await open_environment(None if environment is None else dict(environment))
+        yield recipe, opened
     finally:
         await recipe.close()
-        if environment is not None:
-            await environment.close()
+        if opened is not None:
+            await opened.close()
 
 
 def prompt_settings(
@@ -73,13 +75,13 @@ def prompt_settings(
         else environment.with_tools,
         system_prompt=config.system_prompt,
         strict=config.strict,
-        whole_rows=environment is not None or _reads_rows(recipe),
+        whole_rows=environment is not None or reads_rows(recipe),
     )
 
 
-def _reads_rows(recipe: Recipe) -> bool:
+def reads_rows(recipe: Recipe) -> bool:
     """Whether RECIPE gets whole rows, as a user's own function does."""
-    return isinstance(recipe, PythonReward) or any(map(_reads_rows, recipe.parts))
+    return isinstance(recipe, PythonReward) or any(map(reads_rows, recipe.parts))
 
 
 def read_prompts(
@@ -109,7 +111,7 @@ async def run_rl(context: JobContext) -> dict[str, Any] | None:
     if config.eval_dataset_ref is not None:
         eval_dataset = await context.dataset(config.eval_dataset_ref, config.eval_split)
     async with (
-        open_scoring(config) as (recipe, environment),
+        open_scoring(config.reward_recipe, config.environment) as (recipe, environment),
         context.trainer(config) as (policy, rendering, outcome),
     ):
         if limits := await recipe.confinement():

@@ -76,6 +76,7 @@ class Rollout:
         truncated: Whether a turn reached its token limit.
         prompt_tokens: Tokens of the prompts of all turns.
         transcript: Each completion as tokens, and each message of the environment in between.
+        answer: Text of the last completion as the reward got it; None if its reasoning never ended.
     """
 
     sequences: list[_Sequence]
@@ -85,6 +86,7 @@ class Rollout:
     truncated: bool
     prompt_tokens: int
     transcript: Sequence[Tokens | NormalMessage] = ()
+    answer: str | None = None
 
 
 @dataclass(slots=True)
@@ -233,7 +235,14 @@ class Rollouts:
         )
         score = await score_completion(self.reward, completion)
         return Rollout(
-            sequences, score, turns, sampled_tokens, truncated, prompt_tokens, transcript
+            sequences,
+            score,
+            turns,
+            sampled_tokens,
+            truncated,
+            prompt_tokens,
+            transcript,
+            reply.answer,
         )
 
     def _seed(self, index: str) -> int:

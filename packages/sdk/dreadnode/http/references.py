@@ -11,13 +11,15 @@ from dreadnode.datasets.jsonl import is_path, parse_ref
 from dreadnode.errors import InputError
 
 if TYPE_CHECKING:
+    from dreadnode.training.evaluations import EvalRequest
     from dreadnode.training.jobs import SftRequest
     from dreadnode.training.rl import RlRequest
     from dreadnode.wire import CapabilityRef, DatasetRef
 
     DatasetLike = str | Path | Mapping[str, str] | DatasetRef
     CapabilityLike = str | Mapping[str, str] | CapabilityRef
-    JobRequest = TypeVar("JobRequest", SftRequest, RlRequest)
+    AnyJobRequest = SftRequest | RlRequest | EvalRequest
+    JobRequest = TypeVar("JobRequest", SftRequest, RlRequest, EvalRequest)
 
 
 def local_path(dataset: DatasetLike) -> Path | None:

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
-    from dreadnode.training.jobs import SftRequest
-    from dreadnode.training.rl import RlRequest
+    from dreadnode.http.references import AnyJobRequest
     from dreadnode.wire import DatasetRef
 
 Document = dict[str, Any]
@@ -114,7 +113,7 @@ class JobFile:
     document: Document
     files: Mapping[tuple[str | int, ...], Path]
 
-    def request(self, store: Store) -> SftRequest | RlRequest:
+    def request(self, store: Store) -> AnyJobRequest:
         """Upload the files that the job names, and return the request that creates it."""
         stored: dict[Path, Any] = {}
         for place, path in self.files.items():
@@ -125,7 +124,7 @@ class JobFile:
             for part in place[:-1]:
                 found = found[part]
             found[place[-1]] = stored[path]
-        request: SftRequest | RlRequest = _kind(self.document).model_validate_json(
+        request: AnyJobRequest = _kind(self.document).model_validate_json(
             json.dumps(self.document), strict=True
         )
         return request
@@ -179,14 +178,19 @@ def _no_json(value: Any, place: tuple[str | int, ...]) -> Iterator[str]:
         yield f"`{_path(place)}` must not be a date or a time; put it into quotes"
 
 
-def _kind(document: Document, where: str = "the job") -> type[SftRequest] | type[RlRequest]:
+def _kind(document: Document, where: str = "the job") -> type[AnyJobRequest]:
+    from dreadnode.training.evaluations import EvalRequest
     from dreadnode.training.jobs import SftRequest
     from dreadnode.training.rl import RlRequest
 
     given = document.get("trainer_type")
-    kinds: dict[object, type[SftRequest] | type[RlRequest]] = {"sft": SftRequest, "rl": RlRequest}
+    kinds: dict[object, type[AnyJobRequest]] = {
+        "sft": SftRequest,
+        "rl": RlRequest,
+        "eval": EvalRequest,
+    }
     if not isinstance(given, str) or given not in kinds:
-        raise InputError(f'{where}: `trainer_type` must be "sft" or "rl"')
+        raise InputError(f'{where}: `trainer_type` must be "sft", "rl" or "eval"')
     return kinds[given]
 
 

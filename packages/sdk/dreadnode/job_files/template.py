@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from typing import Any, Literal
 
-Kind = Literal["sft", "rl"]
+Kind = Literal["sft", "rl", "eval"]
 
 MODEL = "Qwen/Qwen3-8B"
 ROWS: dict[str, tuple[str, list[dict[str, str]]]] = {
@@ -33,8 +33,13 @@ ROWS: dict[str, tuple[str, list[dict[str, str]]]] = {
     ),
 }
 """An example dataset for each kind of job: the name of its file, and its rows."""
-TITLES = {"sft": "A supervised fine-tuning job", "rl": "A reinforcement-learning job"}
-TRAINED_ON = {"sft": "dataset_ref", "rl": "prompt_dataset_ref"}
+ROWS["eval"] = ROWS["sft"]
+TITLES = {
+    "sft": "A supervised fine-tuning job",
+    "rl": "A reinforcement-learning job",
+    "eval": "An evaluation",
+}
+TRAINED_ON = {"sft": "dataset_ref", "rl": "prompt_dataset_ref", "eval": "dataset_ref"}
 _REF = "NAME@VERSION, or the path of a file or a folder, which is uploaded first"
 _EXAMPLES: dict[str, Any] = {
     "capability_ref": "concise@1.0.0",
@@ -53,12 +58,13 @@ def settings(kind: Kind) -> dict[str, list[dict[str, Any]]]:
 
 def template(kind: Kind, *, model: str, dataset: str) -> str:
     """Return a job file of KIND for MODEL and DATASET; every other setting is commented out."""
-    given: dict[str, Any] = {"model": model, TRAINED_ON[kind]: dataset}
+    given: dict[str, Any] = {"model": model, "models": [model], TRAINED_ON[kind]: dataset}
     if kind == "rl":
         given |= {"algorithm": "importance_sampling", "reward_recipe": {"name": "gsm8k_v1"}}
     described = settings(kind)
     lines = [
-        f"# {TITLES[kind]}: `dn train submit FILE` submits it, `--rehearse` rehearses it.",
+        f"# {TITLES[kind]}: `dn train submit FILE` submits it"
+        + (", `--rehearse` rehearses it." if kind != "eval" else "."),
         "# A setting that is commented out has its default.",
         "",
         f'trainer_type = "{kind}"',

@@ -192,8 +192,8 @@ job.toml: unknown setting `rehears`; did you mean `rehearse`?
             "a = 1\na b",
             "job.toml is not TOML: Expected '=' after a key in a key/value pair (at line 2, column 3)",
         ),
-        ("", 'job.toml: `trainer_type` must be "sft" or "rl"'),
-        ("trainer_type = ['rl']", 'job.toml: `trainer_type` must be "sft" or "rl"'),
+        ("", 'job.toml: `trainer_type` must be "sft", "rl" or "eval"'),
+        ("trainer_type = ['rl']", 'job.toml: `trainer_type` must be "sft", "rl" or "eval"'),
         ('trainer_type = "sft"\nmodel = "m"', "job.toml: `config` is missing"),
         (
             'trainer_type = "sft"\nmodel = "m"\nconfig = 3',

@@ -70,7 +70,7 @@ def test_a_list_is_filtered_by_the_server(dn: Dn, api: Any) -> None:
     params = dict(api.requests[-1].url.params)
     assert params == {
         "page": "1", "page_size": "20", "trainer_type": "rl", "name": "a", "tag": "b",
-        "username": "ada", "model": "m/x", "status": "failed",
+        "username": "ada", "model": "m/x", "status": "failed", "evaluations": "true",
     }  # fmt: skip
 
 
@@ -264,8 +264,8 @@ def test_an_id_with_slashes_is_sent_as_an_id(dn: Dn, api: Any) -> None:
 
     assert [each.url.raw_path for each in api.requests] == snapshot(
         [
-            b"/api/v1/org/main/ws/default/training/jobs?page=1&page_size=2&name=..%2F..%2Fdatasets",
-            b"/api/v1/org/main/ws/default/training/jobs?page=1&page_size=2&name=..",
+            b"/api/v1/org/main/ws/default/training/jobs?page=1&page_size=2&name=..%2F..%2Fdatasets&evaluations=true",
+            b"/api/v1/org/main/ws/default/training/jobs?page=1&page_size=2&name=..&evaluations=true",
         ]
     )
     assert said == snapshot("""\

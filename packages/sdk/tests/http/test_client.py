@@ -422,4 +422,4 @@ def test_help_names_every_argument_and_the_repr_is_short_and_without_the_token(k
         assert inspect.getdoc(method), name
         variable = [p for p in inspect.signature(method).parameters.values() if p.kind in (2, 4)]
         # The settings of a job are those of its request, which are documented there.
-        assert not variable or name in ("to", "train_sft", "train_rl"), name
+        assert not variable or name in ("to", "train_sft", "train_rl", "evaluate"), name

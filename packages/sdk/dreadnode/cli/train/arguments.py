@@ -154,7 +154,7 @@ class RlJob:
         from dreadnode.training.rl import RlConfig, RlRequest
 
         settings = self.settings(flags)
-        reward = _reward(self.reward_recipe, self.reward_params)
+        recipe = reward(self.reward_recipe, self.reward_params)
         prompts, evaluation = self.prompt_dataset, self.eval_dataset
         config = RlConfig(
             algorithm=self.algorithm,
@@ -162,7 +162,7 @@ class RlJob:
             prompt_dataset_ref=dataset_ref(client, prompts) if prompts else None,
             trajectory_dataset_refs=dataset_refs(client, self.trajectory_dataset),
             eval_dataset_ref=dataset_ref(client, evaluation) if evaluation else None,
-            reward_recipe=reward,
+            reward_recipe=recipe,
             **settings,
         )
         return RlRequest(
@@ -235,7 +235,7 @@ def dataset_refs(client: ApiClient, datasets: tuple[str, ...]) -> tuple[DatasetR
     return tuple(dataset_ref(client, each) for each in datasets) or None
 
 
-def _reward(recipe: str | None, params: str | None) -> Recipe | None:
+def reward(recipe: str | None, params: str | None) -> Recipe | None:
     """Return the reward recipe of the flags, if they name one.
 
     Raises:

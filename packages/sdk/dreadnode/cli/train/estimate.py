@@ -17,10 +17,9 @@ from dreadnode.cli.train.job_file import Rehearse, Set, Unset, requested_by_file
 from dreadnode.errors import ProtocolError
 
 if TYPE_CHECKING:
+    from dreadnode.http.references import AnyJobRequest
     from dreadnode.http.sync_api.client import ApiClient
-    from dreadnode.training.jobs import SftRequest
     from dreadnode.training.preflight import ComparedModel
-    from dreadnode.training.rl import RlRequest
 
 app = App(name="estimate", help="Show the price of a job before it exists.", version_flags=[])
 
@@ -72,9 +71,7 @@ def file(
         _show(client, request, common, compare=compare)
 
 
-def _show(
-    client: ApiClient, request: SftRequest | RlRequest, common: Common, *, compare: bool
-) -> None:
+def _show(client: ApiClient, request: AnyJobRequest, common: Common, *, compare: bool) -> None:
     report = client.check_training_job(request, compare=compare)
     if not compare:
         if common.json:

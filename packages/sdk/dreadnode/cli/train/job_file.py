@@ -22,9 +22,9 @@ from dreadnode.cli.train.sft import submitted
 from dreadnode.errors import UnusableFile
 
 if TYPE_CHECKING:
+    from dreadnode.http.references import AnyJobRequest
     from dreadnode.http.sync_api.client import ApiClient
-    from dreadnode.training.jobs import SftRequest, TrainingJob
-    from dreadnode.training.rl import RlRequest
+    from dreadnode.training.jobs import TrainingJob
 
 Set = Annotated[
     tuple[str, ...],
@@ -49,7 +49,7 @@ Wait = Annotated[bool, Parameter(help="Wait for the end of the job and show prog
 
 
 def init(
-    kind: Annotated[Literal["sft", "rl"], Parameter(help="What kind of job.")],
+    kind: Annotated[Literal["sft", "rl", "eval"], Parameter(help="What kind of job.")],
     file: Annotated[Path, Parameter(help="Where to.", show_default=True)] = Path("job.toml"),
     /,
     *,
@@ -76,7 +76,8 @@ def init(
     if dataset is None and not example.exists():
         _write(example, "".join(f"{json.dumps(row)}\n" for row in rows))
         say(f"wrote {example}: {count(len(rows), 'row')} that show the shape; put yours there")
-    hint(f"`dn train submit {file} --rehearse` tries it out")
+    rehearse = "" if kind == "eval" else " --rehearse"
+    hint(f"`dn train submit {file}{rehearse}` tries it out")
 
 
 def submit(
@@ -116,7 +117,7 @@ def requested_by_file(
     unset: tuple[str, ...],
     rehearse: bool | None,
     common: Common,
-) -> Iterator[tuple[ApiClient, SftRequest | RlRequest]]:
+) -> Iterator[tuple[ApiClient, AnyJobRequest]]:
     """Yield a client and the request that a job file describes, with the changes of flags."""
     from dreadnode.job_files import job_file as jobfile
 
@@ -183,6 +184,9 @@ def _document(job: TrainingJob) -> dict[str, Any]:
         "project_ref": job.project_ref,
         "run_ref": job.run_ref,
     }
+    if job.trainer_type == "eval":
+        # Its models are in the config.
+        del document["model"], document["rehearse"]
     capability = job.capability
     if capability is not None and capability.name != "none":
         document["capability_ref"] = {"name": capability.name, "version": capability.version}

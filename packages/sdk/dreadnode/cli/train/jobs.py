@@ -23,7 +23,9 @@ Status = Literal["queued", "running", "completed", "failed", "cancelled"]
 def list_jobs(
     *,
     status: Annotated[Status | None, Parameter(help="Only jobs with this status.")] = None,
-    kind: Annotated[Literal["sft", "rl"] | None, Parameter(help="Only jobs of this kind.")] = None,
+    kind: Annotated[
+        Literal["sft", "rl", "eval"] | None, Parameter(help="Only jobs of this kind.")
+    ] = None,
     name: Annotated[str | None, Parameter(help="Only jobs with this name.")] = None,
     tag: Annotated[str | None, Parameter(help="Only jobs with this tag.")] = None,
     user: Annotated[str | None, Parameter(help="Only jobs of this user.")] = None,

@@ -10,23 +10,22 @@ from dreadnode.cli.output import say
 from dreadnode.errors import DreadnodeError, InputError
 
 if TYPE_CHECKING:
+    from dreadnode.http.references import AnyJobRequest
     from dreadnode.http.sync_api.client import ApiClient
-    from dreadnode.training.jobs import SftRequest
-    from dreadnode.training.rl import RlRequest
 
 
 class Declined(DreadnodeError):
     """A paid job that nobody has agreed to."""
 
 
-def confirm(client: ApiClient, request: SftRequest | RlRequest, *, yes: bool) -> None:
+def confirm(client: ApiClient, request: AnyJobRequest, *, yes: bool) -> None:
     """Return if REQUEST costs nothing, or once its price was shown and agreed to.
 
     Raises:
         Declined: The answer is no.
         InputError: There is no terminal to ask on, and YES is false.
     """
-    if request.rehearse or not _charges(client):
+    if getattr(request, "rehearse", False) or not _charges(client):
         return
     report = client.check_training_job(request)
     price = report.price

@@ -18,7 +18,7 @@ TRACKING = Group("Tracking", sort_key=15)
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class TrainFlags:
-    """Settings of every kind of job; the server fills in what is left out."""
+    """Settings of every kind of training; the server fills in what is left out."""
 
     system_prompt: Annotated[
         str | None,

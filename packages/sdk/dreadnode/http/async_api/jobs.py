@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from dreadnode.errors import ConnectionFailed, ProtocolError, ServerError
+from dreadnode.errors import ConnectionFailed, NotFoundError, ProtocolError, ServerError
 from dreadnode.http.async_api.account import AsyncAccountMethods
 from dreadnode.http.calls import (
     Call,
@@ -28,20 +28,20 @@ from dreadnode.http.retries import RECONNECT_SECONDS, JobWait
 from dreadnode.http.transport import EventStream
 
 if TYPE_CHECKING:
+    from dreadnode.http.references import AnyJobRequest
     from dreadnode.training.chat import ChatAnswer, ChatRequest
     from dreadnode.training.checkpoints import CheckpointAdapter, CheckpointList
     from dreadnode.training.estimates import Estimate
+    from dreadnode.training.evaluations import EvaluatedRow, EvaluationResult
     from dreadnode.training.jobs import (
         Artifacts,
         JobEvent,
         JobFiles,
         LogEntries,
-        SftRequest,
         TrainingJob,
         TrainingJobPage,
     )
     from dreadnode.training.preflight import PreflightReport
-    from dreadnode.training.rl import RlRequest
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ID_PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
@@ -59,7 +59,7 @@ class AsyncJobMethods(AsyncAccountMethods):
     """Methods for training jobs."""
 
     async def create_training_job(
-        self, request: SftRequest | RlRequest, *, idempotency_key: str | None = None
+        self, request: AnyJobRequest, *, idempotency_key: str | None = None
     ) -> TrainingJob:
         """Submit a training job.
 
@@ -81,7 +81,7 @@ class AsyncJobMethods(AsyncAccountMethods):
         return await self.send(call)
 
     async def check_training_job(
-        self, request: SftRequest | RlRequest, *, show: int | None = None, compare: bool = False
+        self, request: AnyJobRequest, *, show: int | None = None, compare: bool = False
     ) -> PreflightReport:
         """Report what is known of a job before it exists: its data, its warnings and its price.
 
@@ -106,7 +106,7 @@ class AsyncJobMethods(AsyncAccountMethods):
         )
         return await self.send(call)
 
-    async def estimate_training_job(self, request: SftRequest | RlRequest) -> Estimate:
+    async def estimate_training_job(self, request: AnyJobRequest) -> Estimate:
         """Return the price of a job before it exists; `check_training_job` reports more.
 
         Raises:
@@ -134,6 +134,7 @@ class AsyncJobMethods(AsyncAccountMethods):
         model: str | None = None,
         username: str | None = None,
         id_prefix: str | None = None,
+        evaluations: bool = True,
     ) -> TrainingJobPage:
         """List the workspace's jobs, newest first; each argument but the page is a filter."""
         from dreadnode.training.jobs import TrainingJobPage
@@ -150,6 +151,7 @@ class AsyncJobMethods(AsyncAccountMethods):
             model=model,
             username=username,
             id_prefix=id_prefix,
+            evaluations=evaluations or None,
         )
         path = f"{workspace(self.scope)}/training/jobs"
         return await self.send(get(path, TrainingJobPage.model_validate_json, params))
@@ -162,12 +164,13 @@ class AsyncJobMethods(AsyncAccountMethods):
             get(training_job(self.scope, job_id), TrainingJob.model_validate_json)
         )
 
-    async def find_training_job(self, handle: str) -> str:
+    async def find_training_job(self, handle: str, *, evaluations: bool = True) -> str:
         """Return the id of the job that HANDLE means.
 
         Args:
             handle: The job's id or the unique start of it, its unique name, or `last` for the
                 user's newest job.
+            evaluations: Whether it may be an evaluation.
 
         Raises:
             NotFoundError: No job matches.
@@ -177,12 +180,50 @@ class AsyncJobMethods(AsyncAccountMethods):
             return handle
         if handle == "last":
             user = await self.get_user()
-            found = await self.list_training_jobs(username=user.username, page_size=1)
+            found = await self.list_training_jobs(
+                username=user.username, page_size=1, evaluations=evaluations
+            )
             return only_job(found, "last")
-        found = await self.list_training_jobs(name=handle, page_size=2)
+        found = await self.list_training_jobs(name=handle, page_size=2, evaluations=evaluations)
         if not found.items and _ID_PREFIX.fullmatch(handle):
-            found = await self.list_training_jobs(id_prefix=handle, page_size=2)
+            found = await self.list_training_jobs(
+                id_prefix=handle, page_size=2, evaluations=evaluations
+            )
         return only_job(found, handle)
+
+    async def resolve_model(self, model: str) -> str:
+        """Return MODEL as the server takes it: `last` and the start of an id become an id.
+
+        Args:
+            model: A job as for `find_training_job`, the same with `@CHECKPOINT`, a catalog id or a
+                `tinker://` path. What matches no job is returned as it is.
+        """
+        handle, at, checkpoint = model.partition("@")
+        if handle != "last" and not _ID_PREFIX.fullmatch(handle):
+            return model
+        try:
+            return f"{await self.find_training_job(handle, evaluations=False)}{at}{checkpoint}"
+        except NotFoundError:
+            return model
+
+    async def get_evaluation(self, job_id: str) -> EvaluationResult:
+        """Return the result of an evaluation that has ended.
+
+        Raises:
+            ConflictError: The evaluation has not ended.
+            NotFoundError: The job is no evaluation, or has no result.
+        """
+        from dreadnode.training.evaluations import EvaluationResult
+
+        path = f"{training_job(self.scope, job_id)}/evaluation"
+        return await self.send(get(path, EvaluationResult.model_validate_json))
+
+    async def get_evaluation_rows(self, job_id: str) -> list[EvaluatedRow]:
+        """Return what each model got on each row of an evaluation that has ended, row by row."""
+        from dreadnode.training.evaluations import EvaluatedRow
+
+        content = await self.training_job_file(job_id, "evaluation/rows.jsonl")
+        return [EvaluatedRow.model_validate_json(line) for line in content.splitlines()]
 
     async def cancel_training_job(self, job_id: str) -> TrainingJob:
         """Ask a job to stop; a running job saves a checkpoint first."""

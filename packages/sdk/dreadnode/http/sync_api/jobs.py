@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from dreadnode.errors import ConnectionFailed, ProtocolError, ServerError
+from dreadnode.errors import ConnectionFailed, NotFoundError, ProtocolError, ServerError
 from dreadnode.http.calls import (
     Call,
     body_of,
@@ -29,20 +29,20 @@ from dreadnode.http.sync_api.account import AccountMethods
 from dreadnode.http.transport import EventStream
 
 if TYPE_CHECKING:
+    from dreadnode.http.references import AnyJobRequest
     from dreadnode.training.chat import ChatAnswer, ChatRequest
     from dreadnode.training.checkpoints import CheckpointAdapter, CheckpointList
     from dreadnode.training.estimates import Estimate
+    from dreadnode.training.evaluations import EvaluatedRow, EvaluationResult
     from dreadnode.training.jobs import (
         Artifacts,
         JobEvent,
         JobFiles,
         LogEntries,
-        SftRequest,
         TrainingJob,
         TrainingJobPage,
     )
     from dreadnode.training.preflight import PreflightReport
-    from dreadnode.training.rl import RlRequest
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ID_PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
@@ -60,7 +60,7 @@ class JobMethods(AccountMethods):
     """Methods for training jobs."""
 
     def create_training_job(
-        self, request: SftRequest | RlRequest, *, idempotency_key: str | None = None
+        self, request: AnyJobRequest, *, idempotency_key: str | None = None
     ) -> TrainingJob:
         """Submit a training job.
 
@@ -82,7 +82,7 @@ class JobMethods(AccountMethods):
         return self.send(call)
 
     def check_training_job(
-        self, request: SftRequest | RlRequest, *, show: int | None = None, compare: bool = False
+        self, request: AnyJobRequest, *, show: int | None = None, compare: bool = False
     ) -> PreflightReport:
         """Report what is known of a job before it exists: its data, its warnings and its price.
 
@@ -107,7 +107,7 @@ class JobMethods(AccountMethods):
         )
         return self.send(call)
 
-    def estimate_training_job(self, request: SftRequest | RlRequest) -> Estimate:
+    def estimate_training_job(self, request: AnyJobRequest) -> Estimate:
         """Return the price of a job before it exists; `check_training_job` reports more.
 
         Raises:
@@ -135,6 +135,7 @@ class JobMethods(AccountMethods):
         model: str | None = None,
         username: str | None = None,
         id_prefix: str | None = None,
+        evaluations: bool = True,
     ) -> TrainingJobPage:
         """List the workspace's jobs, newest first; each argument but the page is a filter."""
         from dreadnode.training.jobs import TrainingJobPage
@@ -151,6 +152,7 @@ class JobMethods(AccountMethods):
             model=model,
             username=username,
             id_prefix=id_prefix,
+            evaluations=evaluations or None,
         )
         path = f"{workspace(self.scope)}/training/jobs"
         return self.send(get(path, TrainingJobPage.model_validate_json, params))
@@ -161,12 +163,13 @@ class JobMethods(AccountMethods):
 
         return self.send(get(training_job(self.scope, job_id), TrainingJob.model_validate_json))
 
-    def find_training_job(self, handle: str) -> str:
+    def find_training_job(self, handle: str, *, evaluations: bool = True) -> str:
         """Return the id of the job that HANDLE means.
 
         Args:
             handle: The job's id or the unique start of it, its unique name, or `last` for the
                 user's newest job.
+            evaluations: Whether it may be an evaluation.
 
         Raises:
             NotFoundError: No job matches.
@@ -176,12 +179,48 @@ class JobMethods(AccountMethods):
             return handle
         if handle == "last":
             user = self.get_user()
-            found = self.list_training_jobs(username=user.username, page_size=1)
+            found = self.list_training_jobs(
+                username=user.username, page_size=1, evaluations=evaluations
+            )
             return only_job(found, "last")
-        found = self.list_training_jobs(name=handle, page_size=2)
+        found = self.list_training_jobs(name=handle, page_size=2, evaluations=evaluations)
         if not found.items and _ID_PREFIX.fullmatch(handle):
-            found = self.list_training_jobs(id_prefix=handle, page_size=2)
+            found = self.list_training_jobs(id_prefix=handle, page_size=2, evaluations=evaluations)
         return only_job(found, handle)
+
+    def resolve_model(self, model: str) -> str:
+        """Return MODEL as the server takes it: `last` and the start of an id become an id.
+
+        Args:
+            model: A job as for `find_training_job`, the same with `@CHECKPOINT`, a catalog id or a
+                `tinker://` path. What matches no job is returned as it is.
+        """
+        handle, at, checkpoint = model.partition("@")
+        if handle != "last" and not _ID_PREFIX.fullmatch(handle):
+            return model
+        try:
+            return f"{self.find_training_job(handle, evaluations=False)}{at}{checkpoint}"
+        except NotFoundError:
+            return model
+
+    def get_evaluation(self, job_id: str) -> EvaluationResult:
+        """Return the result of an evaluation that has ended.
+
+        Raises:
+            ConflictError: The evaluation has not ended.
+            NotFoundError: The job is no evaluation, or has no result.
+        """
+        from dreadnode.training.evaluations import EvaluationResult
+
+        path = f"{training_job(self.scope, job_id)}/evaluation"
+        return self.send(get(path, EvaluationResult.model_validate_json))
+
+    def get_evaluation_rows(self, job_id: str) -> list[EvaluatedRow]:
+        """Return what each model got on each row of an evaluation that has ended, row by row."""
+        from dreadnode.training.evaluations import EvaluatedRow
+
+        content = self.training_job_file(job_id, "evaluation/rows.jsonl")
+        return [EvaluatedRow.model_validate_json(line) for line in content.splitlines()]
 
     def cancel_training_job(self, job_id: str) -> TrainingJob:
         """Ask a job to stop; a running job saves a checkpoint first."""

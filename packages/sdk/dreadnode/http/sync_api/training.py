@@ -17,9 +17,11 @@ from dreadnode.http.calls import training_job_file
 from dreadnode.http.references import capability_ref, dataset_ref, job_request, local_path
 from dreadnode.http.sync_api.datasets import DatasetMethods
 from dreadnode.http.sync_api.jobs import JobMethods
+from dreadnode.recipes import scoring
 
 if TYPE_CHECKING:
     from dreadnode.http.references import CapabilityLike, DatasetLike
+    from dreadnode.training.evaluations import EvaluationResult
     from dreadnode.training.files import AdapterFiles
     from dreadnode.training.jobs import TrainingJob
     from dreadnode.training.rl import Recipe
@@ -122,17 +124,9 @@ class TrainingMethods(DatasetMethods, JobMethods):
         Raises:
             InputError: A setting is unknown or out of bounds.
         """
-        from dreadnode.recipes import python_recipe, reward_recipe
         from dreadnode.training.rl import RlRequest
 
-        if isinstance(reward, (str, Path)):
-            settings["reward_recipe"] = reward_recipe(reward, reward_params or {})
-        elif reward is not None:
-            settings["reward_recipe"] = reward
-        if environment is not None:
-            settings["environment"] = (
-                python_recipe(environment) if isinstance(environment, Path) else environment
-            )
+        settings |= scoring(reward, reward_params, environment)
         if prompt_dataset is not None:
             settings["prompt_dataset_ref"] = self.resolve_dataset(prompt_dataset)
         if trajectory_datasets:
@@ -152,6 +146,54 @@ class TrainingMethods(DatasetMethods, JobMethods):
             tags=tuple(tags),
         )
         return self.create_training_job(request)
+
+    def evaluate(
+        self,
+        models: str | Sequence[str],
+        dataset: DatasetLike,
+        *,
+        reward: str | Path | Mapping[str, Any] | Recipe | None = None,
+        reward_params: Mapping[str, Any] | None = None,
+        environment: Path | Mapping[str, Any] | Recipe | None = None,
+        name: str | None = None,
+        tags: Sequence[str] = (),
+        timeout: float | None = None,
+        **settings: Any,
+    ) -> EvaluationResult:
+        """Evaluate models on the same rows, wait for the end, and return the result.
+
+        Args:
+            models: Catalog ids, jobs (id, unique start of it, name or `last`), `JOB@best`,
+                `JOB@step-000100`, `tinker://` paths. The base model of a job is added in front.
+            dataset: A file or a folder, which is uploaded; or `name@version`, a dict, a reference.
+            reward: The name of a reward recipe, a .py file with a function `reward`, or a dict;
+                without it only the loss is computed.
+            reward_params: The parameters of that recipe or function.
+            environment: A .py file with tools, or a dict.
+            name: The name of the job.
+            tags: The tags of the job.
+            timeout: The longest wait in seconds; None waits without a limit.
+            settings: The settings of `dreadnode.training.evaluations.EvalConfig`, for instance
+                `samples=4`.
+
+        Raises:
+            InputError: A setting is unknown or out of bounds.
+            JobEnded: The job failed or was cancelled.
+            WaitTimedOut: The job still runs after the timeout.
+        """
+        from dreadnode.training.evaluations import EvalRequest
+
+        named = [models] if isinstance(models, str) else models
+        config = {
+            "models": tuple([self.resolve_model(each) for each in named]),
+            "dataset_ref": self.resolve_dataset(dataset),
+            **scoring(reward, reward_params, environment),
+            **settings,
+        }
+        request = job_request(EvalRequest, config, name=name, tags=tuple(tags))
+        job = self.create_training_job(request)
+        self.wait_for_training_job(job.id, timeout=timeout)
+        return self.get_evaluation(job.id)
 
     def resolve_dataset(self, dataset: DatasetLike) -> DatasetRef:
         """Return the reference of a dataset; a file or a folder is uploaded first."""

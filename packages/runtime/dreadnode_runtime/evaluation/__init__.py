@@ -1,0 +1,1 @@
+"""Evaluations: loss and rewards of several models on the same rows."""
