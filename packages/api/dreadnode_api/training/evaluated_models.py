@@ -22,9 +22,11 @@ ARTIFACT = "models"
 """The artifact of an evaluation that lists its models."""
 INHERITED = ("system_prompt", "train_on")
 """Settings of the jobs that an evaluation takes over, if they agree."""
-FORMAT = ("model", "rehearsal", "tokenizer", "renderer")
+FORMAT = ("model", "rehearsal", "tokenizer", "renderer", "chosen_tokenizer")
 """What decides about a model's chat format."""
-_OPENING = ("base_model", "model", "rehearsal", "tokenizer", "checkpoint", "renderer")
+_OPENING = ("base_model", "checkpoint", *FORMAT)
+_OF_JOBS = ("renderer", "chosen_tokenizer")
+"""What a base model takes over of the first job on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,8 @@ async def find_models(
     jobs = [await session.get_one(Job, t.weights["job_id"]) for _, t in named if t.weights]
     if config.include_base is not False:
         named = [*await _bases(session, caller, engine, [t for _, t in named]), *named]
-    renderers = {
-        t.opening["base_model"]: t.opening["renderer"] for _, t in reversed(named) if t.weights
-    }
-    named = [(name, _in_format_of_jobs(target, renderers)) for name, target in named]
+    formats = {t.opening["base_model"]: t.opening for _, t in reversed(named) if t.weights}
+    named = [(name, _in_format_of_jobs(target, formats)) for name, target in named]
     _refuse_equal(named)
     catalog = [m for _, t in named if (m := get_training_model(t.opening["model"])) is not None]
     if not catalog:
@@ -114,12 +114,13 @@ async def _bases(
     return bases
 
 
-def _in_format_of_jobs(target: Target, renderers: Mapping[str, str | None]) -> Target:
+def _in_format_of_jobs(target: Target, formats: Mapping[str, Mapping[str, Any]]) -> Target:
     """Return a base model in the chat format of the first job on it, so that they compare."""
     if target.weights is not None:
         return target
-    renderer = renderers.get(target.opening["base_model"])
-    return replace(target, opening={**target.opening, "renderer": renderer})
+    of_job = formats.get(target.opening["base_model"], {})
+    taken = {name: of_job.get(name) for name in _OF_JOBS}
+    return replace(target, opening={**target.opening, **taken})
 
 
 def _described(name: str, target: Target) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class ChatFormat(BaseModel):
         rehearsal: Whether the stand-in takes its place.
         tokenizer: Folder of the tokenizer, or its id on a hub.
         renderer: Variant of the chat format that the weights were trained with, if known.
+        chosen_tokenizer: Folder of the tokenizer that the job names, if it does.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -55,6 +56,7 @@ class ChatFormat(BaseModel):
     rehearsal: bool
     tokenizer: str
     renderer: str | None = None
+    chosen_tokenizer: str | None = None
 
 
 class EvaluatedModel(ChatFormat):

@@ -91,6 +91,7 @@ def _rendered(
         rehearsal=written.rehearsal,
         tokenizer=written.tokenizer,
         renderer=written.renderer,
+        chosen=written.chosen_tokenizer,
     )
     examples: dict[int, Sequence[Example]] = {}
     prompts: dict[int, Prompt] = {}
