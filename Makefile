@@ -31,7 +31,7 @@ serve: setup  ## Start the API, the dispatcher and the engine on this machine
 	$(BIN)/dn serve
 
 test: setup tokenizers  ## Every test
-	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist worksteal
+	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: setup  ## Format, lint, types, imports, and that generated files are up to date
 	$(BIN)/ruff format --check .
