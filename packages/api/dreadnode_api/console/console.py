@@ -12,6 +12,7 @@ from dreadnode_api.console import (
     job_page,
     job_rollouts,
     job_row,
+    new_job,
     sign_in,
     workspaces,
 )
@@ -39,6 +40,7 @@ PAGES = (
     job_row,
     job_actions,
     catalog,
+    new_job,
 )
 NAVIGATION = (MenuEntry("Jobs", "jobs"), MenuEntry("Catalog", "catalog"))
 

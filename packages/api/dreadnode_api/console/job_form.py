@@ -1,0 +1,216 @@
+"""The form of a new job: its fields, and the request that its values describe."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import FormData
+
+from dreadnode_api.http.error_responses import from_validation
+from dreadnode_api.training.job_settings import GROUPS, Setting, kind
+from dreadnode_api.training.schemas import JobRequest
+
+KINDS = {"sft": "Supervised", "rl": "Reinforcement learning"}
+MODES = [
+    ("", "Train"),
+    ("rehearse", "Rehearse on a small stand-in"),
+    ("rehearse_first", "Rehearse first, then train"),
+]
+FIRST = {
+    "sft": ("dataset_ref", "epochs", "steps", "batch_size", "learning_rate", "lora_rank"),
+    "rl": (
+        *("prompt_dataset_ref", "algorithm", "reward_recipe", "steps"),
+        *("num_rollouts", "group_size", "max_new_tokens", "learning_rate"),
+    ),
+}
+"""What most people set, and so stands above the other settings."""
+LAST = "max_cost_usd"
+NOT_IN_FORM = ("environment",)
+"""Settings that need a file, for which there are the commands."""
+LONG = ("system_prompt",)
+LABELS = {
+    "reward recipe": "Reward",
+    "max cost usd": "Maximum cost in US dollars",
+    "lora rank": "LoRA rank",
+}
+WIDEST_BOUND = 100_000
+"""A larger bound says nothing to the reader."""
+NEEDED = ("dataset_ref", "prompt_dataset_ref", "trajectory_dataset_refs")
+
+_REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A field of the form: a setting, and what is filled in."""
+
+    setting: Setting
+    value: str
+
+    @property
+    def name(self) -> str:
+        """The name of its input."""
+        return self.setting.name
+
+    @property
+    def label(self) -> str:
+        """What it is called in the form."""
+        words = self.name.removesuffix("_refs").removesuffix("_ref").replace("_", " ")
+        return LABELS.get(words, words[:1].upper() + words[1:])
+
+    @property
+    def hint(self) -> str:
+        """What the setting does, with its bounds."""
+        bounds, most = self.setting.bounds(), self.setting.constraints.get("le", 0)
+        if not bounds or self.setting.kind not in ("integer", "number") or most > WIDEST_BOUND:
+            return self.setting.help
+        return f"{self.setting.help.removesuffix('.')} ({bounds})."
+
+    @property
+    def default(self) -> str:
+        """The value that it has if nothing is filled in."""
+        return self.setting.default_shown().replace("`", "")
+
+    @property
+    def options(self) -> Sequence[tuple[str, str]]:
+        """The choices, if it has any."""
+        if self.setting.required:
+            return [(each, each) for each in self.setting.choices]
+        shown = f"Default: {self.default}" if self.default else "Not set"
+        if self.setting.kind == "boolean":
+            return [("", shown), ("true", "true"), ("false", "false")]
+        if self.setting.choices and self.setting.kind == "string":
+            return [("", shown), *((each, each) for each in self.setting.choices)]
+        return []
+
+    @property
+    def is_long(self) -> bool:
+        """Whether its value may have several lines."""
+        return self.name in LONG or self.is_list
+
+    @property
+    def is_list(self) -> bool:
+        """Whether each line is a value."""
+        return self.setting.kind in ("list", "refs")
+
+
+def fields(trainer_type: str, values: Mapping[str, str]) -> dict[str, list[Field]]:
+    """Return the fields of the settings of training, by the title of their group.
+
+    The first group has no title.
+    """
+    first = FIRST[trainer_type]
+    found = {
+        each.name: Field(each, values.get(each.name, "")) for each in kind(trainer_type).config
+    }
+    groups: dict[str, list[Field]] = {"": [found[name] for name in (*first, LAST)]}
+    groups |= {title: [] for title in GROUPS}
+    for name, each in found.items():
+        if name not in (*first, LAST, *NOT_IN_FORM):
+            groups[each.setting.group].append(each)
+    return {title: each for title, each in groups.items() if each}
+
+
+def is_described(values: Mapping[str, str]) -> bool:
+    """Return whether VALUES name a model and data, without which there is nothing to check."""
+    return "model" in values and any(name in values for name in NEEDED)
+
+
+def texts(form: FormData) -> dict[str, str]:
+    """Return the values of FORM as text, without those that are not filled in."""
+    return {
+        name: value.replace("\r\n", "\n")
+        for name, value in form.items()
+        if isinstance(value, str) and value.strip()
+    }
+
+
+def values_of(request: JobRequest) -> dict[str, str]:
+    """Return what the form shows for REQUEST."""
+    given = request.model_dump(mode="json", exclude_unset=True)
+    values = {}
+    for name, value in {**given, **given["config"]}.items():
+        if name in ("rehearse", "rehearse_first") and value:
+            values["mode"] = name
+        elif name == "reward_recipe":
+            values[name] = value["name"]
+            if value.get("params"):
+                values["reward_params"] = json.dumps(value["params"], ensure_ascii=False)
+        elif name != "config" and value is not None:
+            values[name] = _text(value)
+    return values
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return "\n".join(map(_text, value))
+    if isinstance(value, dict):
+        return f"{value['name']}@{value['version']}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def request_of(values: Mapping[str, str]) -> JobRequest:
+    """Return the request for the job that VALUES describe.
+
+    Raises:
+        ApiError: a value is not possible, in the words of the API's route.
+    """
+    trainer_type = values.get("trainer_type", "sft")
+    described = kind(trainer_type if trainer_type in KINDS else "sft")
+    body: dict[str, Any] = {"trainer_type": trainer_type}
+    body |= dict(_given(described.job, values))
+    if mode := values.get("mode"):
+        body[mode] = True
+    body["config"] = dict(_given(described.config, values))
+    if "reward_params" in values:
+        body["config"]["reward_recipe"] = {
+            "name": values.get("reward_recipe", ""),
+            "params": _json(values["reward_params"]),
+        }
+    try:
+        return _REQUEST.validate_python(body)
+    except ValidationError as error:
+        problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+        raise from_validation(RequestValidationError(problems), "application/json") from None
+
+
+def _given(settings: Sequence[Setting], values: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
+    for each in settings:
+        if each.name in values and each.name not in ("rehearse", "rehearse_first"):
+            yield each.name, _value(each, values[each.name].strip())
+
+
+def _value(setting: Setting, text: str) -> Any:
+    """Return TEXT as the value of a setting; what cannot be read stays text and is refused."""
+    match setting.kind:
+        case "integer" | "number" | "boolean":
+            return _json(text.replace(",", "") if setting.kind == "integer" else text)
+        case "list":
+            return [line for line in text.split("\n") if line.strip()]
+        case "ref" | "capability_ref":
+            return _ref(text)
+        case "refs":
+            return [_ref(line.strip()) for line in text.split("\n") if line.strip()]
+        case "recipe":
+            return {"name": text}
+        case _:
+            return text
+
+
+def _ref(text: str) -> dict[str, str]:
+    name, _, version = text.partition("@")
+    return {"name": name, "version": version}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        return text
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"JSON does not have {constant}")
