@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from dreadnode.errors import ConfigError, InputError
+from dreadnode.errors import ConfigError, InputError, NoServerSet
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -80,7 +80,8 @@ def resolve(
         environ: The environment; this process's own if None.
 
     Raises:
-        ConfigError: No server is set, or the profile does not exist.
+        NoServerSet: No server is set.
+        ConfigError: The profile does not exist.
         InputError: The flags contradict each other.
     """
     environ = os.environ if environ is None else environ
@@ -98,7 +99,7 @@ def resolve(
         base = saved.at(url) if url else saved.get(saved.active) if saved.active else None
         url = url or (base.url if base else None)
     if url is None:
-        raise ConfigError(
+        raise NoServerSet(
             "no server is set; start one on this machine with `dn serve`, or name one with "
             "`--server`, DREADNODE_SERVER, `dn login` or `dn profile use`"
         )

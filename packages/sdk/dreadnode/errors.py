@@ -2,6 +2,7 @@
 
     DreadnodeError
     ├── ConfigError              a setting is missing: server, token, organization, profile
+    │   └── NoServerSet              nothing names a server
     ├── InputError               an argument is wrong; found before anything was sent
     ├── UnusableFile             a file cannot be read, written or used (names the line)
     ├── ConnectionFailed         no response: no server listens, or the connection broke
@@ -49,6 +50,10 @@ class DreadnodeError(Exception):
 
 class ConfigError(DreadnodeError):
     """A setting that a call needs is missing or wrong."""
+
+
+class NoServerSet(ConfigError):
+    """Neither a flag nor the environment nor a profile names a server."""
 
 
 class InputError(DreadnodeError):

@@ -14,12 +14,16 @@ _MAX_LABEL = 32
 
 
 class Page:
-    """Formats one page of help."""
+    """Formats one page of help: usage, description, example, and the groups of flags."""
+
+    def __init__(self) -> None:
+        self._usage = ""
 
     def render_usage(self, console: Console, options: ConsoleOptions, usage: Any) -> None:
         """Print the usage line."""
+        self._usage = _plain(console, usage) if usage else ""
         if usage:
-            _print(console, f"Usage: {_plain(console, usage).removeprefix('Usage: ')}\n")
+            _print(console, f"Usage: {self._usage.removeprefix('Usage: ')}\n")
 
     def render_description(self, console: Console, options: ConsoleOptions, text: Any) -> None:
         """Print the description of the command."""
@@ -27,6 +31,10 @@ class Page:
             paragraphs = _plain(console, text).split("\n\n")
             width = min(console.width, _MAX_WIDTH)
             _print(console, "\n\n".join(textwrap.fill(each, width) for each in paragraphs) + "\n")
+        from dreadnode.cli.examples import example_of
+
+        if example := example_of(self._usage):
+            _print(console, f"Example:\n  {example}\n")
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         """Print one group of commands or flags."""

@@ -68,7 +68,12 @@ def run(arguments: list[str], *, transport: httpx2.BaseTransport | None = None) 
     as_json = "--json" in arguments
     token = context.transport.set(transport)
     try:
-        if not arguments or {"--help", "-h"}.intersection(arguments):
+        if not arguments:
+            from dreadnode.cli.start import show_first_steps
+
+            show_first_steps()
+            return 0
+        if {"--help", "-h"}.intersection(arguments):
             _resolve(app, arguments)
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()

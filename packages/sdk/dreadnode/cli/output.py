@@ -148,20 +148,25 @@ def fitted_table(
     cells: Sequence[Sequence[str]], names: Sequence[str], shrink: Collection[str]
 ) -> Iterable[str]:
     """Return a table as wide as the terminal: without empty columns, and with SHRINK ones cut."""
-    from shutil import get_terminal_size
-
     kept = [i for i in range(len(names)) if any(row[i] for row in cells)]
     names = [names[i] for i in kept]
     cells = [[row[i] for i in kept] for row in cells]
     widths = [max(len(text) for text in column) for column in zip(names, *cells, strict=True)]
     flexible = [i for i, name in enumerate(names) if name in shrink]
-    limit = get_terminal_size((80, 24)).columns
+    limit = line_width()
     while sum(widths) + _GAP * (len(widths) - 1) > limit and flexible:
         widest = max(flexible, key=lambda i: widths[i])
         if widths[widest] <= _NARROWEST:
             break
         widths[widest] -= 1
     return table([[_cut(*each) for each in zip(row, widths, strict=True)] for row in cells], names)
+
+
+def line_width() -> int:
+    """Return how many columns a line may have; in a pipe, where programs read, any number."""
+    from shutil import get_terminal_size
+
+    return get_terminal_size((80 if sys.stdout.isatty() else 10_000, 24)).columns
 
 
 def _cut(text: str, width: int) -> str:

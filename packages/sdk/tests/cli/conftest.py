@@ -12,6 +12,12 @@ from dreadnode.cli.main import run
 Dn = Callable[[str], str]
 
 
+@pytest.fixture(autouse=True)
+def pipe_has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away the width that pytest-xdist sets in its workers."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def dn(api: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Dn:
     """Run `dn` against the test's API, as somebody who has set the environment up for it."""

@@ -85,6 +85,21 @@ prices in USD per million tokens; HERE as of 3 s ago
 """)
 
 
+@pytest.mark.parametrize("flags", ["", "--offline"])
+def test_the_table_fits_80_columns_and_says_what_it_leaves_out(
+    dn: Dn, monkeypatch: pytest.MonkeyPatch, flags: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+    shown = dn(f"train catalog --limit 100 {flags}")
+
+    heading, *rows = stdout(shown).splitlines()
+    assert heading.split()[:5] == ["MODEL", "SIZE", "CTX", "SAMPLE", "TRAIN"]
+    assert max(map(len, (heading, *rows))) <= 80
+    assert len(rows) > 40
+    assert "`--csv` and `--json` show all columns and whole ids" in shown
+
+
 def test_a_discount_an_unknown_price_and_an_extended_variant_are_shown(dn: Dn) -> None:
     assert dn("train catalog --family inkling --limit 2") == snapshot("""\
 exit: 0

@@ -40,6 +40,18 @@ error: no server is set; start one on this machine with `dn serve`, or name one 
 """)
         assert api.requests == []
 
+    def test_dn_alone_says_what_to_do_without_a_server(self, dn: Dn, api: Any) -> None:
+        assert dn("") == snapshot("""\
+exit: 0
+--- stdout
+No server is set.
+  dn serve               start one on this machine
+  dn login --server URL  sign in to another one, with a token of it
+`dn --help` lists all commands.
+--- stderr
+""")
+        assert api.requests == []
+
     def test_a_login_saves_the_connection_of_later_commands(self, dn: Dn) -> None:
         said = dn("login dn_test --server http://server.test/ --save-as work")
 
@@ -283,3 +295,50 @@ error: profile `gone` is not in CONFIG/config.yaml; profiles: `work`, `home`
         assert said.startswith("exit: 1")
         assert "`NOPE` is not" in said
         assert not config_path().exists()
+
+
+def test_dn_alone_says_what_to_do_after_a_login_without_and_with_jobs(dn: Dn, api: Any) -> None:
+    some, api.jobs = api.jobs, []
+    new = dn("")
+    api.jobs = some
+
+    assert new + dn("") == snapshot("""\
+exit: 0
+--- stdout
+Signed in to http://server.test as ada, workspace main/default.
+  dn train catalog                                            choose a base model
+  dn train sft --model MODEL --dataset rows.jsonl --rehearse  rehearse a job for free
+  dn train init sft                                           write a job file with every setting
+`dn --help` lists all commands.
+--- stderr
+exit: 0
+--- stdout
+Signed in to http://server.test as ada, workspace main/default.
+  dn train list                                    list the jobs
+  dn train watch last                              follow your newest job
+  dn train plot last                               plot its metrics
+  dn train sft --model MODEL --dataset rows.jsonl  submit another one
+`dn --help` lists all commands.
+--- stderr
+""")
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (
+            httpx2.Response(
+                401, json={"code": 401, "type": "authentication_error", "detail": "no"}
+            ),
+            "You are not signed in to http://server.test.",
+        ),
+        (httpx2.ConnectError("no"), "The server http://server.test does not respond."),
+    ],
+)
+def test_dn_alone_says_why_it_cannot_continue(dn: Dn, api: Any, failure: Any, said: str) -> None:
+    api.failures = [failure]
+
+    shown = dn("")
+
+    assert shown.startswith(f"exit: 0\n--- stdout\n{said}\n  dn ")
+    assert "`dn --help` lists all commands." in shown

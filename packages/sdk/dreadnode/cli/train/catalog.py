@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 
 from dreadnode.cli import units
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import hint, say, show, table
+from dreadnode.cli.output import fitted_table, hint, line_width, say, show, table
 from dreadnode.errors import InputError
 from dreadnode.training import CATALOG_AS_OF, TINKER_MODELS, CatalogQueryError
 
@@ -190,12 +190,32 @@ def _show(page: dict[str, Any], output: Format, common: Common, *, offline: bool
     elif output.ids:
         common.out.text(*(model["tinker_id"] for model in models))
     elif models:
-        columns = COLUMNS if offline else [*COLUMNS, HERE]
-        cells = [[show(cell(model)) for _, cell in columns] for model in models]
-        common.out.text(*table(cells, [name for name, _ in columns]))
+        lines, is_whole = _table(models, offline=offline)
+        common.out.text(*lines)
         _explain(page, offline=offline)
+        if not is_whole:
+            say("a wider terminal, `--csv` and `--json` show all columns and whole ids")
     else:
         say("no models match")
+
+
+def _table(models: list[dict[str, Any]], *, offline: bool) -> tuple[list[str], bool]:
+    """Return the table of MODELS, and whether it has all columns: a narrow terminal gets fewer."""
+    here = [] if offline else [HERE]
+    lines = list(table(*_cells(models, [*COLUMNS, *here])))
+    if max(map(len, lines)) <= line_width():
+        return lines, True
+    status = [STATUS] if any(model["status"] != "active" for model in models) else []
+    narrow = _cells(models, [*NARROW, *status, *here])
+    return list(fitted_table(*narrow, shrink=("model",))), False
+
+
+def _cells(
+    models: list[dict[str, Any]], columns: list[Column]
+) -> tuple[list[list[str]], list[str]]:
+    return [[show(cell(model)) for _, cell in columns] for model in models], [
+        name for name, _ in columns
+    ]
 
 
 def _explain(page: dict[str, Any], *, offline: bool) -> None:
@@ -290,4 +310,13 @@ COLUMNS: list[Column] = [
     _rate("train"),
     ("status", _status),
 ]
+NARROW: list[Column] = [
+    COLUMNS[0],
+    ("size", lambda model: f"{model['size_b']:g}B"),
+    ("ctx", lambda model: f"{model['context_length'] // 1024}K"),
+    _rate("sample"),
+    _rate("train"),
+]
+"""The columns in a terminal that is too narrow for all."""
+STATUS: Column = ("status", lambda model: model["status"])
 HERE: Column = ("here", _here)
