@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format docs bench tokenizers formats published-client catalog-mirror catalog-refresh clean
+.PHONY: help setup demo serve test check format docs screenshots bench tokenizers formats published-client catalog-mirror catalog-refresh clean
 
 help:  ## List these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -58,6 +58,9 @@ catalog-mirror: setup  ## Write the API's copy of the catalog from the SDK's
 
 catalog-refresh: setup  ## Compare the catalog with SOURCE=url-or-file (WRITE=1 writes it)
 	$(BIN)/python scripts/refresh_catalog.py $(SOURCE) $(if $(WRITE),--write)
+
+screenshots: setup  ## Write the console's pictures for the documentation
+	$(BIN)/python scripts/make_screenshots.py
 
 bench: setup  ## Measure, and print ratios taken side by side in one run
 	$(BIN)/python benchmarks/run.py

@@ -44,14 +44,15 @@ class Server:
 
     Attributes:
         folder: Where everything of it lies.
-        model: The weights that it serves, as `MODEL` and as the stand-in.
+        model: The weights that it serves, as `MODEL` and as the stand-in; None for the real
+            stand-in only.
         settings: Variables that it is started with.
         flags: Further arguments of `dn serve`.
         program: The `dn` to run.
     """
 
     folder: Path
-    model: Path
+    model: Path | None
     settings: Mapping[str, str] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     program: Path = DN
@@ -95,7 +96,7 @@ class Server:
                 [
                     *(self.program, "serve", "--data-dir", self.data),
                     *("--port", str(self.ports[0]), "--engine-port", str(self.ports[1])),
-                    *("--model", f"{MODEL}={self.model}", "--model", f"{STAND_IN}={self.model}"),
+                    *self._models(),
                     *self.flags,
                 ],
                 stdin=subprocess.DEVNULL,
@@ -110,6 +111,11 @@ class Server:
             assert self.process.poll() is None, f"dn serve ended: {words}"
             assert time.monotonic() < deadline, f"dn serve is not ready: {words}"
             time.sleep(0.1)
+
+    def _models(self) -> tuple[str, ...]:
+        if self.model is None:
+            return ()
+        return ("--model", f"{MODEL}={self.model}", "--model", f"{STAND_IN}={self.model}")
 
     def kill(self) -> None:
         """Kill `dn serve` with SIGKILL, as an out-of-memory killer would."""

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from dreadnode_api.console.thinning import MetricHistory, thin
+from dreadnode_api.console.thinning import MetricHistory, joined_lists, thin
 from sqlalchemy import event
 
 
@@ -396,9 +396,9 @@ def test_thinned_metrics_keep_every_minimum_and_maximum_and_gap(length: int) -> 
     values: list[float | None] = [math.sin(at / 50) for at in range(length)]
     values[3], values[length // 2], values[-2] = 50.0, None, -50.0
     history = MetricHistory()
-    for at in range(0, length, 997):
-        part = slice(at, at + 997)
-        history.add({"steps": list(range(length))[part], "train/loss": values[part]})
+    events = ({"steps": [at], "train/loss": [values[at]]} for at in range(length))
+    for lists in joined_lists(events):
+        history.add(lists)
 
     steps, thinned = history.series["train/loss"].points()
 
@@ -418,6 +418,23 @@ def test_metrics_that_are_no_numbers_and_second_names_are_left_out() -> None:
         "train/loss": [[1, 2], [1.0, None]],
         "eval/loss_history": [[2], [5]],
     }
+
+
+def test_joined_events_give_the_same_metrics_as_single_ones() -> None:
+    events = [
+        {"steps": [1], "train/loss": [3.0]},
+        {"steps": [2], "train/loss": [2.0]},
+        {"eval/steps": [2], "eval/loss_history": [2.5]},
+        {"steps": [3, 4], "train/loss": [1.0]},
+        {"steps": [5], "train/loss": [None]},
+    ]
+    one, joined = MetricHistory(), MetricHistory()
+    for each in events:
+        one.add(each)
+    for each in joined_lists(events):
+        joined.add(each)
+
+    assert joined.to_json() == one.to_json()
 
 
 def test_thinning_one_step_repeated_keeps_the_last_point() -> None:

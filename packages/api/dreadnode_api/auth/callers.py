@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hmac
 import time
 from dataclasses import dataclass
 from enum import IntEnum
@@ -194,8 +195,11 @@ class Authenticator:
             statement = statement.where(Token.sha256 == digest)
         async with self._database.reading() as session:
             row = (await session.execute(statement)).one_or_none()
-        # The lookup is by the hash of 256 random bits, so its time reveals nothing about a token.
-        if row is None or not _is_valid(row[0]):
+        # The lookup is by the hash of 256 random bits, so its time reveals nothing about a token;
+        # the comparison takes constant time.
+        is_session = digest.startswith(SESSION)
+        is_found = row is not None and (is_session or hmac.compare_digest(row[0].sha256, digest))
+        if row is None or not is_found or not _is_valid(row[0]):
             raise Unauthenticated(
                 "The API token is not valid; it may be mistyped, revoked or expired"
             )

@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.auth.deps import find_workspace
 from dreadnode_api.checkpoints.records import job_checkpoints
-from dreadnode_api.console.thinning import MetricHistory, Value
+from dreadnode_api.console.thinning import MetricHistory, Value, joined_lists
 from dreadnode_api.db import Database
 from dreadnode_api.errors import plain
 from dreadnode_api.jobs.service import get_job
@@ -195,10 +195,11 @@ class JobFeed:
             .execution_options(yield_per=BATCH)
         )
         async for part in rows.partitions():
-            for number, lists in part:
-                points = self.history.add(lists)
-                if number > self.number:
-                    added[number] = points
+            old = [lists for number, lists in part if number <= self.number]
+            for lists in joined_lists(old):
+                self.history.add(lists)
+            for number, lists in part[len(old) :]:
+                added[number] = self.history.add(lists)
             await asyncio.sleep(0)  # A long history must not keep other requests waiting.
         self._points_number = job.events
         return added

@@ -17,7 +17,7 @@ from dreadnode_api.training.schemas import TrainerType
 
 router = APIRouter()
 
-PAGE_SIZE = 50
+PAGE_SIZE = 25
 STATUSES = [("", "Any status"), *((each.value, each.value.capitalize()) for each in Status)]
 KINDS = [
     ("", "Any kind"),

@@ -14,7 +14,7 @@ from dreadnode_api.console.job_actions import new_key
 from dreadnode_api.console.job_feed import JobFeed, JobFeeds, JobState, job_state
 from dreadnode_api.console.layout import compressed, environment, json_response
 from dreadnode_api.console.settings_table import setting_groups
-from dreadnode_api.console.thinning import MetricHistory
+from dreadnode_api.console.thinning import MetricHistory, joined_lists
 from dreadnode_api.http.deps import InDatabase, InSettings, ReadSession
 from dreadnode_api.jobs import service as jobs
 from dreadnode_api.jobs.deps import JobId
@@ -27,7 +27,7 @@ from dreadnode_api.training.schemas import Level, levels_from
 
 router = APIRouter(prefix="/ws/{ws}/jobs/{job_id}")
 
-LINES = 100
+LINES = 60
 """How many lines of the log are shown at first, and with each page of earlier ones."""
 MAX_OVERLAID = 5
 LEVELS = [
@@ -154,8 +154,9 @@ async def part_of_series(
     history = MetricHistory(first=start, last=end)
     async with database.reading() as session:
         job = await jobs.get_job(session, page.scope.workspace_id, job_id)
-        for row in await jobs.metric_history(session, job.id):
-            history.add(row.lists)
+        rows = await jobs.metric_history(session, job.id)
+    for lists in joined_lists(row.lists for row in rows):
+        history.add(lists)
     return json_response(page.request, {"series": history.to_json()})
 
 

@@ -1,0 +1,150 @@
+"""Write the console's pictures for the documentation, from real rehearsals on a server of its own.
+
+It needs Debian's `chromium`. To add a picture, add its name and the function that opens its page to
+`PICTURES`; the jobs of `jobs()` are there to show.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests import server as servers  # noqa: E402
+from tests.server import MODEL, Server  # noqa: E402
+
+FOLDER = ROOT / "docs" / "images"
+WIDTH, HEIGHT = 1280, 860
+NEEDLE = json.dumps({"needle": "="})
+STEPS_SHOWN = 24
+"""A picture of a running job is taken after this many of its steps."""
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The ids of the jobs that pictures show."""
+
+    sft: str
+    other: str
+    rl: str
+
+
+def jobs(server: Server) -> Jobs:
+    """Submit two supervised rehearsals and one of reinforcement learning."""
+    dn(server, "dataset", "push", str(ROOT / "examples/harbour-desk.jsonl"), "harbour-desk@1.0.0")
+    dn(server, "dataset", "push", str(ROOT / "examples/sums.jsonl"), "sums@1.0.0")
+    sft = ("train", "sft", "--model", MODEL, "--dataset", "harbour-desk@1.0.0", "--rehearse")
+    size = ("--epochs", "4", "--batch-size", "8", "--checkpoint-interval", "12", "--json")
+    fast = (*sft, *size, "--learning-rate", "5e-4", "--name", "harbour desk")
+    slow = (*sft, *size, "--learning-rate", "1e-4", "--name", "harbour desk, slower")
+    rl = (
+        *("train", "rl", "--model", MODEL, "--prompt-dataset", "sums@1.0.0", "--rehearse"),
+        *(
+            "--reward-recipe",
+            "contains_v1",
+            "--reward-params",
+            NEEDLE,
+            "--group-size",
+            "4",
+            "--max-new-tokens",
+            "24",
+        ),
+        *("--steps", "3", "--num-rollouts", "4", "--name", "sums", "--json"),
+    )
+    ids = [json.loads(dn(server, *each))["id"] for each in (rl, slow, fast)]
+    return Jobs(rl=ids[0], other=ids[1], sft=ids[2])
+
+
+def dn(server: Server, *arguments: str) -> str:
+    """Run a `dn` command and return its output."""
+    said = server.dn(*arguments)
+    if said.code:
+        raise SystemExit(f"`dn {' '.join(arguments)}` failed: {said.err}")
+    return said.out
+
+
+def wait(server: Server, job: str, steps: int) -> None:
+    """Wait until a job has done some steps or has ended."""
+    while True:
+        found = json.loads(dn(server, "train", "get", job, "--json"))
+        done = (found["progress"] or {}).get("step") or 0
+        if done >= steps or found["status"] in ("completed", "failed", "cancelled"):
+            return
+        time.sleep(2)
+
+
+def job_list(page: Page, address: str, made: Jobs) -> None:
+    """Open the list of jobs, with their curves."""
+    page.goto(f"{address}/jobs")
+    page.locator("svg.spark path").first.wait_for(state="attached")
+
+
+def running_job(page: Page, address: str, made: Jobs) -> None:
+    """Open a job that trains, beside one that has ended."""
+    page.goto(f"{address}/jobs/{made.sft}?with={made.other}")
+    page.locator("figure canvas").first.wait_for()
+
+
+def rollouts(page: Page, address: str, made: Jobs) -> None:
+    """Open the rollouts of the newest step."""
+    page.goto(f"{address}/jobs/{made.rl}/rollouts?sort=reward")
+    page.locator(".group").first.wait_for()
+
+
+PICTURES: dict[str, Callable[[Page, str, Jobs], None]] = {
+    "running-job": running_job,
+    "jobs": job_list,
+    "rollouts": rollouts,
+}
+
+
+def main() -> int:
+    """Start a server, let it train, and take the pictures."""
+    FOLDER.mkdir(exist_ok=True)
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        print("error: chromium is not installed; `apt-get install chromium`", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="screenshots-") as folder:
+        servers.READY_WITHIN = 900.0  # The first start converts the stand-in's weights.
+        server = Server(Path(folder), None)
+        server.start()
+        try:
+            made = jobs(server)
+            wait(server, made.other, 10**9)
+            wait(server, made.rl, 10**9)
+            wait(server, made.sft, STEPS_SHOWN)
+            address = f"http://127.0.0.1:{server.ports[0]}"
+            token = json.loads(dn(server, "token", "create", "pictures", "--json"))["token"]
+            with sync_playwright() as playwright:
+                browser = playwright.chromium.launch(
+                    executable_path=chromium, args=["--no-sandbox"]
+                )
+                page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+                page.goto(address)
+                page.get_by_label("API token").fill(token)
+                page.get_by_role("button", name="Sign in").click()
+                page.wait_for_url("**/jobs")
+                for name, show in PICTURES.items():
+                    show(page, f"{address}/ws/default", made)
+                    page.wait_for_timeout(500)  # Charts are drawn in the next frame.
+                    page.screenshot(path=FOLDER / f"console-{name}.png")
+                    print(f"wrote docs/images/console-{name}.png")
+                browser.close()
+        finally:
+            server.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
