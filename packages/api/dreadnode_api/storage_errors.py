@@ -44,8 +44,6 @@ def describe(error: BaseException) -> str | None:
     for each in _chain(error):
         if isinstance(each, PoolTimeout):
             return "The database has no free connection"
-        if isinstance(each, ConnectionError | TimeoutError) and _is_of_database(error):
-            return "The database cannot be reached"
         if isinstance(each, sqlite3.Error):
             # The low byte is the kind of error, the rest is more exact.
             code = getattr(each, "sqlite_errorcode", 0) & 0xFF
@@ -62,6 +60,9 @@ def describe(error: BaseException) -> str | None:
             return "The connection to the database was lost"
         if isinstance(each, OSError) and each.errno in _DISK:
             return _DISK[each.errno]
+        # The host may have no address, or the socket's file may be gone: each has its own type.
+        if isinstance(each, OSError) and _is_of_database(error):
+            return "The database cannot be reached"
     return None
 
 

@@ -190,7 +190,7 @@ TRIED = [
             {},
             snapshot(
                 [
-                    "There is no evaluation data, so overfitting stays unseen; name some with `eval_dataset_ref`"
+                    "There is no evaluation data, so overfitting stays unseen; add some with `eval_dataset_ref` (`--eval-dataset`)"
                 ]
             ),
         ),

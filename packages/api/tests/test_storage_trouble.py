@@ -146,14 +146,16 @@ async def test_a_full_blob_store_disk_is_a_503_and_nothing_is_stored(
     assert succeeded.status_code == 201
 
 
-@pytest.fixture
-async def away(api: Any) -> AsyncIterator[httpx2.AsyncClient]:
+@pytest.fixture(params=["port", "socket"])
+async def away(api: Any, request: pytest.FixtureRequest) -> AsyncIterator[httpx2.AsyncClient]:
     """The same service, whose database cannot be reached."""
     url = make_url(api.settings.database_url)
     if url.get_backend_name() == "sqlite":
         unreachable = url.set(database="/nowhere/dreadnode.db")
-    else:
+    elif request.param == "port":
         unreachable = url.set(host="127.0.0.1", port=1, query={})
+    else:
+        unreachable = url.set(query={"host": "/nowhere"})
     settings: Settings = api.settings.model_copy(
         update={"database_url": unreachable.render_as_string(hide_password=False)}
     )

@@ -45,8 +45,8 @@ def _learning_rate(config: Mapping[str, Any], report: Report) -> Iterator[str]:
 def _evaluation(config: Mapping[str, Any], report: Report) -> Iterator[str]:
     if config.get("eval_dataset_ref") is None:
         yield (
-            "There is no evaluation data, so overfitting stays unseen; name some with "
-            "`eval_dataset_ref`"
+            "There is no evaluation data, so overfitting stays unseen; add some with "
+            "`eval_dataset_ref` (`--eval-dataset`)"
         )
 
 
