@@ -38,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         logs.configure()
         if options.command == "models":
-            return _models(read_flags(parser, options, ModelSources), as_json=options.json)
+            sources = read_flags(parser, options, ModelSources)
+            return _models(sources, as_json=options.json, context=options.context)
         if options.command == "export":
             return _export(parser, options)
         return asyncio.run(_serve(read_flags(parser, options, Settings)))
@@ -61,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="Export an adapter for other programs.")
     add_flags(export, ExportSettings)
     models.add_argument("--json", action="store_true", help="Print JSON.")
+    models.add_argument(
+        "--context",
+        type=_tokens,
+        default=4096,
+        metavar="TOKENS",
+        help="Length of the sequence that memory is estimated for. Default: 4096.",
+    )
     return parser
 
 
@@ -76,6 +84,13 @@ def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     return 0
 
 
+def _tokens(value: str) -> int:
+    """Return VALUE as a positive number of tokens."""
+    if not value.isdecimal() or not 0 < int(value) <= 2**24:
+        raise argparse.ArgumentTypeError(f"`{value}` must be from 1 to {2**24}")
+    return int(value)
+
+
 def _found(sources: ModelSources) -> dict[str, ServedModel]:
     sources.data_dir.mkdir(parents=True, exist_ok=True)
     return discover(
@@ -83,7 +98,8 @@ def _found(sources: ModelSources) -> dict[str, ServedModel]:
     )
 
 
-def _models(sources: ModelSources, *, as_json: bool) -> int:
+def _models(sources: ModelSources, *, as_json: bool, context: int) -> int:
+    found = _found(sources)
     models = [
         {
             **model.describe(),
@@ -91,10 +107,14 @@ def _models(sources: ModelSources, *, as_json: bool) -> int:
             "architecture": model.architecture,
             "fingerprint": model.fingerprint,
         }
-        for _, model in sorted(_found(sources).items())
+        for _, model in sorted(found.items())
     ]
     if as_json:
-        say(sys.stdout, json.dumps({"models": models}, indent=2))
+        # torch is imported late: the list alone needs none of it.
+        from dreadnode_engine.compute.needs import describe_needs
+
+        needs = describe_needs(found, context)
+        say(sys.stdout, json.dumps({"models": models, "needs": needs}, indent=2))
         return 0
     for model in models:
         size = f"{model['bytes'] / 2**30:.2f} GiB"

@@ -50,13 +50,13 @@ for folder in sys.argv[1:]:
 """
 
 
-def save_model(folder: Path, kind: str, **sizes: Any) -> Path:
-    """Save a random model of KIND (Llama, Qwen3, Qwen3Moe) with a tokenizer of one token."""
+def save_model(folder: Path, kind: str, config_class: str = "", **sizes: Any) -> Path:
+    """Save a random model of KIND, the name of its class, with a tokenizer of one token."""
     import transformers
     from tokenizers import Tokenizer, models
 
     common = {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 4096}
-    config = getattr(transformers, f"{kind}Config")(**common, **sizes)
+    config = getattr(transformers, config_class or f"{kind}Config")(**common | sizes)
     getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="a").save_pretrained(
@@ -67,11 +67,53 @@ def save_model(folder: Path, kind: str, **sizes: Any) -> Path:
 
 def test_estimates_are_within_a_quarter_of_what_training_takes(tmp_path: Path) -> None:
     wide = {"hidden_size": 384, "intermediate_size": 1152, "num_hidden_layers": 4}
+    gated = {"linear_key_head_dim": 48, "linear_value_head_dim": 48}
+    gated |= {"linear_num_key_heads": 4, "linear_num_value_heads": 8, "head_dim": 48}
+    mamba = {
+        "layers_block_type": ["linear_attention", "mlp"] * 3 + ["full_attention", "mlp"],
+        "ssm_state_size": 64,
+        "mamba_num_heads": 12,
+        "n_groups": 4,
+        "head_dim": 48,
+    }
+    routed = {"num_local_experts": 8, "num_experts_per_tok": 2, "head_dim": 48}
+    latent = {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+        "first_k_dense_replace": 1,
+        "q_lora_rank": 128,
+        "kv_lora_rank": 64,
+        "qk_rope_head_dim": 16,
+        "qk_nope_head_dim": 32,
+        "v_head_dim": 32,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_key_value_heads": 8,
+    }
     experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
     folders = [
         save_model(tmp_path / "llama", "Llama", vocab_size=4000, **wide),
         save_model(tmp_path / "words", "Qwen3", vocab_size=24000, **wide),
         save_model(tmp_path / "experts", "Qwen3Moe", vocab_size=4000, **wide, **experts),
+        save_model(
+            tmp_path / "gated", "Qwen3_5", "Qwen3_5TextConfig", vocab_size=4000, **wide, **gated
+        ),
+        save_model(
+            tmp_path / "mamba",
+            "NemotronH",
+            vocab_size=4000,
+            **{k: v for k, v in wide.items() if k != "num_hidden_layers"},
+            **mamba,
+        ),
+        save_model(
+            tmp_path / "sinks",
+            "GptOss",
+            vocab_size=4000,
+            **wide | {"intermediate_size": 256},
+            **routed,
+        ),
+        save_model(tmp_path / "latent", "DeepseekV3", vocab_size=4000, **wide, **latent),
     ]
 
     measured = subprocess.run(

@@ -1,6 +1,7 @@
 """What is served, found before anything is loaded; and the commands that say so."""
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from dreadnode_engine.base_models import discovery
 from dreadnode_engine.base_models.discovery import STAND_IN_ID, discover, inspect_model
+from dreadnode_engine.base_models.published import PUBLISHED
+from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.settings import Settings
 from pydantic import ValidationError
+from transformers import AutoConfig, AutoModelForCausalLM
 
 KEY = "tml-master-key-of-the-tests"
 
@@ -187,7 +192,7 @@ def dn(*arguments: str, data_home: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_dn_engine_models_lists_the_catalog_entries_that_become_trainable(
+def test_dn_engine_models_lists_models_and_what_each_catalog_entry_needs(
     models_dir: Path, tmp_path: Path
 ) -> None:
     named = [
@@ -197,11 +202,11 @@ def test_dn_engine_models_lists_the_catalog_entries_that_become_trainable(
     ]
 
     shown = dn(*named, data_home=tmp_path)
-    as_json = dn(*named, "--json", data_home=tmp_path)
+    as_json = dn(*named, "--json", "--context", "8192", data_home=tmp_path)
     nothing = dn("--no-stand-in", "--no-hf-cache", data_home=tmp_path)
 
     assert shown.returncode == 0, shown.stderr
-    heading, qwen, own = shown.stdout.splitlines()
+    heading, qwen, own, *_ = shown.stdout.splitlines()
     assert heading.split() == ["MODEL", "GIB", "CONTEXT", "ARCHITECTURE", "TRAINS"]
     assert qwen.split()[:4] == ["Qwen/Qwen3-8B", "0.00", "128", "Qwen3"]
     assert qwen.endswith("sft, importance_sampling, ppo")
@@ -213,8 +218,46 @@ def test_dn_engine_models_lists_the_catalog_entries_that_become_trainable(
     assert models["my/own"]["catalog"] is None
     size = (models_dir / "llama" / "model.safetensors").stat().st_size
     assert models["my/own"]["bytes"] == size
-    assert (nothing.stdout, nothing.returncode) == ("", 0)
+    assert nothing.returncode == 0
+    assert nothing.stdout.startswith("CATALOG ENTRY")
     assert "no models" in nothing.stderr
+    rows = {line.split()[0]: line.split(None, 4) for line in nothing.stdout.splitlines()}
+    assert rows["deepseek-ai/DeepSeek-V3.1"][4].startswith("too large")
+    assert rows["deepseek-ai/DeepSeek-V3.1"][4].endswith("latent attention, routed experts")
+    assert (
+        "refused: its layers attend to compressed"
+        in (rows["deepseek-ai/DeepSeek-V4.1-Flash:peft:262144"][4])
+    )
+    assert "4,096 tokens at rank 32" in nothing.stderr
+    needs = json.loads(as_json.stdout)["needs"]
+    entries = {entry["model_name"]: entry for entry in json.loads(as_json.stdout)["catalog"]}
+    here = entries["Qwen/Qwen3-8B"]
+    assert (here["weights_here"], here["fits"]) == (True, True)
+    assert here["source"] == str(models_dir / "qwen3")
+    assert needs["context"] == 8192
+    small = entries["Qwen/Qwen3.5-4B"]
+    itemsize = 4 if needs["dtype"] == "float32" else 2
+    assert small["weights_bytes"] == itemsize * PUBLISHED["Qwen/Qwen3.5-4B"].parameters
+    assert small["training_bytes"] > small["sampling_bytes"] > small["weights_bytes"]
+
+
+def test_a_context_out_of_range_is_refused(tmp_path: Path) -> None:
+    answer = run("models", "--data-dir", str(tmp_path), "--context", "0")
+
+    assert answer.returncode == 2
+    assert "must be from 1 to" in answer.stderr
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3.5-4B", "openai/gpt-oss-20b"])
+def test_published_settings_give_the_weights_that_are_counted(name: str) -> None:
+    known = PUBLISHED[name]
+    with torch.device("meta"):
+        config = AutoConfig.for_model(known.model_type, **known.settings)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        wrapper = PeftWrapper(model, LoraShape(1, True, True, True))
+
+    assert sum(weight.numel() for weight in model.parameters()) == known.parameters
+    assert sum(math.prod(s) for s in wrapper.shapes.values()) == known.adapter_parameters
 
 
 def test_dn_engine_models_refuses_the_same_models_as_the_engine(tmp_path: Path) -> None:

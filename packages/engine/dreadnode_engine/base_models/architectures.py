@@ -23,15 +23,15 @@ TEXT_TOWERS: Mapping[str, str] = {
 }
 """The class of transformers that loads only the text tower of a vision model, by its model type."""
 
-_REFUSED: Mapping[str, str] = {
+REFUSED: Mapping[str, str] = {
     "deepseek_v4": "its layers attend to compressed and selected positions",
     "deepseek_v32": "its attention selects positions with an indexer",
     "glm_moe_dsa": "its attention selects positions with an indexer",
     "glm5_next": "its attention selects positions with an indexer",
-    "kimi_k25": "transformers builds its text tower only together with the vision tower",
-    "inkling_mm_model": "transformers builds it only together with its image and audio towers",
-    "inkling2": "transformers builds it only together with its vision tower",
-    "nemotron_h_omni": "transformers builds it only together with its image and audio towers",
+    "kimi_k25": "transformers loads its weights only with the vision tower",
+    "inkling_mm_model": "transformers loads its weights only with the image and audio towers",
+    "inkling2": "transformers loads its weights only with the vision tower",
+    "nemotron_h_omni": "transformers loads its weights only with the image and audio towers",
 }
 """Why an architecture that transformers knows is not computed here."""
 
@@ -50,8 +50,8 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
     name = (config.get("architectures") or [""])[0] or "model of unknown kind"
     kind = str(config.get("model_type", ""))
     decoder = decoder_settings(config)
-    if kind in _REFUSED:
-        return f"it is a {name}, and {_REFUSED[kind]}"
+    if kind in REFUSED:
+        return f"it is a {name}, and {REFUSED[kind]}"
     if kind not in TEXT_TOWERS and not name.endswith("ForCausalLM"):
         return f"it is a {name}, not a causal language model"
     for field in ("max_position_embeddings", "vocab_size"):

@@ -34,7 +34,8 @@ NAN_LOGITS = "The logits of these weights are NaN: training diverged; use an ear
 class SamplingBatch:
     """The requests on one base model. The computing thread owns it.
 
-    `mark_computing` is called with the names of the requests that are about to be computed.
+    `mark_computing` is called with the names of the requests that are about to be computed. The
+    recurrent states of a row take the room of `row_tokens` tokens.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class SamplingBatch:
         *,
         rows: int,
         tokens: int,
+        row_tokens: int = 0,
         reserve_adapter: Callable[[Path], None] = lambda _: None,
         mark_computing: Callable[[Iterable[str]], None] = lambda _: None,
         prefixes: PrefixCache | None = None,
@@ -54,6 +56,7 @@ class SamplingBatch:
         self._network = network
         self._row_limit = rows
         self._token_limit = tokens
+        self._row_tokens = row_tokens
         self._prefixes = base.prefixes if prefixes is None else prefixes
         self._clients: dict[str, SamplingClient] = {}
 
@@ -195,6 +198,7 @@ class SamplingBatch:
             spans[owner] = max(spans[owner], other.span)
         total = sum(len(c.rows) + rows[c] for c in rows)
         tokens = sum(c.tokens_with(rows[c], spans[c]) for c in rows)
+        tokens += total * self._row_tokens
         return total <= self._row_limit and tokens <= self._token_limit
 
     def _pause_other(self, client: SamplingClient) -> bool:

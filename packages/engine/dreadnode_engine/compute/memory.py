@@ -16,24 +16,12 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from dreadnode_engine.base_models.discovery import ServedModel
+from dreadnode_engine.compute import decoder_memory as decoder
 from dreadnode_engine.compute.adapters import PROJECTIONS, LoraShape, PeftWrapper
-from dreadnode_engine.compute.layer_states import layer_kinds
 from dreadnode_engine.compute.loaded_model import Device
-from dreadnode_engine.compute.training import LOGIT_ROWS
 
 SHARE = 0.8
 """Share of the free memory that the engine may use."""
-FLOAT = 4
-"""Bytes of one trained number: adapters, gradients and moments are always float32."""
-
-
-ALLOCATED, ALLOCATED_EXPERTS = 1.5, 2.0
-"""Memory that a backward pass takes, as a multiple of what it keeps; more with experts."""
-BUFFERS = 64 * 2**20
-"""Bytes that matrix products and the allocator take beside activations."""
-ALLOCATED_LOGITS = 7
-"""Copies of the logits of one slice that exist at the same time, with their gradients."""
-
 _NOT_LOADED = ("model.visual.", "mtp.")
 
 
@@ -70,7 +58,7 @@ def base_bytes(served: ServedModel, device: Device) -> int:
     """Return the bytes of the weights of a base model."""
     if device.mixed:
         halved = parameters(served.path, projections_only=True)
-        return 2 * halved + FLOAT * (parameters(served.path) - halved)
+        return 2 * halved + decoder.FLOAT * (parameters(served.path) - halved)
     return parameters(served.path) * device.dtype.itemsize
 
 
@@ -87,7 +75,7 @@ def adapter_parameters(path: Path, shape: LoraShape) -> int:
 
 def adapter_bytes(served: ServedModel, shape: LoraShape) -> int:
     """Return the bytes of the weights of an adapter of SHAPE."""
-    return FLOAT * adapter_parameters(served.path, shape)
+    return decoder.FLOAT * adapter_parameters(served.path, shape)
 
 
 def run_bytes(served: ServedModel, shape: LoraShape) -> int:
@@ -96,44 +84,18 @@ def run_bytes(served: ServedModel, shape: LoraShape) -> int:
 
 
 def training_bytes(served: ServedModel, device: Device, tokens: int) -> int:
-    """Return the bytes that a backward pass over TOKENS at once may take.
-
-    For each token and layer the backward pass keeps about five values of the hidden width (the
-    inputs of norms and projections), four of the heads (query, key, value, output) and four of the
-    MLP (gate, its activation, up, their product). The factors for what the allocator and the
-    backward pass add are measured (`test_memory.py`). With gradient checkpointing one hidden state
-    per layer is kept, and all values of the one layer that is computed.
-    """
-    config = _decoder(served)
-    layers, hidden = int(config.num_hidden_layers), int(config.hidden_size)
-    heads = int(config.num_attention_heads)
-    width = heads * int(getattr(config, "head_dim", None) or hidden // heads)
-    experts = int(getattr(config, "num_experts_per_tok", None) or 0)
-    inner = int(config.intermediate_size)
-    factor = ALLOCATED
-    if experts:
-        inner = experts * int(getattr(config, "moe_intermediate_size", None) or inner)
-        hidden_values, factor = 5 + 2 * experts, ALLOCATED_EXPERTS
-    else:
-        hidden_values = 5
-    values = hidden_values * hidden + 4 * width + 4 * inner
-    kept = layers * hidden + values if device.gradient_checkpointing else layers * values
-    logits = ALLOCATED_LOGITS * min(tokens, LOGIT_ROWS) * served.vocabulary * FLOAT
-    return int(factor * kept * tokens * device.activations.itemsize) + logits + BUFFERS
+    """Return the bytes that a backward pass over TOKENS at once may take on SERVED."""
+    return decoder.training_bytes(_decoder(served), device, tokens)
 
 
 def cache_bytes(served: ServedModel, device: Device, positions: int) -> int:
     """Return what the cache of POSITIONS tokens takes; sequences may share them in any way."""
-    config = _decoder(served)
-    kinds = layer_kinds(config)
-    heads = int(config.num_attention_heads)
-    width = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
-    values = 2 * width * int(getattr(config, "num_key_value_heads", None) or heads)
-    if kinds[0].name == "latent":
-        values = int(config.kv_lora_rank) + int(config.qk_rope_head_dim)
-    # Short sequences fill no window, so each position counts in every layer with attention.
-    layers = sum(kind.name in ("full", "sliding", "latent") for kind in kinds)
-    return positions * layers * values * device.activations.itemsize
+    return decoder.cache_bytes(_decoder(served), device, positions)
+
+
+def state_bytes(served: ServedModel) -> int:
+    """Return what the recurrent states of one sequence take, whatever its length."""
+    return decoder.state_bytes(_decoder(served))
 
 
 def _decoder(served: ServedModel) -> Any:

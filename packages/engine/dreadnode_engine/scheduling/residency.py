@@ -6,6 +6,7 @@ base models.
 """
 
 import logging
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -170,13 +171,17 @@ class Residency:
         self._make_room(2 * size, keep=model_id)
 
     def reserve_cache(self, model_id: str) -> tuple[int, int]:
-        """Return the tokens that a key-value cache may hold, and its bytes beyond one context."""
+        """Return the tokens that a cache may hold, and its bytes beyond one context."""
         served = self.base(model_id).served
         one = memory.cache_bytes(served, self.device, 1)
-        more = min(
-            self._settings.sampling_tokens - served.context, (self.budget - self.used()) // one
-        )
-        return served.context + max(0, more), one * max(0, more)
+        first = served.context + self.row_tokens(served)
+        more = min(self._settings.sampling_tokens - first, (self.budget - self.used()) // one)
+        return first + max(0, more), one * max(0, more)
+
+    def row_tokens(self, served: ServedModel) -> int:
+        """Return how many tokens in a cache take as much as the recurrent states of a sequence."""
+        one = memory.cache_bytes(served, self.device, 1)
+        return math.ceil(memory.state_bytes(served) / one)
 
     def used(self) -> int:
         """Return the bytes in memory, with what computing on it may add."""
@@ -236,4 +241,5 @@ class Residency:
         return memory.training_bytes(served, self.device, self._settings.micro_batch)
 
     def _sampling(self, served: ServedModel) -> int:
-        return memory.cache_bytes(served, self.device, served.context)
+        cache = memory.cache_bytes(served, self.device, served.context)
+        return cache + memory.state_bytes(served)

@@ -141,6 +141,7 @@ class SampleQueue:
             base.sampling_network,
             rows=self.context.settings.sampling_rows,
             tokens=tokens,
+            row_tokens=residency.row_tokens(base.served),
             reserve_adapter=partial(residency.reserve_adapter, self.base_model),
             mark_computing=self.context.crash_guard.mark_computing,
         )

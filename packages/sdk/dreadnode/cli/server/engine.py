@@ -23,6 +23,15 @@ _COLUMNS: tuple[Column, ...] = (
     ("trains", lambda model: _trains(model)),
 )
 
+_NEEDS: tuple[Column, ...] = (
+    ("catalog entry", lambda entry: entry["model_name"]),
+    ("weights", lambda entry: _gib(entry.get("weights_bytes"))),
+    ("training", lambda entry: _gib(entry.get("training_bytes"))),
+    ("sampling", lambda entry: _gib(entry.get("sampling_bytes"))),
+    ("here", lambda entry: _here(entry)),
+    ("architecture", lambda entry: entry.get("architecture", "-")),
+)
+
 
 def engine(
     *arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
@@ -56,20 +65,31 @@ def _models(command: list[str]) -> None:
     )
     if answer.returncode:
         raise SystemExit(answer.returncode)
-    models: list[dict[str, Any]] = json.loads(answer.stdout)["models"]
+    found = json.loads(answer.stdout)
+    models: list[dict[str, Any]] = found["models"]
     for model in models:
         entry = get_training_model(model["model_name"])
         model["catalog"] = entry.tinker_id if entry else None
         model["algorithms"] = list(entry.supported_algorithms) if entry else []
+    needs = found["needs"]
+    entries = _catalog_entries(models, needs["models"])
     out = Output(as_json=as_json)
     if as_json:
-        out.json({"models": models})
+        out.json({"models": models, "needs": needs, "catalog": entries})
         return
+    if models:
+        cells = [[str(cell(model)) for _, cell in _COLUMNS] for model in models]
+        out.text(*table(cells, [name for name, _ in _COLUMNS]), "")
+    cells = [[str(cell(entry)) for _, cell in _NEEDS] for entry in entries]
+    out.text(*table(cells, [name for name, _ in _NEEDS]))
+    say(
+        f"GiB of memory for {needs['dtype']} weights on the {needs['device']}, for training a "
+        f"sequence of {needs['context']:,} tokens at rank {needs['rank']}, and for sampling one; "
+        f"the engine may use {_gib(needs['budget_bytes'])} here"
+    )
     if not models:
         say("no models; add one with `--model ID=PATH`")
         return
-    cells = [[str(cell(model)) for _, cell in _COLUMNS] for model in models]
-    out.text(*table(cells, [name for name, _ in _COLUMNS]))
     if trained := next((model for model in models if model["catalog"]), None):
         hint(f"to train one: `{start}`, then `dn train sft --model {trained['model_name']}`")
     else:
@@ -85,6 +105,39 @@ def _model_flags(command: list[str]) -> list[str]:
         elif word.startswith("--model="):
             flags += [shlex.quote(word)]
     return flags
+
+
+def _catalog_entries(
+    models: list[dict[str, Any]], needs: dict[str, dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return what each active entry of the catalog needs, and whether its weights are here."""
+    from dreadnode.training.models import TINKER_MODELS
+
+    served = {model["catalog"] for model in models}
+    entries = []
+    for entry in TINKER_MODELS:
+        if entry.status != "active":
+            continue
+        # The weights have the name without the catalog's variant of the context.
+        known = needs.get(entry.tinker_id) or needs.get(entry.tinker_id.partition(":")[0]) or {}
+        here = {"model_name": entry.tinker_id, "weights_here": entry.tinker_id in served}
+        entries.append(here | known)
+    return entries
+
+
+def _gib(size: int | None) -> str:
+    return "-" if size is None else f"{size / 2**30:,.1f}"
+
+
+def _here(entry: dict[str, Any]) -> str:
+    """Return whether this machine can train and sample ENTRY, and why it cannot."""
+    if reason := entry.get("refused"):
+        return f"refused: {reason}"
+    if "fits" not in entry:
+        return "unknown: no published settings"
+    if not entry["fits"]:
+        return "too large"
+    return "yes" if entry["weights_here"] else "fits, without weights"
 
 
 def _trains(model: dict[str, Any]) -> str:
