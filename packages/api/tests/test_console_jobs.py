@@ -261,6 +261,46 @@ async def test_rollouts_are_shown_by_step_in_the_order_that_one_asks_for(
     assert "has no rollouts of step 7; the nearest steps" in console.text(missing)
 
 
+async def test_an_evaluation_is_listed_and_shows_its_models_side_by_side(
+    api: Any, console: Any
+) -> None:
+    await api.push()
+    config = {"models": ["Qwen/Qwen3-8B"], "dataset_ref": {"name": "rows", "version": "1.0.0"}}
+    body = {"trainer_type": "eval", "name": "exam", "config": config}
+    assert (await api("POST", api.jobs, json=body)).status_code == 201
+    job, key = await api.start()
+    loss = {"value": 1.5, "low": 1.0, "high": 2.0, "rows": 8, "method": "student_t"}
+    counts = ("completions", "truncated", "unfinished", "reward_errors", "sampled_tokens")
+    model = {**job["artifacts"]["models"][0], **dict.fromkeys(counts, 0), "renderer": "fake"}
+    model |= {"rows": 8, "loss": loss, "loss_tokens": 9, "reward": None}
+    changed = {"row": 3, "baseline": 0.0, "value": 1.0, "question": "<script>?</script>"}
+    changed |= {"baseline_completion": None, "completion": None}
+    comparison = {"model": 0, "baseline": 0, "metric": "loss", "difference": loss}
+    comparison |= {"wins": 5, "ties": 2, "losses": 1, "changed": [changed]}
+    result = {"dataset": "rows@1.0.0", "split": "train", "rows": 8, "confidence": 0.95}
+    result |= {"models": [model], "comparisons": [comparison]}
+    path = f"/ws/lab/jobs/{job['id']}"
+    await console.sign_in("reader")
+
+    running = await console.get(path)
+    await api("PUT", f"{api.jobs}/{job['id']}/files/evaluation/result.json", key=key, json=result)
+    await report(api, key, job["id"], "training_end", metrics={"model_1/loss": 1.5})
+    ended = await console.get(path)
+    shown = await console.get(f"{path}/evaluation", **{"HX-Request": "true"})
+    listed = await console.get("/ws/lab/jobs?trainer_type=eval", **{"HX-Request": "true"})
+
+    assert "The result comes at the end" in console.text(running)
+    assert f'hx-get="{path}/evaluation"' in ended.text
+    assert "1.5 [1, 2]" in console.text(shown)
+    assert "5 better, 2 equal, 1 worse" in console.text(shown)
+    assert "&lt;script&gt;" in shown.text
+    assert ids(listed) == [job["id"]]
+
+
+def ids(page: Any) -> list[str]:
+    return re.findall(r'<tr id="job-([^"]+)"', page.text)
+
+
 async def test_cancel_retry_and_clone_do_what_the_api_does(api: Any, console: Any) -> None:
     await api.push()
     job = await api.job(name="one", config={"learning_rate": 3e-4})

@@ -40,7 +40,10 @@ class Curves:
 
     async def read(self, session: AsyncSession, jobs: Sequence[Job]) -> dict[str, Curve]:
         """Return the curves of JOBS by id, and read what is new of them."""
-        behind = {job.id: curve for job in jobs if (curve := self._curve(job)).number < job.events}
+        training = [job for job in jobs if job.trainer_type in METRICS]
+        behind = {
+            job.id: curve for job in training if (curve := self._curve(job)).number < job.events
+        }
         for metric in METRICS.values():
             wanted = {each: curve for each, curve in behind.items() if curve.metric == metric}
             if not wanted:
