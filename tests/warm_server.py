@@ -73,6 +73,8 @@ def _run(request: dict[str, Any], streams: list[int]) -> None:
         os.environ.update(request["environment"])
         sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
         sys.argv = [request["module"], *request["arguments"]]
+        # `runpy` warns if the module that it runs has been imported.
+        sys.modules.pop(f"{request['module']}.__main__", None)
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
         code = 0
     except SystemExit as ended:

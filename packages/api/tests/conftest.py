@@ -2,15 +2,17 @@
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import os
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -369,6 +371,28 @@ class Console:
 def console(api: Api) -> Console:
     """The console of the application."""
     return Console(api)
+
+
+Operator = Callable[..., Awaitable["subprocess.CompletedProcess[str]"]]
+
+
+@pytest.fixture
+def operator(api: Api, warm_api: Any, tmp_path: Path) -> Operator:
+    """Runs a command of `python -m dreadnode_api` on the application's database."""
+    environment = {
+        **os.environ,
+        "DREADNODE_DATA_DIR": str(api.settings.data_dir),
+        "DREADNODE_DATABASE_URL": api.settings.database_url,
+    }
+    said = tmp_path / "operator.stderr"
+
+    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        with said.open("wb") as stderr:
+            process = warm_api.start(arguments, environment, stderr=stderr.fileno())
+        stdout, _ = process.communicate(120)
+        return subprocess.CompletedProcess(arguments, process.returncode, stdout, said.read_text())
+
+    return functools.partial(asyncio.to_thread, run)
 
 
 @dataclass

@@ -2,9 +2,6 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -153,24 +150,14 @@ async def test_an_expiring_token_creates_no_token_that_outlives_it(api: Any) -> 
     assert "eve" not in (await api("GET", "/org/acme/members")).text
 
 
-def run(api: Any, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {
-        **os.environ,
-        "DREADNODE_DATA_DIR": str(api.settings.data_dir),
-        "DREADNODE_DATABASE_URL": api.settings.database_url,
-    }
-    command = [sys.executable, "-m", "dreadnode_api", "organization", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-
-
-async def test_the_operator_creates_organizations(api: Any) -> None:
+async def test_the_operator_creates_organizations(api: Any, operator: Any) -> None:
     who = ("--username", "ada", "--email", "ada@example.com")
 
-    made = await asyncio.to_thread(run, api, "night-shift", *who)
-    again = await asyncio.to_thread(run, api, "night-shift", *who)
-    reserved = await asyncio.to_thread(run, api, "training", *who)
-    odd = await asyncio.to_thread(run, api, "Night Shift", *who)
-    marked = await asyncio.to_thread(run, api, "day-shift", *who, "--name", "The [/day] shift")
+    made = await operator("organization", "night-shift", *who)
+    again = await operator("organization", "night-shift", *who)
+    reserved = await operator("organization", "training", *who)
+    odd = await operator("organization", "Night Shift", *who)
+    marked = await operator("organization", "day-shift", *who, "--name", "The [/day] shift")
     key = json.loads(made.stdout)["token"]
 
     assert made.returncode == 0, made.stderr

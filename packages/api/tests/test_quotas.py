@@ -3,9 +3,6 @@
 import asyncio
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -150,23 +147,11 @@ async def test_quotas_of_organizations_are_independent(stocked: Any) -> None:
     assert theirs.status_code == 201
 
 
-def run(api: Any, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    environment = {
-        **os.environ,
-        "DREADNODE_DATA_DIR": str(api.settings.data_dir),
-        "DREADNODE_DATABASE_URL": api.settings.database_url,
-    }
-    command = [sys.executable, "-m", "dreadnode_api", *arguments]
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-
-
-async def test_the_operator_shows_sets_and_resets_a_quota(api: Any) -> None:
-    shown = await asyncio.to_thread(run, api, "quota", "acme")
-    changed = await asyncio.to_thread(run, api, "quota", "acme", "webhooks", "7")
+async def test_the_operator_shows_sets_and_resets_a_quota(api: Any, operator: Any) -> None:
+    shown = await operator("quota", "acme")
+    changed = await operator("quota", "acme", "webhooks", "7")
     seen = await usage(api, "webhooks")
-    reset = await asyncio.to_thread(run, api, "quota", "acme", "webhooks", "default")
+    reset = await operator("quota", "acme", "webhooks", "default")
 
     default = api.settings.quota_webhooks
     assert json.loads(shown.stdout)["webhooks"] == {"used": 0, "limit": default}
@@ -184,16 +169,20 @@ async def test_the_operator_shows_sets_and_resets_a_quota(api: Any) -> None:
     ],
 )
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_an_invalid_quota_is_refused(api: Any, arguments: list[str], message: str) -> None:
-    done = await asyncio.to_thread(run, api, "quota", "--", *arguments)
+async def test_an_invalid_quota_is_refused(
+    operator: Any, arguments: list[str], message: str
+) -> None:
+    done = await operator("quota", "--", *arguments)
 
     assert done.returncode == 1
     assert message in done.stderr
 
 
-async def test_the_operator_creates_a_token_with_the_role_of_a_member(api: Any) -> None:
-    made = await asyncio.to_thread(run, api, "token", "acme", "member")
-    unknown = await asyncio.to_thread(run, api, "token", "acme", "stranger")
+async def test_the_operator_creates_a_token_with_the_role_of_a_member(
+    api: Any, operator: Any
+) -> None:
+    made = await operator("token", "acme", "member")
+    unknown = await operator("token", "acme", "stranger")
 
     answer = json.loads(made.stdout)
     assert (answer["organization"], answer["role"]) == ("acme", "member")
