@@ -118,3 +118,24 @@ def test_a_lone_surrogate_is_counted_and_does_not_end_the_check() -> None:
     with pytest.raises(Unusable, match="half a character"):
         usable(encodable(row))
     assert encodable({"prompt": "😀\0"}) == {"prompt": "😀\0"}
+
+
+HALF = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\ud83d"}]
+CALLED = {"name": "f", "arguments": '{"x": "\\ud83d"}'}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": json.dumps(HALF)},
+        {"messages": json.dumps(HALF), "system": "Answer in <b>."},
+        {"messages": [HALF[0], {"role": "assistant", "tool_calls": [CALLED]}]},
+    ],
+)
+def test_a_lone_surrogate_in_json_within_text_is_found_when_the_row_is_rendered(
+    row: dict[str, Any], stand_in: Rendering
+) -> None:
+    said = read_conversation(usable(encodable(row)))
+
+    with pytest.raises(Unusable, match="half a character"):
+        stand_in.examples(said, row=1, max_length=200)

@@ -40,6 +40,15 @@ TOOL_TALKS: dict[str, dict[str, Any]] = {
         ],
         "tools": [{"type": "function", "function": TOOL}],
     },
+    "tool calls as JSON text": {
+        "messages": [
+            ASK,
+            {"role": "assistant", "content": "", "tool_calls": json.dumps([CALL])},
+            {"role": "tool", "tool_call_id": "c1", "content": "6:10"},
+            REPLY,
+        ],
+        "tools": json.dumps([{"type": "function", "function": TOOL}]),
+    },
     "openai functions": {
         "messages": [
             ASK,
@@ -759,7 +768,7 @@ def test_a_row_that_starts_the_assistants_message_is_refused(row: dict[str, Any]
         ({"role": "assistant", "content": "a", "loss_mask": 1}, "the mark `loss_mask`"),
         ({"role": "assistant", "tool_calls": [{"type": "retrieval"}]}, "the type `retrieval`"),
         ({"role": "user", "content": "a", "tool_calls": [CALL]}, "outside an assistant"),
-        ({"role": "function_call", "content": "tide()"}, "is not JSON"),
+        ({"role": "function_call", "content": "tide()"}, "are text and not JSON"),
     ],
 )
 def test_a_refusal_names_the_fields_that_were_found(row: dict[str, Any], reason: str) -> None:

@@ -166,9 +166,12 @@ def test_a_reward_that_is_the_same_for_every_completion_is_refused(recipe: dict[
 
 
 @pytest.mark.parametrize("name", ["exact_match_v1", "trajectory_imitation_v1", "gsm8k_v1"])
-def test_a_row_without_an_expected_answer_cannot_be_scored_by_comparison(name: str) -> None:
+@pytest.mark.parametrize("expected", [None, "", "\n"])
+def test_a_row_without_an_expected_answer_cannot_be_scored_by_comparison(
+    name: str, expected: str | None
+) -> None:
     with pytest.raises(Unusable, match="no expected answer"):
-        build({"name": name}).check(asked())
+        build({"name": name}).check(asked(expected))
 
 
 def test_an_expected_answer_without_a_number_cannot_be_compared_as_a_number() -> None:

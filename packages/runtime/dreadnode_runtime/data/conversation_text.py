@@ -8,6 +8,7 @@ from dreadnode_runtime.data.renderers.chat import Chat, chat_of, one_call_each
 from dreadnode_runtime.data.renderers.probes import Probe
 from dreadnode_runtime.data.renderers.turn_skeletons import SplitTurn, TurnSkeletons
 from dreadnode_runtime.data.renderers.turns import Format, Turn
+from dreadnode_runtime.data.rows import must_be_unicode
 from dreadnode_runtime.errors import plain
 
 
@@ -37,6 +38,7 @@ class ConversationWriter:
         except Exception as error:
             raise self._refused(error) from error
         self._must_hold_context(chat, text)
+        must_be_unicode(text)
         return text
 
     def turns(self, conversation: Conversation, train_on: str) -> list[SplitTurn] | Unusable:
@@ -92,6 +94,7 @@ class ConversationWriter:
             if call["function"]["name"] not in turn.completion:
                 raise Unusable(f"{self._name} leaves out a tool call of an assistant message")
         self._must_hold_context(chat.until(index), turn.prompt)
+        must_be_unicode(turn.prompt + turn.completion)
         return turn
 
     def _must_hold_context(self, chat: Chat, prompt: str) -> None:

@@ -48,9 +48,21 @@ def usable(row: Row | Unusable) -> Row:
 def encodable(row: Row) -> Row | Unusable:
     """Return ROW if all text in it can be written as UTF-8, and so be tokenized."""
     try:
-        json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return Unusable("text with half a character in it, a lone surrogate")
+        must_be_unicode(json.dumps(row, ensure_ascii=False))
+    except Unusable as unusable:
+        return unusable
     except RecursionError:
         return Unusable("it is nested too deeply")
     return row
+
+
+def must_be_unicode(text: str) -> None:
+    """Return if TEXT can be written as UTF-8; JSON within a row's text can hide what cannot.
+
+    Raises:
+        Unusable: It has half of a character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Unusable("text with half a character in it, a lone surrogate") from None

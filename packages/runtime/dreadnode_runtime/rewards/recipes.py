@@ -280,6 +280,7 @@ def expected_text(own: str | None, prompt: Prompt) -> str:
         Unusable: There is none.
     """
     expected = own if own is not None else prompt.expected
-    if expected is None:
+    # An answer that only calls tools has no text, and silence must not be rewarded.
+    if expected is None or (own is None and not expected.strip()):
         raise Unusable("no expected answer")
     return expected

@@ -120,9 +120,12 @@ def _take_assistant(fields: Fields, turn: Turn, found: Findings, where: str) -> 
     """Take the reasoning and the calls that stand beside an assistant's content."""
     calls = fields.take("tool_calls")
     if calls:
-        if turn.role != "assistant" or not isinstance(calls, list):
+        if turn.role != "assistant":
             raise Unusable("tool calls outside an assistant message")
-        turn.calls += [read_call(call, found, where) for call in calls]
+        if not isinstance(calls, list | str):
+            raise Unusable(f"its `tool_calls` is {shown(calls)}, which is not a list")
+        # Tables such as CSV hold the list as JSON text.
+        turn.calls += read_calls(calls, found, where)
     if turn.role != "assistant":
         return
     if function := fields.take("function_call"):

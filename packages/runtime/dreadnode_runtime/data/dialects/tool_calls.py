@@ -42,16 +42,16 @@ def read_call(raw: Any, found: Findings, where: str) -> Call:
 
 
 def read_calls(raw: Any, found: Findings, where: str) -> list[Call]:
-    """Return the calls that the text or list RAW of a ShareGPT turn holds.
+    """Return the calls that the text or list RAW holds.
 
     Raises:
         Unusable: It is not JSON, or one cannot be read.
     """
     if isinstance(raw, str):
-        raw = _json(raw, "a `function_call` turn is not JSON")
+        raw = _json(raw, f"the tool calls of `{where}` are text and not JSON")
     calls = raw if isinstance(raw, list) else [raw]
     if not calls:
-        raise Unusable("a `function_call` turn without a call")
+        raise Unusable(f"tool calls of `{where}` without a call")
     return [read_call(call, found, where) for call in calls]
 
 

@@ -100,7 +100,9 @@ class TurnSkeletons:
                 self._skeletons.clear()
             self._skeletons[key] = self._skeleton(kind, trained)
         skeleton = self._skeletons[key]
-        return None if skeleton is None else skeleton.filled(texts)
+        if skeleton is None or not _is_unicode(texts):
+            return None
+        return skeleton.filled(texts)
 
     def _marked(self, message: Message, texts: list[str]) -> str | None:
         """Return a mark in place of what MESSAGE says, which goes to the end of TEXTS.
@@ -142,6 +144,14 @@ class TurnSkeletons:
             if isinstance(piece, str) and MARK in piece
         ]
         return _Blank(pieces, at)
+
+
+def _is_unicode(texts: Sequence[str]) -> bool:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _parts(piece: str) -> list[str | int]:
