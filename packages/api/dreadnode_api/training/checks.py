@@ -190,7 +190,7 @@ def resolved(
             _model_field(request),
         )
     values = resolve(request.config, context)
-    if request.rehearse and values["tokenizer"] is not None:
+    if request.rehearse and request.config.tokenizer is not None:
         raise Invalid(
             "`tokenizer` names that of the model, and a rehearsal trains a stand-in with a "
             "tokenizer of its own; leave it out",
