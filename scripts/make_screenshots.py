@@ -83,12 +83,6 @@ def wait(server: Server, job: str, steps: int) -> None:
         time.sleep(2)
 
 
-def job_list(page: Page, address: str, made: Jobs) -> None:
-    """Open the list of jobs, with their curves."""
-    page.goto(f"{address}/jobs")
-    page.locator("svg.spark path").first.wait_for(state="attached")
-
-
 def running_job(page: Page, address: str, made: Jobs) -> None:
     """Open a job that trains, beside one that has ended."""
     page.goto(f"{address}/jobs/{made.sft}?with={made.other}")
@@ -101,11 +95,34 @@ def rollouts(page: Page, address: str, made: Jobs) -> None:
     page.locator(".group").first.wait_for()
 
 
+def catalog(page: Page, address: str, made: Jobs) -> None:
+    """Open the catalog of base models."""
+    page.goto(f"{address}/catalog")
+    page.locator("table").first.wait_for()
+
+
 PICTURES: dict[str, Callable[[Page, str, Jobs], None]] = {
     "running-job": running_job,
-    "jobs": job_list,
     "rollouts": rollouts,
+    "catalog": catalog,
 }
+
+
+def take(address: str, token: str, made: Jobs, chromium: str) -> None:
+    """Sign in to the server at ADDRESS and take every picture."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.goto(address)
+        page.get_by_label("API token").fill(token)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url("**/jobs")
+        for name, show in PICTURES.items():
+            show(page, f"{address}/ws/default", made)
+            page.wait_for_timeout(500)  # Charts are drawn in the next frame.
+            page.screenshot(path=FOLDER / f"console-{name}.png")
+            print(f"wrote docs/images/console-{name}.png")
+        browser.close()
 
 
 def main() -> int:
@@ -126,21 +143,7 @@ def main() -> int:
             wait(server, made.sft, STEPS_SHOWN)
             address = f"http://127.0.0.1:{server.ports[0]}"
             token = json.loads(dn(server, "token", "create", "pictures", "--json"))["token"]
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(
-                    executable_path=chromium, args=["--no-sandbox"]
-                )
-                page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-                page.goto(address)
-                page.get_by_label("API token").fill(token)
-                page.get_by_role("button", name="Sign in").click()
-                page.wait_for_url("**/jobs")
-                for name, show in PICTURES.items():
-                    show(page, f"{address}/ws/default", made)
-                    page.wait_for_timeout(500)  # Charts are drawn in the next frame.
-                    page.screenshot(path=FOLDER / f"console-{name}.png")
-                    print(f"wrote docs/images/console-{name}.png")
-                browser.close()
+            take(address, token, made, chromium)
         finally:
             server.stop()
     return 0

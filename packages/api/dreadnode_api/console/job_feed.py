@@ -31,9 +31,10 @@ from dreadnode_api.pricing.ledger import cost_view
 from dreadnode_api.settings import Settings
 
 FRESH_SECONDS = 1.0
-EVENTS_KEPT = 500
+EVENTS_KEPT = 200
 """How many of the newest events a feed keeps; who has seen fewer loads the page's data again."""
-FEEDS_KEPT = 100
+FEEDS_KEPT = 64
+ENCODED_KEPT = 32
 BATCH = 500
 
 
@@ -117,6 +118,8 @@ class JobFeed:
         """Return what is new after the event NUMBER for who has the parts of DIGEST, as JSON."""
         key = (number, digest)
         if key not in self._encoded:
+            if len(self._encoded) == ENCODED_KEPT:
+                self._encoded.clear()  # Followers that keep up have seen the same event.
             self._encoded[key] = self._encode(number, digest)
         return self._encoded[key]
 

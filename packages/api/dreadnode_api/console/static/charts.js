@@ -3,6 +3,7 @@
 
 const HEIGHT = 200;
 const ZOOM_DELAY = 250;
+const WHOLE_STEPS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8].flatMap((n) => [n, 2 * n, 5 * n]);
 const FIRST = ["train/loss", "train/reward", "eval/loss_history", "eval/reward_history"];
 
 /** Return the chart that a metric belongs to: an evaluation is drawn with what it evaluates. */
@@ -182,7 +183,7 @@ export class Charts {
       },
       scales: { x: { time: false }, y: isLog ? { distr: 3 } : {} },
       axes: [
-        { ...axis, size: 28 },
+        { ...axis, size: 28, incrs: WHOLE_STEPS },
         { ...axis, size: 56, values: (_, ticks) => ticks.map((v) => (v === null ? "" : round(v))) },
       ],
       series: [{}, ...data.lines.map((line) => this.line(line))],

@@ -81,6 +81,8 @@ async function follow() {
         // Cancelling, retrying and downloading now differ, and the metrics are final.
         for (const form of document.querySelectorAll("[data-while-running]")) form.remove();
         await loadSeries();
+        const status = document.querySelector("#state .chip").textContent;
+        notice.show(`The job is ${status}.`, [location.href, "Reload the page"]);
         return;
       }
     } catch (error) {
