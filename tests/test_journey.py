@@ -117,6 +117,7 @@ def test_peft_and_the_engine_load_the_same_earlier_checkpoint(
 
     assert fetched.code == again.code == 0, fetched.err + again.err
     assert f"{MODEL} after step 2 (step-000002)" in fetched.err
+    assert f"base_model: {MODEL}\n" in (tmp_path / "two/README.md").read_text()
     two = next(each for each in listed if each["step"] == 2)
     assert two["adapter"] == "checkpoints/step-000002/"
     assert engine_checkpoints(server, monkeypatch) == known

@@ -64,6 +64,13 @@ def test_a_card_shows_what_the_check_warned_of() -> None:
     assert "## Warnings" not in card()
 
 
+def test_a_card_names_what_peft_ignores_and_the_name_of_the_base_models_weights() -> None:
+    text = card(trained_model="Qwen/Qwen3-8B:peft:131072", adapter_notes=["PEFT ignores a layer"])
+
+    assert "base_model: Qwen/Qwen3-8B\n" in text
+    assert "## Adapter\n\n- PEFT ignores a layer\n" in text
+
+
 RATES = {"prefill": "0.2", "cached_prefill": None, "sample": "0.4", "train": "0.44"}
 
 

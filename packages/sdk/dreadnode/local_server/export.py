@@ -84,15 +84,22 @@ def _convert(
     command += ["--data-dir", str(data_dir or adapter)]
     if base is not None:
         command += ["--base", str(Path(base).expanduser().absolute())]
-    ended = subprocess.run(
+    with subprocess.Popen(
         command,
         env={**os.environ, **ISOLATED},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
-    if ended.returncode:
-        last = (ended.stderr.strip().splitlines() or [f"it ended with {ended.returncode}"])[-1]
+    ) as process:
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            # It deletes what it has written before it ends.
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode:
+        last = (errors.strip().splitlines() or [f"it ended with {process.returncode}"])[-1]
         raise ExportError(last.removeprefix("error: "))
-    return ExportResult.model_validate(json.loads(ended.stdout))
+    return ExportResult.model_validate(json.loads(output))
