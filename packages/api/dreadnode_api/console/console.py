@@ -7,6 +7,7 @@ from fastapi import Depends, FastAPI
 from dreadnode_api.console import (
     assets,
     catalog,
+    compare,
     job_actions,
     job_evaluation,
     job_list,
@@ -43,8 +44,13 @@ PAGES = (
     job_actions,
     catalog,
     new_job,
+    compare,
 )
-NAVIGATION = (MenuEntry("Jobs", "jobs"), MenuEntry("Catalog", "catalog"))
+NAVIGATION = (
+    MenuEntry("Jobs", "jobs"),
+    MenuEntry("Compare", "compare"),
+    MenuEntry("Catalog", "catalog"),
+)
 
 
 def install(app: FastAPI) -> None:

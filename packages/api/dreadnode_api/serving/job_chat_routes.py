@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Request
 from pydantic import AfterValidator, Field
 
-from dreadnode_api.auth.deps import Member
+from dreadnode_api.auth.deps import Member, WorkspaceScope
 from dreadnode_api.checkpoints import records
 from dreadnode_api.checkpoints.choice import WeightsInfo, choose_checkpoint
 from dreadnode_api.checkpoints.targets import job_target
@@ -16,7 +16,7 @@ from dreadnode_api.http.schemas import Response
 from dreadnode_api.jobs import service
 from dreadnode_api.jobs.deps import JobId
 from dreadnode_api.serving.requests import generation
-from dreadnode_api.serving.service import InModels
+from dreadnode_api.serving.service import InModels, Models
 from dreadnode_api.training.rl_schemas import StopText
 
 router = APIRouter(
@@ -100,13 +100,24 @@ async def chat_with_training_job(
     The job's system prompt is added in front, and the chat format is that of the training. Other
     tools use `POST /v1/chat/completions` with the job's id as the model.
     """
+    return await while_connected(request, answer(scope, job_id, asked, models))
+
+
+async def answer(
+    scope: WorkspaceScope, job_id: str, asked: ChatRequest, models: Models
+) -> ChatAnswer:
+    """Return the next message of a conversation.
+
+    Raises:
+        ApiError: the workspace has no such job, or its weights cannot be served.
+    """
     engine = await models.engine.capabilities()
     async with models.database.reading() as session:
         job = await service.get_job(session, scope.workspace_id, job_id)
         saved = await records.job_checkpoints(session, job.id)
     target = job_target(scope.caller, engine, job, choose_checkpoint(job, saved, asked.checkpoint))
     wanted = generation(**asked.model_dump(exclude={"checkpoint"}))
-    (found,) = await while_connected(request, models.results(target, [wanted]))
+    (found,) = await models.results(target, [wanted])
     (choice,) = found["choices"]
     usage = found["usage"]
     return ChatAnswer.model_validate(
