@@ -7,15 +7,20 @@ from fastapi import Depends, FastAPI
 from dreadnode_api.console import (
     assets,
     catalog,
+    chat,
     compare,
+    costs,
+    datasets,
     job_actions,
     job_evaluation,
     job_list,
     job_page,
     job_rollouts,
     job_row,
+    members,
     new_job,
     sign_in,
+    tokens,
     workspaces,
 )
 from dreadnode_api.console.curves import Curves
@@ -45,11 +50,18 @@ PAGES = (
     catalog,
     new_job,
     compare,
+    datasets,
+    chat,
+    members,
+    tokens,
+    costs,
 )
 NAVIGATION = (
     MenuEntry("Jobs", "jobs"),
     MenuEntry("Compare", "compare"),
     MenuEntry("Catalog", "catalog"),
+    MenuEntry("Datasets", "datasets"),
+    MenuEntry("Settings", "settings"),
 )
 
 

@@ -5,11 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
-from starlette.datastructures import FormData
+from pydantic import TypeAdapter
 
-from dreadnode_api.http.error_responses import from_validation
+from dreadnode_api.console.forms import validated
 from dreadnode_api.training.job_settings import GROUPS, Setting, kind
 from dreadnode_api.training.schemas import JobRequest
 
@@ -119,15 +117,6 @@ def is_described(values: Mapping[str, str]) -> bool:
     return "model" in values and any(name in values for name in NEEDED)
 
 
-def texts(form: FormData) -> dict[str, str]:
-    """Return the values of FORM as text, without those that are not filled in."""
-    return {
-        name: value.replace("\r\n", "\n")
-        for name, value in form.items()
-        if isinstance(value, str) and value.strip()
-    }
-
-
 def values_of(request: JobRequest) -> dict[str, str]:
     """Return what the form shows for REQUEST."""
     given = request.model_dump(mode="json", exclude_unset=True)
@@ -170,11 +159,7 @@ def request_of(values: Mapping[str, str]) -> JobRequest:
             "name": values.get("reward_recipe", ""),
             "params": _json(values["reward_params"]),
         }
-    try:
-        return _REQUEST.validate_python(body)
-    except ValidationError as error:
-        problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
-        raise from_validation(RequestValidationError(problems), "application/json") from None
+    return validated(_REQUEST, body)
 
 
 def _given(settings: Sequence[Setting], values: Mapping[str, str]) -> Iterator[tuple[str, Any]]:

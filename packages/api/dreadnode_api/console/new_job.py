@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from dreadnode_api.console import job_form
 from dreadnode_api.console.deps import Filter, MemberPage
+from dreadnode_api.console.forms import texts
 from dreadnode_api.console.job_actions import copied, new_key
 from dreadnode_api.console.job_text import as_command, as_toml
 from dreadnode_api.console.layout import redirect
@@ -105,7 +106,7 @@ async def _datasets(session: AsyncSession, org_id: str) -> list[str]:
 @router.post("/ws/{ws}/new-job/check")
 async def check(page: MemberPage, services: InServices) -> Response:
     """Show what the preflight finds, and the job as a command and as a file."""
-    values = job_form.texts(await page.request.form())
+    values = await texts(page.request)
     shown: dict[str, Any] = {"report": None, "command": None, "toml": None}
     if not job_form.is_described(values):
         return page.render("new_job_report.html", problem=None, is_empty=True, **shown)
@@ -129,7 +130,7 @@ def _described(request: JobRequest) -> dict[str, str]:
 @router.post("/ws/{ws}/new-job")
 async def submit(page: MemberPage, services: InServices) -> Response:
     """Submit the job and go to its page, or show the form again with what is wrong."""
-    values = job_form.texts(await page.request.form())
+    values = await texts(page.request)
     try:
         request = job_form.request_of(values)
         job, _ = await service.create_job(

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from dreadnode_api.auth.deps import Member, WorkspaceScope
 from dreadnode_api.checkpoints import records
 from dreadnode_api.checkpoints.choice import WeightsInfo, choose_checkpoint
-from dreadnode_api.checkpoints.targets import job_target
+from dreadnode_api.checkpoints.targets import Target, job_target
 from dreadnode_api.errors import ERRORS
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.schemas import Request as RequestBody
@@ -111,11 +111,7 @@ async def answer(
     Raises:
         ApiError: the workspace has no such job, or its weights cannot be served.
     """
-    engine = await models.engine.capabilities()
-    async with models.database.reading() as session:
-        job = await service.get_job(session, scope.workspace_id, job_id)
-        saved = await records.job_checkpoints(session, job.id)
-    target = job_target(scope.caller, engine, job, choose_checkpoint(job, saved, asked.checkpoint))
+    target = await chat_target(scope, job_id, asked.checkpoint, models)
     wanted = generation(**asked.model_dump(exclude={"checkpoint"}))
     (found,) = await models.results(target, [wanted])
     (choice,) = found["choices"]
@@ -132,3 +128,18 @@ async def answer(
             **(target.weights or {}),
         }
     )
+
+
+async def chat_target(
+    scope: WorkspaceScope, job_id: str, checkpoint: str | None, models: Models
+) -> Target:
+    """Return the weights of a job that CHECKPOINT names; the newest ones if it is None.
+
+    Raises:
+        ApiError: the workspace has no such job, or its weights cannot be served.
+    """
+    engine = await models.engine.capabilities()
+    async with models.database.reading() as session:
+        job = await service.get_job(session, scope.workspace_id, job_id)
+        saved = await records.job_checkpoints(session, job.id)
+    return job_target(scope.caller, engine, job, choose_checkpoint(job, saved, checkpoint))

@@ -1,0 +1,124 @@
+// A chat with a job: sends the conversation, and writes what the model samples as it comes.
+
+const form = document.getElementById("chat");
+const list = document.getElementById("messages");
+const stop = document.getElementById("stop");
+const token = document.querySelector("meta[name=form-token]").content;
+let messages = [];
+let sending = null;
+
+/** Add an empty message of ROLE to the page, and return its parts. */
+function bubble(role) {
+  const item = document.createElement("li");
+  item.className = role;
+  const name = document.createElement("h2");
+  name.textContent = role === "user" ? "You" : "Model";
+  const reasoning = document.createElement("p");
+  reasoning.className = "reasoning quiet";
+  reasoning.hidden = true;
+  const text = document.createElement("p");
+  const note = document.createElement("small");
+  item.append(name, reasoning, text, note);
+  list.append(item);
+  item.scrollIntoView({ block: "nearest" });
+  return { item, reasoning, text, note };
+}
+
+function fail(shown, sentence) {
+  shown.note.className = "error";
+  shown.note.setAttribute("role", "alert");
+  shown.note.textContent = sentence.replaceAll("`", "");
+}
+
+/** Write one line of the stream; return the end of the message if it is that. */
+function write(shown, line) {
+  if (line.reasoning) {
+    shown.reasoning.hidden = false;
+    shown.reasoning.textContent += line.reasoning;
+  }
+  if (line.content) shown.text.textContent += line.content;
+  if (line.error) throw new Error(line.error);
+  if (line.end) {
+    if (line.end.calls) shown.text.textContent += line.end.calls;
+    shown.note.textContent = `${line.end.tokens} tokens${line.end.reason === "length" ? ", cut at the limit" : ""}`;
+  }
+  return line.end;
+}
+
+async function* linesOf(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    const lines = (rest + value).split("\n");
+    rest = lines.pop();
+    yield* lines.map((line) => JSON.parse(line));
+  }
+}
+
+async function send() {
+  const { checkpoint, temperature, max_tokens: most } = form.elements;
+  const shown = bubble("assistant");
+  shown.note.textContent = "Loading the weights takes longest the first time…";
+  const response = await fetch(form.dataset.url, {
+    method: "POST",
+    signal: sending.signal,
+    headers: { "Content-Type": "application/json", "X-Form-Token": token, Accept: "application/json" },
+    body: JSON.stringify({
+      messages, checkpoint: checkpoint.value || null,
+      temperature: Number(temperature.value), max_tokens: Number(most.value),
+    }),
+  }).catch((error) => { throw Object.assign(error, { shown }); });
+  try {
+    if (!response.ok) throw new Error((await response.json()).detail);
+    shown.note.textContent = "";
+    let end = null;
+    for await (const line of linesOf(response)) end = write(shown, line) ?? end;
+    if (!end) throw new Error("The server ended the message early; send it again.");
+    messages.push({ role: "assistant", content: shown.text.textContent || "…" });
+  } catch (error) {
+    throw Object.assign(error, { shown });
+  }
+}
+
+function busy(is) {
+  form.querySelector("button.primary").disabled = is;
+  stop.hidden = !is;
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const content = form.elements.content.value.trim();
+  if (!content || sending) return;
+  messages.push({ role: "user", content });
+  bubble("user").text.textContent = content;
+  form.elements.content.value = "";
+  sending = new AbortController();
+  busy(true);
+  try {
+    await send();
+  } catch (error) {
+    const stopped = error.name === "AbortError";
+    fail(error.shown, stopped ? "Stopped." : error.message || "The server does not respond; try again.");
+    // The message can be sent once more.
+    messages.pop();
+    form.elements.content.value ||= content;
+  }
+  sending = null;
+  busy(false);
+  form.elements.content.focus();
+});
+
+form.elements.content.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  form.requestSubmit();
+});
+stop.addEventListener("click", () => sending?.abort());
+document.getElementById("anew").addEventListener("click", () => {
+  sending?.abort();
+  messages = [];
+  list.replaceChildren();
+  form.elements.content.focus();
+});
