@@ -150,11 +150,6 @@ def _left_out(key: str) -> int | None:
     return left_out
 
 
-def forget_troubles() -> None:
-    """Log the next line of every trouble, as after a start."""
-    _logged.clear()
-
-
 def trouble(logger: logging.Logger, key: str, message: str, *args: object) -> None:
     """Log a warning about a trouble that lasts, at most once a minute for one KEY."""
     left_out = _left_out(f"{logger.name} {key}")
