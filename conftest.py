@@ -6,10 +6,11 @@ import os
 import select
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -296,3 +297,57 @@ def warm_api() -> Iterator[WarmServer]:
     )
     yield server
     server.close()
+
+
+_COPY = """
+CREATE TABLE IF NOT EXISTS copies (id TEXT PRIMARY KEY, kind TEXT, body BLOB, result BLOB);
+CREATE TRIGGER IF NOT EXISTS keep_body AFTER INSERT ON requests BEGIN
+    INSERT INTO copies VALUES (NEW.id, NEW.kind, NEW.body, NULL);
+END;
+CREATE TRIGGER IF NOT EXISTS keep_result AFTER UPDATE OF result ON requests
+WHEN NEW.result IS NOT NULL BEGIN
+    UPDATE copies SET result = NEW.result WHERE id = NEW.id AND NEW.state = 'done';
+END;
+DELETE FROM copies;
+"""
+"""Keeps every request and result of the journal, which deletes them soon."""
+
+
+class EngineCounter:
+    """Counts tokens from outside of the client, in the journal of an engine."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._journal = sqlite3.connect(data_dir / "engine.sqlite3", timeout=30)
+        self._journal.executescript(_COPY)
+
+    def forget(self) -> None:
+        """Start to count again."""
+        self._journal.executescript("DELETE FROM copies;")
+
+    def tokens(self) -> dict[str, int]:
+        """Return the tokens of all requests and results since this counter was made."""
+        from tinker.proto import tinker_public_pb2 as pb
+
+        tokens = dict.fromkeys(("prefill", "cached_prefill", "sample", "train"), 0)
+        for kind, body, result in self._journal.execute("SELECT kind, body, result FROM copies"):
+            if kind in ("forward", "forward_backward"):
+                tokens["train"] += sum(
+                    len(chunk.encoded_text.tokens) // 4
+                    for datum in pb.ForwardBackwardRequest.FromString(body).data
+                    for chunk in datum.model_input
+                )
+            elif kind == "sample":
+                chunks = json.loads(body)["prompt"]["chunks"]
+                prompt = sum(len(chunk["tokens"]) for chunk in chunks)
+                response = pb.SampleResponse.FromString(result)
+                hits, completions = response.prompt_cache_hit_tokens, len(response.sequences)
+                tokens["prefill"] += prompt - hits
+                tokens["cached_prefill"] += hits + prompt * (completions - 1)
+                tokens["sample"] += sum(len(each.tokens) // 4 for each in response.sequences)
+        return tokens
+
+
+@pytest.fixture(scope="session")
+def engine_counter() -> Callable[[Path], EngineCounter]:
+    """Count what an engine with a data directory is sent, and sends back."""
+    return EngineCounter

@@ -95,8 +95,8 @@ class Server:
             self.process = subprocess.Popen(
                 [
                     *(self.program, "serve", "--data-dir", self.data),
-                    *("--port", str(self.ports[0]), "--engine-port", str(self.ports[1])),
-                    *self._models(),
+                    *("--port", str(self.ports[0])),
+                    *self._engine(),
                     *self.flags,
                 ],
                 stdin=subprocess.DEVNULL,
@@ -111,6 +111,11 @@ class Server:
             assert self.process.poll() is None, f"dn serve ended: {words}"
             assert time.monotonic() < deadline, f"dn serve is not ready: {words}"
             time.sleep(0.1)
+
+    def _engine(self) -> tuple[str, ...]:
+        if "TINKER_BASE_URL" in self.settings:
+            return ()
+        return ("--engine-port", str(self.ports[1]), *self._models())
 
     def _models(self) -> tuple[str, ...]:
         if self.model is None:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import random
 import signal
-import sqlite3
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from dreadnode_runtime.commands.train import run_job
 from dreadnode_runtime.control.api import Settings, connect
 from dreadnode_runtime.control.events import Reporter, Stop
 from tinker import types
-from tinker.proto import tinker_public_pb2 as pb
 
 ROWS = [{"prompt": f"{n}+1?" * (1 + n % 3), "answer": f"{n + 1}"} for n in range(11)]
 RL = {
@@ -46,57 +44,10 @@ SHAPES = [
 Run = Callable[..., Awaitable[dict[str, int]]]
 
 
-COPY = """
-CREATE TABLE IF NOT EXISTS copies (id TEXT PRIMARY KEY, kind TEXT, body BLOB, result BLOB);
-CREATE TRIGGER IF NOT EXISTS keep_body AFTER INSERT ON requests BEGIN
-    INSERT INTO copies VALUES (NEW.id, NEW.kind, NEW.body, NULL);
-END;
-CREATE TRIGGER IF NOT EXISTS keep_result AFTER UPDATE OF result ON requests
-WHEN NEW.result IS NOT NULL BEGIN
-    UPDATE copies SET result = NEW.result WHERE id = NEW.id AND NEW.state = 'done';
-END;
-DELETE FROM copies;
-"""
-"""Keeps every request and result of the journal, which deletes them soon."""
-
-
-class Counter:
-    """Counts tokens from outside of the client, in the journal of an engine."""
-
-    def __init__(self, engine: Any) -> None:
-        command = engine.process.args
-        path = Path(command[command.index("--data-dir") + 1]) / "engine.sqlite3"
-        self._journal = sqlite3.connect(path, timeout=30)
-        self._journal.executescript(COPY)
-
-    def forget(self) -> None:
-        """Start to count again."""
-        self._journal.executescript("DELETE FROM copies;")
-
-    def tokens(self) -> dict[str, int]:
-        """Return the tokens of all requests and results since this counter was made."""
-        tokens = dict.fromkeys(KINDS, 0)
-        for kind, body, result in self._journal.execute("SELECT kind, body, result FROM copies"):
-            if kind in ("forward", "forward_backward"):
-                tokens["train"] += sum(
-                    len(chunk.encoded_text.tokens) // 4
-                    for datum in pb.ForwardBackwardRequest.FromString(body).data
-                    for chunk in datum.model_input
-                )
-            elif kind == "sample":
-                chunks = json.loads(body)["prompt"]["chunks"]
-                prompt = sum(len(chunk["tokens"]) for chunk in chunks)
-                response = pb.SampleResponse.FromString(result)
-                hits, completions = response.prompt_cache_hit_tokens, len(response.sequences)
-                tokens["prefill"] += prompt - hits
-                tokens["cached_prefill"] += hits + prompt * (completions - 1)
-                tokens["sample"] += sum(len(each.tokens) // 4 for each in response.sequences)
-        return tokens
-
-
 @pytest.fixture
-def counter(engine: Any) -> Counter:
-    return Counter(engine)
+def counter(engine: Any, engine_counter: Callable[[Path], Any]) -> Any:
+    command = engine.process.args
+    return engine_counter(Path(command[command.index("--data-dir") + 1]))
 
 
 @pytest.fixture
@@ -157,7 +108,7 @@ def planned(api: Any, folder: Path, model: Path) -> tuple[dict[str, int], dict[s
 async def test_a_job_counts_what_the_engine_itself_was_sent_and_has_sent(
     run: Run,
     api: Any,
-    counter: Counter,
+    counter: Any,
     tmp_path: Path,
     tiny_model: Path,
     kind: str,
@@ -192,7 +143,7 @@ async def test_a_killed_attempt_leaves_its_counts_and_the_next_adds_what_is_left
     api: Any,
     served: str,
     engine: Any,
-    counter: Counter,
+    counter: Any,
     warm_runtime: Any,
     tmp_path: Path,
     tiny_model: Path,
@@ -262,7 +213,7 @@ def test_counts_that_cannot_be_written_do_not_stop_a_job(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("kind", "config"), [SHAPES[0], SHAPES[1], ("rl", {**RL, "steps": 6})])
 async def test_a_budget_stops_a_job_after_its_step_and_a_larger_one_finishes_it(
-    run: Run, api: Any, counter: Counter, kind: str, config: dict[str, Any]
+    run: Run, api: Any, counter: Any, kind: str, config: dict[str, Any]
 ) -> None:
     rates = dict.fromkeys(KINDS, "1000000")  # A dollar for each token.
     whole = sum((await run(kind, **config)).values())
