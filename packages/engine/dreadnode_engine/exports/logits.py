@@ -73,7 +73,7 @@ def _by_gguf(base: Path, folder: Path, rows: Rows) -> Logits:
         ARCHITECTURES[model.config.model_type], model.config.num_hidden_layers
     )
     used = set()
-    for layer, weight in _weights(model).items():
+    for layer, weight in published_weights(model).items():
         if (name := names.get_name(layer, try_suffixes=(".weight",))) is None:
             continue
         if (a := tensors.get(f"{name}.lora_a")) is None:
@@ -86,7 +86,7 @@ def _by_gguf(base: Path, folder: Path, rows: Rows) -> Logits:
     return _of(model, rows)
 
 
-def _weights(model: Any) -> dict[str, Tensor]:
+def published_weights(model: Any) -> dict[str, Tensor]:
     """Return the weights of MODEL by the names of published files, gate and up of experts apart."""
     found: dict[str, Tensor] = {}
     for name, weight in model.state_dict().items():
