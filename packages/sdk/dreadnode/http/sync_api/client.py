@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dreadnode.http.sync_api.capabilities import CapabilityMethods
 from dreadnode.http.sync_api.catalog import CatalogMethods
+from dreadnode.http.sync_api.checkpoints import CheckpointMethods
 from dreadnode.http.sync_api.rollouts import RolloutMethods
 from dreadnode.http.sync_api.training import TrainingMethods
 from dreadnode.http.sync_api.webhooks import WebhookMethods
@@ -19,6 +20,7 @@ class ApiClient(
     CatalogMethods,
     CapabilityMethods,
     TrainingMethods,
+    CheckpointMethods,
     RolloutMethods,
     WebhookMethods,
 ):

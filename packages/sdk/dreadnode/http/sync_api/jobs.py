@@ -18,7 +18,6 @@ from dreadnode.http.calls import (
     body_of,
     drop_none,
     get,
-    segment,
     training_job,
     training_job_file,
     workspace,
@@ -31,7 +30,6 @@ from dreadnode.http.transport import EventStream
 if TYPE_CHECKING:
     from dreadnode.http.references import AnyJobRequest
     from dreadnode.training.chat import ChatAnswer, ChatRequest
-    from dreadnode.training.checkpoints import CheckpointAdapter, CheckpointList
     from dreadnode.training.estimates import Estimate
     from dreadnode.training.evaluations import EvaluatedRow, EvaluationResult
     from dreadnode.training.jobs import (
@@ -51,9 +49,6 @@ CHAT_SECONDS = 600.0
 
 CHECK_SECONDS = 3660.0
 """Longer than a server checks data, unless its own limit was raised."""
-
-EXPORT_SECONDS = 3600.0
-"""Longer than a server takes for an export, unless its own limit was raised to hours."""
 
 
 class JobMethods(AccountMethods):
@@ -381,43 +376,6 @@ class JobMethods(AccountMethods):
     def training_job_file(self, job_id: str, path: str) -> bytes:
         """Return the bytes of one file of a job."""
         return self.send(training_job_file(self.scope, job_id, path))
-
-    def list_training_job_checkpoints(self, job_id: str) -> CheckpointList:
-        """List a job's checkpoints on the engine, oldest first."""
-        from dreadnode.training.checkpoints import CheckpointList
-
-        path = f"{training_job(self.scope, job_id)}/checkpoints"
-        return self.send(get(path, CheckpointList.model_validate_json))
-
-    def delete_training_job_checkpoint(self, job_id: str, name: str) -> CheckpointList:
-        """Delete a checkpoint by its name, and return the job's checkpoints.
-
-        Raises:
-            ConflictError: An unfinished job would resume from it.
-        """
-        from dreadnode.training.checkpoints import CheckpointList
-
-        path = f"{training_job(self.scope, job_id)}/checkpoints/{segment(name)}"
-        return self.send(Call("DELETE", path, CheckpointList.model_validate_json))
-
-    def export_training_job_checkpoint(self, job_id: str, checkpoint: str) -> CheckpointAdapter:
-        """Export a checkpoint as an adapter among the job's files; the first time takes minutes.
-
-        Args:
-            job_id: The job.
-            checkpoint: The checkpoint's name or path, or `best`.
-        """
-        from dreadnode.training.checkpoints import AdapterRequest, CheckpointAdapter
-
-        call = Call(
-            "POST",
-            f"{training_job(self.scope, job_id)}/checkpoints/adapter",
-            CheckpointAdapter.model_validate_json,
-            body=body_of(AdapterRequest(checkpoint=checkpoint)),
-            repeatable=True,
-            seconds=EXPORT_SECONDS,
-        )
-        return self.send(call)
 
     def chat_with_training_job(self, job_id: str, request: ChatRequest) -> ChatAnswer:
         """Sample the next message of a conversation from the job's weights."""

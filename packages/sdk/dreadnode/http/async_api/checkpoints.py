@@ -1,0 +1,57 @@
+"""The checkpoints of jobs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dreadnode.http.async_api.requests import AsyncRequests
+from dreadnode.http.calls import Call, body_of, get, segment, training_job
+
+if TYPE_CHECKING:
+    from dreadnode.training.checkpoints import CheckpointAdapter, CheckpointList
+
+EXPORT_SECONDS = 3600.0
+"""Longer than a server takes for an export, unless its own limit was raised to hours."""
+
+
+class AsyncCheckpointMethods(AsyncRequests):
+    """Methods for checkpoints."""
+
+    async def list_training_job_checkpoints(self, job_id: str) -> CheckpointList:
+        """List a job's checkpoints on the engine, oldest first."""
+        from dreadnode.training.checkpoints import CheckpointList
+
+        path = f"{training_job(self.scope, job_id)}/checkpoints"
+        return await self.send(get(path, CheckpointList.model_validate_json))
+
+    async def delete_training_job_checkpoint(self, job_id: str, name: str) -> CheckpointList:
+        """Delete a checkpoint by its name, and return the job's checkpoints.
+
+        Raises:
+            ConflictError: An unfinished job would resume from it.
+        """
+        from dreadnode.training.checkpoints import CheckpointList
+
+        path = f"{training_job(self.scope, job_id)}/checkpoints/{segment(name)}"
+        return await self.send(Call("DELETE", path, CheckpointList.model_validate_json))
+
+    async def export_training_job_checkpoint(
+        self, job_id: str, checkpoint: str
+    ) -> CheckpointAdapter:
+        """Export a checkpoint as an adapter among the job's files; the first time takes minutes.
+
+        Args:
+            job_id: The job.
+            checkpoint: The checkpoint's name or path, or `best`.
+        """
+        from dreadnode.training.checkpoints import AdapterRequest, CheckpointAdapter
+
+        call = Call(
+            "POST",
+            f"{training_job(self.scope, job_id)}/checkpoints/adapter",
+            CheckpointAdapter.model_validate_json,
+            body=body_of(AdapterRequest(checkpoint=checkpoint)),
+            repeatable=True,
+            seconds=EXPORT_SECONDS,
+        )
+        return await self.send(call)
