@@ -10,7 +10,8 @@ from dreadnode_api.models.jobs import ENDED, Event, Job, MetricPoints
 from dreadnode_api.pricing.budget import max_cost
 from dreadnode_api.pricing.ledger import cost_view
 from dreadnode_api.training.defaults import complete
-from dreadnode_api.training.schemas import Capability, CreatedBy, LogEntry, Progress, TrainingJob
+from dreadnode_api.training.job_schemas import Capability, CreatedBy, Progress
+from dreadnode_api.training.schemas import LogEntry, TrainingJob
 
 
 def job_view(

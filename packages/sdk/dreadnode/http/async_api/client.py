@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dreadnode.http.async_api.capabilities import AsyncCapabilityMethods
 from dreadnode.http.async_api.catalog import AsyncCatalogMethods
-from dreadnode.http.async_api.checkpoints import AsyncCheckpointMethods
 from dreadnode.http.async_api.rollouts import AsyncRolloutMethods
 from dreadnode.http.async_api.training import AsyncTrainingMethods
 from dreadnode.http.async_api.webhooks import AsyncWebhookMethods
@@ -19,7 +18,6 @@ class AsyncApiClient(
     AsyncCatalogMethods,
     AsyncCapabilityMethods,
     AsyncTrainingMethods,
-    AsyncCheckpointMethods,
     AsyncRolloutMethods,
     AsyncWebhookMethods,
 ):

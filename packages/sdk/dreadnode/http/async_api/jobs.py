@@ -13,6 +13,7 @@ import httpx2
 
 from dreadnode.errors import ConnectionFailed, NotFoundError, ProtocolError, ServerError
 from dreadnode.http.async_api.account import AsyncAccountMethods
+from dreadnode.http.async_api.checkpoints import AsyncCheckpointMethods
 from dreadnode.http.calls import (
     Call,
     body_of,
@@ -50,7 +51,7 @@ CHECK_SECONDS = 3660.0
 """Longer than a server checks data, unless its own limit was raised."""
 
 
-class AsyncJobMethods(AsyncAccountMethods):
+class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
     """Methods for training jobs."""
 
     async def create_training_job(

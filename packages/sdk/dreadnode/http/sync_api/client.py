@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dreadnode.http.sync_api.capabilities import CapabilityMethods
 from dreadnode.http.sync_api.catalog import CatalogMethods
-from dreadnode.http.sync_api.checkpoints import CheckpointMethods
 from dreadnode.http.sync_api.rollouts import RolloutMethods
 from dreadnode.http.sync_api.training import TrainingMethods
 from dreadnode.http.sync_api.webhooks import WebhookMethods
@@ -20,7 +19,6 @@ class ApiClient(
     CatalogMethods,
     CapabilityMethods,
     TrainingMethods,
-    CheckpointMethods,
     RolloutMethods,
     WebhookMethods,
 ):

@@ -25,6 +25,7 @@ from dreadnode.http.calls import (
 from dreadnode.http.job_handles import only_job
 from dreadnode.http.retries import RECONNECT_SECONDS, JobWait
 from dreadnode.http.sync_api.account import AccountMethods
+from dreadnode.http.sync_api.checkpoints import CheckpointMethods
 from dreadnode.http.transport import EventStream
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ CHECK_SECONDS = 3660.0
 """Longer than a server checks data, unless its own limit was raised."""
 
 
-class JobMethods(AccountMethods):
+class JobMethods(AccountMethods, CheckpointMethods):
     """Methods for training jobs."""
 
     def create_training_job(
