@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -56,11 +57,21 @@ class Output:
         if self.as_json:
             self.json([item.model_dump(mode="json") for item in items])
         elif items:
-            cells = [[show(cell(item)) for _, cell in columns] for item in items]
-            names = [name for name, _ in columns]
-            self.text(*(fitted_table(cells, names, shrink) if shrink else table(cells, names)))
+            self.text(*self.lines(items, columns, shrink=shrink))
         else:
             say(none)
+
+    def lines(
+        self,
+        items: Sequence[BaseModel],
+        columns: Sequence[Column],
+        *,
+        shrink: Collection[str] = (),
+    ) -> Iterable[str]:
+        """Return the lines of a table of ITEMS."""
+        cells = [[_in_table(cell(item)) for _, cell in columns] for item in items]
+        names = [name for name, _ in columns]
+        return fitted_table(cells, names, shrink) if shrink else table(cells, names)
 
     def record(self, item: BaseModel, fields: Sequence[Column]) -> None:
         """Print ITEM, one field on each line, without empty fields; or as a JSON object."""
@@ -118,10 +129,40 @@ def count(number: int, thing: str) -> str:
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
+def now() -> datetime:
+    """Return the current time; tests replace it."""
+    return datetime.now(UTC)
+
+
+def when(moment: datetime | None) -> str:
+    """Return MOMENT in this machine's time zone, to the second."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
+
+
+def elapsed(seconds: float) -> str:
+    """Return a duration in its largest unit, such as `5m`."""
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f}{unit}"
+    return f"{seconds:.0f}s"
+
+
+def _in_table(value: object) -> str:
+    """Return VALUE as a cell of a table, where a time is shown by its distance from now."""
+    if not isinstance(value, datetime):
+        return show(value)
+    seconds = (now() - value).total_seconds()
+    if abs(seconds) < 60:
+        return "now"
+    return f"{elapsed(seconds)} ago" if seconds > 0 else f"in {elapsed(-seconds)}"
+
+
 def show(value: object) -> str:
     """Return VALUE as the text of one cell, on one line; None is empty."""
     if value is None:
         return ""
+    if isinstance(value, datetime):
+        return when(value)
     text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
     return visible(" ".join(text.splitlines()).replace("\t", " "))
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from dreadnode.cli import money
 from dreadnode.cli.money import dollars as dollars
-from dreadnode.cli.output import Column, show
+from dreadnode.cli.output import Column, elapsed, now, show
 from dreadnode.cli.output import count as counted
 
 if TYPE_CHECKING:
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
     from dreadnode.wire import Dataset
 
 _SHORTEST_ID = 8
-
-
-def when(moment: datetime | None) -> str:
-    """Return MOMENT in this machine's time zone, to the second."""
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
 
 
 def short_ids(ids: Sequence[str]) -> dict[str, str]:
@@ -144,11 +138,7 @@ def user(job: TrainingJob) -> str:
 
 def age(job: TrainingJob) -> str:
     """Return the time since a job was created, in its largest unit."""
-    seconds = max((datetime.now(job.created_at.tzinfo) - job.created_at).total_seconds(), 0)
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= length:
-            return f"{seconds // length:.0f}{unit}"
-    return f"{seconds:.0f}s"
+    return elapsed(max((now() - job.created_at).total_seconds(), 0))
 
 
 def latest_metrics(job: TrainingJob) -> list[str]:
@@ -370,9 +360,9 @@ JOB: tuple[Column, ...] = (
     ("starts", start),
     ("tags", lambda job: ", ".join(job.tags)),
     ("user", user),
-    ("created", lambda job: when(job.created_at)),
-    ("started", lambda job: when(job.started_at)),
-    ("ended", lambda job: when(job.completed_at)),
+    ("created", lambda job: job.created_at),
+    ("started", lambda job: job.started_at),
+    ("ended", lambda job: job.completed_at),
 )
 
 DATASETS: tuple[Column, ...] = (
@@ -381,7 +371,7 @@ DATASETS: tuple[Column, ...] = (
     ("splits", splits),
     ("rows", lambda dataset: dataset.rows),
     ("bytes", lambda dataset: dataset.bytes),
-    ("created", lambda dataset: when(dataset.created_at)),
+    ("created", lambda dataset: dataset.created_at),
 )
 
 DATASET: tuple[Column, ...] = (

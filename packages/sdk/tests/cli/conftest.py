@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -16,6 +17,13 @@ Dn = Callable[[str], str]
 def pipe_has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take away the width that pytest-xdist sets in its workers."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def two_hours_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the clock of tables to two hours after the times that the fake API returns."""
+    moment = datetime(2026, 11, 22, 5, tzinfo=UTC)
+    monkeypatch.setattr("dreadnode.cli.output.now", lambda: moment)
 
 
 @pytest.fixture

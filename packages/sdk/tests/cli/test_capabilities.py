@@ -110,7 +110,7 @@ def test_capabilities_are_listed(dn: Dn) -> None:
 exit: 0
 --- stdout
 CAPABILITY     DESCRIPTION       CREATED
-harbour@1.0.0  The harbour desk  2026-11-22 03:00:00
+harbour@1.0.0  The harbour desk  2h ago
 --- stderr
 """)
 

@@ -66,17 +66,17 @@ def test_datasets_are_listed_and_shown_with_their_versions(dn: Dn, api: Any) -> 
 exit: 0
 --- stdout
 DATASET  FORMAT  SPLITS  ROWS  BYTES  CREATED
-a@1      jsonl   train      1      3  2026-11-22 03:00:00
-a@2      jsonl   train      2      6  2026-11-22 03:00:00
-b@1      jsonl   train      1      3  2026-11-22 03:00:00
+a@1      jsonl   train      1      3  2h ago
+a@2      jsonl   train      2      6  2h ago
+b@1      jsonl   train      1      3  2h ago
 --- stderr
 """)
     assert dn("dataset get a") == snapshot("""\
 exit: 0
 --- stdout
 DATASET  FORMAT  SPLITS  ROWS  BYTES  CREATED
-a@1      jsonl   train      1      3  2026-11-22 03:00:00
-a@2      jsonl   train      2      6  2026-11-22 03:00:00
+a@1      jsonl   train      1      3  2h ago
+a@2      jsonl   train      2      6  2h ago
 --- stderr
 """)
     assert dn("dataset get b@1") == snapshot("""\

@@ -28,6 +28,12 @@ def stdout(said: str) -> str:
     return said.partition("--- stdout\n")[2].partition("--- stderr\n")[0]
 
 
+@pytest.mark.parametrize("flags", ["", "--json"])
+def test_a_watched_list_needs_a_terminal(dn: Dn, api: Any, flags: str) -> None:
+    assert "`--watch` shows a table in a terminal" in dn(f"train list --watch {flags}")
+    assert api.requests == []
+
+
 def ago(**time: float) -> str:
     return (datetime.now(UTC) - timedelta(**time)).isoformat()
 

@@ -49,7 +49,7 @@ class Shown:
 
 @pytest.fixture
 def running(make_job: MakeJob, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shown]:
-    monkeypatch.setattr("dreadnode.cli.views.when", lambda moment: f"{moment:%H:%M:%S}")
+    monkeypatch.setattr("dreadnode.cli.train.watch.when", lambda moment: f"{moment:%H:%M:%S}")
 
     def running(**console: Any) -> Shown:
         metrics = {

@@ -69,6 +69,7 @@ class Dn:
         for found, name in self._names.items():
             text = text.replace(found, name)
         text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "<time>", text)
+        text = re.sub(r"\bnow\b(?=\n)|\d+m ago(?=\n)", "<age>", text)
         text = re.sub(r"dn_[\w-]{43}", "<token>", text)
         text = re.sub(r"dn_\S{1,12}(?=\s)", "<hint>", text)
         text = text.replace(self.server.url, "<server>")
@@ -138,18 +139,20 @@ class Terminal:
         )
         os.close(slave)
 
-    def until(self, pattern: str, seconds: float = 60) -> str:
-        """Read until PATTERN appears after what was read before, and return all that is new."""
+    def until(self, is_enough: Callable[[str], bool], seconds: float = 120) -> str:
+        """Read until what is new IS_ENOUGH, and return it."""
         new, deadline = "", time.monotonic() + seconds
-        while re.search(pattern, new) is None:
-            assert time.monotonic() < deadline, f"no {pattern} in:\n{new[-3000:]}"
+        while not is_enough(new):
+            assert time.monotonic() < deadline, new[-3000:]
             if select.select([self._master], [], [], 0.2)[0]:
-                try:
-                    new += os.read(self._master, 65536).decode(errors="replace")
-                except OSError:  # The program has closed the terminal.
-                    assert re.search(pattern, new), f"no {pattern} at the end of:\n{new[-3000:]}"
+                new += os.read(self._master, 65536).decode(errors="replace")
         self.screen += new
         return new
+
+    def highest(self, pattern: str, text: str | None = None) -> int:
+        """Return the largest number that PATTERN finds in TEXT, or on the screen so far."""
+        found = re.findall(pattern, self.screen if text is None else text)
+        return max(map(int, found), default=0)
 
     def close(self) -> None:
         """End the program, if it still runs."""

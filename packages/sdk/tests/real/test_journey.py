@@ -277,18 +277,33 @@ def test_a_live_view_survives_the_death_of_the_api_and_ctrl_c_leaves_the_job_run
     job = dn.json(f"train sft {MODEL} --dataset {dataset} --steps 500 --seed {SLOW}")["id"]
     terminal = open_terminal("train", "watch", job)
 
-    shown = terminal.until(r"[3-9]/500(.*\n)*.*└")
+    shown = terminal.until(lambda new: "└" in new and terminal.highest(r"(\d+)/500", new) > 3)
     server.kill("dreadnode_api serve")
-    terminal.until("connection lost")
-    terminal.until(r"\d\d/500")
+    terminal.until(lambda new: "connection lost" in new)
+    # No event arrives before the view is connected again.
+    seen = terminal.highest(r"(\d+)/500")
+    terminal.until(lambda new: terminal.highest(r"(\d+)/500", new) > seen + 10)
     terminal.interrupt()
-    last = terminal.until("dn train cancel")
+    last = terminal.until(lambda new: "dn train cancel" in new)
 
     assert "tokens" in shown
     assert "the job keeps running: training, step" in last
     assert "\x1b[3" not in terminal.screen  # NO_COLOR: neither foreground nor italics.
     assert dn.json(f"train get {job}")["status"] == "running"
     dn.run(f"train cancel {job}")
+
+
+def test_a_watched_list_shows_new_jobs_until_ctrl_c(
+    dn: Dn, dataset: str, open_terminal: Any
+) -> None:
+    terminal = open_terminal("train", "list", "--watch", "--name", "live")
+    terminal.until(lambda new: "no jobs" in new)
+
+    dn.json(f"train sft {MODEL} --dataset {dataset} --steps 1 --name live")
+
+    terminal.until(lambda new: "completed" in new)
+    terminal.interrupt()
+    assert terminal.process.wait(30) == 0
 
 
 def test_tokens_are_created_shown_once_listed_and_revoked(dn: Dn, server: Any) -> None:
@@ -335,7 +350,7 @@ error: Version `1.0.0` of `harbour` exists with other rows, and a version never 
 exit: 0
 --- stdout
 DATASET        FORMAT  SPLITS  ROWS  BYTES  CREATED
-harbour@1.0.0  jsonl   train      3     84  <time>
+harbour@1.0.0  jsonl   train      3     84  <age>
 --- stderr
 """)
 

@@ -25,7 +25,7 @@ MEMBERS: tuple[Column, ...] = (
     ("role", lambda member: member.role),
     ("email", lambda member: member.email),
     ("name", lambda member: member.full_name),
-    ("since", lambda member: views.when(member.created_at)),
+    ("since", lambda member: member.created_at),
 )
 WORKSPACES: tuple[Column, ...] = (
     ("key", lambda workspace: workspace.key),

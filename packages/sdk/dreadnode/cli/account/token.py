@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from dreadnode.cli import units, views
+from dreadnode.cli import units
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import Column, say
+from dreadnode.cli.output import Column, say, when
 
 app = App(name="token", help="Create, list and revoke API tokens.", version_flags=[])
 
@@ -18,9 +18,9 @@ TOKENS: tuple[Column, ...] = (
     ("user", lambda token: token.username),
     ("role", lambda token: token.role),
     ("prefix", lambda token: token.hint),
-    ("created", lambda token: views.when(token.created_at)),
-    ("expires", lambda token: views.when(token.expires_at)),
-    ("revoked", lambda token: views.when(token.revoked_at)),
+    ("created", lambda token: token.created_at),
+    ("expires", lambda token: token.expires_at),
+    ("revoked", lambda token: token.revoked_at),
 )
 
 
@@ -55,7 +55,7 @@ def create(
     if common.json:
         common.out.json(made.model_dump(mode="json"))
         return
-    until = f", valid until {views.when(made.expires_at)}" if made.expires_at else ""
+    until = f", valid until {when(made.expires_at)}" if made.expires_at else ""
     say(f"created token `{made.name}` ({made.id}) for {made.username}, {made.role}{until}:")
     common.out.text(made.token)
 

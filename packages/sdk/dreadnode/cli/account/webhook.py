@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, hint, say
 
@@ -23,7 +22,7 @@ WEBHOOKS: tuple[Column, ...] = (
     ("pending", lambda hook: hook.waiting),
     ("failed", lambda hook: hook.given_up),
     ("last error", lambda hook: hook.last_error),
-    ("created", lambda hook: views.when(hook.created_at)),
+    ("created", lambda hook: hook.created_at),
 )
 
 DELIVERIES: tuple[Column, ...] = (
@@ -33,7 +32,7 @@ DELIVERIES: tuple[Column, ...] = (
     ("state", lambda delivery: delivery.state),
     ("attempts", lambda delivery: delivery.attempts),
     ("last error", lambda delivery: delivery.last_error),
-    ("created", lambda delivery: views.when(delivery.created_at)),
+    ("created", lambda delivery: delivery.created_at),
 )
 
 

@@ -9,7 +9,6 @@ from cyclopts import App, Parameter
 
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, hint, say
-from dreadnode.cli.views import when
 
 if TYPE_CHECKING:
     from dreadnode.wire import Capability
@@ -28,7 +27,7 @@ def _ref(capability: Capability) -> str:
 CAPABILITIES: tuple[Column, ...] = (
     ("capability", _ref),
     ("description", lambda capability: capability.description),
-    ("created", lambda capability: when(capability.created_at)),
+    ("created", lambda capability: capability.created_at),
 )
 
 CAPABILITY: tuple[Column, ...] = (

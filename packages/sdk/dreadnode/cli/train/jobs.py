@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -34,6 +35,7 @@ def list_jobs(
     ] = None,
     page: Annotated[int, Parameter(help="Page number.", show_default=True)] = 1,
     page_size: Annotated[int, Parameter(help="Jobs per page.", show_default=True)] = 20,
+    watch: Annotated[bool, Parameter(help="Keep the table up to date, until Ctrl-C.")] = False,
     common: Common = DEFAULT,
 ) -> None:
     """List jobs, newest first.
@@ -42,7 +44,8 @@ def list_jobs(
     peak learning rate.
     """
     with common.client() as client:
-        found = client.list_training_jobs(
+        fetch = partial(
+            client.list_training_jobs,
             page=page,
             page_size=page_size,
             status=status,
@@ -52,6 +55,12 @@ def list_jobs(
             username=user,
             model=model,
         )
+        if watch:
+            from dreadnode.cli.train.list_watch import watch_list
+
+            watch_list(fetch, common.out)
+            return
+        found = fetch()
     common.out.rows(found.items, views.job_rows(found.items), none="no jobs", shrink=views.SHRINK)
     if found.total > page * page_size and not common.json:
         hint(f"{found.total:,} in all; `dn train list --page {page + 1}` shows more")

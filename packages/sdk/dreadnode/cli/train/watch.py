@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import Output, show
+from dreadnode.cli.output import Output, show, when
 from dreadnode.cli.train.jobs import Job
 from dreadnode.cli.train.progress import follow, is_terminal, say_it_keeps_running
 
@@ -52,12 +51,12 @@ def follow_logs(client: ApiClient, job: str, common: Common, *, after: int, leve
 
 def log_line(entry: JobEvent | LogEntry) -> str:
     """Return one line of a log: time, level, message."""
-    return f"{views.when(entry.timestamp)}  {entry.level:<7}  {show(entry.message)}"
+    return f"{when(entry.timestamp)}  {entry.level:<7}  {show(entry.message)}"
 
 
 def line(event: JobEvent) -> str:
     """Return EVENT as one line."""
-    return f"{views.when(event.timestamp)}  {event.type:<16}  {show(_summary(event))}".rstrip()
+    return f"{when(event.timestamp)}  {event.type:<16}  {show(_summary(event))}".rstrip()
 
 
 def _summary(event: JobEvent) -> str:
