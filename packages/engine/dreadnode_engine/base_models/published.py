@@ -78,6 +78,18 @@ _QWEN35_27B = {
     **_LONG,
 }
 
+_QWEN35_397B = {
+    "hidden_size": 4096,
+    "num_hidden_layers": 60,
+    "num_attention_heads": 32,
+    "linear_num_value_heads": 64,
+    "num_experts": 512,
+    "num_experts_per_tok": 10,
+    "moe_intermediate_size": 1024,
+    "shared_expert_intermediate_size": 1024,
+    **_LONG,
+}
+
 _ROWS: tuple[tuple[str, str, Mapping[str, Any], int, int], ...] = (
     ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "nemotron_h", _NANO, 31577937344, 27598784),
     (
@@ -99,6 +111,7 @@ _ROWS: tuple[tuple[str, str, Mapping[str, Any], int, int], ...] = (
     ("openai/gpt-oss-20b", "gpt_oss", _GPT_OSS_20B, 20914757184, 11760832),
     ("Qwen/Qwen3.8-27B", "qwen3_5_text", _QWEN35_27B, 26895998464, 7052800),
     ("Qwen/Qwen3.6-35B-A3B", "qwen3_5_moe_text", _LONG, 34660610688, 59120128),
+    ("Qwen/Qwen3.5-397B-A17B", "qwen3_5_moe_text", _QWEN35_397B, 396346350336, 349677056),
     ("Qwen/Qwen3.5-35B-A3B-Base", "qwen3_5_moe_text", _LONG, 34660610688, 59120128),
     ("Qwen/Qwen3.5-9B", "qwen3_5_text", _LONG, 8953803264, 2759168),
     ("Qwen/Qwen3.5-9B-Base", "qwen3_5_text", _LONG, 8953803264, 2759168),
