@@ -22,6 +22,14 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE_DTYPE = "base_dtype"
 """Metadata of our engine's adapters: the data type of the base weights in training."""
 Shapes = Mapping[str, list[int]]
+_UNLOADABLE = (
+    *(ValueError, TypeError, KeyError, AttributeError, AssertionError, ImportError),
+    RuntimeError,
+)
+"""What the libraries raise for an adapter or a model that they do not know.
+
+What was trained is kept all the same, and the job never fails of it.
+"""
 
 
 def settle(folder: Path, base: str | None) -> list[str]:
@@ -52,7 +60,7 @@ def settle(folder: Path, base: str | None) -> list[str]:
     for each_expert in (True, False, True):
         try:
             converted = to_peft(tensors, config, each_expert=each_expert)
-        except (UnknownLayout, KeyError) as problem:
+        except (UnknownLayout, *_UNLOADABLE) as problem:
             return [
                 f"The adapter is kept as Tinker exported it, and PEFT does not load it: {problem}"
             ]
@@ -100,7 +108,7 @@ def _skeleton(base: str | None) -> Any:
         config = AutoConfig.from_pretrained(without_variant(base))
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except (OSError, ValueError, ImportError, KeyError, AttributeError) as problem:
+    except (OSError, *_UNLOADABLE) as problem:
         return f"transformers cannot build `{without_variant(base)}` here ({plain(problem)})"
 
 
@@ -122,7 +130,7 @@ def _lost(folder: Path, base: str | None) -> list[str]:
             config = peft.PeftConfig.from_pretrained(str(folder))
             wrapped = peft.get_peft_model(model, config, low_cpu_mem_usage=True)
             result = peft.set_peft_model_state_dict(wrapped, tensors, low_cpu_mem_usage=True)
-    except (RuntimeError, ValueError, KeyError, TypeError) as problem:
+    except _UNLOADABLE as problem:
         return [f"PEFT {peft.__version__} does not load this adapter ({plain(problem)}); {keeps}"]
     lost = sorted({name.partition(".lora_")[0] for name in result.unexpected_keys})
     if not lost:
