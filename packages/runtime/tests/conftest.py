@@ -7,6 +7,7 @@ import importlib.util
 import json
 import math
 import os
+import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -275,11 +276,12 @@ class Engine:
 
     KEY = "tml-master-of-the-tests"
 
-    def __init__(self, warm_engine: Any, folder: Path, model: Path) -> None:
+    def __init__(self, warm_engine: Any, folder: Path, models: dict[str, Path]) -> None:
         self._warm_engine = warm_engine
         self._command = [
             *("serve", "--no-stand-in", "--no-hf-cache", "--data-dir", str(folder)),
-            *("--threads", "1", "--model", f"Qwen/Qwen3-8B={model}"),
+            *("--threads", "1"),
+            *(word for name, path in models.items() for word in ("--model", f"{name}={path}")),
         ]
         self.url = ""
         self.process: Any = None
@@ -307,7 +309,7 @@ def make_engine(
     started: list[Engine] = []
 
     def make() -> Engine:
-        started.append(Engine(warm_engine, tmp_path / "engine", tiny_model))
+        started.append(Engine(warm_engine, tmp_path / "engine", {"Qwen/Qwen3-8B": tiny_model}))
         started[-1].start()
         return started[-1]
 
@@ -320,7 +322,7 @@ def make_engine(
 def engine(
     warm_engine: Any, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path
 ) -> Iterator[Engine]:
-    engine = Engine(warm_engine, tmp_path_factory.mktemp("engine"), tiny_model)
+    engine = Engine(warm_engine, tmp_path_factory.mktemp("engine"), {"Qwen/Qwen3-8B": tiny_model})
     engine.start()
     yield engine
     engine.kill()
@@ -363,3 +365,72 @@ def rendering_of(tokenizers: Any, real_tokenizer: Callable[..., Any]) -> Callabl
         return Rendering(formats_of(names_of(model), tokenizer, model))
 
     return make
+
+
+def _write_narrow_model(folder: Path, tokenizers: Any, kind: Any) -> Path:
+    """Write a random model of two narrow layers with a real tokenizer, and return FOLDER.
+
+    Args:
+        folder: Where to.
+        tokenizers: The module that loads real tokenizers.
+        kind: What it takes: vocabulary, chat template and added tokens.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    name, _, added = kind
+    tokenizer = tokenizers.load(*kind)
+    if added:
+        tokenizer.save_pretrained(folder)
+    else:
+        # Its files as they are: writing them again takes seconds.
+        shutil.copytree(tokenizers.folder() / name, folder, dirs_exist_ok=True)
+        (folder / "chat_template.jinja").write_text(tokenizer.chat_template)
+    config = AutoConfig.for_model(
+        "llama",
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=2048,
+        tie_word_embeddings=False,
+        # Weights as small as usual let narrow layers change nothing: they would learn slowly, and
+        # could not tell 100,000 tokens apart.
+        initializer_range=0.2,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        model.lm_head.weight.normal_(std=1.0)
+        model.get_input_embeddings().weight.normal_(std=1.0)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real_models(tokenizers: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny random models that carry real tokenizers, by catalog id."""
+    models = (
+        *("Qwen/Qwen3-8B", "meta-llama/Llama-3.1-8B-Instruct"),
+        *("openai/gpt-oss-20b", "deepseek-ai/DeepSeek-V3.1"),
+    )
+    folders = tmp_path_factory.mktemp("models")
+    return {
+        model: _write_narrow_model(
+            folders / model.rpartition("/")[2], tokenizers, tokenizers.of_model(model)
+        )
+        for model in models
+    }
+
+
+@pytest.fixture(scope="module")
+def real_engine(
+    warm_engine: Any, real_models: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
+    """A real engine that serves the models with real tokenizers."""
+    engine = Engine(warm_engine, tmp_path_factory.mktemp("real-engine"), real_models)
+    engine.start()
+    yield engine
+    engine.kill()

@@ -92,7 +92,7 @@ def planned(api: Any, folder: Path, model: Path) -> tuple[dict[str, int], dict[s
     report = check(
         {
             "model": api.job["model"],
-            "rehearsal": True,
+            "rehearsal": api.job["rehearsal"],
             "tokenizer": str(model),
             "trainer_type": kind,
             "config": complete(kind, {"max_sequence_length": 2048, **given}),
@@ -128,6 +128,24 @@ async def test_a_job_counts_what_the_engine_itself_was_sent_and_has_sent(
         for each in KINDS:
             low, high = sorted((least[each], most[each]))
             assert low <= usage[each] <= high, each
+
+
+async def test_a_format_that_rewrites_history_costs_what_its_check_has_counted(
+    run: Run, api: Any, counter: Any, tmp_path: Path, tiny_model: Path
+) -> None:
+    # Qwen3 drops the reasoning of earlier turns, so each turn is a sequence of its own.
+    turn = [
+        {"role": "user", "content": "1+1?"},
+        {"role": "assistant", "content": "2", "reasoning_content": "Add."},
+    ]
+    api.put([{"messages": turn * count} for count in (1, 2, 3, 2, 1)])
+    api.job |= {"rehearsal": False}
+
+    usage = await run("sft", batch_size=2, epochs=2)
+
+    least, most = await asyncio.to_thread(planned, api, tmp_path, tiny_model)
+    assert usage == counter.tokens() == least == most
+    assert usage["train"] > 0
 
 
 async def test_every_event_carries_a_total_that_only_grows(run: Run, api: Any) -> None:
