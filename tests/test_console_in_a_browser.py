@@ -18,6 +18,13 @@ SCRIPT = "<script>window.hacked = true</script>"
 SLOW = 60_000  # milliseconds; a step on a busy machine takes a while
 SFT = ("--batch-size", "2", "--learning-rate", "1e-2", "--lora-rank", "4")
 
+PAGES = (
+    *("catalog", f"catalog/{MODEL}", f"catalog/compare?chosen={MODEL}&chosen=openai/gpt-oss-20b"),
+    *("new-job", "new-job?kind=rl", "datasets", "datasets/sums/1.0.0", "compare"),
+    *("settings/members", "settings/tokens", "settings/costs"),
+)
+"""Pages of a workspace that need nothing but their address."""
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 
@@ -134,14 +141,18 @@ def test_no_page_has_a_serious_fault_and_each_fits_its_window(
     page = opened.open("/sign-in")
     found = [(f"/sign-in {scheme}", _faults(page))]
     opened.sign_in(token)
-    for path in ("/workspaces", "/ws/default/jobs", f"/ws/default/jobs/{job}", "/nowhere"):
+    for path in (
+        *("/workspaces", "/ws/default/jobs", f"/ws/default/jobs/{job}", "/nowhere"),
+        *(f"/ws/default/{path}" for path in PAGES),
+    ):
         page = opened.open(path)
-        if job in path:
+        if path.endswith(job):
             page.locator("figure canvas").first.wait_for()
         found.append((f"{path} {scheme}", _faults(page)))
         for width in (360, 1440):
             page.set_viewport_size({"width": width, "height": 900})
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, path
+            # Charts take their new width after the next frame.
+            page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
     opened.context.close()
 
     assert [each for each in found if each[1]] == []
@@ -213,3 +224,35 @@ def test_a_download_is_the_file(console: Console, job: str, tmp_path: Path) -> N
     download.value.save_as(tmp_path / "adapter_config.json")
 
     assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == "LORA"
+
+
+def test_a_model_is_found_in_the_catalog_and_trained_from_the_form(
+    console: Console, job: str
+) -> None:
+    page = console.open("/ws/default/catalog")
+    page.get_by_label("Trainable here").check()
+    page.get_by_label("Name or id").fill(MODEL)
+    expect(page.get_by_role("status").first).to_have_text("1 model", timeout=SLOW)
+    page.locator(".results a").first.click()
+    page.get_by_role("link", name="Train this").click()
+    page.get_by_label("Dataset", exact=False).first.fill("sums@1.0.0")
+    page.get_by_label("Steps", exact=False).first.fill("2")
+    page.locator("[name=name]").fill(f"from the form {SCRIPT}")
+
+    expect(page.locator("#report")).to_contain_text("12 of 12 usable", timeout=SLOW)
+    expect(page.locator("#report pre").first).to_be_attached()
+    expect(page.locator(".copyable").first).to_contain_text("--steps 2", timeout=SLOW)
+    page.get_by_role("button", name="Submit job").click()
+    page.wait_for_url(re.compile(r"/jobs/[0-9a-f-]{36}$"))
+    second = page.url.rpartition("/")[2]
+    expect(page.locator("#state .chip")).to_have_text("completed", timeout=SLOW)
+    page = console.open(f"/ws/default/compare?job={job}&job={second}")
+    expect(page.locator("#legend li")).to_have_count(2, timeout=SLOW)
+    page.locator("[name=prompt]").fill("1 + 1?")
+    page.get_by_role("button", name="Ask").click()
+    expect(page.locator(".answers article")).to_have_count(2, timeout=SLOW)
+    expect(page.locator(".answers .said").last).to_be_attached()
+    page = console.open(f"/ws/default/jobs/{second}/chat")
+    page.locator("[name=content]").fill(f"1 + 1? {SCRIPT}")
+    page.keyboard.press("Enter")
+    expect(page.locator(".messages .assistant small")).to_contain_text("tokens", timeout=SLOW)

@@ -76,7 +76,13 @@ async function send() {
     let end = null;
     for await (const line of linesOf(response)) end = write(shown, line) ?? end;
     if (!end) throw new Error("The server ended the message early; send it again.");
-    messages.push({ role: "assistant", content: shown.text.textContent || "…" });
+    const content = shown.text.textContent;
+    if (content) {
+      messages.push({ role: "assistant", content });
+    } else {
+      messages.pop();
+      shown.note.textContent += "; an empty message is left out of the conversation";
+    }
   } catch (error) {
     throw Object.assign(error, { shown });
   }
