@@ -16,6 +16,7 @@ from .server import MODEL, Server
 CHROMIUM = shutil.which("chromium")
 SCRIPT = "<script>window.hacked = true</script>"
 SLOW = 60_000  # milliseconds; a step on a busy machine takes a while
+expect.set_options(timeout=SLOW)
 SFT = ("--batch-size", "2", "--learning-rate", "1e-2", "--lora-rank", "4")
 
 PAGES = (
@@ -107,9 +108,9 @@ def test_a_chart_gains_points_and_the_rows_gain_a_curve_while_a_job_trains(
 ) -> None:
     page = console.open(f"/ws/default/jobs/{job}")
     loss = page.locator("figure[data-metric='train/loss']")
-    expect(loss).to_have_attribute("data-points", re.compile(r"[2-9]|\d\d"), timeout=SLOW)
+    expect(loss).to_have_attribute("data-points", re.compile(r"[2-9]|\d\d"))
     before = loss.get_attribute("data-points") or ""
-    expect(loss).not_to_have_attribute("data-points", before, timeout=SLOW)
+    expect(loss).not_to_have_attribute("data-points", before)
 
     expect(page.locator("#state .chip")).to_have_text("running")
     expect(page.locator("#state")).to_contain_text("of 5,000")
@@ -204,11 +205,11 @@ def test_a_revoked_token_and_a_cancelled_job_show_in_open_pages(
     page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Cancel job").click()
 
-    expect(page.locator("#state .chip")).to_have_text("cancelled", timeout=SLOW)
-    expect(follower.locator("#state .chip")).to_have_text("cancelled", timeout=SLOW)
+    expect(page.locator("#state .chip")).to_have_text("cancelled")
+    expect(follower.locator("#state .chip")).to_have_text("cancelled")
     listed = other.open("/ws/default/jobs")
     assert server.dn("token", "revoke", made["id"]).code == 0
-    expect(listed.locator("#notice")).to_contain_text("Your session has ended", timeout=SLOW)
+    expect(listed.locator("#notice")).to_contain_text("Your session has ended")
     listed.get_by_role("link", name="Sign in again").click()
     expect(listed.get_by_role("heading", name="Sign in")).to_be_visible()
     other.context.close()

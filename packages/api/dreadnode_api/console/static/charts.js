@@ -4,7 +4,12 @@
 const HEIGHT = 200;
 const ZOOM_DELAY = 250;
 const WHOLE_STEPS = [1, 10, 100, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8].flatMap((n) => [n, 2 * n, 5 * n]);
-const FIRST = ["train/loss", "train/reward", "eval/loss_history", "eval/reward_history"];
+const SHOWN = 6;
+const FIRST = [
+  "train/reward", "train/loss", "eval/reward_history", "eval/loss_history", "train/kl_sampler_trainer",
+  "train/entropy", "train/degenerate_groups", "train/truncated_fraction",
+  "train/completion_tokens_mean", "train/learning_rate",
+];
 
 /** Return the chart that a metric belongs to: an evaluation is drawn with what it evaluates. */
 function chartOf(name, names) {
@@ -41,6 +46,15 @@ export class Charts {
     this.range = null;
     this.sync = uPlot.sync("steps");
     this.pending = false;
+    this.all = false;
+    this.button = document.createElement("button");
+    this.button.type = "button";
+    this.button.hidden = true;
+    this.button.addEventListener("click", () => {
+      this.all = true;
+      this.draw();
+    });
+    host.after(this.button);
     this.tools.addEventListener("input", (event) => this.tool(event));
     this.tools.addEventListener("submit", (event) => event.preventDefault());
     this.tools.addEventListener("reset", () => setTimeout(() => this.zoom(null)));
@@ -103,7 +117,7 @@ export class Charts {
     }
     document.getElementById("charts-state")?.remove();
     const order = [...groups.keys()].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
-    for (const chart of order) {
+    for (const chart of this.more(order)) {
       const shape = JSON.stringify([groups.get(chart), [...this.runs.keys()], this.options()]);
       const found = this.drawn.get(chart);
       const data = this.data(groups.get(chart));
@@ -117,6 +131,13 @@ export class Charts {
     }
     this.anew = false;
     this.legend();
+  }
+
+  /** Return the charts to draw: the first ones, until the reader asks for all of them. */
+  more(order) {
+    this.button.hidden = this.all || order.length <= SHOWN;
+    this.button.textContent = `Show all ${order.length} metrics`;
+    return order.filter((chart, at) => this.all || at < SHOWN || this.drawn.has(chart));
   }
 
   options() {
