@@ -229,7 +229,7 @@ async def test_old_logs_and_idempotency_keys_are_deleted_and_the_job_keeps_its_s
 
     done = await tidy(api, weights)
 
-    assert done["log lines and events"] > 0
+    assert done["log lines, events and rollouts"] > 0
     assert done["idempotency keys"] == 1
     async with api.database.reading() as session:
         left = (await session.scalars(select(Event.data).order_by(Event.number))).all()
@@ -249,7 +249,7 @@ async def test_young_and_unfinished_jobs_are_kept_completely(api: Any, weights: 
 
     done = await tidy(api, weights)
 
-    assert (done["log lines and events"], done["sandbox folders"]) == (0, 0)
+    assert (done["log lines, events and rollouts"], done["sandbox folders"]) == (0, 0)
     async with api.database.reading() as session:
         assert await session.scalar(select(func.count()).select_from(Event)) == events
     assert folder.exists()
@@ -281,7 +281,7 @@ async def test_an_unreachable_engine_stops_no_other_cleanup(
 
     done = await asyncio.wait_for(Cleanup(api.settings, api.database, nobody).once(), 30)
 
-    assert done["log lines and events"] > 0
+    assert done["log lines, events and rollouts"] > 0
     assert "engine" in caplog.text
 
 
