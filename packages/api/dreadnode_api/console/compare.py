@@ -19,7 +19,13 @@ from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.jobs import service as jobs
 from dreadnode_api.models.jobs import Job
 from dreadnode_api.pricing.ledger import cost_view
-from dreadnode_api.serving.job_chat_routes import ChatAnswer, ChatMessage, ChatRequest, answer
+from dreadnode_api.serving.job_chat_routes import (
+    MAX_TOKENS,
+    ChatAnswer,
+    ChatMessage,
+    ChatRequest,
+    answer,
+)
 from dreadnode_api.serving.service import Models
 from dreadnode_api.training.defaults import complete
 
@@ -34,7 +40,8 @@ RESULTS = {
     "eval_reward": ("Evaluation reward", max),
 }
 JobIds = Annotated[Sequence[str], Field(max_length=20), Query()]
-MAX_TOKENS = 512
+TOKENS = 256
+"""How many tokens an answer has at most, if the form does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ async def compare(
         equal=equal,
         results=_results(chosen),
         costs=[cost_view(each) for each in chosen],
+        tokens=TOKENS,
         most_tokens=MAX_TOKENS,
     )
 
@@ -92,6 +100,7 @@ async def answers(
     prompt: Annotated[str, Form(max_length=100_000)] = "",
     job: Annotated[Sequence[str], Form(max_length=20)] = (),
     temperature: Annotated[float, Form(ge=0, le=10)] = 0.0,
+    max_tokens: Annotated[int, Form(ge=1, le=MAX_TOKENS)] = TOKENS,
 ) -> Response:
     """Show what each job answers to one prompt."""
     if not prompt.strip():
@@ -104,7 +113,7 @@ async def answers(
         {
             "messages": [ChatMessage(role="user", content=prompt)],
             "temperature": temperature,
-            "max_tokens": MAX_TOKENS,
+            "max_tokens": max_tokens,
             "seed": 0,
         }
     )
