@@ -79,6 +79,20 @@ async def test_an_evaluation_resolves_its_models_and_adds_their_base(api: Any) -
     assert (config["max_sequence_length"], config["split"]) == (32767, "train")
 
 
+async def test_a_sandbox_cannot_choose_the_weights_that_its_next_attempt_gets_keys_for(
+    api: Any,
+) -> None:
+    await api.push()
+    await api.job()
+    job, key = await api.start()
+    event = {"event_type": "log", "message": "x", "artifacts": {"models": [{"lineage": "other"}]}}
+
+    refused = await api("POST", f"{api.jobs}/{job['id']}/progress", key=key, json=event)
+
+    assert refused.status_code == 422
+    assert "a sandbox cannot change it" in refused.json()["detail"]
+
+
 async def test_old_clients_do_not_see_evaluations_in_lists(api: Any) -> None:
     await api.push()
     job = await api.job()

@@ -20,6 +20,7 @@ from dreadnode_api.jobs.records import end_job, lock, record_event, set_phase
 from dreadnode_api.models.jobs import ENDED, Job, MetricPoints, Status, StepRollouts
 from dreadnode_api.pricing.budget import STOPPED_BY
 from dreadnode_api.pricing.ledger import record_usage
+from dreadnode_api.training.evaluated_models import ARTIFACT as MODELS
 from dreadnode_api.training.evaluation_results import delete_parts
 from dreadnode_api.training.rollouts import store_rollouts
 from dreadnode_api.training.schemas import Phase, ProgressRequest
@@ -59,6 +60,13 @@ async def apply(session: AsyncSession, job_id: str, attempt: int, event: Progres
     check_metrics(event.metrics)
     if event.rollouts is not None and event.event_type != "rollouts":
         raise Invalid("Only an event `rollouts` may have rollouts", "rollouts")
+    if MODELS in (event.artifacts or {}):
+        # The dispatcher gives the next attempt an engine key for the weights of each of them.
+        raise Invalid(
+            f"The API sets the artifact `{MODELS}`, and a sandbox cannot change it; leave it out",
+            "artifacts",
+            MODELS,
+        )
     await _apply(session, job, event)
     return job
 
