@@ -44,6 +44,8 @@ class Curves:
         behind = {
             job.id: curve for job in training if (curve := self._curve(job)).number < job.events
         }
+        read_to = {each: curve.number for each, curve in behind.items()}
+        events = {job.id: job.events for job in training}
         for metric in METRICS.values():
             wanted = {each: curve for each, curve in behind.items() if curve.metric == metric}
             if not wanted:
@@ -54,19 +56,25 @@ class Curves:
                 .where(
                     or_(
                         *(
-                            and_(MetricPoints.job_id == each, MetricPoints.number > curve.number)
-                            for each, curve in wanted.items()
+                            and_(
+                                MetricPoints.job_id == each,
+                                MetricPoints.number > read_to[each],
+                                MetricPoints.number <= events[each],
+                            )
+                            for each in wanted
                         )
                     )
                 )
                 .order_by(MetricPoints.job_id, MetricPoints.number)
             )
+            # Another list may have read the same events in the meantime: its points are added.
+            left = {each for each, curve in wanted.items() if curve.number == read_to[each]}
             for job_id, values in found:
-                wanted[job_id].history.add({metric: values})
-        for job in jobs:
-            if job.id in behind:
-                _draw(behind[job.id])
-                behind[job.id].number = job.events
+                if job_id in left:
+                    wanted[job_id].history.add({metric: values})
+            for each in left:
+                _draw(wanted[each])
+                wanted[each].number = events[each]
         return self.known(jobs)
 
     def _curve(self, job: Job) -> Curve:
