@@ -1,8 +1,7 @@
 """The two cookies of the console: that of a session, and that of a sign-in form."""
 
-from http.cookies import CookieError, SimpleCookie
-
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.responses import Response
 
 SESSION, SIGN_IN = "dreadnode_session", "dreadnode_sign_in"
@@ -25,12 +24,9 @@ def _cookie(headers: Headers, name: str) -> str:
     sent = headers.get("cookie", "")
     if name not in sent:
         return ""
-    try:
-        found = SimpleCookie(sent)
-    except CookieError:
-        return ""
-    cookie = found.get(HOST_PREFIX + name) or found.get(name)
-    return "" if cookie is None else cookie.value
+    # Not the standard library's parser: it drops all cookies if another program's is unusual.
+    found = cookie_parser(sent)
+    return found.get(HOST_PREFIX + name) or found.get(name) or ""
 
 
 def set_cookie(response: Response, name: str, value: str, *, tls: bool) -> None:
