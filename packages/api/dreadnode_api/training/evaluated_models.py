@@ -137,9 +137,12 @@ def _described(name: str, target: Target) -> dict[str, Any]:
 def _refuse_equal(named: Sequence[tuple[str, Target]]) -> None:
     seen: dict[str, str] = {}
     for name, target in named:
-        first = seen.setdefault(target.key[1], name)
-        if first is not name:
-            raise Invalid(f"`{first}` and `{name}` are the same weights; name them once", *LOC)
+        weights = target.key[1]
+        if weights in seen:
+            raise Invalid(
+                f"`{seen[weights]}` and `{name}` are the same weights; name them once", *LOC
+            )
+        seen[weights] = name
 
 
 def _common_rates(models: Sequence[TrainingModel]) -> Rates:
