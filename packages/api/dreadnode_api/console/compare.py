@@ -16,6 +16,7 @@ from dreadnode_api.console.text import NONE
 from dreadnode_api.errors import ApiError, Invalid
 from dreadnode_api.http.deps import InDatabase, ReadSession
 from dreadnode_api.http.disconnect import while_connected
+from dreadnode_api.http.patterns import SLUG
 from dreadnode_api.jobs import service as jobs
 from dreadnode_api.models.jobs import Job
 from dreadnode_api.pricing.ledger import cost_view
@@ -39,7 +40,8 @@ RESULTS = {
     "reward": ("Reward", max),
     "eval_reward": ("Evaluation reward", max),
 }
-JobIds = Annotated[Sequence[str], Field(max_length=20), Query()]
+Id = Annotated[str, Field(max_length=64, pattern=SLUG)]
+JobIds = Annotated[Sequence[Id], Field(max_length=20), Query()]
 TOKENS = 256
 """How many tokens an answer has at most, if the form does not say."""
 
@@ -98,7 +100,7 @@ async def answers(
     page: MemberPage,
     database: InDatabase,
     prompt: Annotated[str, Form(max_length=100_000)] = "",
-    job: Annotated[Sequence[str], Form(max_length=20)] = (),
+    job: Annotated[Sequence[Id], Form(max_length=20)] = (),
     temperature: Annotated[float, Form(ge=0, le=10)] = 0.0,
     max_tokens: Annotated[int, Form(ge=1, le=MAX_TOKENS)] = TOKENS,
 ) -> Response:
