@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Annotated, Any
@@ -116,13 +117,12 @@ def read_rows(path: FilePath, at: int, number: int) -> tuple[list[StoredRow], in
 
 def _fields(line: bytes) -> Mapping[str, str]:
     text = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").strip()
-    try:
+    # A row that is nested very deeply can be read and not be written, depending on Python.
+    with suppress(ValueError, RecursionError):
         found: Any = json.loads(text)
-    except ValueError:
-        found = text
-    if not isinstance(found, dict):
-        return {"": _shown(text)}
-    return {name[:100]: _shown(value) for name, value in found.items()}
+        if isinstance(found, dict):
+            return {name[:100]: _shown(value) for name, value in found.items()}
+    return {"": _shown(text)}
 
 
 def _shown(value: Any) -> str:
