@@ -59,7 +59,7 @@ async def read_rollouts(session: AsyncSession, job: Job, step: int | None) -> Ro
         NotFound: the job has not kept the rollouts of this step.
     """
     if job.trainer_type != "rl":
-        raise Conflict(f"The job `{job.id}` is supervised; only an RL job has rollouts")
+        raise Conflict(f"The job `{job.id}` is not an RL job; only an RL job has rollouts")
     of_job = StepRollouts.job_id == job.id
     found = await session.scalars(
         select(StepRollouts.step).where(of_job).order_by(StepRollouts.step)
