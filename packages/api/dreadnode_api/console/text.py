@@ -16,10 +16,15 @@ NONE = "\N{EN DASH}"
 _CODE = Markup("<code>{}</code>")
 
 
-def number(value: float | None) -> str:
-    """Return a number with commas, and with at most four significant digits after the point."""
+def number(value: float | str | None) -> str:
+    """Return a number with commas, and with at most four significant digits after the point.
+
+    Text is returned as it is: a metric that a checkpoint is saved with may be text.
+    """
     if value is None:
         return NONE
+    if isinstance(value, str):
+        return value
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}"
     if abs(value) >= 1000:
