@@ -1,9 +1,11 @@
 """The page of a job: its state, charts, log, data, settings, cost and checkpoints."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
+from sqlalchemy import select
 from starlette.responses import Response
 
 from dreadnode_api.auth.callers import Role, need
@@ -11,7 +13,7 @@ from dreadnode_api.auth.deps import WorkspaceSlug
 from dreadnode_api.checkpoints.choice import checkpoint_name
 from dreadnode_api.console.deps import Filter, ReaderPage, SignedIn
 from dreadnode_api.console.job_actions import new_key
-from dreadnode_api.console.job_feed import JobFeed, JobFeeds, JobState, job_state
+from dreadnode_api.console.job_feed import BATCH, JobFeed, JobFeeds, JobState, job_state
 from dreadnode_api.console.layout import compressed, environment, json_response
 from dreadnode_api.console.settings_table import setting_groups
 from dreadnode_api.console.thinning import MetricHistory, joined_lists
@@ -20,7 +22,7 @@ from dreadnode_api.jobs import service as jobs
 from dreadnode_api.jobs.deps import JobId
 from dreadnode_api.jobs.files import job_files
 from dreadnode_api.models.base import now
-from dreadnode_api.models.jobs import ENDED, Job, Status
+from dreadnode_api.models.jobs import ENDED, Job, MetricPoints, Status
 from dreadnode_api.pricing.budget import STOPPED_BY, estimated
 from dreadnode_api.training.rehearsals import rehearsal_report
 from dreadnode_api.training.schemas import Level, levels_from
@@ -154,9 +156,16 @@ async def part_of_series(
     history = MetricHistory(first=start, last=end)
     async with database.reading() as session:
         job = await jobs.get_job(session, page.scope.workspace_id, job_id)
-        rows = await jobs.metric_history(session, job.id)
-    for lists in joined_lists(row.lists for row in rows):
-        history.add(lists)
+        found = await session.stream_scalars(
+            select(MetricPoints.lists)
+            .where(MetricPoints.job_id == job.id)
+            .order_by(MetricPoints.number)
+            .execution_options(yield_per=BATCH)
+        )
+        async for part in found.partitions():
+            for lists in joined_lists(part):
+                history.add(lists)
+            await asyncio.sleep(0)  # A long history must not keep other requests waiting.
     return json_response(page.request, {"series": history.to_json()})
 
 
