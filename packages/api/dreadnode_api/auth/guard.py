@@ -3,6 +3,9 @@
 The token comes before the body: without a valid one no byte of a body is kept. A body that is kept
 in memory has a limit of its own and a share of what all bodies together may take. One organization
 has at most half of all requests at the same time, so that it cannot take every connection.
+
+The console's pages check the session themselves, after the body of a form. Their requests, and
+those of signed URLs, count for no organization: only the limits of all requests and bodies hold.
 """
 
 import asyncio
