@@ -16,6 +16,8 @@ from dreadnode_api.jobs.service import get_job
 from dreadnode_api.models.jobs import ENDED, Job, JobFile
 
 FILE = "evaluation/result.json"
+MAX_BYTES = 16 * 1024 * 1024
+"""A result is far smaller. A sandbox may upload larger files, and reading one blocks the server."""
 PARTS = "evaluation/parts/"
 """The folder of the finished rows, from which another attempt or a retry continues."""
 
@@ -111,11 +113,14 @@ async def evaluation_result(
         raise Conflict(f"The evaluation `{job_id}` is {job.status}; its result comes at its end")
     if found is None:
         raise NotFound(f"The evaluation `{job_id}` is {job.status} and has no result")
+    unreadable = NotFound(f"The result of the evaluation `{job_id}` cannot be read")
+    if found.bytes > MAX_BYTES:
+        raise unreadable
     content = await to_thread.run_sync(store.path(found.sha256).read_bytes)
     try:
         return EvaluationResult.model_validate({**json.loads(content), "job_id": job.id})
-    except (ValueError, TypeError, ValidationError):
-        raise NotFound(f"The result of the evaluation `{job_id}` cannot be read") from None
+    except (ValueError, TypeError, RecursionError, ValidationError):
+        raise unreadable from None
 
 
 async def delete_parts(session: AsyncSession, job_id: str) -> None:
