@@ -71,7 +71,7 @@ async function send() {
     }),
   }).catch((error) => { throw Object.assign(error, { shown }); });
   try {
-    if (!response.ok) throw new Error((await response.json()).detail);
+    if (!response.ok) throw new Error((await response.json().catch(() => ({}))).detail);
     shown.note.textContent = "";
     let end = null;
     for await (const line of linesOf(response)) end = write(shown, line) ?? end;
@@ -106,10 +106,12 @@ form.addEventListener("submit", async (event) => {
     await send();
   } catch (error) {
     const stopped = error.name === "AbortError";
-    fail(error.shown, stopped ? "Stopped." : error.message || "The server does not respond; try again.");
-    // The message can be sent once more.
+    // Browsers have a TypeError of their own words for a connection that fails.
+    const sentence = error instanceof TypeError ? "" : error.message;
+    fail(error.shown, stopped ? "Stopped." : sentence || "The server does not respond; try again.");
+    // The message can be sent once more, unless a new conversation has begun.
     messages.pop();
-    form.elements.content.value ||= content;
+    if (list.contains(error.shown.item)) form.elements.content.value ||= content;
   }
   sending = null;
   busy(false);

@@ -32,7 +32,7 @@ async function loadOverlaid() {
     try {
       charts.set(id, await load(`${jobs}/${encodeURIComponent(id)}/series`));
     } catch (error) {
-      notice.show(error.message || `The job ${id} cannot be drawn.`);
+      notice.show((error.status && error.message) || `The job ${id} cannot be drawn.`);
     }
   }
 }
@@ -98,7 +98,7 @@ async function start() {
   try {
     await loadSeries();
   } catch (error) {
-    charts.say(error.message || "The metrics cannot be loaded; reload the page.");
+    charts.say((error.status && error.message) || "The metrics cannot be loaded; reload the page.");
   }
   await loadOverlaid();
   if (host.dataset.ended !== "true") await follow();
