@@ -1,6 +1,7 @@
 """The form of a new job: its fields, and the request that its values describe."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ WIDEST_BOUND = 100_000
 NEEDED = ("dataset_ref", "prompt_dataset_ref", "trajectory_dataset_refs")
 
 _REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
+_WITH_COMMAS = re.compile(r"\d{1,3}(,\d{3})+")
+"""A whole number as pages show it. `1,5` is not one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +174,10 @@ def _given(settings: Sequence[Setting], values: Mapping[str, str]) -> Iterator[t
 def _value(setting: Setting, text: str) -> Any:
     """Return TEXT as the value of a setting; what cannot be read stays text and is refused."""
     match setting.kind:
+        case "integer" if _WITH_COMMAS.fullmatch(text):
+            return _json(text.replace(",", ""))
         case "integer" | "number" | "boolean":
-            return _json(text.replace(",", "") if setting.kind == "integer" else text)
+            return _json(text)
         case "list":
             return [line for line in text.split("\n") if line.strip()]
         case "ref" | "capability_ref":
