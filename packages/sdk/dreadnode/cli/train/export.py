@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from dreadnode.training.files import ExportResult
 
 _NEXT = {
-    "peft": "examples/load_adapter.py --base BASE --adapter {folder}",
+    "peft": "python examples/load_adapter.py --base BASE --adapter {folder} QUESTION",
     "merged": "vllm serve {folder}",
     "gguf-lora": "llama-server --model BASE.gguf --lora {folder}/adapter.gguf",
-    "vllm": "vllm serve BASE --enable-lora --lora-modules trained={folder}",
+    "vllm": "vllm serve BASE --enable-lora --max-lora-rank RANK --lora-modules trained={folder}",
 }
 
 
@@ -32,8 +32,9 @@ def export(
     format: Annotated[  # noqa: A002 - the name of the flag
         Literal["peft", "merged", "gguf-lora", "vllm"],
         Parameter(
-            help="`merged`: the base model with the adapter merged into its weights. `gguf-lora`: "
-            "an adapter for llama.cpp. `vllm` and `peft`: an adapter for vLLM and for PEFT."
+            help="`merged` (default): the base model with the adapter merged into its weights. "
+            "`gguf-lora`: an adapter for llama.cpp. `vllm` and `peft`: an adapter for vLLM and for "
+            "PEFT."
         ),
     ] = "merged",
     checkpoint: Annotated[
