@@ -37,13 +37,13 @@ INTRODUCTION = """\
 
 Written by `make docs` from the code: do not edit.
 
-Data goes to stdout and talk to stderr; `--json` shows data as JSON. The exit code is 0, or 1 when
-something was refused or failed, 2 for wrong arguments, 130 after Ctrl-C.
+Data goes to stdout and messages to stderr; `--json` prints data as JSON. The exit code is 0, or
+1 when something was refused or failed, 2 for wrong arguments, 130 after Ctrl-C.
 
-Which server is asked, and as whom, is said by flags, else by the environment (`DREADNODE_SERVER`,
-`DREADNODE_API_KEY`, `DREADNODE_ORGANIZATION`, `DREADNODE_WORKSPACE`), else by the active profile of
-`~/.dreadnode/config.yaml` (`DREADNODE_CONFIG_DIR` names another folder). A key is only ever sent to
-the server that it was given for, and there is no server by default.
+Flags choose the server and the token, else the environment does (`DREADNODE_SERVER`,
+`DREADNODE_API_KEY`, `DREADNODE_ORGANIZATION`, `DREADNODE_WORKSPACE`), else the active profile of
+`~/.dreadnode/config.yaml` (`DREADNODE_CONFIG_DIR` names another folder). A token is sent only to
+the server that it was given for. There is no default server.
 """
 
 

@@ -90,7 +90,7 @@ class EvaluationResult(Response):
     dataset: str
     split: str | None
     rows: int = Field(description="Number of rows that every model was to be evaluated on")
-    confidence: float = Field(description="Of the intervals")
+    confidence: float = Field(description="Confidence of the intervals")
     models: list[EvaluatedModelView]
     comparisons: list[ModelComparison]
 
@@ -101,7 +101,7 @@ async def evaluation_result(
     """Return the result of an evaluation.
 
     Raises:
-        NotFound: there is no such job, or it is no evaluation or has no result.
+        NotFound: there is no such job, or it is not an evaluation or has no result.
         Conflict: it has not ended.
     """
     async with database.reading() as session:

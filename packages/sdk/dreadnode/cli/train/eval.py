@@ -33,7 +33,7 @@ Csv = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class EvalJob:
-    """The flags of an evaluation that are no settings of its config."""
+    """The flags of an evaluation that are not settings of its config."""
 
     dataset: Annotated[
         str,

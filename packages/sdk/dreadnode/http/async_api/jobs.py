@@ -207,7 +207,7 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
 
         Raises:
             ConflictError: The evaluation has not ended.
-            NotFoundError: The job is no evaluation, or has no result.
+            NotFoundError: The job is not an evaluation, or it has no result.
         """
         from dreadnode.training.evaluations import EvaluationResult
 

@@ -22,7 +22,7 @@ class AsyncRolloutMethods(AsyncRequests):
             step: The step; the newest one that has rollouts if None.
 
         Raises:
-            ConflictError: The job is supervised.
+            ConflictError: The job is not an RL job.
             NotFoundError: The job has not kept the rollouts of this step.
         """
         from dreadnode.training.rollouts import Rollouts

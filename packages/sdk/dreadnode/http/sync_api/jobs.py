@@ -204,7 +204,7 @@ class JobMethods(AccountMethods, CheckpointMethods):
 
         Raises:
             ConflictError: The evaluation has not ended.
-            NotFoundError: The job is no evaluation, or has no result.
+            NotFoundError: The job is not an evaluation, or it has no result.
         """
         from dreadnode.training.evaluations import EvaluationResult
 
