@@ -36,9 +36,9 @@ _NEEDS: tuple[Column, ...] = (
 def engine(
     *arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
 ) -> None:
-    """Run the engine alone, or list its models.
+    """Run the engine alone, list its models, or export an adapter.
 
-    `dn engine serve --help` and `dn engine models --help` list their flags.
+    `--help` after `dn engine serve`, `models` or `export` lists the flags.
     """
     command = [*module_command("dreadnode_engine"), *arguments]
     sys.stdout.flush()
