@@ -56,7 +56,7 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
         return f"it is a {name}, not a causal language model"
     for field in ("max_position_embeddings", "vocab_size"):
         if not isinstance(decoder.get(field), int):
-            return f"its `config.json` names no {field}"
+            return f"its `config.json` lacks `{field}`"
     if kind not in HYBRIDS and kind not in TEXT_TOWERS:
         kinds = set(decoder.get("layer_types") or ["full_attention"])
         if kinds != {"full_attention"} or decoder.get("use_sliding_window"):
