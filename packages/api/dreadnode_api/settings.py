@@ -91,7 +91,9 @@ class Settings(BaseSettings):
         "", repr=False, description="Database: SQLite in the data directory, or `postgresql://…`."
     )
     public_url: str = Field(
-        "http://127.0.0.1:8799", description="Address at which sandboxes reach the API."
+        "http://127.0.0.1:8799",
+        description="Address at which sandboxes reach the API; if it starts with `https:`, "
+        "browsers send the console's cookie over TLS only.",
     )
     log_format: Literal["", "json", "text"] = Field(
         "", description="Format of the log; empty means text at a terminal and JSON elsewhere."
