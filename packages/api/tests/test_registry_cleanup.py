@@ -16,7 +16,7 @@ import pytest
 from dreadnode_api import blob_references
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.maintenance.cleanup import Cleanup
-from dreadnode_api.models.auth import Token
+from dreadnode_api.models.auth import BrowserSession, Token
 from dreadnode_api.models.base import Table, now
 from dreadnode_api.models.capabilities import CapabilityVersion, RegistryBlob
 from dreadnode_api.models.jobs import Job
@@ -311,7 +311,11 @@ async def test_a_capability_pushed_before_configs_were_stored_keeps_all_blobs(
 
 
 def test_every_column_that_may_name_a_blob_is_checked_before_a_deletion() -> None:
-    others = {Token.__table__.c.sha256, Job.__table__.c.request_sha256}
+    others = {
+        Token.__table__.c.sha256,
+        BrowserSession.__table__.c.sha256,
+        Job.__table__.c.request_sha256,
+    }
     columns = {
         column
         for table in Table.metadata.tables.values()

@@ -104,8 +104,11 @@ async def test_reading_an_upload_and_checking_its_rows_use_one_queue(
     api.app.state.upload_reader = UploadReader(settings, queue)
     api.app.state.row_check = RowCheck(settings, queue)
 
-    await api.push()
+    pushed = await api(
+        "PUT", "/org/acme/datasets/rows/1.0.0", content=b'{"prompt": "a", "response": "b"}\n'
+    )
 
+    assert pushed.status_code == 201
     assert queue.turns == [api.org_id, api.org_id]
 
 

@@ -22,10 +22,8 @@ ROW = b'{"prompt": "a", "response": "b"}\n'
 
 
 @pytest.fixture(autouse=True)
-def _no_earlier_trouble() -> Iterator[None]:
-    logs.forget_troubles()
-    yield
-    logs.forget_troubles()
+def _no_earlier_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_logged", {})
 
 
 def check(answer: httpx2.Response, message: str) -> None:

@@ -74,7 +74,7 @@ def test_a_sandbox_gets_only_the_keys_of_its_own_trackers(
     settings: Settings,
 ) -> None:
     set_up(settings)
-    job = Job(id="job-1", lineage="job-1", attempt=1)
+    job = Job(id="job-1", lineage="job-1", attempt=1, artifacts={})
 
     def names(*track: str) -> set[str]:
         job.config = {"track": list(track)}
