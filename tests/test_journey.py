@@ -130,10 +130,13 @@ def test_peft_and_the_engine_load_the_same_earlier_checkpoint(
 
 def engine_checkpoints(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the paths of all that the server's engine keeps."""
-    monkeypatch.setenv("TINKER_BASE_URL", f"http://127.0.0.1:{server.ports[1]}")
-    monkeypatch.setenv("TINKER_API_KEY", (server.data / "engine.key").read_text().strip())
+    address = f"http://127.0.0.1:{server.ports[1]}"
+    key = (server.data / "engine.key").read_text().strip()
+    monkeypatch.setenv("TINKER_BASE_URL", address)
+    monkeypatch.setenv("TINKER_API_KEY", key)
     monkeypatch.setenv("TINKER_TELEMETRY", "0")
-    found = tinker.RestClient().list_user_checkpoints(limit=1000).result()
+    rest = tinker.RestClient(base_url=address, api_key=key)
+    found = rest.list_user_checkpoints(limit=1000).result()
     return sorted(each.tinker_path for each in found.checkpoints)
 
 

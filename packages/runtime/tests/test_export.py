@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinker
 import torch
 from dreadnode_runtime.backend.adapter import base_dtype
-from dreadnode_runtime.backend.tinker_trainer import tinker_trainer
+from dreadnode_runtime.backend.tinker_trainer import rest_client, tinker_trainer
 from dreadnode_runtime.backend.trainer import Adapter, Optimizer
 from dreadnode_runtime.commands.export import ExportRequest, export
 from peft import PeftModel
@@ -100,7 +99,7 @@ async def test_an_export_leaves_nothing_on_the_engine(
 
 
 async def checkpoints() -> list[str]:
-    found = await tinker.RestClient().list_user_checkpoints(limit=1000)
+    found = await (await rest_client()).list_user_checkpoints(limit=1000)
     return sorted(each.tinker_path for each in found.checkpoints)
 
 

@@ -169,7 +169,7 @@ class TinkerTrainer:
         # The size is optional: the job neither fails nor waits for it.
         with suppress(tinker.TinkerError, OSError, TimeoutError, RuntimeError):
             async with asyncio.timeout(SIZE_SECONDS):
-                rest = await asyncio.to_thread(tinker.RestClient)
+                rest = await rest_client()
                 found = (await rest.list_checkpoints(run)).checkpoints
             return {c.tinker_path: c.size_bytes for c in found if c.size_bytes is not None}
         return {}
@@ -190,7 +190,7 @@ class TinkerTrainer:
             saved = client.save_state(name, overwrite=True) if checkpoint is None else None
             sampler = client.save_weights_for_sampler(name)
             external = client.save_weights_external(name)
-            rest = await asyncio.to_thread(tinker.RestClient)
+            rest = await rest_client()
             urls = (await rest.get_external_weights_urls((await external).path)).urls
             state = checkpoint or "" if saved is None else (await saved).path
             sampled = (await sampler).path
@@ -267,6 +267,19 @@ async def session(
 
 
 # The SDK blocks the calling thread in these, so each runs in a thread of its own.
+
+
+async def rest_client() -> tinker.RestClient:
+    """Return a client for lists and downloads of the engine at `TINKER_BASE_URL`.
+
+    It names the address and the key: without them, SDK 0.38 returns to the engine of the first such
+    client in this process.
+    """
+    return await asyncio.to_thread(
+        tinker.RestClient,
+        base_url=os.environ.get("TINKER_BASE_URL"),
+        api_key=os.environ.get("TINKER_API_KEY"),
+    )
 
 
 def _load(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:

@@ -24,6 +24,7 @@ from dreadnode_runtime.backend.availability import while_available
 from dreadnode_runtime.backend.tinker_trainer import (
     engine_is_available,
     load_weights,
+    rest_client,
     session,
     translate_errors,
 )
@@ -83,7 +84,7 @@ async def _download(service: tinker.ServiceClient, request: ExportRequest, folde
         asyncio.to_thread(load_weights, service, request.checkpoint), creating=True
     )
     saved = await client.save_weights_external(request.name, ttl_seconds=EXPIRES_SECONDS)
-    rest = await asyncio.to_thread(tinker.RestClient)
+    rest = await rest_client()
     try:
         urls = (await rest.get_external_weights_urls(saved.path)).urls
         model = client.get_info().model_data
