@@ -34,7 +34,9 @@ sys.exit(main.run(sys.argv[1:]))
 
 
 LIVE = (
-    "import sys; from dreadnode.cli.main import run; "
+    # A test run in the background ignores SIGINT, and so would what it starts.
+    "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from dreadnode.cli.main import run; "
     "from dreadnode.cli.train import live; live.REFRESH_SECONDS = 0.5; sys.exit(run(sys.argv[1:]))"
 )
 
