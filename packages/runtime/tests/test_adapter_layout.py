@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
@@ -42,10 +43,12 @@ def save_base(folder: Path, kind: str, **settings: Any) -> Path:
 
 
 def factors(layer: str, size_in: int, size_out: int, a: int = 0, b: int = 0) -> Factors:
-    """Return random factors of LAYER; A and B say how many experts a factor has."""
+    """Return random factors of LAYER, the same in every run; A and B: experts of each factor."""
     sizes = {"A": (RANK, size_in), "B": (size_out, RANK)}
+    source = torch.Generator().manual_seed(crc32(layer.encode()))
     return {
-        f"{PREFIX}{layer}.lora_{x}.weight": torch.randn(*([n] if n else []), *sizes[x]) * 0.2
+        f"{PREFIX}{layer}.lora_{x}.weight": 0.2
+        * torch.randn(*([n] if n else []), *sizes[x], generator=source)
         for x, n in (("A", a), ("B", b))
     }
 
