@@ -123,7 +123,7 @@ def _serve(settings: Settings, host: str, port: int) -> int:
         app = create_app(settings)
         await migrations.check(app.state.database)
         listener = _listen(host, port)
-        if not settings.public_url.startswith("https:") and host not in LOOPBACK:
+        if not settings.uses_tls and host not in LOOPBACK:
             log.warning("listening on %s without TLS; put a proxy with TLS in front of it", host)
         config = uvicorn.Config(
             app,

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI
 from dreadnode_api.auth import people_routes
 from dreadnode_api.auth import routes as auth_routes
 from dreadnode_api.auth.callers import Authenticator
+from dreadnode_api.auth.cookies import Cookies
 from dreadnode_api.auth.guard import Guard
 from dreadnode_api.auth.rates import InventedTokens
 from dreadnode_api.blob_store import BlobStore
@@ -86,6 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.engine = engine
     app.state.telemetry = telemetry
     app.state.authenticator = Authenticator(database)
+    app.state.cookies = Cookies(tls=settings.uses_tls)
     app.state.invented = InventedTokens(settings)
     app.state.readiness = Readiness(database, settings.data_dir)
     app.state.store = BlobStore(settings.data_dir / "blobs")
@@ -127,8 +129,9 @@ def create_app(settings: Settings) -> FastAPI:
         Guard,
         settings=settings,
         authenticator=app.state.authenticator,
+        cookies=app.state.cookies,
         invented=app.state.invented,
     )
     app.add_middleware(Trace, telemetry=telemetry)
-    app.add_middleware(SecurityHeaders, tls=settings.public_url.startswith("https:"))
+    app.add_middleware(SecurityHeaders, tls=settings.uses_tls)
     return app

@@ -328,6 +328,11 @@ class Settings(BaseSettings):
         return self.engine_key or self.tinker_api_key
 
     @property
+    def uses_tls(self) -> bool:
+        """Whether clients reach the API over TLS."""
+        return self.public_url.startswith("https:")
+
+    @property
     def is_paid(self) -> bool:
         """Whether the engine charges for tokens: hosted Tinker does, our own engine does not."""
         return bool(self.tinker_api_key) and not self.engine_key

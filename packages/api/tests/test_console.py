@@ -2,13 +2,19 @@
 
 import hashlib
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx2
 import pytest
+from dreadnode_api.auth.cookies import Cookies
+from dreadnode_api.auth.guard import ANONYMOUS_BYTES
 from dreadnode_api.console import assets
 from dreadnode_api.main import create_app
+from dreadnode_api.models.base import new_id
+from dreadnode_api.models.jobs import Job, Tally
 from dreadnode_api.settings import Settings
+from sqlalchemy import insert, inspect, update
 
 # One database is enough for what does not depend on it; the tests of the jobs' pages use both.
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -45,8 +51,7 @@ async def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(
     api: Any, console: Any
 ) -> None:
     plain = (await console.sign_in()).headers["set-cookie"]
-    settings = api.settings.model_copy(update={"public_url": "https://train.example"})
-    api.app.state.settings = settings
+    api.app.state.cookies = Cookies(tls=True)
     api.client.cookies.clear()
     secure = (await console.get("/sign-in")).headers["set-cookie"]
 
@@ -57,6 +62,46 @@ async def test_the_cookie_is_out_of_reach_of_scripts_and_other_sites(
     assert "secure" in secure.lower()
     assert secure.startswith("__Host-")
     assert api.keys["admin"] not in plain
+
+
+async def test_over_tls_only_the_cookie_that_no_other_host_can_set_counts(
+    console: Any, settings: Settings
+) -> None:
+    await console.sign_in()
+    secret = console.api.client.cookies["dreadnode_session"]
+    app = create_app(settings.model_copy(update={"public_url": "https://train.example"}))
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="https://train.example") as client:
+        plain, prefixed = [
+            await client.get("/ws/lab/jobs", headers={**HTML, "Cookie": f"{name}={secret}"})
+            for name in ("dreadnode_session", "__Host-dreadnode_session")
+        ]
+    await app.state.database.dispose()
+
+    assert (plain.status_code, prefixed.status_code) == (303, 200)
+
+
+async def test_a_form_without_a_session_is_refused_before_its_body(api: Any) -> None:
+    asked: list[str] = []
+
+    async def body(path: str) -> AsyncIterator[bytes]:
+        asked.append(path)
+        yield b"form_token=none"
+
+    # A client that waits for permission to send its body has none of it read.
+    headers = {**HTML, "Expect": "100-continue"}
+    for path in ("/ws/lab/new-job", "/ws/lab/jobs/none/cancel", "/sign-out"):
+        for cookie in ("", "dreadnode_session=invented"):
+            sent = {**headers, "Cookie": cookie}
+            answer = await api.client.post(path, content=body(path), headers=sent)
+
+            assert answer.status_code == 401
+            assert "sign in" in answer.text.lower()
+    large = await api.client.post("/sign-in", content=b"x" * (ANONYMOUS_BYTES + 1), headers=HTML)
+
+    assert asked == []
+    assert large.status_code == 400
+    assert "larger than the limit of 16,384 bytes" in large.text
 
 
 async def test_neither_a_page_nor_the_database_holds_the_token_or_the_cookie(
@@ -298,6 +343,27 @@ async def test_the_list_filters_and_pages_jobs(
     assert ids(tagged) == [jobs[0]["id"]]
     assert ids(none) == []
     assert "No job matches these filters" in none.text
+
+
+async def test_a_list_of_ten_thousand_jobs_shows_a_page_and_their_number(
+    api: Any, console: Any
+) -> None:
+    await api.push()
+    first = await api.job()
+    async with api.database.writing() as session:
+        job = await session.get_one(Job, first["id"])
+        row = {name: getattr(job, name) for name in inspect(Job).column_attrs.keys()}  # noqa: SIM118
+        await session.execute(insert(Job), [row | {"id": new_id()} for _ in range(9_999)])
+        await session.execute(update(Tally).where(Tally.status == "queued").values(number=10_000))
+    await console.sign_in()
+
+    page = await console.get("/ws/lab/jobs")
+    last = await console.get(f"/ws/lab/jobs?before={first['id']}")
+
+    assert len(ids(page)) == 25
+    assert "10,000 jobs" in console.text(page)
+    assert ids(last) == []
+    assert "No job matches" in console.text(last)
 
 
 async def test_another_organizations_pages_do_not_exist(api: Any, console: Any) -> None:

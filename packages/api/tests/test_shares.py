@@ -6,9 +6,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import psutil
 import pytest
-from dreadnode_api.auth.guard import UPLOADS_AT_ONCE
+from dreadnode_api.auth.guard import UPLOADS_AT_ONCE, Guard
 from dreadnode_api.auth.shares import Share, SharedAmount
 from dreadnode_api.datasets.row_check import RowCheck
 from dreadnode_api.errors import TooManyRequests, Unavailable
@@ -17,6 +18,7 @@ from dreadnode_api.main import create_app
 from dreadnode_api.runtime_processes.child import Child
 from dreadnode_api.settings import Settings
 from dreadnode_api.uploads import NICENESS, UploadReader
+from starlette.responses import Response
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -81,6 +83,43 @@ async def test_too_many_uploads_of_one_organization_are_a_429_and_another_one_is
     async with asyncio.timeout(20):
         while list(store.glob(".incoming-*")):
             await asyncio.sleep(0.02)
+
+
+@one_database
+async def test_requests_of_the_console_count_for_the_organization_of_their_session(
+    api: Any, console: Any
+) -> None:
+    await console.sign_in()
+    state, go_on = api.app.state, asyncio.Event()
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await go_on.wait()
+        await Response()(scope, receive, send)
+
+    settings = api.settings.model_copy(update={"max_connections": 4})
+    guard = Guard(slow, settings, state.authenticator, state.cookies, state.invented)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await guard({**scope, "app": api.app}, receive, send)
+
+    async with httpx2.AsyncClient(
+        transport=httpx2.ASGITransport(app), base_url="http://api", cookies=api.client.cookies
+    ) as client:
+        pending = [asyncio.ensure_future(client.get("/ws/lab/jobs")) for _ in range(2)]
+        async with asyncio.timeout(60):
+            while guard._requests.used < 2:
+                await asyncio.sleep(0.01)
+        refused = await client.get("/ws/lab/jobs")
+        others = asyncio.ensure_future(client.get("/sign-in"))
+        async with asyncio.timeout(60):
+            while guard._requests.used < 3:
+                await asyncio.sleep(0.01)
+        go_on.set()
+        served = await asyncio.gather(*pending, others)
+
+    assert refused.status_code == 429
+    assert "Your organization has too many requests" in refused.text
+    assert [answer.status_code for answer in served] == [200, 200, 200]
 
 
 class Watched(FairQueue):

@@ -104,8 +104,10 @@ class Authenticator:
         """Return the caller who signed in to the console and whose cookie holds SECRET.
 
         Raises:
-            Unauthenticated: the session is unknown or over, or its token is revoked or expired.
+            Unauthenticated: there is no session, it is over, or its token is revoked or expired.
         """
+        if not secret:
+            raise Unauthenticated("You are not signed in; sign in with an API token")
         try:
             return await self._cached(session_key(secret))
         except Unauthenticated:

@@ -1,11 +1,12 @@
 """What every request must pass before its route: client version, rate, token, size and time.
 
-The token comes before the body: without a valid one no byte of a body is kept. A body that is kept
-in memory has a limit of its own and a share of what all bodies together may take. One organization
-has at most half of all requests at the same time, so that it cannot take every connection.
+The token, or the session of a page of the console, comes before the body: without a valid one no
+byte of a body is kept. A body that is kept in memory has a limit of its own and a share of what all
+bodies together may take. One organization has at most half of all requests at the same time, so
+that it cannot take every connection.
 
-The console's pages check the session themselves, after the body of a form. Their requests, and
-those of signed URLs, count for no organization: only the limits of all requests and bodies hold.
+Requests that need neither, such as the sign-in and signed URLs, count for no organization: only the
+limits of all requests and bodies hold, and their bodies must be small.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dreadnode_api.auth import tokens
 from dreadnode_api.auth.callers import Authenticator, session_key, token_of
-from dreadnode_api.auth.cookies import session_cookie
+from dreadnode_api.auth.cookies import Cookies
 from dreadnode_api.auth.rates import Buckets, InventedTokens, network
 from dreadnode_api.auth.shares import Share, SharedAmount
 from dreadnode_api.errors import (
@@ -39,9 +40,13 @@ _UPLOAD = re.compile(
     r"^/api/v1/(org/[^/]+/(datasets/|ws/[^/]+/training/jobs/[^/]+/files/)"
     r"|[^/]+/[^/]+/blobs/uploads/)"
 )
+# The console's pages that need a session; the sign-in, files and probes do not.
+_PAGE = re.compile(r"^/(ws/|workspaces$|sign-out$|$)")
 _PROGRESS = re.compile(r"^/api/v1/org/[^/]+/ws/[^/]+/training/jobs/[^/]+/progress$")
 _CLIENT = re.compile(r"^([A-Za-z][\w-]*)/(\d+(?:\.\d+)*)")
 PROGRESS_BYTES_FACTOR = 16
+ANONYMOUS_BYTES = 16 * 1024
+"""How large a body may be that neither a token nor a session comes with, such as a sign-in."""
 MAX_FIELDS, MAX_ITEMS = 50_000, 300_000
 """How many fields, lists and objects a JSON body may have, and how many items in all, such as the
 token ids of a prompt. They are parsed on the event loop, and a megabyte of empty objects would hold
@@ -64,10 +69,12 @@ class Guard:
         app: ASGIApp,
         settings: Settings,
         authenticator: Authenticator,
+        cookies: Cookies,
         invented: InventedTokens,
     ) -> None:
         self.app = app
         self._authenticator = authenticator
+        self._cookies = cookies
         self._max_json = settings.max_json_bytes
         self._silence = settings.silence_seconds
         self._minimum = _minimum(settings.minimum_client)
@@ -114,13 +121,9 @@ class Guard:
 
         Public paths and signed URLs need none.
         """
-        address = network(scope)
         if not scope["path"].startswith(("/api/", "/v1/")):
-            # Probes must answer without the database, with any headers.
-            session = session_cookie(headers)
-            is_known = bool(session) and self._authenticator.knows(session_key(session))
-            self._count(scope, session_key(session) if is_known else address)
-            return None
+            return await self._check_session(scope, headers, has_body=has_body)
+        address = network(scope)
         try:
             digest = tokens.sha256(token_of(headers))
         except Unauthenticated:
@@ -137,6 +140,25 @@ class Guard:
         except Unauthenticated:
             self._invented.take(scope)
             raise
+
+    async def _check_session(self, scope: Scope, headers: Headers, *, has_body: bool) -> str | None:
+        """Return the organization of the session of a page, or None without a session.
+
+        Raises:
+            Unauthenticated: a form is sent to a page that needs a session.
+        """
+        secret = self._cookies.session(headers)
+        is_known = bool(secret) and self._authenticator.knows(session_key(secret))
+        self._count(scope, session_key(secret) if is_known else network(scope))
+        # Probes must answer without the database, with any headers.
+        if not _PAGE.match(scope["path"]):
+            return None
+        try:
+            return (await self._authenticator.visitor(secret)).org_id
+        except Unauthenticated:
+            if has_body:
+                raise
+            return None  # The page leads to the sign-in.
 
     def _count(self, scope: Scope, credential: str) -> None:
         if not scope["path"].startswith(UNLIMITED):
@@ -168,7 +190,7 @@ class Guard:
         self, scope: Scope, headers: Headers, org_id: str | None, receive: Receive
     ) -> AsyncIterator[Receive]:
         """Yield `receive`, having read the whole body."""
-        limit, factor = self._max_json, 1
+        limit, factor = self._max_json if org_id else min(self._max_json, ANONYMOUS_BYTES), 1
         if _PROGRESS.match(scope["path"]):
             # The last event repeats whole metric histories.
             factor = PROGRESS_BYTES_FACTOR

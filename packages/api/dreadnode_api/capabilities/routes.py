@@ -115,7 +115,7 @@ async def get_bundle(
     path = request.url.path.removesuffix("bundle") + "archive"
     signature = signed.sign(path, caller.token_id, tokens.sha256(token_of(request.headers)))
     # Behind a proxy with TLS, the request arrives here without TLS.
-    public = settings.public_url if settings.public_url.startswith("https:") else ""
+    public = settings.public_url if settings.uses_tls else ""
     server = (public or str(request.base_url)).rstrip("/")
     return CapabilityBundle(
         download_url=f"{server}{path}?{signature.query}",

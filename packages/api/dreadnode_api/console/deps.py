@@ -10,11 +10,10 @@ from pydantic import BeforeValidator, Field
 from starlette.responses import Response
 
 from dreadnode_api.auth.callers import Authenticator, Caller, Role, need
-from dreadnode_api.auth.cookies import session_cookie, sign_in_cookie
+from dreadnode_api.auth.cookies import Cookies
 from dreadnode_api.auth.deps import WorkspaceScope, WorkspaceSlug, find_workspace
 from dreadnode_api.auth.sessions import check_form_token
 from dreadnode_api.console.layout import render_page
-from dreadnode_api.errors import Unauthenticated
 from dreadnode_api.http.deps import InDatabase
 from dreadnode_api.models.auth import Workspace
 
@@ -41,11 +40,8 @@ async def signed_in(request: Request) -> Caller:
     Raises:
         Unauthenticated: there is no session, or it has ended.
     """
-    secret = session_cookie(request.headers)
-    if not secret:
-        raise Unauthenticated("You are not signed in; sign in with an API token")
     authenticator: Authenticator = request.app.state.authenticator
-    caller = await authenticator.visitor(secret)
+    caller = await authenticator.visitor(request.app.state.cookies.session(request.headers))
     request.state.caller = caller  # So that an error is shown in the layout of a signed-in page.
     return caller
 
@@ -136,10 +132,12 @@ async def check_form(request: Request) -> None:
     """
     if request.method in SAFE_METHODS:
         return
-    is_sign_in = request.url.path == SIGN_IN
-    secret = (sign_in_cookie if is_sign_in else session_cookie)(request.headers)
-    if not secret and not is_sign_in:
-        raise Unauthenticated("You are not signed in; sign in with an API token")
+    cookies: Cookies = request.app.state.cookies
+    if request.url.path == SIGN_IN:
+        secret = cookies.sign_in(request.headers)
+    else:
+        secret = cookies.session(request.headers)
+        await signed_in(request)
     sent = request.headers.get("x-form-token")
     if sent is None:
         sent = str((await request.form()).get("form_token", ""))

@@ -9,7 +9,6 @@ from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, Response
 from starlette.types import Scope
 
-from dreadnode_api.auth.cookies import session_cookie
 from dreadnode_api.console.deps import SIGN_IN
 from dreadnode_api.console.layout import HEADERS, redirect, render_page
 from dreadnode_api.errors import ApiError, Unauthenticated
@@ -47,7 +46,7 @@ def error_page(error: ApiError, scope: Scope) -> Response | None:
 
 
 def _to_sign_in(request: Request, headers: Headers) -> Response:
-    had_session = bool(session_cookie(headers))
+    had_session = bool(request.app.state.cookies.session(headers))
     if not had_session and headers.get("sec-fetch-site") == "cross-site":
         return HTMLResponse(AGAIN, headers=HEADERS)
     path = request.url.path + (f"?{request.url.query}" if request.url.query else "")

@@ -9,7 +9,6 @@ from fastapi import Request
 from jinja2 import Environment, PackageLoader
 from starlette.responses import RedirectResponse, Response
 
-from dreadnode_api.auth.cookies import session_cookie
 from dreadnode_api.auth.sessions import form_token
 from dreadnode_api.console import text
 from dreadnode_api.console.assets import accepts_gzip, static
@@ -47,7 +46,7 @@ def render_page(request: Request, template: str, *, status: int = 200, **context
         "workspace": None,
         "navigation": request.app.state.navigation,
         "here": request.url.path,
-        "form_token": form_token(session_cookie(request.headers)),
+        "form_token": form_token(request.app.state.cookies.session(request.headers)),
     }
     body = environment().get_template(template).render(known | context)
     return compressed(request, body, "text/html", status)

@@ -6,15 +6,14 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Query, Request
 from starlette.responses import Response
 
-from dreadnode_api.auth import cookies
 from dreadnode_api.auth.callers import Authenticator, session_key
+from dreadnode_api.auth.cookies import SESSION_COOKIE, SIGN_IN_COOKIE, Cookies
 from dreadnode_api.auth.rates import InventedTokens
 from dreadnode_api.auth.sessions import end_session, form_token, new_secret, start_session
 from dreadnode_api.console.deps import SIGN_IN, AnyPage
 from dreadnode_api.console.layout import redirect, render_page
 from dreadnode_api.errors import ApiError, Unauthenticated
-from dreadnode_api.http.deps import InDatabase, InSettings
-from dreadnode_api.settings import Settings
+from dreadnode_api.http.deps import InDatabase
 
 router = APIRouter()
 
@@ -27,7 +26,6 @@ To = Annotated[str, Query(max_length=2000)]
 @router.get(SIGN_IN)
 async def form(
     request: Request,
-    settings: InSettings,
     to: To = "/",
     ended: bool = False,
 ) -> Response:
@@ -38,13 +36,12 @@ async def form(
             "Your session has ended, because it or its API token has expired or was revoked. "
             "Sign in again"
         )
-    return _form(request, settings, to, message)
+    return _form(request, to, message)
 
 
-def _form(
-    request: Request, settings: Settings, path: str, message: str | None, status: int = 200
-) -> Response:
-    secret = cookies.sign_in_cookie(request.headers) or new_secret()
+def _form(request: Request, path: str, message: str | None, status: int = 200) -> Response:
+    cookies: Cookies = request.app.state.cookies
+    secret = cookies.sign_in(request.headers) or new_secret()
     response = render_page(
         request,
         "sign_in.html",
@@ -53,7 +50,7 @@ def _form(
         message=message,
         form_token=form_token(secret),
     )
-    cookies.set_cookie(response, cookies.SIGN_IN, secret, tls=_tls(settings))
+    cookies.set(response, SIGN_IN_COOKIE, secret)
     return response
 
 
@@ -61,7 +58,6 @@ def _form(
 async def sign_in(
     request: Request,
     database: InDatabase,
-    settings: InSettings,
     token: Annotated[str, Form(max_length=500)] = "",
     to: Annotated[str, Form(max_length=2000)] = "/",
     form_token: Annotated[str, Form(max_length=100)] = "",
@@ -72,7 +68,7 @@ async def sign_in(
     try:
         invented.check(request.scope)
         if not token.strip():
-            return _form(request, settings, to, "Enter an API token", 422)
+            return _form(request, to, "Enter an API token", 422)
         try:
             caller = await authenticator.holder(token.strip())
         except Unauthenticated:
@@ -81,28 +77,25 @@ async def sign_in(
         async with database.writing() as session:
             secret = await start_session(session, caller)
     except ApiError as error:
-        response = _form(request, settings, to, error.detail, error.status)
+        response = _form(request, to, error.detail, error.status)
         response.headers.update(error.headers)
         return response
     response = redirect(to if _LOCAL.match(to) else "/")
-    tls = _tls(settings)
-    cookies.set_cookie(response, cookies.SESSION, secret, tls=tls)
-    cookies.delete_cookies(response, cookies.SIGN_IN, tls=tls)
+    cookies: Cookies = request.app.state.cookies
+    cookies.set(response, SESSION_COOKIE, secret)
+    cookies.delete(response, SIGN_IN_COOKIE)
     return response
 
 
 @router.post("/sign-out")
-async def sign_out(page: AnyPage, database: InDatabase, settings: InSettings) -> Response:
+async def sign_out(page: AnyPage, database: InDatabase) -> Response:
     """End the session."""
-    secret = cookies.session_cookie(page.request.headers)
+    cookies: Cookies = page.request.app.state.cookies
+    secret = cookies.session(page.request.headers)
     async with database.writing() as session:
         await end_session(session, secret)
     authenticator: Authenticator = page.request.app.state.authenticator
     authenticator.drop(session_key(secret))
     response = redirect(SIGN_IN)
-    cookies.delete_cookies(response, cookies.SESSION, tls=_tls(settings))
+    cookies.delete(response, SESSION_COOKIE)
     return response
-
-
-def _tls(settings: Settings) -> bool:
-    return settings.public_url.startswith("https:")
