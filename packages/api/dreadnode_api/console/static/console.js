@@ -12,13 +12,8 @@ function themes() {
   };
   button.addEventListener("click", () => {
     const next = THEMES[(THEMES.indexOf(current()) + 1) % THEMES.length];
-    if (next === "auto") {
-      localStorage.removeItem("theme");
-      delete document.documentElement.dataset.theme;
-    } else {
-      localStorage.setItem("theme", next);
-      document.documentElement.dataset.theme = next;
-    }
+    if (next === "auto") localStorage.removeItem("theme");
+    else localStorage.setItem("theme", next);
     label();
     document.dispatchEvent(new Event("theme"));
   });

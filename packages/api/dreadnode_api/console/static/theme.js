@@ -1,5 +1,12 @@
-// The color theme that the reader chose, set before the first paint so that nothing flashes.
+// The color theme that the reader chose, applied before the first paint so that nothing flashes.
 (() => {
-  const chosen = localStorage.getItem("theme");
-  if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;
+  const rules = [...document.styleSheets].flatMap((sheet) => [...sheet.cssRules]);
+  const { media } = rules.find((rule) => rule.media?.mediaText.includes("prefers-color-scheme"));
+  const preferred = media.mediaText;
+  const conditions = { light: "not all", dark: "all" };
+  const apply = () => {
+    media.mediaText = conditions[localStorage.getItem("theme")] ?? preferred;
+  };
+  apply();
+  document.addEventListener("theme", apply);
 })();
