@@ -181,14 +181,14 @@ def test_the_stand_in_is_converted_once_and_marked_as_stand_in(tmp_path: Path) -
     ]
 
 
-def dn(*arguments: str, data_home: Path) -> subprocess.CompletedProcess[str]:
+def dn(*arguments: str, data_home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [Path(sys.executable).with_name("dn"), "engine", "models", *arguments],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-        env=os.environ | {"XDG_DATA_HOME": str(data_home)},
+        env=os.environ | {"XDG_DATA_HOME": str(data_home)} | environment,
     )
 
 
@@ -201,12 +201,14 @@ def test_dn_engine_models_lists_models_and_what_each_catalog_entry_needs(
         *("--no-stand-in", "--no-hf-cache"),
     ]
 
-    shown = dn(*named, data_home=tmp_path)
+    shown = dn(*named, data_home=tmp_path, COLUMNS="100")
     as_json = dn(*named, "--json", "--context", "8192", data_home=tmp_path)
     nothing = dn("--no-stand-in", "--no-hf-cache", data_home=tmp_path)
 
     assert shown.returncode == 0, shown.stderr
-    heading, qwen, own, *_ = shown.stdout.splitlines()
+    heading, qwen, own, *needed = shown.stdout.splitlines()
+    assert 90 <= max(map(len, needed)) <= 100
+    assert "a wider terminal and `--json` show what is cut" in shown.stderr
     assert heading.split() == ["MODEL", "GIB", "CONTEXT", "ARCHITECTURE", "TRAINS"]
     assert qwen.split()[:4] == ["Qwen/Qwen3-8B", "0.00", "128", "Qwen3"]
     assert qwen.endswith("sft, importance_sampling, ppo")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from dreadnode.cli.output import Column, Output, hint, say, table
+from dreadnode.cli.output import Column, Output, fitted_table, hint, say
 from dreadnode.cli.server.serve import default_data_dir
 from dreadnode.local_server.python import ISOLATED, module_command
 
@@ -31,6 +31,8 @@ _NEEDS: tuple[Column, ...] = (
     ("here", lambda entry: _here(entry)),
     ("architecture", lambda entry: entry.get("architecture", "-")),
 )
+_TEXT = ("model", "architecture", "trains", "catalog entry", "here")
+"""Columns that are cut where the terminal is too narrow for them."""
 
 
 def engine(
@@ -77,11 +79,11 @@ def _models(command: list[str]) -> None:
     if as_json:
         out.json({"models": models, "needs": needs, "catalog": entries})
         return
-    if models:
-        cells = [[str(cell(model)) for _, cell in _COLUMNS] for model in models]
-        out.text(*table(cells, [name for name, _ in _COLUMNS]), "")
-    cells = [[str(cell(entry)) for _, cell in _NEEDS] for entry in entries]
-    out.text(*table(cells, [name for name, _ in _NEEDS]))
+    lines = [*_table(models, _COLUMNS), ""] if models else []
+    lines += _table(entries, _NEEDS)
+    out.text(*lines)
+    if any("…" in line for line in lines):
+        say("a wider terminal and `--json` show what is cut")
     say(
         f"GiB of memory for {needs['dtype']} weights on the {needs['device']}, for training a "
         f"sequence of {needs['context']:,} tokens at rank {needs['rank']}, and for sampling one; "
@@ -94,6 +96,12 @@ def _models(command: list[str]) -> None:
         hint(f"to train one: `{start}`, then `dn train sft --model {trained['model_name']}`")
     else:
         hint("`--model ID=PATH` with the id of an entry of `dn train catalog` makes it trainable")
+
+
+def _table(items: list[dict[str, Any]], columns: tuple[Column, ...]) -> list[str]:
+    """Return a table of ITEMS that fits the terminal; its text is cut, and no number is."""
+    cells = [[str(cell(item)) for _, cell in columns] for item in items]
+    return list(fitted_table(cells, [name for name, _ in columns], shrink=_TEXT))
 
 
 def _model_flags(command: list[str]) -> list[str]:
