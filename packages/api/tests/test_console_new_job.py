@@ -20,9 +20,9 @@ def texts(page: Any) -> list[str]:
     ]
 
 
-async def test_the_form_has_every_setting_that_needs_no_file(console: Any) -> None:
+async def test_the_form_has_every_setting_of_every_kind_of_job(console: Any) -> None:
     await console.sign_in("member")
-    for kind, absent in (("sft", set()), ("rl", {"environment"})):
+    for kind in ("sft", "rl", "eval"):
         fields = (await console.api.client.get("/openapi.json")).json()["components"]["schemas"]
         known = {
             name
@@ -33,8 +33,8 @@ async def test_the_form_has_every_setting_that_needs_no_file(console: Any) -> No
         page = await console.get(f"/ws/lab/new-job?kind={kind}&model={MODEL}")
 
         named = set(re.findall(r'name="(\w+)"', page.text))
-        assert known - named == absent
-        assert f'value="{MODEL}"' in page.text
+        assert {name for name in known - named if f"{name}_source" not in named} == set()
+        assert f'value="{MODEL}"' in page.text or f"{MODEL}</textarea>" in page.text
 
 
 async def test_the_check_shows_the_same_job_as_command_and_file(api: Any, console: Any) -> None:
@@ -110,6 +110,74 @@ async def test_a_reinforcement_learning_job_has_its_reward_and_parameters(
     assert words.count("--stop") == 2
     reward = tomllib.loads(toml)["config"]["reward_recipe"]
     assert reward == {"name": "contains_v1", "params": {"needle": "yes"}}
+
+
+CODE = "\n\ndef reward(completion, row):\n    return len(completion) < 3  # 'short' & \"sweet\"\n"
+TOOLS = "def tools():\n    return []\n"
+
+
+async def test_a_reward_and_an_environment_in_python_survive_the_form_and_a_copy(
+    api: Any, console: Any
+) -> None:
+    await api.push()
+    await console.sign_in("member")
+    page = await console.get("/ws/lab/new-job?kind=rl")
+    sent = {
+        "trainer_type": "rl",
+        "model": MODEL,
+        "prompt_dataset_ref": "rows@1.0.0",
+        "algorithm": "ppo",
+        "reward_params": '{"filename": "short.py", "timeout_sec": 5}',
+        "reward_source": CODE.replace("\n", "\r\n"),
+        "environment_source": TOOLS,
+        "max_turns": "3",
+    }
+
+    checked = await console.post("/ws/lab/new-job/check", page, **sent)
+    command, toml = texts(checked)[-2:]
+    made = await console.post("/ws/lab/new-job", page, **sent)
+    job_id = made.headers["location"].rsplit("/", 1)[1]
+    config = (await api("GET", f"{api.jobs}/{job_id}")).json()["config"]
+    copied = await console.get(f"/ws/lab/new-job?copy={job_id}")
+    limited = await console.post(
+        "/ws/lab/new-job/check", page, **sent, environment_params='{"timeout_sec": 9}'
+    )
+
+    params = {"filename": "short.py", "timeout_sec": 5, "source": CODE}
+    assert config["reward_recipe"] == {"name": "python_v1", "params": params}
+    assert config["environment"] == {"name": "python_v1", "params": {"source": TOOLS}}
+    assert tomllib.loads(toml)["config"]["reward_recipe"]["params"] == params
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[words.index("--reward-recipe") + 1] == "short.py"
+    assert words[words.index("--reward-params") + 1] == '{"timeout_sec": 5}'
+    assert words[words.index("--environment") + 1] == "environment.py"
+    assert "Save the code as short.py and environment.py first" in console.text(checked)
+    filled = re.findall(r"<textarea[^>]*>\n(.*?)</textarea>", copied.text, re.DOTALL)
+    assert [html.unescape(each) for each in filled] == [CODE, TOOLS]
+    assert texts(limited)[-2] == "dn train submit job.toml"
+
+
+async def test_an_evaluation_is_submitted_and_copied(api: Any, console: Any) -> None:
+    await api.push()
+    await console.sign_in("member")
+    page = await console.get("/ws/lab/new-job?kind=eval")
+    sent = {"trainer_type": "eval", "models": MODEL, "dataset_ref": "rows@1.0.0", "limit": "5"}
+
+    checked = await console.post("/ws/lab/new-job/check", page, **sent)
+    made = await console.post("/ws/lab/new-job", page, **sent)
+    job_id = made.headers["location"].rsplit("/", 1)[1]
+    job = (await api("GET", f"{api.jobs}/{job_id}")).json()
+    copied = await console.get(f"/ws/lab/new-job?copy={job_id}")
+    of_job = await console.get(made.headers["location"])
+
+    assert checked.status_code == 200, console.text(checked)
+    assert (job["trainer_type"], job["config"]["limit"]) == ("eval", 5)
+    words = shlex.split(texts(checked)[-2].replace("\\\n", " "))
+    assert words[:4] == ["dn", "train", "eval", MODEL]
+    assert f"{MODEL}</textarea>" in copied.text
+    assert 'name="limit" value="5"' in copied.text
+    assert f'href="/ws/lab/new-job?copy={job_id}"' in of_job.text
+    assert f"{job_id}/chat" not in of_job.text
 
 
 REFUSED: list[tuple[dict[str, str], int, str]] = [

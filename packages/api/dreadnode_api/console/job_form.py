@@ -9,10 +9,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from dreadnode_api.console.forms import validated
+from dreadnode_api.training.check_request import CUSTOM_CODE
 from dreadnode_api.training.job_settings import GROUPS, Setting, kind
 from dreadnode_api.training.schemas import JobRequest
 
-KINDS = {"sft": "Supervised", "rl": "Reinforcement learning"}
+KINDS = {"sft": "Supervised", "rl": "Reinforcement learning", "eval": "Evaluation"}
 MODES = [
     ("", "Train"),
     ("rehearse", "Rehearse on a small stand-in"),
@@ -24,11 +25,12 @@ FIRST = {
         *("prompt_dataset_ref", "algorithm", "reward_recipe", "steps"),
         *("num_rollouts", "group_size", "max_new_tokens", "learning_rate"),
     ),
+    "eval": ("models", "dataset_ref", "split", "limit", "include_base", "reward_recipe", "samples"),
 }
 """What most people set, and so stands above the other settings."""
 LAST = "max_cost_usd"
-NOT_IN_FORM = ("environment",)
-"""Settings that need a file, for which there are the commands."""
+RECIPES = {"reward_recipe": "reward", "environment": "environment"}
+"""Settings that are a recipe, and what the names of the fields of its parts begin with."""
 LONG = ("system_prompt",)
 LABELS = {
     "reward recipe": "Reward",
@@ -37,7 +39,8 @@ LABELS = {
 }
 WIDEST_BOUND = 100_000
 """A larger bound says nothing to the reader."""
-NEEDED = ("dataset_ref", "prompt_dataset_ref", "trajectory_dataset_refs")
+MODELS = ("model", "models")
+DATA = ("dataset_ref", "prompt_dataset_ref", "trajectory_dataset_refs")
 
 _REQUEST: TypeAdapter[JobRequest] = TypeAdapter(JobRequest)
 _WITH_COMMAS = re.compile(r"\d{1,3}(,\d{3})+")
@@ -88,6 +91,11 @@ class Field:
         return []
 
     @property
+    def part(self) -> str:
+        """What the names of the fields of its parts begin with, if it is a recipe."""
+        return RECIPES[self.name]
+
+    @property
     def is_long(self) -> bool:
         """Whether its value may have several lines."""
         return self.name in LONG or self.is_list
@@ -104,20 +112,25 @@ def fields(trainer_type: str, values: Mapping[str, str]) -> dict[str, list[Field
     The first group has no title.
     """
     first = FIRST[trainer_type]
-    found = {
-        each.name: Field(each, values.get(each.name, "")) for each in kind(trainer_type).config
-    }
+    found = {each.name: Field(each, _filled(each, values)) for each in kind(trainer_type).config}
     groups: dict[str, list[Field]] = {"": [found[name] for name in (*first, LAST)]}
     groups |= {title: [] for title in GROUPS}
     for name, each in found.items():
-        if name not in (*first, LAST, *NOT_IN_FORM):
+        if name not in (*first, LAST):
             groups[each.setting.group].append(each)
     return {title: each for title, each in groups.items() if each}
 
 
+def _filled(setting: Setting, values: Mapping[str, str]) -> str:
+    value = values.get(setting.name, "")
+    if setting.name in RECIPES:
+        return value or values.get(f"{RECIPES[setting.name]}_source", "")
+    return value
+
+
 def is_described(values: Mapping[str, str]) -> bool:
     """Return whether VALUES name a model and data, without which there is nothing to check."""
-    return "model" in values and any(name in values for name in NEEDED)
+    return all(any(name in values for name in names) for names in (MODELS, DATA))
 
 
 def values_of(request: JobRequest) -> dict[str, str]:
@@ -127,12 +140,20 @@ def values_of(request: JobRequest) -> dict[str, str]:
     for name, value in {**given, **given["config"]}.items():
         if name in ("rehearse", "rehearse_first") and value:
             values["mode"] = name
-        elif name == "reward_recipe":
-            values[name] = value["name"]
-            if value.get("params"):
-                values["reward_params"] = json.dumps(value["params"], ensure_ascii=False)
+        elif name in RECIPES and value is not None:
+            values |= _parts(name, value)
         elif name != "config" and value is not None:
             values[name] = _text(value)
+    return values
+
+
+def _parts(name: str, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Return a recipe as the fields of its parts: its name, its code and its other parameters."""
+    values, params = {name: recipe["name"]}, dict(recipe.get("params") or {})
+    if recipe["name"] == CUSTOM_CODE:
+        values[f"{RECIPES[name]}_source"] = params.pop("source", "")
+    if params:
+        values[f"{RECIPES[name]}_params"] = json.dumps(params, ensure_ascii=False)
     return values
 
 
@@ -157,18 +178,30 @@ def request_of(values: Mapping[str, str]) -> JobRequest:
     if mode := values.get("mode"):
         body[mode] = True
     body["config"] = dict(_given(described.config, values))
-    if "reward_params" in values:
-        body["config"]["reward_recipe"] = {
-            "name": values.get("reward_recipe", ""),
-            "params": _json(values["reward_params"]),
-        }
     return validated(_REQUEST, body)
 
 
 def _given(settings: Sequence[Setting], values: Mapping[str, str]) -> Iterator[tuple[str, Any]]:
     for each in settings:
-        if each.name in values and each.name not in ("rehearse", "rehearse_first"):
+        if each.name in RECIPES:
+            if recipe := _recipe(each.name, values):
+                yield each.name, recipe
+        elif each.name in values and each.name not in ("rehearse", "rehearse_first"):
             yield each.name, _value(each, values[each.name].strip())
+
+
+def _recipe(name: str, values: Mapping[str, str]) -> dict[str, Any]:
+    """Return the recipe that the fields of its parts describe; nothing if none is filled in."""
+    given, source, params = (
+        values.get(each) for each in (name, f"{RECIPES[name]}_source", f"{RECIPES[name]}_params")
+    )
+    if not (given or source or params):
+        return {}
+    recipe: dict[str, Any] = {"name": (given or (CUSTOM_CODE if source else "")).strip()}
+    found = {} if params is None else _json(params)
+    if source and isinstance(found, dict):
+        found["source"] = source
+    return recipe if params is None and not source else {**recipe, "params": found}
 
 
 def _value(setting: Setting, text: str) -> Any:
@@ -184,8 +217,6 @@ def _value(setting: Setting, text: str) -> Any:
             return _ref(text)
         case "refs":
             return [_ref(line.strip()) for line in text.split("\n") if line.strip()]
-        case "recipe":
-            return {"name": text}
         case _:
             return text
 

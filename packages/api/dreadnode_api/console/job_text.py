@@ -10,11 +10,23 @@ from dreadnode_api.training.job_settings import Setting, kind
 FIRST = ("models", "model", "dataset_ref", "prompt_dataset_ref", "algorithm", "reward_recipe")
 """What a reader looks for first."""
 
+CODE = {"reward_recipe": "reward.py", "environment": "environment.py"}
+"""Settings that can be code, and the files of it that a command names by default."""
+
 
 def as_command(request: Mapping[str, Any]) -> str:
     """Return the command that submits REQUEST, with one flag on each line."""
+    environment = request["config"].get("environment") or {}
+    if set(environment.get("params") or {}) - {"source", "filename"}:
+        return "dn train submit job.toml"  # No flag sets the parameters of an environment.
     flags = [_words(flag) for flag in _flags(request)]
     return " \\\n  ".join([f"dn train {request['trainer_type']}", *flags])
+
+
+def code_files(request: Mapping[str, Any]) -> list[str]:
+    """Return the names of the files that the command of REQUEST reads code from."""
+    found = [request["config"].get(name) for name in CODE]
+    return [_file(name, each) for name, each in zip(CODE, found, strict=True) if _source(each)]
 
 
 def as_toml(request: Mapping[str, Any]) -> str:
@@ -42,9 +54,7 @@ def _flag(setting: Setting, value: Any) -> Iterator[list[str]]:
     if isinstance(value, bool):
         yield [setting.flag if value else f"--no-{setting.flag[2:]}"]
     elif setting.kind == "recipe":
-        yield [setting.flag, value["name"]]
-        if value.get("params"):
-            yield ["--reward-params", json.dumps(value["params"], ensure_ascii=False)]
+        yield from _recipe(setting, value)
     elif setting.name == "models":
         # The arguments of `dn train eval`.
         yield from ([each] for each in value)
@@ -53,6 +63,29 @@ def _flag(setting: Setting, value: Any) -> Iterator[list[str]]:
             yield [setting.flag, str(_short(each))]
     else:
         yield [setting.flag, str(_short(value))]
+
+
+def _recipe(setting: Setting, recipe: Mapping[str, Any]) -> Iterator[list[str]]:
+    params = dict(recipe.get("params") or {})
+    name = recipe["name"]
+    if _source(recipe):
+        name = _file(setting.name, recipe)
+        del params["source"]
+        params.pop("filename", None)
+    yield [setting.flag, name]
+    if params:
+        yield ["--reward-params", json.dumps(params, ensure_ascii=False)]
+
+
+def _source(recipe: Mapping[str, Any] | None) -> bool:
+    """Return whether a recipe is code."""
+    return recipe is not None and "source" in (recipe.get("params") or {})
+
+
+def _file(setting: str, recipe: Mapping[str, Any]) -> str:
+    """Return the name of the file in which the command expects the code of a recipe."""
+    name = str(recipe["params"].get("filename", ""))
+    return name if name.endswith(".py") else CODE[setting]
 
 
 def _words(flag: list[str]) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from app.training.catalog import TINKER_MODELS
 from fastapi import APIRouter, Query
@@ -14,21 +14,20 @@ from dreadnode_api.console import job_form
 from dreadnode_api.console.deps import Filter, MemberPage
 from dreadnode_api.console.forms import texts
 from dreadnode_api.console.job_actions import copied, new_key
-from dreadnode_api.console.job_text import as_command, as_toml
+from dreadnode_api.console.job_text import as_command, as_toml, code_files
 from dreadnode_api.console.layout import redirect
 from dreadnode_api.datasets import service as datasets
-from dreadnode_api.errors import ApiError, Conflict
+from dreadnode_api.errors import ApiError
 from dreadnode_api.http.deps import InDatabase, InSettings
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.patterns import SLUG
 from dreadnode_api.jobs import service as jobs
 from dreadnode_api.training import preflight_report, service
 from dreadnode_api.training.deps import InServices
-from dreadnode_api.training.schemas import JobRequest
+from dreadnode_api.training.schemas import JobRequest, TrainerType
 
 router = APIRouter()
 
-TrainingKind = Literal["sft", "rl"]
 DATASETS_OFFERED = 100
 REWARDS = (
     *("exact_match_v1", "contains_v1", "gsm8k_v1", "math_v1", "row_reward_v1"),
@@ -42,7 +41,7 @@ async def new_job(
     page: MemberPage,
     database: InDatabase,
     settings: InSettings,
-    kind: TrainingKind | None = None,
+    kind: TrainerType | None = None,
     model: Filter = None,
     dataset: Filter = None,
     copy: Annotated[str | None, Query(max_length=36, pattern=SLUG)] = None,
@@ -52,12 +51,10 @@ async def new_job(
     if copy is not None:
         async with database.reading() as session:
             job = await jobs.get_job(session, page.scope.workspace_id, copy)
-        if job.trainer_type not in job_form.KINDS:
-            raise Conflict(f"This form does not copy evaluations; run `dn train clone {job.id}`")
         values = job_form.values_of(copied(job))
     values["trainer_type"] = kind or values.get("trainer_type", "sft")
     ref = "prompt_dataset_ref" if values["trainer_type"] == "rl" else "dataset_ref"
-    given = {"model": model, ref: dataset}
+    given = {"models" if values["trainer_type"] == "eval" else "model": model, ref: dataset}
     values |= {name: value for name, value in given.items() if value is not None}
     values.setdefault("key", new_key())
     return await _form(page, database, values, is_paid=settings.is_paid)
@@ -107,7 +104,7 @@ async def _datasets(session: AsyncSession, org_id: str) -> list[str]:
 async def check(page: MemberPage, services: InServices) -> Response:
     """Show what the preflight finds, and the job as a command and as a file."""
     values = await texts(page.request)
-    shown: dict[str, Any] = {"report": None, "command": None, "toml": None}
+    shown: dict[str, Any] = {"report": None, "command": None, "toml": None, "files": ()}
     if not job_form.is_described(values):
         return page.render("new_job_report.html", problem=None, is_empty=True, **shown)
     try:
@@ -121,10 +118,10 @@ async def check(page: MemberPage, services: InServices) -> Response:
     return page.render("new_job_report.html", problem=None, **(shown | {"report": found}))
 
 
-def _described(request: JobRequest) -> dict[str, str]:
-    """Return the job as a command and as a file."""
+def _described(request: JobRequest) -> dict[str, Any]:
+    """Return the job as a command, with the files of code that it names, and as a job file."""
     given = request.model_dump(mode="json", exclude_unset=True)
-    return {"command": as_command(given), "toml": as_toml(given)}
+    return {"command": as_command(given), "files": code_files(given), "toml": as_toml(given)}
 
 
 @router.post("/ws/{ws}/new-job")
