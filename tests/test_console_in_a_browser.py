@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from .server import MODEL, Server
 
 CHROMIUM = shutil.which("chromium")
+WIDE = "漢" * 200
 SCRIPT = "<script>window.hacked = true</script>"
 SLOW = 60_000  # milliseconds; a step on a busy machine takes a while
 expect.set_options(timeout=SLOW)
@@ -92,6 +93,25 @@ def job(server: Server) -> str:
     return str(json.loads(said.out)["id"])
 
 
+@pytest.fixture(scope="module")
+def others(server: Server, job: str) -> dict[str, str]:
+    """The ids of an RL job and of an evaluation, whose name is as wide as one can be."""
+    path = server.folder / "questions.jsonl"
+    path.write_text(json.dumps({"question": f"1 + 1? {SCRIPT}", "answer": "2"}) + "\n")
+    assert server.dn("dataset", "push", str(path), "questions@1.0.0").code == 0
+    jobs = {
+        "rl": (
+            *("rl", "--model", MODEL, "--prompt-dataset", "questions@1.0.0", "--lora-rank", "4"),
+            *("--reward-recipe", "gsm8k_v1", "--steps", "1", "--num-rollouts", "1"),
+            *("--group-size", "2", "--max-new-tokens", "8"),
+        ),
+        "eval": ("eval", MODEL, "--dataset", "questions@1.0.0", "--no-wait", "--name", WIDE),
+    }
+    said = {kind: server.dn("train", *flags, "--json") for kind, flags in jobs.items()}
+    assert {each.code for each in said.values()} == {0}, said
+    return {kind: str(json.loads(each.out)["id"]) for kind, each in said.items()}
+
+
 @pytest.fixture
 def console(browser: Browser, server: Server, token: str) -> Iterator[Console]:
     opened = Console(browser, server)
@@ -136,18 +156,25 @@ def test_a_row_is_shown_as_rendered_with_the_trained_tokens_marked(
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_has_a_serious_fault_and_each_fits_its_window(
-    browser: Browser, server: Server, token: str, job: str, scheme: Any
+    browser: Browser, server: Server, token: str, job: str, others: dict[str, str], scheme: Any
 ) -> None:
     opened = Console(browser, server, color_scheme=scheme)
+    parts = {"rl": ".group", "eval": "[aria-labelledby=evaluation-title] table"}
+    ended = {f"/ws/default/jobs/{others[kind]}": part for kind, part in parts.items()}
     page = opened.open("/sign-in")
     found = [(f"/sign-in {scheme}", _faults(page))]
     opened.sign_in(token)
     for path in (
         *("/workspaces", "/ws/default/jobs", f"/ws/default/jobs/{job}", "/nowhere"),
         *(f"/ws/default/{path}" for path in PAGES),
+        *(f"/ws/default/jobs/{job}/chat", f"/ws/default/compare?job={job}&job={others['rl']}"),
+        *ended,
     ):
         page = opened.open(path)
-        if path.endswith(job):
+        if path in ended:
+            _wait_for_the_end(page)
+            page.locator(ended[path]).first.wait_for()
+        if path.endswith((job, others["rl"])):
             page.locator("figure canvas").first.wait_for()
         found.append((f"{path} {scheme}", _faults(page)))
         for width in (360, 1440):
@@ -158,6 +185,11 @@ def test_no_page_has_a_serious_fault_and_each_fits_its_window(
 
     assert [each for each in found if each[1]] == []
     assert (opened.foreign, opened.errors) == ([], [])
+
+
+def _wait_for_the_end(page: Page) -> None:
+    expect(page.locator("#state .chip")).to_have_text("completed")
+    page.reload()
 
 
 def _faults(page: Page) -> list[str]:
@@ -177,20 +209,29 @@ def test_the_keyboard_reaches_the_content_and_the_theme(console: Console) -> Non
     assert page.evaluate("location.hash") == "#main"
     theme = page.locator("#theme")
     theme.focus()
-    for expected in ("light", "dark", None):
+    for expected in ("light", "dark", "light"):  # The last one is the browser's own.
         page.keyboard.press("Enter")
-        assert page.evaluate("document.documentElement.dataset.theme ?? null") == expected
+        assert page.evaluate("getComputedStyle(document.body).colorScheme") == expected
+        page.reload()
+        assert page.evaluate("getComputedStyle(document.body).colorScheme") == expected
+        theme.focus()
 
 
-def test_a_page_says_when_the_server_is_away_and_when_it_is_back(
-    console: Console, job: str
+def test_an_open_page_survives_the_restart_of_a_killed_server(
+    console: Console, server: Server, job: str
 ) -> None:
     page = console.open(f"/ws/default/jobs/{job}")
-    page.locator("figure canvas").first.wait_for()
-    console.context.set_offline(True)
+    loss = page.locator("figure[data-metric='train/loss']")
+    expect(loss).to_have_attribute("data-points", re.compile(r"\d+"))
+    server.kill()
     expect(page.locator("#notice")).to_have_text("The server does not respond. Trying again…")
-    console.context.set_offline(False)
+    server.start()
     expect(page.locator("#notice")).to_have_text("Connected to the server again.")
+    before = loss.get_attribute("data-points") or ""
+
+    expect(loss).not_to_have_attribute("data-points", before)
+    expect(page.locator("#state .chip")).to_have_text("running")
+    assert int(loss.get_attribute("data-points") or 0) > int(before)
 
 
 def test_a_revoked_token_and_a_cancelled_job_show_in_open_pages(
