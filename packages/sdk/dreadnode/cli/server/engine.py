@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from dreadnode.cli.output import Column, Output, fitted_table, hint, say
+from dreadnode.cli.output import Column, Output, fitted_table, hint, line_width, say, table
 from dreadnode.cli.server.serve import default_data_dir
 from dreadnode.local_server.python import ISOLATED, module_command
 
@@ -31,8 +31,8 @@ _NEEDS: tuple[Column, ...] = (
     ("here", lambda entry: _here(entry)),
     ("architecture", lambda entry: entry.get("architecture", "-")),
 )
-_TEXT = ("model", "architecture", "trains", "catalog entry", "here")
-"""Columns that are cut where the terminal is too narrow for them."""
+_CUT = ("model", "trains", "catalog entry", "here")
+"""Columns that are cut where the terminal is too narrow for them; it has no architecture then."""
 
 
 def engine(
@@ -79,11 +79,12 @@ def _models(command: list[str]) -> None:
     if as_json:
         out.json({"models": models, "needs": needs, "catalog": entries})
         return
-    lines = [*_table(models, _COLUMNS), ""] if models else []
-    lines += _table(entries, _NEEDS)
-    out.text(*lines)
-    if any("…" in line for line in lines):
-        say("a wider terminal and `--json` show what is cut")
+    tables = [_table(models, _COLUMNS)] if models else []
+    tables.append(_table(entries, _NEEDS))
+    for lines, _ in tables:
+        out.text(*([] if lines is tables[0][0] else [""]), *lines)
+    if not all(is_whole for _, is_whole in tables):
+        say("a wider terminal and `--json` show all columns and whole ids")
     say(
         f"GiB of memory for {needs['dtype']} weights on the {needs['device']}, for training a "
         f"sequence of {needs['context']:,} tokens at rank {needs['rank']}, and for sampling one; "
@@ -98,10 +99,21 @@ def _models(command: list[str]) -> None:
         hint("`--model ID=PATH` with the id of an entry of `dn train catalog` makes it trainable")
 
 
-def _table(items: list[dict[str, Any]], columns: tuple[Column, ...]) -> list[str]:
-    """Return a table of ITEMS that fits the terminal; its text is cut, and no number is."""
-    cells = [[str(cell(item)) for _, cell in columns] for item in items]
-    return list(fitted_table(cells, [name for name, _ in columns], shrink=_TEXT))
+def _table(items: list[dict[str, Any]], columns: tuple[Column, ...]) -> tuple[list[str], bool]:
+    """Return a table of ITEMS that fits the terminal, and whether it shows everything."""
+    lines = list(table(*_cells(items, columns)))
+    if max(map(len, lines)) <= line_width():
+        return lines, True
+    narrow = tuple(each for each in columns if each[0] != "architecture")
+    return list(fitted_table(*_cells(items, narrow), shrink=_CUT)), False
+
+
+def _cells(
+    items: list[dict[str, Any]], columns: tuple[Column, ...]
+) -> tuple[list[list[str]], list[str]]:
+    return [[str(cell(item)) for _, cell in columns] for item in items], [
+        name for name, _ in columns
+    ]
 
 
 def _model_flags(command: list[str]) -> list[str]:
