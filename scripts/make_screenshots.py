@@ -25,7 +25,6 @@ from tests.server import MODEL, Server  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images"
 WIDTH, HEIGHT = 1280, 860
-NEEDLE = json.dumps({"needle": "="})
 STEPS_SHOWN = 24
 """A picture of a running job is taken after this many of its steps."""
 
@@ -49,17 +48,8 @@ def jobs(server: Server) -> Jobs:
     slow = (*sft, *size, "--learning-rate", "1e-4", "--name", "harbour desk, slower")
     rl = (
         *("train", "rl", "--model", MODEL, "--prompt-dataset", "sums@1.0.0", "--rehearse"),
-        *(
-            "--reward-recipe",
-            "contains_v1",
-            "--reward-params",
-            NEEDLE,
-            "--group-size",
-            "4",
-            "--max-new-tokens",
-            "24",
-        ),
-        *("--steps", "3", "--num-rollouts", "4", "--name", "sums", "--json"),
+        *("--reward-recipe", "gsm8k_v1", "--group-size", "4", "--max-new-tokens", "48"),
+        *("--steps", "3", "--num-rollouts", "8", "--name", "sums", "--json"),
     )
     ids = [json.loads(dn(server, *each))["id"] for each in (rl, slow, fast)]
     return Jobs(rl=ids[0], other=ids[1], sft=ids[2])
@@ -101,9 +91,16 @@ def catalog(page: Page, address: str, made: Jobs) -> None:
     page.locator("table").first.wait_for()
 
 
+def comparison(page: Page, address: str, made: Jobs) -> None:
+    """Open the two supervised jobs side by side, with their charts."""
+    page.goto(f"{address}/compare?job={made.sft}&job={made.other}")
+    page.locator("figure canvas").first.wait_for()
+
+
 PICTURES: dict[str, Callable[[Page, str, Jobs], None]] = {
     "running-job": running_job,
     "rollouts": rollouts,
+    "comparison": comparison,
     "catalog": catalog,
 }
 
