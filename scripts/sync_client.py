@@ -24,7 +24,7 @@ CHANGES = (
     (r"\bimport asyncio\b", "import time"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\b__a(enter|exit)__\b", r"__\1__"),
-    (r"\ba(close|read|iter_bytes)\(", r"\1("),
+    (r"\ba(close|read|iter_bytes|iter_lines)\(", r"\1("),
     (r"\bAsync(?=[A-Z])", ""),
     (r"\basync_api\b", "sync_api"),
     (r"with async methods", "with blocking methods"),

@@ -1,5 +1,7 @@
 """The processes of the service: `python -m dreadnode_api init | serve | dispatch | …`.
 
+The engine starts `endpoint`, which serves its `/v1`.
+
 Settings come from the environment; see `settings.py`.
 """
 
@@ -14,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from dreadnode_api import logs, migrations, operator_commands, parent_watch
 from dreadnode_api.auth.service import create_first
@@ -40,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve.add_argument("--host", default="127.0.0.1")
     serve.add_argument("--port", type=int, default=8799)
     commands.add_parser("dispatch", help="run the queued jobs")
+    endpoint = commands.add_parser("endpoint", help="serve `/v1` of an engine, which starts this")
+    endpoint.add_argument("--socket", type=int, required=True, help="descriptor to listen on")
     backup = commands.add_parser("backup", help="copy all data of the server")
     backup.add_argument("target", type=Path, help="a folder that does not exist yet")
     operator_commands.add_parsers(commands)
@@ -55,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _backup(settings, given.target)
         if given.command == "serve":
             return _serve(settings, given.host, given.port)
+        if given.command == "endpoint":
+            return _serve_endpoint(settings, socket.socket(fileno=given.socket))
         if given.command == "dispatch":
             return asyncio.run(_dispatch(settings))
         print(json.dumps(asyncio.run(operator_commands.run(settings, given))))  # noqa: T201
@@ -109,15 +116,9 @@ def _backup(settings: Settings, target: Path) -> int:
 
 def _serve(settings: Settings, host: str, port: int) -> int:
     # The dispatcher needs none of these, and starts in half the time without them.
-    import uvicorn
     import uvloop
 
-    from dreadnode_api.http import protocol
     from dreadnode_api.main import create_app
-
-    limits = protocol.limits(
-        settings.max_connections, settings.head_seconds, settings.silence_seconds
-    )
 
     async def serve() -> None:
         app = create_app(settings)
@@ -125,26 +126,49 @@ def _serve(settings: Settings, host: str, port: int) -> int:
         listener = _listen(host, port)
         if not settings.uses_tls and host not in LOOPBACK:
             log.warning("listening on %s without TLS; put a proxy with TLS in front of it", host)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=10,
-            http=protocol.protocol(limits),
-        )
-        server = uvicorn.Server(config)
-        parent_watch.watch(lambda: setattr(server, "should_exit", True))
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started and not running.done():  # noqa: ASYNC110  (uvicorn has no event)
-            await asyncio.sleep(0.01)
-        if server.started:
-            address = f"http://{host}:{listener.getsockname()[1]}"
-            print(f"api ready on {address}", flush=True)  # noqa: T201
-        await running
+        address = f"http://{host}:{listener.getsockname()[1]}"
+        await _run_server(settings, app, listener, f"api ready on {address}")
 
     uvloop.run(serve())
     return 0
+
+
+def _serve_endpoint(settings: Settings, listener: socket.socket) -> int:
+    import uvloop
+
+    from dreadnode_api.engine_endpoint import create_app
+
+    uvloop.run(_run_server(settings, create_app(settings), listener))
+    return 0
+
+
+async def _run_server(
+    settings: Settings, app: Any, listener: socket.socket, ready: str | None = None
+) -> None:
+    """Serve APP on LISTENER until a signal or the end of the parent; print READY at the start."""
+    import uvicorn
+
+    from dreadnode_api.http import protocol
+
+    limits = protocol.limits(
+        settings.max_connections, settings.head_seconds, settings.silence_seconds
+    )
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+        http=protocol.protocol(limits),
+    )
+    server = uvicorn.Server(config)
+    parent_watch.watch(lambda: setattr(server, "should_exit", True))
+    running = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not running.done():  # noqa: ASYNC110  (uvicorn has no event)
+        await asyncio.sleep(0.01)
+    if server.started and ready is not None:
+        print(ready, flush=True)  # noqa: T201
+    await running
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +13,11 @@ from typing import Any
 import httpx2
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dreadnode_api.errors import BadGateway, GatewayTimeout
+from dreadnode_api.errors import BadGateway, GatewayTimeout, NotFound
 
 log = logging.getLogger(__name__)
+
+UNREADABLE = "The training engine gives an answer that cannot be read"
 
 
 class EngineMemory(BaseModel):
@@ -86,7 +89,7 @@ class Capabilities:
 
 
 class EngineClient:
-    """A client of the engine that asks one question."""
+    """A client of the engine: what it serves, and whose checkpoints it holds."""
 
     def __init__(
         self,
@@ -131,14 +134,49 @@ class EngineClient:
                 self._known = await self._ask()
             return self._known
 
+    async def base_model_of(self, path: str, *, key: str | None = None) -> str:
+        """Return the base model of the checkpoint at PATH, for the holder of KEY.
+
+        Raises:
+            NotFound: the checkpoint does not exist for this key.
+            BadGateway, GatewayTimeout: as for `capabilities`.
+        """
+        response = await self._send("POST", "weights_info", key, {"tinker_path": path})
+        if response.status_code in (400, 404):
+            raise NotFound(str(_field(response, "detail")))
+        return str(_field(_successful(response), "base_model"))
+
+    async def sampler_checkpoints(
+        self, limit: int, *, key: str | None = None
+    ) -> list[tuple[str, datetime]]:
+        """Return path and time of the newest LIMIT checkpoints to sample from, for KEY's holder."""
+        response = _successful(await self._send("GET", f"checkpoints?limit={limit}", key))
+        return [
+            (str(each["tinker_path"]), datetime.fromisoformat(each["time"]))
+            for each in _field(response, "checkpoints")
+            if each["checkpoint_type"] == "sampler"
+        ]
+
     async def _ask(self) -> Capabilities:
+        asked_at = time.monotonic()
+        response = _successful(await self._send("GET", "get_server_capabilities"))
+        return Capabilities(MappingProxyType(_models(response)), asked_at)
+
+    async def _send(
+        self, method: str, path: str, key: str | None = None, body: Any = None
+    ) -> httpx2.Response:
+        """Return the response to one request, sent with KEY or with the client's own."""
         if not self._url:
             raise BadGateway("This server has no training engine; set `TINKER_BASE_URL` on it")
-        asked_at = time.monotonic()
         if self._client is None:
             self._client = self._connect(verify=self._url.startswith("https:"))
         try:
-            response = await self._client.get(f"{self._url}/api/v1/get_server_capabilities")
+            return await self._client.request(
+                method,
+                f"{self._url}/api/v1/{path}",
+                json=body,
+                headers={"X-API-Key": key} if key else None,
+            )
         except httpx2.TimeoutException:
             raise GatewayTimeout(
                 "The training engine does not answer in time; try again in a minute"
@@ -148,12 +186,6 @@ class EngineClient:
             raise BadGateway(
                 "The training engine cannot be reached; see whether it runs, then try again"
             ) from None
-        if response.status_code != 200:
-            raise BadGateway(
-                f"The training engine answers with status {response.status_code}; "
-                "see its log, and whether its key is the one this server holds"
-            )
-        return Capabilities(MappingProxyType(_models(response)), asked_at)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -161,10 +193,26 @@ class EngineClient:
             await self._client.aclose()
 
 
+def _successful(response: httpx2.Response) -> httpx2.Response:
+    if response.status_code != 200:
+        raise BadGateway(
+            f"The training engine answers with status {response.status_code}; "
+            "see its log, and whether its key is the one this server holds"
+        )
+    return response
+
+
+def _field(response: httpx2.Response, name: str) -> Any:
+    try:
+        return response.json()[name]
+    except (ValueError, KeyError, TypeError):
+        raise BadGateway(UNREADABLE) from None
+
+
 def _models(response: httpx2.Response) -> dict[str, EngineModel]:
     try:
         body: Any = response.json()
         entries = [EngineModel.model_validate(e) for e in body["supported_models"]]
     except (ValueError, KeyError, TypeError, ValidationError):
-        raise BadGateway("The training engine gives an answer that cannot be read") from None
+        raise BadGateway(UNREADABLE) from None
     return {entry.model_name: entry for entry in entries}

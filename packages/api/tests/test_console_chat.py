@@ -48,6 +48,6 @@ async def test_a_message_is_streamed_to_members_of_the_jobs_organization(
     assert "no checkpoint yet" in early.json()["detail"]
     assert answer.status_code == 200
     assert "Hello" in "".join(line.get("content", "") for line in lines)
-    assert lines[-1]["end"]["tokens"] > 0
+    assert lines[-1]["answer"]["usage"]["sampled_tokens"] > 0
     assert wrong.status_code == 422
     assert [forged.status_code, reader.status_code, stranger.status_code] == [403, 403, 404]

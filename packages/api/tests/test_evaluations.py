@@ -1,12 +1,17 @@
 """Evaluations: jobs of a kind of their own, from their models to their result."""
 
 import json
+import re
 from typing import Any
 
 import pytest
+from app.training.catalog import get_training_model
 from dreadnode_api.auth.tokens import run_key
+from dreadnode_api.errors import Invalid
 from dreadnode_api.jobs.dispatcher import describe_sandbox
 from dreadnode_api.models.jobs import Job
+from dreadnode_api.pricing.rates import Rates
+from dreadnode_api.training.evaluated_models import EvaluatedModels, check_common_price
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
@@ -266,3 +271,21 @@ async def test_an_evaluation_is_checked_and_priced_without_being_created(api: An
     assert found.json()["config"]["train_on"] == "all_assistant_messages"
     assert compared.status_code == 422
     assert await api.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("models", "why"),
+    [
+        ([MODEL, "openai/gpt-oss-20b"], "have different prices, so the cost"),
+        ([MODEL, "UNPUBLISHED"], "The catalog has no published price of `UNPUBLISHED`"),
+    ],
+)
+def test_several_models_without_a_common_price_are_refused_with_the_true_reason(
+    database_url: str, models: list[str], why: str
+) -> None:
+    entry = get_training_model(MODEL)
+    assert entry is not None
+    found = EvaluatedModels([{"model": each} for each in models], entry, False, Rates(""), 1, {})
+
+    with pytest.raises(Invalid, match=re.escape(why)):
+        check_common_price(found)

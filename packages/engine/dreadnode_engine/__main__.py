@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="dn engine", description="Serve base models to clients of Tinker's protocol."
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    serve = commands.add_parser("serve", help="Serve Tinker's protocol over HTTP.")
+    serve = commands.add_parser("serve", help="Serve base models and adapters over HTTP.")
     models = commands.add_parser("models", help="Show which base models would be served.")
     add_flags(serve, Settings)
     add_flags(models, ModelSources)
@@ -134,6 +134,7 @@ async def _serve(settings: Settings) -> int:
 
     from dreadnode_engine.compute.probe import check_architecture
     from dreadnode_engine.http.app import create_app
+    from dreadnode_engine.http.connection import Connection
 
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise Refused("`--device cuda` needs a CUDA GPU, and PyTorch finds none on this machine")
@@ -150,7 +151,12 @@ async def _serve(settings: Settings) -> int:
             del models[model_id]
     app = create_app(settings, models, keyring)
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on"
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=2,
+        lifespan="on",
+        http=Connection,
     )
     server = uvicorn.Server(config)
     end_with_parent()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -59,6 +60,8 @@ class FakeApi:
         jobs: The responses to each GET of the job, in order; the last one stays.
         failures: Errors or responses for the next requests.
         chat_failures: Responses for the next chat messages.
+        chat_reasoning: The parts of the reasoning of streamed ones.
+        chat_end: The last line of streamed ones; the whole answer if None.
         requests: The requests so far.
         datasets: The bytes of each dataset, by name and version; those of several splits as sent.
         splits: The files of those that were sent as several, by split.
@@ -71,6 +74,8 @@ class FakeApi:
     jobs: list[dict[str, Any]] = field(default_factory=lambda: [job()])
     failures: list[Exception | httpx2.Response] = field(default_factory=list)
     chat_failures: list[httpx2.Response] = field(default_factory=list)
+    chat_reasoning: tuple[str, ...] = ()
+    chat_end: dict[str, Any] | None = None
     requests: list[httpx2.Request] = field(default_factory=list)
     datasets: dict[tuple[str, str], bytes] = field(default_factory=dict)
     splits: dict[tuple[str, str], dict[str, tuple[str, bytes]]] = field(default_factory=dict)
@@ -110,6 +115,18 @@ class FakeApi:
             "finish_reason": "stop" if asked["max_tokens"] > 1 else "length",
             "usage": {"prompt_tokens": 9, "sampled_tokens": 1},
         }
+
+    def chat_response(self, asked: dict[str, Any]) -> httpx2.Response:
+        """Return the answer as a whole, or in lines, word by word."""
+        answer = self.chat(asked)
+        if not asked["stream"]:
+            return httpx2.Response(200, json=answer)
+        names = ("job_id", "model", "trained_model", "rehearsal", "checkpoint", "step")
+        lines: list[Any] = [{"weights": {name: answer[name] for name in names}}]
+        lines += [{"reasoning": text} for text in self.chat_reasoning]
+        lines += [{"content": word} for word in re.findall(r"\S+\s*", answer["message"]["content"])]
+        lines += [self.chat_end or {"answer": answer}]
+        return httpx2.Response(200, text="".join(json.dumps(line) + "\n" for line in lines))
 
     def export(self, checkpoint: str) -> dict[str, Any]:
         """Return the files of a checkpoint's folder, which a test has put there."""
@@ -215,7 +232,7 @@ class FakeApi:
         if action == "/chat" and self.chat_failures:
             return self.chat_failures.pop(0)
         if action == "/chat":
-            return httpx2.Response(200, json=self.chat(json.loads(request.content)))
+            return self.chat_response(json.loads(request.content))
         if action == "/evaluation":
             return httpx2.Response(200, json=self.evaluation)
         if action == "/logs":

@@ -36,8 +36,8 @@ class Target:
     """Weights to serve.
 
     Attributes:
-        org_id: The organization that asks.
-        lineage: The subject of the engine's key that opens them.
+        org_id: The organization that asks; on the engine itself, the owner of its key.
+        lineage: The subject of the engine's key that opens them; the master key if it is empty.
         opening: The first line that the serving process reads.
         weights: The fields of `WeightsInfo`, for the weights of a job.
     """
@@ -63,20 +63,35 @@ async def find_target(
         Conflict: the weights exist and cannot be served now.
         Invalid: the job has no checkpoint of this name.
     """
-    base, separator, path = model.partition(";")
-    if separator and path.startswith(PATH):
+    base, path = checkpoint_path(model)
+    if path is not None:
         job, weights = await _by_path(session, caller, path)
-        if base not in (job.trained_model, job.model):
-            raise NotFound(f"The checkpoint `{path}` was not trained on `{base}`")
+        check_trained_on(base, path, job.trained_model, job.model)
         return job_target(caller, engine, job, weights)
-    if model.startswith(PATH):
-        return job_target(caller, engine, *await _by_path(session, caller, model))
     if model in engine.models:
-        return _base_target(caller, engine.models[model])
+        return engine_target(caller.org_id, BASE_MODELS, engine.models[model])
     name, _, checkpoint = model.partition("@")
     job = await _job(session, caller, name)
     saved = await records.job_checkpoints(session, job.id)
     return job_target(caller, engine, job, choose_checkpoint(job, saved, checkpoint or None))
+
+
+def checkpoint_path(model: str) -> tuple[str | None, str | None]:
+    """Return the base model and the path that MODEL names; None for each that it does not."""
+    base, separator, path = model.rpartition(";")
+    if not path.startswith(PATH):
+        return None, None
+    return (base if separator else None), path
+
+
+def check_trained_on(base: str | None, path: str, *models: str) -> None:
+    """Return if the checkpoint at PATH was trained on BASE, which one of MODELS is.
+
+    Raises:
+        NotFound: BASE is another model.
+    """
+    if base is not None and base not in models:
+        raise NotFound(f"The checkpoint `{path[:200]}` was not trained on `{base[:200]}`")
 
 
 def job_target(caller: Caller, engine: Capabilities, job: Job, weights: Checkpoint) -> Target:
@@ -104,7 +119,16 @@ def job_target(caller: Caller, engine: Capabilities, job: Job, weights: Checkpoi
     return Target(caller.org_id, job.lineage, opening, weights_info(job, weights))
 
 
-def _base_target(caller: Caller, served: EngineModel) -> Target:
+def engine_target(
+    owner: str, lineage: str, served: EngineModel, checkpoint: str | None = None
+) -> Target:
+    """Return CHECKPOINT, or the base model SERVED itself, in the model's default chat format.
+
+    OWNER and LINEAGE are those of the target.
+
+    Raises:
+        Conflict: this server does not know how to prompt the model.
+    """
     model = get_training_model(served.model_name)
     if served.sampleable is False or not (served.stand_in or model):
         raise Conflict(f"This server cannot sample from `{served.model_name}`")
@@ -113,9 +137,9 @@ def _base_target(caller: Caller, served: EngineModel) -> Target:
         "model": served.model_name,
         "rehearsal": served.stand_in,
         "tokenizer": served.tokenizer_id or (model.tokenizer_id if model else None),
-        "checkpoint": None,
+        "checkpoint": checkpoint,
     }
-    return Target(caller.org_id, BASE_MODELS, opening)
+    return Target(owner, lineage, opening)
 
 
 def _opening(served: EngineModel, context: int | None) -> dict[str, Any]:
@@ -152,8 +176,13 @@ async def _job(session: AsyncSession, caller: Caller, name: str) -> Job:
         raise Conflict(f"Several jobs are called `{name}`; use the id of one of them")
     if named:
         return named[0]
-    if "/" in name and get_training_model(name) is None:
-        raise NotFound(unknown_model(name).replace("\n", " "))
     if "/" in name:
-        raise NotFound(f"This server's engine does not hold `{name}`; see `GET /v1/models`")
+        raise unknown_base(name)
     raise NotFound(f"There is no model and no job `{name[:200]}`; see `GET /v1/models`")
+
+
+def unknown_base(name: str) -> NotFound:
+    """Return the error for a base model NAME that the engine does not hold."""
+    if get_training_model(name) is None:
+        return NotFound(unknown_model(name).replace("\n", " "))
+    return NotFound(f"This server's engine does not hold `{name}`; see `GET /v1/models`")

@@ -120,7 +120,7 @@ async def answers(
         }
     )
     state = page.request.app.state
-    models = Models(page.caller, database, state.engine, state.serving)
+    models = Models(state.engine, state.serving, page.caller, database)
 
     async def one(of: Job) -> Answer:
         try:

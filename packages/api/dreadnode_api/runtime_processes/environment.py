@@ -29,11 +29,16 @@ def clean_environment(settings: Settings, home: Path) -> dict[str, str]:
 
 
 def engine_environment(settings: Settings, lineage: str, home: Path) -> dict[str, str]:
-    """Return the environment of a process that may access the runs of LINEAGE on the engine."""
-    key = run_key(settings.engine_key, lineage, RUN_KEY_SECONDS) if settings.engine_key else ""
+    """Return the environment of a process that may access the runs of LINEAGE on the engine.
+
+    An empty LINEAGE is that of the engine's operator, who may access all of them.
+    """
+    key = settings.engine_api_key
+    if settings.engine_key and lineage:
+        key = run_key(settings.engine_key, lineage, RUN_KEY_SECONDS)
     variables = {
         **clean_environment(settings, home),
-        "TINKER_API_KEY": key or settings.tinker_api_key,
+        "TINKER_API_KEY": key,
         "TINKER_BASE_URL": settings.engine_url,
         "TINKER_TELEMETRY": "0",
     }

@@ -1,28 +1,36 @@
 """Chat with the weights of a job, while it trains and after it has ended."""
 
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, Field
 
 from dreadnode_api.auth.deps import Member, WorkspaceScope
 from dreadnode_api.checkpoints import records
 from dreadnode_api.checkpoints.choice import WeightsInfo, choose_checkpoint
 from dreadnode_api.checkpoints.targets import Target, job_target
-from dreadnode_api.errors import ERRORS
+from dreadnode_api.errors import ERRORS, ApiError
 from dreadnode_api.http.disconnect import while_connected
+from dreadnode_api.http.error_responses import error_response
 from dreadnode_api.http.schemas import Request as RequestBody
 from dreadnode_api.http.schemas import Response
 from dreadnode_api.jobs import service
 from dreadnode_api.jobs.deps import JobId
 from dreadnode_api.serving.requests import generation
-from dreadnode_api.serving.service import InModels, Models
+from dreadnode_api.serving.service import JobModels, Lines, Models
 from dreadnode_api.training.rl_schemas import StopText
 
 router = APIRouter(
     prefix="/org/{org}/ws/{ws}/training/jobs/{job_id}", responses=ERRORS, tags=["Training jobs"]
 )
 MAX_TOKENS = 32_768
+JSON_LINES = "application/x-ndjson"
+PARTS = ("reasoning", "content")
+"""The parts of a message that are streamed."""
 
 
 class ChatMessage(RequestBody):
@@ -61,6 +69,11 @@ class ChatRequest(RequestBody):
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int | None = Field(None, ge=0, lt=2**31, description="A random seed if omitted")
     stop: list[StopText] = Field(default=[], max_length=16)
+    stream: bool = Field(
+        False,
+        description="Send JSON lines while the model samples: `weights`, then `reasoning` and "
+        "`content`, at the end the whole `answer` or an `error`",
+    )
 
 
 class ChatReply(Response):
@@ -91,15 +104,21 @@ class ChatAnswer(WeightsInfo):
     )
 
 
-@router.post("/chat")
+@router.post(
+    "/chat",
+    response_model=ChatAnswer,
+    responses={200: {"content": {JSON_LINES: {}}, "description": "The next message"}},
+)
 async def chat_with_training_job(
-    scope: Member, job_id: JobId, asked: ChatRequest, models: InModels, request: Request
-) -> ChatAnswer:
+    scope: Member, job_id: JobId, asked: ChatRequest, models: JobModels, request: Request
+) -> ChatAnswer | StreamingResponse:
     """Sample the next message of a conversation from a job's weights.
 
     The job's system prompt is added in front, and the chat format is that of the training. Other
     tools use `POST /v1/chat/completions` with the job's id as the model.
     """
+    if asked.stream:
+        return await streamed_answer(scope, job_id, asked, models)
     return await while_connected(request, answer(scope, job_id, asked, models))
 
 
@@ -112,8 +131,54 @@ async def answer(
         ApiError: the workspace has no such job, or its weights cannot be served.
     """
     target = await chat_target(scope, job_id, asked.checkpoint, models)
-    wanted = generation(**asked.model_dump(exclude={"checkpoint"}))
-    (found,) = await models.results(target, [wanted])
+    (found,) = await models.results(target, [_generation(asked)])
+    return _answer(target, found)
+
+
+async def streamed_answer(
+    scope: WorkspaceScope, job_id: str, asked: ChatRequest, models: Models
+) -> StreamingResponse:
+    """Return the next message of a conversation as JSON lines, sent while the model samples.
+
+    Raises:
+        ApiError: as for `answer`, before the first line.
+    """
+    target = await chat_target(scope, job_id, asked.checkpoint, models)
+    lines = await models.opened(target, _generation(asked))
+    headers = {"Cache-Control": "no-store"}
+    return StreamingResponse(_streamed(target, lines), media_type=JSON_LINES, headers=headers)
+
+
+async def _streamed(target: Target, lines: Lines) -> AsyncIterator[str]:
+    yield _line(weights=dict(target.weights or {}))
+    seen: set[str] = set()
+    try:
+        async with aclosing(lines):
+            async for line in lines:
+                if "part" in line:
+                    new = line["part"]
+                else:
+                    whole = _answer(target, line["result"])
+                    # An engine that does not stream sends the message with its end.
+                    new = whole.message.model_dump(exclude=seen)
+                if parts := {name: new[name] for name in PARTS if new.get(name)}:
+                    seen |= parts.keys()
+                    yield _line(**parts)
+                if "result" in line:
+                    yield _line(answer=whole.model_dump(mode="json"))
+    except ApiError as error:
+        yield _line(error=json.loads(bytes(error_response(error).body)))
+
+
+def _line(**fields: Any) -> str:
+    return json.dumps(fields) + "\n"
+
+
+def _generation(asked: ChatRequest) -> dict[str, Any]:
+    return generation(**asked.model_dump(exclude={"checkpoint"}))
+
+
+def _answer(target: Target, found: Mapping[str, Any]) -> ChatAnswer:
     (choice,) = found["choices"]
     usage = found["usage"]
     return ChatAnswer.model_validate(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dreadnode_api.checkpoints.targets import Target
 from dreadnode_api.serving.requests import tool_call
 
 Fields = dict[str, Any]
@@ -16,19 +17,19 @@ class Head:
     Args:
         kind: `chat.completion` or `text_completion`.
         model: The model as the request names it.
-        weights: The weights that answer, if they are a job's.
+        target: The weights that answer.
     """
 
-    def __init__(self, kind: str, model: str, weights: Mapping[str, Any] | None) -> None:
+    def __init__(self, kind: str, model: str, target: Target) -> None:
         prefix = "chatcmpl" if kind.startswith("chat") else "cmpl"
         self._kind = kind
         self._fields = {
             "id": f"{prefix}-{secrets.token_hex(12)}",
             "created": int(time.time()),
             "model": model,
-            "system_fingerprint": (weights or {}).get("checkpoint"),
+            "system_fingerprint": target.opening["checkpoint"],
         }
-        self._weights = {"weights": dict(weights)} if weights else {}
+        self._weights = {"weights": dict(target.weights)} if target.weights else {}
 
     def whole(self, choices: Sequence[Fields], usage: Fields) -> Fields:
         """Return the response of a request that does not stream."""

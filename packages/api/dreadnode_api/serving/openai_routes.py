@@ -54,7 +54,7 @@ async def get_model(
             shape = _model if anthropic_version is None else _anthropic_model
             return shape(name, created, owner)
     target = await models.find(path)
-    if target.weights is None:
+    if target.opening["checkpoint"] is None:
         raise NotFound(f"There is no model `{path[:200]}`")
     return _model(path, 0, "job")
 
@@ -77,7 +77,7 @@ async def create_chat_completion(
         logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
     )
     target = await models.find(asked.model)
-    head = shapes.Head("chat.completion", asked.model, target.weights)
+    head = shapes.Head("chat.completion", asked.model, target)
     if not asked.stream:
         found = await while_connected(request, models.results(target, [wanted]))
         choices = [shapes.chat_choice(i, c) for i, c in enumerate(found[0]["choices"])]
@@ -96,7 +96,7 @@ async def create_completion(
         for prompt in asked.prompts
     ]
     target = await models.find(asked.model)
-    head = shapes.Head("text_completion", asked.model, target.weights)
+    head = shapes.Head("text_completion", asked.model, target)
     if not asked.stream:
         found = await while_connected(request, models.results(target, wanted))
         flat = [choice for result in found for choice in result["choices"]]

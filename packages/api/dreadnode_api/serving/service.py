@@ -1,6 +1,7 @@
 """Finds the weights that a request names, and the models that a caller can name."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,29 +21,40 @@ from dreadnode_api.models.jobs import Job
 from dreadnode_api.serving.model_process import Line
 from dreadnode_api.serving.process_pool import ProcessPool
 
-JOBS_LISTED = 100
+WEIGHTS_LISTED = 100
+ListedModel = tuple[str, int, str]
+"""The name of a model, when it was made (seconds since the epoch), and its owner."""
 Lines = AsyncGenerator[Line, None]
 """Lines of a serving process; closing it cancels the request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Models:
+@dataclass(frozen=True)
+class ServedModels(ABC):
     """Serves requests of one caller."""
 
-    caller: Caller
-    database: Database
     engine: EngineClient
     pool: ProcessPool
 
+    @abstractmethod
     async def find(self, model: str) -> Target:
         """Return the weights that MODEL names.
 
         Raises:
             ApiError: they do not exist or cannot be served.
         """
+
+    @abstractmethod
+    async def listed(self) -> list[ListedModel]:
+        """Return the models that the caller can name: base models, then the newest weights."""
+
+    async def base_models(self) -> list[ListedModel]:
+        """Return the base models that the engine samples from."""
         known = await self.engine.capabilities()
-        async with self.database.reading() as session:
-            return await find_target(session, self.caller, known, model)
+        return [
+            (model.model_name, 0, "base")
+            for model in known.models.values()
+            if model.sampleable is not False
+        ]
 
     async def results(
         self, target: Target, requests: Sequence[Mapping[str, Any]]
@@ -68,24 +80,30 @@ class Models:
             raise
         return _with_first(first, lines)
 
-    async def listed(self) -> list[tuple[str, int, str]]:
-        """Return the name, the time of creation and the owner of each model, newest job first.
 
-        These are the base models of the engine, and the newest jobs that have weights.
-        """
+@dataclass(frozen=True)
+class Models(ServedModels):
+    """Serves the base models, and the weights of the caller's organization."""
+
+    caller: Caller
+    database: Database
+
+    async def find(self, model: str) -> Target:
+        """Return the weights that MODEL names, as `find_target` does."""
         known = await self.engine.capabilities()
-        bases = [
-            (model.model_name, 0, "base")
-            for model in known.models.values()
-            if model.sampleable is not False
-        ]
+        async with self.database.reading() as session:
+            return await find_target(session, self.caller, known, model)
+
+    async def listed(self) -> list[ListedModel]:
+        """Return the base models of the engine, and the newest jobs that have weights."""
         ready = select(Checkpoint.job_id).where(Checkpoint.state == State.READY)
         statement = (
             select(Job)
             .where(Job.org_id == self.caller.org_id, Job.id.in_(ready))
             .order_by(Job.id.desc())
-            .limit(JOBS_LISTED)
+            .limit(WEIGHTS_LISTED)
         )
+        bases = await self.base_models()
         async with self.database.reading() as session:
             jobs = (await session.scalars(statement)).all()
         return bases + [(job.id, int(job.created_at.timestamp()), "job") for job in jobs]
@@ -103,13 +121,14 @@ async def models(
 ) -> Models:
     """Return what serves the caller's requests."""
     pool: ProcessPool = request.app.state.serving
-    return Models(caller, database, engine, pool)
+    return Models(engine, pool, caller, database)
 
 
-InModels = Annotated[Models, Depends(models)]
+JobModels = Annotated[Models, Depends(models)]
+InModels = Annotated[ServedModels, Depends(models)]
 
 
-async def member_models(found: InModels) -> Models:
+async def member_models(found: JobModels) -> ServedModels:
     """Return the same for a caller who may sample, which costs money.
 
     Raises:
@@ -119,4 +138,4 @@ async def member_models(found: InModels) -> Models:
     return found
 
 
-MemberModels = Annotated[Models, Depends(member_models)]
+MemberModels = Annotated[ServedModels, Depends(member_models)]

@@ -201,12 +201,25 @@ def check_common_price(found: EvaluatedModels) -> None:
     """Return if the price of an evaluation that is paid for is that of one model.
 
     Raises:
-        Invalid: its models have different prices, so that its cost could not be known.
+        Invalid: its models have no common price, so that its cost could not be known.
     """
-    models = {str(model["model"]) for model in found.models}
-    if len(models) > 1:
-        raise Invalid(
-            f"{' and '.join(f'`{each}`' for each in sorted(models))} have different prices, so "
-            "that the cost of one job could not be known; evaluate them in separate jobs",
-            *LOC,
-        )
+    models = sorted({str(model["model"]) for model in found.models})
+    if len(models) < 2:
+        return
+    entries = {each: get_training_model(each) for each in models}
+    unpublished = [
+        name for name, entry in entries.items() if entry is None or rates_of(entry).prefill is None
+    ]
+    if unpublished:
+        why = f"The catalog has no published price of {_quoted(unpublished)} for `prefill` tokens"
+    else:
+        why = f"{_quoted(models)} have different prices"
+    raise Invalid(
+        f"{why}, so the cost of one job with these models could not be known; evaluate them in "
+        "separate jobs",
+        *LOC,
+    )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return " and ".join(f"`{name}`" for name in names)

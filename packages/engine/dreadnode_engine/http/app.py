@@ -14,9 +14,10 @@ from starlette.routing import Mount, Route
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.errors import NotFound, Refused
-from dreadnode_engine.http import calls, rest
+from dreadnode_engine.http import calls, endpoint, rest
 from dreadnode_engine.http.bodies import BodyReader
 from dreadnode_engine.http.calls import Call
+from dreadnode_engine.http.endpoint import Endpoint
 from dreadnode_engine.service.cleanup import clean_up_forever
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Keyring
@@ -36,9 +37,11 @@ def create_app(
         engine = Engine(settings, models)
         await start(engine)
         app.state.engine, app.state.keyring, app.state.bodies = engine, keyring, BodyReader()
+        app.state.endpoint = Endpoint(settings.data_dir, keyring)
         cleanup = asyncio.create_task(clean_up_forever(engine))
         yield
         cleanup.cancel()
+        await app.state.endpoint.close()
         await asyncio.to_thread(engine.stop)
 
     def route(path: str, call: Call, method: str = "POST") -> Route:
@@ -56,7 +59,10 @@ def create_app(
         Route("/{path:path}", _not_served, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
     ]
     app = Starlette(
-        routes=[Mount("/api/v1", routes=routes)],
+        routes=[
+            Mount("/api/v1", routes=routes),
+            Route(f"{endpoint.PREFIX}{{path:path}}", _forward, methods=["GET", "POST"]),
+        ],
         lifespan=lifespan,
         exception_handlers={Refused: _refused, sqlite3.OperationalError: _journal_error},
     )
@@ -64,8 +70,15 @@ def create_app(
     return app
 
 
-async def _refused(_: HttpRequest, refusal: Exception) -> Response:
+async def _forward(request: HttpRequest) -> Response:
+    forwarder: Endpoint = request.app.state.endpoint
+    return await forwarder.forward(request)
+
+
+async def _refused(request: HttpRequest, refusal: Exception) -> Response:
     status = refusal.status if isinstance(refusal, Refused) else 400
+    if request.url.path.startswith(endpoint.PREFIX):
+        return endpoint.refusal_response(str(refusal), status)
     return JSONResponse({"detail": str(refusal)}, status)
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -23,6 +23,8 @@ from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.state.records import Request
 
+T = TypeVar("T")
+Close = Callable[[], Coroutine[Any, Any, None]]
 Call = Callable[[Engine, Principal, HttpRequest], Awaitable[Response]]
 
 
@@ -134,33 +136,40 @@ async def _sample(engine: Engine, who: Principal, request: HttpRequest) -> Respo
 
 async def _sample_stream(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     stream = await streaming.open_stream(engine, who, await read_json(request))
-    return SampleStream(stream)
+    return ClosingResponse(_lines(stream), stream.close, media_type="application/x-ndjson")
 
 
-class SampleStream(StreamingResponse):
-    """The parts of a stream as JSON lines; the request ends with the client's connection."""
+async def _lines(stream: streaming.Stream) -> AsyncIterator[str]:
+    """Yield the parts of STREAM as JSON lines."""
+    async for part in stream.parts():
+        yield json.dumps(part) + "\n"
 
-    def __init__(self, stream: streaming.Stream) -> None:
-        super().__init__(self._lines(stream), media_type="application/x-ndjson")
-        self._stream = stream
 
-    @staticmethod
-    async def _lines(stream: streaming.Stream) -> AsyncIterator[str]:
-        async for part in stream.parts():
-            yield json.dumps(part) + "\n"
+class ClosingResponse(StreamingResponse):
+    """A streamed response whose source is closed with it, also when the client disconnects.
+
+    Args:
+        content: The parts of the body.
+        close: Closes their source.
+        more: The arguments of a `StreamingResponse`.
+    """
+
+    def __init__(self, content: AsyncIterator[str | bytes], close: Close, **more: Any) -> None:
+        super().__init__(content, **more)
+        self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the parts, and close the stream in any case."""
+        """Send the parts, and close the source in any case."""
         try:
             await super().__call__(scope, receive, send)
         finally:
             # A task of its own: this one may be cancelled.
-            await asyncio.shield(asyncio.create_task(self._stream.close()))
+            await asyncio.shield(asyncio.create_task(self._close()))
 
 
 async def _retrieve(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     name = string_field(await read_json(request), "request_id")
-    found = await _until_disconnected(results.retrieve(engine, who, name), request)
+    found = await until_disconnected(results.retrieve(engine, who, name), request)
     if found is None:
         return Response(status_code=499)
     if found.state == "queued":
@@ -168,16 +177,14 @@ async def _retrieve(engine: Engine, who: Principal, request: HttpRequest) -> Res
     return Response(found.result, media_type=found.media)
 
 
-async def _until_disconnected(
-    poll: Coroutine[Any, Any, Request], request: HttpRequest
-) -> Request | None:
-    """Await POLL; return None if the client of REQUEST disconnects before."""
-    polling, gone = asyncio.create_task(poll), asyncio.create_task(_disconnect(request))
+async def until_disconnected(work: Coroutine[Any, Any, T], request: HttpRequest) -> T | None:
+    """Await WORK; cancel it and return None if the client of REQUEST disconnects before."""
+    working, gone = asyncio.create_task(work), asyncio.create_task(_disconnect(request))
     try:
-        await asyncio.wait({polling, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return polling.result() if polling.done() else None
+        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
     finally:
-        polling.cancel()
+        working.cancel()
         gone.cancel()
 
 

@@ -42,6 +42,11 @@ class Keyring:
             )
         self._master = master.encode()
 
+    @property
+    def master(self) -> str:
+        """The master key."""
+        return self._master.decode()
+
     def verify(self, key: str | None, now: float) -> Principal:
         """Return the holder of KEY at NOW (seconds since the epoch), or raise `Unauthorized`."""
         if not key:

@@ -102,6 +102,11 @@ class Output:
         for line in lines:
             sys.stdout.write(f"{visible(line)}\n")
 
+    def part(self, text: str) -> None:
+        """Print a part of a line at once."""
+        sys.stdout.write(visible(text))
+        sys.stdout.flush()
+
 
 def visible(text: str) -> str:
     """Return TEXT with control characters escaped, as JSON escapes them.
@@ -116,6 +121,12 @@ def say(*lines: str) -> None:
     """Print messages on stderr, where they do not mix with data."""
     for line in lines:
         sys.stderr.write(f"{visible(line)}\n")
+    sys.stderr.flush()
+
+
+def say_part(text: str, start: str) -> None:
+    """Print a part of a message on stderr; START begins each further line."""
+    sys.stderr.write(visible(text).replace("\n", f"\n{start}"))
     sys.stderr.flush()
 
 

@@ -25,6 +25,7 @@ class ChatRequest(Request):
         max_tokens: Tokens of the answer.
         temperature: 0 always takes the likeliest token.
         seed: Random seed of sampling; random if left out.
+        stream: Whether the answer is sent while it is sampled; the client's methods set it.
     """
 
     messages: list[ChatMessage]
@@ -34,6 +35,7 @@ class ChatRequest(Request):
     top_p: float = 1.0
     seed: int | None = None
     stop: list[str] = Field(default_factory=list)
+    stream: bool = False
 
 
 class ChatReply(Response):
@@ -70,3 +72,21 @@ class ChatAnswer(OfWeights):
     usage: ChatUsage
     renderer: str | None = None
     format_notes: list[str] = Field(default_factory=list)
+
+
+class ChatLine(Response):
+    """A line of a streamed answer, with one or two of these fields.
+
+    Attributes:
+        weights: Whose answer follows; the first line.
+        reasoning: The next part of the reasoning.
+        content: The next part of the message.
+        answer: The whole answer; the last line.
+        error: The error response that takes the place of the whole answer; the last line.
+    """
+
+    weights: OfWeights | None = None
+    reasoning: str | None = None
+    content: str | None = None
+    answer: ChatAnswer | None = None
+    error: dict[str, Any] | None = None

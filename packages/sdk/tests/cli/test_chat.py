@@ -126,3 +126,31 @@ def test_control_characters_of_a_name_are_not_sent_to_the_terminal(dn: Dn, api: 
 
     assert "\x1b" not in said
     assert "the stand-in stand-in/\\u001b[2Jgone after step 10" in said
+
+
+def test_the_reasoning_is_shown_apart_from_the_reply(dn: Dn, api: Any) -> None:
+    api.chat_reasoning = ("One\nand", " one")
+
+    assert dn("train chat 01900001-0000-7000-8000-000000000000 --message Hello") == snapshot("""\
+exit: 0
+--- stdout
+Hello 1
+--- stderr
+Qwen/Qwen3-8B after step 10 (step-000010)
+| One
+| and one
+""")
+
+
+def test_an_error_after_the_first_words_is_not_part_of_the_reply(dn: Dn, api: Any) -> None:
+    detail = {"code": 502, "type": "bad_gateway_error", "detail": "The engine was away"}
+    api.chat_end = {"error": detail}
+
+    assert dn("train chat 01900001-0000-7000-8000-000000000000 --message Hello") == snapshot("""\
+exit: 1
+--- stdout
+Hello 1
+--- stderr
+Qwen/Qwen3-8B after step 10 (step-000010)
+error: The engine was away
+""")

@@ -30,19 +30,20 @@ function fail(shown, sentence) {
   shown.note.textContent = sentence.replaceAll("`", "");
 }
 
-/** Write one line of the stream; return the end of the message if it is that. */
+/** Write one line of the stream; return the whole answer if it is that. */
 function write(shown, line) {
   if (line.reasoning) {
     shown.reasoning.hidden = false;
     shown.reasoning.textContent += line.reasoning;
   }
   if (line.content) shown.text.textContent += line.content;
-  if (line.error) throw new Error(line.error);
-  if (line.end) {
-    if (line.end.calls) shown.text.textContent += line.end.calls;
-    shown.note.textContent = `${line.end.tokens} tokens${line.end.reason === "length" ? ", cut at the limit" : ""}`;
+  if (line.error) throw new Error(line.error.detail);
+  if (line.answer) {
+    const { message, finish_reason: reason, usage } = line.answer;
+    if (message.tool_calls.length) shown.text.textContent += JSON.stringify(message.tool_calls);
+    shown.note.textContent = `${usage.sampled_tokens} tokens${reason === "length" ? ", cut at the limit" : ""}`;
   }
-  return line.end;
+  return line.answer;
 }
 
 async function* linesOf(response) {
@@ -73,9 +74,9 @@ async function send() {
   try {
     if (!response.ok) throw new Error((await response.json().catch(() => ({}))).detail);
     shown.note.textContent = "";
-    let end = null;
-    for await (const line of linesOf(response)) end = write(shown, line) ?? end;
-    if (!end) throw new Error("The server ended the message early; send it again.");
+    let answer = null;
+    for await (const line of linesOf(response)) answer = write(shown, line) ?? answer;
+    if (!answer) throw new Error("The server ended the message early; send it again.");
     const content = shown.text.textContent;
     if (content) {
       messages.push({ role: "assistant", content });

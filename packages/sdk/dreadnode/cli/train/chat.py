@@ -9,13 +9,14 @@ from cyclopts import Parameter
 
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import say
+from dreadnode.cli.output import say, say_part
 from dreadnode.cli.train.jobs import Job
 from dreadnode.errors import DreadnodeError, InputError
 
 if TYPE_CHECKING:
     from dreadnode.http.sync_api.client import ApiClient
-    from dreadnode.training.chat import ChatAnswer
+    from dreadnode.training.chat import ChatAnswer, ChatRequest
+    from dreadnode.training.checkpoints import OfWeights
 
 HELP = "`/reset` starts a new conversation, Ctrl-D ends it"
 
@@ -112,6 +113,7 @@ class Conversation:
         self._start = [] if system is None else [{"role": "system", "content": system}]
         self._messages: list[dict[str, str]] = list(self._start)
         self._shown_weights: str | None = None
+        self._shown_notes = False
 
     def send(self, text: str) -> None:
         """Send TEXT and show the reply; after an error the conversation is unchanged."""
@@ -120,31 +122,57 @@ class Conversation:
         asked = [*self._messages, {"role": "user", "content": text}]
         messages = [ChatMessage.model_validate(each) for each in asked]
         request = ChatRequest(messages=messages, **self._options)
-        answer = self._client.chat_with_training_job(self._job, request)
+        if self._common.json:
+            answer = self._client.chat_with_training_job(self._job, request)
+            self._common.out.text(answer.model_dump_json())
+            sys.stdout.flush()
+        else:
+            answer = self._streamed(request)
+            self._show_end(answer)
         # A conversation stays with one checkpoint, even if the job saves newer ones.
         self._options["checkpoint"] = answer.checkpoint
         reply = answer.message.content
         # A request cannot contain an empty reply, so the unanswered message is dropped too.
         if reply:
             self._messages = [*asked, {"role": "assistant", "content": reply}]
-        self._show(answer)
 
     def reset(self) -> None:
         """Start a new conversation."""
         self._messages = list(self._start)
 
-    def _show(self, answer: ChatAnswer) -> None:
-        if self._common.json:
-            self._common.out.text(answer.model_dump_json())
-            sys.stdout.flush()
-            return
-        if self._shown_weights != answer.checkpoint:
-            self._shown_weights = answer.checkpoint
-            say(views.weights(answer), *answer.format_notes)
-        if answer.message.reasoning:
-            say(*(f"| {line}" for line in answer.message.reasoning.splitlines()))
-        self._common.out.text(answer.message.content)
-        sys.stdout.flush()
+    def _streamed(self, request: ChatRequest) -> ChatAnswer:
+        """Show the reply while the model samples it, and return the whole answer."""
+        out, shown = self._common.out, ""
+        try:
+            for line in self._client.stream_chat_with_training_job(self._job, request):
+                if line.weights is not None:
+                    self._show_weights(line.weights)
+                if line.reasoning:
+                    say_part(line.reasoning if shown else f"| {line.reasoning}", "| ")
+                    shown = "reasoning"
+                if line.content:
+                    if shown == "reasoning":
+                        say("")
+                    out.part(line.content)
+                    shown = "content"
+                if line.answer is not None:
+                    return line.answer
+        finally:
+            if shown == "content":
+                out.text("")
+            elif shown:
+                say("")
+        raise AssertionError("the last line has the answer")
+
+    def _show_weights(self, weights: OfWeights) -> None:
+        if self._shown_weights != weights.checkpoint:
+            self._shown_weights = weights.checkpoint
+            say(views.weights(weights))
+
+    def _show_end(self, answer: ChatAnswer) -> None:
+        if not self._shown_notes:
+            self._shown_notes = True
+            say(*answer.format_notes)
         if not answer.message.content:
             say("(the reply is empty and not part of the conversation)")
         if answer.finish_reason == "length":

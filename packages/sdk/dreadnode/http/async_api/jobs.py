@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from dreadnode.errors import ConnectionFailed, NotFoundError, ProtocolError, ServerError
+from dreadnode.errors import ConnectionFailed, NotFoundError, ProtocolError, ServerError, refusal
 from dreadnode.http.async_api.account import AsyncAccountMethods
 from dreadnode.http.async_api.checkpoints import AsyncCheckpointMethods
 from dreadnode.http.calls import (
     Call,
+    T,
     body_of,
     drop_none,
     get,
@@ -25,11 +26,11 @@ from dreadnode.http.calls import (
 )
 from dreadnode.http.job_handles import only_job
 from dreadnode.http.retries import RECONNECT_SECONDS, JobWait
-from dreadnode.http.transport import EventStream
+from dreadnode.http.transport import EventStream, expect_valid
 
 if TYPE_CHECKING:
     from dreadnode.http.references import AnyJobRequest
-    from dreadnode.training.chat import ChatAnswer, ChatRequest
+    from dreadnode.training.chat import ChatAnswer, ChatLine, ChatRequest
     from dreadnode.training.estimates import Estimate
     from dreadnode.training.evaluations import EvaluatedRow, EvaluationResult
     from dreadnode.training.jobs import (
@@ -385,11 +386,34 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
         """Sample the next message of a conversation from the job's weights."""
         from dreadnode.training.chat import ChatAnswer
 
-        call = Call(
-            "POST",
-            f"{training_job(self.scope, job_id)}/chat",
-            ChatAnswer.model_validate_json,
-            body=body_of(request),
-            seconds=CHAT_SECONDS,
-        )
-        return await self.send(call)
+        return await self.send(self._chat(job_id, request, ChatAnswer.model_validate_json))
+
+    async def stream_chat_with_training_job(
+        self, job_id: str, request: ChatRequest
+    ) -> AsyncIterator[ChatLine]:
+        """Sample the next message, and yield its parts while the model samples.
+
+        The last line has the whole answer.
+
+        Raises:
+            DreadnodeError: The request is refused, or the answer ends early.
+        """
+        from dreadnode.training.chat import ChatLine
+
+        streamed = request.model_copy(update={"stream": True})
+        call = self._chat(job_id, streamed, ChatLine.model_validate_json)
+        line = ChatLine()
+        async with self._open(call) as response:
+            async for text in response.aiter_lines():
+                with expect_valid(call, response):
+                    line = call.parse(text.encode())
+                if line.error is not None:
+                    body = json.dumps(line.error).encode()
+                    raise refusal(int(line.error.get("code", 500)), response.headers, body)
+                yield line
+        if line.answer is None:
+            raise ConnectionFailed("the server ended the answer early; send the message again")
+
+    def _chat(self, job_id: str, request: ChatRequest, parse: Callable[[bytes], T]) -> Call[T]:
+        path = f"{training_job(self.scope, job_id)}/chat"
+        return Call("POST", path, parse, body=body_of(request), seconds=CHAT_SECONDS)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from dreadnode.errors import ConnectionFailed, NotFoundError, ProtocolError, ServerError
+from dreadnode.errors import ConnectionFailed, NotFoundError, ProtocolError, ServerError, refusal
 from dreadnode.http.calls import (
     Call,
+    T,
     body_of,
     drop_none,
     get,
@@ -26,11 +27,11 @@ from dreadnode.http.job_handles import only_job
 from dreadnode.http.retries import RECONNECT_SECONDS, JobWait
 from dreadnode.http.sync_api.account import AccountMethods
 from dreadnode.http.sync_api.checkpoints import CheckpointMethods
-from dreadnode.http.transport import EventStream
+from dreadnode.http.transport import EventStream, expect_valid
 
 if TYPE_CHECKING:
     from dreadnode.http.references import AnyJobRequest
-    from dreadnode.training.chat import ChatAnswer, ChatRequest
+    from dreadnode.training.chat import ChatAnswer, ChatLine, ChatRequest
     from dreadnode.training.estimates import Estimate
     from dreadnode.training.evaluations import EvaluatedRow, EvaluationResult
     from dreadnode.training.jobs import (
@@ -382,11 +383,34 @@ class JobMethods(AccountMethods, CheckpointMethods):
         """Sample the next message of a conversation from the job's weights."""
         from dreadnode.training.chat import ChatAnswer
 
-        call = Call(
-            "POST",
-            f"{training_job(self.scope, job_id)}/chat",
-            ChatAnswer.model_validate_json,
-            body=body_of(request),
-            seconds=CHAT_SECONDS,
-        )
-        return self.send(call)
+        return self.send(self._chat(job_id, request, ChatAnswer.model_validate_json))
+
+    def stream_chat_with_training_job(
+        self, job_id: str, request: ChatRequest
+    ) -> Iterator[ChatLine]:
+        """Sample the next message, and yield its parts while the model samples.
+
+        The last line has the whole answer.
+
+        Raises:
+            DreadnodeError: The request is refused, or the answer ends early.
+        """
+        from dreadnode.training.chat import ChatLine
+
+        streamed = request.model_copy(update={"stream": True})
+        call = self._chat(job_id, streamed, ChatLine.model_validate_json)
+        line = ChatLine()
+        with self._open(call) as response:
+            for text in response.iter_lines():
+                with expect_valid(call, response):
+                    line = call.parse(text.encode())
+                if line.error is not None:
+                    body = json.dumps(line.error).encode()
+                    raise refusal(int(line.error.get("code", 500)), response.headers, body)
+                yield line
+        if line.answer is None:
+            raise ConnectionFailed("the server ended the answer early; send the message again")
+
+    def _chat(self, job_id: str, request: ChatRequest, parse: Callable[[bytes], T]) -> Call[T]:
+        path = f"{training_job(self.scope, job_id)}/chat"
+        return Call("POST", path, parse, body=body_of(request), seconds=CHAT_SECONDS)
