@@ -155,15 +155,15 @@ async def _copy(chunks: AsyncIterator[bytes], file: BinaryIO, limit: int) -> tup
     async for chunk in chunks:
         size += len(chunk)
         if size > limit:
-            await _discard(chunks, limit)
+            await discard(chunks, limit)
             raise Malformed(f"The body is larger than the limit of {limit:,} bytes")
         digest.update(chunk)
         await to_thread.run_sync(file.write, chunk)
     return digest.hexdigest(), size
 
 
-async def _discard(chunks: AsyncIterator[bytes], limit: int) -> None:
-    """Read on for at most LIMIT bytes: a client reads no response while it sends."""
+async def discard(chunks: AsyncIterator[bytes], limit: int) -> None:
+    """Read at most LIMIT more bytes of CHUNKS: a client reads no response while it sends."""
     size = 0
     async for chunk in chunks:
         size += len(chunk)

@@ -49,6 +49,7 @@ class EngineModel(BaseModel):
     sampleable: bool | None = None
     stand_in: bool = False
     streams: bool = False
+    uploads: bool = False
     tokenizer_id: str | None = None
     max_lora_rank: int | None = None
     tied_embeddings: bool = False

@@ -18,7 +18,9 @@ from dreadnode_api.capabilities import registry, visibility
 from dreadnode_api.capabilities import routes as capability_routes
 from dreadnode_api.catalog import routes as catalog_routes
 from dreadnode_api.checkpoints import routes as checkpoint_routes
+from dreadnode_api.checkpoints import uploaded_adapter_routes
 from dreadnode_api.checkpoints.exports import Exporter
+from dreadnode_api.checkpoints.uploaded_adapters import AdapterUploads
 from dreadnode_api.console import console
 from dreadnode_api.datasets import routes as dataset_routes
 from dreadnode_api.datasets.row_check import RowCheck
@@ -98,6 +100,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.row_check = RowCheck(settings, uploads)
     app.state.serving = ProcessPool(settings)
     app.state.exporter = Exporter(settings, database, app.state.store)
+    app.state.adapter_uploads = AdapterUploads(settings, database)
     error_responses.install(app)
     for module in (
         auth_routes,
@@ -110,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
         preflight_routes,
         events,
         checkpoint_routes,
+        uploaded_adapter_routes,
         job_chat_routes,
         sandbox_routes,
         webhook_routes,

@@ -36,6 +36,9 @@ ROUTES = [
     "retrieve_future",
     "cancel_future",
     "weights_info",
+    "external_weights_upload_start",
+    "external_weights_upload_finish",
+    "checkpoints/search",
     "sessions/x/finish",
     "training_runs/x/checkpoints/weights/y/publish",
 ]

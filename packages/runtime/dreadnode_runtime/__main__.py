@@ -1,6 +1,6 @@
 """The runtime's command line: `python -m dreadnode_runtime --job-id ID`, or with a command.
 
-The commands are `check`, `rows`, `serve` and `export`.
+The commands are `check`, `rows`, `serve`, `export` and `upload`.
 
 Exit codes of a job: 0, it ended and the end was reported; 1, it failed and that was reported; 75,
 this attempt failed, and another attempt may resume.
@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 
-from dreadnode_runtime.commands import check_server, export
+from dreadnode_runtime.commands import check_server, export, upload
 from dreadnode_runtime.commands.serve import serve, stdin_lines
 from dreadnode_runtime.commands.train import run_job
 from dreadnode_runtime.control.api import Settings, connect, redacted
@@ -51,9 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     action.add_argument(
         "command",
         nargs="?",
-        choices=["check", "rows", "serve", "export"],
-        help="check the job or the rows on stdin, serve the model on stdin, or export a checkpoint "
-        "into the current folder",
+        choices=["check", "rows", "serve", "export", "upload"],
+        help="check the job or the rows on stdin, serve the model on stdin, export a checkpoint "
+        "into the current folder, or upload the adapter there",
     )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -81,6 +81,8 @@ def _run_command(command: str) -> None:
             emit(check_rows.answer(sys.stdin.read()))
         elif command == "export":
             emit(asyncio.run(export.run(sys.stdin.read(), Path.cwd())))
+        elif command == "upload":
+            emit(asyncio.run(upload.run(sys.stdin.read(), Path.cwd())))
         else:
             asyncio.run(serve(stdin_lines(), emit))
 

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.checkpoints.adapters import delete_adapter
 from dreadnode_api.checkpoints.choice import checkpoint_name
+from dreadnode_api.checkpoints.in_use import check_not_in_use
 from dreadnode_api.checkpoints.records import job_checkpoints
 from dreadnode_api.errors import Conflict, NotFound
 from dreadnode_api.models.base import now
@@ -21,7 +22,7 @@ async def delete_checkpoint(session: AsyncSession, job: Job, name: str) -> Seque
 
     Raises:
         NotFound: the job has no checkpoint of that name.
-        Conflict: it is being written, or an unfinished job resumes from it.
+        Conflict: it is being written, or an unfinished job resumes from it or reads it.
     """
     saved = await job_checkpoints(session, job.id)
     rows = [row for row in saved if checkpoint_name(row) == name]
@@ -47,6 +48,7 @@ async def delete_checkpoint(session: AsyncSession, job: Job, name: str) -> Seque
 
 
 async def _check_unused(session: AsyncSession, job: Job, name: str, paths: list[str]) -> None:
+    await check_not_in_use(session, paths)
     unfinished = await session.scalars(
         select(Job).where(Job.lineage == job.lineage, Job.status.not_in(ENDED))
     )

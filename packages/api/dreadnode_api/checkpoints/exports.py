@@ -5,7 +5,6 @@ runs of its job. It ends when the caller disconnects, and its files are stored o
 """
 
 import asyncio
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,11 @@ from dreadnode_api.errors import GatewayTimeout
 from dreadnode_api.fair_queue import FairQueue
 from dreadnode_api.models.checkpoints import Checkpoint
 from dreadnode_api.models.jobs import Job, JobFile
-from dreadnode_api.runtime_processes.child import run
-from dreadnode_api.runtime_processes.environment import child_limits, engine_environment, refusal
+from dreadnode_api.runtime_processes.command import CommandFailed, run_command
 from dreadnode_api.settings import Settings
 
 MAX_WAITING = 4
 """How many exports of one organization may wait."""
-
-
-class ExportFailed(Exception):
-    """The process failed without a reason of its own, which is a bug and a 500."""
 
 
 class Exporter:
@@ -59,7 +53,7 @@ class Exporter:
             BadGateway: the engine does not answer.
             Invalid: the engine refuses, or the weights are not numbers.
             Malformed: the job would have too many files, or too large ones.
-            ExportFailed: the process failed.
+            CommandFailed: the process failed.
         """
         task = asyncio.current_task()
         self._tasks.add(task)
@@ -99,29 +93,11 @@ class Exporter:
 
     async def _run(self, job: Job, checkpoint: Checkpoint, folder: Path) -> None:
         """Let a runtime process write the adapter into FOLDER."""
-        settings = self._settings
         request = {"checkpoint": checkpoint.path, "name": checkpoint_name(checkpoint)}
-        size = min(settings.max_file_bytes, settings.job_disk_bytes)
-        result = await run(
-            [*settings.runtime_command, "export"],
-            json.dumps(request).encode(),
-            folder=folder,
-            environment=engine_environment(settings, job.lineage, folder),
-            limits=child_limits(settings) | {"disk_bytes": size},
-            seconds=settings.export_timeout,
-        )
-        try:
-            response: dict[str, Any] = json.loads(result.stdout)
-            done = response["ok"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ExportFailed(
-                f"the export ended with {result.reason or result.code}: {result.stderr[-2000:]!r}"
-            ) from error
-        if done is not True:
-            raise refusal(response)
+        await run_command(self._settings, "export", request, job.lineage, folder)
 
     async def _written(self, file: Path) -> Incoming:
         try:
             return await to_thread.run_sync(self._store.hashed, file)
         except FileNotFoundError as error:
-            raise ExportFailed(f"the export has no {file.name}") from error
+            raise CommandFailed(f"the export has no {file.name}") from error

@@ -19,6 +19,7 @@ import httpx2
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dreadnode_api.checkpoints.in_use import paths_in_use
 from dreadnode_api.db import Database
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint, DeletedCheckpoint, State
@@ -106,6 +107,8 @@ async def expire_old(database: Database, settings: Settings) -> int:
     before = now() - timedelta(days=days) if days else None
     expired = select_expired(candidates, settings.checkpoints_kept, before)
     async with database.writing() as session:
+        used = await paths_in_use(session)
+        expired = [each for each in expired if each.path not in used]
         for each in expired:
             await session.execute(
                 update(Checkpoint)

@@ -65,13 +65,13 @@ async def find_target(
     """
     base, path = checkpoint_path(model)
     if path is not None:
-        job, weights = await _by_path(session, caller, path)
+        job, weights = await find_by_path(session, caller, path)
         check_trained_on(base, path, job.trained_model, job.model)
         return job_target(caller, engine, job, weights)
     if model in engine.models:
         return engine_target(caller.org_id, BASE_MODELS, engine.models[model])
     name, _, checkpoint = model.partition("@")
-    job = await _job(session, caller, name)
+    job = await find_job(session, caller, name)
     saved = await records.job_checkpoints(session, job.id)
     return job_target(caller, engine, job, choose_checkpoint(job, saved, checkpoint or None))
 
@@ -151,7 +151,13 @@ def _opening(served: EngineModel, context: int | None) -> dict[str, Any]:
     }
 
 
-async def _by_path(session: AsyncSession, caller: Caller, path: str) -> tuple[Job, Checkpoint]:
+async def find_by_path(session: AsyncSession, caller: Caller, path: str) -> tuple[Job, Checkpoint]:
+    """Return the checkpoint at PATH, of a job of the caller's organization.
+
+    Raises:
+        NotFound: there is none.
+        Conflict: it has expired.
+    """
     statement = (
         select(Job, Checkpoint)
         .join(Checkpoint, Checkpoint.job_id == Job.id)
@@ -166,7 +172,13 @@ async def _by_path(session: AsyncSession, caller: Caller, path: str) -> tuple[Jo
     return job, choose_checkpoint(job, [weights], path)
 
 
-async def _job(session: AsyncSession, caller: Caller, name: str) -> Job:
+async def find_job(session: AsyncSession, caller: Caller, name: str) -> Job:
+    """Return the job of the caller's organization with the id or the name NAME.
+
+    Raises:
+        NotFound: there is none.
+        Conflict: there are several.
+    """
     job = await session.get(Job, name) if len(name) <= 36 else None
     if job is not None and job.org_id == caller.org_id:
         return job

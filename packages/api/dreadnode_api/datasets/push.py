@@ -7,20 +7,18 @@ from pathlib import PurePosixPath
 
 from fastapi import Request
 
-from dreadnode_api.blob_store import BlobStore, Incoming
+from dreadnode_api.blob_store import BlobStore, Incoming, discard
 from dreadnode_api.datasets.formats.compression import ENCODINGS
 from dreadnode_api.datasets.formats.compression import SUFFIXES as COMPRESSIONS
 from dreadnode_api.datasets.schemas import is_split_name
-from dreadnode_api.errors import ApiError, Invalid, Malformed, plain
+from dreadnode_api.errors import ApiError, Invalid, plain
 from dreadnode_api.http.disconnect import while_connected
-from dreadnode_api.http.multipart import Part, parts
+from dreadnode_api.http.multipart import HEADERS_BYTES, Part, bounded, content_type, parts
 from dreadnode_api.uploads import UnreadableUpload, UploadReader
 
 ONLY_SPLIT = "train"
 READER = "dreadnode_api.datasets.formats"
 MAX_SPLITS = 32
-HEADERS_BYTES = 1 << 20
-"""The bytes that the headers of all parts may take."""
 
 MEDIA_TYPES = {
     "application/x-ndjson": "jsonl",
@@ -140,7 +138,7 @@ async def received(
         Malformed: The body is larger or cannot be parsed.
         Invalid: It is not a dataset; the message names the split where there are several.
     """
-    kind, boundary = _content_type(request)
+    kind, boundary = content_type(request)
     async with AsyncExitStack() as stack:
         receiver = Receiver(org_id, store, reader, limit, stack)
         if kind != "multipart/form-data":
@@ -148,32 +146,13 @@ async def received(
         else:
             body = request.stream()
             try:
-                async for part in parts(_bounded(body, limit + HEADERS_BYTES), boundary):
+                async for part in parts(bounded(body, limit + HEADERS_BYTES), boundary):
                     await receiver.part(part)
             except ApiError:
-                # A client reads no response while it sends, so read on, within a bound.
-                size = 0
-                async for chunk in body:
-                    size += len(chunk)
-                    if size > limit:
-                        break
+                await discard(body, limit)
                 raise
         # A client that has hung up sends the push again; two of them would take twice the time.
         yield await while_connected(request, receiver.splits())
-
-
-def _content_type(request: Request) -> tuple[str, str]:
-    """Return the content type of the body without its parameters, and the boundary of its parts."""
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
-    boundary = ""
-    for each in parameters.split(";"):
-        name, _, value = each.strip().partition("=")
-        if name.lower() == "boundary":
-            boundary = value.strip('"')
-    kind = kind.strip().lower()
-    if kind == "multipart/form-data" and not 0 < len(boundary) <= 70:
-        raise Malformed("The `Content-Type` header needs a `boundary` of at most 70 characters")
-    return kind, boundary
 
 
 def _kind_of_body(media_type: str, request: Request) -> str:
@@ -204,12 +183,3 @@ def _kind(part: Part) -> str:
             "or in `.gz` or `.zst` behind one of the text formats"
         )
     return MEDIA_TYPES.get(part.content_type.lower(), "jsonl")
-
-
-async def _bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
-    size = 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > limit:
-            raise Malformed(f"The body is larger than the limit of {limit:,} bytes")
-        yield chunk

@@ -5,12 +5,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from email.message import Message
 
+from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from dreadnode_api.errors import Malformed
 
 MAX_HEADER_BYTES = 4096
+HEADERS_BYTES = 1 << 20
+"""The bytes that the headers of all parts may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +101,31 @@ class _Body:
         """Yield the bytes of the part whose headers have been read."""
         while await self.event() != "part_end":
             yield self._data
+
+
+def content_type(request: Request) -> tuple[str, str]:
+    """Return the content type of the body without its parameters, and the boundary of its parts."""
+    kind, _, parameters = request.headers.get("content-type", "").partition(";")
+    boundary = ""
+    for each in parameters.split(";"):
+        name, _, value = each.strip().partition("=")
+        if name.lower() == "boundary":
+            boundary = value.strip('"')
+    kind = kind.strip().lower()
+    if kind == "multipart/form-data" and not 0 < len(boundary) <= 70:
+        raise Malformed("The `Content-Type` header needs a `boundary` of at most 70 characters")
+    return kind, boundary
+
+
+async def bounded(chunks: AsyncIterator[bytes], limit: int) -> AsyncIterator[bytes]:
+    """Yield CHUNKS.
+
+    Raises:
+        Malformed: they have more than LIMIT bytes.
+    """
+    size = 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > limit:
+            raise Malformed(f"The body is larger than the limit of {limit:,} bytes")
+        yield chunk

@@ -339,7 +339,10 @@ def describe_sandbox(settings: Settings, job: Job, org: str, workspace: str, key
     }
     if settings.engine_key:
         # An evaluation reads the weights of several jobs, each with a key of its own.
-        for number, model in enumerate(job.artifacts.get("models") or ()):
+        readable = [*(job.artifacts.get("models") or ())]
+        # Another job starts from the weights of one.
+        readable += [start] if (start := job.artifacts.get("from_adapter")) else []
+        for number, model in enumerate(readable):
             environment[f"TINKER_API_KEY_{number}"] = run_key(
                 settings.engine_key, model["lineage"], settings.job_wall_seconds + 3600
             )

@@ -16,6 +16,7 @@ from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.checkpoints import adapters, retention
 from dreadnode_api.db import Database
 from dreadnode_api.maintenance import blobs
+from dreadnode_api.models.adapters import UploadedAdapter
 from dreadnode_api.models.auth import BrowserSession, Token
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checks import StoredCheck
@@ -69,6 +70,9 @@ class Cleanup:
             "tokens of ended jobs": await self._job_tokens(),
             "sessions of the console": await self._change(
                 delete(BrowserSession).where(BrowserSession.expires_at < now())
+            ),
+            "uploaded adapters": await self._change(
+                delete(UploadedAdapter).where(UploadedAdapter.expires_at < now())
             ),
             "sandbox folders": await self._folders(settings.sandbox_days),
             "checkpoints": await retention.expire_old(self._database, settings),

@@ -1,6 +1,7 @@
 """Every table of the database: the bottom layer, which imports nothing else of the API."""
 
 from dreadnode_api.models import (
+    adapters,
     auth,
     capabilities,
     checkpoints,
@@ -15,6 +16,7 @@ from dreadnode_api.models.base import Table
 
 __all__ = [
     "TABLES",
+    "adapters",
     "auth",
     "capabilities",
     "checkpoints",

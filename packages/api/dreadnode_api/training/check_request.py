@@ -15,7 +15,7 @@ RUNTIME_DISTRIBUTION = "dreadnode-training-runtime"
 IRRELEVANT = frozenset(
     {
         *("learning_rate", "learning_rate_schedule", "weight_decay", "grad_clip_norm"),
-        *("adam_beta1", "adam_beta2", "adam_eps", "lora_rank"),
+        *("adam_beta1", "adam_beta2", "adam_eps", "lora_rank", "from_adapter"),
         *("train_mlp", "train_attn", "train_unembed"),
         *("checkpoint_interval", "track_project", "max_cost_usd"),
         *("temperature", "scale_advantages", "weight_sync_interval"),

@@ -80,6 +80,14 @@ class TrainConfig(Request):
             lambda settings, context: None if "steps" in settings else 1,
         ),
     ] = Field(None, ge=1, le=10_000, description="Number of epochs.", examples=[1])
+    from_adapter: Annotated[str | None, TRAINING, DefaultFrom("a new adapter")] = Field(
+        None,
+        min_length=1,
+        max_length=500,
+        description="Weights to start from: a job (id or name, also `JOB@best` or "
+        "`JOB@step-000100`) or a `tinker://` path. They decide `lora_rank` and the layers.",
+        examples=["first try@best"],
+    )
     lora_rank: Annotated[int | None, TRAINING] = Field(
         16, ge=1, le=1024, description="Rank of the LoRA adapter."
     )

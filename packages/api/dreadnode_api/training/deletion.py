@@ -6,6 +6,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.blob_references import referenced
+from dreadnode_api.checkpoints.in_use import check_not_in_use
 from dreadnode_api.checkpoints.records import job_checkpoints
 from dreadnode_api.errors import Conflict
 from dreadnode_api.jobs.records import lock, remove_from_counts
@@ -25,7 +26,8 @@ async def delete_job(session: AsyncSession, workspace_id: str, job_id: str) -> S
 
     Raises:
         NotFound: there is no such job.
-        Conflict: it has not ended, or its sandbox has not, or another job retries it.
+        Conflict: it has not ended, or its sandbox has not, or another job retries it or reads its
+            checkpoints.
     """
     job = await lock(session, (await get_job(session, workspace_id, job_id)).id)
     if job.status not in ENDED:
@@ -39,6 +41,7 @@ async def delete_job(session: AsyncSession, workspace_id: str, job_id: str) -> S
             f"`{retry}` first"
         )
     paths = {row.path for row in await job_checkpoints(session, job_id)}
+    await check_not_in_use(session, sorted(paths))
     digests = set(await session.scalars(select(JobFile.sha256).where(JobFile.job_id == job_id)))
     tables = (
         *(Validation, Announcement, Event, MetricPoints),

@@ -10,7 +10,8 @@ from dreadnode_api.pricing.estimate import Estimate, estimate
 from dreadnode_api.pricing.ledger import job_rates
 from dreadnode_api.pricing.rates import Rates
 from dreadnode_api.pricing.tokenizers import STAND_IN, tokenizer_of
-from dreadnode_api.training.warnings import warnings_of
+from dreadnode_api.training.starting_weights import ARTIFACT as START
+from dreadnode_api.training.warnings import JobWarning, warnings_of
 
 NOT_KEPT = ("shown",)
 """What a check returns for the eyes of the person who asked only."""
@@ -27,9 +28,20 @@ def job_report(
     return {
         **{name: value for name, value in report.items() if name not in NOT_KEPT},
         "datasets": sources,
-        "warnings": warnings_of(job.trainer_type, job.config, report),
+        "warnings": [*_of_start(job), *warnings_of(job.trainer_type, job.config, report)],
         "price": None if price is None else price.to_json(),
     }
+
+
+def _of_start(job: Job) -> list[JobWarning]:
+    """Return the warning about a rehearsal that cannot start from the weights of its job."""
+    if START not in job.config or START in (job.artifacts or {}):
+        return []
+    message = (
+        f"The rehearsal starts with a new adapter of rank {job.config['lora_rank']}: "
+        f"`{START}` names weights for `{job.model}`, and the stand-in has other shapes"
+    )
+    return [{"code": START, "message": message}]
 
 
 def price_of(

@@ -32,6 +32,12 @@ from dreadnode_api.training.schemas import (
     RlJobRequest,
     SftJobRequest,
 )
+from dreadnode_api.training.starting_weights import (
+    StartingWeights,
+    check_base,
+    find_starting_weights,
+    with_shape,
+)
 from dreadnode_api.training.validation import Validator
 
 
@@ -60,6 +66,7 @@ class JobPlan:
         config: the settings, with every default filled in.
         check: the check of the data.
         models: of an evaluation, the models.
+        start: the weights that it starts from; None for a new adapter.
     """
 
     request: SftJobRequest | RlJobRequest | EvalJobRequest
@@ -72,6 +79,7 @@ class JobPlan:
     check: CheckRequest
     capability: CapabilityVersion | None = None
     models: Sequence[Mapping[str, Any]] = ()
+    start: StartingWeights | None = None
 
 
 async def plan_job(
@@ -98,6 +106,17 @@ async def plan_job(
     async with services.database.reading() as session:
         capability = await _capability(session, scope, request)
         data = await resolve_data(session, scope.org_id, request, services.store)
+        start = None
+        if request.config.from_adapter is not None:
+            start = await find_starting_weights(session, scope.caller, request.config.from_adapter)
+    if start is not None:
+        shaped = with_shape(request.config, start)
+        request = request.model_copy(update={"config": shaped})
+        if request.rehearse and start.base_model != trained.model_name:
+            # The stand-in has other shapes: the rehearsal begins with a new adapter and says so.
+            start = None
+        else:
+            check_base(start, trained.model_name)
     config = {**resolved(request, model, trained), **data.splits}
     await require_memory(services.engine, trained.model_name, config)
     track, project = request.config.track, request.config.track_project
@@ -125,6 +144,7 @@ async def plan_job(
         data,
         check,
         capability,
+        start=start,
     )
 
 

@@ -24,6 +24,7 @@ from dreadnode_api.training.evaluated_models import ARTIFACT as MODELS
 from dreadnode_api.training.evaluation_results import delete_parts
 from dreadnode_api.training.rollouts import store_rollouts
 from dreadnode_api.training.schemas import Phase, ProgressRequest
+from dreadnode_api.training.starting_weights import ARTIFACT as START
 
 AXES = ("steps", "eval/steps")
 MAX_LIST = 100_000
@@ -60,13 +61,14 @@ async def apply(session: AsyncSession, job_id: str, attempt: int, event: Progres
     check_metrics(event.metrics)
     if event.rollouts is not None and event.event_type != "rollouts":
         raise Invalid("Only an event `rollouts` may have rollouts", "rollouts")
-    if MODELS in (event.artifacts or {}):
-        # The dispatcher gives the next attempt an engine key for the weights of each of them.
-        raise Invalid(
-            f"The API sets the artifact `{MODELS}`, and a sandbox cannot change it; leave it out",
-            "artifacts",
-            MODELS,
-        )
+    for name in (MODELS, START):
+        if name in (event.artifacts or {}):
+            # The dispatcher gives the next attempt an engine key for the weights that they name.
+            raise Invalid(
+                f"The API sets the artifact `{name}`, and a sandbox cannot change it; leave it out",
+                "artifacts",
+                name,
+            )
     await _apply(session, job, event)
     return job
 

@@ -29,6 +29,8 @@ from dreadnode_api.training.evaluated_models import ARTIFACT as MODELS
 from dreadnode_api.training.evaluation_results import keep_results
 from dreadnode_api.training.rollouts import copy_rollouts
 from dreadnode_api.training.service import find_by_idempotency_key
+from dreadnode_api.training.starting_weights import ARTIFACT as START
+from dreadnode_api.training.starting_weights import still_available
 
 FROM_START = ResumePoint({}, step=0, has_expired=False)
 _COPIED = (
@@ -56,7 +58,7 @@ async def retry_job(
 
     Raises:
         Conflict: the job has not ended, or is complete, or all its checkpoints have expired, or
-            the idempotency key was used for another request.
+            the weights that it starts from, or the idempotency key was used for another request.
         Invalid: the engine cannot train the job's model any more, or lacks the memory.
         NotFound: there is no such job.
     """
@@ -115,9 +117,11 @@ async def _resume_point(session: AsyncSession, old: Job, *, from_start: bool) ->
     """Return where the retry starts.
 
     Raises:
-        Conflict: all checkpoints have expired, and the request does not ask to start over.
+        Conflict: all checkpoints have expired, and the request does not ask to start over; or the
+            weights that the job starts from have.
     """
     if from_start:
+        await still_available(session, old)
         return FROM_START
     found = await find_resume_point(session, old)
     if found.has_expired:
@@ -126,6 +130,8 @@ async def _resume_point(session: AsyncSession, old: Job, *, from_start: bool) ->
             f"from step 0; to do that, run `dn train retry {old.id} --from-start`, or send "
             "`from_start: true` in the request's body"
         )
+    if not found.artifacts:
+        await still_available(session, old)
     return found
 
 
@@ -144,8 +150,9 @@ async def _create_retry(
     artifacts = dict(resume_point.artifacts)
     if capability := old.artifacts.get("capability"):
         artifacts["capability"] = capability
-    if models := old.artifacts.get(MODELS):
-        artifacts[MODELS] = models
+    for name in (MODELS, START):
+        if name in old.artifacts:
+            artifacts[name] = old.artifacts[name]
     job = Job(
         id=new_id(),
         retry_of=old.id,
@@ -187,7 +194,8 @@ def _describe_start(old: Job, resume_point: ResumePoint, *, from_start: bool) ->
     if old.trainer_type == "eval" and not from_start:
         return "and keeps its finished rows"
     if not resume_point.artifacts:
-        return "and starts over from step 0"
+        start = old.artifacts.get(START)
+        return "and starts over from step 0" + (f" with {start['path']}" if start else "")
     if resume_point.step is None:
         return "and resumes from its newest checkpoint"
     return f"and resumes from the checkpoint of step {resume_point.step}"

@@ -26,6 +26,7 @@ from dreadnode_api.training.evaluated_models import ARTIFACT as MODELS
 from dreadnode_api.training.job_report import job_report
 from dreadnode_api.training.planning import JobPlan, Services, plan_job
 from dreadnode_api.training.schemas import EvalJobRequest, JobRequest, RlJobRequest
+from dreadnode_api.training.starting_weights import ARTIFACT as START
 from dreadnode_api.training.validation import REASON as VALIDATING_REASON
 
 MIN_CHECK_SECONDS = 5.0
@@ -215,8 +216,11 @@ def _job(scope: WorkspaceScope, plan: JobPlan, *, is_paid: bool) -> Job:
     )
     if plan.models:
         job.artifacts = {MODELS: list(plan.models)}
+    if plan.start is not None:
+        job.artifacts = {START: plan.start.to_json()}
     if plan.capability is not None:
         name, version = plan.capability.name, plan.capability.version
         job.capability = {"name": name, "version": version, "artifact_id": plan.capability.id}
-        job.artifacts = {"capability": f"{scope.caller.org_slug}/{name}@{version}"}
+        capability = f"{scope.caller.org_slug}/{name}@{version}"
+        job.artifacts = {**(job.artifacts or {}), "capability": capability}
     return job

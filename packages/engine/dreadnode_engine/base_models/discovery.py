@@ -75,6 +75,7 @@ class ServedModel:
             "trainable": True,
             "sampleable": True,
             "streams": True,
+            "uploads": True,
             "stand_in": self.stand_in,
             "tied_embeddings": self.tied_embeddings,
             "tokenizer_id": str(self.path),

@@ -96,14 +96,8 @@ class PeftWrapper:
 
     def initial(self, seed: int) -> dict[str, Tensor]:
         """Return a new adapter: A is Kaiming-uniform from SEED, B is zero (Hu et al. 2021)."""
-        generator = torch.Generator().manual_seed(seed)
-        tensors = {}
-        for name, shape in self.shapes.items():
-            tensor = torch.zeros(shape)
-            if ".lora_A." in name:
-                nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
-            tensors[name] = tensor.to(self.device)
-        return tensors
+        tensors = initial_tensors(self.shapes, seed)
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def save(self, tensors: Mapping[str, Tensor], folder: Path, base_model: str) -> None:
         """Write TENSORS into FOLDER as an adapter of BASE_MODEL, as `load` reads it."""
@@ -159,6 +153,18 @@ class PeftWrapper:
         # it comes from the modules, never from the file. The copies are aligned, as kernels may add
         # in another order where the alignment differs.
         return {name: tensors[name].to(self.device, copy=True) for name in self.shapes}
+
+
+def initial_tensors(shapes: Mapping[str, Sequence[int]], seed: int) -> dict[str, Tensor]:
+    """Return a new adapter of SHAPES on the CPU, as `PeftWrapper.initial` describes it."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in shapes.items():
+        tensor = torch.zeros(tuple(shape))
+        if ".lora_A." in name:
+            nn.init.kaiming_uniform_(tensor, a=math.sqrt(5), generator=generator)
+        tensors[name] = tensor
+    return tensors
 
 
 def _sort_metadata(path: Path) -> None:

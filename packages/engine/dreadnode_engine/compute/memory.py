@@ -65,12 +65,16 @@ def base_bytes(served: ServedModel, device: Device) -> int:
 @functools.lru_cache(maxsize=256)
 def adapter_parameters(path: Path, shape: LoraShape) -> int:
     """Return how many weights an adapter of SHAPE has on the model in PATH."""
+    return sum(math.prod(size) for size in skeleton(path, shape).shapes.values())
+
+
+def skeleton(path: Path, shape: LoraShape) -> PeftWrapper:
+    """Return the model in PATH wrapped for adapters of SHAPE, without any weights."""
     with torch.device("meta"):
         config = AutoConfig.from_pretrained(path, local_files_only=True)
         # float32 is the default dtype; another one would be set for all threads meanwhile.
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        skeleton = PeftWrapper(model, shape)
-    return sum(math.prod(size) for size in skeleton.shapes.values())
+        return PeftWrapper(model, shape)
 
 
 def adapter_bytes(served: ServedModel, shape: LoraShape) -> int:

@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.errors import NotFound, Refused
-from dreadnode_engine.http import calls, endpoint, rest
+from dreadnode_engine.http import calls, checkpoint_search, endpoint, rest, uploads
 from dreadnode_engine.http.bodies import BodyReader
 from dreadnode_engine.http.calls import Call
 from dreadnode_engine.http.endpoint import Endpoint
@@ -51,11 +51,13 @@ def create_app(
 
         return Route(path, endpoint, methods=[method])
 
-    routes = [route(path, call) for path, call in calls.CALLS.items()]
+    posts = calls.CALLS | uploads.CALLS | {"/checkpoints/search": checkpoint_search.search}
+    routes = [route(path, call) for path, call in posts.items()]
     routes += [route(path, call, method) for (method, path), call in rest.CALLS.items()]
     routes += [
         Route("/healthz", _health, methods=["GET"]),
         Route("/files/{path:path}", rest.download, methods=["GET"]),
+        Route("/uploads/{upload}/{file}", uploads.receive, methods=["PUT"]),
         Route("/{path:path}", _not_served, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
     ]
     app = Starlette(

@@ -38,21 +38,32 @@ class BodyReader:
         """
         parts: list[bytes] = []
         size = 0
-        stream = request.stream()
         try:
-            while (part := await self._next(stream)) is not None:
+            async for part in self.parts(request, most, "send smaller batches"):
                 size += len(part)
                 self._in_flight += len(part)
-                if size > most:
-                    raise Refused(
-                        f"The body is larger than {most // MIB} MiB; send smaller batches"
-                    )
                 if self._in_flight > self._limit:
                     raise Overloaded("The engine is reading too many large requests; try again")
                 parts.append(part)
             return b"".join(parts)
         finally:
             self._in_flight -= size
+
+    async def parts(self, request: HttpRequest, most: int, remedy: str) -> AsyncIterator[bytes]:
+        """Yield the body of REQUEST as it arrives, and refuse one of more than MOST bytes.
+
+        REMEDY tells the client of a body that is too large what to do.
+
+        Raises:
+            Refused: It is too large, or its client stops sending.
+        """
+        size = 0
+        stream = request.stream()
+        while (part := await self._next(stream)) is not None:
+            size += len(part)
+            if size > most:
+                raise Refused(f"The body is larger than {most // MIB} MiB; {remedy}")
+            yield part
 
     async def _next(self, stream: AsyncIterator[bytes]) -> bytes | None:
         try:

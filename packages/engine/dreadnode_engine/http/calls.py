@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -66,7 +67,18 @@ async def _create_model(engine: Engine, who: Principal, request: HttpRequest) ->
 
 
 async def _load_weights(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    return _future(await training.load_weights(engine, who, await read_body(request)))
+    body, token = await read_body(request), None
+    if b"weights_access_token" in body:
+        # The token is another owner's key, which the journal must not keep.
+        fields = json_object(body)
+        token = fields.pop("weights_access_token", None)
+        body = json.dumps(fields).encode()
+    reader = who
+    if token is not None:
+        if not isinstance(token, str):
+            raise Refused("The field `weights_access_token` must be a key of this engine")
+        reader = request.app.state.keyring.verify(token, time.time())
+    return _future(await training.load_weights(engine, who, body, reader))
 
 
 async def _get_info(engine: Engine, who: Principal, request: HttpRequest) -> Response:

@@ -32,7 +32,8 @@ LINK_SECONDS = 3600
 NO_CONTENT = 204
 
 
-def _time(seconds: float) -> str:
+def time_text(seconds: float) -> str:
+    """Return a time of the journal as the protocol states it."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
@@ -51,16 +52,29 @@ def _cursor(limit: int, offset: int, total: int) -> dict[str, int]:
     return {"limit": limit, "offset": offset, "total_count": total}
 
 
-def _checkpoint(found: Checkpoint) -> dict[str, Any]:
+def metadata_of(found: Checkpoint) -> dict[str, Any]:
+    """Return what a client has noted about a checkpoint."""
+    known: dict[str, Any] = json.loads(found.user_metadata) if found.user_metadata else {}
+    return known
+
+
+def urn_of(owner: str) -> str:
+    """Return the name of OWNER in the protocol."""
+    return f"urn:dreadnode-engine:{owner or 'operator'}"
+
+
+def checkpoint_json(found: Checkpoint) -> dict[str, Any]:
+    """Return a checkpoint as the protocol describes it."""
     return {
         "checkpoint_id": parse_path(found.path).id,
         "checkpoint_type": found.kind,
-        "time": _time(found.created),
+        "time": time_text(found.created),
         "tinker_path": found.path,
         "size_bytes": found.bytes,
         "public": bool(found.public),
-        "expires_at": _time(found.expires) if found.expires else None,
-        "user_metadata": json.loads(found.user_metadata) if found.user_metadata else None,
+        "expires_at": time_text(found.expires) if found.expires else None,
+        "user_metadata": metadata_of(found) or None,
+        "base_model": found.base_model,
     }
 
 
@@ -68,7 +82,7 @@ def _run(queue: RunQueue, saved: list[Checkpoint]) -> dict[str, Any]:
     run = queue.run
 
     def newest(kind: str) -> dict[str, Any] | None:
-        return next((_checkpoint(c) for c in saved if c.run == run.id and c.kind == kind), None)
+        return next((checkpoint_json(c) for c in saved if c.run == run.id and c.kind == kind), None)
 
     return {
         "training_run_id": run.id,
@@ -77,7 +91,7 @@ def _run(queue: RunQueue, saved: list[Checkpoint]) -> dict[str, Any]:
         "is_lora": True,
         "lora_rank": run.rank,
         "corrupted": False,
-        "last_request_time": _time(run.used),
+        "last_request_time": time_text(run.used),
         "last_checkpoint": newest("training"),
         "last_sampler_checkpoint": newest("sampler"),
         "user_metadata": json.loads(run.user_metadata) if run.user_metadata else None,
@@ -113,13 +127,13 @@ async def _run_checkpoints(engine: Engine, who: Principal, request: HttpRequest)
     saved = await list_checkpoints(engine, who, run)
     if not saved:
         engine.run(who, run)
-    return JSONResponse({"checkpoints": [_checkpoint(c) for c in saved]})
+    return JSONResponse({"checkpoints": [checkpoint_json(c) for c in saved]})
 
 
 async def _checkpoints(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     limit, offset = _page(request, 100)
     saved = await list_checkpoints(engine, who)
-    page = [_checkpoint(c) for c in saved[offset : offset + limit]]
+    page = [checkpoint_json(c) for c in saved[offset : offset + limit]]
     return JSONResponse({"checkpoints": page, "cursor": _cursor(limit, offset, len(saved))})
 
 
@@ -191,7 +205,7 @@ async def _external_urls(engine: Engine, who: Principal, request: HttpRequest) -
         signature = request.app.state.keyring.sign_path(name, expires)
         query = f"expires={expires}&signature={signature}"
         urls[file.name] = f"{root}/api/v1/files/{quote(name)}?{query}"
-    return JSONResponse({"urls": urls, "expires": _time(expires)})
+    return JSONResponse({"urls": urls, "expires": time_text(expires)})
 
 
 async def download(request: HttpRequest) -> Response:
@@ -247,8 +261,7 @@ async def _sampler(engine: Engine, who: Principal, request: HttpRequest) -> Resp
 
 
 async def _whoami(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    name = who.subject or "operator"
-    return JSONResponse({"user_urn": f"urn:dreadnode-engine:{name}", "org_urn": "urn:local"})
+    return JSONResponse({"user_urn": urn_of(who.subject), "org_urn": "urn:local"})
 
 
 _RUN = "/training_runs/{run}"

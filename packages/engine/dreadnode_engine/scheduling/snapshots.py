@@ -4,11 +4,11 @@ from dreadnode_engine.compute.adapters import LoraShape
 from dreadnode_engine.compute.training_state import TrainingState, read_state, write_tensors
 from dreadnode_engine.scheduling.context import Context
 from dreadnode_engine.state import queries
-from dreadnode_engine.state.records import Checkpoint, Run
+from dreadnode_engine.state.records import Checkpoint, Run, Upload
 
 
-def shape_of(run: Run | Checkpoint) -> LoraShape:
-    """Return the LoRA shape of a run or of a checkpoint."""
+def shape_of(run: Run | Checkpoint | Upload) -> LoraShape:
+    """Return the LoRA shape of a run, a checkpoint or an upload."""
     flags = (run.train_mlp, run.train_attn, run.train_unembed)
     return LoraShape(run.rank, *(bool(flag) for flag in flags))
 

@@ -11,6 +11,7 @@ from functools import partial
 from dreadnode_engine.scheduling.sample_queue import SampleQueue
 from dreadnode_engine.service.checkpoints import delete_checkpoint
 from dreadnode_engine.service.engine import Engine
+from dreadnode_engine.service.uploads import delete_expired_uploads
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.records import Sampler, Session
 
@@ -60,6 +61,7 @@ async def clean_up(engine: Engine, now: float) -> None:
     for found in await engine.context.journal.do(partial(queries.expired_checkpoints, now=now)):
         await delete_checkpoint(engine, found)
         log.info("deleted %s, which expired", found.path)
+    await delete_expired_uploads(engine, now)
     await engine.context.journal.do(
         lambda db: queries.delete_results(
             db, finished_before=now - settings.retention_seconds, read_before=now - READ_SECONDS

@@ -4,10 +4,12 @@ Nothing here or in the other modules of this folder computes: these calls run on
 check a request, write it to the journal, and hand it to a queue.
 """
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
+from weakref import WeakValueDictionary
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.compute.loaded_model import Device
@@ -35,6 +37,7 @@ class Engine:
         session_runs: the ids of each session's runs.
         session_keys: the session that an owner made with an idempotency key.
         read_at: when each result was first fetched, until the clean-up writes it.
+        finishing: the locks of uploads that are being finished, by their id.
         polled_at: when each open sampling request was last polled.
     """
 
@@ -50,6 +53,7 @@ class Engine:
         residency = Residency(settings, models, self.runs, self.sample_queues)
         self.context = Context(settings, models, residency)
         self.backlog = Backlog(settings)
+        self.finishing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.read_at: dict[str, float] = {}
         self.polled_at: dict[str, float] = {}
         self.started = time.time()
@@ -92,12 +96,19 @@ class Engine:
             raise Refused(f"This engine does not serve `{model_id[:200]}`; it serves {known}")
         return served
 
-    async def checkpoint(self, who: Principal, path: str) -> Checkpoint:
-        """Return a checkpoint that WHO may read: an own one or a published one."""
+    async def checkpoint(
+        self, who: Principal, path: str, reader: Principal | None = None
+    ) -> Checkpoint:
+        """Return a checkpoint that WHO or READER may read: an own one or a published one."""
         name = str(parse_path(path))
         found = await self.context.journal.do(lambda db: queries.find_checkpoint(db, name))
         expired = found is not None and found.expires is not None and found.expires <= time.time()
-        if found is None or expired or not (found.public or who.can_access(found.owner)):
+        readers = (who, reader or who)
+        if (
+            found is None
+            or expired
+            or not (found.public or any(each.can_access(found.owner) for each in readers))
+        ):
             raise NotFound(f"The checkpoint `{name[:300]}` does not exist")
         return found
 

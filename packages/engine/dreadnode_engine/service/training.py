@@ -51,12 +51,14 @@ async def create_model(engine: Engine, who: Principal, body: bytes) -> Request:
     return await _start_run(engine, run, "create_model", body)
 
 
-async def load_weights(engine: Engine, who: Principal, body: bytes) -> Request:
-    """Create a run from a checkpoint, or load a checkpoint into a run."""
+async def load_weights(
+    engine: Engine, who: Principal, body: bytes, reader: Principal | None = None
+) -> Request:
+    """Create a run from a checkpoint that WHO or READER may read, or load it into a run."""
     fields = parse_body(LoadWeightsRequest, body)
     if fields.model_id is not None:
-        return await _load_into(engine, who, fields.model_id, fields, body)
-    found = await _loadable(engine, who, fields)
+        return await _load_into(engine, who, fields.model_id, fields, body, reader)
+    found = await _loadable(engine, who, fields, reader)
     if fields.session_id is None or fields.model_seq_id is None:
         raise Refused("Send a `session_id` and a `model_seq_id`, or a `model_id` and a `seq_id`")
     check_number("model_seq_id", fields.model_seq_id)
@@ -81,8 +83,10 @@ async def load_weights(engine: Engine, who: Principal, body: bytes) -> Request:
     return await _start_run(engine, run, "load_weights", body)
 
 
-async def _loadable(engine: Engine, who: Principal, fields: LoadWeightsRequest) -> Checkpoint:
-    found = await engine.checkpoint(who, fields.path)
+async def _loadable(
+    engine: Engine, who: Principal, fields: LoadWeightsRequest, reader: Principal | None
+) -> Checkpoint:
+    found = await engine.checkpoint(who, fields.path, reader)
     engine.context.check_base(found)
     if found.kind != "training" and fields.optimizer:
         raise Refused(
@@ -92,11 +96,16 @@ async def _loadable(engine: Engine, who: Principal, fields: LoadWeightsRequest) 
 
 
 async def _load_into(
-    engine: Engine, who: Principal, run_id: str, fields: LoadWeightsRequest, body: bytes
+    engine: Engine,
+    who: Principal,
+    run_id: str,
+    fields: LoadWeightsRequest,
+    body: bytes,
+    reader: Principal | None,
 ) -> Request:
     base_model = engine.run(who, run_id).run.base_model
     try:
-        found = await _loadable(engine, who, fields)
+        found = await _loadable(engine, who, fields, reader)
         if found.base_model != base_model:
             raise Refused(f"The checkpoint {found.path} was made on {found.base_model}")  # noqa: TRY301
     except Refused as refusal:

@@ -73,6 +73,7 @@ class CheckpointFiles:
         self._checkpoints = data_dir / "checkpoints"
         self._samplers = data_dir / "samplers"
         self._snapshots = data_dir / "snapshots"
+        self._uploads = data_dir / "uploads"
 
     def checkpoint(self, path: CheckpointPath) -> Path:
         """Return the folder of a checkpoint."""
@@ -85,6 +86,10 @@ class CheckpointFiles:
     def snapshot(self, run: str, seq: int) -> Path:
         """Return the file of the snapshot of RUN taken after SEQ."""
         return self._snapshots / _segment(run) / f"{seq}.safetensors"
+
+    def upload(self, upload: str) -> Path:
+        """Return the folder of the files of an upload."""
+        return self._uploads / _segment(upload)
 
     def delete_snapshots(self, run: str, keep: int | None) -> None:
         """Delete the snapshots of RUN except the one taken after KEEP."""

@@ -44,6 +44,11 @@ CREATE TABLE IF NOT EXISTS checkpoints (
     train_attn INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
     expires REAL, public INTEGER NOT NULL DEFAULT 0, user_metadata TEXT,
     base_fingerprint TEXT);
+CREATE TABLE IF NOT EXISTS uploads (
+    id TEXT PRIMARY KEY, owner TEXT NOT NULL, base_model TEXT NOT NULL, created REAL NOT NULL,
+    expires REAL NOT NULL, rank INTEGER NOT NULL, seed INTEGER NOT NULL,
+    train_mlp INTEGER NOT NULL, train_attn INTEGER NOT NULL, train_unembed INTEGER NOT NULL,
+    base_fingerprint TEXT);
 CREATE INDEX IF NOT EXISTS checkpoints_by_run ON checkpoints (run);
 CREATE INDEX IF NOT EXISTS checkpoints_by_expiry ON checkpoints (expires);
 CREATE INDEX IF NOT EXISTS requests_with_result ON requests (finished) WHERE result IS NOT NULL;

@@ -10,15 +10,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import Any
 
-from dreadnode_engine.state.records import Checkpoint, Request, Run, Sampler, Session
+from dreadnode_engine.state.records import Checkpoint, Request, Run, Sampler, Session, Upload
 
-Record = Session | Run | Sampler | Request | Checkpoint
+Record = Session | Run | Sampler | Request | Checkpoint | Upload
 _TABLES: Mapping[type, str] = {
     Session: "sessions",
     Run: "runs",
     Sampler: "samplers",
     Request: "requests",
     Checkpoint: "checkpoints",
+    Upload: "uploads",
 }
 
 
@@ -232,3 +233,19 @@ def update_checkpoint(db: sqlite3.Connection, path: str, **values: Any) -> None:
 def delete_checkpoint(db: sqlite3.Connection, path: str) -> None:
     """Delete the checkpoint at PATH."""
     db.execute("DELETE FROM checkpoints WHERE path = ?", (path,))
+
+
+def all_uploads(db: sqlite3.Connection) -> list[Upload]:
+    """Return every upload that is not finished."""
+    return [Upload(**row) for row in db.execute("SELECT * FROM uploads")]
+
+
+def find_upload(db: sqlite3.Connection, upload_id: str) -> Upload | None:
+    """Return the upload UPLOAD_ID, if it is not finished."""
+    row = db.execute("SELECT * FROM uploads WHERE id = ?", (upload_id,)).fetchone()
+    return Upload(**row) if row else None
+
+
+def delete_upload(db: sqlite3.Connection, upload_id: str) -> None:
+    """Delete an upload that is finished or has expired."""
+    db.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))

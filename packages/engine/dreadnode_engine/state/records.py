@@ -212,3 +212,24 @@ class Checkpoint:
     public: bool = False
     user_metadata: str | None = None
     base_fingerprint: str | None = None
+
+
+@dataclass
+class Upload:
+    """Weights of another program that a client uploads; finished, they become a checkpoint.
+
+    Attributes:
+        seed: initializes the layers that the adapter does not have.
+    """
+
+    id: str
+    owner: str
+    base_model: str
+    created: float
+    expires: float
+    rank: int
+    seed: int
+    train_mlp: bool
+    train_attn: bool
+    train_unembed: bool
+    base_fingerprint: str | None = None

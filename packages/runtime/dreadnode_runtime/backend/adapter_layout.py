@@ -47,7 +47,7 @@ def settle(folder: Path, base: str | None) -> list[str]:
     if named != config.get("base_model_name_or_path"):
         config["base_model_name_or_path"] = named
         _write_config(folder, config)
-    shapes, metadata = _header(folder)
+    shapes, metadata = header(folder)
     if BASE_DTYPE in metadata and not any(".experts." in name for name in shapes):
         # Our engine trains with PEFT, under PEFT's own names; only experts are renamed.
         return []
@@ -91,7 +91,20 @@ def _write(
     _write_config(folder, config)
 
 
-def _header(folder: Path) -> tuple[Shapes, dict[str, str]]:
+def settle_layout(folder: Path) -> None:
+    """Convert the adapter in FOLDER to PEFT's layout if it is in hosted Tinker's.
+
+    Raises:
+        UnknownLayout: A tensor has another name or shape than that layout has.
+    """
+    shapes, metadata = header(folder)
+    if is_hosted(set(shapes)):
+        config = json.loads((folder / CONFIG).read_text())
+        tensors = {name: tensor.clone() for name, tensor in load_file(folder / WEIGHTS).items()}
+        _write(folder, *to_peft(tensors, config, each_expert=True), metadata)
+
+
+def header(folder: Path) -> tuple[Shapes, dict[str, str]]:
     """Return the shapes of the weights in FOLDER by name, and the metadata of their file."""
     with safe_open(folder / WEIGHTS, framework="pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
@@ -120,9 +133,7 @@ def _lost(folder: Path, base: str | None) -> list[str]:
     # PEFT takes seconds to import, and only the end of a job needs it.
     import peft
 
-    tensors = {
-        name: torch.empty(shape, device="meta") for name, shape in _header(folder)[0].items()
-    }
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in header(folder)[0].items()}
     keeps = "`dn train export --format merged` applies all of it"
     try:
         with warnings.catch_warnings():

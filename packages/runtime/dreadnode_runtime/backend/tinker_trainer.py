@@ -22,7 +22,13 @@ from tinker.lib.retryable_exception import RetryableException
 from dreadnode_runtime.backend.adapter import fetch
 from dreadnode_runtime.backend.availability import while_available
 from dreadnode_runtime.backend.pacing import space_out_polls
-from dreadnode_runtime.backend.trainer import Adapter, Export, Optimizer, Saved
+from dreadnode_runtime.backend.trainer import (
+    Adapter,
+    Export,
+    Optimizer,
+    Saved,
+    StartingWeights,
+)
 from dreadnode_runtime.backend.usage import TokenMeter
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.data.vision import model_input
@@ -210,13 +216,15 @@ async def tinker_trainer(
     optimizer: Optimizer,
     resume: str | None,
     metadata: dict[str, str],
+    start: StartingWeights | None = None,
     meter: TokenMeter | None = None,
     kind: type[TinkerTrainer] = TinkerTrainer,
 ) -> AsyncIterator[TinkerTrainer]:
     """Open a training client, and finish its session at the end.
 
     Training resumes from the checkpoint RESUME, optimizer included, if the engine still has it; the
-    trainer's `resumed` says so. METER counts the tokens.
+    trainer's `resumed` says so. Else it begins with the weights START, or with a new adapter. METER
+    counts the tokens.
 
     Raises:
         JobFailed: The engine refuses the model, the rank, or a checkpoint that it has.
@@ -235,7 +243,11 @@ async def tinker_trainer(
                 if not isinstance(refusal.__cause__, tinker.NotFoundError):
                     raise
         resumed = client is not None
-        if client is None:
+        if client is None and start is not None:
+            client = await translate_errors(
+                asyncio.to_thread(load_weights, service, start.path, start.token), creating=True
+            )
+        elif client is None:
             client = await translate_errors(
                 asyncio.to_thread(_create, service, base_model, adapter), creating=True
             )
@@ -286,9 +298,14 @@ def _load(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:
     return service.create_training_client_from_state_with_optimizer(path).result()
 
 
-def load_weights(service: tinker.ServiceClient, path: str) -> tinker.TrainingClient:
-    """Return a training client with the weights at PATH and a new optimizer."""
-    return service.create_training_client_from_state(path).result()
+def load_weights(
+    service: tinker.ServiceClient, path: str, token: str | None = None
+) -> tinker.TrainingClient:
+    """Return a training client with the weights at PATH and a new optimizer.
+
+    TOKEN opens weights of another owner.
+    """
+    return service.create_training_client_from_state(path, weights_access_token=token).result()
 
 
 def _create(

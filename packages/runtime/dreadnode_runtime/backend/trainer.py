@@ -47,6 +47,19 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
+class StartingWeights:
+    """Weights that a training starts from in place of a new adapter.
+
+    Attributes:
+        path: The engine's path of the checkpoint.
+        token: Opens a checkpoint of another owner; None where the own key does.
+    """
+
+    path: str
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Saved:
     """A checkpoint that the engine has confirmed.
 

@@ -46,6 +46,7 @@ class TrainingConfig(BaseModel):
     tokenizer: str | None = None
     steps: int | None = None
     epochs: int | None = None
+    from_adapter: str | None = None
     lora_rank: int
     train_mlp: bool
     train_attn: bool

@@ -1,6 +1,7 @@
 """The start and the end that all kinds of jobs share."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -8,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode_runtime.backend.adapter import base_dtype
-from dreadnode_runtime.backend.trainer import Export, Trainer
-from dreadnode_runtime.control.api import Dataset, JobApi
+from dreadnode_runtime.backend.trainer import Export, StartingWeights, Trainer
+from dreadnode_runtime.control.api import MODEL_KEY, Dataset, JobApi
 from dreadnode_runtime.control.events import Reporter, Stop
 from dreadnode_runtime.control.job_record import Job
 from dreadnode_runtime.data.counts import Counts
@@ -29,6 +30,8 @@ ADAPTER = "adapter"
 """Folder of the last weights among the job's files."""
 BEST = "best"
 """Folder of the best evaluation's weights, if those are not the last."""
+START = "from_adapter"
+"""The job's artifact that names the weights it starts from."""
 OpenTrainer = Callable[..., AbstractAsyncContextManager[Any]]
 
 
@@ -97,6 +100,7 @@ class JobContext:
             adapter=config.adapter(),
             optimizer=config.optimizer(),
             resume=checkpoint,
+            start=self._starting_weights(),
             metadata={"job": job.id},
             meter=self.ledger.meter,
         ) as trainer:
@@ -110,6 +114,8 @@ class JobContext:
                     f"The engine no longer has {checkpoint}; training starts from step 0",
                     level="warning",
                 )
+            if not trainer.resumed:
+                self._report_start(config)
             rendering = await asyncio.to_thread(
                 load_rendering,
                 job.model,
@@ -229,6 +235,26 @@ class JobContext:
         (export.adapter / "README.md").write_text(card.text(), encoding="utf-8")
         for file in sorted(export.adapter.iterdir()):
             await self.api.upload(f"{export.adapter.name}/{file.name}", file)
+
+    def _starting_weights(self) -> StartingWeights | None:
+        """Return the weights that the job starts from, if it does not start with a new adapter."""
+        found = self.job.artifacts.get(START)
+        if not isinstance(found, dict):
+            return None
+        return StartingWeights(str(found["path"]), os.environ.get(f"{MODEL_KEY}0"))
+
+    def _report_start(self, config: TrainingConfig) -> None:
+        """Log what a job with `from_adapter` starts from."""
+        if config.from_adapter is None:
+            return
+        if self.job.artifacts.get(START):
+            self.reporter.log(f"Training starts from the weights of {config.from_adapter}")
+            return
+        self.reporter.log(
+            f"The rehearsal starts with a new adapter of rank {config.lora_rank}: "
+            f"{config.from_adapter} is for {self.job.model}, and the stand-in has other shapes",
+            level="warning",
+        )
 
     def _newest_checkpoint(self) -> str | None:
         """Return the path of the newest checkpoint, if its name says its step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from dreadnode.training.files import AdapterFiles
     from dreadnode.training.jobs import JobFile, TrainingJob
 
+LOCAL_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""The files of PEFT that make an adapter."""
 _ADAPTER, _BEST = PurePosixPath("adapter"), PurePosixPath("best")
 
 
@@ -68,6 +71,36 @@ def is_complete(target: Path, file: JobFile) -> bool:
             f"{target} already exists with other content; name another folder with `--to`"
         )
     return True
+
+
+def local_adapter(start: str | Path) -> Path | None:
+    """Return the local folder of an adapter that START names; None if it names no folder.
+
+    Raises:
+        UnusableFile: There is no such folder, or it holds no LoRA adapter of PEFT.
+    """
+    text = str(start)
+    if text.startswith("tinker://"):
+        return None
+    folder = Path(start).expanduser()
+    if not folder.is_dir():
+        if isinstance(start, Path) or text.startswith(("/", "./", "../", "~")):
+            raise UnusableFile(f"there is no folder {folder}")
+        return None
+    for name in LOCAL_FILES:
+        if not (folder / name).is_file():
+            raise UnusableFile(
+                f"{folder} has no {name}; name the folder into which PEFT's `save_pretrained` wrote"
+            )
+    try:
+        config = json.loads((folder / LOCAL_FILES[0]).read_bytes())
+    except OSError as error:
+        raise UnusableFile(f"{folder / LOCAL_FILES[0]} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError):
+        raise UnusableFile(f"{folder / LOCAL_FILES[0]} is not JSON") from None
+    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
+        raise UnusableFile(f"{folder} holds no LoRA adapter: `peft_type` is not `LORA`")
+    return folder
 
 
 def _below(folder: PurePosixPath, files: list[JobFile]) -> list[JobFile]:

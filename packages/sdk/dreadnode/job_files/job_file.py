@@ -34,6 +34,7 @@ REFS = ("dataset_ref", "prompt_dataset_ref", "eval_dataset_ref")
 RECIPES = ("reward_recipe", "environment")
 TRAJECTORIES = "trajectory_dataset_refs"
 TOKENIZER = "tokenizer"
+FROM_ADAPTER = "from_adapter"
 _UNSTORED = {"name": "unstored", "version": "0"}
 
 
@@ -211,6 +212,8 @@ def _expand(config: Document, where: str, folder: Path) -> dict[tuple[str | int,
         table[key] = _UNSTORED if isinstance(ref, Path) else ref
     if isinstance(tokenizer := config.get(TOKENIZER), str):
         config[TOKENIZER] = absolute(tokenizer, folder)
+    if isinstance(start := config.get(FROM_ADAPTER), str) and start:
+        config[FROM_ADAPTER] = _adapter(start, folder)
     for name in RECIPES:
         recipe = config.get(name)
         if isinstance(recipe, str):
@@ -227,6 +230,17 @@ def _expand(config: Document, where: str, folder: Path) -> dict[tuple[str | int,
 def absolute(path: str, folder: Path) -> str:
     """Return PATH, which is relative to FOLDER or the user's home, as the server takes it."""
     return str((folder / Path(path).expanduser()).resolve()) if path else path
+
+
+def _adapter(start: str, folder: Path) -> str:
+    """Return what a job starts from; the path of an adapter's folder becomes absolute."""
+    from dreadnode.http.adapter_files import local_adapter
+
+    path = folder / Path(start).expanduser()
+    if path.is_dir() or start.startswith(("./", "../", "~")):
+        start = str(path.resolve())
+    local_adapter(start)
+    return start
 
 
 def _ref(text: str, place: str, folder: Path) -> dict[str, str] | Path:

@@ -46,6 +46,24 @@ class CheckpointList(Response):
     items: list[Checkpoint]
 
 
+class UploadedAdapter(Response):
+    """An adapter that was trained elsewhere, from which jobs can start until it expires.
+
+    Attributes:
+        path: Its path on the engine, for the setting `from_adapter`.
+        new_layers: Layers that it has no weights for; they start as new ones.
+    """
+
+    path: str
+    model: str
+    lora_rank: int
+    train_mlp: bool
+    train_attn: bool
+    train_unembed: bool
+    new_layers: list[str] = Field(default_factory=list)
+    expires_at: datetime
+
+
 class AdapterRequest(Request):
     """Which checkpoint is wanted as an adapter: its name, its path, or `best`."""
 

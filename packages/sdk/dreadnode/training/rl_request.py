@@ -51,6 +51,10 @@ class RlConfig(Request):
     epochs: Annotated[int, Field(ge=1, le=10000)] | None = None
     """Number of epochs. Default: 1, if `steps` is not set."""
 
+    from_adapter: Annotated[str, Field(max_length=500, min_length=1)] | None = None
+    """Weights to start from: a job (id or name, also `JOB@best` or `JOB@step-000100`) or a
+    `tinker://` path. They decide `lora_rank` and the layers. Default: a new adapter."""
+
     lora_rank: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Rank of the LoRA adapter. Default: 16."""
 

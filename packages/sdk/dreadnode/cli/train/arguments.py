@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from dreadnode.cli.completion import model_ids
 from dreadnode.cli.context import Common
 from dreadnode.cli.data.dataset import upload
+from dreadnode.cli.output import say
 from dreadnode.cli.train import rl_flags, sft_flags
 from dreadnode.cli.train.flags import RehearseFirst, RehearseSteps, flags_named, given
 from dreadnode.errors import InputError
@@ -217,9 +218,35 @@ def requested(
     """
     job.settings(flags)
     with common.client() as client:
-        request = job.request(client, flags)
+        request = with_starting_weights(client, job.request(client, flags))
         with flags_named(names):
             yield client, request
+
+
+def with_starting_weights(
+    client: ApiClient, request: SftRequest | RlRequest
+) -> SftRequest | RlRequest:
+    """Return REQUEST with what its job starts from as the server takes it; a folder is uploaded."""
+    from dreadnode.http.adapter_files import local_adapter
+    from dreadnode.http.sync_api.training import REHEARSED
+
+    start = request.config.from_adapter
+    if start is None:
+        return request
+    folder = local_adapter(start)
+    if folder is None:
+        start = client.resolve_model(start)
+    elif request.rehearse:
+        say(REHEARSED.format(folder))
+        start = None
+    else:
+        stored = client.upload_adapter(folder, request.model)
+        layers = ", ".join(f"`{each}`" for each in stored.new_layers)
+        say(f"uploaded {folder} as {stored.path}, of rank {stored.lora_rank}")
+        say(*([f"{layers} are new: the adapter has no weights for them"] if layers else ()))
+        start = stored.path
+    config = request.config.model_copy(update={"from_adapter": start})
+    return request.model_copy(update={"config": config})
 
 
 def dataset_ref(client: ApiClient, dataset: str) -> DatasetRef:

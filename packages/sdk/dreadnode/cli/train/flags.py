@@ -47,12 +47,16 @@ def given(
     """
     from pydantic import ValidationError
 
-    from dreadnode.job_files.job_file import TOKENIZER, absolute, must, shown
+    from dreadnode.job_files.job_file import FROM_ADAPTER, TOKENIZER, absolute, must, shown
 
     values = {each.name: getattr(flags, each.name) for each in fields(flags)}
     values = {name: value for name, value in values.items() if value is not None}
     if (tokenizer := values.get(TOKENIZER)) is not None:
         values[TOKENIZER] = absolute(tokenizer, Path.cwd())
+    if (start := values.get(FROM_ADAPTER)) is not None:
+        from dreadnode.http.adapter_files import local_adapter
+
+        local_adapter(start)
     try:
         config.model_validate(values)
     except ValidationError as error:

@@ -14,7 +14,7 @@ from dreadnode.cli.completion import model_ids
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.data.dataset import upload
 from dreadnode.cli.output import count, hint, say
-from dreadnode.cli.train.arguments import Yes
+from dreadnode.cli.train.arguments import Yes, with_starting_weights
 from dreadnode.cli.train.flags import RehearseFirst, RehearseSteps
 from dreadnode.cli.train.jobs import Job
 from dreadnode.cli.train.price import confirm
@@ -24,6 +24,7 @@ from dreadnode.errors import UnusableFile
 if TYPE_CHECKING:
     from dreadnode.http.references import AnyJobRequest
     from dreadnode.http.sync_api.client import ApiClient
+    from dreadnode.job_files.job_file import JobFile
     from dreadnode.training.jobs import TrainingJob
 
 Set = Annotated[
@@ -104,7 +105,7 @@ def submit(
     _set_rehearsal(document, rehearse, rehearse_steps, first=rehearse_first)
     described = jobfile.parse(document, str(file), file.parent)
     with common.client() as client:
-        request = described.request(lambda path: upload(client, path).ref)
+        request = _sent(client, described)
         confirm(client, request, yes=yes)
         job = client.create_training_job(request)
         submitted(client, job, common, wait=wait)
@@ -125,7 +126,7 @@ def requested_by_file(
     _set_rehearsal(document, rehearse, None, first=False)
     described = jobfile.parse(document, str(file), file.parent)
     with common.client() as client:
-        yield client, described.request(lambda path: upload(client, path).ref)
+        yield client, _sent(client, described)
 
 
 def clone(
@@ -152,11 +153,19 @@ def clone(
         document = jobfile.changed(_document(old), set, unset)
         _set_rehearsal(document, rehearse, rehearse_steps, first=rehearse_first)
         described = jobfile.parse(document, f"job {job}", Path())
-        request = described.request(lambda path: upload(client, path).ref)
+        request = _sent(client, described)
         confirm(client, request, yes=yes)
         new = client.create_training_job(request)
         say(*(_differences(old, new) or ["nothing is different"]))
         submitted(client, new, common, wait=wait)
+
+
+def _sent(client: ApiClient, described: JobFile) -> AnyJobRequest:
+    """Return the request of a job, after the upload of what it names by a path."""
+    from dreadnode.training.evaluations import EvalRequest
+
+    request = described.request(lambda path: upload(client, path).ref)
+    return request if isinstance(request, EvalRequest) else with_starting_weights(client, request)
 
 
 def _set_rehearsal(

@@ -68,6 +68,17 @@ class TrainFlags:
         ),
     ] = None
 
+    from_adapter: Annotated[
+        str | None,
+        Parameter(
+            group=TRAINING,
+            help="Weights to start from: a job (id or name, also `JOB@best` or "
+            "`JOB@step-000100`) or a `tinker://` path. They decide `--lora-rank` "
+            "and the layers.",
+            show_default="a new adapter",
+        ),
+    ] = None
+
     lora_rank: Annotated[
         int | None, Parameter(group=TRAINING, help="Rank of the LoRA adapter.", show_default="16")
     ] = None
@@ -216,6 +227,7 @@ FLAG_NAMES = {
     "tokenizer": "--tokenizer",
     "steps": "--steps",
     "epochs": "--epochs",
+    "from_adapter": "--from-adapter",
     "lora_rank": "--lora-rank",
     "train_mlp": "--train-mlp",
     "train_attn": "--train-attn",

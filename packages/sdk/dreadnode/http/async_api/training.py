@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,10 @@ from dreadnode.http.adapter_files import (
     exported_adapter,
     final_adapter,
     is_complete,
+    local_adapter,
     missing_adapter,
 )
+from dreadnode.http.async_api.checkpoints import AsyncCheckpointMethods
 from dreadnode.http.async_api.datasets import AsyncDatasetMethods
 from dreadnode.http.async_api.jobs import AsyncJobMethods
 from dreadnode.http.calls import training_job_file
@@ -27,7 +30,12 @@ if TYPE_CHECKING:
     from dreadnode.wire import DatasetRef
 
 
-class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods):
+REHEARSED = (
+    "the rehearsal starts with a new adapter: its stand-in has other shapes than the adapter in {}"
+)
+
+
+class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods, AsyncCheckpointMethods):
     """Methods that do in one call what a training usually needs."""
 
     async def train_sft(
@@ -68,6 +76,9 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods):
             "eval_dataset_ref": await self.resolve_dataset(eval_dataset) if eval_dataset else None,
             **settings,
         }
+        config["from_adapter"] = await self.resolve_adapter(
+            settings.get("from_adapter"), model, rehearse=rehearse
+        )
         request = job_request(
             SftRequest,
             config,
@@ -131,6 +142,9 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods):
         if trajectory_datasets:
             refs = [await self.resolve_dataset(each) for each in trajectory_datasets]
             settings["trajectory_dataset_refs"] = tuple(refs)
+        settings["from_adapter"] = await self.resolve_adapter(
+            settings.get("from_adapter"), model, rehearse=rehearse
+        )
         if eval_dataset is not None:
             settings["eval_dataset_ref"] = await self.resolve_dataset(eval_dataset)
         request = job_request(
@@ -200,6 +214,33 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods):
         if path is not None:
             return (await self.upload_dataset(path)).ref
         return dataset_ref(dataset)
+
+    async def resolve_adapter(
+        self, start: str | Path | None, model: str, *, rehearse: bool = False
+    ) -> str | None:
+        """Return what a job on MODEL starts from as the server takes it; a folder is uploaded.
+
+        A rehearsal does not take a folder: it trains a stand-in, whose layers have other shapes, so
+        it starts with a new adapter, and a warning says so.
+
+        Args:
+            start: A folder with a LoRA adapter of PEFT, a job as for `resolve_model`, or a
+                `tinker://` path; None for a new adapter.
+            model: The base model of the job.
+            rehearse: Whether the job is a rehearsal.
+
+        Raises:
+            UnusableFile: The folder holds no adapter.
+        """
+        if start is None:
+            return None
+        folder = local_adapter(start)
+        if folder is None:
+            return await self.resolve_model(str(start))
+        if rehearse:
+            warnings.warn(REHEARSED.format(folder), stacklevel=3)
+            return None
+        return (await self.upload_adapter(folder, model)).path
 
     async def find_adapter(self, job_id: str, *, best: bool = False) -> AdapterFiles:
         """Return the files of a job's final adapter, or of the best one.

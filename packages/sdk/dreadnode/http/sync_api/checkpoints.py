@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dreadnode.http.calls import Call, body_of, get, segment, training_job
+from dreadnode.errors import UnusableFile
+from dreadnode.http.adapter_files import LOCAL_FILES, local_adapter
+from dreadnode.http.calls import Call, body_of, get, segment, training_job, workspace
 from dreadnode.http.sync_api.requests import Requests
 
 if TYPE_CHECKING:
-    from dreadnode.training.checkpoints import CheckpointAdapter, CheckpointList
+    from dreadnode.training.checkpoints import CheckpointAdapter, CheckpointList, UploadedAdapter
 
 EXPORT_SECONDS = 3600.0
 """Longer than a server takes for an export, unless its own limit was raised to hours."""
@@ -35,6 +38,32 @@ class CheckpointMethods(Requests):
 
         path = f"{training_job(self.scope, job_id)}/checkpoints/{segment(name)}"
         return self.send(Call("DELETE", path, CheckpointList.model_validate_json))
+
+    def upload_adapter(self, folder: Path | str, model: str) -> UploadedAdapter:
+        """Upload a LoRA adapter in PEFT's format, so that jobs on MODEL can start from it.
+
+        Args:
+            folder: The local folder with the adapter's files.
+            model: The base model that it was trained on.
+
+        Raises:
+            UnusableFile: The folder holds no adapter.
+            ApiError: The adapter is not one of MODEL.
+        """
+        from dreadnode.training.checkpoints import UploadedAdapter
+
+        found = local_adapter(Path(folder))
+        if found is None:
+            raise UnusableFile(f"{folder} is no folder with an adapter")
+        call = Call(
+            "POST",
+            f"{workspace(self.scope)}/training/adapters",
+            UploadedAdapter.model_validate_json,
+            params={"model": model},
+            files={name: (found / name, name) for name in LOCAL_FILES},
+            seconds=EXPORT_SECONDS,
+        )
+        return self.send(call)
 
     def export_training_job_checkpoint(self, job_id: str, checkpoint: str) -> CheckpointAdapter:
         """Export a checkpoint as an adapter among the job's files; the first time takes minutes.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,12 @@ from dreadnode.http.adapter_files import (
     exported_adapter,
     final_adapter,
     is_complete,
+    local_adapter,
     missing_adapter,
 )
 from dreadnode.http.calls import training_job_file
 from dreadnode.http.references import capability_ref, dataset_ref, job_request, local_path
+from dreadnode.http.sync_api.checkpoints import CheckpointMethods
 from dreadnode.http.sync_api.datasets import DatasetMethods
 from dreadnode.http.sync_api.jobs import JobMethods
 from dreadnode.recipes import scoring
@@ -28,7 +31,12 @@ if TYPE_CHECKING:
     from dreadnode.wire import DatasetRef
 
 
-class TrainingMethods(DatasetMethods, JobMethods):
+REHEARSED = (
+    "the rehearsal starts with a new adapter: its stand-in has other shapes than the adapter in {}"
+)
+
+
+class TrainingMethods(DatasetMethods, JobMethods, CheckpointMethods):
     """Methods that do in one call what a training usually needs."""
 
     def train_sft(
@@ -69,6 +77,9 @@ class TrainingMethods(DatasetMethods, JobMethods):
             "eval_dataset_ref": self.resolve_dataset(eval_dataset) if eval_dataset else None,
             **settings,
         }
+        config["from_adapter"] = self.resolve_adapter(
+            settings.get("from_adapter"), model, rehearse=rehearse
+        )
         request = job_request(
             SftRequest,
             config,
@@ -132,6 +143,9 @@ class TrainingMethods(DatasetMethods, JobMethods):
         if trajectory_datasets:
             refs = [self.resolve_dataset(each) for each in trajectory_datasets]
             settings["trajectory_dataset_refs"] = tuple(refs)
+        settings["from_adapter"] = self.resolve_adapter(
+            settings.get("from_adapter"), model, rehearse=rehearse
+        )
         if eval_dataset is not None:
             settings["eval_dataset_ref"] = self.resolve_dataset(eval_dataset)
         request = job_request(
@@ -201,6 +215,33 @@ class TrainingMethods(DatasetMethods, JobMethods):
         if path is not None:
             return (self.upload_dataset(path)).ref
         return dataset_ref(dataset)
+
+    def resolve_adapter(
+        self, start: str | Path | None, model: str, *, rehearse: bool = False
+    ) -> str | None:
+        """Return what a job on MODEL starts from as the server takes it; a folder is uploaded.
+
+        A rehearsal does not take a folder: it trains a stand-in, whose layers have other shapes, so
+        it starts with a new adapter, and a warning says so.
+
+        Args:
+            start: A folder with a LoRA adapter of PEFT, a job as for `resolve_model`, or a
+                `tinker://` path; None for a new adapter.
+            model: The base model of the job.
+            rehearse: Whether the job is a rehearsal.
+
+        Raises:
+            UnusableFile: The folder holds no adapter.
+        """
+        if start is None:
+            return None
+        folder = local_adapter(start)
+        if folder is None:
+            return self.resolve_model(str(start))
+        if rehearse:
+            warnings.warn(REHEARSED.format(folder), stacklevel=3)
+            return None
+        return (self.upload_adapter(folder, model)).path
 
     def find_adapter(self, job_id: str, *, best: bool = False) -> AdapterFiles:
         """Return the files of a job's final adapter, or of the best one.
