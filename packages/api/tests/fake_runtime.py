@@ -178,6 +178,19 @@ def serve() -> int:
     return 0
 
 
+def upload() -> int:
+    wish = json.load(sys.stdin)
+    config = json.loads(Path("adapter_config.json").read_text())
+    if "refuse" in config:
+        say(json.dumps({"ok": False, "fault": "request", "error": config["refuse"]}))
+        return 0
+    shape = {"rank": config["r"], "train_mlp": True, "train_attn": True, "train_unembed": False}
+    own = "own" if wish["own_engine"] else "hosted"
+    path = f"tinker://upload-{own}-{os.getpid()}/external_weights/adapter"
+    say(json.dumps({"ok": True, "path": path, **shape, "new_layers": ["k_proj"]}))
+    return 0
+
+
 def export() -> int:
     wish = json.load(sys.stdin)
     name = wish["name"]
@@ -313,5 +326,11 @@ def run(job_id: str) -> int:
 
 
 if __name__ == "__main__":
-    commands = {"check": check, "rows": check_rows, "serve": serve, "export": export}
+    commands = {
+        "check": check,
+        "rows": check_rows,
+        "serve": serve,
+        "export": export,
+        "upload": upload,
+    }
     sys.exit(commands[sys.argv[1]]() if sys.argv[1] in commands else run(sys.argv[2]))
