@@ -128,7 +128,7 @@ async def receive(request: Request, folder: Path, limit: int) -> None:
     """Write the files of an adapter in the body of REQUEST, a part for each, into FOLDER.
 
     Raises:
-        Malformed: the body has more than LIMIT bytes, or is no form.
+        Malformed: the body has more than LIMIT bytes, or is not a form.
         Invalid: a file is missing, or has another name.
     """
     kind, boundary = content_type(request)

@@ -115,7 +115,7 @@ def shape_of(config: Mapping[str, Any], names: list[str]) -> AdapterShape:
     """Return the shape of an adapter with CONFIG and tensors of these NAMES.
 
     Raises:
-        JobFailed: It is no LoRA adapter.
+        JobFailed: It is not a LoRA adapter.
     """
     rank = config.get("r") if isinstance(config, dict) else None
     layers = {name.partition(".lora_")[0] for name in names if ".lora_" in name}

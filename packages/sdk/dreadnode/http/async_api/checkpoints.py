@@ -53,7 +53,7 @@ class AsyncCheckpointMethods(AsyncRequests):
 
         found = local_adapter(Path(folder))
         if found is None:
-            raise UnusableFile(f"{folder} is no folder with an adapter")
+            raise UnusableFile(f"{folder} is not a folder with an adapter")
         call = Call(
             "POST",
             f"{workspace(self.scope)}/training/adapters",
