@@ -62,7 +62,9 @@ class FusedProjection:
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """Return the output of each layer for X (rows, in)."""
-        outputs = torch.split(product(x, self.weight, self.bias), self.sizes, dim=-1)
+        whole = product(x, self.weight, self.bias)
+        # `torch.split` is a Python function, and this is called four times a layer.
+        outputs = whole.split_with_sizes(self.sizes, -1) if len(self.sizes) > 1 else (whole,)
         return [update(x, output) for update, output in zip(self.updates, outputs, strict=True)]
 
 

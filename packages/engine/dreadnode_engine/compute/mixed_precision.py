@@ -38,6 +38,8 @@ class HalfLinear(nn.Linear):
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return X @ WEIGHT.T + BIAS in the data type of X, computed in that of WEIGHT."""
+    if x.dtype == weight.dtype:
+        return linear(x, weight, bias)
     return linear(x.to(weight.dtype), weight, bias).to(x.dtype)
 
 

@@ -96,7 +96,7 @@ class RowAdapters:
 
     def use(self, layout: Layout) -> bool:
         """Whether any row uses an adapter of LAYOUT."""
-        return any(number in self.wanted for number, _ in layout)
+        return bool(layout) and any(number in self.wanted for number, _ in layout)
 
     def mask(self, layout: Layout, device: torch.device) -> Tensor | None:
         """Return the mask (rows, ranks) of foreign ranks; None if no rank is foreign to a row."""
