@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TINKER_TELEMETRY", "0")
@@ -54,6 +55,21 @@ GATED_DELTA = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }
+LATENT: dict[str, Any] = {
+    "head_dim": 8,
+    "num_key_value_heads": 4,
+    "q_lora_rank": 16,
+    "kv_lora_rank": 16,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 16,
+    "v_head_dim": 8,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+}
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {}),
@@ -87,20 +103,22 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "deepseek_v3": (
         "DeepseekV3Config",
         "DeepseekV3ForCausalLM",
+        LATENT,
+    ),
+    # Its text tower is a DeepSeek V3.
+    "kimi_k25": ("DeepseekV3Config", "Kimi_K25ForConditionalGeneration", LATENT),
+    "glm_moe_dsa": (
+        "GlmMoeDsaConfig",
+        "GlmMoeDsaForCausalLM",
         {
-            "head_dim": 8,
-            "num_key_value_heads": 4,
-            "q_lora_rank": 16,
-            "kv_lora_rank": 16,
-            "qk_rope_head_dim": 8,
-            "qk_nope_head_dim": 16,
-            "v_head_dim": 8,
-            "n_routed_experts": 4,
-            "num_experts_per_tok": 2,
-            "moe_intermediate_size": 16,
-            "first_k_dense_replace": 1,
-            "n_group": 2,
-            "topk_group": 1,
+            **LATENT,
+            # A token whose embedding is zero would score all positions alike.
+            "pad_token_id": None,
+            "index_topk": 16,
+            "index_n_heads": 32,
+            "index_head_dim": 16,
+            "layer_types": ["indexed_attention"] * 3,
+            "indexer_types": ["full", "shared", "full"],
         },
     ),
     "nemotron_h": (
@@ -122,6 +140,18 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
 }
 """The configuration, class and own sizes of each kind of tiny model."""
+VISION: dict[str, Any] = {
+    "vision_config": {
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "pos_emb_height": 2,
+        "pos_emb_width": 2,
+    },
+    "projection_hidden_size": 16,
+}
+"""The sizes of a vision tower beside a decoder."""
 
 
 def make_model(folder: Path, kind: str, context: int) -> Path:
@@ -135,9 +165,20 @@ def make_model(folder: Path, kind: str, context: int) -> Path:
     sizes = SIZES | own | {"max_position_embeddings": context}
     sizes["num_hidden_layers"] = len(sizes.get("layer_types", sizes.get("layers_block_type", "12")))
     config = getattr(transformers, config_class)(**sizes)
+    if kind == "kimi_k25":
+        config = transformers.Kimi_K25Config(
+            text_config=config.to_dict(), tie_word_embeddings=False, **VISION
+        )
     torch.manual_seed(7)
     model = getattr(transformers, model_class)(config)
     model.save_pretrained(folder)
+    if kind == "kimi_k25":
+        # transformers 5.23 saves the layers of the text tower under names of the vision tower.
+        tower = make_model(folder / "tower", "deepseek_v3", context) / "model.safetensors"
+        weights = load_file(folder / "model.safetensors").items()
+        others = {name: t for name, t in weights if not name.startswith("language_model.")}
+        text = {f"language_model.{name}": t for name, t in load_file(tower).items()}
+        save_file(others | text, folder / "model.safetensors", metadata={"format": "pt"})
     save_tokenizer(folder)
     return folder
 

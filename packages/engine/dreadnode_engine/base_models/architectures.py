@@ -8,11 +8,14 @@ here, each with a test; every other one is refused with the reason.
 from collections.abc import Mapping
 from typing import Any
 
+from dreadnode_engine.base_models.quantization import unsupported_quantization
+
 HYBRIDS: Mapping[str, str] = {
     "gpt_oss": "sliding and full attention with sinks, routed experts",
     "qwen3_5_text": "gated delta rule and full attention",
     "qwen3_5_moe_text": "gated delta rule and full attention, routed experts",
     "deepseek_v3": "latent attention, routed experts",
+    "glm_moe_dsa": "latent attention to selected positions, routed experts",
     "nemotron_h": "Mamba-2, full attention, MLP and routed experts",
 }
 """Architectures with other layers than full attention, by the model type of their decoder."""
@@ -20,23 +23,22 @@ HYBRIDS: Mapping[str, str] = {
 TEXT_TOWERS: Mapping[str, str] = {
     "qwen3_5": "Qwen3_5ForCausalLM",
     "qwen3_5_moe": "Qwen3_5MoeForCausalLM",
+    "kimi_k25": "DeepseekV3ForCausalLM",
 }
 """The class of transformers that loads only the text tower of a vision model, by its model type."""
+
+NESTED_DECODERS = frozenset({"kimi_k25"})
+"""Vision models whose text tower transformers builds, but loads only with the vision tower."""
 
 REFUSED: Mapping[str, str] = {
     "deepseek_v4": "its layers attend to compressed and selected positions",
     "deepseek_v32": "its attention selects positions with an indexer",
-    "glm_moe_dsa": "its attention selects positions with an indexer",
     "glm5_next": "its attention selects positions with an indexer",
-    "kimi_k25": "transformers loads its weights only with the vision tower",
     "inkling_mm_model": "transformers loads its weights only with the image and audio towers",
     "inkling2": "transformers loads its weights only with the vision tower",
     "nemotron_h_omni": "transformers loads its weights only with the image and audio towers",
 }
 """Why an architecture that transformers knows is not computed here."""
-
-DEQUANTIZED = ("mxfp4",)
-"""Formats of quantized weights that are converted when they are loaded."""
 
 
 def decoder_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -63,21 +65,7 @@ def unsupported(config: Mapping[str, Any]) -> str | None:
             return "it has layers other than full attention, which this engine does not support"
         if decoder.get("kv_lora_rank"):
             return "it has latent attention, which this engine does not support in a " + name
-    return _quantized(config)
-
-
-def _quantized(config: Mapping[str, Any]) -> str | None:
-    """Return why the weights of a model with CONFIG cannot be loaded; None if they can."""
-    quantization = config.get("quantization_config")
-    if not isinstance(quantization, dict):
-        return None
-    method = str(quantization.get("quant_method", "unknown"))
-    if method in DEQUANTIZED:
-        return None
-    return (
-        f"its weights are quantized ({method}), and this engine converts only "
-        f"{', '.join(DEQUANTIZED)}; use a copy of the model in bfloat16"
-    )
+    return unsupported_quantization(config)
 
 
 def architecture_class(config: Mapping[str, Any]) -> str:

@@ -57,6 +57,18 @@ _SUPER = {
     **_LONG,
 }
 _V31 = {"max_position_embeddings": 163840}
+_KIMI_K2 = {
+    "vocab_size": 163840,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 64,
+    "n_routed_experts": 384,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    **_LONG,
+}
+# One layer in four has an indexer of its own, from the third on.
+_GLM_5 = {"index_topk_freq": 4, "index_skip_topk_offset": 3}
 _GPT_OSS_20B = {"num_hidden_layers": 24, "num_local_experts": 32}
 _QWEN3_8B = {
     "vocab_size": 151936,
@@ -107,6 +119,8 @@ _ROWS: tuple[tuple[str, str, Mapping[str, Any], int, int], ...] = (
         27598784,
     ),
     ("deepseek-ai/DeepSeek-V3.1", "deepseek_v3", _V31, 671026404352, 312120384),
+    ("moonshotai/Kimi-K2.6", "deepseek_v3", _KIMI_K2, 1026408209408, 477580096),
+    ("zai-org/GLM-5.3", "glm_moe_dsa", _GLM_5, 743377000704, 362698880),
     ("openai/gpt-oss-120b", "gpt_oss", {}, 116829156672, 67305664),
     ("openai/gpt-oss-20b", "gpt_oss", _GPT_OSS_20B, 20914757184, 11760832),
     ("Qwen/Qwen3.8-27B", "qwen3_5_text", _QWEN35_27B, 26895998464, 7052800),
@@ -129,8 +143,6 @@ UNSUPPORTED: Mapping[str, str] = {
     "thinkingmachines/Inkling-Small": "inkling_mm_model",
     "thinkingmachines/Inkling-2-Small": "inkling2",
     "nvidia/NVIDIA-Nemotron-3.5-Super-VL-120B-A12B-BF16": "nemotron_h_omni",
-    "moonshotai/Kimi-K2.6": "kimi_k25",
-    "zai-org/GLM-5.3": "glm_moe_dsa",
     "zai-org/GLM-5.3-Flash": "glm5_next",
     "deepseek-ai/DeepSeek-V4.1-Flash": "deepseek_v4",
     "deepseek-ai/DeepSeek-V4.1-Flash-1017": "deepseek_v4",

@@ -13,6 +13,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from dreadnode_engine.compute.indexer import Selection
 from dreadnode_engine.compute.step_cache import StepCache
 
 ENGINE_ATTENTION = "dreadnode_engine"
@@ -33,6 +34,7 @@ def attend(
     sequence_lengths: Sequence[int] | None = None,
     sliding_window: int | None = None,
     s_aux: Tensor | None = None,
+    indices: Selection | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend with QUERY (rows, heads, length, width) to KEY and VALUE (rows, groups, ...).
@@ -48,25 +50,29 @@ def attend(
         sequence_lengths: of the sequences that are packed into the only row; each reads itself.
         sliding_window: how many positions packed sequences read, the own one included.
         s_aux: the sinks: a score of each head that takes its share of the softmax, (heads,).
+        indices: the positions that an indexer selected; None where there is none.
 
     Returns:
         The attended values (rows, length, heads, width).
     """
     width = query.shape[-1]
     scale = width**-0.5 if scaling is None else scaling
+    selected: Sequence[Tensor | None] = (None,) if indices is None else indices.masks
     if step_cache is not None and step_cache.mask is not None:
-        return _attend(query, key, value, step_cache.mask, scale).transpose(1, 2), None
+        readable = step_cache.mask if selected[0] is None else selected[0]
+        return _attend(query, key, value, readable, scale).transpose(1, 2), None
     if step_cache is not None:
         tokens = (query[:, :, 0], key[:, :, 0], value[:, :, 0])
         output = step_cache.step.attend(module.layer_idx, *tokens, scale, s_aux)
         return output.view(len(output), 1, -1, value.shape[-1]), None
     if sequence_lengths is None:
-        return _attend(query, key, value, attention_mask, scale, s_aux).transpose(1, 2), None
+        mask = attention_mask if selected[0] is None else selected[0]
+        return _attend(query, key, value, mask, scale, s_aux).transpose(1, 2), None
     # Split once, because its backward pass is one concatenation; slices would each fill a tensor.
     parts = [torch.split(t, list(sequence_lengths), dim=2) for t in (query, key, value)]
+    masks = selected if indices is not None else [_window_mask(q, sliding_window) for q in parts[0]]
     outputs = [
-        _attend(q, k, v, _window_mask(q, sliding_window), scale, s_aux)
-        for q, k, v in zip(*parts, strict=True)
+        _attend(q, k, v, mask, scale, s_aux) for q, k, v, mask in zip(*parts, masks, strict=True)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
 

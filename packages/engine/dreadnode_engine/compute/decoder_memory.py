@@ -6,7 +6,7 @@ quarter of what was measured.
 
 from typing import Any
 
-from dreadnode_engine.compute.layer_states import layer_kinds
+from dreadnode_engine.compute.layer_states import cache_kinds, layer_kinds
 from dreadnode_engine.compute.loaded_model import Device
 from dreadnode_engine.compute.training import LOGIT_ROWS
 
@@ -112,9 +112,11 @@ def cache_bytes(config: Any, device: Device, positions: int) -> int:
     values = 2 * _heads_width(config) // heads * groups
     if kinds[0].name == "latent":
         values = int(config.kv_lora_rank) + int(config.qk_rope_head_dim)
+    indexers = sum(kind.name == "index" for kind in cache_kinds(config))
+    index = indexers * int(getattr(config, "index_head_dim", 0))
     # Short sequences fill no window, so each position counts in every layer with attention.
     layers = sum(kind.name in ("full", "sliding", "latent") for kind in kinds)
-    return positions * layers * values * device.activations.itemsize
+    return positions * (layers * values + index) * device.activations.itemsize
 
 
 def state_bytes(config: Any) -> int:

@@ -3,7 +3,7 @@
 Attention keeps keys and values of positions, all of them or those of a window; latent attention
 (DeepSeek V2, 2024) keeps one compressed vector per position instead. A recurrent layer (gated
 delta rule, Mamba-2) keeps two tensors of a fixed size, which stand for all tokens before one
-position and for no fewer.
+position and for no fewer. An indexer (GLM 5) keeps a key per position, as a layer of its own.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from torch import Tensor
 
-Name = Literal["full", "sliding", "latent", "recurrent", "none"]
+Name = Literal["full", "sliding", "latent", "recurrent", "index", "none"]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,12 @@ def layer_kinds(config: Any) -> list[LayerKind]:
         return [LayerKind("latent")] * len(types)
     windows = {"sliding_attention": getattr(config, "sliding_window", None)}
     return [LayerKind(_NAMES[name], windows.get(name)) for name in types]
+
+
+def cache_kinds(config: Any) -> list[LayerKind]:
+    """Return the kinds of `layer_kinds`, and after them one for each indexer."""
+    types = getattr(config.get_text_config(decoder=True), "indexer_types", None) or []
+    return [*layer_kinds(config), *[LayerKind("index")] * types.count("full")]
 
 
 class KeyValues(NamedTuple):

@@ -7,12 +7,14 @@ from functools import cached_property
 from typing import Any, Self
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Mxfp4Config
+from transformers import AutoTokenizer
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
 from dreadnode_engine.compute.attention import ENGINE_ATTENTION
 from dreadnode_engine.compute.decode_step import fuse_projections
+from dreadnode_engine.compute.decoders import load_decoder
+from dreadnode_engine.compute.indexer import adopt_indexers
 from dreadnode_engine.compute.kv_cache import SlotCache, SlotStep
 from dreadnode_engine.compute.mixed_precision import choose_dtype, halve_projections
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
@@ -60,16 +62,9 @@ class LoadedBase:
     def __init__(self, served: ServedModel, device: Device, prefix_bytes: int = 256 * MIB) -> None:
         started = time.monotonic()
         self.served = served
-        model = AutoModelForCausalLM.from_pretrained(
-            served.path,
-            # In mixed precision weights keep the type of their files until they are converted.
-            dtype="auto" if device.mixed else device.dtype,
-            attn_implementation=ENGINE_ATTENTION,
-            local_files_only=True,
-            quantization_config=_dequantized(served),
-        )
-        # The weights are plain floats now.
-        model.hf_quantizer = None
+        # In mixed precision weights keep the type of their files until they are converted.
+        dtype = None if device.mixed else device.dtype
+        model = load_decoder(served.path, dtype, attn_implementation=ENGINE_ATTENTION)
         if device.mixed:
             halve_projections(model)
         model = model.to(device.name).eval().requires_grad_(False)
@@ -81,6 +76,7 @@ class LoadedBase:
         self.eos = _eos_ids(model, self.tokenizer)
         fuse_projections(model)
         adopt_recurrent_layers(model)
+        adopt_indexers(model)
         self.plain = Network(model, mixed=device.mixed)
         self.prefixes = PrefixCache(prefix_bytes)
         self._wrapped: dict[LoraShape, tuple[PeftWrapper, Network]] = {}
@@ -124,15 +120,6 @@ class LoadedBase:
         return self._wrapped[shape]
 
 
-def _dequantized(served: ServedModel) -> Any:
-    """Return how transformers converts the quantized weights of SERVED; None if they are not."""
-    config = AutoConfig.from_pretrained(served.path, local_files_only=True)
-    quantization = getattr(config, "quantization_config", None) or {}
-    if quantization.get("quant_method") == "mxfp4":
-        return Mxfp4Config(dequantize=True)
-    return None
-
-
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     """Return the end-of-text tokens of the generation settings and of the tokenizer."""
     named = model.generation_config.eos_token_id
@@ -162,7 +149,7 @@ def _decodes_alike(network: MultiAdapterNetwork) -> bool:
 def _check_halves(model: Any, network: Network) -> None:
     """Refuse an architecture whose logits are not its last layer times the hidden states."""
     probe = torch.arange(4, device=model.device)[None] % model.config.vocab_size
-    whole = model(input_ids=probe).logits.float()
+    whole = model(input_ids=probe, use_cache=False).logits.float()
     halves = network.logits(network.hidden(probe))
     if not torch.allclose(whole, halves, rtol=1e-3, atol=1e-3):
         raise OperationFailed(

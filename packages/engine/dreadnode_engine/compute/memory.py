@@ -6,51 +6,50 @@ activations are within a quarter of what was measured.
 
 import ctypes
 import functools
+import json
 import math
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from dreadnode_engine.base_models.discovery import ServedModel
+from dreadnode_engine.base_models.quantization import converted_name, weights_per_number
+from dreadnode_engine.base_models.stored_weights import decoder_name, layer_count
 from dreadnode_engine.compute import decoder_memory as decoder
 from dreadnode_engine.compute.adapters import PROJECTIONS, LoraShape, PeftWrapper
+from dreadnode_engine.compute.decoders import decoder_config, empty_decoder
 from dreadnode_engine.compute.loaded_model import Device
 
 SHARE = 0.8
 """Share of the free memory that the engine may use."""
-_NOT_LOADED = ("model.visual.", "mtp.")
 
 
 @functools.lru_cache(maxsize=64)
 def parameters(path: Path, *, projections_only: bool = False) -> int:
     """Return how many weights the model in PATH has, from the headers of its files."""
     count = 0
+    layers = layer_count(json.loads((path / "config.json").read_text()))
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 (not a dictionary)
+                loaded = decoder_name(name, layers)
+                if loaded is None or (projections_only and not _is_projection(loaded)):
+                    continue
+                # A converted number becomes none, one or several weights.
                 shape = opened.get_slice(name).get_shape()
-                if not projections_only or _is_projection(name):
-                    count += math.prod(shape) * _weights_in(name)
+                count += math.prod(shape) * weights_per_number(name)
     return count
 
 
-def _weights_in(name: str) -> int:
-    """Return how many weights a number of the stored tensor NAME becomes.
-
-    MXFP4 packs two into one. Scales become none, and neither do other towers of a model and layers
-    that predict several tokens, which are not loaded.
-    """
-    if name.endswith("_proj_blocks"):
-        return 2
-    return 0 if name.endswith("_proj_scales") or name.startswith(_NOT_LOADED) else 1
-
-
 def _is_projection(name: str) -> bool:
-    layer = name.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2]
+    layer = (
+        (converted_name(name) or "")
+        .removesuffix(".weight")
+        .removesuffix(".bias")
+        .rpartition(".")[2]
+    )
     return layer in PROJECTIONS and ".experts." not in name
 
 
@@ -71,10 +70,7 @@ def adapter_parameters(path: Path, shape: LoraShape) -> int:
 def skeleton(path: Path, shape: LoraShape) -> PeftWrapper:
     """Return the model in PATH wrapped for adapters of SHAPE, without any weights."""
     with torch.device("meta"):
-        config = AutoConfig.from_pretrained(path, local_files_only=True)
-        # float32 is the default dtype; another one would be set for all threads meanwhile.
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-        return PeftWrapper(model, shape)
+        return PeftWrapper(empty_decoder(path), shape)
 
 
 def adapter_bytes(served: ServedModel, shape: LoraShape) -> int:
@@ -89,23 +85,17 @@ def run_bytes(served: ServedModel, shape: LoraShape) -> int:
 
 def training_bytes(served: ServedModel, device: Device, tokens: int) -> int:
     """Return the bytes that a backward pass over TOKENS at once may take on SERVED."""
-    return decoder.training_bytes(_decoder(served), device, tokens)
+    return decoder.training_bytes(decoder_config(served.path), device, tokens)
 
 
 def cache_bytes(served: ServedModel, device: Device, positions: int) -> int:
     """Return what the cache of POSITIONS tokens takes; sequences may share them in any way."""
-    return decoder.cache_bytes(_decoder(served), device, positions)
+    return decoder.cache_bytes(decoder_config(served.path), device, positions)
 
 
 def state_bytes(served: ServedModel) -> int:
     """Return what the recurrent states of one sequence take, whatever its length."""
-    return decoder.state_bytes(_decoder(served))
-
-
-def _decoder(served: ServedModel) -> Any:
-    """Return the settings of the decoder of SERVED, of transformers."""
-    config = AutoConfig.from_pretrained(served.path, local_files_only=True)
-    return config.get_text_config(decoder=True)
+    return decoder.state_bytes(decoder_config(served.path))
 
 
 class Budget:

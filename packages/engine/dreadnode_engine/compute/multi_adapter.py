@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from dreadnode_engine.compute.adapters import ADAPTED, WEIGHTS_FILE, factors_of, read_adapter
 from dreadnode_engine.compute.decode_step import DecodeStep
 from dreadnode_engine.compute.kv_cache import SlotStep
-from dreadnode_engine.compute.layer_states import layer_kinds
+from dreadnode_engine.compute.layer_states import cache_kinds
 from dreadnode_engine.compute.network import NO_MASK, Network
 from dreadnode_engine.compute.step_cache import StepCache
 from dreadnode_engine.errors import OperationFailed
@@ -246,7 +246,7 @@ class MultiAdapterNetwork(Network):
             elif leaf == "experts" and (inputs := expert_inputs(module)):
                 self._wrap_experts(skeleton, name, module, inputs)
         super().__init__(skeleton)
-        self.kinds = layer_kinds(base.config)
+        self.kinds = cache_kinds(base.config)
         self.recurrent = any(kind.name == "recurrent" for kind in self.kinds)
         self._fused = self._fuse()
         first = next(base.parameters())

@@ -14,6 +14,7 @@ from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.base_models.published import PUBLISHED, UNSUPPORTED
 from dreadnode_engine.compute import decoder_memory, memory
 from dreadnode_engine.compute.adapters import LoraShape
+from dreadnode_engine.compute.decoders import decoder_config
 from dreadnode_engine.compute.loaded_model import Device
 
 RANK = 32
@@ -37,7 +38,7 @@ def describe_needs(models: Mapping[str, ServedModel], context: int) -> dict[str,
         sizes = known.parameters * device.dtype.itemsize, known.adapter_parameters * RANK
         found[name] = _needs(config, device, context, *sizes) | {"source": known.source}
     for name, served in models.items():
-        config = AutoConfig.from_pretrained(served.path, local_files_only=True)
+        config = decoder_config(served.path)
         adapter = memory.adapter_parameters(served.path, LoraShape(RANK, True, True, True))
         sizes = memory.base_bytes(served, device), adapter
         found[name] = _needs(config, device, context, *sizes) | {"source": str(served.path)}

@@ -25,7 +25,7 @@ class Network:
 
     def hidden(self, tokens: Tensor, **kwargs: Any) -> Tensor:
         """Return the last hidden states of TOKENS, (rows, length) -> (rows, length, width)."""
-        output = self._decoder(input_ids=tokens, **kwargs)
+        output = self._decoder(input_ids=tokens, **{"use_cache": False, **kwargs})
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def packed_hidden(self, tokens: Tensor, positions: Tensor, lengths: Sequence[int]) -> Tensor:
@@ -44,7 +44,6 @@ class Network:
             position_ids=positions[None],
             attention_mask=NO_MASK.to(tokens.device),
             sequence_lengths=tuple(lengths),
-            use_cache=False,
         )[0]
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -4,11 +4,11 @@ import logging
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
 from dreadnode_engine.compute.attention import ENGINE_ATTENTION
+from dreadnode_engine.compute.decoders import empty_decoder
 from dreadnode_engine.compute.network import Network
 from dreadnode_engine.errors import OperationFailed, Refused
 
@@ -21,11 +21,8 @@ PROBE_TOKENS = 4
 def check_architecture(served: ServedModel) -> None:
     """Refuse a model whose architecture has no trainable form here, without loading weights."""
     try:
-        config = AutoConfig.from_pretrained(served.path, local_files_only=True)
+        model = empty_decoder(served.path, attn_implementation=ENGINE_ATTENTION)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                config, attn_implementation=ENGINE_ATTENTION, dtype=torch.float32
-            )
             PeftWrapper(model, PROBE_SHAPE)
     except OperationFailed as problem:
         raise Refused(f"The model {served.id} cannot be trained: {problem}") from None
@@ -42,7 +39,7 @@ def check_training(served: ServedModel, base: nn.Module) -> None:
     wrapper.bind(parameters)
     tokens = torch.arange(PROBE_TOKENS, device=wrapper.device)[None]
     try:
-        logits = network.logits(network.hidden(tokens, use_cache=False))
+        logits = network.logits(network.hidden(tokens))
         torch.autograd.backward(logits.logsumexp(-1).sum())
         gradients = [p.grad for p in parameters.values() if p.grad is not None]
         if not gradients or not all(bool(g.isfinite().all()) for g in gradients):

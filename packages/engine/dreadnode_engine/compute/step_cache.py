@@ -1,8 +1,8 @@
 """The cache that transformers' own layers see during a decoding step: a view of our slots.
 
 It has those methods of transformers' `Cache` that layers call. Full and sliding attention get only
-the newest keys: `attention.py` appends and reads them. Latent attention expands what it gets, so it
-gets all positions; recurrent layers get their states.
+the newest keys: `attention.py` appends and reads them. Latent attention and indexers compute with
+all positions, so they get them; recurrent layers get their states.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class StepCache:
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
         """Take KEY and VALUE (rows, groups, 1, width); return what attention of LAYER gets."""
-        if self._kinds[layer].name != "latent":
+        if self._kinds[layer].name not in ("latent", "index"):
             return key, value
         keys, values, self.mask = self.step.merged(layer, key[:, :, 0], value[:, :, 0])
         return keys, values

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode_engine.base_models.architectures import decoder_settings
+from dreadnode_engine.base_models.stored_weights import NESTED
 from dreadnode_engine.errors import Refused
 
 INDEX = "model.safetensors.index.json"
@@ -59,7 +60,7 @@ class BaseFiles:
     @property
     def tied(self) -> bool:
         """Whether the last layer and the embeddings are one matrix."""
-        stored = "lm_head.weight" in self.tensors
+        stored = self.name_of("lm_head.weight") is not None
         return bool(
             self.config.get(
                 "tie_word_embeddings", self.decoder.get("tie_word_embeddings", not stored)
@@ -95,7 +96,8 @@ class BaseFiles:
         A vision model has its language model one level below.
         """
         below = f"model.language_model.{layer.removeprefix('model.')}"
-        return next((name for name in (layer, below) if name in self.tensors), None)
+        names = (layer, below, f"{NESTED}{layer}")
+        return next((name for name in names if name in self.tensors), None)
 
     def copy_companions(self, to: Path) -> None:
         """Copy what goes with the weights: configuration, generation settings, tokenizer."""

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
+from dreadnode_engine.compute.decoders import load_decoder
 from dreadnode_engine.exports.gguf_lora import ARCHITECTURES, FILE
 
 Rows = Sequence[Sequence[int]]
@@ -110,9 +110,7 @@ def _neighbours_apart(layer: str, delta: Tensor, config: Any) -> Tensor:
 
 
 def _load(folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True
-    ).eval()
+    return load_decoder(folder, torch.float32).eval()
 
 
 @torch.no_grad()

@@ -68,10 +68,10 @@ def plan(adapter: AdapterFile, base: BaseFiles) -> dict[str, list[Patch]]:
 
 def _place(update: Update, base: BaseFiles) -> tuple[str, Patch]:
     name = f"{update.layer}.weight"
-    if update.layer == HEAD:
-        return name, Patch(update)
     if found := base.name_of(name):
         return found, Patch(update)
+    if update.layer == HEAD:
+        return name, Patch(update)
     if match := _EXPERT.fullmatch(update.layer):
         path, expert, layer = match.groups()
         together = "down_proj" if layer == "down_proj" else "gate_up_proj"
@@ -98,7 +98,7 @@ def write(adapter: AdapterFile, base: BaseFiles, to: Path) -> None:
         Refused: The adapter does not fit, or the disk is too full.
     """
     patches = plan(adapter, base)
-    head = f"{HEAD}.weight"
+    head = base.name_of(f"{HEAD}.weight") or f"{HEAD}.weight"
     untied = head in patches and (head not in base.tensors or base.tied)
     extra = base.tensors[_source(head, base)] if untied and head not in base.tensors else None
     check_disk(to, base.bytes + (extra.size if extra else 0))
