@@ -61,7 +61,7 @@ def python_client() -> str:
 def engine_commands() -> str:
     """Return the page of the engine's command line: the help of each command."""
     parts = [ENGINE_INTRODUCTION]
-    for command in ("serve", "models", "export"):
+    for command in ("serve", "models", "export", "trace"):
         shown = subprocess.run(
             [sys.executable, "-m", "dreadnode_engine", command, "--help"],
             capture_output=True,

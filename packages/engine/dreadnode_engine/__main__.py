@@ -1,4 +1,4 @@
-"""`python -m dreadnode_engine`: serve base models, list them, or export an adapter."""
+"""`python -m dreadnode_engine`: serve base models, list them, export adapters, write traces."""
 
 import argparse
 import asyncio
@@ -16,7 +16,8 @@ from dreadnode_engine.base_models.discovery import ServedModel, discover
 from dreadnode_engine.cli import add_flags, read_flags
 from dreadnode_engine.errors import OperationFailed, Refused
 from dreadnode_engine.service.keys import Keyring, master_key
-from dreadnode_engine.settings import ExportSettings, ModelSources, Settings
+from dreadnode_engine.service.trace_file import export_trace
+from dreadnode_engine.settings import ExportSettings, ModelSources, Settings, TraceSettings
 from dreadnode_engine.startup import announce, end_with_parent, listen, lock_data_dir, say
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _models(sources, as_json=options.json, context=options.context)
         if options.command == "export":
             return _export(parser, options)
+        if options.command == "trace":
+            return _trace(read_flags(parser, options, TraceSettings))
         return asyncio.run(_serve(read_flags(parser, options, Settings)))
     except KeyboardInterrupt:
         return 130
@@ -61,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(models, ModelSources)
     export = commands.add_parser("export", help="Export an adapter for other programs.")
     add_flags(export, ExportSettings)
+    trace = commands.add_parser("trace", help="Write the trace of a session, for Perfetto.")
+    add_flags(trace, TraceSettings)
     models.add_argument("--json", action="store_true", help="Print JSON.")
     models.add_argument(
         "--context",
@@ -81,6 +86,12 @@ def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     result = run(read_flags(parser, options, ExportSettings))
     say(sys.stdout, json.dumps(result, indent=2))
+    return 0
+
+
+def _trace(settings: TraceSettings) -> int:
+    session, file = export_trace(settings)
+    say(sys.stdout, json.dumps({"session_id": session, "file": str(file)}, indent=2))
     return 0
 
 

@@ -115,6 +115,29 @@ class Settings(ModelSources):
         return self.micro_batch_tokens or (2048 if self.device == "cuda" else 512)
 
 
+class TraceSettings(BaseModel):
+    """Which session's trace to write, and where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    session: str | None = Field(
+        None,
+        description="Id of the session. Default: the newest one.",
+        json_schema_extra={"metavar": "ID"},
+    )
+    to: Path | None = Field(
+        None,
+        description="File to write; it must not exist. Default: the session's id with `.pftrace`.",
+        json_schema_extra={"metavar": "FILE"},
+    )
+    data_dir: Path = Field(description="The engine's folder, with its journal.")
+
+    @field_validator("to", "data_dir")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+
 Form = Literal["peft", "merged", "gguf-lora", "vllm"]
 
 

@@ -4,6 +4,8 @@ What makes no sense on one's own hardware is named in `NOT_SERVED` and refused i
 test here fails when the SDK has a method that is neither.
 """
 
+import itertools
+import json
 import pickle
 import urllib.error
 import urllib.request
@@ -15,6 +17,8 @@ import numpy as np
 import pytest
 import tinker
 import torch
+from dreadnode_engine.__main__ import main
+from dreadnode_engine.service.keys import Keyring
 from tinker import types
 
 KEY = "tml-master-key-of-the-tests"
@@ -25,7 +29,6 @@ PARAMS = types.SamplingParams(max_tokens=6, seed=1, stop=[])
 NOT_SERVED = {
     "copy_weights",
     "assign_session_project",
-    "export_session_trace",
     "get_audit_log",
     "get_billing_usage",
     "search_sessions",
@@ -391,6 +394,54 @@ def test_the_heartbeats_of_a_finished_session_are_refused(
     assert answer.status_code == 410
 
 
+def test_a_session_exports_its_trace(engine: Any, tmp_path: Path) -> None:
+    service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
+    training = service.create_lora_training_client("tiny/llama", rank=4, seed=1).result()
+    for seed in range(2):
+        training.forward_backward(data(seed), "cross_entropy")
+        training.optim_step(ADAM).result()
+    sampler = training.create_sampling_client(training.save_weights_for_sampler("x").result().path)
+    sampler.sample(PROMPT, 3, PARAMS).result()
+    session = training.model_id.split(":")[0]
+    rest = service.create_rest_client()
+
+    url = rest.export_session_trace(session).result()
+    with urllib.request.urlopen(url) as answer:
+        trace = json.load(answer)
+    file = tmp_path / "written.pftrace"
+    arguments = ["--data-dir", str(engine.data_dir), "--session", session, "--to", str(file)]
+    assert main(["trace", *arguments]) == 0
+    assert main(["trace", *arguments]) == 1
+
+    assert json.loads(file.read_text()) == trace
+    events = trace["traceEvents"]
+    operations = [e for e in events if e["ph"] == "X"]
+    names = ["create_model", *["forward_backward", "optim_step"] * 2, "save_weights_for_sampler"]
+    assert [e["name"] for e in operations] == names
+    for before, after in itertools.pairwise(operations):
+        assert before["ts"] + before["dur"] <= after["ts"]
+    tokens = sum(e["args"].get("tokens", 0) for e in operations)
+    assert tokens == sum(d.model_input.length for seed in range(2) for d in data(seed))
+    (sample,) = [e for e in events if e["ph"] == "b" and e["name"] == "sample"]
+    work = {"sequences": 3, "prompt_tokens": 3, "sampled_tokens": 18, "batch_sequences": 3}
+    assert work.items() <= sample["args"].items()
+    (end,) = [e for e in events if e["ph"] == "e" and e["id"] == sample["id"]]
+    waits = {e["id"]: e for e in events if e["ph"] == "b" and e["name"] == "wait"}
+    assert len(waits) == len(operations) + 1
+    assert waits[sample["id"].replace(" sample", " wait")]["ts"] <= sample["ts"] < end["ts"]
+    width = trace["otherData"]["counter_seconds"]
+    for name, total in (("training", tokens), ("sampled", 18), ("prompt", 3)):
+        counted = [e for e in events if e["ph"] == "C" and e["name"] == f"{name} tokens per second"]
+        assert sum(e["args"]["value"] for e in counted) * width == pytest.approx(total)
+    # Another key sees no session, and an address opens one session only.
+    stranger = Keyring(KEY).run_key("somebody", 2**33)
+    export = tinker.RestClient(base_url=engine.url, api_key=stranger).export_session_trace(session)
+    with pytest.raises(tinker.NotFoundError):
+        export.result()
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(url.replace(session, "0" * 32))
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -398,7 +449,6 @@ def test_the_heartbeats_of_a_finished_session_are_refused(
             "tinker://a:train:0/weights/b", destination_project_id="p"
         ).result(),
         lambda rest, run: rest.assign_session_project("x", "y").result(),
-        lambda rest, run: rest.export_session_trace("x").result(),
         lambda rest, run: rest.get_billing_usage("2026-01-01", "2026-01-02").result(),
         lambda rest, run: rest.search_sessions(
             types.SessionSearchRequest(owner=types.AccessibleSearchOwner())
@@ -465,6 +515,7 @@ async def test_every_call_has_an_async_variant(engine: Any) -> None:
     found = await rest.get_session_async(session)
     assert (await rest.get_sampler_async(found.sampler_ids[0])).base_model == "tiny/llama"
     assert (await rest.get_current_checkpoint_storage_usage_async()).data[0].checkpoint_count >= 1
+    assert session in await rest.export_session_trace_async(session)
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,8 @@ class BatchRequest:
         open: how many have not ended.
         cached_tokens: how many tokens of its prompt came from the prefix cache.
         broken: whether its logits are NaN.
+        started: when its prompt began to be computed.
+        steps: how many decoding steps it took part in, with so many `step_rows` in all of them.
     """
 
     plan: Plan
@@ -70,6 +72,9 @@ class BatchRequest:
     scores: PromptScores | None = None
     cached_tokens: int = 0
     broken: bool = False
+    started: float | None = None
+    steps: int = 0
+    step_rows: int = 0
 
     @property
     def span(self) -> int:
@@ -86,6 +91,16 @@ class BatchRequest:
         sampler = TokenSampler(self.plan, len(self.completions))
         self.completions.append(Completion(self.plan, self.stop_condition, sampler, scope))
         return self.completions[-1]
+
+    def work(self) -> dict[str, float]:
+        """Return how much was computed, and in batches of how many sequences on average."""
+        return {
+            "sequences": self.plan.samples,
+            "prompt_tokens": len(self.plan.prompt),
+            "cached_tokens": self.cached_tokens,
+            "sampled_tokens": sum(len(each.tokens) for each in self.completions),
+            "batch_sequences": round(self.step_rows / max(1, self.steps), 2),
+        }
 
     def encode(self) -> bytes:
         """Return the result."""

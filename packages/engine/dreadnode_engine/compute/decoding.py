@@ -11,6 +11,7 @@ client that has had the most pauses a row, whose cache is computed again when th
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -238,6 +239,7 @@ class SamplingBatch:
         together: list[tuple[BatchRequest, int]] = []
         later: list[tuple[BatchRequest, int]] = []
         for request, copies in group:
+            request.started = request.started or time.time()
             plan, scope = request.plan, scopes[request]
             # Of requests with the same prompt the first is computed; the others find it cached.
             known = self._prefixes.find(scope, plan.prompt)[0] or any(
@@ -316,7 +318,11 @@ class SamplingBatch:
     def _decode(self, clients: Sequence[SamplingClient]) -> None:
         """Compute one token of every row of CLIENTS."""
         rows = [row for client in clients for row in client.rows]
-        self._mark_computing({row.request.name for row in rows})
+        requests = {row.request for row in rows}
+        self._mark_computing({request.name for request in requests})
+        for request in requests:
+            request.steps += 1
+            request.step_rows += len(rows)
         self._network.assign_rows(self._folders(rows), beside=self._folders(self.rows))
         for row, number in zip(rows, self._network.row_numbers, strict=True):
             if row.completion.scope not in (None, (row.request.owner, number)):

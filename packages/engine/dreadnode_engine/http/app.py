@@ -58,6 +58,7 @@ def create_app(
         Route("/healthz", _health, methods=["GET"]),
         Route("/files/{path:path}", rest.download, methods=["GET"]),
         Route("/uploads/{upload}/{file}", uploads.receive, methods=["PUT"]),
+        Route("/sessions/{session}/trace", rest.download_trace, methods=["GET"]),
         Route("/{path:path}", _not_served, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
     ]
     app = Starlette(

@@ -3,16 +3,19 @@
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 
-from dreadnode_engine.errors import NotFound, Refused, Unauthorized
+from dreadnode_engine.errors import NotFound, Refused
 from dreadnode_engine.http.bodies import read_json
 from dreadnode_engine.http.calls import Call
+from dreadnode_engine.http.signed import check_signature, signed_address
 from dreadnode_engine.protocol.validation import string_field
 from dreadnode_engine.scheduling.run_queue import RunQueue
 from dreadnode_engine.service.checkpoints import (
@@ -24,6 +27,7 @@ from dreadnode_engine.service.checkpoints import (
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.service.sessions import finish_session
+from dreadnode_engine.service.traces import FIRST, open_trace, place_of, read_page
 from dreadnode_engine.state.checkpoint_files import CheckpointPath, parse_path
 from dreadnode_engine.state.records import Checkpoint
 
@@ -70,6 +74,7 @@ def checkpoint_json(found: Checkpoint) -> dict[str, Any]:
         "checkpoint_type": found.kind,
         "time": time_text(found.created),
         "tinker_path": found.path,
+        "base_model": found.base_model,
         "size_bytes": found.bytes,
         "public": bool(found.public),
         "expires_at": time_text(found.expires) if found.expires else None,
@@ -198,22 +203,17 @@ async def _external_urls(engine: Engine, who: Principal, request: HttpRequest) -
     path = CheckpointPath(params["run"], "external", params["name"])
     found = await engine.checkpoint(who, str(path))
     expires = int(time.time()) + LINK_SECONDS
-    root = str(request.base_url).rstrip("/")
     urls = {}
     for file in sorted(engine.context.files.checkpoint(parse_path(found.path)).iterdir()):
         name = f"{path.run}/{path.id}/{file.name}"
-        signature = request.app.state.keyring.sign_path(name, expires)
-        query = f"expires={expires}&signature={signature}"
-        urls[file.name] = f"{root}/api/v1/files/{quote(name)}?{query}"
+        urls[file.name] = signed_address(request, f"/files/{quote(name)}", name, expires)
     return JSONResponse({"urls": urls, "expires": time_text(expires)})
 
 
 async def download(request: HttpRequest) -> Response:
     """Send one file of an exported checkpoint to the holder of its signed address."""
-    name, query = request.path_params["path"], request.query_params
-    expires, signature = query.get("expires", ""), query.get("signature", "")
-    if not request.app.state.keyring.verifies_path(name, expires, signature, time.time()):
-        raise Unauthorized("This download address is not signed or has expired; request a new one")
+    name = request.path_params["path"]
+    check_signature(request, name, "download", "request a new one")
     engine: Engine = request.app.state.engine
     checkpoint, _, file = name.rpartition("/")
     path = engine.context.files.checkpoint(parse_path(f"tinker://{checkpoint}")) / file
@@ -242,6 +242,33 @@ async def _session(engine: Engine, who: Principal, request: HttpRequest) -> Resp
             "display_name": session.display_name,
         }
     )
+
+
+async def _trace_export(engine: Engine, who: Principal, request: HttpRequest) -> Response:
+    session = engine.session(who, request.path_params["session"])
+    name = f"sessions/{session.id}/trace"
+    url = signed_address(request, f"/{name}", name, int(time.time()) + LINK_SECONDS)
+    return JSONResponse({"status": "ready", "url": url})
+
+
+async def download_trace(request: HttpRequest) -> Response:
+    """Send the trace of a session to the holder of its signed address."""
+    session = request.path_params["session"]
+    name = f"sessions/{session}/trace"
+    check_signature(request, name, "download", "request a new one")
+    journal = request.app.state.engine.context.journal
+    trace = await journal.do(partial(open_trace, session=session))
+
+    async def parts() -> AsyncIterator[str]:
+        yield trace.head()
+        after = FIRST
+        while page := await journal.do(partial(read_page, session=session, after=after)):
+            yield trace.page(page)
+            after = place_of(page)
+        yield trace.tail()
+
+    headers = {"content-disposition": f'attachment; filename="{session}.pftrace"'}
+    return StreamingResponse(parts(), media_type="application/json", headers=headers)
 
 
 async def _finish_session(engine: Engine, who: Principal, request: HttpRequest) -> Response:
@@ -286,6 +313,7 @@ CALLS: dict[tuple[str, str], Call] = {
     ("POST", "/weights_info"): _weights_info,
     ("GET", "/sessions"): _sessions,
     ("GET", "/sessions/{session}"): _session,
+    ("GET", "/sessions/{session}/trace_export"): _trace_export,
     ("POST", "/sessions/{session}/finish"): _finish_session,
     ("GET", "/samplers/{sampler}"): _sampler,
     ("GET", "/auth/apikey/me"): _whoami,

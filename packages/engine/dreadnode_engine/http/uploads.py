@@ -4,16 +4,16 @@ The files go to signed addresses, without a key. SDK 0.38, whose types this engi
 have these calls.
 """
 
-import time
 from urllib.parse import quote
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from dreadnode_engine.errors import Refused, Unauthorized
+from dreadnode_engine.errors import Refused
 from dreadnode_engine.http.bodies import BodyReader, read_body, read_json
 from dreadnode_engine.http.calls import Call
 from dreadnode_engine.http.rest import NO_CONTENT, time_text
+from dreadnode_engine.http.signed import check_signature, signed_address
 from dreadnode_engine.protocol.validation import string_field
 from dreadnode_engine.service import uploads
 from dreadnode_engine.service.engine import Engine
@@ -23,13 +23,11 @@ from dreadnode_engine.service.keys import Principal
 async def _start(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     upload = await uploads.start_upload(engine, who, await read_body(request))
     expires = int(upload.expires)
-    root = str(request.base_url).rstrip("/")
     urls = {}
     for file in uploads.FILES:
         name = f"{upload.id}/{file}"
-        signature = request.app.state.keyring.sign_path(f"upload/{name}", expires)
-        query = f"expires={expires}&signature={signature}"
-        urls[file] = f"{root}/api/v1/uploads/{quote(name)}?{query}"
+        path = f"/uploads/{quote(name)}"
+        urls[file] = signed_address(request, path, f"upload/{name}", expires)
     return JSONResponse({"upload_id": upload.id, "urls": urls, "expires": time_text(expires)})
 
 
@@ -43,11 +41,7 @@ async def _finish(engine: Engine, who: Principal, request: HttpRequest) -> Respo
 async def receive(request: HttpRequest) -> Response:
     """Store one file of an upload, for the holder of its signed address."""
     upload_id, file = request.path_params["upload"], request.path_params["file"]
-    query = request.query_params
-    expires, signature = query.get("expires", ""), query.get("signature", "")
-    keyring, name = request.app.state.keyring, f"upload/{upload_id}/{file}"
-    if not keyring.verifies_path(name, expires, signature, time.time()):
-        raise Unauthorized("This upload address is not signed or has expired; start a new upload")
+    check_signature(request, f"upload/{upload_id}/{file}", "upload", "start a new upload")
     engine: Engine = request.app.state.engine
     upload = await uploads.open_upload(engine, upload_id)
     most = await uploads.limit_of(engine, upload, file)

@@ -49,6 +49,7 @@ class Outcome:
         changes_state: whether a replay must repeat the operation.
         record: what else to write in the transaction of the result.
         publish: runs on the event loop before the client gets the result.
+        work: how much was computed, for traces.
     """
 
     body: bytes
@@ -56,6 +57,7 @@ class Outcome:
     changes_state: bool = False
     record: Callable[[sqlite3.Connection], None] | None = None
     publish: Callable[[], None] | None = None
+    work: Mapping[str, int] | None = None
 
 
 Work = Generator[None, None, Outcome]
@@ -88,7 +90,13 @@ def forward_backward(context: Context, run: Run, state: TrainingState, request: 
         context.residency.check_sequence(state.base.served, state.shape, longest)
     output = yield from state.forward_backward(job, context.settings.micro_batch)
     return Outcome(
-        protobuf.encode_logprobs(output), protobuf.MEDIA_TYPE, changes_state=not job.forward_only
+        protobuf.encode_logprobs(output),
+        protobuf.MEDIA_TYPE,
+        changes_state=not job.forward_only,
+        work={
+            "sequences": len(job.examples),
+            "tokens": sum(len(example.tokens) for example in job.examples),
+        },
     )
 
 

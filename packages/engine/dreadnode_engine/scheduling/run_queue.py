@@ -1,5 +1,6 @@
 """The queue of a run: its operations, each in its turn."""
 
+import json
 import logging
 import sqlite3
 import time
@@ -108,6 +109,7 @@ class RunQueue:
             return
         if self._work is None or self._current is None:
             self._current = self._waiting[self.next_seq]
+            self._current.started = time.time()
             load_body(self.context, self._current)
             self._work = self._operate(self._current)
         request, started = self._current, time.monotonic()
@@ -165,6 +167,8 @@ class RunQueue:
         return (yield from operation(self.context, self.run, self.state, request))
 
     def _complete(self, request: Request, outcome: Outcome) -> None:
+        request.work = json.dumps(outcome.work) if outcome.work else None
+
         def record(db: sqlite3.Connection) -> None:
             queries.finish(
                 db, request, outcome.media, outcome.body, keep_body=outcome.changes_state

@@ -1,5 +1,6 @@
 """The queue of samples: every sampling request on one base model, with or without adapters."""
 
+import json
 import logging
 import time
 from collections import Counter
@@ -194,13 +195,21 @@ class SampleQueue:
             self._end(request)
 
     def _finish(self, request: Request, result: bytes) -> None:
+        self._note_work(request)
         write(
             self.context,
             lambda db: queries.finish(db, request, protobuf.MEDIA_TYPE, result, keep_body=False),
         )
         self._end(request)
 
+    def _note_work(self, request: Request) -> None:
+        """Note in REQUEST, for traces, when its computing began and what was computed."""
+        if request.id in self._open:
+            _, entry = self._open[request.id]
+            request.started, request.work = entry.started, json.dumps(entry.work())
+
     def _fail(self, request: Request, message: str, category: str = "server") -> None:
+        self._note_work(request)
         write(self.context, lambda db: queries.fail(db, request, message, category))
         self._end(request)
 

@@ -34,7 +34,8 @@ CREATE TABLE IF NOT EXISTS requests (
     id TEXT PRIMARY KEY, queue TEXT NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
     owner TEXT NOT NULL, digest BLOB NOT NULL, body BLOB, state TEXT NOT NULL,
     media TEXT, result BLOB, created REAL NOT NULL, finished REAL,
-    read REAL, lost INTEGER NOT NULL DEFAULT 0, body_bytes INTEGER NOT NULL DEFAULT 0);
+    read REAL, lost INTEGER NOT NULL DEFAULT 0, body_bytes INTEGER NOT NULL DEFAULT 0,
+    started REAL, work TEXT);
 CREATE UNIQUE INDEX IF NOT EXISTS requests_in_order ON requests (queue, seq);
 CREATE INDEX IF NOT EXISTS requests_open ON requests (queue, seq) WHERE state = 'queued';
 CREATE TABLE IF NOT EXISTS checkpoints (
@@ -60,6 +61,8 @@ _ADDED = (
     ("samplers", "inflight", "INTEGER NOT NULL DEFAULT 0"),
     ("requests", "lost", "INTEGER NOT NULL DEFAULT 0"),
     ("requests", "body_bytes", "INTEGER NOT NULL DEFAULT 0"),
+    ("requests", "started", "REAL"),
+    ("requests", "work", "TEXT"),
     ("runs", "base_fingerprint", "TEXT"),
     ("samplers", "base_fingerprint", "TEXT"),
     ("checkpoints", "base_fingerprint", "TEXT"),

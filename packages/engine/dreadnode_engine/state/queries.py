@@ -64,6 +64,8 @@ def find_request(db: sqlite3.Connection, request_id: str) -> Request | None:
 
 _WITHOUT_BODY = ", ".join("NULL AS body" if f.name == "body" else f.name for f in fields(Request))
 
+_WITHOUT_BOTH = _WITHOUT_BODY.replace(" result,", " NULL AS result,")
+
 
 def find_result(db: sqlite3.Connection, request_id: str) -> Request | None:
     """Return the request REQUEST_ID without its body, if it was ever accepted."""
@@ -136,9 +138,12 @@ def _finish(
     request.state, request.media, request.result = state, media, result
     request.finished = time.time()
     db.execute(
-        "UPDATE requests SET state = ?, media = ?, result = ?, finished = ?,"
+        "UPDATE requests SET state = ?, media = ?, result = ?, finished = ?, started = ?, work = ?,"
         " body = CASE WHEN ? THEN body END WHERE id = ?",
-        (state, media, result, request.finished, keep_body, request.id),
+        (
+            *(state, media, result, request.finished, request.started, request.work),
+            *(keep_body, request.id),
+        ),
     )
 
 
@@ -189,6 +194,50 @@ def delete_results(db: sqlite3.Connection, *, finished_before: float, read_befor
         " AND (finished < ? OR read < ?)",
         (finished_before, read_before),
     )
+
+
+_QUEUES = (
+    "queue IN (SELECT id FROM runs WHERE session = :session"
+    " UNION ALL SELECT id FROM samplers WHERE session = :session)"
+)
+
+
+def find_session(db: sqlite3.Connection, session: str | None) -> Session | None:
+    """Return the session of that id, or the newest one for None."""
+    row = db.execute(
+        "SELECT * FROM sessions WHERE :id IS NULL OR id = :id ORDER BY created DESC LIMIT 1",
+        {"id": session},
+    ).fetchone()
+    return Session(**row) if row else None
+
+
+def queues_of(db: sqlite3.Connection, session: str) -> tuple[list[Run], list[Sampler]]:
+    """Return the runs and samplers of SESSION, oldest first."""
+    runs = db.execute("SELECT * FROM runs WHERE session = ? ORDER BY created", (session,))
+    samplers = db.execute("SELECT * FROM samplers WHERE session = ? ORDER BY created", (session,))
+    return [Run(**row) for row in runs], [Sampler(**row) for row in samplers]
+
+
+def last_request(db: sqlite3.Connection, session: str, now: float) -> float:
+    """Return when the last request of SESSION ended: NOW if one is open, 0 if there is none."""
+    query = f"SELECT max(coalesce(finished, :now)) AS ended FROM requests WHERE {_QUEUES}"  # noqa: S608
+    row = db.execute(query, {"session": session, "now": now}).fetchone()
+    return float(row["ended"] or 0.0)
+
+
+def requests_of(
+    db: sqlite3.Connection, session: str, after: tuple[str, int], limit: int
+) -> list[Request]:
+    """Return LIMIT requests of SESSION that follow a queue and number, in this order.
+
+    They come without bodies and results.
+    """
+    query = (
+        f"SELECT {_WITHOUT_BOTH} FROM requests WHERE {_QUEUES}"  # noqa: S608 (our own columns)
+        " AND (queue, seq) > (:queue, :seq) ORDER BY queue, seq LIMIT :limit"
+    )
+    values = {"session": session, "queue": after[0], "seq": after[1], "limit": limit}
+    return [Request(**row) for row in db.execute(query, values)]
 
 
 def delete_sampler(db: sqlite3.Connection, sampler: str) -> None:

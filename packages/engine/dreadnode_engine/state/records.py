@@ -134,6 +134,8 @@ class Request:
         body_bytes: how large the body is.
         result: deleted after a while.
         lost: how often the engine ended unexpectedly while it computed this.
+        started: when its computing began, known from its end on.
+        work: how much was computed, as JSON.
     """
 
     id: str
@@ -151,6 +153,8 @@ class Request:
     read: float | None = None
     lost: int = 0
     body_bytes: int = 0
+    started: float | None = None
+    work: str | None = None
 
     @property
     def payload(self) -> bytes:

@@ -38,15 +38,18 @@ _CUT = ("model", "trains", "catalog entry", "here")
 def engine(
     *arguments: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)],
 ) -> None:
-    """Run the engine alone, list its models, or export an adapter.
+    """Run the engine alone, list its models, export an adapter, or write a session's trace.
 
-    `--help` after `dn engine serve`, `models` or `export` lists the flags.
+    `--help` after `dn engine serve`, `models`, `export` or `trace` lists the flags.
     """
     command = [*module_command("dreadnode_engine"), *arguments]
     sys.stdout.flush()
-    if arguments[:1] == ("models",) and not {"--help", "-h"}.intersection(arguments):
+    asks_help = bool({"--help", "-h"}.intersection(arguments))
+    if arguments[:1] == ("models",) and not asks_help:
         _models(command)
         return
+    if arguments[:1] == ("trace",) and not asks_help:
+        _add_data_dir(command)
     os.execve(sys.executable, command, {**os.environ, **ISOLATED})  # noqa: S606 - our own program
 
 
@@ -56,8 +59,7 @@ def _models(command: list[str]) -> None:
 
     as_json = "--json" in command
     start = " ".join(["dn serve", *_model_flags(command)])
-    if not any(each.split("=")[0] == "--data-dir" for each in command):
-        command += ["--data-dir", str(default_data_dir())]
+    _add_data_dir(command)
     answer = subprocess.run(
         [*command, "--json"],
         env={**os.environ, **ISOLATED},
@@ -114,6 +116,12 @@ def _cells(
     return [[str(cell(item)) for _, cell in columns] for item in items], [
         name for name, _ in columns
     ]
+
+
+def _add_data_dir(command: list[str]) -> None:
+    """Add the data directory of `dn serve` to COMMAND if it names none."""
+    if not any(each.split("=")[0] == "--data-dir" for each in command):
+        command += ["--data-dir", str(default_data_dir())]
 
 
 def _model_flags(command: list[str]) -> list[str]:
