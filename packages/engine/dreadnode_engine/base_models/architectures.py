@@ -32,8 +32,8 @@ NESTED_DECODERS = frozenset({"kimi_k25"})
 
 REFUSED: Mapping[str, str] = {
     "deepseek_v4": "its layers attend to compressed and selected positions",
-    "deepseek_v32": "its attention selects positions with an indexer",
-    "glm5_next": "its attention selects positions with an indexer",
+    "deepseek_v32": "its indexer rotates positions in another way than that of GLM 5",
+    "glm5_next": "its layers have Kimi delta attention and an indexer of pooled positions",
     "inkling_mm_model": "transformers loads its weights only with the image and audio towers",
     "inkling2": "transformers loads its weights only with the vision tower",
     "nemotron_h_omni": "transformers loads its weights only with the image and audio towers",
