@@ -74,7 +74,6 @@ def checkpoint_json(found: Checkpoint) -> dict[str, Any]:
         "checkpoint_type": found.kind,
         "time": time_text(found.created),
         "tinker_path": found.path,
-        "base_model": found.base_model,
         "size_bytes": found.bytes,
         "public": bool(found.public),
         "expires_at": time_text(found.expires) if found.expires else None,
