@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from dreadnode_api.models.auth import Workspace
 from dreadnode_api.models.jobs import Job
+from dreadnode_api.pricing.rates import Rates
 from dreadnode_api.settings import Settings
 
 TRAIN, SAMPLE, PREFILL = Decimal("0.44"), Decimal("0.6"), Decimal("0.195")
@@ -73,6 +74,20 @@ async def test_counts_past_2_to_the_53_come_as_strings_and_stay_exact(api: Any, 
     assert cost["tokens"] == {**ZERO, "train": 2**53 + 1, "prefill": 2**60 + 1}
     expected = (2**53 + 1) * TRAIN + (2**60 + 1) * PREFILL
     assert Decimal(cost["usd"]) == expected / 1_000_000
+
+
+async def test_a_cost_beyond_every_limit_stays_exact_and_fills_the_month(
+    api: Any, told: Any
+) -> None:
+    most = 2**63 - 1
+
+    cost = await told(1, train=str(most), sample=str(most))
+    budget = (await api("GET", "/org/acme/ws/lab/budget")).json()
+    report = (await api("GET", "/org/acme/training/costs")).json()
+
+    assert Decimal(cost["usd"]) == most * (TRAIN + SAMPLE) / 1_000_000
+    assert report["total"]["usd"] == cost["usd"]
+    assert Decimal(budget["used_usd"]) == 10**9
 
 
 @pytest.mark.parametrize("count", [-1, str(2**63), 1.5, "1e3", True])
@@ -148,6 +163,22 @@ async def test_a_job_that_costs_more_than_its_limit_is_refused(api: Any) -> None
     assert made.json()["cost"]["limit_usd"] == "4.4"
 
 
+async def test_a_job_that_can_cost_more_than_a_limit_can_be_needs_a_limit(api: Any) -> None:
+    await api.push()
+    wish = {"system_prompt": plan(1, 10**24)}
+
+    refused = await api.create(config=wish)
+    made = await api.create(config=wish | {"max_cost_usd": 1e9})
+
+    assert refused.status_code == 422
+    assert refused.json()["detail"] == (
+        "This job can cost $440,000,000,000,000,000, which is more than a limit can be; set "
+        "`max_cost_usd`, which may be up to $1,000,000,000, or make the job smaller"
+    )
+    assert made.status_code == 201
+    assert made.json()["preflight"]["plan"]["at_most"] == {"train": 10**24}
+
+
 async def set_monthly_limit(api: Any, usd: str) -> None:
     async with api.database.writing() as session:
         (await session.get(Workspace, api.workspace_id)).monthly_limit_usd = usd
@@ -189,8 +220,34 @@ async def test_a_job_whose_cost_nobody_knows_needs_a_limit_of_its_own(api: Any) 
     made = await api.create(config={"max_cost_usd": 5.0})
 
     assert refused.status_code == 409
-    assert "what this job can cost is unknown" in refused.json()["detail"]
+    assert refused.json()["detail"] == (
+        "This workspace has a monthly limit of $6, and what this job can cost is unknown: there is "
+        "no estimate of its tokens. Set `max_cost_usd`"
+    )
     assert made.status_code == 201
+
+
+async def test_a_job_on_a_model_without_a_published_rate_does_not_fit_into_a_limit(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.push()
+    await set_monthly_limit(api, "6")
+    unknown = Rates("Qwen/Qwen3-8B", prefill=PREFILL)
+    monkeypatch.setattr("dreadnode_api.training.planning.rates_of", lambda _: unknown)
+    wish = {"system_prompt": plan(10)}
+
+    refused = await api.create(config=wish)
+    limited = await api.create(config=wish | {"max_cost_usd": 5.0})
+
+    reason = "The catalog has no published rate of Qwen/Qwen3-8B for `train` tokens"
+    assert refused.json()["detail"] == (
+        "This workspace has a monthly limit of $6, and what this job can cost is unknown: "
+        f"{reason}. Choose another model"
+    )
+    assert limited.json()["detail"] == (
+        "`max_cost_usd` cannot be kept, because the price of Qwen/Qwen3-8B is not known: "
+        f"{reason}. Leave it out, or choose another model"
+    )
 
 
 async def test_a_running_job_gets_the_budget_that_the_others_leave(api: Any, told: Any) -> None:
@@ -236,6 +293,32 @@ async def test_a_job_that_its_budget_stopped_resumes_with_a_larger_limit_only(ap
     assert (job["cost"]["earlier_usd"], job["cost"]["limit_usd"]) == ("0.99999988", "1.5")
     assert job["start_step"] == 3
     assert job["stopped_by"] is None
+
+
+async def test_a_retry_has_the_prices_of_today_and_the_engine_of_today(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await api.push()
+    await api.job(config={"system_prompt": '{"planned": true}'})
+    job, key = await api.start()
+    path = f"{api.jobs}/{job['id']}"
+    end = {"event_type": "training_error", "error": "no", "usage": {"train": 1_000_000}}
+    await api("POST", f"{path}/progress", key=key, json=end)
+    dearer = Rates("Qwen/Qwen3-8B", train=Decimal(50), as_of="2027-01")
+    monkeypatch.setattr("dreadnode_api.training.retry.rates_of", lambda _: dearer)
+
+    charged = (await api("POST", f"{path}/retry")).json()
+    own_engine = {"engine_key": "tml-own", "tinker_api_key": ""}
+    api.app.state.settings = api.settings.model_copy(update=own_engine)
+    free = (await api("POST", f"{path}/retry")).json()
+    old = (await api("GET", path)).json()
+
+    assert not free["cost"]["paid"]
+    assert charged["cost"]["paid"]
+    assert (charged["cost"]["rates"]["train"], charged["cost"]["earlier_usd"]) == ("50", "0.44")
+    tokens = charged["preflight"]["price"]["at_most"]["tokens"]["train"]
+    assert Decimal(charged["preflight"]["price"]["at_most"]["usd"]) == tokens * 50 / Decimal(10**6)
+    assert old["preflight"]["price"]["rates"]["train"] == "0.44"
 
 
 async def test_a_job_that_did_all_its_steps_is_not_retried(api: Any) -> None:

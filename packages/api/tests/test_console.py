@@ -141,7 +141,11 @@ async def test_the_token_of_a_job_cannot_sign_in(api: Any, console: Any) -> None
     assert "cannot sign in" in answer.text
 
 
-async def test_sign_ins_with_invented_tokens_are_limited(console: Any, settings: Settings) -> None:
+async def test_sign_ins_with_invented_tokens_are_limited(
+    console: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long the test takes, hardly a token is added to the bucket.
+    monkeypatch.setattr("dreadnode_api.auth.rates.UNKNOWN_RATE", 1e-6)
     app = create_app(settings.model_copy(update={"rate_limit": 100.0}))
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://api") as client:

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import pytest
 from app.training.catalog import TINKER_MODELS, TrainingModelPricing, as_extended
+from dreadnode_api.errors import Conflict
 from dreadnode_api.pricing.rates import KINDS, Rates, TokenCounts, cost, rates_of
 from inline_snapshot import snapshot
 
@@ -65,7 +66,7 @@ def test_an_unknown_rate_gives_no_total_and_the_reason() -> None:
 
 @pytest.mark.parametrize("rate", [-0.1, float("nan"), float("inf")])
 def test_a_price_that_is_none_is_refused(rate: float) -> None:
-    with pytest.raises(ValueError, match="is not a price"):
+    with pytest.raises(Conflict, match="is not a price; correct the catalog"):
         rates_of(replace(PRICED, pricing=TrainingModelPricing(train=rate)))
 
 

@@ -20,10 +20,21 @@ from dreadnode_runtime.control.events import Reporter, Stop
 from tinker import types
 
 ROWS = [{"prompt": f"{n}+1?" * (1 + n % 3), "answer": f"{n + 1}"} for n in range(11)]
+# Of each group some completions must differ, however the timing of asynchronous training has mixed
+# the weights: a group of equal rewards is not trained on.
+REWARD = {
+    "name": "weighted_sum_v1",
+    "params": {
+        "terms": [
+            {"weight": 2.0**-n, "reward": {"name": "contains_v1", "params": {"needle": letter}}}
+            for n, letter in enumerate("aeinorst")
+        ]
+    },
+}
 RL = {
     "algorithm": "importance_sampling",
     "prompt_dataset_ref": {"name": "talk", "version": "1.0.0"},
-    "reward_recipe": {"name": "contains_v1", "params": {"needle": "a"}},
+    "reward_recipe": REWARD,
     "max_new_tokens": 6,
     "max_sequence_length": 256,
     "num_rollouts": 4,

@@ -135,7 +135,7 @@ async def _ended_lineages(session: AsyncSession, lineages: Iterable[str]) -> dic
             .group_by(Job.lineage)
             .having(func.count(Job.completed_at) == func.count())
         )
-        found |= {lineage: at for lineage, at in jobs.tuples() if at is not None}
+        found |= {lineage: at for lineage, at in jobs if at is not None}
     return found
 
 

@@ -42,6 +42,14 @@ def usd(value: str | Decimal | None) -> str:
     return f"${Decimal(f'{amount:.2g}'):f}"
 
 
+def rate(value: str | Decimal | None) -> str:
+    """Return a price per million tokens with all of its decimals, and at least two."""
+    if value is None:
+        return "unknown"
+    whole, _, decimals = f"{Decimal(value):f}".partition(".")
+    return f"${whole}.{decimals:0<2}"
+
+
 def size(value: int | None) -> str:
     """Return a number of bytes."""
     if value is None:
@@ -98,5 +106,5 @@ def _lenient(shown: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 FILTERS: dict[str, Callable[[Any], Any]] = {
-    each.__name__: _lenient(each) for each in (number, usd, size, duration, ago, sentence)
+    each.__name__: _lenient(each) for each in (number, usd, rate, size, duration, ago, sentence)
 }

@@ -16,8 +16,8 @@ from dreadnode_api.errors import Conflict, Invalid
 from dreadnode_api.models.auth import Workspace
 from dreadnode_api.models.jobs import ENDED, DeletedJobCost, Job
 from dreadnode_api.pricing.estimate import estimate
-from dreadnode_api.pricing.ledger import MICRO, job_cost, job_rates, money, to_micro
-from dreadnode_api.pricing.rates import Cost
+from dreadnode_api.pricing.ledger import MAX_USD, MICRO, job_cost, job_rates, money, to_micro
+from dreadnode_api.pricing.rates import KINDS, Cost
 
 SETTING = "max_cost_usd"
 STOPPED_BY = "budget"
@@ -54,6 +54,13 @@ async def reserve(session: AsyncSession, job: Job) -> None:
     candidates = [] if limit is None else [limit - earlier]
     if bounds is not None and bounds[1].total is not None:
         candidates.append(bounds[1].total)
+    if candidates and min(candidates) > MAX_USD:
+        raise Invalid(
+            f"This job can cost ${min(candidates):,.0f}, which is more than a limit can be; set "
+            f"`{SETTING}`, which may be up to ${MAX_USD:,.0f}, or make the job smaller",
+            "config",
+            SETTING,
+        )
     job.reserved_micro = to_micro(min(candidates)) if candidates else 0
     # `key_share`: inserts that refer to the row, such as those of jobs, need not wait.
     workspace = await session.get_one(
@@ -62,9 +69,10 @@ async def reserve(session: AsyncSession, job: Job) -> None:
     if workspace.monthly_limit_usd is None:
         return
     if not candidates:
+        advice = f"Set `{SETTING}`" if _is_priced(job) else "Choose another model"
         raise Conflict(
             f"This workspace has a monthly limit of ${workspace.monthly_limit_usd}, and what this "
-            f"job can cost is unknown: {_why_unknown(bounds)}. Set `{SETTING}`"
+            f"job can cost is unknown: {_why_unknown(bounds)}. {advice}"
         )
     await session.flush()
     room = await room_in_month(session, job, Decimal(workspace.monthly_limit_usd))
@@ -86,10 +94,7 @@ def _check_own_limit(job: Job, limit: Decimal, bounds: tuple[Cost, Cost] | None)
             "config",
             SETTING,
         )
-    rates = job_rates(job)
-    if None in (rates.prefill, rates.cached_prefill, rates.sample, rates.train) and (
-        bounds is None or bounds[1].total is None
-    ):
+    if not _is_priced(job) and (bounds is None or bounds[1].total is None):
         raise Invalid(
             f"`{SETTING}` cannot be kept, because the price of {job.model} is not known: "
             f"{_why_unknown(bounds)}. Leave it out, or choose another model",
@@ -107,6 +112,12 @@ def _check_own_limit(job: Job, limit: Decimal, bounds: tuple[Cost, Cost] | None)
                 "config",
                 SETTING,
             )
+
+
+def _is_priced(job: Job) -> bool:
+    """Whether the rates of all kinds of tokens are known."""
+    rates = job_rates(job)
+    return all(rates.of(kind) is not None for kind in KINDS)
 
 
 def _why_unknown(bounds: tuple[Cost, Cost] | None) -> str:

@@ -19,6 +19,8 @@ from dreadnode_api.pricing.rates import KINDS, Cost, Rates, TokenCounts, cost
 MAX_TOKENS = 2**63 - 1
 """Tokens of one kind that an attempt may report."""
 MICRO = Decimal(1_000_000)
+MAX_USD = 1e9
+"""The largest limit of a job or of a workspace."""
 
 
 def record_usage(job: Job, attempt: int, usage: Mapping[str, int]) -> None:
@@ -72,8 +74,12 @@ def job_cost(job: Job | DeletedJobCost) -> Cost:
 
 
 def to_micro(usd: Decimal) -> int:
-    """Return US dollars as millionths, rounded up."""
-    return int((usd * MICRO).to_integral_value(ROUND_CEILING))
+    """Return US dollars as millionths, rounded up, for sums that are compared with limits.
+
+    More than the largest limit counts as that limit, because a column holds no more than 2^63; the
+    exact cost follows from the tokens and the rates.
+    """
+    return int((min(usd, Decimal(MAX_USD)) * MICRO).to_integral_value(ROUND_CEILING))
 
 
 def money(usd: Decimal | None) -> str | None:

@@ -20,6 +20,8 @@ from typing import Any, Literal, Self, get_args
 
 from app.training.catalog import TrainingModel, TrainingModelPricing
 
+from dreadnode_api.errors import Conflict
+
 Kind = Literal["prefill", "cached_prefill", "sample", "train"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -133,15 +135,15 @@ def rates_of(model: TrainingModel) -> Rates:
     """Return the rates of a model of the catalog.
 
     Raises:
-        ValueError: the catalog holds a negative rate, or one that is not a finite number.
+        Conflict: the catalog holds a negative rate, or one that is not a finite number.
     """
     list_rates = None
     if model.list_pricing is not None:
-        known = _rates(model.list_pricing).items()
+        known = _rates(model.tinker_id, model.list_pricing).items()
         list_rates = {kind: rate for kind, rate in known if rate is not None}
     return Rates(
         model=model.tinker_id,
-        **({} if model.pricing is None else _rates(model.pricing)),
+        **({} if model.pricing is None else _rates(model.tinker_id, model.pricing)),
         as_of=model.pricing_as_of,
         promotion=model.promo,
         list_rates=list_rates,
@@ -163,17 +165,21 @@ def cost(tokens: TokenCounts, rates: Rates) -> Cost:
     return Cost(by_kind, total)
 
 
-def _rates(pricing: TrainingModelPricing) -> dict[Kind, Decimal | None]:
-    return {kind: _rate(kind, getattr(pricing, kind)) for kind in KINDS}
+def _rates(model: str, pricing: TrainingModelPricing) -> dict[Kind, Decimal | None]:
+    return {kind: _rate(model, kind, getattr(pricing, kind)) for kind in KINDS}
 
 
-def _rate(kind: Kind, published: float | None) -> Decimal | None:
+def _rate(model: str, kind: Kind, published: float | None) -> Decimal | None:
     if published is None:
         return None
     # Through its shortest text: 0.374 is meant, and not the binary fraction next to it.
     rate = Decimal(str(published))
     if not rate.is_finite() or rate < 0:
-        raise ValueError(f"The catalog's rate of `{kind}` is {published}, which is not a price")
+        raise Conflict(
+            f"The catalog says that `{kind}` tokens of `{model}` cost {published} US dollars per "
+            "million, which is not a price; correct the catalog of this server, or choose another "
+            "model"
+        )
     return rate
 
 

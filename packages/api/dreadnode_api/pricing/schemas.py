@@ -3,6 +3,7 @@
 from pydantic import Field
 
 from dreadnode_api.http.schemas import Plain, Request, Response
+from dreadnode_api.pricing.ledger import MAX_USD
 from dreadnode_api.pricing.report import GroupBy
 
 
@@ -10,7 +11,7 @@ class BudgetRequest(Request):
     """The monthly limit of a workspace."""
 
     monthly_limit_usd: float | None = Field(
-        gt=0, le=1e9, description="In US dollars; null if unlimited", examples=[250.0]
+        gt=0, le=MAX_USD, description="In US dollars; null if unlimited", examples=[250.0]
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dreadnode_api.http.schemas import Request
+from dreadnode_api.pricing.ledger import MAX_USD
 from dreadnode_api.sandbox.trackers import Project, Tracker
 from dreadnode_api.training.refs import Ref, SplitName
 from dreadnode_api.training.setting_metadata import (
@@ -150,7 +151,7 @@ class TrainConfig(Request):
     max_cost_usd: Annotated[float | None, TRAINING] = Field(
         None,
         gt=0,
-        le=1e9,
+        le=MAX_USD,
         description="Maximum cost in US dollars, retries included: the job stops after the step "
         "that reaches it, saves a checkpoint, and can be resumed with a larger limit.",
         examples=[5.0],

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from dreadnode_api.http.schemas import Request, single_line
+from dreadnode_api.pricing.ledger import MAX_USD
 from dreadnode_api.training.config_schemas import refuse_without_effect
 from dreadnode_api.training.refs import Ref, SplitName
 from dreadnode_api.training.rl_schemas import NEW_TOKENS, TURNS, Recipe, StopText
@@ -156,7 +157,7 @@ class EvalConfig(Request):
     max_cost_usd: Annotated[float | None, TRAINING] = Field(
         None,
         gt=0,
-        le=1e9,
+        le=MAX_USD,
         description="Maximum cost in US dollars, retries included: the job stops after the rows "
         "under way when it reaches it, and reports the finished rows.",
         examples=[5.0],

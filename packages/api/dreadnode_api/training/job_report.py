@@ -21,16 +21,18 @@ def job_report(
     job: Job, report: Mapping[str, Any], sources: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return what is kept of the REPORT of a job's check, with warnings and the price."""
+    kept = {name: value for name, value in report.items() if name not in NOT_KEPT}
+    warnings = [*_of_start(job), *warnings_of(job.trainer_type, job.config, report)]
+    return priced_again(job, {**kept, "datasets": sources, "warnings": warnings})
+
+
+def priced_again(job: Job, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return REPORT with the price at the rates of the job."""
     model = get_training_model(job.model)
     price = None
     if model is not None:
         price = price_of(model, job_rates(job), report, rehearsal=job.rehearsal)
-    return {
-        **{name: value for name, value in report.items() if name not in NOT_KEPT},
-        "datasets": sources,
-        "warnings": [*_of_start(job), *warnings_of(job.trainer_type, job.config, report)],
-        "price": None if price is None else price.to_json(),
-    }
+    return {**report, "price": None if price is None else price.to_json()}
 
 
 def _of_start(job: Job) -> list[JobWarning]:

@@ -27,6 +27,7 @@ from dreadnode_api.settings import Settings
 from dreadnode_api.training.checks import require_memory, still_sampled, still_served
 from dreadnode_api.training.evaluated_models import ARTIFACT as MODELS
 from dreadnode_api.training.evaluation_results import keep_results
+from dreadnode_api.training.job_report import priced_again
 from dreadnode_api.training.rollouts import copy_rollouts
 from dreadnode_api.training.service import find_by_idempotency_key
 from dreadnode_api.training.starting_weights import ARTIFACT as START
@@ -36,7 +37,7 @@ FROM_START = ResumePoint({}, step=0, has_expired=False)
 _COPIED = (
     "lineage", "org_id", "workspace_id", "name", "backend", "trainer_type", "algorithm", "model",
     "trained_model", "rehearsal", "rehearse_steps", "capability", "project_ref", "run_ref", "tags",
-    "config", "preflight", "paid",
+    "config",
 )  # fmt: skip
 
 
@@ -163,10 +164,12 @@ async def _create_retry(
         events=0,
         artifacts=artifacts,
         rates=_rates(old),
+        paid=settings.is_paid and not old.rehearsal,
         **{name: getattr(old, name) for name in _COPIED},
     )
     if max_cost_usd is not None:
         job.config = {**job.config, SETTING: max_cost_usd}
+    job.preflight = priced_again(job, old.preflight or {})
     job.earlier_usd = chain_cost(old)
     await enqueue(session, settings, job, QUEUED_PHASE, QUEUED_REASON)
     await reserve(session, job)
@@ -204,4 +207,7 @@ def _describe_start(old: Job, resume_point: ResumePoint, *, from_start: bool) ->
 def _rates(old: Job) -> dict[str, Any] | None:
     """Return the rates of a retry: those of today, because it is a new submission."""
     model = get_training_model(old.model)
-    return old.rates if model is None else rates_of(model).to_json()
+    if model is None or (old.rates is not None and old.rates["model"] != model.tinker_id):
+        # An evaluation of several models that differ in price has no rates.
+        return old.rates
+    return rates_of(model).to_json()

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag,
 
 from dreadnode_api.http.schemas import Plain, Request, Response, Timestamp, single_line
 from dreadnode_api.models.jobs import Status
-from dreadnode_api.pricing.ledger import MAX_TOKENS
+from dreadnode_api.pricing.ledger import MAX_TOKENS, MAX_USD
 from dreadnode_api.training.config_schemas import MAX_STEPS
 from dreadnode_api.training.eval_schemas import EvalConfig
 from dreadnode_api.training.job_schemas import (
@@ -183,7 +183,7 @@ class RetryRequest(Request):
     max_cost_usd: float | None = Field(
         None,
         gt=0,
-        le=1e9,
+        le=MAX_USD,
         description="Another limit of the cost, that of the retried jobs included; the old one "
         "if not set",
     )

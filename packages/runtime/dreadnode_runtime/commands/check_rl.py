@@ -54,7 +54,7 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
             environment,
         ):
             confined = await recipe.confinement()
-            how = prompt_settings(config, rendering, recipe, environment)
+            how = prompt_settings(config, config.max_new_tokens, rendering, recipe, environment)
             sources = _sources(question["datasets"])
             place = ["config", sources[0].field]
             training = _Prompts(question.get("show"))

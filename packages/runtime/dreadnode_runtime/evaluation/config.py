@@ -5,25 +5,20 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from dreadnode_runtime.jobs.config import ConfigMismatch, DatasetRef
+from dreadnode_runtime.jobs.config import ConfigMismatch, DatasetRef, JobConfig
 
 
-class EvalConfig(BaseModel):
+class EvalConfig(JobConfig):
     """The settings of an evaluation; None means "not set".
 
     `docs/reference/eval.md` describes them.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     models: tuple[str, ...]
     include_base: bool
     dataset_ref: DatasetRef
     split: str | None = None
     limit: int | None = None
-    system_prompt: str | None = None
-    strict: bool
-    max_sequence_length: int
     loss: bool
     train_on: Literal[
         "all_assistant_messages", "last_assistant_message", "last_assistant_turn", None
@@ -35,8 +30,6 @@ class EvalConfig(BaseModel):
     temperature: float | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
-    seed: int
-    max_cost_usd: float | None = None
 
 
 class ChatFormat(BaseModel):

@@ -7,14 +7,14 @@ from pathlib import Path
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.prepare import fitting, prepare
-from dreadnode_runtime.data.prompts import Prompt, PromptSettings, prepare_prompts
+from dreadnode_runtime.data.prompts import Prompt, prepare_prompts
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.evaluation.config import ChatFormat, EvalConfig
 from dreadnode_runtime.rewards.recipes import Recipe
 from dreadnode_runtime.rl.environments import Environment
-from dreadnode_runtime.rl.job import reads_rows
+from dreadnode_runtime.rl.job import prompt_settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,9 @@ def _rendered(
             if scoring is None or config.strict:
                 raise
     if scoring is not None:
-        settings = _prompt_settings(rendering, config, *scoring)
+        if config.max_tokens is None:
+            raise ValueError("the API resolves `max_tokens` of an evaluation with a reward")
+        settings = prompt_settings(config, config.max_tokens, rendering, *scoring)
         of_prompts = prepare_prompts(
             path, settings, lambda found: prompts.update({found.row: found})
         )
@@ -124,22 +126,3 @@ def _rendered(
     if counts is None:
         raise ValueError("an evaluation measures the loss, rewards, or both")
     return RenderedRows(rendering, examples, prompts, counts)
-
-
-def _prompt_settings(
-    rendering: Rendering, config: EvalConfig, recipe: Recipe, environment: Environment | None
-) -> PromptSettings:
-    if config.max_tokens is None:
-        raise ValueError("the API resolves `max_tokens` of an evaluation with a reward")
-    return PromptSettings(
-        rendering,
-        config.max_sequence_length,
-        config.max_tokens,
-        check=recipe.check,
-        add_tools=(lambda conversation: conversation)
-        if environment is None
-        else environment.with_tools,
-        system_prompt=config.system_prompt,
-        strict=config.strict,
-        whole_rows=environment is not None or reads_rows(recipe),
-    )

@@ -31,18 +31,27 @@ class ConfigMismatch(Exception):
     """The API sent settings that this runtime cannot read: the two are of different versions."""
 
 
-class TrainingConfig(BaseModel):
-    """The settings that every kind of job has; None and an empty list mean "not set".
+class JobConfig(BaseModel):
+    """The settings that every kind of job has, evaluations included; None means "not set"."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    system_prompt: str | None = None
+    strict: bool
+    max_sequence_length: int
+    seed: int
+    max_cost_usd: float | None = None
+
+
+class TrainingConfig(JobConfig):
+    """The settings that every kind of training has; None and an empty list mean "not set".
 
     `docs/reference/sft.md` and `rl.md` describe them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     eval_dataset_ref: DatasetRef | None = None
     eval_split: str | None = None
     eval_interval: int | None = None
-    system_prompt: str | None = None
     tokenizer: str | None = None
     steps: int | None = None
     epochs: int | None = None
@@ -51,7 +60,6 @@ class TrainingConfig(BaseModel):
     train_mlp: bool
     train_attn: bool
     train_unembed: bool
-    max_sequence_length: int
     learning_rate: float
     learning_rate_schedule: Literal["constant", "linear", "cosine"]
     warmup_steps: int
@@ -62,10 +70,7 @@ class TrainingConfig(BaseModel):
     adam_eps: float
     checkpoint_interval: int
     shuffle: bool
-    strict: bool
-    seed: int
     trajectory_dataset_refs: tuple[DatasetRef, ...] = ()
-    max_cost_usd: float | None = None
     track: tuple[Name, ...] = ()
     track_project: str | None = None
 

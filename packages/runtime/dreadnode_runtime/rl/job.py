@@ -11,7 +11,7 @@ from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.prompts import Prompt, PromptSettings, prepare_prompts
 from dreadnode_runtime.data.rendering import Rendering
-from dreadnode_runtime.jobs.config import DatasetRef, read_config
+from dreadnode_runtime.jobs.config import DatasetRef, JobConfig, read_config
 from dreadnode_runtime.jobs.lifecycle import JobContext, Results
 from dreadnode_runtime.jobs.outcome import plural
 from dreadnode_runtime.rewards.combinations import load_reward
@@ -62,13 +62,17 @@ async def open_scoring(
 
 
 def prompt_settings(
-    config: RlConfig, rendering: Rendering, recipe: Recipe, environment: Environment | None
+    config: JobConfig,
+    new_tokens: int,
+    rendering: Rendering,
+    recipe: Recipe,
+    environment: Environment | None,
 ) -> PromptSettings:
-    """Return how a job with CONFIG turns rows into prompts."""
+    """Return how a job with CONFIG turns rows into prompts with room for NEW_TOKENS."""
     return PromptSettings(
         rendering,
         config.max_sequence_length,
-        config.max_new_tokens,
+        new_tokens,
         check=recipe.check,
         add_tools=(lambda conversation: conversation)
         if environment is None
@@ -116,7 +120,7 @@ async def run_rl(context: JobContext) -> dict[str, Any] | None:
     ):
         if limits := await recipe.confinement():
             reporter.log(f"The reward's code runs with {', '.join(limits)}")
-        settings = prompt_settings(config, rendering, recipe, environment)
+        settings = prompt_settings(config, config.max_new_tokens, rendering, recipe, environment)
         reporter.phase("validating", "rendering the prompts")
         context.report_format(rendering)
         prompts: list[Prompt] = []

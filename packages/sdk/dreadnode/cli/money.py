@@ -28,8 +28,10 @@ def total(price: Estimate) -> str:
     return f"{dollars(least)} to {dollars(most)}"
 
 
-def lines(price: Estimate) -> list[str]:
+def lines(price: Estimate | None) -> list[str]:
     """Return the total, the tokens of each kind with their rate, and the terms of the rates."""
+    if price is None:
+        return ["unknown: the server cannot count the tokens"]
     shown = [total(price)]
     for kind in KINDS:
         least = getattr(price.at_least.tokens, kind)

@@ -215,3 +215,38 @@ meta-llama/Old  $10.80  25%     32,768  too short  retired    2026-06
 --- stderr
 hint: estimates of other tokenizers are rough; `dn train check` on a model is exact for it
 """)
+
+
+def test_a_price_that_changes_before_the_answer_is_asked_about_again(
+    dn: Dn,
+    api: Any,
+    make_price: Any,
+    posts: Callable[[], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dearer = make_price()
+    dearer["at_most"] = dearer["at_least"] = {**dearer["at_most"], "usd": "21.6"}
+
+    class Hesitant(Terminal):
+        def readline(self, size: int | None = -1, /) -> str:
+            api.report = {"price": dearer}
+            return super().readline()
+
+    api.is_paid = True
+    monkeypatch.setattr(sys, "stdin", Hesitant("y\nn\n"))
+    asked = Terminal()
+    monkeypatch.setattr(sys, "stderr", asked)
+
+    said = dn(SFT)
+
+    assert said.startswith("exit: 1")
+    assert "jobs" not in posts()
+    lines = [each for each in asked.getvalue().splitlines() if not each.startswith("  ")]
+    assert lines == snapshot(
+        [
+            "price: $10.80",
+            "Start this job? [y/N] the price has changed since it was shown",
+            "price: $21.60",
+            "Start this job? [y/N] error: nothing was started",
+        ]
+    )

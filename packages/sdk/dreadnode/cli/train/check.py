@@ -140,8 +140,6 @@ def _sample(sample: RewardSample) -> str:
 
 def price_lines(report: PreflightReport) -> Sequence[str]:
     """Return the price of a job, with its parts."""
-    if report.price is None:
-        return ["unknown: the server cannot count the tokens"]
     shown = money.lines(report.price)
     if report.rehearsal:
         shown[0] = f"free: this is a rehearsal; the job itself: {shown[0]}"

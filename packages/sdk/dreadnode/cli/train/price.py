@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dreadnode.cli import money
@@ -21,6 +22,9 @@ class Declined(DreadnodeError):
 def confirm(client: ApiClient, request: AnyJobRequest, *, yes: bool) -> None:
     """Return if REQUEST costs nothing, or once its price was shown and agreed to.
 
+    A person may take hours to answer. If the price has changed since, it is shown and asked about
+    again.
+
     Raises:
         Declined: The answer is no.
         InputError: There is no terminal to ask on, and YES is false.
@@ -28,15 +32,26 @@ def confirm(client: ApiClient, request: AnyJobRequest, *, yes: bool) -> None:
     if getattr(request, "rehearse", False) or not _charges(client):
         return
     report = client.check_training_job(request)
-    price = report.price
     say(*(f"warning: {each.message}" for each in report.warnings))
-    shown = ["unknown: the server cannot count the tokens"] if price is None else money.lines(price)
-    say(f"price: {shown[0]}", *(f"  {line}" for line in shown[1:]))
+    while True:
+        price = report.price
+        _ask(money.lines(price), yes=yes)
+        if yes:
+            return
+        report = client.check_training_job(request)
+        if report.price == price:
+            return
+        say("the price has changed since it was shown")
+
+
+def _ask(price: Sequence[str], *, yes: bool) -> None:
+    """Show PRICE, and return if it is agreed to."""
+    say(f"price: {price[0]}", *(f"  {line}" for line in price[1:]))
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise InputError(
-            f"this job costs money ({shown[0]}), and there is no terminal to ask on; add `--yes` "
+            f"this job costs money ({price[0]}), and there is no terminal to ask on; add `--yes` "
             "to start it, or `--rehearse` to try it for free"
         )
     sys.stderr.write("Start this job? [y/N] ")
