@@ -173,7 +173,7 @@ async def test_a_job_that_can_cost_more_than_a_limit_can_be_needs_a_limit(api: A
     assert refused.status_code == 422
     assert refused.json()["detail"] == (
         "This job can cost $440,000,000,000,000,000, which is more than a limit can be; set "
-        "`max_cost_usd`, which may be up to $1,000,000,000, or make the job smaller"
+        "`max_cost_usd` to at most $1,000,000,000, or make the job smaller"
     )
     assert made.status_code == 201
     assert made.json()["preflight"]["plan"]["at_most"] == {"train": 10**24}
@@ -194,6 +194,8 @@ async def test_of_two_jobs_that_together_exceed_the_monthly_limit_one_is_refused
     assert sorted(each.status_code for each in answers) == [201, 409]
     refused = next(each for each in answers if each.status_code == 409)
     assert "This job can cost $4.40, and the workspace has $2.20 left of its $6.6" in refused.text
+    # Its price is exact, so a limit of its own would not help.
+    assert "; make the job smaller, or ask an administrator" in refused.text
     assert await api.count() == 1
 
 

@@ -55,9 +55,10 @@ async def reserve(session: AsyncSession, job: Job) -> None:
     if bounds is not None and bounds[1].total is not None:
         candidates.append(bounds[1].total)
     if candidates and min(candidates) > MAX_USD:
+        advice = _advice(job, bounds, Decimal(MAX_USD), f"at most ${MAX_USD:,.0f}")
         raise Invalid(
-            f"This job can cost ${min(candidates):,.0f}, which is more than a limit can be; set "
-            f"`{SETTING}`, which may be up to ${MAX_USD:,.0f}, or make the job smaller",
+            f"This job can cost ${min(candidates):,.0f}, which is more than a limit can be; "
+            f"{advice}{'or ' if advice else ''}make the job smaller",
             "config",
             SETTING,
         )
@@ -77,11 +78,13 @@ async def reserve(session: AsyncSession, job: Job) -> None:
     await session.flush()
     room = await room_in_month(session, job, Decimal(workspace.monthly_limit_usd))
     if min(candidates) > room:
+        spent = f" and the ${_short(earlier)} of the jobs that it retries" if earlier else ""
+        advice = _advice(job, bounds, room, f"what is left{spent}")
         raise Conflict(
             f"This job can cost ${_short(min(candidates))}, and the workspace has "
             f"${_short(max(room, Decimal(0)))} left of its ${workspace.monthly_limit_usd} for "
-            f"{job.created_at:%B %Y}; set `{SETTING}` to what is left, make the job smaller, or "
-            "ask an administrator to raise the limit with `dn workspace budget`"
+            f"{job.created_at:%B %Y}; {advice}make the job smaller, or ask an administrator to "
+            "raise the limit with `dn workspace budget`"
         )
 
 
@@ -112,6 +115,16 @@ def _check_own_limit(job: Job, limit: Decimal, bounds: tuple[Cost, Cost] | None)
                 "config",
                 SETTING,
             )
+
+
+def _advice(job: Job, bounds: tuple[Cost, Cost] | None, limit: Decimal, amount: str) -> str:
+    """Return the advice to limit a job to AMOUNT, with a comma; "" if it costs more in any case.
+
+    What a retry has left to do, and so the least that it costs, is not known.
+    """
+    least = None if bounds is None or job.retry_of is not None else bounds[0].total
+    is_useful = limit > 0 and (least is None or least <= limit)
+    return f"set `{SETTING}` to {amount}, " if is_useful else ""
 
 
 def _is_priced(job: Job) -> bool:

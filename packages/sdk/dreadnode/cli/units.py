@@ -53,9 +53,9 @@ def dollars(type_: Any, tokens: Sequence[Any]) -> float:
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number > 0):
-        raise InputError(
-            f"`{tokens[0].keyword}` must be a number of US dollars above 0, not `{tokens[0].value}`"
-        )
+        # An argument without a flag has no keyword.
+        name = f"`{tokens[0].keyword}`" if tokens[0].keyword else "the amount"
+        raise InputError(f"{name} must be a number of US dollars above 0, not `{tokens[0].value}`")
     return number
 
 

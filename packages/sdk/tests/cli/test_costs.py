@@ -121,11 +121,16 @@ left       $10.25
 
 
 @pytest.mark.parametrize(
-    "line",
-    ["workspace budget 0", "workspace budget -1", "workspace budget nan", "train cost --month 13"],
+    ("line", "reason"),
+    [
+        ("workspace budget 0", "the amount must be a number of US dollars above 0, not `0`"),
+        ("workspace budget -- -1", "the amount must be a number of US dollars above 0, not `-1`"),
+        ("workspace budget nan", "the amount must be a number of US dollars above 0, not `nan`"),
+        ("train cost --month 13", "`--month` must be a month such as `2026-11`, not `13`"),
+    ],
 )
 def test_what_is_not_an_amount_or_a_month_is_refused_before_anything_is_sent(
-    dn: Dn, sent: list[httpx2.Request], line: str
+    dn: Dn, sent: list[httpx2.Request], line: str, reason: str
 ) -> None:
-    assert dn(line).startswith("exit: 2")
+    assert dn(line) == f"exit: 2\n--- stdout\n--- stderr\nerror: {reason}\n"
     assert sent == []
