@@ -13,7 +13,7 @@ import psutil
 import pytest
 import tinker
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from .server import MODEL, STAND_IN, Server
@@ -126,6 +126,56 @@ def test_peft_and_the_engine_load_the_same_earlier_checkpoint(
     here, last = (peft_logprobs(server.model, tmp_path / name, tokens) for name in ("two", "last"))
     assert here == pytest.approx(there, abs=1e-4)
     assert last != pytest.approx(there, abs=1e-2)
+
+
+def test_a_job_starts_from_an_adapter_that_plain_peft_trained(
+    server: Server, dataset: str, tmp_path: Path
+) -> None:
+    lora = write_lora(server.model, tmp_path / "lora")
+    # Training at this rate changes nothing.
+    command = ("train", "sft", "--model", MODEL, "--dataset", dataset, "--learning-rate", "1e-12")
+    command += ("--steps", "1", "--batch-size", "3", "--json", "--from-adapter", str(lora))
+    before = jobs(server)
+
+    other = server.dn(*command)
+    config = json.loads((lora / "adapter_config.json").read_text())
+    (lora / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": MODEL})
+    )
+    wrong = server.dn(*command, "--lora-rank", "8")
+    assert jobs(server) == before
+    done = server.dn(*command, "--wait")
+    rehearsed = server.dn(*command, "--rehearse")
+
+    assert (other.code, wrong.code) == (1, 1)
+    assert "The adapter was trained on" in other.err
+    assert "`--lora-rank` is 8, and the adapter of `--from-adapter` has 4" in wrong.err
+    assert (done.code, rehearsed.code) == (0, 0), (done, rehearsed)
+    assert "`k_proj`, `o_proj` are new" in done.err
+    assert "the rehearsal starts with a new adapter" in rehearsed.err
+    job = json.loads(done.out)
+    assert job["config"]["lora_rank"] == 4
+    server.dn("train", "download", job["id"], "--to", str(tmp_path / "trained"))
+    tokens = list(range(1, 20))
+    expected = peft_logprobs(server.model, lora, tokens)
+    found = peft_logprobs(server.model, tmp_path / "trained", tokens)
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def write_lora(model: Path | None, folder: Path) -> Path:
+    """Write an adapter of MODEL with random weights, as plain PEFT saves it."""
+    base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    modules = ["q_proj", "v_proj", "gate_proj", "up_proj", "down_proj"]
+    torch.manual_seed(5)
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=modules,
+        task_type="CAUSAL_LM",
+        init_lora_weights=False,
+    )
+    get_peft_model(base, config).save_pretrained(folder)
+    return folder
 
 
 def engine_checkpoints(server: Server, monkeypatch: pytest.MonkeyPatch) -> list[str]:
