@@ -29,8 +29,11 @@ from dreadnode_api.training.schemas import Level, levels_from
 
 router = APIRouter(prefix="/ws/{ws}/jobs/{job_id}")
 
-LINES = 60
-"""How many lines of the log are shown at first, and with each page of earlier ones."""
+LINES = 40
+"""How many lines of the log are shown at first, and with each page of earlier ones.
+
+About 18 fit their part of the page. Each costs time to read and to render.
+"""
 MAX_OVERLAID = 5
 LEVELS = [
     ("debug", "Any level"),

@@ -8,7 +8,7 @@ const SHOWN = 6;
 const FIRST = [
   "train/reward", "train/loss", "eval/reward_history", "eval/loss_history", "train/kl_sampler_trainer",
   "train/entropy", "train/degenerate_groups", "train/truncated_fraction",
-  "train/completion_tokens_mean", "train/learning_rate",
+  "train/completion_tokens_mean", "train/learning_rate", "train/num_tokens", "train/step_seconds",
 ];
 
 /** Return the chart that a metric belongs to: an evaluation is drawn with what it evaluates. */
