@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import FloatRect, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -25,6 +25,13 @@ from tests.server import MODEL, Server  # noqa: E402
 
 FOLDER = ROOT / "docs" / "images"
 WIDTH, HEIGHT = 1280, 860
+SUMS = [
+    {"question": f"What is {a} + {b}?", "answer": str(a + b)}
+    for a in range(1, 5)
+    for b in range(1, 5)
+]
+"""Small enough that the stand-in gets some of them right, so that rewards differ."""
+TRIES = 60
 STEPS_SHOWN = 24
 """A picture of a running job is taken after this many of its steps."""
 
@@ -41,23 +48,30 @@ class Jobs:
 def jobs(server: Server) -> Jobs:
     """Submit two supervised rehearsals and one of reinforcement learning."""
     dn(server, "dataset", "push", str(ROOT / "examples/harbour-desk.jsonl"), "harbour-desk@1.0.0")
-    dn(server, "dataset", "push", str(ROOT / "examples/sums.jsonl"), "sums@1.0.0")
+    sums = server.folder / "sums.jsonl"
+    sums.write_text("".join(json.dumps(each) + "\n" for each in SUMS))
+    dn(server, "dataset", "push", str(sums), "sums@1.0.0")
     sft = ("train", "sft", "--model", MODEL, "--dataset", "harbour-desk@1.0.0", "--rehearse")
     size = ("--epochs", "4", "--batch-size", "8", "--checkpoint-interval", "12", "--json")
     fast = (*sft, *size, "--learning-rate", "5e-4", "--name", "harbour desk")
     slow = (*sft, *size, "--learning-rate", "1e-4", "--name", "harbour desk, slower")
     rl = (
         *("train", "rl", "--model", MODEL, "--prompt-dataset", "sums@1.0.0", "--rehearse"),
-        *("--reward-recipe", "gsm8k_v1", "--group-size", "4", "--max-new-tokens", "48"),
-        *("--steps", "3", "--num-rollouts", "8", "--name", "sums", "--json"),
+        *("--reward-recipe", "gsm8k_v1", "--group-size", "4", "--max-new-tokens", "24"),
+        *("--temperature", "0.7", "--steps", "3", "--num-rollouts", "8", "--name", "sums"),
+        "--json",
     )
     ids = [json.loads(dn(server, *each))["id"] for each in (rl, slow, fast)]
     return Jobs(rl=ids[0], other=ids[1], sft=ids[2])
 
 
 def dn(server: Server, *arguments: str) -> str:
-    """Run a `dn` command and return its output."""
-    said = server.dn(*arguments)
+    """Run a `dn` command and return its output; on a busy machine, the engine takes a while."""
+    for _ in range(TRIES):
+        said = server.dn(*arguments)
+        if not (said.code and "try again" in said.out + said.err):
+            break
+        time.sleep(10)
     if said.code:
         raise SystemExit(f"`dn {' '.join(arguments)}` failed: {said.err}")
     return said.out
@@ -105,6 +119,14 @@ PICTURES: dict[str, Callable[[Page, str, Jobs], None]] = {
 }
 
 
+def clip(page: Page) -> FloatRect:
+    """Return the part of PAGE to show: it ends with the last row, chart or group that fits."""
+    script = "all => all.map(each => each.getBoundingClientRect().bottom)"
+    bottoms = page.locator("main tr, main figure, main .group, main .tile").evaluate_all(script)
+    height = max(bottom for bottom in bottoms if bottom <= HEIGHT)
+    return {"x": 0, "y": 0, "width": WIDTH, "height": height}
+
+
 def take(address: str, token: str, made: Jobs, chromium: str) -> None:
     """Sign in to the server at ADDRESS and take every picture."""
     with sync_playwright() as playwright:
@@ -117,7 +139,7 @@ def take(address: str, token: str, made: Jobs, chromium: str) -> None:
         for name, show in PICTURES.items():
             show(page, f"{address}/ws/default", made)
             page.wait_for_timeout(500)  # Charts are drawn in the next frame.
-            page.screenshot(path=FOLDER / f"console-{name}.png")
+            page.screenshot(path=FOLDER / f"console-{name}.png", clip=clip(page))
             print(f"wrote docs/images/console-{name}.png")
         browser.close()
 
