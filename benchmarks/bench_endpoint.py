@@ -4,7 +4,7 @@
 which is the least that a client of this engine can do; through `POST /v1/chat/completions`; and
 streamed. They take turns; the median of the ratios counts. The time to the first token is that of
 the streamed requests. `transformers serve` takes part with the same weights, if it starts here.
-`BENCH_ENDPOINT_TOKENS` and `BENCH_ENDPOINT_ROUNDS` set the length.
+`BENCH_ENDPOINT_CLIENTS`, `_TOKENS` and `_ROUNDS` set the length.
 """
 
 from __future__ import annotations
@@ -29,10 +29,13 @@ import tinker
 from dreadnode_engine.base_models.discovery import STAND_IN_ID
 from engine_beside import KEY
 
-CLIENTS = (1, 8, 32)
+CLIENTS = tuple(map(int, os.environ.get("BENCH_ENDPOINT_CLIENTS", "1 8 32").split()))
+SEQUENTIAL = 8
+"""The most clients of `transformers serve`, which answers one after the other on a CPU."""
 TOKENS = int(os.environ.get("BENCH_ENDPOINT_TOKENS", "48"))
 ROUNDS = int(os.environ.get("BENCH_ENDPOINT_ROUNDS", "2"))
 READY_SECONDS = 60.0
+OTHER = "transformers serve"
 
 
 @dataclass
@@ -93,10 +96,12 @@ async def measure(url: str, folder: Path, other: str | None) -> None:
         print("`transformers serve` does not start here; it is left out")
     else:
         theirs = openai.AsyncOpenAI(base_url=other, api_key="none", max_retries=0)
-        ways["transformers serve"] = streamed(theirs, str(folder))
+        ways[OTHER] = streamed(theirs, str(folder))
     for way in ways.values():
         await way(0, Figures())  # The first request starts processes and loads weights.
     for clients in CLIENTS:
+        if clients > SEQUENTIAL:
+            ways.pop(OTHER, None)
         found = {name: Figures() for name in ways}
         for number in range(ROUNDS):
             for name, way in ways.items():
@@ -116,10 +121,12 @@ def show(clients: int, found: dict[str, Figures]) -> None:
     for name, figures in found.items():
         pairs = zip(figures.rates, found["tinker"].rates, strict=True)
         ratio = statistics.median(ours / bare for ours, bare in pairs)
-        first = f", first token after {statistics.median(figures.first):.3f} s"
+        first = ""
+        if figures.first:
+            first = f", first token after {statistics.median(figures.first):.3f} s"
         print(
             f"{clients:>3} clients, {name:>18}: {statistics.median(figures.rates):7.1f} tokens/s, "
-            f"{ratio:.2f} times tinker's{first if figures.first else ''}",
+            f"{ratio:.2f} times tinker's{first}",
             flush=True,
         )
 

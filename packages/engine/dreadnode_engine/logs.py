@@ -47,3 +47,5 @@ def configure(environ: Mapping[str, str] = os.environ) -> None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.captureWarnings(True)
+    # It logs every request that the engine forwards.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)

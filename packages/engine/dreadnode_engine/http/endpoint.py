@@ -65,7 +65,8 @@ class Endpoint:
         body = await read_body(request)
         client = await self._started(request)
         headers = {name: request.headers[name] for name in FORWARDED if name in request.headers}
-        target = request.scope["raw_path"] + b"?" + request.scope["query_string"]
+        query = request.scope["query_string"]
+        target = request.scope["raw_path"] + (b"?" + query if query else b"")
         forwarded = client.build_request(
             request.method,
             httpx2.URL(scheme="http", host="engine", raw_path=target),
