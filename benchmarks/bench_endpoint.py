@@ -138,7 +138,9 @@ def question(seed: int) -> list[dict[str, str]]:
 
 def weights_folder(url: str) -> Path:
     """Return the folder of the stand-in's weights and tokenizer."""
-    found = httpx2.get(f"{url}/api/v1/get_server_capabilities", headers={"X-API-Key": KEY})
+    found = httpx2.get(
+        f"{url}/api/v1/get_server_capabilities", headers={"X-API-Key": KEY}, timeout=60
+    )
     models = {model["model_name"]: model for model in found.json()["supported_models"]}
     return Path(models[STAND_IN_ID]["tokenizer_id"])
 

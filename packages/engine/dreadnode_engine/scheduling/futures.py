@@ -1,7 +1,7 @@
 """Who waits for which request, and how they hear that it is done."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 
 class Futures:
@@ -15,6 +15,14 @@ class Futures:
         """Wake the clients of a finished request after PUBLISH has run; from any thread."""
         self._loop.call_soon_threadsafe(self._notify, request_id, publish)
 
+    def notify_each(self, request_ids: Sequence[str]) -> None:
+        """Wake the clients of several requests at once, which costs as much as of one."""
+        self._loop.call_soon_threadsafe(self._notify_each, request_ids)
+
+    def _notify_each(self, request_ids: Sequence[str]) -> None:
+        for request_id in request_ids:
+            self._notify(request_id, None)
+
     def _notify(self, request_id: str, publish: Callable[[], None] | None) -> None:
         if publish is not None:
             publish()
@@ -25,9 +33,12 @@ class Futures:
         """Whether a client waits for REQUEST_ID now."""
         return request_id in self._waiters
 
-    def add(self, request_id: str) -> asyncio.Event:
-        """Return an event that is set when REQUEST_ID is done; `remove` it afterwards."""
-        event = asyncio.Event()
+    def add(self, request_id: str, event: asyncio.Event | None = None) -> asyncio.Event:
+        """Return an event that is set when REQUEST_ID is done; `remove` it afterwards.
+
+        It is EVENT, if that is given: one that waits for several things.
+        """
+        event = event or asyncio.Event()
         self._waiters.setdefault(request_id, set()).add(event)
         return event
 

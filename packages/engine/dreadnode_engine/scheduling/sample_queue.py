@@ -122,9 +122,8 @@ class SampleQueue:
 
     def _report_progress(self) -> None:
         progress = self.context.progress
-        for request_id in self._open:
-            if progress.has_waiter(request_id):
-                progress.notify(request_id)
+        if watched := [each for each in self._open if progress.has_waiter(each)]:
+            progress.notify_each(watched)
 
     def evict(self) -> None:
         """Free the memory if idle; the next request loads the weights again."""

@@ -6,6 +6,7 @@ client that disconnects frees its rows at the next token.
 """
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -51,41 +52,36 @@ class Stream:
         """Yield new tokens as `{"index", "tokens"}`, and the result or an `error` at the end."""
         sent: list[int] = []
         name, context = self._request.id, self._engine.context
-        moved, ended = context.progress.add(name), context.futures.add(name)
+        # One event for both: two would cost a stream two tasks for every token.
+        wake = context.futures.add(name)
+        context.progress.add(name, wake)
         try:
             # A request that ended before this line wakes nobody, so it is read first.
             found, polled_at = await self._poll(), time.monotonic()
             while found.state == "queued":
-                await self._first(moved, ended)
-                moved.clear()
-                for index, tokens in enumerate(self._queue.sampled(name)):
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(self._hold_seconds):
+                        await wake.wait()
+                wake.clear()
+                sampled = self._queue.sampled(name)
+                for index, tokens in enumerate(sampled):
                     if index == len(sent):
                         sent.append(0)
                     if new := tokens[sent[index] :]:
                         sent[index] += len(new)
                         yield {"index": index, "tokens": new}
-                if ended.is_set() or time.monotonic() - polled_at > self._hold_seconds:
+                # A request that has ended is not in the queue any more.
+                if not sampled or time.monotonic() - polled_at > self._hold_seconds:
                     found, polled_at = await self._poll(), time.monotonic()
         finally:
-            context.progress.remove(name, moved)
-            context.futures.remove(name, ended)
+            context.progress.remove(name, wake)
+            context.futures.remove(name, wake)
         yield _result(found)
 
     async def _poll(self) -> Request:
         """Return the request, and show that its client is there."""
         sessions.heartbeat(self._engine, self._who, self._session)
         return await results.poll(self._engine, self._who, self._request.id)
-
-    async def _first(self, *events: asyncio.Event) -> None:
-        """Wait until one of EVENTS is set, at most as long as a poll waits."""
-        waiting = [asyncio.create_task(event.wait()) for event in events]
-        try:
-            await asyncio.wait(
-                waiting, return_when=asyncio.FIRST_COMPLETED, timeout=self._hold_seconds
-            )
-        finally:
-            for task in waiting:
-                task.cancel()
 
     async def close(self) -> None:
         """Drop the request if it is not done, and finish its session."""
