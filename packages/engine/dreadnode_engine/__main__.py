@@ -3,24 +3,21 @@
 import argparse
 import asyncio
 import json
-import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 
-import uvicorn
-
 from dreadnode_engine import logs
-from dreadnode_engine.base_models.discovery import ServedModel, discover
+from dreadnode_engine.base_models.discovery import find_models
 from dreadnode_engine.cli import add_flags, read_flags
 from dreadnode_engine.errors import OperationFailed, Refused
-from dreadnode_engine.service.keys import Keyring, master_key
 from dreadnode_engine.service.trace_file import export_trace
+from dreadnode_engine.serving import serve
 from dreadnode_engine.settings import ExportSettings, ModelSources, Settings, TraceSettings
-from dreadnode_engine.startup import announce, end_with_parent, listen, lock_data_dir, say
-
-log = logging.getLogger(__name__)
+from dreadnode_engine.startup import say
+from dreadnode_engine.state.checkpoint_files import check_single
+from dreadnode_engine.workers.worker_process import run_worker
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _export(parser, options)
         if options.command == "trace":
             return _trace(read_flags(parser, options, TraceSettings))
+        if options.command == "worker":
+            return run_worker(options.specification)
         return asyncio.run(_serve(read_flags(parser, options, Settings)))
     except KeyboardInterrupt:
         return 130
@@ -57,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="dn engine", description="Serve base models to clients of Tinker's protocol."
     )
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{serve,models,export,trace}"
+    )
     serve = commands.add_parser("serve", help="Serve base models and adapters over HTTP.")
     models = commands.add_parser("models", help="Show which base models would be served.")
     add_flags(serve, Settings)
@@ -66,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     add_flags(export, ExportSettings)
     trace = commands.add_parser("trace", help="Write the trace of a session, for Perfetto.")
     add_flags(trace, TraceSettings)
+    # What `serve --workers` starts; people do not.
+    commands.add_parser("worker").add_argument("specification")
     models.add_argument("--json", action="store_true", help="Print JSON.")
     models.add_argument(
         "--context",
@@ -102,15 +105,8 @@ def _tokens(value: str) -> int:
     return int(value)
 
 
-def _found(sources: ModelSources) -> dict[str, ServedModel]:
-    sources.data_dir.mkdir(parents=True, exist_ok=True)
-    return discover(
-        sources.data_dir, sources.model, stand_in=sources.stand_in, cache=sources.hf_cache
-    )
-
-
 def _models(sources: ModelSources, *, as_json: bool, context: int) -> int:
-    found = _found(sources)
+    found = find_models(sources, sources.data_dir)
     models = [
         {
             **model.describe(),
@@ -136,49 +132,12 @@ def _models(sources: ModelSources, *, as_json: bool, context: int) -> int:
 
 
 async def _serve(settings: Settings) -> int:
-    models = _found(settings)
-    lock = await lock_data_dir(settings.data_dir)
-    keyring = Keyring(master_key(settings.data_dir))
-    listening = listen(settings.host, settings.port)
-    # torch is imported late: a wrong argument is refused without the seconds that this takes.
-    import torch
+    if settings.workers > 1:
+        from dreadnode_engine.workers.serve import serve_workers
 
-    from dreadnode_engine.compute.probe import check_architecture
-    from dreadnode_engine.http.app import create_app
-    from dreadnode_engine.http.connection import Connection
-
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise Refused("`--device cuda` needs a CUDA GPU, and PyTorch finds none on this machine")
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    named = {pair.partition("=")[0] for pair in settings.model}
-    for model_id, model in list(models.items()):
-        try:
-            check_architecture(model)
-        except Refused as refusal:
-            if model_id in named:
-                raise
-            log.warning("skipped: %s", refusal)
-            del models[model_id]
-    app = create_app(settings, models, keyring)
-    config = uvicorn.Config(
-        app,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=2,
-        lifespan="on",
-        http=Connection,
-    )
-    server = uvicorn.Server(config)
-    end_with_parent()
-    # uvicorn raises the signal that ended it a second time, when nothing is left to end.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    ready = asyncio.create_task(announce(server, listening))
-    await server.serve(sockets=[listening])
-    ready.cancel()
-    lock.close()
-    return 0 if server.started else 1
+        return await serve_workers(settings)
+    check_single(settings.data_dir)
+    return await serve(settings)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,13 @@ class Settings(ModelSources):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(0, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that share the work, each with one GPU or its part of the CPU "
+        "cores, and each with its own copy of the base weights.",
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device to compute on.")
     dtype: Literal["auto", "float32", "bfloat16"] | None = Field(
         None,
@@ -52,7 +59,8 @@ class Settings(ModelSources):
         None,
         gt=0,
         lt=1e6,
-        description="Memory that models, runs and computing may use, in GiB. "
+        description="Memory that models, runs and computing may use, in GiB: of one GPU, or of all "
+        "workers of a machine. "
         "Default: four fifths of what is free, measured again whenever it matters.",
         json_schema_extra={"metavar": "GIB"},
     )
@@ -60,8 +68,8 @@ class Settings(ModelSources):
         None,
         ge=1,
         le=1024,
-        description="PyTorch threads. Another number changes the last bits of results. "
-        "Default: PyTorch's choice.",
+        description="PyTorch threads of a worker. Another number changes the last bits of results. "
+        "Default: PyTorch's choice; with several workers an equal part of the CPU cores.",
     )
     gradient_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass: less memory, more time."

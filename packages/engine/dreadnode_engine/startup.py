@@ -20,10 +20,18 @@ LOCK_SECONDS = 20.0
 """How long to wait for an engine that is ending to unlock the data directory."""
 
 
-async def lock_data_dir(data_dir: Path) -> TextIO:
-    """Lock DATA_DIR until the returned file is closed: two engines would corrupt it."""
-    lock = (data_dir / "engine.lock").open("a")
-    deadline = time.monotonic() + LOCK_SECONDS
+async def lock_data_dir(
+    data_dir: Path, name: str = "engine.lock", seconds: float | None = None
+) -> TextIO:
+    """Lock DATA_DIR until the returned file is closed: two engines would corrupt it.
+
+    Args:
+        data_dir: the folder.
+        name: of the file that is locked.
+        seconds: how long to wait for another engine to end; None waits LOCK_SECONDS.
+    """
+    lock = (data_dir / name).open("a")
+    deadline = time.monotonic() + (LOCK_SECONDS if seconds is None else seconds)
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,6 +84,9 @@ def end_with_parent() -> None:
     def watch() -> None:
         while os.read(0, 4096):
             pass
-        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            # Again and again: a signal before the server handles it would be lost.
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()

@@ -24,6 +24,7 @@ from dreadnode_engine.base_models.architectures import (
 )
 from dreadnode_engine.base_models.fingerprint import BFLOAT16, fingerprint
 from dreadnode_engine.errors import Refused
+from dreadnode_engine.settings import ModelSources
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,12 @@ def discover(
             path = _converted(data_dir, model_id, path)
         models[model_id] = inspect_model(model_id, path, stand_in=model_id.startswith("stand-in/"))
     return models
+
+
+def find_models(sources: ModelSources, root: Path) -> dict[str, ServedModel]:
+    """Return the models of SOURCES, by id; ROOT keeps converted ones."""
+    root.mkdir(parents=True, exist_ok=True)
+    return discover(root, sources.model, stand_in=sources.stand_in, cache=sources.hf_cache)
 
 
 def inspect_model(model_id: str, path: Path, *, stand_in: bool = False) -> ServedModel:

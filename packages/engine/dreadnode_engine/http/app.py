@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.requests import Request as HttpRequest
@@ -14,10 +15,18 @@ from starlette.routing import Mount, Route
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.errors import NotFound, Refused
-from dreadnode_engine.http import calls, checkpoint_search, endpoint, rest, uploads
+from dreadnode_engine.http import (
+    calls,
+    checkpoint_search,
+    endpoint,
+    rest,
+    uploads,
+    worker_calls,
+)
 from dreadnode_engine.http.bodies import BodyReader
 from dreadnode_engine.http.calls import Call
-from dreadnode_engine.http.endpoint import Endpoint
+from dreadnode_engine.http.endpoint import Endpoint, forward
+from dreadnode_engine.http.refusals import refused
 from dreadnode_engine.service.cleanup import clean_up_forever
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Keyring
@@ -28,13 +37,16 @@ log = logging.getLogger(__name__)
 
 
 def create_app(
-    settings: Settings, models: Mapping[str, ServedModel], keyring: Keyring
+    settings: Settings,
+    models: Mapping[str, ServedModel],
+    keyring: Keyring,
+    shared_dir: Path | None = None,
 ) -> Starlette:
-    """Return the engine as an ASGI application."""
+    """Return the engine as an ASGI application; SHARED_DIR makes it a worker of several."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        engine = Engine(settings, models)
+        engine = Engine(settings, models, shared_dir)
         await start(engine)
         app.state.engine, app.state.keyring, app.state.bodies = engine, keyring, BodyReader()
         app.state.endpoint = Endpoint(settings.data_dir, keyring)
@@ -52,8 +64,10 @@ def create_app(
         return Route(path, endpoint, methods=[method])
 
     posts = calls.CALLS | uploads.CALLS | {"/checkpoints/search": checkpoint_search.search}
-    routes = [route(path, call) for path, call in posts.items()]
-    routes += [route(path, call, method) for (method, path), call in rest.CALLS.items()]
+    listed = {("POST", path): call for path, call in posts.items()} | dict(rest.CALLS)
+    if shared_dir is not None:
+        listed |= worker_calls.CALLS
+    routes = [route(path, call, method) for (method, path), call in listed.items()]
     routes += [
         Route("/healthz", _health, methods=["GET"]),
         Route("/files/{path:path}", rest.download, methods=["GET"]),
@@ -64,25 +78,13 @@ def create_app(
     app = Starlette(
         routes=[
             Mount("/api/v1", routes=routes),
-            Route(f"{endpoint.PREFIX}{{path:path}}", _forward, methods=["GET", "POST"]),
+            Route(f"{endpoint.PREFIX}{{path:path}}", forward, methods=["GET", "POST"]),
         ],
         lifespan=lifespan,
-        exception_handlers={Refused: _refused, sqlite3.OperationalError: _journal_error},
+        exception_handlers={Refused: refused, sqlite3.OperationalError: _journal_error},
     )
     app.router.redirect_slashes = False
     return app
-
-
-async def _forward(request: HttpRequest) -> Response:
-    forwarder: Endpoint = request.app.state.endpoint
-    return await forwarder.forward(request)
-
-
-async def _refused(request: HttpRequest, refusal: Exception) -> Response:
-    status = refusal.status if isinstance(refusal, Refused) else 400
-    if request.url.path.startswith(endpoint.PREFIX):
-        return endpoint.refusal_response(str(refusal), status)
-    return JSONResponse({"detail": str(refusal)}, status)
 
 
 async def _journal_error(_: HttpRequest, problem: Exception) -> Response:

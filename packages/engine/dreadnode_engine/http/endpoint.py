@@ -148,6 +148,12 @@ class Endpoint:
         }
 
 
+async def forward(request: HttpRequest) -> Response:
+    """Send REQUEST to the process that serves its protocol."""
+    endpoint: Endpoint = request.app.state.endpoint
+    return await endpoint.forward(request)
+
+
 def refusal_response(message: str, status: int) -> Response:
     """Return a refusal in a shape that OpenAI's and Anthropic's clients both read."""
     kind = _TYPES.get(status, "invalid_request_error")

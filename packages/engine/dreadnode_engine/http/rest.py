@@ -15,9 +15,11 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from dreadnode_engine.errors import NotFound, Refused
 from dreadnode_engine.http.bodies import read_json
 from dreadnode_engine.http.calls import Call
+from dreadnode_engine.http.paging import cursor, read_page
 from dreadnode_engine.http.signed import check_signature, signed_address
 from dreadnode_engine.protocol.validation import string_field
 from dreadnode_engine.scheduling.run_queue import RunQueue
+from dreadnode_engine.service import traces
 from dreadnode_engine.service.checkpoints import (
     delete_checkpoint,
     list_checkpoints,
@@ -27,7 +29,7 @@ from dreadnode_engine.service.checkpoints import (
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.service.sessions import finish_session
-from dreadnode_engine.service.traces import FIRST, open_trace, place_of, read_page
+from dreadnode_engine.service.traces import FIRST, open_trace, place_of
 from dreadnode_engine.state.checkpoint_files import CheckpointPath, parse_path
 from dreadnode_engine.state.records import Checkpoint
 
@@ -39,21 +41,6 @@ NO_CONTENT = 204
 def time_text(seconds: float) -> str:
     """Return a time of the journal as the protocol states it."""
     return datetime.fromtimestamp(seconds, UTC).isoformat()
-
-
-def _page(request: HttpRequest, limit: int) -> tuple[int, int]:
-    """Read `limit` and `offset` of a listing."""
-    values = []
-    for name, default, most in (("limit", limit, 1000), ("offset", 0, 10**9)):
-        text = request.query_params.get(name, str(default))
-        if not (text.isascii() and text.isdigit() and len(text) < 20) or int(text) > most:
-            raise Refused(f"`{name}` must be a whole number from 0 to {most}")
-        values.append(int(text))
-    return values[0], values[1]
-
-
-def _cursor(limit: int, offset: int, total: int) -> dict[str, int]:
-    return {"limit": limit, "offset": offset, "total_count": total}
 
 
 def metadata_of(found: Checkpoint) -> dict[str, Any]:
@@ -113,12 +100,12 @@ async def _capabilities(engine: Engine, who: Principal, request: HttpRequest) ->
 
 
 async def _training_runs(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    limit, offset = _page(request, 20)
+    limit, offset = read_page(request, 20)
     queues = [queue for queue in engine.runs.values() if who.can_access(queue.run.owner)]
     queues.sort(key=lambda queue: -queue.run.used)
     saved = await list_checkpoints(engine, who)
     page = [_run(queue, saved) for queue in queues[offset : offset + limit]]
-    return JSONResponse({"training_runs": page, "cursor": _cursor(limit, offset, len(queues))})
+    return JSONResponse({"training_runs": page, "cursor": cursor(limit, offset, len(queues))})
 
 
 async def _training_run(engine: Engine, who: Principal, request: HttpRequest) -> Response:
@@ -135,10 +122,10 @@ async def _run_checkpoints(engine: Engine, who: Principal, request: HttpRequest)
 
 
 async def _checkpoints(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    limit, offset = _page(request, 100)
+    limit, offset = read_page(request, 100)
     saved = await list_checkpoints(engine, who)
     page = [checkpoint_json(c) for c in saved[offset : offset + limit]]
-    return JSONResponse({"checkpoints": page, "cursor": _cursor(limit, offset, len(saved))})
+    return JSONResponse({"checkpoints": page, "cursor": cursor(limit, offset, len(saved))})
 
 
 async def _storage(engine: Engine, who: Principal, request: HttpRequest) -> Response:
@@ -222,10 +209,10 @@ async def download(request: HttpRequest) -> Response:
 
 
 async def _sessions(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    limit, offset = _page(request, 20)
+    limit, offset = read_page(request, 20)
     own = [s for s in reversed(engine.sessions.values()) if who.can_access(s.owner)]
     ids = [session.id for session in own[offset : offset + limit]]
-    return JSONResponse({"sessions": ids, "cursor": _cursor(limit, offset, len(own))})
+    return JSONResponse({"sessions": ids, "cursor": cursor(limit, offset, len(own))})
 
 
 async def _session(engine: Engine, who: Principal, request: HttpRequest) -> Response:
@@ -261,7 +248,7 @@ async def download_trace(request: HttpRequest) -> Response:
     async def parts() -> AsyncIterator[str]:
         yield trace.head()
         after = FIRST
-        while page := await journal.do(partial(read_page, session=session, after=after)):
+        while page := await journal.do(partial(traces.read_page, session=session, after=after)):
             yield trace.page(page)
             after = place_of(page)
         yield trace.tail()

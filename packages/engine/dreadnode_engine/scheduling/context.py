@@ -1,6 +1,7 @@
 """What the parts of a running engine share."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.base_models.fingerprint import parse
@@ -24,12 +25,16 @@ class Context:
     """
 
     def __init__(
-        self, settings: Settings, models: Mapping[str, ServedModel], residency: Residency
+        self,
+        settings: Settings,
+        models: Mapping[str, ServedModel],
+        residency: Residency,
+        shared_dir: Path | None = None,
     ) -> None:
         self.settings = settings
         self.models = models
         self.residency = residency
-        self.files = CheckpointFiles(settings.data_dir)
+        self.files = CheckpointFiles(settings.data_dir, shared_dir)
         self.journal = Journal(settings.data_dir / "engine.sqlite3")
         self.crash_guard = CrashGuard(settings.data_dir / "computing")
         self.scheduler = Scheduler(when_idle=residency.when_idle)

@@ -8,6 +8,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -39,9 +40,15 @@ class Engine:
         read_at: when each result was first fetched, until the clean-up writes it.
         finishing: the locks of uploads that are being finished, by their id.
         polled_at: when each open sampling request was last polled.
+        borrowed: checkpoints of other workers that a request is about to load, by path.
     """
 
-    def __init__(self, settings: Settings, models: Mapping[str, ServedModel]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        models: Mapping[str, ServedModel],
+        shared_dir: Path | None = None,
+    ) -> None:
         self.settings = settings
         self.sessions: dict[str, Session] = {}
         self.runs: dict[str, RunQueue] = {}
@@ -51,11 +58,12 @@ class Engine:
         if Device.of(settings).mixed:
             models = {name: served.in_bfloat16() for name, served in models.items()}
         residency = Residency(settings, models, self.runs, self.sample_queues)
-        self.context = Context(settings, models, residency)
+        self.context = Context(settings, models, residency, shared_dir)
         self.backlog = Backlog(settings)
         self.finishing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.read_at: dict[str, float] = {}
         self.polled_at: dict[str, float] = {}
+        self.borrowed: dict[str, Checkpoint] = {}
         self.started = time.time()
         self.times_written = 0.0
 
@@ -102,6 +110,7 @@ class Engine:
         """Return a checkpoint that WHO or READER may read: an own one or a published one."""
         name = str(parse_path(path))
         found = await self.context.journal.do(lambda db: queries.find_checkpoint(db, name))
+        found = found or self.borrowed.get(name)
         expired = found is not None and found.expires is not None and found.expires <= time.time()
         readers = (who, reader or who)
         if (

@@ -1,41 +1,31 @@
 """Sessions: made, kept alive and finished by clients."""
 
-import json
-import secrets
 import time
 
-from tinker.types import CreateSessionRequest
-
 from dreadnode_engine.errors import Gone
-from dreadnode_engine.protocol.validation import json_object, parse_body
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
+from dreadnode_engine.service.new_session import new_session
 from dreadnode_engine.state import queries
-from dreadnode_engine.state.records import Session, dump
+from dreadnode_engine.state.records import Session
 
 
 async def create_session(
     engine: Engine, who: Principal, body: bytes, idempotency_key: str | None
 ) -> Session:
     """Create a session; the same key returns the same session."""
-    # The SDK leaves out fields that are null, and its own type requires this one.
-    whole = {"user_metadata": None} | json_object(body)
-    fields = parse_body(CreateSessionRequest, json.dumps(whole).encode())
+    session = new_session(who.subject, body, idempotency_key)
     if idempotency_key is not None:
         known = engine.session_keys.get((who.subject, idempotency_key))
         if known is not None:
             return engine.sessions[known]
-    engine.check_owned(who.subject, engine.sessions.values(), "sessions")
-    now = time.time()
-    session = Session(
-        id=secrets.token_hex(16),
-        owner=who.subject,
-        created=now,
-        seen=now,
-        idempotency_key=idempotency_key,
-        user_metadata=dump(fields.user_metadata),
-        display_name=fields.display_name,
-    )
+    await add_session(engine, session)
+    return session
+
+
+async def add_session(engine: Engine, session: Session) -> None:
+    """Add SESSION, and write it to the journal."""
+    engine.check_owned(session.owner, engine.sessions.values(), "sessions")
     # Known before it is written, so that a repeated call in between finds it.
     engine.add_session(session)
     try:
@@ -43,7 +33,6 @@ async def create_session(
     except BaseException:
         engine.remove_session(session)
         raise
-    return session
 
 
 def heartbeat(engine: Engine, who: Principal, session_id: str) -> None:

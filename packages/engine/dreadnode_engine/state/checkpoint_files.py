@@ -67,9 +67,15 @@ def check_ttl(seconds: object) -> None:
 
 
 class CheckpointFiles:
-    """The folders under one data directory."""
+    """The folders under one data directory.
 
-    def __init__(self, data_dir: Path) -> None:
+    Args:
+        data_dir: this engine's own.
+        shared_dir: of an engine with several workers, of which this one reads the checkpoints.
+    """
+
+    def __init__(self, data_dir: Path, shared_dir: Path | None = None) -> None:
+        self._shared_dir = shared_dir
         self._checkpoints = data_dir / "checkpoints"
         self._samplers = data_dir / "samplers"
         self._snapshots = data_dir / "snapshots"
@@ -77,7 +83,15 @@ class CheckpointFiles:
 
     def checkpoint(self, path: CheckpointPath) -> Path:
         """Return the folder of a checkpoint."""
-        return self._checkpoints / _segment(path.run) / FOLDERS[path.kind] / path.name
+        return self._of_run(_segment(path.run)) / FOLDERS[path.kind] / path.name
+
+    def _of_run(self, run: str) -> Path:
+        """Return the folder of the checkpoints of RUN, which may be another worker's."""
+        own = self._checkpoints / run
+        if self._shared_dir is None or own.is_dir():
+            return own
+        folders = (each / "checkpoints" / run for each in worker_dirs(self._shared_dir))
+        return next((folder for folder in folders if folder.is_dir()), own)
 
     def sampler(self, sampler: str) -> Path:
         """Return the folder of the unnamed weights of a sampler."""
@@ -107,6 +121,33 @@ class CheckpointFiles:
                 shutil.rmtree(folder, ignore_errors=True)
         for folder in self._checkpoints.glob(f"*/*/.*{_UNFINISHED}"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def worker_dir(shared_dir: Path, index: int) -> Path:
+    """Return the data directory of worker INDEX; that of the first is SHARED_DIR itself."""
+    return shared_dir / "workers" / str(index) if index else shared_dir
+
+
+def worker_dirs(shared_dir: Path) -> list[Path]:
+    """Return the data directories of all workers that have served SHARED_DIR, in order."""
+    found = (shared_dir / "workers").glob("*")
+    indices = sorted(int(folder.name) for folder in found if folder.name.isdecimal())
+    return [worker_dir(shared_dir, index) for index in (0, *indices)]
+
+
+def check_single(data_dir: Path) -> None:
+    """Refuse one engine on a DATA_DIR of several workers: it would not serve the others' runs."""
+    check_workers(data_dir, 1)
+
+
+def check_workers(shared_dir: Path, workers: int) -> None:
+    """Refuse fewer WORKERS than those that have journals in SHARED_DIR."""
+    used = [dir_ for dir_ in worker_dirs(shared_dir)[1:] if (dir_ / "engine.sqlite3").exists()]
+    if used and int(used[-1].name) >= workers:
+        raise Refused(
+            f"{shared_dir} has the runs of {int(used[-1].name) + 1} workers; start the engine with "
+            f"`--workers {int(used[-1].name) + 1}` or more"
+        )
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> int:

@@ -97,6 +97,16 @@ def finished_seqs(db: sqlite3.Connection) -> dict[str, set[int]]:
     return found
 
 
+def is_known(db: sqlite3.Connection, name: str) -> bool:
+    """Whether NAME is a request that was ever accepted, an upload, or a run with checkpoints."""
+    query = (
+        "SELECT EXISTS (SELECT 1 FROM requests WHERE id = :name)"
+        " OR EXISTS (SELECT 1 FROM checkpoints WHERE run = :name)"
+        " OR EXISTS (SELECT 1 FROM uploads WHERE id = :name)"
+    )
+    return bool(db.execute(query, {"name": name}).fetchone()[0])
+
+
 def expired_checkpoints(db: sqlite3.Connection, now: float) -> list[Checkpoint]:
     """Return the checkpoints whose time to live is over at NOW."""
     rows = db.execute("SELECT * FROM checkpoints WHERE expires <= ?", (now,))

@@ -1,0 +1,73 @@
+"""What a worker does for its router, which has several workers work as one engine."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from dreadnode_engine.errors import NotFound
+from dreadnode_engine.service.engine import Engine
+from dreadnode_engine.service.sessions import add_session
+from dreadnode_engine.state import queries
+from dreadnode_engine.state.records import Checkpoint, Sampler, Session
+
+MAX_BORROWED = 10_000
+"""Records of other workers' checkpoints that are in memory."""
+
+
+async def adopt_session(engine: Engine, session: Session) -> None:
+    """Add a session of the router, unless it is here."""
+    if session.id not in engine.sessions:
+        await add_session(engine, session)
+
+
+async def adopt_sampler(engine: Engine, sampler: Sampler) -> None:
+    """Add a sampler of another worker, whose weights are on the shared storage."""
+    # Without its run: the worker that wrote the weights deletes them.
+    adopted = replace(sampler, run=None, used=time.time())
+    await engine.context.journal.do(lambda db: queries.replace(db, adopted))
+    engine.context.samplers[sampler.id] = adopted
+
+
+def sampler_to_share(engine: Engine, sampler_id: str) -> Sampler:
+    """Return a sampler for another worker, and keep its weights as long as both use it."""
+    sampler = engine.context.samplers.get(sampler_id)
+    if sampler is None:
+        raise NotFound(f"The sampler `{sampler_id[:200]}` does not exist")
+    sampler.used = time.time()
+    return sampler
+
+
+def borrow(engine: Engine, checkpoint: Checkpoint) -> None:
+    """Remember a checkpoint of another worker for the request that loads it."""
+    engine.borrowed[checkpoint.path] = checkpoint
+    while len(engine.borrowed) > MAX_BORROWED:
+        del engine.borrowed[next(iter(engine.borrowed))]
+
+
+async def knows(engine: Engine, name: str) -> bool:
+    """Whether NAME is a session, run, sampler, request or upload, or a run with checkpoints."""
+    if name in engine.sessions or name in engine.runs or name in engine.context.samplers:
+        return True
+    return await engine.context.journal.do(lambda db: queries.is_known(db, name))
+
+
+def load(engine: Engine) -> dict[str, Any]:
+    """Return how busy this worker is.
+
+    Returns:
+        `models`: those in memory; `samples`: sampling requests that are not done; `runs`: of
+        clients that are there; `computing`: runs with operations that are not done.
+    """
+    runs = [queue for queue in engine.runs.values() if not queue.paused and not queue.run.unloaded]
+    sessions = engine.sessions
+    alive = [
+        queue
+        for queue in runs
+        if (session := sessions.get(queue.run.session)) and session.finished is None
+    ]
+    return {
+        "models": list(engine.context.residency.bases),
+        "samples": sum(len(queue.open_requests()) for queue in engine.sample_queues.values()),
+        "runs": [queue.run.id for queue in alive],
+        "computing": sum(not queue.idle for queue in runs),
+    }
