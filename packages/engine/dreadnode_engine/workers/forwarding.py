@@ -83,6 +83,8 @@ async def send(worker: Worker, call: Forwarded) -> httpx2.Response:
         try:
             return await worker.http.send(call.to(worker), stream=True)
         except Lost:
+            if time.monotonic() > deadline:
+                raise WorkerAway(worker) from None
             # The supervisor sees the end of a worker after its connections have ended.
             await asyncio.sleep(PAUSE_SECONDS)
 
