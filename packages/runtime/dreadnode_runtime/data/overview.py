@@ -8,8 +8,7 @@ import hashlib
 import math
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -80,18 +79,18 @@ class Overview:
         return np.frombuffer(self._digests, np.uint64) if self._digests else np.zeros(0, np.uint64)
 
     def _duplicates(self) -> Mapping[str, Any]:
-        ordered = np.sort(self._of_digests())
-        repeats = ordered[1:][ordered[1:] == ordered[:-1]]
-        count = len(repeats)
-        return {"count": count, "rows": list(islice(self._repeats(repeats), NAMED))}
-
-    def _repeats(self, repeats: Digests) -> Iterator[Mapping[str, Any]]:
-        """Yield where each row stands whose digest is in REPEATS and was seen before."""
-        firsts: dict[int, int] = {}
-        for at in np.flatnonzero(np.isin(self._of_digests(), repeats)).tolist():
-            first = firsts.setdefault(self._digests[at], at)
-            if first != at:
-                yield {**self._place(at), "of": self._place(first)}
+        digests = self._of_digests()
+        # Stable, so that equal rows keep their order: all but the first one of them are repeats.
+        order = np.argsort(digests, kind="stable")
+        ordered = digests[order]
+        repeats = order[1:][ordered[1:] == ordered[:-1]]
+        named = np.sort(repeats)[:NAMED].tolist()
+        firsts = order[np.searchsorted(ordered, digests[named])].tolist()
+        pairs = zip(named, firsts, strict=True)
+        return {
+            "count": len(repeats),
+            "rows": [{**self._place(at), "of": self._place(first)} for at, first in pairs],
+        }
 
     def _place(self, at: int) -> dict[str, Any]:
         dataset = next((name for start, name in reversed(self._starts) if start <= at), "")
