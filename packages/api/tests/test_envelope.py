@@ -514,6 +514,32 @@ async def test_a_body_with_very_many_values_is_refused_before_it_is_parsed(
 
 
 @one_database
+async def test_a_complete_body_that_is_refused_is_not_waited_for(api: Any) -> None:
+    body = b'{"name": [' + b",".join([b"{}"] * 60_000) + b"]}"
+    headers = {
+        b"authorization": f"Bearer {api.keys['admin']}".encode(),
+        b"content-length": str(len(body)).encode(),
+    }
+    path = "/api/v1/org/acme/tokens"
+    scope = {
+        "type": "http", "method": "POST", "path": path, "raw_path": path.encode(),
+        "query_string": b"", "headers": list(headers.items()), "client": ("127.0.0.1", 1),
+        "server": ("api", 80), "scheme": "http", "http_version": "1.1", "root_path": "",
+    }  # fmt: skip
+    reads, sent = iter([body]), []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": next(reads), "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await api.app(scope, receive, send)
+
+    assert sent[0]["status"] == 400
+
+
+@one_database
 @pytest.mark.parametrize("value", ['a,[{:\\"' * 80_000, [7] * 131_072])
 async def test_long_texts_and_prompts_of_token_ids_are_not_too_many_values(
     api: Any, value: Any

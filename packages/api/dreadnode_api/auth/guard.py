@@ -13,7 +13,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -92,16 +92,17 @@ class Guard:
             return
         headers = Headers(scope=scope)
         has_body = "content-length" in headers or "transfer-encoding" in headers
-        timed = TimedBody(receive, self._silence) if has_body else receive
+        timed = TimedBody(receive, self._silence) if has_body else None
         try:
             self._check_client(headers)
             org_id = await self._check_token(scope, headers, has_body=has_body)
-            async with self._share(scope, headers, org_id, timed, has_body=has_body) as bounded:
+            body = timed or receive
+            async with self._share(scope, headers, org_id, body, has_body=has_body) as bounded:
                 await self.app(scope, bounded, send)
         except ApiError as error:
-            if has_body:
+            if timed is not None:
                 if "expect" not in headers:  # It waits for permission to send its body.
-                    await _discard(timed)
+                    await timed.discard()
                 error.headers.setdefault("Connection", "close")
             await error_response(error, scope)(scope, receive, send)
 
@@ -248,6 +249,14 @@ class TimedBody:
             )
         return message
 
+    async def discard(self) -> None:
+        """Read on for a while: a client that sends its body does not read the response yet."""
+        most = self._bytes + DISCARD_BYTES
+        with suppress(TimeoutError, ApiError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while not self._is_complete and self._bytes < most:
+                    await self()
+
 
 def _check_values(body: bytearray, factor: int) -> None:
     """Return if the JSON in BODY has at most FACTOR times the values that a body may have."""
@@ -261,20 +270,6 @@ def _check_values(body: bytearray, factor: int) -> None:
             raise Malformed(
                 f"The body has more than {most * factor:,} values; send fewer at a time"
             )
-
-
-async def _discard(receive: Receive) -> None:
-    """Read on for a while: a client that sends its body does not read the response yet."""
-    size = 0
-    try:
-        async with asyncio.timeout(DISCARD_SECONDS):
-            while size < DISCARD_BYTES:
-                message = await receive()
-                size += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    break
-    except (TimeoutError, ApiError):
-        pass
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
