@@ -34,17 +34,31 @@ test: setup tokenizers  ## Every test
 	$(BIN)/pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: setup  ## Format, lint, types, imports, and that generated files are up to date
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=target $(CHECKS)
+
+CHECKS := check-types check-generated check-dependencies check-style check-layers
+.PHONY: $(CHECKS)
+
+check-types:
 	$(BIN)/mypy
-	$(BIN)/lint-imports
-	$(foreach p,sdk api runtime engine,(cd packages/$(p) && $(abspath $(BIN))/deptry .) &&) true
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive packages scripts
-	$(BIN)/python scripts/audit.py
+
+check-generated:
 	$(BIN)/python scripts/mirror_catalog.py --check
 	$(BIN)/python scripts/make_docs.py --check
 	$(BIN)/python scripts/check_links.py
 	$(BIN)/python scripts/check_words.py
+
+check-dependencies:
+	$(foreach p,sdk api runtime engine,(cd packages/$(p) && $(abspath $(BIN))/deptry .) &&) true
+	$(BIN)/python scripts/audit.py
+
+check-style:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive packages scripts
+
+check-layers:
+	$(BIN)/lint-imports
 
 format: setup  ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
