@@ -13,7 +13,7 @@ import tinker
 import torch
 import transformers
 from dreadnode_engine.base_models.discovery import inspect_model
-from dreadnode_engine.compute import memory
+from dreadnode_engine.compute import indexer, memory
 from dreadnode_engine.compute.adapters import LoraShape
 from dreadnode_engine.compute.batch_request import BatchRequest
 from dreadnode_engine.compute.decoding import SamplingBatch
@@ -395,6 +395,20 @@ def test_mxfp4_weights_are_converted_when_they_are_loaded(
     assert np.isfinite(compute(state, data(0)).metrics["loss:sum"])
     (answer,) = sample(base, [(plan([5, 6, 7], 20), None)])
     assert len(answer.sequences[0].tokens) == 20
+
+
+def test_an_indexer_selects_the_first_of_equal_scores_and_the_same_ones_in_parts(
+    make_tiny: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = torch.tensor([[1.0, 0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 2.0]])
+    base = LoadedBase(inspect_model("glm", make_tiny("glm_moe_dsa", CONTEXT)), Device())
+    tokens = torch.arange(200)[None] % 90 + 3
+    with torch.no_grad():
+        whole = base.plain.hidden(tokens)
+        monkeypatch.setattr(indexer, "SCORES", 2**14)
+
+        torch.testing.assert_close(base.plain.hidden(tokens), whole, atol=1e-4, rtol=1e-4)
+    assert indexer._largest(scores, 3).tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 0, 1]]
 
 
 def in_fp8(weight: torch.Tensor, prefix: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
