@@ -72,7 +72,8 @@ def check_one(question: dict[str, Any]) -> dict[str, Any]:
         while not Path(file).exists():
             time.sleep(0.02)
     if plan := wish.get("plan"):
-        return {"ok": True, "rows": 1, "usable": 1, "tokens": 10, "plan": plan}
+        report = {"ok": True, "rows": 1, "usable": 1, "tokens": 10}
+        return {**report, "characters_per_token": 3.7, "plan": plan}
     if wish.get("check") == "refuse":
         return {"ok": False, "loc": ["config", "dataset_ref"], "error": "No row can be used"}
     if wish.get("check") == "allocate":

@@ -8,8 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.models.jobs import Event, Job, MetricPoints
-from dreadnode_api.pricing.budget import estimated
-from dreadnode_api.pricing.ledger import job_tokens, money
+from dreadnode_api.pricing.ledger import job_tokens
 from dreadnode_api.training.views import merge_history
 
 SAMPLE = 4
@@ -39,7 +38,8 @@ async def rehearsal_report(
     plan = (job.preflight or {}).get("plan") or {}
     whole_steps = plan.get("steps")
     seconds = await _seconds_per_step(session, job)
-    bounds = estimated(job)
+    # The estimate of the job itself, which is converted to the tokenizer of its model.
+    price = (job.preflight or {}).get("price") or {}
     return {
         "steps": steps,
         **_movement(name, known),
@@ -47,8 +47,8 @@ async def rehearsal_report(
         "seconds_per_step": None if seconds is None else round(seconds, 3),
         "whole_steps": whole_steps,
         "whole_seconds": round(seconds * whole_steps, 1) if seconds and whole_steps else None,
-        "whole_usd_at_least": None if bounds is None else money(bounds[0].total),
-        "whole_usd_at_most": None if bounds is None else money(bounds[1].total),
+        "whole_usd_at_least": price["at_least"]["usd"] if price else None,
+        "whole_usd_at_most": price["at_most"]["usd"] if price else None,
     }
 
 
