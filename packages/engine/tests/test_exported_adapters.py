@@ -11,6 +11,7 @@ import torch
 import transformers
 from dreadnode_engine.compute import adapters
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
+from dreadnode_engine.compute.foreign_adapter import read_foreign
 from dreadnode_engine.errors import OperationFailed
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -53,9 +54,11 @@ def test_peft_loads_an_export_and_computes_what_the_engine_computes(
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "Qwen/Qwen3-8B"
     assert bool(config["target_parameters"]) == (kind in STACKED)
-    again = wrapper.load(tmp_path)
-    assert list(again) == list(tensors)
-    assert all(torch.equal(again[name], tensors[name]) for name in tensors)
+    shapes = {name: tuple(size) for name, size in wrapper.shapes.items()}
+    uploaded = read_foreign(tmp_path, shapes, "Qwen/Qwen3-8B:peft:131072", rank=4, seed=0)
+    for again in (wrapper.load(tmp_path), uploaded.tensors):
+        assert list(again) == list(tensors)
+        assert all(torch.equal(again[name], tensors[name]) for name in tensors)
 
 
 def mixed_model(**sizes: Any) -> Any:
