@@ -31,6 +31,7 @@ SUMS = [
     for b in range(1, 5)
 ]
 """Small enough that the stand-in gets some of them right, so that rewards differ."""
+MARGIN = 8
 TRIES = 60
 STEPS_SHOWN = 24
 """A picture of a running job is taken after this many of its steps."""
@@ -123,7 +124,7 @@ def clip(page: Page) -> FloatRect:
     """Return the part of PAGE to show: it ends with the last row, chart or group that fits."""
     script = "all => all.map(each => each.getBoundingClientRect().bottom)"
     bottoms = page.locator("main tr, main figure, main .group, main .tile").evaluate_all(script)
-    height = max(bottom for bottom in bottoms if bottom <= HEIGHT)
+    height = MARGIN + max(bottom for bottom in bottoms if bottom <= HEIGHT - MARGIN)
     return {"x": 0, "y": 0, "width": WIDTH, "height": height}
 
 
