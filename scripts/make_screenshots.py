@@ -32,6 +32,7 @@ SUMS = [
 ]
 """Small enough that the stand-in gets some of them right, so that rewards differ."""
 MARGIN = 8
+PAGE_WITHIN = 300_000  # milliseconds; the machine trains meanwhile
 TRIES = 60
 STEPS_SHOWN = 24
 """A picture of a running job is taken after this many of its steps."""
@@ -133,6 +134,7 @@ def take(address: str, token: str, made: Jobs, chromium: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.set_default_timeout(PAGE_WITHIN)
         page.goto(address)
         page.get_by_label("API token").fill(token)
         page.get_by_role("button", name="Sign in").click()
