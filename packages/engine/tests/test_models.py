@@ -59,6 +59,7 @@ def test_a_named_directory_is_served_under_its_name(models_dir: Path, tmp_path: 
         "sampleable": True,
         "stand_in": False,
         "streams": True,
+        "uploads": True,
         "tied_embeddings": False,
         "tokenizer_id": str(models_dir / "llama"),
         "max_lora_rank": 128,
@@ -203,7 +204,8 @@ def test_dn_engine_models_lists_models_and_what_each_catalog_entry_needs(
 
     shown = dn(*named, data_home=tmp_path, COLUMNS="100")
     as_json = dn(*named, "--json", "--context", "8192", data_home=tmp_path)
-    nothing = dn("--no-stand-in", "--no-hf-cache", data_home=tmp_path)
+    # pytest-xdist sets COLUMNS to 80 for its workers.
+    nothing = dn("--no-stand-in", "--no-hf-cache", data_home=tmp_path, COLUMNS="400")
 
     assert shown.returncode == 0, shown.stderr
     heading, qwen, own, *needed = shown.stdout.splitlines()
