@@ -85,9 +85,9 @@ def ago(moment: datetime | None) -> str | Markup:
     if seconds >= 600:
         words = " ".join(duration(seconds).split()[:2]) + " ago"
     stamp = moment.isoformat(timespec="seconds").replace("+00:00", "Z")
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(
-        stamp, f"{moment:%Y-%m-%d %H:%M:%S} UTC", words
-    )
+    # Digits and our own words only. `Markup.format` takes many times as long, once a row of a list.
+    shown = f"{stamp[:10]} {stamp[11:19]} UTC"
+    return Markup(f'<time datetime="{stamp}" title="{shown}">{words}</time>')  # noqa: S704
 
 
 def sentence(value: str | None) -> Markup:
