@@ -27,7 +27,7 @@ import httpx2
 import openai
 import tinker
 from dreadnode_engine.base_models.discovery import STAND_IN_ID
-from engine_beside import KEY
+from engine_beside import KEY, serving, use
 
 CLIENTS = tuple(map(int, os.environ.get("BENCH_ENDPOINT_CLIENTS", "1 8 32").split()))
 SEQUENTIAL = 8
@@ -57,31 +57,12 @@ Request = Callable[[int, Figures], Awaitable[int]]
 
 def main() -> int:
     """Print the rates of each way, and their ratios to the bare client."""
-    with tempfile.TemporaryDirectory() as work, engine(Path(work)) as url:
+    with tempfile.TemporaryDirectory() as work, serving(Path(work)) as url:
+        use(url)
         folder = weights_folder(url)
         with transformers_serve(folder) as other:
             asyncio.run(measure(url, folder, other))
     return 0
-
-
-@contextmanager
-def engine(folder: Path) -> Iterator[str]:
-    """Yield the address of an engine that serves the stand-in with its default settings."""
-    command = [sys.executable, "-m", "dreadnode_engine", "serve", "--no-hf-cache"]
-    with subprocess.Popen(
-        [*command, "--data-dir", str(folder / "engine")],
-        env={**os.environ, "DREADNODE_ENGINE_KEY": KEY},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().rpartition(" ")[2].strip()
-            os.environ |= {"TINKER_BASE_URL": url, "TINKER_API_KEY": KEY, "TINKER_TELEMETRY": "0"}
-            yield url
-        finally:
-            process.terminate()
 
 
 async def measure(url: str, folder: Path, other: str | None) -> None:

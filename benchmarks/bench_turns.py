@@ -12,7 +12,6 @@ of A's samples (128 by default).
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import tinker
+from engine_beside import KEY, serving
 
-KEY = "tml-key-of-the-benchmark"
 MODEL = "stand-in/SmolLM2-135M-Instruct"
 TOKENS = int(os.environ.get("BENCH_TURNS_TOKENS", "128"))
 REQUESTS, SAMPLES, SHORT = 8, 8, 20
@@ -33,19 +32,8 @@ REQUESTS, SAMPLES, SHORT = 8, 8, 20
 def engine(folder: Path, build: Path | None) -> Iterator[str]:
     """Serve the stand-in with BUILD (None: this one), and yield the address."""
     source = {"PYTHONPATH": str(build / "packages" / "engine")} if build else {}
-    with subprocess.Popen(
-        [sys.executable, "-m", "dreadnode_engine", "serve", "--no-hf-cache", "--data-dir", folder],
-        env={**os.environ, **source, "DREADNODE_ENGINE_KEY": KEY},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            yield process.stdout.readline().rpartition(" ")[2].strip()
-        finally:
-            process.kill()
+    with serving(folder, **source) as url:
+        yield url
 
 
 def sampler(url: str) -> Any:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import tinker
-from engine_beside import KEY
+from engine_beside import KEY, serving
 from tinker import types
 
 STAND_IN = "stand-in/SmolLM2-135M-Instruct"
@@ -32,28 +30,13 @@ ADAM = types.AdamParams(learning_rate=1e-4)
 @contextmanager
 def served(folder: Path, *arguments: str) -> Iterator[list[tinker.TrainingClient]]:
     """Start an engine with ARGUMENTS, and make its runs."""
-    with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "dreadnode_engine", "serve", "--no-hf-cache"),
-            *("--data-dir", str(folder), *arguments),
-        ],
-        env={**os.environ, "DREADNODE_ENGINE_KEY": KEY},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            url = process.stdout.readline().rpartition(" ")[2].strip()
-            yield [
-                tinker.ServiceClient(base_url=url, api_key=KEY)
-                .create_lora_training_client(STAND_IN, rank=16, seed=number)
-                .result()
-                for number in range(RUNS)
-            ]
-        finally:
-            process.terminate()
+    with serving(folder, *arguments) as url:
+        yield [
+            tinker.ServiceClient(base_url=url, api_key=KEY)
+            .create_lora_training_client(STAND_IN, rank=16, seed=number)
+            .result()
+            for number in range(RUNS)
+        ]
 
 
 def batch(seed: int) -> list[types.Datum]:

@@ -29,19 +29,12 @@ class Silence:
 
 
 @contextmanager
-def engine(folder: Path) -> Iterator[Path]:
-    """Serve a model of the folder that is yielded, under the name of MODEL, for the tinker SDK."""
-    sys.path.insert(0, str(ROOT))
-    from conftest import write_tiny_model
-
-    model = write_tiny_model(folder / "model", "qwen3")
+def serving(folder: Path, *arguments: str, **environment: str) -> Iterator[str]:
+    """Start an engine that keeps its data in FOLDER, and yield its address."""
+    command = (sys.executable, "-m", "dreadnode_engine", "serve", "--no-hf-cache")
     with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "dreadnode_engine", "serve", "--no-stand-in"),
-            *("--no-hf-cache", "--data-dir", folder / "engine", "--threads", "1"),
-            *("--model", f"{MODEL}={model}"),
-        ],
-        env={**os.environ, "DREADNODE_ENGINE_KEY": KEY},
+        [*command, "--data-dir", str(folder), *arguments],
+        env={**os.environ, **environment, "DREADNODE_ENGINE_KEY": KEY},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -49,11 +42,24 @@ def engine(folder: Path) -> Iterator[Path]:
     ) as process:
         try:
             assert process.stdout is not None
-            os.environ |= {
-                "TINKER_BASE_URL": process.stdout.readline().rpartition(" ")[2].strip(),
-                "TINKER_API_KEY": KEY,
-                "TINKER_TELEMETRY": "0",
-            }
-            yield model
+            yield process.stdout.readline().rpartition(" ")[2].strip()
         finally:
-            process.kill()
+            process.terminate()
+
+
+def use(url: str) -> None:
+    """Let clients of the SDK find the engine at URL."""
+    os.environ |= {"TINKER_BASE_URL": url, "TINKER_API_KEY": KEY, "TINKER_TELEMETRY": "0"}
+
+
+@contextmanager
+def engine(folder: Path) -> Iterator[Path]:
+    """Serve a model of the folder that is yielded, under the name of MODEL, for the tinker SDK."""
+    sys.path.insert(0, str(ROOT))
+    from conftest import write_tiny_model
+
+    model = write_tiny_model(folder / "model", "qwen3")
+    served = ("--no-stand-in", "--threads", "1", "--model", f"{MODEL}={model}")
+    with serving(folder / "engine", *served) as url:
+        use(url)
+        yield model
