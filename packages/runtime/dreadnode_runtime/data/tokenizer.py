@@ -37,8 +37,8 @@ def load_tokenizer(model: str, tokenizer: str) -> Any:
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         raise JobFailed(
             f"The tokenizer of {model} cannot be loaded here ({plain(error)}); train a model whose "
-            "folder the engine holds, make its tokenizer available under HF_HOME, or name a folder "
-            "with it as `tokenizer`",
+            "folder the engine holds, make its tokenizer available under HF_HOME, name a folder "
+            "with it as `tokenizer`, or rehearse the job, which estimates its tokens",
             code="model",
         ) from error
 
