@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import sys
-from typing import Protocol
+from typing import Protocol, cast
 
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.settings import Settings
@@ -124,8 +124,9 @@ class LocalLauncher:
 
 async def read_url(process: asyncio.subprocess.Process) -> str:
     """Return the address that PROCESS prints when it serves."""
-    assert process.stdout is not None  # noqa: S101 (it was started with a pipe)
-    line = (await process.stdout.readline()).decode().strip()
+    # It was started with a pipe.
+    output = cast("asyncio.StreamReader", process.stdout)
+    line = (await output.readline()).decode().strip()
     if line.startswith(READY):
         return line.removeprefix(READY)
     code = await process.wait()
