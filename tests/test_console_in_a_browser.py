@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -20,6 +20,7 @@ SLOW = 60_000  # milliseconds; a step on a busy machine takes a while
 expect.set_options(timeout=SLOW)
 SFT = ("--batch-size", "2", "--learning-rate", "1e-2", "--lora-rank", "4")
 
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 PAGES = (
     *("catalog", f"catalog/{MODEL}", f"catalog/compare?chosen={MODEL}&chosen=openai/gpt-oss-20b"),
     *("new-job", "new-job?kind=rl", "datasets", "datasets/sums/1.0.0", "compare"),
@@ -41,9 +42,9 @@ def browser() -> Iterator[Browser]:
 class Console:
     """A browser's window at the console, which notes what must not happen."""
 
-    def __init__(self, browser: Browser, server: Server, **options: Any) -> None:
+    def __init__(self, browser: Browser, server: Server) -> None:
         self.address = f"http://127.0.0.1:{server.ports[0]}"
-        self.context = browser.new_context(**options)
+        self.context = browser.new_context()
         self.context.set_default_timeout(SLOW)
         self.page: Page = self.context.new_page()
         self.foreign: list[str] = []
@@ -154,15 +155,14 @@ def test_a_row_is_shown_as_rendered_with_the_trained_tokens_marked(
     expect(marked.last).to_contain_text(f"0 {SCRIPT}")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_no_page_has_a_serious_fault_and_each_fits_its_window(
-    browser: Browser, server: Server, token: str, job: str, others: dict[str, str], scheme: Any
+    browser: Browser, server: Server, token: str, job: str, others: dict[str, str]
 ) -> None:
-    opened = Console(browser, server, color_scheme=scheme)
+    opened = Console(browser, server)
     parts = {"rl": ".group", "eval": "[aria-labelledby=evaluation-title] table"}
     ended = {f"/ws/default/jobs/{others[kind]}": part for kind, part in parts.items()}
     page = opened.open("/sign-in")
-    found = [(f"/sign-in {scheme}", _faults(page))]
+    found = _faults(page)
     opened.sign_in(token)
     for path in (
         *("/workspaces", "/ws/default/jobs", f"/ws/default/jobs/{job}", "/nowhere"),
@@ -176,14 +176,14 @@ def test_no_page_has_a_serious_fault_and_each_fits_its_window(
             page.locator(ended[path]).first.wait_for()
         if path.endswith((job, others["rl"])):
             page.locator("figure canvas").first.wait_for()
-        found.append((f"{path} {scheme}", _faults(page)))
+        found += _faults(page)
         for width in (360, 1440):
             page.set_viewport_size({"width": width, "height": 900})
             # Charts take their new width after the next frame.
             page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")
     opened.context.close()
 
-    assert [each for each in found if each[1]] == []
+    assert found == []
     assert (opened.foreign, opened.errors) == ([], [])
 
 
@@ -193,12 +193,18 @@ def _wait_for_the_end(page: Page) -> None:
 
 
 def _faults(page: Page) -> list[str]:
-    violations = Axe().run(page).response["violations"]
-    return [
-        f"{each['id']}: {[node['target'] for node in each['nodes']][:3]}"
-        for each in violations
-        if each["impact"] in ("serious", "critical")
-    ]
+    """Return the serious faults of PAGE in the light and in the dark palette."""
+    found, grounds = [], set()
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        grounds.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        found += [
+            f"{page.url} {scheme} {each['id']}: {[node['target'] for node in each['nodes']][:3]}"
+            for each in Axe().run(page).response["violations"]
+            if each["impact"] in ("serious", "critical")
+        ]
+    assert len(grounds) == len(SCHEMES)
+    return found
 
 
 def test_the_keyboard_reaches_the_content_and_the_theme(console: Console) -> None:
