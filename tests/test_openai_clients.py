@@ -184,13 +184,14 @@ async def test_async_clients_of_both_makers_stream_and_take_tools(endpoint: Endp
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"model": "Qwen/Qwen3-8"}, "Did you mean one of: Qwen/Qwen3"),
+        ({"model": MODEL.removesuffix("B")}, MODEL),
         ({"model": "tinker://nothing/sampler_weights/x"}, "checkpoint `tinker://nothing/"),
         ({"max_tokens": 900_000}, "context is"),
         ({"messages": [{"role": "user", "content": "x" * 2000}]}, "context is"),
         ({"n": 10_000}, "`n`: "),
         ({"stop": ""}, "`stop"),
         ({"tools": [{"type": "function", "function": {"name": 5}}]}, "tool"),
+        ({"tools": [{}]}, "a tool has no name"),
     ],
 )
 def test_bad_input_is_one_sentence_in_the_shape_of_the_protocol(
@@ -213,7 +214,7 @@ def test_errors_have_the_type_that_each_client_raises(endpoint: Endpoint) -> Non
         endpoint.anthropic(api_key="tml-wrong-key").messages.create(**asked)
     with pytest.raises(openai.AuthenticationError):
         endpoint.openai().with_options(api_key="wrong").chat.completions.create(**asked)
-    with pytest.raises(anthropic.NotFoundError, match="Did you mean one of: Qwen/Qwen3"):
+    with pytest.raises(anthropic.NotFoundError, match=f"Did you mean .*{MODEL}"):
         endpoint.anthropic().messages.create(**asked)
 
 

@@ -9,8 +9,9 @@
 | `BASE;tinker://…` | the same, if it was trained on BASE |
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from app.training.catalog import get_training_model
@@ -193,8 +194,10 @@ async def find_job(session: AsyncSession, caller: Caller, name: str) -> Job:
     raise NotFound(f"There is no model and no job `{name[:200]}`; see `GET /v1/models`")
 
 
-def unknown_base(name: str) -> NotFound:
-    """Return the error for a base model NAME that the engine does not hold."""
+def unknown_base(name: str, served: Collection[str] = ()) -> NotFound:
+    """Return the error for a base model NAME that is not among those SERVED by the engine."""
+    if near := get_close_matches(name, served, n=1, cutoff=0.85):
+        return NotFound(f"This engine does not hold `{name[:200]}`. Did you mean `{near[0]}`?")
     if get_training_model(name) is None:
         return NotFound(unknown_model(name).replace("\n", " "))
     return NotFound(f"This server's engine does not hold `{name}`; see `GET /v1/models`")

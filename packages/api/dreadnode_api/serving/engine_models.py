@@ -41,7 +41,7 @@ class EngineModels(ServedModels):
             trained_on = await self.engine.base_model_of(path, key=self._key)
             check_trained_on(base, path, trained_on)
         if trained_on not in served:
-            raise unknown_base(trained_on)
+            raise unknown_base(trained_on, served)
         return engine_target(self.subject, self.subject, served[trained_on], path)
 
     async def listed(self) -> list[ListedModel]:

@@ -91,8 +91,11 @@ class Generator:
         row: dict[str, Any] = {"messages": request.messages, "tools": request.tools}
         if request.system is not None:
             row["system"] = request.system
-        said = with_system_prompt(read_conversation(row), self._served.system_prompt)
-        return self._rendering.prompt(said)
+        said = read_conversation(row)
+        # In a dataset, tools without any value are a column that the row does not use.
+        if request.tools and not said.tools:
+            raise Unusable("a tool has no name")
+        return self._rendering.prompt(with_system_prompt(said, self._served.system_prompt))
 
     def _sampling_params(self, request: Generation, prompt: int) -> SamplingParams:
         context = self._served.context
