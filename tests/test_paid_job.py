@@ -151,7 +151,7 @@ def test_a_killed_and_retried_job_costs_its_estimate_and_what_was_sent_twice(
     # The first kill makes another attempt, and the second one fails the job.
     sent = [paid.kill_sandbox(job, attempt, estimate // 4) for attempt in (1, 2)]
     failed = paid.server.dn("train", "wait", job)
-    retry = paid.json("train", "retry", job)
+    retry = paid.json("train", "retry", job, "--yes")
     end = paid.server.dn("train", "wait", retry["id"])
     costs = paid.costs(job, retry["id"])
 

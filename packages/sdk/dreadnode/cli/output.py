@@ -145,6 +145,11 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def seconds_since(moment: datetime) -> float:
+    """Return the seconds from MOMENT to now; 0 if it is still to come."""
+    return max((now() - moment).total_seconds(), 0)
+
+
 def when(moment: datetime | None) -> str:
     """Return MOMENT in this machine's time zone, to the second."""
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from dreadnode.cli import money
 from dreadnode.cli.money import dollars as dollars
-from dreadnode.cli.output import Column, elapsed, now, show
+from dreadnode.cli.output import Column, elapsed, seconds_since, show
 from dreadnode.cli.output import count as counted
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def user(job: TrainingJob) -> str:
 
 def age(job: TrainingJob) -> str:
     """Return the time since a job was created, in its largest unit."""
-    return elapsed(max((now() - job.created_at).total_seconds(), 0))
+    return elapsed(seconds_since(job.created_at))
 
 
 def latest_metrics(job: TrainingJob) -> list[str]:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import httpx2
 import pytest
+from dreadnode.cli import output
 from dreadnode.training.jobs import TrainingJob
 from inline_snapshot import snapshot
 
@@ -35,7 +36,7 @@ def test_a_watched_list_needs_a_terminal(dn: Dn, api: Any, flags: str) -> None:
 
 
 def ago(**time: float) -> str:
-    return (datetime.now(UTC) - timedelta(**time)).isoformat()
+    return (output.now() - timedelta(**time)).isoformat()
 
 
 def test_a_list_fits_80_columns_and_marks_rehearsals(

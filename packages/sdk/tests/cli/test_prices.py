@@ -122,6 +122,21 @@ error: this job costs money ($10.80), and there is no terminal to ask on; add `-
 """)
 
 
+def test_a_retry_of_a_paid_job_is_agreed_to_like_the_job(dn: Dn, api: Any) -> None:
+    api.is_paid = True
+    command = "train retry 01900001-0000-7000-8000-000000000000"
+
+    refused = dn(command)
+    agreed = dn(f"{command} --yes")
+
+    price = "price: that of the steps that are left, at the rates of today; that of the whole job"
+    assert refused.startswith("exit: 2")
+    assert f"{price} was " in refused
+    assert "add `--yes` to start it" in refused
+    assert agreed.startswith("exit: 0")
+    assert [each for each in api.asked if each.endswith("/retry")] == api.asked[-1:]
+
+
 def test_a_paid_job_starts_with_yes_and_shows_its_price(
     dn: Dn, api: Any, posts: Callable[[], list[str]]
 ) -> None:

@@ -12,6 +12,8 @@ from dreadnode.cli import units, views
 from dreadnode.cli.completion import model_ids
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import hint, say, show
+from dreadnode.cli.train.arguments import Yes
+from dreadnode.cli.train.price import confirm_retry
 from dreadnode.errors import InputError
 
 Job = Annotated[
@@ -170,6 +172,7 @@ def retry(
             "not set.",
         ),
     ] = None,
+    yes: Yes = False,
     common: Common = DEFAULT,
 ) -> None:
     """Create a job that repeats an ended one from its newest checkpoint.
@@ -179,8 +182,10 @@ def retry(
     have all expired is refused without `--from-start`.
     """
     with common.client() as client:
+        job_id = client.find_training_job(job)
+        confirm_retry(client, job_id, yes=yes)
         repeated = client.retry_training_job(
-            client.find_training_job(job), from_start=from_start, max_cost_usd=max_cost_usd
+            job_id, from_start=from_start, max_cost_usd=max_cost_usd
         )
     common.out.record(repeated, views.JOB)
     if common.json:

@@ -44,6 +44,23 @@ def confirm(client: ApiClient, request: AnyJobRequest, *, yes: bool) -> None:
         say("the price has changed since it was shown")
 
 
+def confirm_retry(client: ApiClient, job_id: str, *, yes: bool) -> None:
+    """Return if a retry of a job costs nothing, or once it is agreed to.
+
+    Raises:
+        Declined: The answer is no.
+        InputError: There is no terminal to ask on, and YES is false.
+    """
+    if not _charges(client):
+        return
+    job = client.get_training_job(job_id)
+    if job.rehearsal:
+        return
+    whole = job.preflight.price if job.preflight else None
+    whole_job = f"that of the whole job was {money.lines(whole)[0]}"
+    _ask([f"that of the steps that are left, at the rates of today; {whole_job}"], yes=yes)
+
+
 def _ask(price: Sequence[str], *, yes: bool) -> None:
     """Show PRICE, and return if it is agreed to."""
     say(f"price: {price[0]}", *(f"  {line}" for line in price[1:]))
