@@ -129,10 +129,9 @@ def test_a_retry_of_a_paid_job_is_agreed_to_like_the_job(dn: Dn, api: Any) -> No
     refused = dn(command)
     agreed = dn(f"{command} --yes")
 
-    price = "price: that of the steps that are left, at the rates of today; that of the whole job"
     assert refused.startswith("exit: 2")
-    assert f"{price} was " in refused
-    assert "add `--yes` to start it" in refused
+    assert " for the whole job when it was submitted\n  a retry pays for" in refused
+    assert refused.endswith("there is no terminal to ask on; add `--yes` to start it\n")
     assert agreed.startswith("exit: 0")
     assert [each for each in api.asked if each.endswith("/retry")] == api.asked[-1:]
 

@@ -35,7 +35,7 @@ def confirm(client: ApiClient, request: AnyJobRequest, *, yes: bool) -> None:
     say(*(f"warning: {each.message}" for each in report.warnings))
     while True:
         price = report.price
-        _ask(money.lines(price), yes=yes)
+        _ask(money.lines(price), yes=yes, can_rehearse=hasattr(request, "rehearse"))
         if yes:
             return
         report = client.check_training_job(request)
@@ -57,19 +57,20 @@ def confirm_retry(client: ApiClient, job_id: str, *, yes: bool) -> None:
     if job.rehearsal:
         return
     whole = job.preflight.price if job.preflight else None
-    whole_job = f"that of the whole job was {money.lines(whole)[0]}"
-    _ask([f"that of the steps that are left, at the rates of today; {whole_job}"], yes=yes)
+    before = f"{money.lines(whole)[0]} for the whole job when it was submitted"
+    _ask([before, "a retry pays for the steps that are left"], yes=yes, can_rehearse=False)
 
 
-def _ask(price: Sequence[str], *, yes: bool) -> None:
+def _ask(price: Sequence[str], *, yes: bool, can_rehearse: bool) -> None:
     """Show PRICE, and return if it is agreed to."""
     say(f"price: {price[0]}", *(f"  {line}" for line in price[1:]))
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        free = ", or `--rehearse` to try it for free" if can_rehearse else ""
         raise InputError(
             f"this job costs money ({price[0]}), and there is no terminal to ask on; add `--yes` "
-            "to start it, or `--rehearse` to try it for free"
+            f"to start it{free}"
         )
     sys.stderr.write("Start this job? [y/N] ")
     sys.stderr.flush()
