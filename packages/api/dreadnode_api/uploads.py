@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
-
 from dreadnode_api.errors import plain
 from dreadnode_api.fair_queue import FairQueue
+from dreadnode_api.http.deps import in_application
 from dreadnode_api.runtime_processes.child import run
 from dreadnode_api.runtime_processes.folder import process_folder
 from dreadnode_api.settings import Settings
@@ -103,13 +102,7 @@ class UploadReader:
         return answer
 
 
-async def upload_reader(request: Request) -> UploadReader:
-    """Return the reader of uploads of this application."""
-    found: UploadReader = request.app.state.upload_reader
-    return found
-
-
-InUploadReader = Annotated[UploadReader, Depends(upload_reader)]
+InUploadReader = Annotated[UploadReader, in_application("upload_reader")]
 
 
 def _environment(folder: Path) -> dict[str, str]:

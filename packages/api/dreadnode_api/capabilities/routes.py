@@ -24,6 +24,7 @@ from dreadnode_api.http.deps import InSettings, InStore, ReadSession, WriteSessi
 from dreadnode_api.http.patterns import NAME, VERSION
 from dreadnode_api.http.query_parameters import IncludePublic
 from dreadnode_api.models.capabilities import CapabilityVersion
+from dreadnode_api.versions import newest_versions
 
 router = APIRouter(prefix="/org/{org}/capabilities", responses=ERRORS, tags=["Capabilities"])
 
@@ -63,8 +64,15 @@ async def list_capabilities(
     _include_public: IncludePublic = False,
 ) -> CapabilityList:
     """List capabilities, each with its newest version."""
-    found, total = await service.list_capabilities(
-        session, caller.org_id, search, page, limit, sort_by=sort_by, descending=sort_dir == "desc"
+    found, total = await newest_versions(
+        session,
+        CapabilityVersion,
+        caller.org_id,
+        search,
+        page,
+        limit,
+        sort_by=sort_by,
+        descending=sort_dir == "desc",
     )
     shown = [CapabilitySummary.model_validate(_fields(each)) for each in found]
     return CapabilityList(capabilities=shown, total=total, page=page, limit=limit)

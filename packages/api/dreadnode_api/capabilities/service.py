@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy import CursorResult, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,6 +16,7 @@ from dreadnode_api.errors import Conflict, Invalid, Malformed, NotFound
 from dreadnode_api.models.base import now
 from dreadnode_api.models.capabilities import CapabilityVersion, RegistryBlob
 from dreadnode_api.settings import Settings
+from dreadnode_api.versions import find_version, versions_of
 
 RESERVED_VERSIONS = ("latest", "versions", "visibility")
 """Words with another meaning in the place of a version."""
@@ -52,14 +53,15 @@ async def add_version(
     """
     if made.version in RESERVED_VERSIONS:
         raise Invalid(f"`{made.version}` cannot be a version; use one such as `1.0.0`", "version")
-    existing = await _find(session, made.org_id, made.name, made.version)
+    key = made.org_id, made.name, made.version
+    existing = await find_version(session, CapabilityVersion, *key)
     if existing is None:
         try:
             async with session.begin_nested():
                 session.add(made)
         except IntegrityError:
             # Another push of the same version was faster.
-            existing = await _find(session, made.org_id, made.name, made.version)
+            existing = await find_version(session, CapabilityVersion, *key)
             if existing is None:
                 raise
         else:
@@ -91,19 +93,6 @@ async def delete_version(
     return found
 
 
-async def _find(
-    session: AsyncSession, org_id: str, name: str, version: str
-) -> CapabilityVersion | None:
-    found: CapabilityVersion | None = await session.scalar(
-        select(CapabilityVersion).where(
-            CapabilityVersion.org_id == org_id,
-            CapabilityVersion.name == name,
-            CapabilityVersion.version == version,
-        )
-    )
-    return found
-
-
 async def get_version(
     session: AsyncSession, org_id: str, name: str, version: str
 ) -> CapabilityVersion:
@@ -112,10 +101,12 @@ async def get_version(
     Raises:
         NotFound: it does not exist; the message names versions that do.
     """
-    found = await _find(session, org_id, name, version)
+    found = await find_version(session, CapabilityVersion, org_id, name, version)
     if found is not None and found.deleted_at is None:
         return found
-    known = [f"`{each.version}`" for each in await _versions(session, org_id, name)]
+    known = [
+        f"`{each.version}`" for each in await versions_of(session, CapabilityVersion, org_id, name)
+    ]
     if not known:
         raise _unknown(name)
     newest = ", ".join(known[:3])
@@ -134,54 +125,10 @@ async def list_versions(
     Raises:
         NotFound: the capability does not exist.
     """
-    found = await _versions(session, org_id, name)
+    found = await versions_of(session, CapabilityVersion, org_id, name)
     if not found:
         raise _unknown(name)
     return found
-
-
-async def _versions(session: AsyncSession, org_id: str, name: str) -> Sequence[CapabilityVersion]:
-    found = await session.scalars(
-        select(CapabilityVersion)
-        .where(
-            CapabilityVersion.org_id == org_id,
-            CapabilityVersion.name == name,
-            CapabilityVersion.deleted_at.is_(None),
-        )
-        .order_by(CapabilityVersion.id.desc())
-    )
-    return found.all()
-
-
-async def list_capabilities(
-    session: AsyncSession,
-    org_id: str,
-    search: str | None,
-    page: int,
-    limit: int,
-    *,
-    sort_by: str = "name",
-    descending: bool = False,
-) -> tuple[Sequence[CapabilityVersion], int]:
-    """Return a page of the newest versions of all capabilities, and how many match."""
-    newest = (
-        select(func.max(CapabilityVersion.id).label("id"))
-        .where(CapabilityVersion.org_id == org_id, CapabilityVersion.deleted_at.is_(None))
-        .group_by(CapabilityVersion.name)
-        .subquery()
-    )
-    statement = select(CapabilityVersion).join(newest, newest.c.id == CapabilityVersion.id)
-    if search is not None:
-        statement = statement.where(
-            CapabilityVersion.name.icontains(search, autoescape=True)
-            | CapabilityVersion.description.icontains(search, autoescape=True)
-        )
-    total = await session.scalar(select(func.count()).select_from(statement.subquery()))
-    # Ids grow with time and are unique.
-    column = CapabilityVersion.name if sort_by == "name" else CapabilityVersion.id
-    order = column.desc() if descending else column.asc()
-    found = await session.scalars(statement.order_by(order).offset((page - 1) * limit).limit(limit))
-    return found.all(), total or 0
 
 
 async def for_job(

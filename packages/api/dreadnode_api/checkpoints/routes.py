@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Path, Request
+from fastapi import APIRouter, Path, Request
 from pydantic import Field
 
 from dreadnode_api import audit
@@ -15,7 +15,7 @@ from dreadnode_api.checkpoints.exports import Exporter
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import ERRORS, Conflict
-from dreadnode_api.http.deps import InDatabase, InEngine, InStore, ReadSession
+from dreadnode_api.http.deps import InDatabase, InEngine, InStore, ReadSession, in_application
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.schemas import Request as RequestBody
 from dreadnode_api.http.schemas import Response, Timestamp
@@ -82,10 +82,7 @@ class CheckpointAdapter(WeightsInfo):
     files: list[JobFileView]
 
 
-def exporter(request: Request) -> Exporter:
-    """Return the exporter of this application."""
-    found: Exporter = request.app.state.exporter
-    return found
+InExporter = Annotated[Exporter, in_application("exporter")]
 
 
 @router.get("/checkpoints")
@@ -105,7 +102,7 @@ async def export_training_job_checkpoint(
     request: Request,
     database: InDatabase,
     engine: InEngine,
-    exports: Annotated[Exporter, Depends(exporter)],
+    exports: InExporter,
 ) -> CheckpointAdapter:
     """Export a checkpoint as an adapter into the job's files; a second call finds it there.
 

@@ -2,14 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Query, Request
 
 from dreadnode_api import audit
 from dreadnode_api.auth.deps import Member
 from dreadnode_api.checkpoints.adapters import FILES
 from dreadnode_api.checkpoints.uploaded_adapters import AdapterUploads, AdapterView, receive
 from dreadnode_api.errors import ERRORS
-from dreadnode_api.http.deps import InEngine, InSettings, InStore
+from dreadnode_api.http.deps import InEngine, InSettings, InStore, in_application
 from dreadnode_api.http.disconnect import while_connected
 
 router = APIRouter(
@@ -36,12 +36,6 @@ BODY = {
 }
 
 
-def adapter_uploads(request: Request) -> AdapterUploads:
-    """Return what uploads the adapters of this application."""
-    found: AdapterUploads = request.app.state.adapter_uploads
-    return found
-
-
 @router.post("", status_code=201, openapi_extra=BODY)
 async def upload_adapter(
     scope: Member,
@@ -52,7 +46,7 @@ async def upload_adapter(
     engine: InEngine,
     settings: InSettings,
     store: InStore,
-    uploads: Annotated[AdapterUploads, Depends(adapter_uploads)],
+    uploads: Annotated[AdapterUploads, in_application("adapter_uploads")],
 ) -> AdapterView:
     """Upload a LoRA adapter in PEFT's format, so that jobs can start from it.
 

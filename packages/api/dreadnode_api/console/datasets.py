@@ -22,8 +22,10 @@ from dreadnode_api.datasets.usage import jobs_using
 from dreadnode_api.http.deps import InStore, ReadSession
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.patterns import SPLIT
+from dreadnode_api.models.datasets import DatasetVersion
 from dreadnode_api.training import preflight_report
 from dreadnode_api.training.deps import InServices
+from dreadnode_api.versions import newest_versions
 
 router = APIRouter(prefix="/ws/{ws}/datasets")
 
@@ -50,8 +52,8 @@ async def datasets(
     page: ReaderPage, session: ReadSession, search: Filter = None, number: PageNumber = 1
 ) -> Response:
     """Show the datasets of the organization."""
-    found, total = await service.list_datasets(
-        session, page.scope.org_id, search, number, PAGE_SIZE
+    found, total = await newest_versions(
+        session, DatasetVersion, page.scope.org_id, search, number, PAGE_SIZE
     )
     has_more = number * PAGE_SIZE < total
     return page.render(

@@ -4,16 +4,15 @@ import secrets
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form
+from fastapi import APIRouter, Form
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from dreadnode_api.checkpoints.exports import Exporter
-from dreadnode_api.checkpoints.routes import AdapterRequest, export_checkpoint, exporter
+from dreadnode_api.checkpoints.routes import AdapterRequest, InExporter, export_checkpoint
 from dreadnode_api.console.deps import MemberPage, ReaderPage
 from dreadnode_api.console.layout import redirect
 from dreadnode_api.errors import Conflict
-from dreadnode_api.http.deps import InDatabase, InEngine, InSettings, InStore
+from dreadnode_api.http.deps import InDatabase, InEngine, InStore
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.jobs import service as jobs
 from dreadnode_api.jobs.deps import JobId
@@ -65,32 +64,21 @@ async def cancel(page: MemberPage, job_id: JobId, database: InDatabase) -> Respo
 async def retry_job(
     page: MemberPage,
     job_id: JobId,
-    database: InDatabase,
-    engine: InEngine,
-    settings: InSettings,
+    services: InServices,
     key: Key,
     from_start: Annotated[bool, Form()] = False,
 ) -> Response:
     """Retry a job, from its newest checkpoint or from the start."""
     job, _ = await retry.retry_job(
-        page.scope,
-        job_id,
-        key,
-        from_start=from_start,
-        max_cost_usd=None,
-        database=database,
-        engine=engine,
-        settings=settings,
+        page.scope, job_id, key, from_start=from_start, max_cost_usd=None, services=services
     )
     return redirect(page.url(f"jobs/{job.id}"))
 
 
 @router.post("/clone")
-async def clone(
-    page: MemberPage, job_id: JobId, database: InDatabase, services: InServices, key: Key
-) -> Response:
+async def clone(page: MemberPage, job_id: JobId, services: InServices, key: Key) -> Response:
     """Submit a job with the same settings."""
-    async with database.reading() as session:
+    async with services.database.reading() as session:
         old = await jobs.get_job(session, page.scope.workspace_id, job_id)
     job, _ = await service.create_job(
         page.scope,
@@ -109,7 +97,7 @@ async def export(
     checkpoint: Annotated[str, Form(min_length=1, max_length=500)],
     database: InDatabase,
     engine: InEngine,
-    exports: Annotated[Exporter, Depends(exporter)],
+    exports: InExporter,
 ) -> Response:
     """Export a checkpoint as an adapter; the page then links its files."""
     await export_checkpoint(

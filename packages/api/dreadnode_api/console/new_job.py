@@ -16,15 +16,16 @@ from dreadnode_api.console.forms import texts
 from dreadnode_api.console.job_actions import copied, new_key
 from dreadnode_api.console.job_text import as_command, as_toml, code_files
 from dreadnode_api.console.layout import redirect
-from dreadnode_api.datasets import service as datasets
 from dreadnode_api.errors import ApiError
 from dreadnode_api.http.deps import InDatabase, InSettings
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.patterns import SLUG
 from dreadnode_api.jobs import service as jobs
+from dreadnode_api.models.datasets import DatasetVersion
 from dreadnode_api.training import preflight_report, service
 from dreadnode_api.training.deps import InServices
 from dreadnode_api.training.schemas import JobRequest, TrainerType
+from dreadnode_api.versions import newest_versions
 
 router = APIRouter()
 
@@ -94,8 +95,15 @@ async def _form(
 
 
 async def _datasets(session: AsyncSession, org_id: str) -> list[str]:
-    found, _ = await datasets.list_datasets(
-        session, org_id, None, 1, DATASETS_OFFERED, sort_by="created_at", descending=True
+    found, _ = await newest_versions(
+        session,
+        DatasetVersion,
+        org_id,
+        None,
+        1,
+        DATASETS_OFFERED,
+        sort_by="created_at",
+        descending=True,
     )
     return [f"{each.name}@{each.version}" for each in found]
 

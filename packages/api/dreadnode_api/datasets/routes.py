@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import FileResponse
 
@@ -21,13 +21,20 @@ from dreadnode_api.datasets.schemas import (
     Split,
 )
 from dreadnode_api.errors import ERRORS, Forbidden, Invalid
-from dreadnode_api.http.deps import InDatabase, InSettings, InStore, ReadSession
+from dreadnode_api.http.deps import (
+    InDatabase,
+    InSettings,
+    InStore,
+    ReadSession,
+    in_application,
+)
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.patterns import NAME, SPLIT, VERSION
 from dreadnode_api.http.query_parameters import IncludePublic
 from dreadnode_api.models.datasets import DatasetVersion
 from dreadnode_api.models.jobs import Job
 from dreadnode_api.uploads import InUploadReader
+from dreadnode_api.versions import newest_versions
 
 router = APIRouter(prefix="/org/{org}/datasets", responses=ERRORS, tags=["Datasets"])
 
@@ -45,13 +52,7 @@ Limit = Annotated[
 ]
 
 
-def get_row_check(request: Request) -> RowCheck:
-    """Return what checks the rows of a push."""
-    found: RowCheck = request.app.state.row_check
-    return found
-
-
-InRowCheck = Annotated[RowCheck, Depends(get_row_check)]
+InRowCheck = Annotated[RowCheck, in_application("row_check")]
 
 BODY = {
     "requestBody": {
@@ -127,8 +128,15 @@ async def list_datasets(
 ) -> DatasetList:
     """List datasets, each with its newest version."""
     size = min((given for given in (page_size, limit) if given is not None), default=20)
-    found, total = await service.list_datasets(
-        session, caller.org_id, search, page, size, sort_by=sort_by, descending=sort_dir == "desc"
+    found, total = await newest_versions(
+        session,
+        DatasetVersion,
+        caller.org_id,
+        search,
+        page,
+        size,
+        sort_by=sort_by,
+        descending=sort_dir == "desc",
     )
     return DatasetList(items=[view(each) for each in found], total=total, page=page, page_size=size)
 

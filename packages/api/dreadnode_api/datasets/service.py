@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -13,6 +12,7 @@ from dreadnode_api.datasets.push import UploadedSplit
 from dreadnode_api.errors import Conflict, NotFound
 from dreadnode_api.models.datasets import DatasetSplit, DatasetVersion
 from dreadnode_api.settings import Settings
+from dreadnode_api.versions import find_version, versions_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ async def add_version(
     Raises:
         Conflict: the version exists with other files, or the organization's quota is used up.
     """
-    existing = await _find(session, ref.org_id, ref.name, ref.version)
+    existing = await find_version(session, DatasetVersion, ref.org_id, ref.name, ref.version)
     if existing is not None:
         if {(s.name, s.format, s.sha256) for s in existing.splits} != {
             (s.name, s.format, s.file.sha256) for s in splits
@@ -146,7 +146,7 @@ async def get_version(
     Raises:
         NotFound: it does not exist; the message names versions that do.
     """
-    found = await _find(session, org_id, name, version)
+    found = await find_version(session, DatasetVersion, org_id, name, version)
     if found is None:
         raise NotFound(await _missing(session, org_id, name, version))
     if found.deleted_at is not None:
@@ -157,21 +157,8 @@ async def get_version(
     return found
 
 
-async def _find(
-    session: AsyncSession, org_id: str, name: str, version: str
-) -> DatasetVersion | None:
-    found: DatasetVersion | None = await session.scalar(
-        select(DatasetVersion).where(
-            DatasetVersion.org_id == org_id,
-            DatasetVersion.name == name,
-            DatasetVersion.version == version,
-        )
-    )
-    return found
-
-
 async def _missing(session: AsyncSession, org_id: str, name: str, version: str) -> str:
-    known = await _versions(session, org_id, name)
+    known = await versions_of(session, DatasetVersion, org_id, name)
     if not known:
         return f"This organization has no dataset `{name}`; see `dn dataset list`"
     newest = ", ".join(f"`{each.version}`" for each in known[:3])
@@ -184,50 +171,7 @@ async def list_versions(session: AsyncSession, org_id: str, name: str) -> Sequen
     Raises:
         NotFound: the dataset does not exist.
     """
-    found = await _versions(session, org_id, name)
+    found = await versions_of(session, DatasetVersion, org_id, name)
     if not found:
         raise NotFound(f"This organization has no dataset `{name}`; see `dn dataset list`")
     return found
-
-
-async def _versions(session: AsyncSession, org_id: str, name: str) -> Sequence[DatasetVersion]:
-    found = await session.scalars(
-        select(DatasetVersion)
-        .where(
-            DatasetVersion.org_id == org_id,
-            DatasetVersion.name == name,
-            DatasetVersion.deleted_at.is_(None),
-        )
-        .order_by(DatasetVersion.id.desc())
-    )
-    return found.all()
-
-
-async def list_datasets(
-    session: AsyncSession,
-    org_id: str,
-    search: str | None,
-    page: int,
-    page_size: int,
-    *,
-    sort_by: str = "name",
-    descending: bool = False,
-) -> tuple[Sequence[DatasetVersion], int]:
-    """Return a page of the newest versions of all datasets, and how many match."""
-    newest = (
-        select(func.max(DatasetVersion.id).label("id"))
-        .where(DatasetVersion.org_id == org_id, DatasetVersion.deleted_at.is_(None))
-        .group_by(DatasetVersion.name)
-        .subquery()
-    )
-    statement = select(DatasetVersion).join(newest, newest.c.id == DatasetVersion.id)
-    if search is not None:
-        statement = statement.where(DatasetVersion.name.icontains(search, autoescape=True))
-    total = await session.scalar(select(func.count()).select_from(statement.subquery()))
-    # Ids grow with time and are unique.
-    column = DatasetVersion.name if sort_by == "name" else DatasetVersion.id
-    order = column.desc() if descending else column.asc()
-    found = await session.scalars(
-        statement.order_by(order).offset((page - 1) * page_size).limit(page_size)
-    )
-    return found.all(), total or 0

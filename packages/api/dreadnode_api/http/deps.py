@@ -4,7 +4,7 @@ They are coroutines, because FastAPI runs plain functions in a thread.
 """
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,34 +15,19 @@ from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.settings import Settings
 
 
-async def database(request: Request) -> Database:
-    """Return the database of this application."""
-    found: Database = request.app.state.database
-    return found
+def in_application(name: str) -> Any:
+    """Return the dependency on what the application keeps as `state.NAME`."""
+
+    async def found(request: Request) -> Any:
+        return getattr(request.app.state, name)
+
+    return Depends(found)
 
 
-async def settings(request: Request) -> Settings:
-    """Return the settings of this application."""
-    found: Settings = request.app.state.settings
-    return found
-
-
-async def engine(request: Request) -> EngineClient:
-    """Return the client of the training engine that this server uses."""
-    found: EngineClient = request.app.state.engine
-    return found
-
-
-async def store(request: Request) -> BlobStore:
-    """Return the store of datasets and job files."""
-    found: BlobStore = request.app.state.store
-    return found
-
-
-InDatabase = Annotated[Database, Depends(database)]
-InSettings = Annotated[Settings, Depends(settings)]
-InEngine = Annotated[EngineClient, Depends(engine)]
-InStore = Annotated[BlobStore, Depends(store)]
+InDatabase = Annotated[Database, in_application("database")]
+InSettings = Annotated[Settings, in_application("settings")]
+InEngine = Annotated[EngineClient, in_application("engine")]
+InStore = Annotated[BlobStore, in_application("store")]
 
 
 async def _read(database: InDatabase) -> AsyncIterator[AsyncSession]:

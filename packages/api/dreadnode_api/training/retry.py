@@ -10,15 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dreadnode_api.auth.deps import WorkspaceScope
 from dreadnode_api.checkpoints.resume_point import ResumePoint, find_resume_point
 from dreadnode_api.datasets.deletion import keep_for_job
-from dreadnode_api.db import Database
-from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import Conflict
 from dreadnode_api.jobs.records import QUEUED_PHASE, QUEUED_REASON, record_event
-from dreadnode_api.jobs.service import (
-    enqueue,
-    get_job,
-    metric_history,
-)
+from dreadnode_api.jobs.service import enqueue, get_job, metric_history
 from dreadnode_api.models.base import new_id
 from dreadnode_api.models.jobs import Job, MetricPoints, Status
 from dreadnode_api.pricing.budget import SETTING, STOPPED_BY, chain_cost, reserve
@@ -28,6 +22,7 @@ from dreadnode_api.training.checks import require_memory, still_sampled, still_s
 from dreadnode_api.training.evaluated_models import ARTIFACT as MODELS
 from dreadnode_api.training.evaluation_results import keep_results
 from dreadnode_api.training.job_report import priced_again
+from dreadnode_api.training.planning import Services
 from dreadnode_api.training.rollouts import copy_rollouts
 from dreadnode_api.training.service import find_by_idempotency_key
 from dreadnode_api.training.starting_weights import ARTIFACT as START
@@ -48,9 +43,7 @@ async def retry_job(
     *,
     from_start: bool,
     max_cost_usd: float | None,
-    database: Database,
-    engine: EngineClient,
-    settings: Settings,
+    services: Services,
 ) -> tuple[Job, bool]:
     """Return a new queued job that retries an ended one, or the job of this idempotency key.
 
@@ -63,6 +56,7 @@ async def retry_job(
         Invalid: the engine cannot train the job's model any more, or lacks the memory.
         NotFound: there is no such job.
     """
+    database, engine = services.database, services.engine
     request = f"retry {job_id}" + (" from start" if from_start else "")
     request += "" if max_cost_usd is None else f" at most {max_cost_usd!r}"
     digest = hashlib.sha256(request.encode()).hexdigest()
@@ -83,7 +77,7 @@ async def retry_job(
             resume_point = await _resume_point(session, old, from_start=from_start)
             return await _create_retry(
                 session,
-                settings,
+                services.settings,
                 scope,
                 old,
                 resume_point,

@@ -12,7 +12,6 @@ from dreadnode_api.auth.deps import Member, Reader
 from dreadnode_api.errors import ERRORS
 from dreadnode_api.http.deps import (
     InDatabase,
-    InEngine,
     InSettings,
     InStore,
     ReadSession,
@@ -65,7 +64,6 @@ async def create_training_job(
     request: Annotated[JobRequest, Body()],
     response: Response,
     connection: Request,
-    database: InDatabase,
     services: InServices,
     idempotency_key: IdempotencyKey = None,
 ) -> TrainingJob:
@@ -82,7 +80,7 @@ async def create_training_job(
         while_connected=partial(while_connected, connection),
     )
     response.status_code = 201 if new else 200
-    async with database.reading() as session:
+    async with services.database.reading() as session:
         waiting = await explain_waiting(session, job, services.settings)
         return job_view(job, await jobs.get_creator(session, job), waiting=waiting)
 
@@ -179,9 +177,7 @@ async def retry_training_job(
     scope: Member,
     job_id: JobId,
     response: Response,
-    database: InDatabase,
-    engine: InEngine,
-    settings: InSettings,
+    services: InServices,
     body: RetryRequest | None = None,
     idempotency_key: IdempotencyKey = None,
 ) -> TrainingJob:
@@ -196,12 +192,10 @@ async def retry_training_job(
         idempotency_key,
         from_start=body is not None and body.from_start,
         max_cost_usd=None if body is None else body.max_cost_usd,
-        database=database,
-        engine=engine,
-        settings=settings,
+        services=services,
     )
     response.status_code = 201 if new else 200
-    async with database.reading() as session:
+    async with services.database.reading() as session:
         return job_view(job, await jobs.get_creator(session, job))
 
 
