@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import httpx2
 import numpy as np
@@ -22,8 +22,21 @@ OnTokens = Callable[[int, list[int]], None]
 CONNECT_SECONDS = 10.0
 
 
-class StreamingSampler(Protocol):
-    """Samples completions from fixed weights, and may report tokens on the way."""
+class StreamingSampler:
+    """Samples completions from fixed weights, and reports tokens on the way where that is possible.
+
+    Args:
+        sampler: Samples whole completions through the official SDK.
+        http: A client of our engine; None where the engine does not stream from the weights.
+        weights: `{"model_path": …}` or `{"base_model": …}`.
+    """
+
+    def __init__(
+        self, sampler: Sampler, http: httpx2.AsyncClient | None, weights: dict[str, str]
+    ) -> None:
+        self._sampler = sampler
+        self._http = http
+        self._weights = weights
 
     async def sample_streamed(
         self,
@@ -33,62 +46,14 @@ class StreamingSampler(Protocol):
         seed: int,
         on_tokens: OnTokens | None,
     ) -> list[Sampled]:
-        """Return COUNT completions of PROMPT.
+        """Return COUNT completions of PROMPT, and call ON_TOKENS while they grow, if possible.
 
         Raises:
             JobFailed: The engine refuses the request.
             TryAgain: The engine cannot do it now.
         """
-        ...
-
-
-class WholeSamples:
-    """Samples through the official SDK, which returns whole completions only."""
-
-    def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
-
-    async def sample_streamed(
-        self,
-        prompt: Sequence[int],
-        count: int,
-        sampling: SamplingParams,
-        seed: int,
-        on_tokens: OnTokens | None,
-    ) -> list[Sampled]:
-        """Return COUNT completions of PROMPT; ON_TOKENS is never called."""
-        return await self._sampler.sample(prompt, count, sampling, seed)
-
-
-class StreamedSamples(WholeSamples):
-    """Streams tokens from our engine where they are wanted.
-
-    Args:
-        sampler: For requests that want whole completions.
-        weights: `{"model_path": …}` or `{"base_model": …}`.
-    """
-
-    def __init__(self, sampler: Sampler, weights: dict[str, str]) -> None:
-        super().__init__(sampler)
-        self._weights = weights
-        self._http = httpx2.AsyncClient(
-            base_url=os.environ["TINKER_BASE_URL"].rstrip("/") + "/api/v1/",
-            headers={"X-API-Key": os.environ["TINKER_API_KEY"]},
-            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
-            limits=httpx2.Limits(max_connections=None),
-        )
-
-    async def sample_streamed(
-        self,
-        prompt: Sequence[int],
-        count: int,
-        sampling: SamplingParams,
-        seed: int,
-        on_tokens: OnTokens | None,
-    ) -> list[Sampled]:
-        """Return COUNT completions of PROMPT, and call ON_TOKENS while they grow."""
-        if on_tokens is None:
-            return await super().sample_streamed(prompt, count, sampling, seed, None)
+        if on_tokens is None or self._http is None:
+            return await self._sampler.sample(prompt, count, sampling, seed)
         body = {
             **self._weights,
             "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(prompt)}]},
@@ -117,10 +82,6 @@ class StreamedSamples(WholeSamples):
             raise TryAgain(f"The engine's stream broke: {plain(error)}") from error
         raise TryAgain("The engine's stream ended before the completion did")
 
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._http.aclose()
-
 
 @asynccontextmanager
 async def open_streaming_sampler(
@@ -137,17 +98,21 @@ async def open_streaming_sampler(
         JobFailed: The engine does not have the weights, or this key may not read them.
         TryAgain: The engine cannot be reached.
     """
+    weights = {"model_path": checkpoint} if checkpoint else {"base_model": base_model}
+    # Weights that were saved to train on are copied for the SDK's sampler only.
+    if checkpoint is not None and "/sampler_weights/" not in checkpoint:
+        streams = False
     async with open_sampler(checkpoint, base_model) as sampler:
-        # Weights that were saved to train on are copied for the SDK's sampler only.
-        if not streams or (checkpoint is not None and "/sampler_weights/" not in checkpoint):
-            yield WholeSamples(sampler)
+        if not streams:
+            yield StreamingSampler(sampler, None, weights)
             return
-        weights = {"model_path": checkpoint} if checkpoint else {"base_model": base_model}
-        streaming = StreamedSamples(sampler, weights)
-        try:
-            yield streaming
-        finally:
-            await streaming.close()
+        async with httpx2.AsyncClient(
+            base_url=os.environ["TINKER_BASE_URL"].rstrip("/") + "/api/v1/",
+            headers={"X-API-Key": os.environ["TINKER_API_KEY"]},
+            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+            limits=httpx2.Limits(max_connections=None),
+        ) as http:
+            yield StreamingSampler(sampler, http, weights)
 
 
 def _refusal(status: int, body: bytes) -> JobFailed | TryAgain:
@@ -155,18 +120,18 @@ def _refusal(status: int, body: bytes) -> JobFailed | TryAgain:
         detail = json.loads(body)["detail"]
     except (ValueError, KeyError, TypeError):
         detail = f"status {status}"
-    if status < 500 and status not in (408, 425, 429):
+    return _fault(detail, is_final=status < 500 and status not in (408, 425, 429))
+
+
+def _fault(detail: str, *, is_final: bool) -> JobFailed | TryAgain:
+    if is_final:
         return JobFailed(f"The engine refused the work: {plain(detail)}", code="engine_refused")
     return TryAgain(f"The engine could not do the work: {plain(detail)}")
 
 
 def _result(last: dict[str, Any]) -> list[Sampled]:
     if "error" in last:
-        if last.get("category") == "user":
-            raise JobFailed(
-                f"The engine refused the work: {plain(last['error'])}", code="engine_refused"
-            )
-        raise TryAgain(f"The engine could not do the work: {plain(last['error'])}")
+        raise _fault(last["error"], is_final=last.get("category") == "user")
     return [_sampled(each, last["prompt_cache_hit_tokens"]) for each in last["sequences"]]
 
 
