@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -13,7 +12,7 @@ from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import count, say, show
 from dreadnode.cli.train import rl_flags, sft_flags
 from dreadnode.cli.train.arguments import RlJob, SftJob, requested
-from dreadnode.cli.train.job_file import Rehearse, Set, Unset, requested_by_file
+from dreadnode.cli.train.job_file import NO_CHANGES, Changes, JobFilePath, requested_by_file
 
 if TYPE_CHECKING:
     from dreadnode.training.jobs import Lengths
@@ -61,17 +60,15 @@ def rl(
 
 @app.command
 def file(
-    file: Annotated[Path, Parameter(help="A job file: `dn train init` writes one.")],
+    file: JobFilePath,
     /,
     *,
-    set: Set = (),  # noqa: A002 - the flag's own name
-    unset: Unset = (),
-    rehearse: Rehearse = None,
+    changes: Changes = NO_CHANGES,
     show: Show = None,
     common: Common = DEFAULT,
 ) -> None:
     """Report on the job that a file describes."""
-    with requested_by_file(file, set, unset, rehearse, common) as (client, request):
+    with requested_by_file(file, changes, common) as (client, request):
         _print(client.check_training_job(request, show=show), common)
 
 

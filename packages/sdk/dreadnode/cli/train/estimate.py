@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -13,7 +12,7 @@ from dreadnode.cli.output import Column, hint
 from dreadnode.cli.train import rl_flags, sft_flags
 from dreadnode.cli.train.arguments import RlJob, SftJob, requested
 from dreadnode.cli.train.check import price_lines
-from dreadnode.cli.train.job_file import Rehearse, Set, Unset, requested_by_file
+from dreadnode.cli.train.job_file import NO_CHANGES, Changes, JobFilePath, requested_by_file
 from dreadnode.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -57,17 +56,15 @@ def rl(
 
 @app.command
 def file(
-    file: Annotated[Path, Parameter(help="A job file: `dn train init` writes one.")],
+    file: JobFilePath,
     /,
     *,
-    set: Set = (),  # noqa: A002 - the flag's own name
-    unset: Unset = (),
-    rehearse: Rehearse = None,
+    changes: Changes = NO_CHANGES,
     compare: Compare = False,
     common: Common = DEFAULT,
 ) -> None:
     """Show the price of the job that a file describes."""
-    with requested_by_file(file, set, unset, rehearse, common) as (client, request):
+    with requested_by_file(file, changes, common) as (client, request):
         _show(client, request, common, compare=compare)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ from dreadnode.cli.train.arguments import Yes, with_starting_weights
 from dreadnode.cli.train.flags import RehearseFirst, RehearseSteps
 from dreadnode.cli.train.jobs import Job
 from dreadnode.cli.train.price import confirm
-from dreadnode.cli.train.sft import submitted
+from dreadnode.cli.train.sft import Wait, create, submitted
 from dreadnode.errors import UnusableFile
 
 if TYPE_CHECKING:
@@ -27,26 +28,65 @@ if TYPE_CHECKING:
     from dreadnode.job_files.job_file import JobFile
     from dreadnode.training.jobs import TrainingJob
 
-Set = Annotated[
-    tuple[str, ...],
-    Parameter(
-        name="--set",
-        help="Set PATH=VALUE, for example `config.learning_rate=2e-4`. A value that is not TOML "
-        "is a string. May be repeated.",
-    ),
-]
-Unset = Annotated[
-    tuple[str, ...],
-    Parameter(help="Reset a setting to its default, for example `config.steps`. May be repeated."),
-]
-Rehearse = Annotated[
-    bool | None,
-    Parameter(
-        negative="--no-rehearse",
-        help="Train a small stand-in model instead: same data, config and loop.",
-    ),
-]
-Wait = Annotated[bool, Parameter(help="Wait for the end of the job and show progress.")]
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """The flags that change a described job."""
+
+    set: Annotated[
+        tuple[str, ...],
+        Parameter(
+            name="--set",
+            help="Set PATH=VALUE, for example `config.learning_rate=2e-4`. A value that is not "
+            "TOML is a string. May be repeated.",
+        ),
+    ] = ()
+    unset: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="Reset a setting to its default, for example `config.steps`. May be repeated."
+        ),
+    ] = ()
+    rehearse: Annotated[
+        bool | None,
+        Parameter(
+            negative="--no-rehearse",
+            help="Train a small stand-in model instead: same data, config and loop.",
+        ),
+    ] = None
+
+    def applied(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return DOCUMENT with the changes."""
+        from dreadnode.job_files.job_file import changed
+
+        document = changed(document, self.set, self.unset)
+        return document if self.rehearse is None else {**document, "rehearse": self.rehearse}
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Submission(Changes):
+    """The flags that change a described job and say how it is submitted."""
+
+    rehearse_first: RehearseFirst = False
+    rehearse_steps: RehearseSteps = None
+    wait: Wait = False
+    yes: Yes = False
+
+    def applied(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Return DOCUMENT with the changes."""
+        document = super().applied(document)
+        if self.rehearse_first:
+            document["rehearse_first"] = True
+        if self.rehearse_steps is not None:
+            document["rehearse_steps"] = self.rehearse_steps
+        return document
+
+
+NO_CHANGES = Changes()
+AS_IT_IS = Submission()
+JobFilePath = Annotated[Path, Parameter(help="A job file: `dn train init` writes one.")]
 
 
 def init(
@@ -82,66 +122,30 @@ def init(
 
 
 def submit(
-    file: Annotated[Path, Parameter(help="A .toml file: `dn train init` writes one.")],
-    /,
-    *,
-    set: Set = (),  # noqa: A002 - the flag's own name
-    unset: Unset = (),
-    rehearse: Rehearse = None,
-    rehearse_first: RehearseFirst = False,
-    rehearse_steps: RehearseSteps = None,
-    wait: Wait = False,
-    yes: Yes = False,
-    common: Common = DEFAULT,
+    file: JobFilePath, /, *, submission: Submission = AS_IT_IS, common: Common = DEFAULT
 ) -> None:
     """Submit the job that a file describes.
 
     A setting that is unknown or of the wrong kind is refused by its path, before anything is sent;
     data that the file names by a path is stored first.
     """
-    from dreadnode.job_files import job_file as jobfile
-
-    document = jobfile.changed(jobfile.read(file), set, unset)
-    _set_rehearsal(document, rehearse, rehearse_steps, first=rehearse_first)
-    described = jobfile.parse(document, str(file), file.parent)
-    with common.client() as client:
-        request = _sent(client, described)
-        confirm(client, request, yes=yes)
-        job = client.create_training_job(request)
-        submitted(client, job, common, wait=wait)
+    with requested_by_file(file, submission, common) as (client, request):
+        create(client, request, common, yes=submission.yes, wait=submission.wait)
 
 
 @contextmanager
 def requested_by_file(
-    file: Path,
-    assignments: tuple[str, ...],
-    unset: tuple[str, ...],
-    rehearse: bool | None,
-    common: Common,
+    file: Path, changes: Changes, common: Common
 ) -> Iterator[tuple[ApiClient, AnyJobRequest]]:
     """Yield a client and the request that a job file describes, with the changes of flags."""
     from dreadnode.job_files import job_file as jobfile
 
-    document = jobfile.changed(jobfile.read(file), assignments, unset)
-    _set_rehearsal(document, rehearse, None, first=False)
-    described = jobfile.parse(document, str(file), file.parent)
+    described = jobfile.parse(changes.applied(jobfile.read(file)), str(file), file.parent)
     with common.client() as client:
         yield client, _sent(client, described)
 
 
-def clone(
-    job: Job,
-    /,
-    *,
-    set: Set = (),  # noqa: A002 - the flag's own name
-    unset: Unset = (),
-    rehearse: Rehearse = None,
-    rehearse_first: RehearseFirst = False,
-    rehearse_steps: RehearseSteps = None,
-    wait: Wait = False,
-    yes: Yes = False,
-    common: Common = DEFAULT,
-) -> None:
+def clone(job: Job, /, *, submission: Submission = AS_IT_IS, common: Common = DEFAULT) -> None:
     """Submit a copy of a job with changes, and show what differs.
 
     All settings of the old job are taken over, those that were defaults included.
@@ -150,14 +154,12 @@ def clone(
 
     with common.client() as client:
         old = client.get_training_job(client.find_training_job(job))
-        document = jobfile.changed(_document(old), set, unset)
-        _set_rehearsal(document, rehearse, rehearse_steps, first=rehearse_first)
-        described = jobfile.parse(document, f"job {job}", Path())
+        described = jobfile.parse(submission.applied(_document(old)), f"job {job}", Path())
         request = _sent(client, described)
-        confirm(client, request, yes=yes)
+        confirm(client, request, yes=submission.yes)
         new = client.create_training_job(request)
         say(*(_differences(old, new) or ["nothing is different"]))
-        submitted(client, new, common, wait=wait)
+        submitted(client, new, common, wait=submission.wait)
 
 
 def _sent(client: ApiClient, described: JobFile) -> AnyJobRequest:
@@ -166,18 +168,6 @@ def _sent(client: ApiClient, described: JobFile) -> AnyJobRequest:
 
     request = described.request(lambda path: upload(client, path).ref)
     return request if isinstance(request, EvalRequest) else with_starting_weights(client, request)
-
-
-def _set_rehearsal(
-    document: dict[str, Any], rehearse: bool | None, steps: int | None, *, first: bool
-) -> None:
-    """Set how DOCUMENT is rehearsed, as the flags say."""
-    if rehearse is not None:
-        document["rehearse"] = rehearse
-    if first:
-        document["rehearse_first"] = True
-    if steps is not None:
-        document["rehearse_steps"] = steps
 
 
 def _document(job: TrainingJob) -> dict[str, Any]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.train.arguments import RlJob, Yes, requested
-from dreadnode.cli.train.price import confirm
 from dreadnode.cli.train.rl_flags import FLAG_NAMES, NO_FLAGS, RlFlags
-from dreadnode.cli.train.sft import Wait, submitted
+from dreadnode.cli.train.sft import Wait, create
 
 
 def rl(
@@ -24,6 +23,4 @@ def rl(
     that costs money shows its price and asks first.
     """
     with requested(job, flags, FLAG_NAMES, common) as (client, request):
-        confirm(client, request, yes=yes)
-        created = client.create_training_job(request)
-        submitted(client, created, common, wait=wait)
+        create(client, request, common, yes=yes, wait=wait)

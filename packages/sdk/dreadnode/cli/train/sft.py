@@ -14,6 +14,7 @@ from dreadnode.cli.train.price import confirm
 from dreadnode.cli.train.sft_flags import FLAG_NAMES, NO_FLAGS, SftFlags
 
 if TYPE_CHECKING:
+    from dreadnode.http.references import AnyJobRequest
     from dreadnode.http.sync_api.client import ApiClient
     from dreadnode.training.jobs import TrainingJob
 
@@ -35,9 +36,15 @@ def sft(
     costs money shows its price and asks first.
     """
     with requested(job, flags, FLAG_NAMES, common) as (client, request):
-        confirm(client, request, yes=yes)
-        created = client.create_training_job(request)
-        submitted(client, created, common, wait=wait)
+        create(client, request, common, yes=yes, wait=wait)
+
+
+def create(
+    client: ApiClient, request: AnyJobRequest, common: Common, *, yes: bool, wait: bool
+) -> None:
+    """Submit a job once its price is agreed to, and show it."""
+    confirm(client, request, yes=yes)
+    submitted(client, client.create_training_job(request), common, wait=wait)
 
 
 def submitted(client: ApiClient, job: TrainingJob, common: Common, *, wait: bool) -> None:
