@@ -70,6 +70,24 @@ LATENT: dict[str, Any] = {
     "n_group": 2,
     "topk_group": 1,
 }
+INKLING: dict[str, Any] = {
+    "vocab_size": 100,
+    "unpadded_vocab_size": 96,
+    "layer_types": ["hybrid_sliding", "hybrid", "hybrid_sliding", "hybrid"],
+    "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+    "swa_num_attention_heads": 2,
+    "swa_num_key_value_heads": 1,
+    "swa_head_dim": 16,
+    "sliding_window_size": 8,
+    "d_rel": 4,
+    "rel_extent": 12,
+    "log_scaling_n_floor": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 16,
+    "logits_mup_width_multiplier": 2.0,
+}
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", {}),
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {}),
@@ -138,8 +156,24 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "moe_shared_expert_intermediate_size": 16,
         },
     ),
+    "inkling": ("InklingTextConfig", "InklingForConditionalGeneration", INKLING),
+    "inkling2": (
+        "Inkling2TextConfig",
+        "Inkling2ForConditionalGeneration",
+        {
+            **{name: value for name, value in INKLING.items() if name != "mlp_layer_types"},
+            "n_layers_per_attn_res_block": 2,
+            # Values of this size are clipped.
+            "qk_l2_clip_threshold": 2.0,
+            "rel_l2_clip_threshold": 1.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
 }
 """The configuration, class and own sizes of each kind of tiny model."""
+KINDS["nemotron_h_omni"] = (
+    *("NemotronHConfig", "NemotronH_Omni_Reasoning_V3", KINDS["nemotron_h"][2]),
+)
 VISION: dict[str, Any] = {
     "vision_config": {
         "num_attention_heads": 2,
@@ -152,6 +186,43 @@ VISION: dict[str, Any] = {
     "projection_hidden_size": 16,
 }
 """The sizes of a vision tower beside a decoder."""
+TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "kimi_k25": ("Kimi_K25Config", VISION),
+    "nemotron_h_omni": (
+        "NemotronH_Omni_Reasoning_V3_Config",
+        {
+            "vision_config": {
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "max_img_size": 32,
+                "video_temporal_patch_size": 2,
+            },
+            "vision_hidden_size": 16,
+            "projector_hidden_size": 16,
+        },
+    ),
+    "inkling": (
+        "InklingConfig",
+        {
+            "vision_config": {"patch_size": 4, "num_hidden_layers": 4, "hidden_size": 16},
+            "audio_config": {"n_mel_bins": 2, "mel_vocab_size": 4},
+        },
+    ),
+    "inkling2": (
+        "Inkling2Config",
+        {
+            "vision_config": {
+                "hidden_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "projection_hidden_dim": 16,
+                "text_hidden_size": 32,
+            }
+        },
+    ),
+}
+"""The configuration of a model with other towers beside its decoder, and their sizes."""
 
 
 def make_model(folder: Path, kind: str, context: int) -> Path:
@@ -165,12 +236,18 @@ def make_model(folder: Path, kind: str, context: int) -> Path:
     sizes = SIZES | own | {"max_position_embeddings": context}
     sizes["num_hidden_layers"] = len(sizes.get("layer_types", sizes.get("layers_block_type", "12")))
     config = getattr(transformers, config_class)(**sizes)
-    if kind == "kimi_k25":
-        config = transformers.Kimi_K25Config(
-            text_config=config.to_dict(), tie_word_embeddings=False, **VISION
+    if kind in TOWERS:
+        whole, own = TOWERS[kind]
+        config = getattr(transformers, whole)(
+            text_config=config.to_dict(), tie_word_embeddings=False, **own
         )
     torch.manual_seed(7)
     model = getattr(transformers, model_class)(config)
+    if kind == "inkling2":
+        # transformers starts some of its weights at zero, where they would change nothing.
+        for weight in model.parameters():
+            if not weight.any():
+                torch.nn.init.normal_(weight, std=0.3)
     model.save_pretrained(folder)
     if kind == "kimi_k25":
         # transformers 5.23 saves the layers of the text tower under names of the vision tower.

@@ -1,6 +1,7 @@
 """Models with other layers than full attention, compared with transformers and a PEFT loop."""
 
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ import tinker
 import torch
 import transformers
 from dreadnode_engine.base_models.discovery import inspect_model
-from dreadnode_engine.compute import indexer, memory
+from dreadnode_engine.compute import indexer, memory, relative_attention
 from dreadnode_engine.compute.adapters import LoraShape
 from dreadnode_engine.compute.batch_request import BatchRequest
 from dreadnode_engine.compute.decoding import SamplingBatch
@@ -28,7 +29,12 @@ from safetensors.torch import load_file, save_file
 from tinker import types
 from tinker.proto import response_conv
 from tinker.types import AdamParams
-from transformers import AutoConfig, Qwen3_5Config, Qwen3_5ForConditionalGeneration
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+)
 
 CONTEXT = 320
 MASTER = "tml-master-key-of-the-tests"
@@ -36,8 +42,11 @@ SHAPES = [
     LoraShape(4, train_mlp=True, train_attn=True, train_unembed=True),
     LoraShape(8, train_mlp=False, train_attn=True, train_unembed=False),
 ]
-# The text tower of a Kimi K2.5 is a DeepSeek V3.
-KINDS = ["gpt_oss", "qwen3_5", "qwen3_5_moe", "kimi_k25", "glm_moe_dsa", "nemotron_h"]
+# The text tower of a Kimi K2.5 is a DeepSeek V3, that of a Nemotron Omni a Nemotron-H.
+KINDS = [
+    *("gpt_oss", "qwen3_5", "qwen3_5_moe", "kimi_k25", "glm_moe_dsa", "nemotron_h_omni"),
+    *("inkling", "inkling2"),
+]
 STEP = AdamParams(learning_rate=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
 
 
@@ -45,6 +54,13 @@ STEP = AdamParams(learning_rate=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_de
 def base(request: pytest.FixtureRequest, make_tiny: Callable[[str, int], Path]) -> LoadedBase:
     """A loaded tiny model of each architecture."""
     return LoadedBase(inspect_model(request.param, make_tiny(request.param, CONTEXT)), Device())
+
+
+def test_the_weights_of_the_decoder_are_loaded_and_counted_alone(base: LoadedBase) -> None:
+    kept = base.plain.causal_lm.state_dict()
+
+    assert memory.parameters(base.served.path) == sum(tensor.numel() for tensor in kept.values())
+    assert base.served.vocabulary == 96
 
 
 def tensors_of(base: LoadedBase, shape: LoraShape, seed: int) -> dict[str, torch.Tensor]:
@@ -66,17 +82,23 @@ def plain(base: LoadedBase, folder: Path | None, *, train: bool = False) -> Any:
     """Load the model, and the adapter in FOLDER, with transformers and PEFT alone."""
     from peft import PeftModel
 
-    own: dict[str, Any] = {}
-    if base.served.id == "kimi_k25":
-        # transformers finds no class for the text tower of this vision model by itself.
-        own["config"] = AutoConfig.from_pretrained(base.served.path).text_config
+    own: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "eager"}
+    path = base.served.path
+    if base.served.id in ("kimi_k25", "nemotron_h_omni"):
+        # transformers finds no class for the text tower of these models by itself.
+        own["config"] = AutoConfig.from_pretrained(path).text_config
         own["key_mapping"] = {r"^language_model\.": ""}
     build = getattr(transformers, base.served.architecture)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = build.from_pretrained(
-            base.served.path, dtype=torch.float32, attn_implementation="eager", **own
-        ).eval()
+        if "inkling" in base.served.id:
+            # transformers loads the text tower of these models only with the other towers.
+            whole = AutoModelForImageTextToText.from_pretrained(path, **own)
+            model = build._from_config(whole.config.text_config, **own)
+            model.model, model.lm_head = whole.model.language_model, whole.lm_head
+            model.eval()
+        else:
+            model = build.from_pretrained(path, **own).eval()
         if folder is not None:
             return PeftModel.from_pretrained(model, folder, is_trainable=train)
     return model
@@ -319,10 +341,11 @@ def test_many_samples_of_one_prompt_are_those_of_each_alone(base: LoadedBase) ->
     assert len({tuple(s.tokens) for s in alone.sequences}) == 5
 
 
+@pytest.mark.parametrize("kind", ["gpt_oss", "inkling"])
 def test_a_sliding_window_bounds_the_cache_of_its_layers(
-    make_tiny: Callable[[str, int], Path],
+    kind: str, make_tiny: Callable[[str, int], Path]
 ) -> None:
-    base = LoadedBase(inspect_model("gpt_oss", make_tiny("gpt_oss", CONTEXT)), Device())
+    base = LoadedBase(inspect_model(kind, make_tiny(kind, CONTEXT)), Device())
     places: dict[int | None, int] = {}
 
     def look(batch: SamplingBatch) -> None:
@@ -411,6 +434,23 @@ def test_an_indexer_selects_the_first_of_equal_scores_and_the_same_ones_in_parts
     assert indexer._largest(scores, 3).tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 0, 1]]
 
 
+def test_scores_by_distance_are_the_same_in_blocks(
+    make_tiny: Callable[[str, int], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = LoadedBase(inspect_model("inkling2", make_tiny("inkling2", CONTEXT)), Device())
+    runs = [TrainingState(base, SHAPES[0], tensors_of(base, SHAPES[0], 0)) for _ in range(2)]
+
+    whole = compute(runs[0], data(0))
+    monkeypatch.setattr(relative_attention, "BLOCK", 7)
+    parts = compute(runs[1], data(0))
+
+    for mine, expected in zip(parts.logprobs, whole.logprobs, strict=True):
+        np.testing.assert_allclose(mine, expected, atol=1e-4)
+    for name, parameter in runs[0].parameters.items():
+        found = runs[1].parameters[name].grad
+        torch.testing.assert_close(found, parameter.grad, atol=1e-3, rtol=1e-3, msg=name)
+
+
 def in_fp8(weight: torch.Tensor, prefix: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the stored tensors of WEIGHT in FP8 with a scale for each 16 x 16, and their value."""
     rows, columns = weight.shape
@@ -435,6 +475,15 @@ def in_int4(weight: torch.Tensor, prefix: str) -> tuple[dict[str, torch.Tensor],
     return stored | {f"{prefix}.weight_shape": torch.tensor([rows, columns])}, numbers * whole
 
 
+def in_mxfp8(weight: torch.Tensor, name: str) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return the stored tensors of WEIGHT in FP8 with a power of two for 16 numbers of a row."""
+    powers = torch.randint(121, 125, (*weight.shape[:-1], weight.shape[-1] // 16)).to(torch.uint8)
+    whole = (2.0 ** (powers.float() - 127)).repeat_interleave(16, -1)
+    numbers = (weight / whole).to(torch.float8_e4m3fn)
+    scale = powers.view(torch.float8_e8m0fnu)
+    return {name: numbers, f"{name}_scale": scale}, numbers.float() * whole
+
+
 FP8 = {"quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"}
 INT4 = {
     "quant_method": "compressed-tensors",
@@ -455,30 +504,39 @@ INT4 = {
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "quantize"),
-    [("deepseek_v3", FP8, in_fp8), ("kimi_k25", INT4, in_int4)],
-    ids=["fp8", "int4"],
+    ("kind", "settings", "chosen", "quantize"),
+    [
+        ("deepseek_v3", FP8, r".*_proj\.weight", in_fp8),
+        ("kimi_k25", INT4, r".*experts\..*_proj\.weight", in_int4),
+        # Its published settings do not say that it is quantized.
+        ("inkling2", None, r".*\.w\d+_weight", in_mxfp8),
+    ],
+    ids=["fp8", "int4", "mxfp8"],
 )
 def test_quantized_weights_are_converted_one_by_one(
     make_tiny: Callable[[str, int], Path],
     tmp_path: Path,
     kind: str,
-    settings: dict[str, Any],
+    settings: dict[str, Any] | None,
+    chosen: str,
     quantize: Callable[[torch.Tensor, str], tuple[dict[str, torch.Tensor], torch.Tensor]],
 ) -> None:
     for name in ("packed", "plain"):
         shutil.copytree(make_tiny(kind, CONTEXT), tmp_path / name)
     config = json.loads((tmp_path / "packed/config.json").read_text())
     # Kimi's files name it with the decoder's settings.
-    config.get("text_config", config)["quantization_config"] = settings
+    decoder = config.get("text_config", config)
+    if settings is None:
+        del config["transformers_version"]
+    else:
+        decoder["quantization_config"] = settings
     (tmp_path / "packed/config.json").write_text(json.dumps(config))
     tensors = load_file(tmp_path / "plain/model.safetensors")
     # Published files have one more layer, which predicts several tokens and is not loaded.
-    further = {f"model.layers.{config.get('num_hidden_layers', 2)}.eh_proj.weight": torch.ones(2)}
+    further = {f"model.layers.{decoder['num_hidden_layers']}.eh_proj.weight": torch.ones(2)}
     packed, expected = dict(tensors) | further, dict(tensors)
     torch.manual_seed(0)
-    chosen = "experts." if kind == "kimi_k25" else "_proj"
-    for name in [n for n in tensors if chosen in n and n.endswith("_proj.weight")]:
+    for name in [n for n in tensors if re.fullmatch(chosen, n)]:
         stored, expected[name] = quantize(packed.pop(name), name.removesuffix(".weight"))
         packed |= stored
     save_file(packed, tmp_path / "packed/model.safetensors", metadata={"format": "pt"})

@@ -91,6 +91,15 @@ def test_estimates_are_within_a_quarter_of_what_training_takes(tmp_path: Path) -
         "topk_group": 1,
         "num_key_value_heads": 8,
     }
+    by_distance = {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+        "swa_num_attention_heads": 8,
+        "swa_num_key_value_heads": 4,
+        "swa_head_dim": 32,
+        "sliding_window_size": 128,
+    }
     experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
     folders = [
         save_model(tmp_path / "llama", "Llama", vocab_size=4000, **wide),
@@ -112,6 +121,13 @@ def test_estimates_are_within_a_quarter_of_what_training_takes(tmp_path: Path) -
             vocab_size=4000,
             **wide | {"intermediate_size": 256},
             **routed,
+        ),
+        save_model(
+            tmp_path / "distance",
+            "Inkling",
+            "InklingTextConfig",
+            vocab_size=4000,
+            **wide | by_distance,
         ),
         save_model(tmp_path / "latent", "DeepseekV3", vocab_size=4000, **wide, **latent),
     ]

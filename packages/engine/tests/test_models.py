@@ -252,7 +252,9 @@ def test_a_context_out_of_range_is_refused(tmp_path: Path) -> None:
     assert "must be from 1 to" in answer.stderr
 
 
-@pytest.mark.parametrize("name", ["Qwen/Qwen3.5-4B", "openai/gpt-oss-20b"])
+@pytest.mark.parametrize(
+    "name", ["Qwen/Qwen3.5-4B", "openai/gpt-oss-20b", "thinkingmachines/Inkling-Small"]
+)
 def test_published_settings_give_the_weights_that_are_counted(name: str) -> None:
     known = PUBLISHED[name]
     with torch.device("meta"):

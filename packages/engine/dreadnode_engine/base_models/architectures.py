@@ -17,6 +17,8 @@ HYBRIDS: Mapping[str, str] = {
     "deepseek_v3": "latent attention, routed experts",
     "glm_moe_dsa": "latent attention to selected positions, routed experts",
     "nemotron_h": "Mamba-2, full attention, MLP and routed experts",
+    "inkling_text": "sliding and full attention by distance, convolutions, routed experts",
+    "inkling2_text": "sliding and full attention by distance, convolutions, routed experts",
 }
 """Architectures with other layers than full attention, by the model type of their decoder."""
 
@@ -24,27 +26,40 @@ TEXT_TOWERS: Mapping[str, str] = {
     "qwen3_5": "Qwen3_5ForCausalLM",
     "qwen3_5_moe": "Qwen3_5MoeForCausalLM",
     "kimi_k25": "DeepseekV3ForCausalLM",
+    "nemotron_h_omni": "NemotronHForCausalLM",
+    "inkling_mm_model": "InklingForCausalLM",
+    "inkling2": "Inkling2ForCausalLM",
 }
 """The class of transformers that loads only the text tower of a vision model, by its model type."""
 
-NESTED_DECODERS = frozenset({"kimi_k25"})
-"""Vision models whose text tower transformers builds, but loads only with the vision tower."""
+NESTED_DECODERS = frozenset({"kimi_k25", "nemotron_h_omni", "inkling_mm_model", "inkling2"})
+"""Vision models whose text tower transformers builds, but loads only with the other towers."""
+UNPADDED = 200058
+"""The tokens of Inkling 2, where `config.json` does not say how many of its rows are padding."""
 
 REFUSED: Mapping[str, str] = {
     "deepseek_v4": "its layers attend to compressed and selected positions",
     "deepseek_v32": "its indexer rotates positions in another way than that of GLM 5",
     "glm5_next": "its layers have Kimi delta attention and an indexer of pooled positions",
-    "inkling_mm_model": "transformers loads its weights only with the image and audio towers",
-    "inkling2": "transformers loads its weights only with the vision tower",
-    "nemotron_h_omni": "transformers loads its weights only with the image and audio towers",
 }
 """Why an architecture that transformers knows is not computed here."""
 
 
 def decoder_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the settings of the decoder in CONFIG: a vision model has them apart."""
-    text = config.get("text_config")
-    return text if isinstance(text, dict) else config
+    text = config.get("text_config") or config.get("llm_config")
+    settings = text if isinstance(text, dict) else config
+    # Published Inkling models have another name for their context.
+    context = settings.get("model_max_length")
+    return settings if context is None else {"max_position_embeddings": context, **settings}
+
+
+def vocabulary(config: Mapping[str, Any]) -> int:
+    """Return how many tokens a model with CONFIG knows; further rows of its last layer are none."""
+    decoder = decoder_settings(config)
+    rows = int(decoder["vocab_size"])
+    default = UNPADDED if config.get("model_type") == "inkling2" else rows
+    return min(rows, int(decoder.get("unpadded_vocab_size") or default))
 
 
 def unsupported(config: Mapping[str, Any]) -> str | None:

@@ -21,6 +21,7 @@ from dreadnode_engine.base_models.architectures import (
     architecture_class,
     decoder_settings,
     unsupported,
+    vocabulary,
 )
 from dreadnode_engine.base_models.fingerprint import BFLOAT16, fingerprint
 from dreadnode_engine.errors import Refused
@@ -141,7 +142,7 @@ def inspect_model(model_id: str, path: Path, *, stand_in: bool = False) -> Serve
         path=path,
         architecture=architecture_class(config),
         context=int(decoder["max_position_embeddings"]),
-        vocabulary=int(decoder["vocab_size"]),
+        vocabulary=vocabulary(config),
         bytes=size,
         fingerprint=fingerprint(config, weights),
         stand_in=stand_in,

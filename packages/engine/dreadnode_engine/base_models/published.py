@@ -67,6 +67,22 @@ _KIMI_K2 = {
     "first_k_dense_replace": 1,
     **_LONG,
 }
+_INKLING = {
+    "unpadded_vocab_size": 200058,
+    "log_scaling_n_floor": 128000,
+    "dense_mlp_idx": 2,
+    "max_position_embeddings": 1048576,
+}
+_INKLING_SMALL = {
+    **_INKLING,
+    "hidden_size": 4096,
+    "num_hidden_layers": 42,
+    "num_attention_heads": 32,
+    "swa_num_attention_heads": 32,
+    "swa_num_key_value_heads": 8,
+    "intermediate_size": 16384,
+    "moe_intermediate_size": 2048,
+}
 # One layer in four has an indexer of its own, from the third on.
 _GLM_5 = {"index_topk_freq": 4, "index_skip_topk_offset": 3}
 _GPT_OSS_20B = {"num_hidden_layers": 24, "num_local_experts": 32}
@@ -102,15 +118,10 @@ _QWEN35_397B = {
     **_LONG,
 }
 
+_NEMOTRON_3_SUPER = "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16"
 _ROWS: tuple[tuple[str, str, Mapping[str, Any], int, int], ...] = (
     ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "nemotron_h", _NANO, 31577937344, 27598784),
-    (
-        "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16",
-        "nemotron_h",
-        _SUPER,
-        120668687360,
-        154043392,
-    ),
+    (_NEMOTRON_3_SUPER, "nemotron_h", _SUPER, 120668687360, 154043392),
     (
         "nvidia/NVIDIA-Nemotron-3.5-Lightning-30B-A3B-BF16",
         "nemotron_h",
@@ -118,6 +129,9 @@ _ROWS: tuple[tuple[str, str, Mapping[str, Any], int, int], ...] = (
         31577937344,
         27598784,
     ),
+    ("thinkingmachines/Inkling", "inkling_text", _INKLING, 947025547842, 356137280),
+    ("thinkingmachines/Inkling-Small", "inkling_text", _INKLING_SMALL, 263655189034, 148440384),
+    ("thinkingmachines/Inkling-2-Small", "inkling2_text", {}, 593722930176, 299823936),
     ("deepseek-ai/DeepSeek-V3.1", "deepseek_v3", _V31, 671026404352, 312120384),
     ("moonshotai/Kimi-K2.6", "deepseek_v3", _KIMI_K2, 1026408209408, 477580096),
     ("zai-org/GLM-5.3", "glm_moe_dsa", _GLM_5, 743377000704, 362698880),
@@ -136,13 +150,14 @@ _ROWS: tuple[tuple[str, str, Mapping[str, Any], int, int], ...] = (
 PUBLISHED: Mapping[str, Published] = {
     name: Published(kind, settings, _CARD.format(name), parameters, adapter)
     for name, kind, settings, parameters, adapter in _ROWS
+} | {
+    # Its decoder is taken to have the sizes of Nemotron 3 Super; its own were not seen.
+    "nvidia/NVIDIA-Nemotron-3.5-Super-VL-120B-A12B-BF16": Published(
+        "nemotron_h", _SUPER, _CARD.format(_NEMOTRON_3_SUPER), 120668687360, 154043392
+    )
 }
 
 UNSUPPORTED: Mapping[str, str] = {
-    "thinkingmachines/Inkling": "inkling_mm_model",
-    "thinkingmachines/Inkling-Small": "inkling_mm_model",
-    "thinkingmachines/Inkling-2-Small": "inkling2",
-    "nvidia/NVIDIA-Nemotron-3.5-Super-VL-120B-A12B-BF16": "nemotron_h_omni",
     "zai-org/GLM-5.3-Flash": "glm5_next",
     "deepseek-ai/DeepSeek-V4.1-Flash": "deepseek_v4",
     "deepseek-ai/DeepSeek-V4.1-Flash-1017": "deepseek_v4",

@@ -16,7 +16,7 @@ Read = Callable[[str], "Tensor"]
 MXFP4, FP8, PACKED = "mxfp4", "fp8", "compressed-tensors"
 """Formats by the `quant_method` of their `quantization_config`."""
 SCALES = (
-    *("_proj_scales", ".weight_scale_inv", ".weight_scale"),
+    *("_proj_scales", "weight_scale_inv", "weight_scale"),
     *(".weight_shape", ".weight_zero_point", ".activation_scale", ".input_scale"),
 )
 """Ends of the names of tensors that only convert other ones."""
@@ -113,7 +113,23 @@ def convert(name: str, settings: Mapping[str, Any], stored: frozenset[str], read
     block = _block(settings)
     if block is not None and scale in stored:
         return from_blocks(read(name), read(scale), block)
+    if f"{name}_scale" in stored:
+        return from_groups(read(name), read(f"{name}_scale"))
     return read(name)
+
+
+def from_groups(weight: "Tensor", scale: "Tensor") -> "Tensor":
+    """Return the float32 weights that MXFP8 stands for: groups of a row share one SCALE.
+
+    A scale is a power of two, stored as its exponent alone (OCP Microscaling, 2023).
+    """
+    import torch
+
+    if weight.dtype != torch.float8_e4m3fn or weight.shape[-1] % scale.shape[-1]:
+        raise ValueError(f"{tuple(scale.shape)} scales do not fit {weight.dtype} weights")
+    powers = scale.view(torch.float8_e8m0fnu) if scale.dtype == torch.uint8 else scale
+    size = weight.shape[-1] // scale.shape[-1]
+    return weight.float().mul_(powers.float().repeat_interleave(size, dim=-1))
 
 
 def from_blocks(weight: "Tensor", scale: "Tensor", block: tuple[int, int]) -> "Tensor":

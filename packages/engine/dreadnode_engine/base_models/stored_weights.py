@@ -16,15 +16,20 @@ from dreadnode_engine.base_models.quantization import convert, converted_name, s
 
 NESTED = "language_model."
 """The decoder's names start with this in published vision models that have a projector apart."""
-_NOT_LOADED = ("model.visual.", "mtp.", "vision_tower.", "mm_projector.", "model.mm_projector.")
-_LAYER = re.compile(r"model\.(?:language_model\.)?layers\.(\d+)\.")
+_NOT_LOADED = (
+    *("model.visual.", "vision_tower.", "mm_projector.", "model.mm_projector."),
+    *("model.audio.", "vision_model.", "vision_final_layernorm.", "multi_modal_projector."),
+    *("audio_tower.", "embed_audio.", "sound_encoder.", "sound_projection.", "mlp1."),
+    *("mtp.", "model.mtp."),
+)
+_LAYER = re.compile(r"model\.(?:language_model\.|llm\.)?layers\.(\d+)\.")
 
 
 def decoder_name(name: str, layers: int) -> str | None:
     """Return the name of the stored tensor NAME in a decoder of so many LAYERS; None if foreign."""
+    name = name.removeprefix(NESTED)
     if name.startswith(_NOT_LOADED):
         return None
-    name = name.removeprefix(NESTED)
     match = _LAYER.match(name)
     return name if match is None or int(match[1]) < layers else None
 

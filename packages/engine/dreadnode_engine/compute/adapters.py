@@ -41,11 +41,12 @@ WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."
 
-_ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"}
+_ATTENTION = {"q_proj", "k_proj", "v_proj", "r_proj", "o_proj", "qkv_proj"}
 _LATENT = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"}
 _RECURRENT = {"in_proj_qkv", "in_proj_z", "in_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "gate_up_proj"}
 _MIXERS = _ATTENTION | _LATENT | _RECURRENT
+_MIXER_ENDS = ("linear_attn.out_proj", "self_attn.gate_proj")
 PROJECTIONS = frozenset(_MIXERS | _MLP | {"out_proj"})
 """Names of the linear layers of attention, recurrent layers and MLP."""
 ADAPTED = PROJECTIONS | {"lm_head"}
@@ -201,10 +202,10 @@ def lora_targets(base: nn.Module, shape: LoraShape) -> LoraTargets:
         leaf = name.rpartition(".")[2]
         if isinstance(module, nn.Linear):
             # PEFT refuses `out_proj` of Mamba-2: fused kernels would skip its adapter.
-            mixer = leaf in _MIXERS or name.endswith("linear_attn.out_proj")
+            mixer = leaf in _MIXERS or name.endswith(_MIXER_ENDS)
             if (
                 (mixer and shape.train_attn)
-                or (leaf in _MLP and shape.train_mlp)
+                or (leaf in _MLP and not mixer and shape.train_mlp)
                 or (name == "lm_head" and shape.train_unembed)
             ):
                 modules.add(name)

@@ -14,6 +14,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from dreadnode_engine.compute.indexer import Selection
+from dreadnode_engine.compute.relative_attention import (
+    Queries,
+    RelativeBias,
+    attend_by_distance,
+)
 from dreadnode_engine.compute.step_cache import StepCache
 
 ENGINE_ATTENTION = "dreadnode_engine"
@@ -35,6 +40,8 @@ def attend(
     sliding_window: int | None = None,
     s_aux: Tensor | None = None,
     indices: Selection | None = None,
+    position_bias: RelativeBias | None = None,
+    sinks: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attend with QUERY (rows, heads, length, width) to KEY and VALUE (rows, groups, ...).
@@ -51,19 +58,30 @@ def attend(
         sliding_window: how many positions packed sequences read, the own one included.
         s_aux: the sinks: a score of each head that takes its share of the softmax, (heads,).
         indices: the positions that an indexer selected; None where there is none.
+        position_bias: what is added to scores by distance; only causal attention has it.
+        sinks: the sinks of each query beside a position bias, (rows, heads, length, 1).
 
     Returns:
         The attended values (rows, length, heads, width).
     """
     width = query.shape[-1]
     scale = width**-0.5 if scaling is None else scaling
+    if position_bias is not None:
+        queries = Queries(query, position_bias.states, sinks)
+        attended = attend_by_distance(
+            *(module, queries, key, value, position_bias.profiles),
+            scale=scale,
+            step_cache=step_cache,
+            lengths=sequence_lengths,
+        )
+        return attended, None
     selected: Sequence[Tensor | None] = (None,) if indices is None else indices.masks
     if step_cache is not None and step_cache.mask is not None:
         readable = step_cache.mask if selected[0] is None else selected[0]
         return _attend(query, key, value, readable, scale).transpose(1, 2), None
     if step_cache is not None:
         tokens = (query[:, :, 0], key[:, :, 0], value[:, :, 0])
-        output = step_cache.step.attend(module.layer_idx, *tokens, scale, s_aux)
+        output = step_cache.step.attend(module.layer_idx, *tokens, scale, _of_rows(s_aux, query))
         return output.view(len(output), 1, -1, value.shape[-1]), None
     if sequence_lengths is None:
         mask = attention_mask if selected[0] is None else selected[0]
@@ -75,6 +93,11 @@ def attend(
         _attend(q, k, v, mask, scale, s_aux) for q, k, v, mask in zip(*parts, masks, strict=True)
     ]
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _of_rows(sinks: Tensor | None, query: Tensor) -> Tensor | None:
+    """Return the SINKS of heads for each row of QUERY."""
+    return None if sinks is None else sinks.expand(len(query), -1)
 
 
 def _window_mask(query: Tensor, window: int | None) -> Tensor | None:

@@ -6,8 +6,9 @@ quarter of what was measured.
 
 from typing import Any
 
-from dreadnode_engine.compute.layer_states import cache_kinds, layer_kinds
+from dreadnode_engine.compute.layer_states import LayerKind, cache_kinds, layer_kinds
 from dreadnode_engine.compute.loaded_model import Device
+from dreadnode_engine.compute.relative_attention import BLOCK
 from dreadnode_engine.compute.training import LOGIT_ROWS
 
 FLOAT = 4
@@ -43,7 +44,17 @@ def training_bytes(config: Any, device: Device, tokens: int) -> int:
         values = sum(kept)
     factor = ALLOCATED_EXPERTS if experts else ALLOCATED
     logits = ALLOCATED_LOGITS * min(tokens, LOGIT_ROWS) * int(config.vocab_size) * FLOAT
-    return int(factor * values * tokens * device.activations.itemsize) + logits + BUFFERS
+    scores = _block_scores(config, tokens)
+    return int((factor * values * tokens + scores) * device.activations.itemsize) + logits + BUFFERS
+
+
+def _block_scores(config: Any, tokens: int) -> int:
+    """Return how many numbers a block of queries takes where scores depend on distances.
+
+    Scores, bias, their sum, shares and two gradients exist at the same time.
+    """
+    extent = int(getattr(config, "rel_extent", 0))
+    return 6 * int(config.num_attention_heads) * min(tokens, BLOCK) * tokens if extent else 0
 
 
 def _kept(config: Any) -> list[int]:
@@ -54,16 +65,21 @@ def _kept(config: Any) -> list[int]:
     layer keeps its projections for each head instead, and the scores within a chunk of tokens.
     """
     hidden = int(config.hidden_size)
+    # A convolution keeps its inputs in float32, and a block residual what it attends to.
+    beside = 4 * hidden if hasattr(config, "number_of_conv_states") else 0
+    blocks = int(getattr(config, "n_layers_per_attn_res_block", 0))
     mixers = {
         "full": 4 * _heads_width(config),
-        "sliding": 4 * _heads_width(config),
+        "sliding": 4 * _heads_width(config, LayerKind("sliding")),
         "latent": 6 * _heads_width(config),
         "recurrent": _kept_by_recurrence(config),
     }
     mlps = _kinds_of_mlp(config)
     kept = []
-    for kind, mlp in zip(layer_kinds(config), mlps, strict=True):
-        values = 3 * hidden + mixers[kind.name] if kind.name != "none" else 0
+    for index, (kind, mlp) in enumerate(zip(layer_kinds(config), mlps, strict=True)):
+        values = 3 * hidden + mixers[kind.name] + beside if kind.name != "none" else 0
+        if blocks:
+            values += 6 * hidden * (index // blocks + 2)
         if mlp == "moe":
             chosen = int(config.num_experts_per_tok)
             inner = int(getattr(config, "moe_intermediate_size", None) or config.intermediate_size)
@@ -79,13 +95,17 @@ def _kinds_of_mlp(config: Any) -> list[str]:
     types = list(getattr(config, "layer_types", None) or [""] * int(config.num_hidden_layers))
     if "mlp" in types or "moe" in types:
         return [name if name in ("mlp", "moe") else "" for name in types]
+    if sparse := getattr(config, "mlp_layer_types", None):
+        return ["moe" if name == "sparse" else "mlp" for name in sparse]
     dense = int(getattr(config, "first_k_dense_replace", None) or 0)
     routed = bool(getattr(config, "num_experts_per_tok", None))
     return ["moe" if routed and index >= dense else "mlp" for index in range(len(types))]
 
 
-def _heads_width(config: Any) -> int:
-    """Return the width of all heads together."""
+def _heads_width(config: Any, kind: LayerKind | None = None) -> int:
+    """Return the width of all heads together, in a layer of KIND."""
+    if kind is not None and kind.name == "sliding" and hasattr(config, "swa_head_dim"):
+        return int(config.swa_num_attention_heads) * int(config.swa_head_dim)
     heads = int(config.num_attention_heads)
     if getattr(config, "kv_lora_rank", None):
         return heads * (int(config.qk_nope_head_dim) + int(config.qk_rope_head_dim))
@@ -106,21 +126,33 @@ def _kept_by_recurrence(config: Any) -> int:
 
 def cache_bytes(config: Any, device: Device, positions: int) -> int:
     """Return what the cache of POSITIONS tokens of a decoder with CONFIG takes."""
-    kinds = layer_kinds(config)
-    heads = int(config.num_attention_heads)
-    groups = int(getattr(config, "num_key_value_heads", None) or heads)
-    values = 2 * _heads_width(config) // heads * groups
-    if kinds[0].name == "latent":
-        values = int(config.kv_lora_rank) + int(config.qk_rope_head_dim)
     indexers = sum(kind.name == "index" for kind in cache_kinds(config))
     index = indexers * int(getattr(config, "index_head_dim", 0))
     # Short sequences fill no window, so each position counts in every layer with attention.
-    layers = sum(kind.name in ("full", "sliding", "latent") for kind in kinds)
-    return positions * (layers * values + index) * device.activations.itemsize
+    values = sum(_cached(config, kind) for kind in layer_kinds(config))
+    return positions * (values + index) * device.activations.itemsize
+
+
+def _cached(config: Any, kind: LayerKind) -> int:
+    """Return how many numbers of one position a layer of KIND caches."""
+    if kind.name == "latent":
+        return int(config.kv_lora_rank) + int(config.qk_rope_head_dim)
+    if kind.name not in ("full", "sliding"):
+        return 0
+    if kind.name == "sliding" and hasattr(config, "swa_head_dim"):
+        return 2 * int(config.swa_num_key_value_heads) * int(config.swa_head_dim)
+    heads = int(config.num_attention_heads)
+    groups = int(getattr(config, "num_key_value_heads", None) or heads)
+    return 2 * _heads_width(config) // heads * groups
 
 
 def state_bytes(config: Any) -> int:
     """Return what the recurrent states of one sequence of a decoder with CONFIG take."""
+    if hasattr(config, "number_of_conv_states"):
+        # Keys, values, and the outputs of attention and MLP.
+        kinds = layer_kinds(config)
+        widths = sum(_cached(config, kind) + 2 * int(config.hidden_size) for kind in kinds)
+        return FLOAT * widths * int(config.conv_kernel_size)
     layers = sum(kind.name == "recurrent" for kind in layer_kinds(config))
     if not layers:
         return 0

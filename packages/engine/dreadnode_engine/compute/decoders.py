@@ -7,11 +7,18 @@ from typing import Any
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Mxfp4Config
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.core_model_loading import WeightRenaming
 
 from dreadnode_engine.base_models.architectures import NESTED_DECODERS, architecture_class
 from dreadnode_engine.base_models.quantization import MXFP4, settings_of
 from dreadnode_engine.base_models.stored_weights import StoredWeights
 from dreadnode_engine.errors import OperationFailed
+
+INKLING = "InklingForCausalLM"
 
 
 def decoder_config(path: Path) -> Any:
@@ -72,7 +79,13 @@ def _load_stored(
     decoder = decoder_config(path)
     if hasattr(decoder, "quantization_config"):
         del decoder.quantization_config
-    model, found = getattr(transformers, architecture_class(config)).from_pretrained(
+    name = architecture_class(config)
+    if name == INKLING:
+        # transformers knows its published names only where all towers are loaded.
+        mapping = get_checkpoint_conversion_mapping("inkling_mm_model")
+        mapping.append(WeightRenaming(r"^model\.language_model\.", "model."))
+        register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
+    model, found = getattr(transformers, name).from_pretrained(
         None,
         config=decoder,
         state_dict=StoredWeights(path, config),

@@ -102,6 +102,7 @@ class SlotStep:
         value: Tensor,
         scale: float,
         sinks: Tensor | None = None,
+        profile: Tensor | None = None,
     ) -> Tensor:
         """Append KEY and VALUE (rows, groups, width), and attend each row to its own cache.
 
@@ -111,16 +112,21 @@ class SlotStep:
             key: of the newest token, (rows, groups, width).
             value: as `key`.
             scale: the factor of the scores.
-            sinks: a score of each head that takes its share of the softmax, (heads,).
+            sinks: a score of each head that takes its share of the softmax, (rows, heads).
+            profile: scores of each head by how far back a position is, (rows, heads, extent).
 
         Returns:
             (rows, heads * width).
         """
         outputs = []
         split = map(self._split, (query, key, value))
-        for cache, q, k, v in zip(self._caches, *split, strict=True):
+        extra = [
+            [None] * len(self.counts) if each is None else self._split(each)
+            for each in (sinks, profile)
+        ]
+        for cache, q, k, v, s, p in zip(self._caches, *split, *extra, strict=True):
             slots, step = cache.append(layer, k, v)
-            outputs.append(slots.attend(step, q, scale, sinks))
+            outputs.append(slots.attend(step, q, scale, s, p))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def recurrent(self, layer: int) -> list[RecurrentSlots]:

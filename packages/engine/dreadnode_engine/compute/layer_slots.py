@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from dreadnode_engine.compute.layer_states import KeyValues, LayerState, Recurrent
+from dreadnode_engine.compute.relative_attention import relative_bias
 
 GROWTH = 64
 """A cache grows by so many positions, and doubles when that is more."""
@@ -123,24 +124,43 @@ class KeyValueSlots:
         count = len(step.rows)
         return self.keys[:count, :, : step.span], self.values[:count, :, : step.span]
 
-    def attend(self, step: Step, query: Tensor, scale: float, sinks: Tensor | None) -> Tensor:
-        """Attend with QUERY (rows, heads, width); return (rows, heads * width)."""
+    def attend(
+        self,
+        step: Step,
+        query: Tensor,
+        scale: float,
+        sinks: Tensor | None,
+        profile: Tensor | None = None,
+    ) -> Tensor:
+        """Attend with QUERY (rows, heads, width); return (rows, heads * width).
+
+        PROFILE (rows, heads, extent) is added to the scores, by how far back a position is.
+        """
         keys, values = self.view(step)
         count, groups = keys.shape[:2]
         # The heads of a group share its keys: as positions of one query they need no copies.
         query = query.view(count, groups, -1, query.shape[-1])
-        if sinks is None:
+        if sinks is None and profile is None:
             output = scaled_dot_product_attention(
                 query, keys, values, attn_mask=step.mask, scale=scale
             )
             return output.reshape(count, -1)
         scores = query @ keys.transpose(-1, -2) * scale
+        if profile is not None:
+            scores = scores + relative_bias(profile, self._distances(step)).view_as(scores)
         if step.mask is not None:
             scores = scores.masked_fill(~step.mask, -torch.inf)
-        # A sink is one more score in the softmax, of a position whose value is zero.
-        sink = sinks.to(scores.dtype).view(1, groups, -1, 1).expand(*scores.shape[:-1], 1)
-        shares = torch.softmax(torch.cat([scores, sink], dim=-1), dim=-1)[..., :-1]
+        if sinks is not None:
+            # A sink is one more score in the softmax, of a position whose value is zero.
+            sink = sinks.to(scores.dtype).view(count, groups, -1, 1)
+            scores = torch.cat([scores, sink], dim=-1)
+        shares = torch.softmax(scores, dim=-1)[..., : step.span]
         return (shares @ values).reshape(count, -1)
+
+    def _distances(self, step: Step) -> Tensor:
+        """Return how far back the position at each place is, (rows, 1, span)."""
+        back = step.places[:, None, None] - torch.arange(step.span, device=step.places.device)
+        return back if self.window is None else back % self.window
 
 
 class RecurrentSlots:

@@ -3,7 +3,8 @@
 Attention keeps keys and values of positions, all of them or those of a window; latent attention
 (DeepSeek V2, 2024) keeps one compressed vector per position instead. A recurrent layer (gated
 delta rule, Mamba-2) keeps two tensors of a fixed size, which stand for all tokens before one
-position and for no fewer. An indexer (GLM 5) keeps a key per position, as a layer of its own.
+position and for no fewer. An indexer (GLM 5) keeps a key per position, as a layer of its own, and
+a short convolution (Inkling) its last inputs, as a recurrent layer whose second tensor is empty.
 """
 
 from collections.abc import Sequence
@@ -26,11 +27,14 @@ class LayerKind:
 _NAMES: dict[str, Name] = {
     "full_attention": "full",
     "sliding_attention": "sliding",
+    "hybrid": "full",
+    "hybrid_sliding": "sliding",
     "linear_attention": "recurrent",
     "moe": "none",
     "mlp": "none",
 }
-"""Our names of the layer types of transformers; the last two have no state."""
+"""Our names of the layer types of transformers; the last two have no state, and hybrid ones
+convolutions beside their attention."""
 
 
 def layer_kinds(config: Any) -> list[LayerKind]:
@@ -39,14 +43,19 @@ def layer_kinds(config: Any) -> list[LayerKind]:
     types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     if getattr(config, "kv_lora_rank", None):
         return [LayerKind("latent")] * len(types)
-    windows = {"sliding_attention": getattr(config, "sliding_window", None)}
+    window = getattr(config, "sliding_window", None)
+    windows = {"sliding_attention": window, "hybrid_sliding": window}
     return [LayerKind(_NAMES[name], windows.get(name)) for name in types]
 
 
 def cache_kinds(config: Any) -> list[LayerKind]:
-    """Return the kinds of `layer_kinds`, and after them one for each indexer."""
-    types = getattr(config.get_text_config(decoder=True), "indexer_types", None) or []
-    return [*layer_kinds(config), *[LayerKind("index")] * types.count("full")]
+    """Return the kinds of `layer_kinds`, and after them one for each indexer or convolution."""
+    decoder = config.get_text_config(decoder=True)
+    kinds = layer_kinds(config)
+    types = getattr(decoder, "indexer_types", None) or []
+    convolutions = len(kinds) * int(getattr(decoder, "number_of_conv_states", 0))
+    indexers = [LayerKind("index")] * types.count("full")
+    return [*kinds, *indexers, *[LayerKind("recurrent")] * convolutions]
 
 
 class KeyValues(NamedTuple):

@@ -15,6 +15,7 @@ from dreadnode_engine.compute.attention import ENGINE_ATTENTION
 from dreadnode_engine.compute.decode_step import fuse_projections
 from dreadnode_engine.compute.decoders import load_decoder
 from dreadnode_engine.compute.indexer import adopt_indexers
+from dreadnode_engine.compute.inkling import adopt_inkling
 from dreadnode_engine.compute.kv_cache import SlotCache, SlotStep
 from dreadnode_engine.compute.mixed_precision import choose_dtype, halve_projections
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
@@ -77,6 +78,7 @@ class LoadedBase:
         fuse_projections(model)
         adopt_recurrent_layers(model)
         adopt_indexers(model)
+        adopt_inkling(model)
         self.plain = Network(model, mixed=device.mixed)
         self.prefixes = PrefixCache(prefix_bytes)
         self._wrapped: dict[LoraShape, tuple[PeftWrapper, Network]] = {}

@@ -22,6 +22,13 @@ class Network:
         self.mixed = mixed
         self._decoder = causal_lm.get_decoder()  # type: ignore[operator]
         self._head = causal_lm.get_output_embeddings()  # type: ignore[operator]
+        # What Inkling's architectures do around their last layer. `config.json` may have settings
+        # of other ones, so only those count that are fields of the architecture's own class.
+        config: Any = causal_lm.config
+        names = ("logits_mup_width_multiplier", "final_logit_softcapping", "unpadded_vocab_size")
+        self._width, self._cap, self._vocabulary = (
+            getattr(config, name) if hasattr(type(config), name) else None for name in names
+        )
 
     def hidden(self, tokens: Tensor, **kwargs: Any) -> Tensor:
         """Return the last hidden states of TOKENS, (rows, length) -> (rows, length, width)."""
@@ -48,4 +55,10 @@ class Network:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits of hidden states, (..., width) -> (..., vocabulary)."""
-        return self._head(hidden).float()  # type: ignore[no-any-return]
+        if self._width is not None:
+            hidden = hidden / self._width
+        logits: Tensor = self._head(hidden).float()
+        if self._cap is not None:
+            logits = torch.tanh(logits / self._cap) * self._cap
+        # Rows of the last layer that only pad it stand for no token.
+        return logits[..., : self._vocabulary]

@@ -160,7 +160,8 @@ def _states(kinds: Sequence[LayerKind], cache: Cache, length: int, first: int = 
         if kind.name == "none":
             states.append(None)
         elif kind.name == "recurrent":
-            states.append(Recurrent(layer.conv_states[0], layer.recurrent_states[0], length))
+            conv, state = layer.conv_states[0], layer.recurrent_states[0]
+            states.append(Recurrent(conv, conv[:, :0] if state is None else state, length))
         else:
             begin = first if kind.window is not None else 0
             states.append(KeyValues(layer.keys, layer.values, begin, kind.window))

@@ -38,6 +38,13 @@ class StepCache:
         """Return the convolution's states of LAYER, (rows, ...); it is changed in place."""
         return self._states(layer)[0]
 
+    def update_conv_state(self, states: Tensor, layer: int, **_: Any) -> Tensor:
+        """Append STATES (rows, width, 1) to the convolution's of LAYER; return both."""
+        kept = self.get_conv_state(layer)
+        whole = torch.cat([kept, states], dim=-1)
+        kept.copy_(whole[..., 1:])
+        return whole
+
     def get_recurrent_state(self, layer: int, state_idx: int = 0) -> Tensor:
         """Return the recurrent states of LAYER, (rows, ...); it may be changed in place."""
         return self._states(layer)[1]
@@ -53,6 +60,12 @@ class StepCache:
     def get_seq_length(self, layer: int = 0) -> int:
         """Return a length. It is not used: positions and masks are given."""
         return 0
+
+    get_query_offset = get_seq_length
+
+    def get_mask_sizes(self, length: int, layer: int) -> tuple[int, int]:
+        """Return how many positions are read. It is not used, as `get_seq_length`."""
+        return length, 0
 
     def finish(self) -> None:
         """Write the states of recurrent layers back to their slots."""
