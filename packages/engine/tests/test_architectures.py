@@ -384,6 +384,34 @@ def test_the_text_tower_of_a_vision_model_is_served_alone(
     assert memory.parameters(tmp_path) == sum(weight.numel() for weight in weights)
 
 
+@pytest.mark.parametrize("kind", ["nemotron_h_omni", "inkling"])
+def test_settings_are_read_under_their_published_names(
+    kind: str, make_tiny: Callable[[str, int], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(make_tiny(kind, CONTEXT), tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    if kind == "inkling":
+        text = config["text_config"]
+        text["model_max_length"] = text.pop("max_position_embeddings")
+        del text["mlp_layer_types"]
+        text["dense_intermediate_size"] = text["intermediate_size"]
+        text |= {"dense_mlp_idx": 1, "intermediate_size": text.pop("moe_intermediate_size")}
+    else:
+        config["llm_config"] = config.pop("text_config")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    published, own = (
+        LoadedBase(inspect_model(kind, path), Device()).plain
+        for path in (tmp_path, make_tiny(kind, CONTEXT))
+    )
+
+    tokens = torch.arange(3, 40)[None]
+    assert inspect_model(kind, tmp_path).context == CONTEXT
+    with torch.no_grad():
+        expected = own.logits(own.hidden(tokens))
+        torch.testing.assert_close(published.logits(published.hidden(tokens)), expected)
+
+
 def test_mxfp4_weights_are_converted_when_they_are_loaded(
     make_tiny: Callable[[str, int], Path], tmp_path: Path
 ) -> None:

@@ -83,7 +83,7 @@ def settings(base: Path, adapter: Path, to: Path, form: str, **changes: Any) -> 
     [
         *((kind, form, True) for kind in ("llama", "qwen3") for form in ("merged", "gguf-lora")),
         *(("qwen3_moe", form, True) for form in ("peft", "merged", "gguf-lora")),
-        *((kind, "merged", True) for kind in ("qwen3_5_moe", "deepseek_v3")),
+        *((kind, "merged", True) for kind in ("qwen3_5_moe", "deepseek_v3", "nemotron_h_omni")),
         ("llama", "vllm", True),
         ("qwen3_moe", "vllm", False),
         ("qwen3-tied", "merged", True),
@@ -184,6 +184,7 @@ def test_an_adapter_with_several_ranks_gets_one_rank_for_vllm(
 @pytest.mark.parametrize(
     ("kind", "form", "sentence"),
     [
+        ("inkling", "merged", "published weights have other names than its layers"),
         ("qwen3-tied", "gguf-lora", "it cannot apply the adapter's `lm_head`"),
         ("qwen3-tied", "vllm", "trains `lm_head`, which is tied to the embeddings for `qwen3`"),
         ("qwen3", "vllm", "trains `lm_head`, which takes no LoRA in vLLM for `qwen3`"),

@@ -93,10 +93,13 @@ class BaseFiles:
     def name_of(self, layer: str) -> str | None:
         """Return the name of the weight LAYER, as transformers names it; None if it is not here.
 
-        A vision model has its language model one level below.
+        A vision model has its language model one level below, and Nemotron-H calls its own
+        `backbone`.
         """
-        below = f"model.language_model.{layer.removeprefix('model.')}"
-        names = (layer, below, f"{NESTED}{layer}")
+        bare = layer.removeprefix("model.")
+        backbone = layer if bare == layer else f"backbone.{bare}"
+        names = [layer, f"model.language_model.{bare}", f"{NESTED}{layer}"]
+        names += [backbone, f"{NESTED}{backbone}"]
         return next((name for name in names if name in self.tensors), None)
 
     def copy_companions(self, to: Path) -> None:

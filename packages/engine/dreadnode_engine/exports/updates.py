@@ -23,6 +23,10 @@ GATELESS = ("nemotron_h",)
 """Model types whose experts have no gate."""
 
 
+OTHER_NAMES = ("inkling_text", "inkling2_text")
+"""Model types whose published weights have other names than the layers of transformers."""
+
+
 @dataclass(frozen=True)
 class Update:
     """The update of one layer: its weight grows by `scale` * `b` @ `a`.
@@ -64,6 +68,11 @@ def read(folder: Path, model: Mapping[str, Any]) -> AdapterFile:
     Raises:
         Refused: It is not a LoRA adapter in PEFT's layout.
     """
+    if model.get("model_type") in OTHER_NAMES:
+        raise Refused(
+            f"Adapters of `{model['model_type']}` are not exported, since its published weights "
+            "have other names than its layers; PEFT loads the downloaded adapter as it is"
+        )
     try:
         config = json.loads((folder / CONFIG_FILE).read_text())
         tensors = load_file(folder / WEIGHTS_FILE)
