@@ -357,8 +357,33 @@ def start_engine(
             engine.kill()
 
 
+ROUTER = "two workers"
+
+
 @pytest.fixture(scope="module")
-def engine(
+def engine(request: pytest.FixtureRequest) -> EngineProcess:
+    """One engine for all tests of a module; with the parameter ROUTER, two workers as one."""
+    router = getattr(request, "param", None) == ROUTER
+    found: EngineProcess = request.getfixturevalue("router" if router else "single_engine")
+    return found
+
+
+@pytest.fixture(scope="session")
+def router(
+    warm_engine: Any, tmp_path_factory: pytest.TempPathFactory, models_dir: Path
+) -> Iterator[EngineProcess]:
+    """One engine with two workers for the whole session."""
+    data_dir = tmp_path_factory.mktemp("router") / "data"
+    data_dir.mkdir()
+    arguments = ("--workers", "2", "--snapshot-seconds", "0.05")
+    process = EngineProcess(warm_engine, data_dir, models_dir, *arguments).start()
+    yield process
+    if process.process is not None and process.process.poll() is None:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def single_engine(
     request: pytest.FixtureRequest,
     warm_engine: Any,
     tmp_path_factory: pytest.TempPathFactory,

@@ -26,6 +26,11 @@ ADAM = types.AdamParams(learning_rate=1e-2)
 PROMPT = types.ModelInput.from_ints([5, 6, 7])
 PARAMS = types.SamplingParams(max_tokens=6, seed=1, stop=[])
 
+both = pytest.mark.parametrize(
+    "engine", ["one engine", "two workers"], indirect=True, scope="module"
+)
+"""Proves a promise of one engine also of several workers behind one address."""
+
 NOT_SERVED = {
     "copy_weights",
     "assign_session_project",
@@ -96,6 +101,7 @@ def test_a_session_lists_its_runs_and_samplers(
     assert service.get_telemetry() is training.get_telemetry() is rest.get_telemetry() is None
 
 
+@both
 def test_runs_are_found_by_id_and_by_path(
     rest: tinker.RestClient, training: tinker.TrainingClient
 ) -> None:
@@ -111,6 +117,7 @@ def test_runs_are_found_by_id_and_by_path(
     }
 
 
+@both
 def test_lists_are_paged(rest: tinker.RestClient, training: tinker.TrainingClient) -> None:
     for i in range(3):
         training.save_state(f"page-{i}").result()
@@ -126,6 +133,7 @@ def test_lists_are_paged(rest: tinker.RestClient, training: tinker.TrainingClien
     assert whole.cursor.total_count == len(whole.checkpoints)
 
 
+@both
 def test_a_checkpoint_is_published_given_a_lifetime_and_deleted(
     rest: tinker.RestClient, training: tinker.TrainingClient
 ) -> None:
@@ -154,6 +162,7 @@ def test_a_checkpoint_is_published_given_a_lifetime_and_deleted(
 
 
 @pytest.mark.filterwarnings("ignore")
+@both
 def test_the_storage_used_by_checkpoints_is_reported(
     engine: Any, rest: tinker.RestClient, training: tinker.TrainingClient
 ) -> None:
@@ -168,6 +177,7 @@ def test_the_storage_used_by_checkpoints_is_reported(
     assert usage.estimated_monthly_cost_usd is None
 
 
+@both
 def test_an_adapter_is_exported_through_a_signed_address(
     rest: tinker.RestClient, training: tinker.TrainingClient
 ) -> None:
@@ -196,6 +206,7 @@ def test_weights_are_loaded_into_an_existing_run(training: tinker.TrainingClient
     assert loss_of(training.forward(data(), "cross_entropy").result()) == before
 
 
+@both
 def test_a_new_run_starts_from_a_saved_state(
     service: tinker.ServiceClient, training: tinker.TrainingClient
 ) -> None:
@@ -276,6 +287,7 @@ def test_base_named_and_unnamed_weights_can_be_sampled(
     assert clients[1].get_tokenizer is not None
 
 
+@both
 def test_sampling_uses_the_newest_weights_saved_under_a_name(
     service: tinker.ServiceClient, rest: tinker.RestClient
 ) -> None:
@@ -301,6 +313,7 @@ def test_sampling_uses_the_newest_weights_saved_under_a_name(
     assert after == [fresh, fresh]
 
 
+@both
 def test_inflight_samplers_follow_their_run_and_snapshots_do_not(
     service: tinker.ServiceClient,
 ) -> None:
@@ -376,6 +389,7 @@ def test_a_large_request_is_split_by_the_sdk_and_summed(service: tinker.ServiceC
     assert loss_of(many) == pytest.approx(1500 * loss_of(single), rel=1e-4)
 
 
+@both
 def test_the_heartbeats_of_a_finished_session_are_refused(
     engine: Any, rest: tinker.RestClient
 ) -> None:
@@ -467,6 +481,7 @@ def test_unsupported_calls_are_refused_with_a_clear_message(
 
 
 @pytest.mark.filterwarnings("ignore")
+@both
 async def test_every_call_has_an_async_variant(engine: Any) -> None:
     service = tinker.ServiceClient(base_url=engine.url, api_key=KEY)
     rest = tinker.RestClient(base_url=engine.url, api_key=KEY)

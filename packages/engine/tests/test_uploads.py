@@ -24,6 +24,12 @@ ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
 LINEAR = [*ATTENTION, "gate_proj", "up_proj", "down_proj"]
 
 
+both = pytest.mark.parametrize(
+    "engine", ["one engine", "two workers"], indirect=True, scope="module"
+)
+"""Proves a promise of one engine also of several workers behind one address."""
+
+
 def key_of(subject: str) -> str:
     expires = int(time.time()) + 600
     signature = hmac.new(KEY.encode(), f"{subject}.{expires}".encode(), hashlib.sha256).hexdigest()
@@ -199,6 +205,7 @@ def test_an_adapter_that_does_not_fit_is_refused_in_words(
         assert http.get("checkpoints").json()["checkpoints"] == []
 
 
+@both
 def test_only_the_holder_of_a_signed_address_sends_files_and_only_small_enough_ones(
     engine: Any, trained: Callable[..., Any]
 ) -> None:
@@ -258,6 +265,7 @@ def test_a_key_of_the_owner_opens_weights_for_the_run_of_another(
     assert not any(token.encode() in each.read_bytes() for each in files)
 
 
+@both
 def test_checkpoints_are_searched_by_model_kind_and_metadata_page_by_page(
     engine: Any, trained: Callable[..., Any]
 ) -> None:

@@ -15,6 +15,7 @@ from dreadnode_engine.state.checkpoint_files import check_single, worker_dir
 from dreadnode_engine.workers import forwarding, supervisor
 from dreadnode_engine.workers.capacity import memory_of_each
 from dreadnode_engine.workers.forwarding import Forwarded, WorkerAway, send
+from dreadnode_engine.workers.journals import Journals
 from dreadnode_engine.workers.launching import EndedEarly
 from dreadnode_engine.workers.placements import Placements
 from dreadnode_engine.workers.router import Router
@@ -113,11 +114,11 @@ def test_copies_of_the_weights_that_do_not_fit_are_refused_with_the_figures(
         memory_of_each(small, {model.id: model})
 
 
-async def test_new_work_goes_where_least_waits_and_its_model_is_loaded() -> None:
+async def test_new_work_goes_where_least_waits_and_its_model_is_loaded(tmp_path: Path) -> None:
     workers = [Worker(0), Worker(1)]
     for worker in workers:
         worker.ready.set()
-    router = Router(workers, Placements(), Keyring(MASTER))
+    router = Router(workers, Placements(), Keyring(MASTER), Journals(tmp_path))
     workers[1].models = {"tiny/llama"}
 
     async def chosen() -> int:
@@ -134,11 +135,13 @@ async def test_new_work_goes_where_least_waits_and_its_model_is_loaded() -> None
     assert await chosen() == 0
 
 
-async def test_a_session_that_is_created_again_is_the_same_on_any_worker() -> None:
+async def test_a_session_that_is_created_again_is_the_same_on_any_worker(
+    tmp_path: Path,
+) -> None:
     body = b'{"tags": [], "sdk_version": "0.38.0"}'
     created = []
     for worker in (0, 1):
-        router = Router([Worker(0), Worker(1)], Placements(), Keyring(MASTER))
+        router = Router([Worker(0), Worker(1)], Placements(), Keyring(MASTER), Journals(tmp_path))
         router.workers[worker].ready.set()
         router.call = _accept  # type: ignore[method-assign]
         for who, key in (("", "one"), ("job", "one"), ("", "two")):

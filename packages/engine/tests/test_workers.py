@@ -175,6 +175,27 @@ def _samples(folder: Path) -> int:
         return int(journal.execute(query).fetchone()[0])
 
 
+def test_the_checkpoints_of_a_worker_that_was_killed_are_listed_and_load_on_the_other(
+    engine: Any, service: tinker.ServiceClient, rest: tinker.RestClient
+) -> None:
+    run = new_run(service)
+    path = run.save_weights_for_sampler("kept").result().path
+    sampled = service.create_sampling_client(model_path=path).result().sample(PROMPT, 1, PARAMS)
+    tokens = sampled.result().sequences[0].tokens
+
+    workers_of(engine)[saved_in(engine, run)].kill()
+    while all(worker["ready"] for worker in health(engine)):
+        time.sleep(0.01)
+    listed = rest.list_user_checkpoints().result().checkpoints
+    found = rest.get_training_run(run.model_id).result()
+    sampler = service.create_sampling_client(model_path=path).result()
+    again = sampler.sample(PROMPT, 1, PARAMS).result().sequences[0].tokens
+
+    assert path in {each.tinker_path for each in listed}
+    assert found.training_run_id == run.model_id
+    assert again == tokens
+
+
 @pytest.mark.timeout(290)
 @pytest.mark.parametrize("killed", ["a worker", "the router"])
 def test_a_kill_under_a_running_client_changes_no_bit(

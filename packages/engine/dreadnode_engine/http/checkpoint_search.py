@@ -4,7 +4,7 @@ SDK 0.38, whose types this engine uses, has the search for sessions only; the ad
 follows it.
 """
 
-from typing import Any
+from typing import Any, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
@@ -48,11 +48,20 @@ class CheckpointSearch(BaseModel):
     limit: int = Field(50, ge=1, le=200)
     cursor: Cursor | None = None
 
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """Return the search in BODY."""
+        wanted = parse_body(cls, body)
+        if wanted.project_ids:
+            raise Refused("Leave out `project_ids`: this engine has no projects")
+        return wanted
+
     def matches(self, who: Principal, found: Checkpoint) -> bool:
         """Whether WHO asks for FOUND."""
         metadata = metadata_of(found)
         return (
-            (not isinstance(self.owner, OwnSearchOwner) or found.owner == who.subject)
+            self.project_ids is None
+            and (not isinstance(self.owner, OwnSearchOwner) or found.owner == who.subject)
             and (
                 not isinstance(self.owner, UserSearchOwner)
                 or urn_of(found.owner) in self.owner.owner_urns
@@ -66,10 +75,14 @@ class CheckpointSearch(BaseModel):
 
 async def search(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     """Return one page of the checkpoints that WHO may list, newest first."""
-    wanted = parse_body(CheckpointSearch, await read_body(request))
-    if wanted.project_ids:
-        raise Refused("Leave out `project_ids`: this engine has no projects")
-    listed = [] if wanted.project_ids == [] else await list_checkpoints(engine, who)
+    wanted = CheckpointSearch.read(await read_body(request))
+    return JSONResponse(search_json(wanted, who, await list_checkpoints(engine, who)))
+
+
+def search_json(
+    wanted: CheckpointSearch, who: Principal, listed: list[Checkpoint]
+) -> dict[str, Any]:
+    """Return one page of the checkpoints that WHO may list and that match, newest first."""
     found = [each for each in listed if wanted.matches(who, each)]
     found.sort(key=lambda each: (-_microseconds(each), each.path))
     page = found[: wanted.limit]
@@ -80,7 +93,7 @@ async def search(engine: Engine, who: Principal, request: HttpRequest) -> Respon
             "last_checkpoint_uuid": page[-1].path,
         }
     items = [checkpoint_json(each) for each in page]
-    return JSONResponse({"checkpoints": items, "next_cursor": cursor})
+    return {"checkpoints": items, "next_cursor": cursor}
 
 
 def _microseconds(found: Checkpoint) -> int:

@@ -18,7 +18,6 @@ from dreadnode_engine.http.calls import Call
 from dreadnode_engine.http.paging import cursor, read_page
 from dreadnode_engine.http.signed import check_signature, signed_address
 from dreadnode_engine.protocol.validation import string_field
-from dreadnode_engine.scheduling.run_queue import RunQueue
 from dreadnode_engine.service import traces
 from dreadnode_engine.service.checkpoints import (
     delete_checkpoint,
@@ -31,7 +30,7 @@ from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.service.sessions import finish_session
 from dreadnode_engine.service.traces import FIRST, open_trace, place_of
 from dreadnode_engine.state.checkpoint_files import CheckpointPath, parse_path
-from dreadnode_engine.state.records import Checkpoint
+from dreadnode_engine.state.records import Checkpoint, Run, Session
 
 LINK_SECONDS = 3600
 """How long a signed download address is valid."""
@@ -69,8 +68,8 @@ def checkpoint_json(found: Checkpoint) -> dict[str, Any]:
     }
 
 
-def _run(queue: RunQueue, saved: list[Checkpoint]) -> dict[str, Any]:
-    run = queue.run
+def run_json(run: Run, saved: list[Checkpoint]) -> dict[str, Any]:
+    """Return a run as the protocol describes it; SAVED has its checkpoints, newest first."""
 
     def newest(kind: str) -> dict[str, Any] | None:
         return next((checkpoint_json(c) for c in saved if c.run == run.id and c.kind == kind), None)
@@ -104,13 +103,13 @@ async def _training_runs(engine: Engine, who: Principal, request: HttpRequest) -
     queues = [queue for queue in engine.runs.values() if who.can_access(queue.run.owner)]
     queues.sort(key=lambda queue: -queue.run.used)
     saved = await list_checkpoints(engine, who)
-    page = [_run(queue, saved) for queue in queues[offset : offset + limit]]
+    page = [run_json(queue.run, saved) for queue in queues[offset : offset + limit]]
     return JSONResponse({"training_runs": page, "cursor": cursor(limit, offset, len(queues))})
 
 
 async def _training_run(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     queue = engine.run(who, request.path_params["run"])
-    return JSONResponse(_run(queue, await list_checkpoints(engine, who, queue.run.id)))
+    return JSONResponse(run_json(queue.run, await list_checkpoints(engine, who, queue.run.id)))
 
 
 async def _run_checkpoints(engine: Engine, who: Principal, request: HttpRequest) -> Response:
@@ -131,11 +130,15 @@ async def _checkpoints(engine: Engine, who: Principal, request: HttpRequest) -> 
 async def _storage(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     if request.query_params.get("project_id"):
         raise Refused("Leave out `project_id`: this engine has no projects")
-    saved = await list_checkpoints(engine, who)
+    return JSONResponse(storage_json(await list_checkpoints(engine, who)))
+
+
+def storage_json(saved: list[Checkpoint]) -> dict[str, Any]:
+    """Return what the checkpoints SAVED take."""
     size = sum(checkpoint.bytes for checkpoint in saved)
     # The engine does not know what storage costs, so it names no cost.
     used = {"checkpoint_count": len(saved), "size_bytes": size, "size_gigabytes": size / 1e9}
-    return JSONResponse({"data": [used]})
+    return {"data": [used]}
 
 
 async def _weights_info(engine: Engine, who: Principal, request: HttpRequest) -> Response:
@@ -217,22 +220,30 @@ async def _sessions(engine: Engine, who: Principal, request: HttpRequest) -> Res
 
 async def _session(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     session = engine.session(who, request.path_params["session"])
+    runs = [queue.run.id for queue in engine.runs_of(session)]
+    samplers = [s.id for s in engine.context.samplers.values() if s.session == session.id]
+    return JSONResponse(session_json(session, runs, samplers))
+
+
+def session_json(session: Session, runs: list[str], samplers: list[str]) -> dict[str, Any]:
+    """Return a session with its RUNS and SAMPLERS as the protocol describes it."""
     metadata = session.user_metadata
-    return JSONResponse(
-        {
-            "training_run_ids": [queue.run.id for queue in engine.runs_of(session)],
-            "sampler_ids": [
-                s.id for s in engine.context.samplers.values() if s.session == session.id
-            ],
-            "user_metadata": json.loads(metadata) if metadata else None,
-            "display_name": session.display_name,
-        }
-    )
+    return {
+        "training_run_ids": runs,
+        "sampler_ids": samplers,
+        "user_metadata": json.loads(metadata) if metadata else None,
+        "display_name": session.display_name,
+    }
 
 
 async def _trace_export(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     session = engine.session(who, request.path_params["session"])
-    name = f"sessions/{session.id}/trace"
+    return trace_address(request, session.id)
+
+
+def trace_address(request: HttpRequest, session: str) -> Response:
+    """Return the signed address of the trace of SESSION."""
+    name = f"sessions/{session}/trace"
     url = signed_address(request, f"/{name}", name, int(time.time()) + LINK_SECONDS)
     return JSONResponse({"status": "ready", "url": url})
 
@@ -253,8 +264,13 @@ async def download_trace(request: HttpRequest) -> Response:
             after = place_of(page)
         yield trace.tail()
 
-    headers = {"content-disposition": f'attachment; filename="{session}.pftrace"'}
+    headers = trace_headers(session)
     return StreamingResponse(parts(), media_type="application/json", headers=headers)
+
+
+def trace_headers(session: str) -> dict[str, str]:
+    """Return the headers of a file with the trace of SESSION."""
+    return {"content-disposition": f'attachment; filename="{session}.pftrace"'}
 
 
 async def _finish_session(engine: Engine, who: Principal, request: HttpRequest) -> Response:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from dreadnode_engine.errors import NotFound, Unauthorized
+from dreadnode_engine.errors import Unauthorized
 from dreadnode_engine.http.bodies import read_json
 from dreadnode_engine.http.calls import Call
 from dreadnode_engine.protocol.validation import string_field
@@ -45,13 +45,13 @@ async def _adopt_sampler(engine: Engine, who: Principal, request: HttpRequest) -
 async def _lend(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     path = string_field(await read_json(request), "path")
     found = await engine.context.journal.do(lambda db: queries.find_checkpoint(db, path))
-    if found is None:
-        raise NotFound(f"The checkpoint `{path[:300]}` does not exist")
-    return JSONResponse(asdict(found))
+    return JSONResponse(asdict(found) if found is not None else None)
 
 
 async def _borrow(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    shared_work.borrow(engine, Checkpoint(**await read_json(request)))
+    fields = await read_json(request)
+    record = fields["record"]
+    shared_work.borrow(engine, fields["path"], Checkpoint(**record) if record else None)
     return Response(status_code=DONE)
 
 

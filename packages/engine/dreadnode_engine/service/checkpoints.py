@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+import sqlite3
 import time
 
 from dreadnode_engine.service.engine import Engine
@@ -18,11 +19,14 @@ async def list_checkpoints(
     engine: Engine, who: Principal, run: str | None = None
 ) -> list[Checkpoint]:
     """Return the checkpoints that WHO may change and that have not expired, newest first."""
+    return await engine.context.journal.do(lambda db: unexpired(db, who, run))
+
+
+def unexpired(db: sqlite3.Connection, who: Principal, run: str | None = None) -> list[Checkpoint]:
+    """Return the checkpoints in a journal that WHO may change and that have not expired."""
     owner = None if who.subject == MASTER else who.subject
-    found = await engine.context.journal.do(
-        lambda db: queries.checkpoints(db, run=run, owner=owner)
-    )
     now = time.time()
+    found = queries.checkpoints(db, run=run, owner=owner)
     return [c for c in found if c.expires is None or c.expires > now]
 
 

@@ -37,9 +37,11 @@ def sampler_to_share(engine: Engine, sampler_id: str) -> Sampler:
     return sampler
 
 
-def borrow(engine: Engine, checkpoint: Checkpoint) -> None:
-    """Remember a checkpoint of another worker for the request that loads it."""
-    engine.borrowed[checkpoint.path] = checkpoint
+def borrow(engine: Engine, path: str, checkpoint: Checkpoint | None) -> None:
+    """Remember a checkpoint of another worker for the request that loads it; None forgets it."""
+    engine.borrowed.pop(path, None)
+    if checkpoint is not None:
+        engine.borrowed[path] = checkpoint
     while len(engine.borrowed) > MAX_BORROWED:
         del engine.borrowed[next(iter(engine.borrowed))]
 

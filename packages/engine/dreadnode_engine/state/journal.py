@@ -103,7 +103,7 @@ class Journal:
 
     def _serve(self) -> None:
         try:
-            connection = _open(self._path)
+            connection = open_journal(self._path)
         except BaseException as error:
             self._opened.set_exception(error)
             return
@@ -118,7 +118,8 @@ class Journal:
         connection.close()
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def open_journal(path: Path) -> sqlite3.Connection:
+    """Return a connection to the journal at PATH, made or brought up to date if need be."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.row_factory = sqlite3.Row
     connection.execute("PRAGMA journal_mode = WAL")

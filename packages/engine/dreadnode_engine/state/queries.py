@@ -98,9 +98,12 @@ def finished_seqs(db: sqlite3.Connection) -> dict[str, set[int]]:
 
 
 def is_known(db: sqlite3.Connection, name: str) -> bool:
-    """Whether NAME is a request that was ever accepted, an upload, or a run with checkpoints."""
+    """Whether NAME is a session, run, sampler, request or upload, or a run with checkpoints."""
     query = (
         "SELECT EXISTS (SELECT 1 FROM requests WHERE id = :name)"
+        " OR EXISTS (SELECT 1 FROM sessions WHERE id = :name)"
+        " OR EXISTS (SELECT 1 FROM runs WHERE id = :name)"
+        " OR EXISTS (SELECT 1 FROM samplers WHERE id = :name)"
         " OR EXISTS (SELECT 1 FROM checkpoints WHERE run = :name)"
         " OR EXISTS (SELECT 1 FROM uploads WHERE id = :name)"
     )

@@ -11,11 +11,16 @@ from starlette.routing import Mount, Route
 
 from dreadnode_engine.errors import NotFound, Refused
 from dreadnode_engine.http.bodies import BodyReader
-from dreadnode_engine.http.endpoint import Endpoint
+from dreadnode_engine.http.endpoint import PREFIX, Endpoint, forward
 from dreadnode_engine.http.refusals import refused
+from dreadnode_engine.http.signed import check_signature
 from dreadnode_engine.workers.calls import (
     CALLS,
+    address_trace,
+    external_urls,
     finish_session,
+    list_of_run,
+    show_run,
     show_session,
     to_any,
     to_owner,
@@ -47,9 +52,7 @@ def create_router_app(
         return await _route(router, await read(request, who, path), path)
 
     async def download(request: HttpRequest) -> Response:
-        run = str(request.path_params["path"]).partition("/")[0]
-        worker = await router.locate(run) or await router.any_worker()
-        return await relay(worker, forwarded(request))
+        return await relay(await router.reader(request.path_params["path"]), forwarded(request))
 
     async def upload(request: HttpRequest) -> Response:
         worker = await router.locate(request.path_params["upload"])
@@ -59,8 +62,10 @@ def create_router_app(
         placed = router.placements.sessions.get(request.path_params["session"])
         if placed is None:
             return await relay(await router.any_worker(), forwarded(request))
-        workers = [router.workers[index] for index in sorted(placed.workers)]
-        return await merged_trace(workers, forwarded(request))
+        check_signature(
+            request, f"sessions/{placed.record.id}/trace", "download", "request a new one"
+        )
+        return await merged_trace(router, placed, forwarded(request))
 
     async def health(_: HttpRequest) -> Response:
         states = [
@@ -76,9 +81,15 @@ def create_router_app(
         Route("/sessions/{session}/trace", trace, methods=["GET"]),
         Route("/{path:path}", tinker, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
     ]
-    app = Starlette(routes=[Mount("/api/v1", routes=routes)], exception_handlers={Refused: refused})
+    app = Starlette(
+        routes=[
+            Mount("/api/v1", routes=routes),
+            Route(f"{PREFIX}{{path:path}}", forward, methods=["GET", "POST"]),
+        ],
+        exception_handlers={Refused: refused},
+    )
     app.router.redirect_slashes = False
-    app.state.bodies, app.state.endpoint = BodyReader(), endpoint
+    app.state.bodies, app.state.endpoint, app.state.keyring = BodyReader(), endpoint, router.keyring
     return app
 
 
@@ -95,8 +106,18 @@ async def _route(router: Router, incoming: Incoming, path: str) -> Response:
         return await call(router, incoming)
     if segments[0] == "sessions" and len(segments) == 2 and method == "GET":
         return await show_session(router, incoming, segments[1])
+    if segments[0] == "sessions" and segments[2:] == ["trace_export"] and method == "GET":
+        return await address_trace(router, incoming, segments[1])
     if segments[0] == "sessions" and segments[2:] == ["finish"] and method == "POST":
         return await finish_session(router, incoming, segments[1])
+    if segments[0] == "training_runs" and method == "GET":
+        if len(segments) == 2:
+            return await show_run(router, incoming, segments[1])
+        if segments[2:] == ["checkpoints"]:
+            return await list_of_run(router, incoming, segments[1])
+        if segments[2:4] == ["checkpoints", "external_weights"]:
+            path = f"tinker://{segments[1]}/{'/'.join(segments[3:5])}"
+            return await external_urls(router, incoming, path)
     if segments[0] in ("sessions", "samplers", "training_runs") and len(segments) > 1:
         return await to_owner(router, incoming, segments[1])
     return await to_any(router, incoming)

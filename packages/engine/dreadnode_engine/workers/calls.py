@@ -1,17 +1,21 @@
 """Where each call of Tinker's protocol goes."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
 from dreadnode_engine.http.calls import until_disconnected
-from dreadnode_engine.workers.forwarding import WorkerAway, ask, relay
+from dreadnode_engine.http.rest import session_json, trace_address
+from dreadnode_engine.workers import journals
+from dreadnode_engine.workers.forwarding import CLIENT_GONE, WorkerAway, relay
 from dreadnode_engine.workers.incoming import Incoming
 from dreadnode_engine.workers.router import Router
 from dreadnode_engine.workers.supervisor import Worker
 
 Call = Callable[[Router, Incoming], Awaitable[Response]]
-CLIENT_GONE = 499
 
 
 async def to_any(router: Router, incoming: Incoming) -> Response:
@@ -50,7 +54,9 @@ async def _heartbeat(router: Router, incoming: Incoming) -> Response:
         return await to_owner(router, incoming, incoming.text("session_id"))
     # A worker that restarts takes the clients of its sessions as alive.
     workers = [router.workers[index] for index in sorted(placed.workers)]
-    ready = [worker for worker in workers if worker.ready.is_set()] or workers[:1]
+    ready = [worker for worker in workers if worker.ready.is_set()]
+    if not ready:
+        return JSONResponse({"type": "session_heartbeat"})
     answers = [await relay(worker, incoming.call) for worker in ready]
     return max(answers, key=lambda answer: answer.status_code)
 
@@ -139,8 +145,38 @@ async def _of_request(router: Router, name: str) -> Worker:
 
 
 async def _weights_info(router: Router, incoming: Incoming) -> Response:
-    path = incoming.text("tinker_path").removeprefix("tinker://")
-    return await to_owner(router, incoming, path.partition("/")[0])
+    return await relay(await router.reader(incoming.text("tinker_path")), incoming.call)
+
+
+async def address_trace(router: Router, incoming: Incoming, name: str) -> Response:
+    """Return the address of the trace of a session."""
+    placed = router.session(incoming.who, name)
+    if placed is None:
+        return await to_owner(router, incoming, name)
+    return trace_address(incoming.request, placed.record.id)
+
+
+async def show_run(router: Router, incoming: Incoming, name: str) -> Response:
+    """Return a run."""
+    return await _read_run(router, incoming, name, journals.run)
+
+
+async def list_of_run(router: Router, incoming: Incoming, name: str) -> Response:
+    """Return the checkpoints of a run."""
+    return await _read_run(router, incoming, name, journals.checkpoints_of_run)
+
+
+async def _read_run(
+    router: Router, incoming: Incoming, name: str, read: Callable[..., dict[str, Any]]
+) -> Response:
+    worker = await router.locate(name) or await router.any_worker()
+    found = partial(read, who=incoming.who, name=name)
+    return JSONResponse(await router.journals.ask(worker, incoming.call, found))
+
+
+async def external_urls(router: Router, incoming: Incoming, path: str) -> Response:
+    """Return the addresses of the files of an exported checkpoint."""
+    return await relay(await router.reader(path), incoming.call)
 
 
 async def finish_session(router: Router, incoming: Incoming, name: str) -> Response:
@@ -148,10 +184,16 @@ async def finish_session(router: Router, incoming: Incoming, name: str) -> Respo
     placed = router.session(incoming.who, name)
     if placed is None:
         return await to_owner(router, incoming, name)
-    workers = [router.workers[index] for index in sorted(placed.workers)]
-    answers = [await relay(worker, incoming.call) for worker in workers]
     placed.finish()
-    return max(answers, key=lambda answer: answer.status_code)
+    workers = [router.workers[index] for index in sorted(placed.workers)]
+    # A worker that does not serve ends the session later, because its client is gone.
+    answers = await asyncio.gather(
+        *(relay(worker, incoming.call) for worker in workers), return_exceptions=True
+    )
+    found = [answer for answer in answers if isinstance(answer, Response)]
+    if not found:
+        raise WorkerAway(workers[0])
+    return max(found, key=lambda answer: answer.status_code)
 
 
 async def show_session(router: Router, incoming: Incoming, name: str) -> Response:
@@ -160,11 +202,13 @@ async def show_session(router: Router, incoming: Incoming, name: str) -> Respons
     if placed is None:
         return await to_owner(router, incoming, name)
     workers = [router.workers[index] for index in sorted(placed.workers)]
-    parts = [await ask(worker, incoming.call) for worker in workers]
-    merged = dict(parts[0])
-    for field in ("training_run_ids", "sampler_ids"):
-        merged[field] = sorted({each for part in parts for each in part[field]})
-    return JSONResponse(merged)
+    read = partial(journals.session, name=name)
+    parts = [await router.journals.ask(worker, incoming.call, read) for worker in workers]
+    runs, samplers = (
+        sorted({each for part in parts for each in part[field]})
+        for field in ("training_run_ids", "sampler_ids")
+    )
+    return JSONResponse(session_json(placed.record, runs, samplers))
 
 
 CALLS: dict[str, Call] = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx2
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
@@ -22,6 +23,8 @@ PAUSE_SECONDS = 0.05
 """How long after a lost connection the request is sent again."""
 MAX_WHOLE = 8 * MIB
 """A larger response is relayed in parts."""
+CLIENT_GONE = 499
+"""The status that nobody reads any more."""
 _OWN = {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"}
 """Headers that belong to one connection."""
 Lost = (httpx2.HTTPError, OSError, RuntimeError)
@@ -67,13 +70,13 @@ def forwarded(request: HttpRequest, body: bytes = b"") -> Forwarded:
     return Forwarded(request.method, target, headers, body)
 
 
-async def send(worker: Worker, call: Forwarded) -> httpx2.Response:
+async def send(worker: Worker, call: Forwarded, seconds: float | None = None) -> httpx2.Response:
     """Return the response of WORKER to CALL, of which nothing has been read yet.
 
     Raises:
-        WorkerAway: It does not serve for a while.
+        WorkerAway: It does not serve for SECONDS; None waits WAIT_SECONDS.
     """
-    deadline = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + (WAIT_SECONDS if seconds is None else seconds)
     while True:
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
@@ -107,19 +110,22 @@ async def relay_upload(worker: Worker, request: HttpRequest) -> Response:
     try:
         call = forwarded(request).to(worker, request.stream())
         return in_parts(await worker.http.send(call, stream=True))
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_GONE)
     except Lost:
         raise WorkerAway(worker) from None
 
 
-async def ask(worker: Worker, call: Forwarded) -> Any:
+async def ask(worker: Worker, call: Forwarded, seconds: float | None = None) -> Any:
     """Return the JSON of the response of WORKER to CALL; None without content.
 
     Raises:
+        WorkerAway: It does not serve for SECONDS; None waits WAIT_SECONDS.
         Refused: with the words and the status of the worker.
     """
     body = None
     while body is None:
-        answer = await send(worker, call)
+        answer = await send(worker, call, seconds)
         body = await _whole(answer)
     value: Any = json.loads(body) if body else None
     if answer.status_code >= 400:

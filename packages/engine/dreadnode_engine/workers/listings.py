@@ -1,18 +1,22 @@
 """Listings of all workers, merged."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
 from starlette.responses import JSONResponse, Response
 
 from dreadnode_engine.http.paging import MAX_PAGE, cursor, read_page
+from dreadnode_engine.http.rest import trace_headers
+from dreadnode_engine.workers import journals
 from dreadnode_engine.workers.calls import Call
 from dreadnode_engine.workers.forwarding import Forwarded, ask
 from dreadnode_engine.workers.incoming import Incoming
+from dreadnode_engine.workers.placements import PlacedSession
 from dreadnode_engine.workers.router import Router
 from dreadnode_engine.workers.supervisor import Worker
 
@@ -22,18 +26,30 @@ SEARCH_LIMIT = 50
 """How many checkpoints a search returns if it does not say."""
 
 
+async def _gather(
+    router: Router, call: Forwarded, read: journals.Read[Any], workers: Iterable[int] | None = None
+) -> list[Any]:
+    """Return what WORKERS, or all of them, respond to CALL; READ finds it in a journal."""
+    indices = range(len(router.workers)) if workers is None else sorted(workers)
+    asked = (router.journals.ask(router.workers[index], call, read) for index in indices)
+    return await asyncio.gather(*asked)
+
+
 async def _items(
-    worker: Worker, incoming: Incoming, field: str, most: int
+    router: Router, worker: Worker, incoming: Incoming, field: str, most: int
 ) -> tuple[list[dict[str, Any]], int]:
     """Return the first MOST items that WORKER lists under FIELD, and how many it has."""
+    read = partial(journals.LISTED[field], who=incoming.who)
     items: list[dict[str, Any]] = []
     total = 1
     while len(items) < min(most, total):
         page = {"limit": min(MAX_PAGE, most - len(items)), "offset": len(items)}
         query = urlencode({**incoming.request.query_params, **page})
         path = incoming.call.target.partition(b"?")[0]
-        part = await ask(worker, replace(incoming.call, target=path + f"?{query}".encode()))
-        items += part[field]
+        call = replace(incoming.call, target=path + f"?{query}".encode())
+        part = await router.journals.ask(worker, call, read)
+        # A journal is read whole.
+        items[part["cursor"]["offset"] :] = part[field]
         total = part["cursor"]["total_count"] if part[field] else len(items)
     return items, total
 
@@ -44,7 +60,10 @@ def _merged(field: str, limit: int, time_field: str) -> Call:
     async def call(router: Router, incoming: Incoming) -> Response:
         count, offset = read_page(incoming.request, limit)
         parts = await asyncio.gather(
-            *(_items(worker, incoming, field, max(1, offset + count)) for worker in router.workers)
+            *(
+                _items(router, worker, incoming, field, max(1, offset + count))
+                for worker in router.workers
+            )
         )
         items = [item for part, _ in parts for item in part]
         items.sort(key=lambda item: datetime.fromisoformat(item[time_field]), reverse=True)
@@ -58,7 +77,7 @@ def _merged(field: str, limit: int, time_field: str) -> Call:
 async def _sessions(router: Router, incoming: Incoming) -> Response:
     count, offset = read_page(incoming.request, 20)
     call = replace(incoming.call, target=b"/api/v1/worker/sessions")
-    parts = await asyncio.gather(*(ask(worker, call) for worker in router.workers))
+    parts = await _gather(router, call, partial(journals.sessions, who=incoming.who))
     created = {name: time for part in parts for time, name in part}
     newest = sorted(created, key=lambda name: -created[name])
     return JSONResponse(
@@ -71,7 +90,8 @@ async def _sessions(router: Router, incoming: Incoming) -> Response:
 
 async def search_checkpoints(router: Router, incoming: Incoming) -> Response:
     """Return one page of the checkpoints that match a search, newest first."""
-    parts = await asyncio.gather(*(ask(worker, incoming.call) for worker in router.workers))
+    read = partial(journals.search, who=incoming.who, body=incoming.body)
+    parts = await _gather(router, incoming.call, read)
     found = [item for part in parts for item in part["checkpoints"]]
     found.sort(key=lambda item: item["tinker_path"])
     found.sort(key=lambda item: datetime.fromisoformat(item["time"]), reverse=True)
@@ -88,16 +108,17 @@ async def search_checkpoints(router: Router, incoming: Incoming) -> Response:
     )
 
 
-async def merged_trace(workers: Sequence[Worker], call: Forwarded) -> Response:
-    """Return the trace of a session with the tracks of all its WORKERS."""
-    parts = await asyncio.gather(*(ask(worker, call) for worker in workers))
+async def merged_trace(router: Router, placed: PlacedSession, call: Forwarded) -> Response:
+    """Return the trace of a session with the tracks of all its workers."""
+    name, workers = placed.record.id, sorted(placed.workers)
+    parts = await _gather(router, call, partial(journals.trace, name=name), workers)
     # The copies of a session began at the same time, so all times count from it.
     events = [
-        {**event, "pid": event["pid"] + PROCESSES * worker.index}
+        {**event, "pid": event["pid"] + PROCESSES * worker}
         for worker, part in zip(workers, parts, strict=True)
         for event in part["traceEvents"]
     ]
-    return JSONResponse({**parts[0], "traceEvents": events})
+    return JSONResponse({**parts[0], "traceEvents": events}, headers=trace_headers(name))
 
 
 async def _capabilities(router: Router, incoming: Incoming) -> Response:
@@ -118,7 +139,7 @@ def _budget(model: Mapping[str, Any]) -> int:
 
 
 async def _storage(router: Router, incoming: Incoming) -> Response:
-    parts = await asyncio.gather(*(ask(worker, incoming.call) for worker in router.workers))
+    parts = await _gather(router, incoming.call, partial(journals.storage, who=incoming.who))
     total: dict[str, Any] = {}
     for part in parts:
         for name, value in part["data"][0].items():

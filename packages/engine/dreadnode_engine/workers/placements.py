@@ -13,6 +13,7 @@ from pathlib import Path
 
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.checkpoint_files import worker_dir
+from dreadnode_engine.state.journal import open_journal
 from dreadnode_engine.state.records import Session
 
 REMEMBERED = 100_000
@@ -108,15 +109,12 @@ def read_journals(shared_dir: Path, workers: int) -> Placements:
     for index in range(workers):
         path = worker_dir(shared_dir, index) / "engine.sqlite3"
         if path.exists():
-            with closing(sqlite3.connect(path)) as journal:
-                journal.row_factory = sqlite3.Row
+            with closing(open_journal(path)) as journal:
                 _add_journal(placements, index, journal)
     return placements
 
 
 def _add_journal(placements: Placements, index: int, journal: sqlite3.Connection) -> None:
-    if not journal.execute("SELECT 1 FROM sqlite_master WHERE name = 'samplers'").fetchone():
-        return  # A kill came before its first write.
     for session in queries.all_sessions(journal):
         placements.add_session(session, index)
     for run in queries.all_runs(journal):

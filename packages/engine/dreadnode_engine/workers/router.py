@@ -5,16 +5,20 @@ import hashlib
 import hmac
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import partial
+from sqlite3 import Connection
 from typing import Any
 
-from dreadnode_engine.errors import NotFound, Refused
+from dreadnode_engine.errors import Refused
 from dreadnode_engine.protocol.validation import MAX_SEQ
 from dreadnode_engine.service.keys import Keyring, Principal
 from dreadnode_engine.service.new_session import new_session
 from dreadnode_engine.state.records import Session
+from dreadnode_engine.workers import journals
 from dreadnode_engine.workers.forwarding import WAIT_SECONDS, Forwarded, WorkerAway, ask
+from dreadnode_engine.workers.journals import Journals
 from dreadnode_engine.workers.placements import PlacedSession, Placements
 from dreadnode_engine.workers.supervisor import Worker
 
@@ -35,24 +39,34 @@ class Router:
         workers: all workers, of which some may not serve now.
         placements: what the journals hold.
         keyring: checks the keys of clients, and has the one that opens the workers' own calls.
+        journals: are read in place of workers that do not serve now.
     """
 
-    def __init__(self, workers: list[Worker], placements: Placements, keyring: Keyring) -> None:
+    def __init__(
+        self, workers: list[Worker], placements: Placements, keyring: Keyring, journals: Journals
+    ) -> None:
         self.workers = workers
         self.placements = placements
         self.keyring = keyring
+        self.journals = journals
         self._sharing = asyncio.Lock()
 
     async def call(self, worker: Worker, name: str, fields: object = None) -> Any:
         """Return the response of WORKER to one of the calls between router and workers."""
-        return await ask(
-            worker,
-            Forwarded(
-                "GET" if fields is None else "POST",
-                f"/api/v1/worker/{name}".encode(),
-                {b"X-API-Key": self.keyring.master.encode(), b"Content-Type": b"application/json"},
-                b"" if fields is None else json.dumps(fields).encode(),
-            ),
+        return await ask(worker, self._own_call(name, fields))
+
+    async def call_or_read(
+        self, worker: Worker, name: str, fields: object, work: Callable[[Connection], Any]
+    ) -> Any:
+        """Return the response of WORKER, or what WORK finds in its journal."""
+        return await self.journals.ask(worker, self._own_call(name, fields), work)
+
+    def _own_call(self, name: str, fields: object) -> Forwarded:
+        return Forwarded(
+            "GET" if fields is None else "POST",
+            f"/api/v1/worker/{name}".encode(),
+            {b"X-API-Key": self.keyring.master.encode(), b"Content-Type": b"application/json"},
+            b"" if fields is None else json.dumps(fields).encode(),
         )
 
     async def any_worker(self, base_model: str | None = None) -> Worker:
@@ -92,9 +106,9 @@ class Router:
 
     async def which_knows(self, name: str, workers: Iterable[Worker]) -> Worker | None:
         """Return the first of WORKERS that knows NAME; all are asked, also those that restart."""
-        asked = list(workers)
+        asked, named = list(workers), partial(journals.knows, name=name)
         answers = await asyncio.gather(
-            *(self.call(worker, "knows", {"name": name}) for worker in asked),
+            *(self.call_or_read(worker, "knows", {"name": name}, named) for worker in asked),
             return_exceptions=True,
         )
         away = None
@@ -155,24 +169,36 @@ class Router:
         return str(record["base_model"]) if record is not None else None
 
     async def lend(self, path: object, worker: Worker) -> None:
-        """Give WORKER the record of the checkpoint at PATH if another worker has it."""
+        """Give WORKER the record of the checkpoint at PATH if another worker has it.
+
+        Without a record it forgets an earlier one, of a checkpoint that was deleted since.
+        """
         owner, record = await self._lent(path)
-        if record is not None and owner is not worker:
-            await self.call(worker, "borrow", record)
+        if _run_of(path) and owner is not worker:
+            await self.call(worker, "borrow", {"path": path, "record": record})
+
+    async def reader(self, path: str) -> Worker:
+        """Return a worker that serves and can read the checkpoint at PATH, whose files all share.
+
+        Raises:
+            WorkerAway: No worker serves now.
+        """
+        owner = await self.locate(path.removeprefix("tinker://").partition("/")[0])
+        if owner is not None and owner.ready.is_set():
+            return owner
+        worker = await self.any_worker()
+        await self.lend(path, worker)
+        return worker
 
     async def _lent(self, path: object) -> tuple[Worker | None, Any]:
         """Return the worker and the record of the checkpoint at PATH."""
-        run = str(path).removeprefix("tinker://").partition("/")[0]
-        if not isinstance(path, str) or not path.startswith("tinker://") or not run:
+        run = _run_of(path)
+        owner = await self.locate(run) if run else None
+        if owner is None:
             return None, None
-        if (owner := await self.locate(run)) is None:
-            return None, None
-        try:
-            return owner, await self.call(owner, "lend", {"path": path})
-        except Refused as refusal:
-            if refusal.status != NotFound.status:
-                raise
-            return owner, None  # The worker refuses the request in its own words.
+        read = partial(journals.checkpoint, path=str(path))
+        # Without a record the worker refuses the request in its own words.
+        return owner, await self.call_or_read(owner, "lend", {"path": path}, read)
 
     async def choose_for_sample(self, sampler: str, seq: object) -> Worker | None:
         """Return the worker for one sampling request; a repeated one goes to the same worker."""
@@ -240,6 +266,13 @@ class Router:
         if home is None or queue not in self.placements.holders:
             return home
         return await self.which_knows(name, self._holders(queue, home)) or home
+
+
+def _run_of(path: object) -> str:
+    """Return the run of the checkpoint at PATH; empty if that is not a path."""
+    if not isinstance(path, str) or not path.startswith("tinker://"):
+        return ""
+    return path.removeprefix("tinker://").partition("/")[0]
 
 
 def _waiting(worker: Worker) -> int:

@@ -15,6 +15,7 @@ from dreadnode_engine.startup import listen, lock_data_dir
 from dreadnode_engine.state.checkpoint_files import check_workers, worker_dir
 from dreadnode_engine.workers.app import create_router_app
 from dreadnode_engine.workers.capacity import memory_of_each
+from dreadnode_engine.workers.journals import Journals
 from dreadnode_engine.workers.launching import Launcher, LocalLauncher
 from dreadnode_engine.workers.placements import Placements, read_journals
 from dreadnode_engine.workers.router import Router, follow_load
@@ -40,7 +41,8 @@ async def serve_workers(settings: Settings) -> int:
         keyring = Keyring(master_key(shared_dir))
         listening = listen(settings.host, settings.port)
         placements = await _read_journals(shared_dir, settings.workers)
-        router = Router([Worker(index) for index in range(settings.workers)], placements, keyring)
+        workers = [Worker(index) for index in range(settings.workers)]
+        router = Router(workers, placements, keyring, Journals(shared_dir))
         async with _running(router, LocalLauncher(settings, memory_gib), folder):
             endpoint = Endpoint(shared_dir, keyring)
             app = create_router_app(router, endpoint, lambda: folder.problem)
