@@ -139,6 +139,26 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "indexer_types": ["full", "shared", "full"],
         },
     ),
+    "glm5_next": (
+        "Glm5NextTextConfig",
+        "Glm5NextForConditionalGeneration",
+        {
+            **LATENT,
+            "pad_token_id": None,
+            "qk_rope_head_dim": 0,
+            "n_group": 1,
+            "index_topk": 16,
+            "index_kpool": 4,
+            "index_n_heads": 32,
+            "index_head_dim": 16,
+            "linear_head_dim": 8,
+            "linear_num_heads": 4,
+            "hc_mult": 2,
+            "hc_sinkhorn_iters": 3,
+            "layer_types": ["indexed_attention", "linear_attention", "indexed_attention"],
+            "mlp_layer_types": ["dense", "sparse", "sparse"],
+        },
+    ),
     "nemotron_h": (
         "NemotronHConfig",
         "NemotronHForCausalLM",
@@ -188,6 +208,19 @@ VISION: dict[str, Any] = {
 """The sizes of a vision tower beside a decoder."""
 TOWERS: dict[str, tuple[str, dict[str, Any]]] = {
     "kimi_k25": ("Kimi_K25Config", VISION),
+    "glm5_next": (
+        "Glm5NextConfig",
+        {
+            "vision_config": {
+                "depth": 1,
+                "num_heads": 2,
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "out_hidden_size": 32,
+                "projection_intermediate_size": 16,
+            },
+        },
+    ),
     "nemotron_h_omni": (
         "NemotronH_Omni_Reasoning_V3_Config",
         {
@@ -243,11 +276,11 @@ def make_model(folder: Path, kind: str, context: int) -> Path:
         )
     torch.manual_seed(7)
     model = getattr(transformers, model_class)(config)
-    if kind == "inkling2":
-        # transformers starts some of its weights at zero, where they would change nothing.
-        for weight in model.parameters():
-            if not weight.any():
-                torch.nn.init.normal_(weight, std=0.3)
+    for name, weight in model.named_parameters():
+        # transformers starts some weights at zero, where they would change nothing, and makes all
+        # positions of a pool alike.
+        if ".index_kpool_compress_" in name or (kind == "inkling2" and not weight.any()):
+            torch.nn.init.normal_(weight, std=0.3)
     model.save_pretrained(folder)
     if kind == "kimi_k25":
         # transformers 5.23 saves the layers of the text tower under names of the vision tower.

@@ -45,7 +45,7 @@ SHAPES = [
 # The text tower of a Kimi K2.5 is a DeepSeek V3, that of a Nemotron Omni a Nemotron-H.
 KINDS = [
     *("gpt_oss", "qwen3_5", "qwen3_5_moe", "kimi_k25", "glm_moe_dsa", "nemotron_h_omni"),
-    *("inkling", "inkling2"),
+    *("inkling", "inkling2", "glm5_next"),
 ]
 STEP = AdamParams(learning_rate=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
 
@@ -88,7 +88,9 @@ def plain(base: LoadedBase, folder: Path | None, *, train: bool = False) -> Any:
         # transformers finds no class for the text tower of these models by itself.
         own["config"] = AutoConfig.from_pretrained(path).text_config
         own["key_mapping"] = {r"^language_model\.": ""}
-    build = getattr(transformers, base.served.architecture)
+    # A class for the text tower of GLM 5.3 Flash alone is the engine's own.
+    replaced = {"glm5_next": "Glm5NextForConditionalGeneration"}
+    build = getattr(transformers, replaced.get(base.served.id, base.served.architecture))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if "inkling" in base.served.id:
@@ -538,8 +540,9 @@ INT4 = {
         ("kimi_k25", INT4, r".*experts\..*_proj\.weight", in_int4),
         # Its published settings do not say that it is quantized.
         ("inkling2", None, r".*\.w\d+_weight", in_mxfp8),
+        ("glm5_next", FP8, r".*_proj\.weight", in_fp8),
     ],
-    ids=["fp8", "int4", "mxfp8"],
+    ids=["fp8", "int4", "mxfp8", "fp8-tower"],
 )
 def test_quantized_weights_are_converted_one_by_one(
     make_tiny: Callable[[str, int], Path],

@@ -52,12 +52,13 @@ for folder in sys.argv[1:]:
 
 def save_model(folder: Path, kind: str, config_class: str = "", **sizes: Any) -> Path:
     """Save a random model of KIND, the name of its class, with a tokenizer of one token."""
+    import dreadnode_engine.compute.decoders  # noqa: F401 (it registers a class)
     import transformers
     from tokenizers import Tokenizer, models
 
     common = {"num_attention_heads": 8, "num_key_value_heads": 4, "max_position_embeddings": 4096}
     config = getattr(transformers, config_class or f"{kind}Config")(**common | sizes)
-    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(folder)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel({"a": 0}, unk_token="a"))
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="a").save_pretrained(
         folder
@@ -100,6 +101,14 @@ def test_estimates_are_within_a_quarter_of_what_training_takes(tmp_path: Path) -
         "swa_head_dim": 32,
         "sliding_window_size": 128,
     }
+    delta = latent | {
+        "qk_rope_head_dim": 0,
+        "linear_head_dim": 48,
+        "linear_num_heads": 8,
+        "index_kpool": 4,
+        "pad_token_id": None,
+        "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
+    }
     experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
     folders = [
         save_model(tmp_path / "llama", "Llama", vocab_size=4000, **wide),
@@ -130,6 +139,9 @@ def test_estimates_are_within_a_quarter_of_what_training_takes(tmp_path: Path) -
             **wide | by_distance,
         ),
         save_model(tmp_path / "latent", "DeepseekV3", vocab_size=4000, **wide, **latent),
+        save_model(
+            tmp_path / "delta", "Glm5Next", "Glm5NextTextConfig", vocab_size=4000, **wide, **delta
+        ),
     ]
 
     measured = subprocess.run(

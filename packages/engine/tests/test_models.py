@@ -15,6 +15,7 @@ import torch
 from dreadnode_engine.base_models import discovery
 from dreadnode_engine.base_models.discovery import STAND_IN_ID, discover, inspect_model
 from dreadnode_engine.base_models.published import PUBLISHED
+from dreadnode_engine.compute import decoders  # noqa: F401 (it registers a class)
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.settings import Settings
@@ -253,7 +254,13 @@ def test_a_context_out_of_range_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["Qwen/Qwen3.5-4B", "openai/gpt-oss-20b", "thinkingmachines/Inkling-Small"]
+    "name",
+    [
+        "Qwen/Qwen3.5-4B",
+        "openai/gpt-oss-20b",
+        "thinkingmachines/Inkling-Small",
+        "zai-org/GLM-5.3-Flash",
+    ],
 )
 def test_published_settings_give_the_weights_that_are_counted(name: str) -> None:
     known = PUBLISHED[name]

@@ -16,6 +16,8 @@ HYBRIDS: Mapping[str, str] = {
     "qwen3_5_moe_text": "gated delta rule and full attention, routed experts",
     "deepseek_v3": "latent attention, routed experts",
     "glm_moe_dsa": "latent attention to selected positions, routed experts",
+    "glm5_next_text": "Kimi delta attention and latent attention to selected pools of positions, "
+    "routed experts",
     "nemotron_h": "Mamba-2, full attention, MLP and routed experts",
     "inkling_text": "sliding and full attention by distance, convolutions, routed experts",
     "inkling2_text": "sliding and full attention by distance, convolutions, routed experts",
@@ -26,21 +28,23 @@ TEXT_TOWERS: Mapping[str, str] = {
     "qwen3_5": "Qwen3_5ForCausalLM",
     "qwen3_5_moe": "Qwen3_5MoeForCausalLM",
     "kimi_k25": "DeepseekV3ForCausalLM",
+    "glm5_next": "Glm5NextForCausalLM",
     "nemotron_h_omni": "NemotronHForCausalLM",
     "inkling_mm_model": "InklingForCausalLM",
     "inkling2": "Inkling2ForCausalLM",
 }
-"""The class of transformers that loads only the text tower of a vision model, by its model type."""
+"""The class that holds only the text tower of a vision model, by its model type."""
 
-NESTED_DECODERS = frozenset({"kimi_k25", "nemotron_h_omni", "inkling_mm_model", "inkling2"})
-"""Vision models whose text tower transformers builds, but loads only with the other towers."""
+NESTED_DECODERS = frozenset(
+    {"kimi_k25", "glm5_next", "nemotron_h_omni", "inkling_mm_model", "inkling2"}
+)
+"""Vision models whose text tower transformers loads only with the other towers."""
 UNPADDED = 200058
 """The tokens of Inkling 2, where `config.json` does not say how many of its rows are padding."""
 
 REFUSED: Mapping[str, str] = {
     "deepseek_v4": "its layers attend to compressed and selected positions",
     "deepseek_v32": "its indexer rotates positions in another way than that of GLM 5",
-    "glm5_next": "its layers have Kimi delta attention and an indexer of pooled positions",
 }
 """Why an architecture that transformers knows is not computed here."""
 

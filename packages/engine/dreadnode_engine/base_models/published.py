@@ -85,6 +85,7 @@ _INKLING_SMALL = {
 }
 # One layer in four has an indexer of its own, from the third on.
 _GLM_5 = {"index_topk_freq": 4, "index_skip_topk_offset": 3}
+_GLM_53_FLASH = {"index_kpool": 4}
 _GPT_OSS_20B = {"num_hidden_layers": 24, "num_local_experts": 32}
 _QWEN3_8B = {
     "vocab_size": 151936,
@@ -135,6 +136,7 @@ _ROWS: tuple[tuple[str, str, Mapping[str, Any], int, int], ...] = (
     ("deepseek-ai/DeepSeek-V3.1", "deepseek_v3", _V31, 671026404352, 312120384),
     ("moonshotai/Kimi-K2.6", "deepseek_v3", _KIMI_K2, 1026408209408, 477580096),
     ("zai-org/GLM-5.3", "glm_moe_dsa", _GLM_5, 743377000704, 362698880),
+    ("zai-org/GLM-5.3-Flash", "glm5_next_text", _GLM_53_FLASH, 313326799870, 177061120),
     ("openai/gpt-oss-120b", "gpt_oss", {}, 116829156672, 67305664),
     ("openai/gpt-oss-20b", "gpt_oss", _GPT_OSS_20B, 20914757184, 11760832),
     ("Qwen/Qwen3.8-27B", "qwen3_5_text", _QWEN35_27B, 26895998464, 7052800),
@@ -158,7 +160,6 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 UNSUPPORTED: Mapping[str, str] = {
-    "zai-org/GLM-5.3-Flash": "glm5_next",
     "deepseek-ai/DeepSeek-V4.1-Flash": "deepseek_v4",
     "deepseek-ai/DeepSeek-V4.1-Flash-1017": "deepseek_v4",
 }

@@ -40,6 +40,8 @@ ALPHA = 32
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."
+LANGUAGE_MODEL = "model.language_model."
+"""Names of layers start with this where a vision model has other towers beside them."""
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "r_proj", "o_proj", "qkv_proj"}
 _LATENT = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"}
@@ -134,6 +136,9 @@ class PeftWrapper:
         self, tensors: Mapping[str, Tensor], config: LoraConfig, folder: Path, base_model: str
     ) -> None:
         config.inference_mode = True
+        if any(name.startswith(LANGUAGE_MODEL) for name in self._targets.modules):
+            # PEFT would adapt layers with the same names in other towers too.
+            config.exclude_modules = r"model\.(?!language_model\.).*"
         config.base_model_name_or_path = without_variant(base_model)
         # PEFT keeps these as sets, which each process would write in another order.
         config.target_modules = sorted(config.target_modules or ())

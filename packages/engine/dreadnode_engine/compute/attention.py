@@ -32,7 +32,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | Selection | None,
     *,
     scaling: float | None = None,
     step_cache: StepCache | None = None,
@@ -51,7 +51,7 @@ def attend(
         query: with positions applied.
         key: with positions applied.
         value: as projected.
-        attention_mask: what each query may read; None is causal.
+        attention_mask: what each query may read, also as `indices`; None is causal.
         scaling: the factor of the scores.
         step_cache: the caches that the only token of each row reads in a decoding step.
         sequence_lengths: of the sequences that are packed into the only row; each reads itself.
@@ -75,6 +75,8 @@ def attend(
             lengths=sequence_lengths,
         )
         return attended, None
+    if isinstance(attention_mask, Selection):
+        indices, attention_mask = attention_mask, None
     selected: Sequence[Tensor | None] = (None,) if indices is None else indices.masks
     if step_cache is not None and step_cache.mask is not None:
         readable = step_cache.mask if selected[0] is None else selected[0]

@@ -6,6 +6,7 @@ quarter of what was measured.
 
 from typing import Any
 
+from dreadnode_engine.compute.glm_flash import KIMI_CHUNK
 from dreadnode_engine.compute.layer_states import LayerKind, cache_kinds, layer_kinds
 from dreadnode_engine.compute.loaded_model import Device
 from dreadnode_engine.compute.relative_attention import BLOCK
@@ -36,6 +37,8 @@ def training_bytes(config: Any, device: Device, tokens: int) -> int:
         tokens: how many.
     """
     experts = bool(getattr(config, "num_experts_per_tok", None)) and "moe" in _kinds_of_mlp(config)
+    # Kimi delta attention keeps so much more than experts that theirs hardly counts beside it.
+    experts = experts and not hasattr(config, "linear_num_heads")
     kept = _kept(config)
     layers = len(layer_kinds(config))
     if device.gradient_checkpointing:
@@ -78,6 +81,7 @@ def _kept(config: Any) -> list[int]:
     kept = []
     for index, (kind, mlp) in enumerate(zip(layer_kinds(config), mlps, strict=True)):
         values = 3 * hidden + mixers[kind.name] + beside if kind.name != "none" else 0
+        values += _kept_by_streams(config)
         if blocks:
             values += 6 * hidden * (index // blocks + 2)
         if mlp == "moe":
@@ -88,6 +92,17 @@ def _kept(config: Any) -> list[int]:
             values += 2 * hidden + 4 * int(config.intermediate_size)
         kept.append(values)
     return kept
+
+
+def _kept_by_streams(config: Any) -> int:
+    """Return the values per token that the two hyper-connections of a layer keep; 0 without them.
+
+    Each keeps all streams of hidden states, and the matrix that mixes them at each of the steps
+    that normalize its rows and columns.
+    """
+    streams = int(getattr(config, "hc_mult", None) or 0)
+    steps = 2 * int(getattr(config, "hc_sinkhorn_iters", None) or 0)
+    return 2 * streams * (int(config.hidden_size) + steps * (streams + 1))
 
 
 def _kinds_of_mlp(config: Any) -> list[str]:
@@ -118,6 +133,10 @@ def _kept_by_recurrence(config: Any) -> int:
         heads = int(config.mamba_num_heads)
         widths = 6 * int(config.mamba_head_dim) + 4 * int(config.ssm_state_size)
         return heads * (widths + 4 * int(config.chunk_size))
+    if hasattr(config, "linear_num_heads"):
+        width = int(config.linear_head_dim)
+        values = width * (4 * KIMI_CHUNK + 11) + width**2 // KIMI_CHUNK + 6 * KIMI_CHUNK
+        return int(config.linear_num_heads) * values
     heads = int(getattr(config, "linear_num_value_heads", 0))
     widths = 8 * (int(getattr(config, "linear_key_head_dim", 0)))
     widths += 6 * int(getattr(config, "linear_value_head_dim", 0))
@@ -127,7 +146,9 @@ def _kept_by_recurrence(config: Any) -> int:
 def cache_bytes(config: Any, device: Device, positions: int) -> int:
     """Return what the cache of POSITIONS tokens of a decoder with CONFIG takes."""
     indexers = sum(kind.name == "index" for kind in cache_kinds(config))
-    index = indexers * int(getattr(config, "index_head_dim", 0))
+    # An indexer of pools keeps a gate beside each key.
+    kept = 2 if hasattr(config, "index_kpool") else 1
+    index = kept * indexers * int(getattr(config, "index_head_dim", 0))
     # Short sequences fill no window, so each position counts in every layer with attention.
     values = sum(_cached(config, kind) for kind in layer_kinds(config))
     return positions * (values + index) * device.activations.itemsize
@@ -162,6 +183,10 @@ def state_bytes(config: Any) -> int:
             config.conv_kernel
         )
         return FLOAT * layers * (conv + inner * int(config.ssm_state_size))
+    if hasattr(config, "linear_num_heads"):
+        inner = int(config.linear_num_heads) * int(config.linear_head_dim)
+        kept = 3 * int(config.linear_conv_kernel_dim) + int(config.linear_head_dim)
+        return FLOAT * layers * inner * kept
     keys, values = int(config.linear_key_head_dim), int(config.linear_value_head_dim)
     groups, heads = int(config.linear_num_key_heads), int(config.linear_num_value_heads)
     conv = (2 * groups * keys + heads * values) * int(config.linear_conv_kernel_dim)

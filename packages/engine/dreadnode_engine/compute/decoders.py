@@ -5,8 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig, Mxfp4Config
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    Mxfp4Config,
+)
 from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
@@ -16,9 +21,13 @@ from transformers.core_model_loading import WeightRenaming
 from dreadnode_engine.base_models.architectures import NESTED_DECODERS, architecture_class
 from dreadnode_engine.base_models.quantization import MXFP4, settings_of
 from dreadnode_engine.base_models.stored_weights import StoredWeights
+from dreadnode_engine.compute.glm_flash import Glm5NextForCausalLM, Glm5NextTextConfig
 from dreadnode_engine.errors import OperationFailed
 
 INKLING = "InklingForCausalLM"
+
+# Without `exist_ok` transformers keeps its own configurations to its own classes.
+AutoModelForCausalLM.register(Glm5NextTextConfig, Glm5NextForCausalLM, exist_ok=True)
 
 
 def decoder_config(path: Path) -> Any:
@@ -79,13 +88,12 @@ def _load_stored(
     decoder = decoder_config(path)
     if hasattr(decoder, "quantization_config"):
         del decoder.quantization_config
-    name = architecture_class(config)
-    if name == INKLING:
+    if (name := architecture_class(config)) == INKLING:
         # transformers knows its published names only where all towers are loaded.
         mapping = get_checkpoint_conversion_mapping("inkling_mm_model")
         mapping.append(WeightRenaming(r"^model\.language_model\.", "model."))
         register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
-    model, found = getattr(transformers, name).from_pretrained(
+    model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder)].from_pretrained(
         None,
         config=decoder,
         state_dict=StoredWeights(path, config),

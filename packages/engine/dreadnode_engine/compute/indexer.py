@@ -113,21 +113,34 @@ class Indexer(GlmMoeDsaIndexer):  # type: ignore[misc]
         positions = keys.shape[1]
         if positions <= self.index_topk:
             return None
-        length = query.shape[1]
         if mask is None:
             places = torch.arange(positions, device=keys.device)
             mask = (places <= places[:, None])[None]
-        keys = keys.float().transpose(1, 2)[:, None]
-        step = max(1, SCORES // (len(query) * self.n_heads * positions))
-        found = []
-        for first in range(0, length, step):
-            part = slice(first, first + step)
-            # The score of a position: sum over heads h of w_h relu(q_h k).
-            heads = torch.relu(query[:, part].float() @ keys)
-            scores = (weights[:, part, None] @ heads)[:, :, 0]
-            allowed = mask[:, part].expand_as(scores)
-            found.append(_largest(scores.masked_fill(~allowed, -torch.inf), self.index_topk))
-        return (torch.cat(found, dim=1) & mask)[:, None]
+        return best_keys(query, keys, weights, mask, self.index_topk)[:, None]
+
+
+def best_keys(query: Tensor, keys: Tensor, weights: Tensor, mask: Tensor, count: int) -> Tensor:
+    """Return where the COUNT keys with the largest scores are, (rows, length, keys).
+
+    Args:
+        query: (rows, length, heads, width).
+        keys: (rows, keys, width).
+        weights: of the heads, (rows, length, heads).
+        mask: which keys each query may choose, (rows, length, keys).
+        count: how many it chooses at most.
+    """
+    rows, length, heads, _ = query.shape
+    step = max(1, SCORES // (rows * heads * keys.shape[1]))
+    keys = keys.float().transpose(1, 2)[:, None]
+    found = []
+    for first in range(0, length, step):
+        part = slice(first, first + step)
+        # The score of a key: sum over heads h of w_h relu(q_h k).
+        products = torch.relu(query[:, part].float() @ keys)
+        scores = (weights[:, part, None] @ products)[:, :, 0]
+        allowed = mask[:, part].expand_as(scores)
+        found.append(_largest(scores.masked_fill(~allowed, -torch.inf), count))
+    return torch.cat(found, dim=1) & mask
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:

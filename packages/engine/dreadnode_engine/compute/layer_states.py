@@ -42,7 +42,7 @@ def layer_kinds(config: Any) -> list[LayerKind]:
     config = config.get_text_config(decoder=True)
     types = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
     if getattr(config, "kv_lora_rank", None):
-        return [LayerKind("latent")] * len(types)
+        return [LayerKind("recurrent" if t == "linear_attention" else "latent") for t in types]
     window = getattr(config, "sliding_window", None)
     windows = {"sliding_attention": window, "hybrid_sliding": window}
     return [LayerKind(_NAMES[name], windows.get(name)) for name in types]
@@ -54,7 +54,12 @@ def cache_kinds(config: Any) -> list[LayerKind]:
     kinds = layer_kinds(config)
     types = getattr(decoder, "indexer_types", None) or []
     convolutions = len(kinds) * int(getattr(decoder, "number_of_conv_states", 0))
-    indexers = [LayerKind("index")] * types.count("full")
+    # GLM 5.3 Flash names a type for its recurrent layers too, which have no indexer.
+    indexers = [
+        LayerKind("index")
+        for kind, name in zip(kinds, types, strict=False)
+        if name == "full" and kind.name != "recurrent"
+    ]
     return [*kinds, *indexers, *[LayerKind("recurrent")] * convolutions]
 
 

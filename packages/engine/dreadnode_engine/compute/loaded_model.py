@@ -14,6 +14,7 @@ from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
 from dreadnode_engine.compute.attention import ENGINE_ATTENTION
 from dreadnode_engine.compute.decode_step import fuse_projections
 from dreadnode_engine.compute.decoders import load_decoder
+from dreadnode_engine.compute.glm_flash import adopt_glm_flash
 from dreadnode_engine.compute.indexer import adopt_indexers
 from dreadnode_engine.compute.inkling import adopt_inkling
 from dreadnode_engine.compute.kv_cache import SlotCache, SlotStep
@@ -79,6 +80,7 @@ class LoadedBase:
         adopt_recurrent_layers(model)
         adopt_indexers(model)
         adopt_inkling(model)
+        adopt_glm_flash(model)
         self.plain = Network(model, mixed=device.mixed)
         self.prefixes = PrefixCache(prefix_bytes)
         self._wrapped: dict[LoraShape, tuple[PeftWrapper, Network]] = {}

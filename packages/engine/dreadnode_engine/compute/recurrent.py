@@ -15,7 +15,9 @@ def adopt_recurrent_layers(model: nn.Module) -> None:
     """Replace the class of each recurrent layer of MODEL."""
     classes: dict[type[nn.Module], type[nn.Module]] = {}
     for module in model.modules():
-        if isinstance(getattr(module, "conv1d", None), nn.Conv1d) and hasattr(module, "A_log"):
+        # Kimi delta attention has its decay in a module of its own.
+        decays = hasattr(module, "A_log") or hasattr(module, "forget_gate")
+        if isinstance(getattr(module, "conv1d", None), nn.Conv1d) and decays:
             original = type(module)
             module.__class__ = classes.setdefault(original, _adopted(original))
 
