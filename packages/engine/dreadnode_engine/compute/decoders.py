@@ -21,13 +21,13 @@ from transformers.core_model_loading import WeightRenaming
 from dreadnode_engine.base_models.architectures import NESTED_DECODERS, architecture_class
 from dreadnode_engine.base_models.quantization import MXFP4, settings_of
 from dreadnode_engine.base_models.stored_weights import StoredWeights
-from dreadnode_engine.compute.glm_flash import Glm5NextForCausalLM, Glm5NextTextConfig
+from dreadnode_engine.compute.glm_flash import Glm5NextForCausalLM
 from dreadnode_engine.errors import OperationFailed
 
 INKLING = "InklingForCausalLM"
 
 # Without `exist_ok` transformers keeps its own configurations to its own classes.
-AutoModelForCausalLM.register(Glm5NextTextConfig, Glm5NextForCausalLM, exist_ok=True)
+AutoModelForCausalLM.register(Glm5NextForCausalLM.config_class, Glm5NextForCausalLM, exist_ok=True)
 
 
 def decoder_config(path: Path) -> Any:

@@ -126,7 +126,7 @@ class _Decoder(Glm5NextTextModel):  # type: ignore[misc]
 class _Attention(Glm5NextTextAttention):  # type: ignore[misc]
     """Attention that leaves the mask to `attention.py`."""
 
-    def build_attention_mask_from_topk(self, topk_indices: Selection, **_: Any) -> Selection:  # type: ignore[override]
+    def build_attention_mask_from_topk(self, topk_indices: Selection, **_: Any) -> Selection:
         """Return what the indexer selected."""
         return topk_indices
 
@@ -159,7 +159,8 @@ class PooledIndexer(Glm5NextTextIndexer):  # type: ignore[misc]
         if past_key_values is None:
             lengths = list(attention_mask.lengths or [length])
             parts = [torch.split(t, lengths, dim=1) for t in (query, weights, key, gate)]
-            return Selection([self._select(*part, None) for part in zip(*parts, strict=True)])
+            found = [self._select(q, w, k, g, None) for q, w, k, g in zip(*parts, strict=True)]
+            return Selection(found)
         keys, gates = past_key_values.update(key[:, None], gate[:, None], self.cache_layer)
         mask = attention_mask.mask
         if isinstance(past_key_values, StepCache) and past_key_values.mask is not None:
@@ -188,16 +189,17 @@ class PooledIndexer(Glm5NextTextIndexer):  # type: ignore[misc]
             mask = (places <= places[:, None])[None]
         # A pool can be selected by queries that may read its last position.
         whole = mask[..., size - 1 :: size]
-        chosen = best_keys(query, self._pooled(keys, gates), weights, whole, wanted)
+        chosen: Tensor = best_keys(query, self._pooled(keys, gates), weights, whole, wanted)
         chosen = pad(chosen.repeat_interleave(size, dim=-1), (0, positions - pools * size))
         seen = mask.sum(-1, keepdim=True)
-        tail = places >= seen - seen % size
-        return ((chosen | tail) & mask)[:, None]
+        # Of a pool that is not whole yet, everything is read.
+        chosen = (chosen | (places >= seen - seen % size)) & mask
+        return chosen[:, None]
 
     def _pooled(self, keys: Tensor, gates: Tensor) -> Tensor:
         """Return the keys of whole pools, (rows, pools, width)."""
-        size = self.index_kpool
-        end = keys.shape[1] // size * size
-        keys, gates = (t[:, :end].unflatten(1, (-1, size)) for t in (keys, gates))
+        pools, size = keys.shape[1] // self.index_kpool, self.index_kpool
+        shape = (len(keys), pools, size, -1)
+        keys, gates = (t[:, : pools * size].reshape(shape) for t in (keys, gates))
         shares = torch.softmax(gates.float() + self.index_kpool_compress_ape.float(), dim=2)
         return (shares.to(keys.dtype) * keys).sum(2)
