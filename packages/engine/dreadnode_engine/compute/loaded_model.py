@@ -18,6 +18,7 @@ from dreadnode_engine.compute.glm_flash import adopt_glm_flash
 from dreadnode_engine.compute.indexer import adopt_indexers
 from dreadnode_engine.compute.inkling import adopt_inkling
 from dreadnode_engine.compute.kv_cache import SlotCache, SlotStep
+from dreadnode_engine.compute.lora_linear import adopt_lora_layers
 from dreadnode_engine.compute.mixed_precision import choose_dtype, halve_projections
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
 from dreadnode_engine.compute.network import Network
@@ -119,6 +120,7 @@ class LoadedBase:
         """Return the PEFT wrapper for SHAPE and the network on it."""
         if shape not in self._wrapped:
             wrapper = PeftWrapper(self.plain.causal_lm, shape)
+            adopt_lora_layers(wrapper.causal_lm)
             network = Network(wrapper.causal_lm, mixed=self.plain.mixed)
             self._wrapped[shape] = wrapper, network
         return self._wrapped[shape]

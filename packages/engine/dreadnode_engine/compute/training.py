@@ -22,6 +22,8 @@ from dreadnode_engine.protocol.protobuf import Datum, ForwardBackward, Logprobs
 
 LOGIT_ROWS = 512
 """Tokens whose logits exist at the same time: bounds the memory of a large vocabulary."""
+CACHED_ROWS = 32
+"""Tokens whose logits are read and written several times in a row."""
 
 
 @dataclass(frozen=True)
@@ -235,10 +237,44 @@ def _head(
 
 
 def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return log-probabilities of TARGETS (tokens, columns) under LOGITS (tokens, vocabulary)."""
-    return logits.gather(-1, targets) - logits.logsumexp(dim=-1, keepdim=True)
+    """Return log-probabilities of TARGETS (tokens, columns) under LOGITS (tokens, vocabulary).
+
+    The backward pass overwrites LOGITS with their gradient.
+    """
+    result: Tensor = _TokenLogprobs.apply(logits, targets)
+    return result
+
+
+class _TokenLogprobs(torch.autograd.Function):
+    """`token_logprobs`, whose gradient takes no memory beside the logits.
+
+    Another tensor as large as the logits costs more to allocate than to compute, so both passes
+    take a few rows at a time, which stay in the processor's cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        parts = [part.logsumexp(-1, keepdim=True) for part in logits.split(CACHED_ROWS)]
+        normalizer = torch.cat(parts)
+        ctx.save_for_backward(logits, targets, normalizer)
+        return logits.gather(-1, targets) - normalizer
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        logits, *others = ctx.saved_tensors
+        whole = (logits, *others, gradients[0])
+        for part, targets, normalizer, gradient in zip(
+            *(tensor.split(CACHED_ROWS) for tensor in whole), strict=True
+        ):
+            part.sub_(normalizer).exp_().mul_(-gradient.sum(-1, keepdim=True))
+            part.scatter_add_(-1, targets, gradient)
+        return logits, None
 
 
 def gradients_are_finite(parameters: Sequence[nn.Parameter]) -> bool:
     """Whether every gradient is finite."""
-    return all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None)
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    # One norm costs a fifth of asking each gradient, and is finite only if all of them are.
+    if bool(torch.nn.utils.get_total_norm(gradients).isfinite()):
+        return True
+    return all(bool(gradient.isfinite().all()) for gradient in gradients)

@@ -31,8 +31,13 @@ class TrainingState:
         self.wrapper, self.network = base.wrapper_for(shape)
         # In the order of the modules, not of TENSORS: the norm of the gradients sums in this order.
         self.parameters = {name: nn.Parameter(tensors[name]) for name in self.wrapper.shapes}
-        # The settings come with each step.
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=0.0, foreach=False)
+        # The settings come with each step. On a GPU the fused step would keep its counts there.
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=0.0,
+            foreach=False,
+            fused=self.wrapper.device.type == "cpu",
+        )
 
     @property
     def accumulating(self) -> bool:
