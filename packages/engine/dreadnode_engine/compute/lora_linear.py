@@ -31,7 +31,9 @@ class LoraLinear(Linear):  # type: ignore[misc]
         if x.dtype != a.dtype:
             return super().forward(x, *args, **kwargs)  # type: ignore[no-any-return]
         base = self.base_layer
-        result: Tensor = _Adapted.apply(x, base.weight, base.bias, a, b, self.scaling["default"])
+        result: Tensor = _Adapted.apply(  # type: ignore[no-untyped-call]
+            x, base.weight, base.bias, a, b, self.scaling["default"]
+        )
         return result
 
 

@@ -241,7 +241,7 @@ def token_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
 
     The backward pass overwrites LOGITS with their gradient.
     """
-    result: Tensor = _TokenLogprobs.apply(logits, targets)
+    result: Tensor = _TokenLogprobs.apply(logits, targets)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -254,7 +254,7 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
-        parts = [part.logsumexp(-1, keepdim=True) for part in logits.split(CACHED_ROWS)]
+        parts = [part.logsumexp(-1, keepdim=True) for part in torch.split(logits, CACHED_ROWS)]
         normalizer = torch.cat(parts)
         ctx.save_for_backward(logits, targets, normalizer)
         return logits.gather(-1, targets) - normalizer
@@ -264,7 +264,7 @@ class _TokenLogprobs(torch.autograd.Function):
         logits, *others = ctx.saved_tensors
         whole = (logits, *others, gradients[0])
         for part, targets, normalizer, gradient in zip(
-            *(tensor.split(CACHED_ROWS) for tensor in whole), strict=True
+            *(torch.split(tensor, CACHED_ROWS) for tensor in whole), strict=True
         ):
             part.sub_(normalizer).exp_().mul_(-gradient.sum(-1, keepdim=True))
             part.scatter_add_(-1, targets, gradient)
