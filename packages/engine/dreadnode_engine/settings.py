@@ -48,6 +48,12 @@ class Settings(ModelSources):
         description="Processes that share the work, each with one GPU or its part of the CPU "
         "cores, and each with its own copy of the base weights.",
     )
+    ray_address: str | None = Field(
+        None,
+        description="Run the workers on this Ray cluster: HOST:PORT, or auto. This machine must be "
+        "part of it, and all its machines need the data directory under the same path.",
+        json_schema_extra={"metavar": "ADDRESS"},
+    )
     device: Literal["cpu", "cuda"] = Field("cpu", description="Device to compute on.")
     dtype: Literal["auto", "float32", "bfloat16"] | None = Field(
         None,
@@ -59,8 +65,8 @@ class Settings(ModelSources):
         None,
         gt=0,
         lt=1e6,
-        description="Memory that models, runs and computing may use, in GiB: of one GPU, or of all "
-        "workers of a machine. "
+        description="Memory that models, runs and computing may use, in GiB: of one GPU, of all "
+        "workers of a machine, or with Ray of one worker. "
         "Default: four fifths of what is free, measured again whenever it matters.",
         json_schema_extra={"metavar": "GIB"},
     )

@@ -60,7 +60,7 @@ async def test_a_worker_that_dies_at_every_start_is_named_and_its_calls_are_refu
         check_started([worker])
 
     assert launcher.starts == supervisor.FAILURES
-    assert "Worker 1 has ended 3 times in a row soon after its start (exit code -9)" in str(
+    assert "Worker 1 has failed 3 times in a row at or soon after its start (exit code -9)" in str(
         away.value
     )
     assert away.value.status == 503

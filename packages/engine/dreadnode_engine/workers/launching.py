@@ -51,6 +51,7 @@ def spec_of(settings: Settings, index: int, **changes: object) -> WorkerSpec:
         "data_dir": worker_dir(settings.data_dir, index),
         "port": 0,
         "workers": 1,
+        "ray_address": None,
         **changes,
     }
     return WorkerSpec(settings=settings.model_copy(update=own), shared_dir=settings.data_dir)
@@ -67,6 +68,11 @@ class LocalWorker:
     def __init__(self, process: asyncio.subprocess.Process, url: str) -> None:
         self.url = url
         self._process = process
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.returncode is None
 
     async def ended(self) -> str:
         """Wait until it has ended, and return how."""

@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import importlib.util
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dreadnode_engine.base_models.discovery import find_models
 from dreadnode_engine.errors import Refused
@@ -22,6 +24,10 @@ from dreadnode_engine.workers.router import Router, follow_load
 from dreadnode_engine.workers.shared_folder import SharedFolder
 from dreadnode_engine.workers.supervisor import Worker
 
+if TYPE_CHECKING:
+    # Ray is an optional dependency.
+    from dreadnode_engine.workers.ray_launching import RayLauncher
+
 LOAD_SECONDS = 0.5
 """How often a worker is asked how busy it is."""
 ORPHAN_SECONDS = 60.0
@@ -30,20 +36,23 @@ ORPHAN_SECONDS = 60.0
 
 async def serve_workers(settings: Settings) -> int:
     """Serve with several workers until the process is asked to end; return the exit code."""
+    cluster = _join_cluster(settings) if settings.ray_address is not None else None
     shared_dir = settings.data_dir
     await asyncio.to_thread(shared_dir.mkdir, parents=True, exist_ok=True)
     folder = await SharedFolder.lock(shared_dir)
     try:
         check_workers(shared_dir, settings.workers)
+        if cluster is not None:
+            await cluster.place()
         # Converted here once; the workers find what was converted.
         models = find_models(settings, shared_dir)
-        memory_gib = memory_of_each(settings, models)
+        launcher = cluster or LocalLauncher(settings, memory_of_each(settings, models))
         keyring = Keyring(master_key(shared_dir))
         listening = listen(settings.host, settings.port)
         placements = await _read_journals(shared_dir, settings.workers)
         workers = [Worker(index) for index in range(settings.workers)]
         router = Router(workers, placements, keyring, Journals(shared_dir))
-        async with _running(router, LocalLauncher(settings, memory_gib), folder):
+        async with _running(router, launcher, folder):
             endpoint = Endpoint(shared_dir, keyring)
             app = create_router_app(router, endpoint, lambda: folder.problem)
             try:
@@ -52,6 +61,19 @@ async def serve_workers(settings: Settings) -> int:
                 await endpoint.close()
     finally:
         folder.close()
+
+
+def _join_cluster(settings: Settings) -> "RayLauncher":
+    if "workers" not in settings.model_fields_set:
+        raise Refused("`--ray-address` needs `--workers N`: the number of workers on the cluster")
+    if importlib.util.find_spec("ray") is None:
+        raise Refused(
+            "`--ray-address` needs Ray; install it with "
+            "`pip install 'dreadnode-training-engine[ray]'`"
+        )
+    from dreadnode_engine.workers.ray_launching import RayLauncher
+
+    return RayLauncher(settings)
 
 
 async def _read_journals(shared_dir: Path, workers: int) -> Placements:

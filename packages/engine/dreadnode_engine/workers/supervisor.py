@@ -80,8 +80,8 @@ class Worker:
             failures += 1
             if failures >= FAILURES:
                 self.problem = (
-                    f"Worker {self.index} has ended {failures} times in a row soon after its start "
-                    f"({how}); its runs wait until it serves again, and the log says why it ends"
+                    f"Worker {self.index} has failed {failures} times in a row at or soon after "
+                    f"its start ({how}); its runs wait until it serves again, and the log says why"
                 )
                 log.error("%s", self.problem)
                 self.settled.set()
