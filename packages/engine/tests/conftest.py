@@ -123,6 +123,39 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
         "DeepseekV3ForCausalLM",
         LATENT,
     ),
+    "deepseek_v4": (
+        "DeepseekV4Config",
+        "DeepseekV4ForCausalLM",
+        {
+            "head_dim": 16,
+            "num_key_value_heads": 1,
+            "q_lora_rank": 16,
+            "partial_rotary_factor": 0.5,
+            # A token whose embedding is zero would score all entries alike.
+            "pad_token_id": None,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "sliding_window": 8,
+            "hc_mult": 2,
+            "hc_sinkhorn_iters": 3,
+            "o_groups": 2,
+            "o_lora_rank": 8,
+            "index_topk": 6,
+            "index_n_heads": 32,
+            "index_head_dim": 16,
+            "layer_types": [
+                "sliding_attention",
+                "compressed_sparse_attention",
+                "heavily_compressed_attention",
+            ],
+            "compress_rates": {
+                "compressed_sparse_attention": 4,
+                "heavily_compressed_attention": 12,
+            },
+            "mlp_layer_types": ["hash_moe", "moe", "moe"],
+        },
+    ),
     # Its text tower is a DeepSeek V3.
     "kimi_k25": ("DeepseekV3Config", "Kimi_K25ForConditionalGeneration", LATENT),
     "glm_moe_dsa": (
@@ -281,6 +314,14 @@ def make_model(folder: Path, kind: str, context: int) -> Path:
         # positions of a pool alike.
         if ".index_kpool_compress_" in name or (kind == "inkling2" and not weight.any()):
             torch.nn.init.normal_(weight, std=0.3)
+    if kind == "deepseek_v4":
+        # These start as zero, which would hide errors.
+        for name, tensor in model.state_dict().items():
+            if name.endswith(("sinks", "position_bias", "_hc.base")):
+                torch.nn.init.normal_(tensor)
+            elif name.endswith("tid2eid"):
+                chosen = torch.rand(len(tensor), config.n_routed_experts).argsort(-1)
+                tensor.copy_(chosen[:, : tensor.shape[1]])
     model.save_pretrained(folder)
     if kind == "kimi_k25":
         # transformers 5.23 saves the layers of the text tower under names of the vision tower.

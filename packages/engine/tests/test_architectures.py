@@ -45,7 +45,7 @@ SHAPES = [
 # The text tower of a Kimi K2.5 is a DeepSeek V3, that of a Nemotron Omni a Nemotron-H.
 KINDS = [
     *("gpt_oss", "qwen3_5", "qwen3_5_moe", "kimi_k25", "glm_moe_dsa", "nemotron_h_omni"),
-    *("inkling", "inkling2", "glm5_next"),
+    *("inkling", "inkling2", "glm5_next", "deepseek_v4"),
 ]
 STEP = AdamParams(learning_rate=1e-2, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1)
 

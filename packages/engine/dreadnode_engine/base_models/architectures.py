@@ -15,6 +15,7 @@ HYBRIDS: Mapping[str, str] = {
     "qwen3_5_text": "gated delta rule and full attention",
     "qwen3_5_moe_text": "gated delta rule and full attention, routed experts",
     "deepseek_v3": "latent attention, routed experts",
+    "deepseek_v4": "sliding attention and attention to compressed positions, routed experts",
     "glm_moe_dsa": "latent attention to selected positions, routed experts",
     "glm5_next_text": "Kimi delta attention and latent attention to selected pools of positions, "
     "routed experts",
@@ -43,7 +44,6 @@ UNPADDED = 200058
 """The tokens of Inkling 2, where `config.json` does not say how many of its rows are padding."""
 
 REFUSED: Mapping[str, str] = {
-    "deepseek_v4": "its layers attend to compressed and selected positions",
     "deepseek_v32": "its indexer rotates positions in another way than that of GLM 5",
 }
 """Why an architecture that transformers knows is not computed here."""

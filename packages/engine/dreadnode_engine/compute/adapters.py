@@ -44,7 +44,7 @@ LANGUAGE_MODEL = "model.language_model."
 """Names of layers start with this where a vision model has other towers beside them."""
 
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "r_proj", "o_proj", "qkv_proj"}
-_LATENT = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj"}
+_LATENT = {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "kv_proj", "o_b_proj"}
 _RECURRENT = {"in_proj_qkv", "in_proj_z", "in_proj"}
 _MLP = {"gate_proj", "up_proj", "down_proj", "gate_up_proj"}
 _MIXERS = _ATTENTION | _LATENT | _RECURRENT
@@ -189,10 +189,12 @@ class LoraTargets:
 
     Attributes:
         modules: paths of the linear layers.
+        names: ends of these paths, which no other layer has.
         parameters: sizes of three-dimensional parameters, which hold all experts, by path.
     """
 
     modules: frozenset[str]
+    names: frozenset[str]
     parameters: Mapping[str, tuple[int, ...]]
 
 
@@ -200,20 +202,23 @@ def lora_targets(base: nn.Module, shape: LoraShape) -> LoraTargets:
     """Return what an adapter of SHAPE trains in the model BASE.
 
     Experts that are one three-dimensional parameter per layer are no modules; PEFT adapts such
-    parameters directly, and they count as part of the MLP.
+    parameters directly, and they count as part of the MLP. Compressors and indexers are not trained.
     """
-    modules, parameters = set(), {}
+    modules, others, parameters = set(), set(), {}
     for name, module in base.named_modules():
         leaf = name.rpartition(".")[2]
         if isinstance(module, nn.Linear):
             # PEFT refuses `out_proj` of Mamba-2: fused kernels would skip its adapter.
             mixer = leaf in _MIXERS or name.endswith(_MIXER_ENDS)
-            if (
+            wanted = (
                 (mixer and shape.train_attn)
                 or (leaf in _MLP and not mixer and shape.train_mlp)
                 or (name == "lm_head" and shape.train_unembed)
-            ):
+            )
+            if wanted and ".compressor." not in name:
                 modules.add(name)
+            else:
+                others.add(leaf)
         elif leaf == "experts" and shape.train_mlp:
             for inner, parameter in module.named_parameters(recurse=False):
                 if parameter.ndim == 3 and inner in _MLP:
@@ -222,18 +227,23 @@ def lora_targets(base: nn.Module, shape: LoraShape) -> LoraTargets:
         raise OperationFailed(
             "The adapter has nothing to train; turn on train_mlp, train_attn or train_unembed"
         )
-    return LoraTargets(frozenset(modules), parameters)
+    names = {_end_of(name, 2 if name.rpartition(".")[2] in others else 1) for name in modules}
+    return LoraTargets(frozenset(modules), frozenset(names), parameters)
+
+
+def _end_of(path: str, parts: int) -> str:
+    return ".".join(path.split(".")[-parts:])
 
 
 def lora_config(targets: LoraTargets, shape: LoraShape) -> LoraConfig:
     """Return PEFT's configuration of an adapter of SHAPE with TARGETS."""
-    parameters = {".".join(name.split(".")[-3:]) for name in targets.parameters}
+    parameters = {_end_of(name, 3) for name in targets.parameters}
     return LoraConfig(
         r=shape.rank,
         lora_alpha=ALPHA,
         lora_dropout=0.0,
         bias="none",
-        target_modules=sorted({name.rpartition(".")[2] for name in targets.modules}),
+        target_modules=sorted(targets.names),
         target_parameters=sorted(parameters) or None,
         task_type="CAUSAL_LM",
     )

@@ -5,13 +5,14 @@ come and go between steps, and the rows in use are always the first. What a row 
 the kind of each layer (`layer_slots.py`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor
 
 from dreadnode_engine.compute.layer_slots import (
+    EntrySlots,
     KeyValueSlots,
     RecurrentSlots,
     Slots,
@@ -87,11 +88,13 @@ class SlotStep:
     Attributes:
         counts: how many rows each cache has.
         positions: of the newest token of each row, (rows,).
+        lengths: tokens before it of each row.
     """
 
     def __init__(self, caches: Sequence[SlotCache]) -> None:
         self._caches = caches
         self.counts = [cache.count for cache in caches]
+        self.lengths = [length for cache in caches for length in cache.lengths]
         self.positions = torch.cat([cache.begin_step() for cache in caches])
 
     def attend(
@@ -132,6 +135,21 @@ class SlotStep:
     def recurrent(self, layer: int) -> list[RecurrentSlots]:
         """Return the slots of a recurrent LAYER of each cache."""
         return [cast("RecurrentSlots", cache.layers[layer]) for cache in self._caches]
+
+    def entries(self, layer: int, new: Mapping[int, Tensor]) -> Tensor:
+        """Append the NEW entries of a compressor, (width,) by row, and return those of all rows.
+
+        Returns:
+            (rows, 1, entries, width), padded.
+        """
+        parts, start = [], 0
+        for cache, count in zip(self._caches, self.counts, strict=True):
+            end = start + count
+            mine = {row - start: entry for row, entry in new.items() if start <= row < end}
+            slots = cast("EntrySlots", cache.layers[layer])
+            parts.append(slots.append(mine, self.lengths[start:end]))
+            start = end
+        return _padded(parts, max(part.shape[2] for part in parts), 2)
 
     def merged(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Append KEY and VALUE (rows, groups, width), and return those of all rows, padded.

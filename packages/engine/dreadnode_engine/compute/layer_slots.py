@@ -5,6 +5,7 @@ window keeps a ring: position `p` lies at `p % window`, so that a row takes no m
 the window. Keys have their positions applied, so their order does not matter to attention.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from dreadnode_engine.compute.layer_states import KeyValues, LayerState, Recurrent
+from dreadnode_engine.compute.layer_states import Entries, KeyValues, LayerState, Recurrent
 from dreadnode_engine.compute.relative_attention import relative_bias
 
 GROWTH = 64
@@ -185,10 +186,48 @@ class RecurrentSlots:
         return Recurrent(self.conv[row : row + 1], self.state[row : row + 1], length)
 
 
+class EntrySlots:
+    """The slots of a compressor: an entry for each whole window of `rate` tokens."""
+
+    def __init__(self, rate: int) -> None:
+        self.rate = rate
+        self.entries = torch.empty(0)
+
+    def admit(self, state: Entries, row: int, length: int, start: int, end: int) -> None:
+        """Fill the rows from START to END with the entries of the first LENGTH tokens of ROW."""
+        whole = state.row(row, length).entries[0]
+        count = whole.shape[1]
+        self.entries = _room(self.entries, whole, end, count + 1, None)
+        self.entries[start:end, :, :count] = whole
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Move the row SOURCE, of LENGTH tokens, to TARGET."""
+        count = length // self.rate
+        self.entries[target, :, :count] = self.entries[source, :, :count]
+
+    def read(self, row: int, length: int) -> Entries:
+        """Return the state of ROW, which has LENGTH tokens."""
+        return Entries(self.entries[row : row + 1], self.rate).cut(length)
+
+    def append(self, new: Mapping[int, Tensor], lengths: Sequence[int]) -> Tensor:
+        """Write the NEW entry of some rows, which had LENGTHS tokens; return those of all rows.
+
+        Returns:
+            (rows, 1, entries of the longest row, width).
+        """
+        span = (max(lengths) + 1) // self.rate
+        self.entries = _room(self.entries, self.entries[0], len(lengths), span, None)
+        for row, entry in new.items():
+            self.entries[row, 0, lengths[row] // self.rate] = entry
+        return self.entries[: len(lengths), :, :span]
+
+
 def new_slots(state: LayerState) -> Slots | None:
     """Return empty slots for rows of the kind of STATE; None for a layer without a state."""
     if isinstance(state, KeyValues):
         return KeyValueSlots(state.window)
+    if isinstance(state, Entries):
+        return EntrySlots(state.rate)
     return RecurrentSlots() if isinstance(state, Recurrent) else None
 
 

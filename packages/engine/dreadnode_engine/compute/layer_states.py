@@ -4,7 +4,9 @@ Attention keeps keys and values of positions, all of them or those of a window; 
 (DeepSeek V2, 2024) keeps one compressed vector per position instead. A recurrent layer (gated
 delta rule, Mamba-2) keeps two tensors of a fixed size, which stand for all tokens before one
 position and for no fewer. An indexer (GLM 5) keeps a key per position, as a layer of its own, and
-a short convolution (Inkling) its last inputs, as a recurrent layer whose second tensor is empty.
+a short convolution (Inkling) its last inputs, as a recurrent layer whose second tensor is empty. A
+compressor (DeepSeek V4) keeps an entry per window of positions, and the projections of the last
+positions, as two layers of their own.
 """
 
 from collections.abc import Sequence
@@ -13,15 +15,22 @@ from typing import Any, Literal, NamedTuple, Self
 
 from torch import Tensor
 
-Name = Literal["full", "sliding", "latent", "recurrent", "index", "none"]
+Name = Literal["full", "sliding", "latent", "recurrent", "index", "tail", "entries", "none"]
 
 
 @dataclass(frozen=True)
 class LayerKind:
-    """The kind of one layer; `window` is how many positions sliding attention reads."""
+    """The kind of one layer.
+
+    Attributes:
+        name: of the kind.
+        window: how many positions sliding attention reads, or the next entry is made from.
+        rate: positions of one entry.
+    """
 
     name: Name
     window: int | None = None
+    rate: int = 1
 
 
 _NAMES: dict[str, Name] = {
@@ -29,6 +38,8 @@ _NAMES: dict[str, Name] = {
     "sliding_attention": "sliding",
     "hybrid": "full",
     "hybrid_sliding": "sliding",
+    "compressed_sparse_attention": "sliding",
+    "heavily_compressed_attention": "sliding",
     "linear_attention": "recurrent",
     "moe": "none",
     "mlp": "none",
@@ -44,12 +55,12 @@ def layer_kinds(config: Any) -> list[LayerKind]:
     if getattr(config, "kv_lora_rank", None):
         return [LayerKind("recurrent" if t == "linear_attention" else "latent") for t in types]
     window = getattr(config, "sliding_window", None)
-    windows = {"sliding_attention": window, "hybrid_sliding": window}
-    return [LayerKind(_NAMES[name], windows.get(name)) for name in types]
+    names = [_NAMES[name] for name in types]
+    return [LayerKind(name, window if name == "sliding" else None) for name in names]
 
 
 def cache_kinds(config: Any) -> list[LayerKind]:
-    """Return the kinds of `layer_kinds`, and after them one for each indexer or convolution."""
+    """Return the kinds of `layer_kinds`, and after them those of what layers keep beside."""
     decoder = config.get_text_config(decoder=True)
     kinds = layer_kinds(config)
     types = getattr(decoder, "indexer_types", None) or []
@@ -60,7 +71,22 @@ def cache_kinds(config: Any) -> list[LayerKind]:
         for kind, name in zip(kinds, types, strict=False)
         if name == "full" and kind.name != "recurrent"
     ]
-    return [*kinds, *indexers, *[LayerKind("recurrent")] * convolutions]
+    beside = [*indexers, *[LayerKind("recurrent")] * convolutions]
+    return [*kinds, *beside, *_compressor_kinds(decoder)]
+
+
+def _compressor_kinds(config: Any) -> list[LayerKind]:
+    """Return two kinds for each compressor: the last projections, and the entries."""
+    kinds: list[LayerKind] = []
+    rates = getattr(config, "compress_rates", None) or {}
+    for name in getattr(config, "layer_types", None) or []:
+        if name == "heavily_compressed_attention":
+            kinds += [LayerKind("tail", rates[name]), LayerKind("entries", rate=rates[name])]
+        elif name == "compressed_sparse_attention":
+            # Windows overlap with the one before. The indexer has a compressor of its own.
+            pair = [LayerKind("tail", 2 * rates[name]), LayerKind("entries", rate=rates[name])]
+            kinds += 2 * pair
+    return kinds
 
 
 class KeyValues(NamedTuple):
@@ -129,7 +155,35 @@ class Recurrent(NamedTuple):
         return self._replace(conv=self.conv.clone(), state=self.state.clone())
 
 
-LayerState = KeyValues | Recurrent | None
+class Entries(NamedTuple):
+    """Entries of whole windows of `rate` positions, (rows, 1, windows, width)."""
+
+    entries: Tensor
+    rate: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return self.entries.nbytes
+
+    def usable(self, length: int) -> int:
+        """Return how many of the first LENGTH tokens another sequence can continue from."""
+        return length
+
+    def cut(self, length: int) -> Self:
+        """Return the entries of the first LENGTH tokens, as views."""
+        return self._replace(entries=self.entries[:, :, : length // self.rate])
+
+    def row(self, row: int, length: int) -> Self:
+        """Return the entries of the first LENGTH tokens of ROW, as views."""
+        return self._replace(entries=self.entries[row : row + 1]).cut(length)
+
+    def copy(self) -> Self:
+        """Return a copy."""
+        return self._replace(entries=self.entries.clone())
+
+
+LayerState = KeyValues | Recurrent | Entries | None
 """The state of one layer; None for a layer that keeps nothing."""
 LayerStates = Sequence[LayerState]
 """The state of each layer."""

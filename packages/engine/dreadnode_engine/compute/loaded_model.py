@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.compute.adapters import LoraShape, PeftWrapper
 from dreadnode_engine.compute.attention import ENGINE_ATTENTION
+from dreadnode_engine.compute.compressed_attention import adopt_compressed_attention
 from dreadnode_engine.compute.decode_step import fuse_projections
 from dreadnode_engine.compute.decoders import load_decoder
 from dreadnode_engine.compute.glm_flash import adopt_glm_flash
@@ -82,6 +83,7 @@ class LoadedBase:
         adopt_indexers(model)
         adopt_inkling(model)
         adopt_glm_flash(model)
+        adopt_compressed_attention(model)
         self.plain = Network(model, mixed=device.mixed)
         self.prefixes = PrefixCache(prefix_bytes)
         self._wrapped: dict[LoraShape, tuple[PeftWrapper, Network]] = {}

@@ -14,12 +14,25 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DummyLayer, DynamicLayer, LinearAttentionLayer
 
 from dreadnode_engine.compute.batch_request import BatchRequest
-from dreadnode_engine.compute.layer_states import KeyValues, LayerKind, LayerStates, Recurrent
+from dreadnode_engine.compute.layer_states import (
+    Entries,
+    KeyValues,
+    LayerKind,
+    LayerState,
+    LayerStates,
+    Recurrent,
+)
 from dreadnode_engine.compute.multi_adapter import MultiAdapterNetwork
 from dreadnode_engine.compute.prompt_logprobs import score_prompt
 
 PREFILL_TOKENS = 2048
 """Padded prompt tokens in one batch."""
+
+
+class PromptLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values of the positions from `first`."""
+
+    first = 0
 
 
 class Prefilled(NamedTuple):
@@ -71,23 +84,25 @@ def prefill_after(
         cached: how many tokens are computed.
     """
     cache = _new_cache(network.kinds)
-    first, reusable = 0, None
+    reusable = None
     for layer, state in zip(cache.layers, prefix, strict=True):
         if isinstance(state, Recurrent):
             layer.update_conv_state(state.conv, conv_kernel_size=state.conv.shape[-1])
             layer.update_recurrent_state(state.state)
+        elif isinstance(state, Entries):
+            layer.update(state.entries, state.entries[..., :0])
         elif state is not None:
             layer.update(state.keys, state.values)
-            first = max(first, state.first)
+            layer.first = state.first
     if network.recurrent and len(prompt) - cached > 1:
-        _extend(network, cache, prompt[:-1], cached, first)
-        before = _copied(_states(network.kinds, cache, len(prompt) - 1, first))
+        _extend(network, cache, prompt[:-1], cached)
+        before = _copied(_states(network.kinds, cache, len(prompt) - 1))
         reusable = before, len(prompt) - 1
-        hidden = _extend(network, cache, prompt, len(prompt) - 1, first)
+        hidden = _extend(network, cache, prompt, len(prompt) - 1)
     else:
-        hidden = _extend(network, cache, prompt, cached, first)
+        hidden = _extend(network, cache, prompt, cached)
     logprobs = torch.log_softmax(network.logits(hidden[:, -1]), -1)
-    states = _states(network.kinds, cache, len(prompt), first)
+    states = _states(network.kinds, cache, len(prompt))
     return Prefilled(states, logprobs, reusable)
 
 
@@ -104,9 +119,9 @@ def _prefill_recurrent(
     parts: list[Tensor] = []
     reusable = None
     if len(prompt) > 1:
-        parts.append(_extend(network, cache, prompt[:-1], 0, 0))
+        parts.append(_extend(network, cache, prompt[:-1], 0))
         reusable = _copied(_states(network.kinds, cache, len(prompt) - 1)), len(prompt) - 1
-    parts.append(_extend(network, cache, prompt, len(prompt) - 1, 0))
+    parts.append(_extend(network, cache, prompt, len(prompt) - 1))
     hidden = torch.cat(parts, dim=1)
     logprobs = torch.log_softmax(network.logits(hidden[:, -1]), -1)
     _score(network, [hidden[0]], requests)
@@ -114,18 +129,18 @@ def _prefill_recurrent(
 
 
 def _extend(
-    network: MultiAdapterNetwork, cache: Cache, tokens: NDArray[np.int64], start: int, first: int
+    network: MultiAdapterNetwork, cache: Cache, tokens: NDArray[np.int64], start: int
 ) -> Tensor:
-    """Return the hidden states of TOKENS from START on, (1, tokens, width), and fill CACHE.
-
-    FIRST is the first position whose keys the layers with a window have.
-    """
+    """Return the hidden states of TOKENS from START on, (1, tokens, width), and fill CACHE."""
     positions = torch.arange(start, len(tokens), device=network.device)
     keys = torch.arange(len(tokens), device=network.device)
     causal = (keys <= positions[:, None])[None, None]
     mask: Tensor | dict[str, Tensor | None] = causal
     # All sliding layers of a model have the same window.
-    if window := next((kind.window for kind in network.kinds if kind.window), None):
+    windows = zip(network.kinds, cache.layers, strict=True)
+    kept = next(((kind.window, layer.first) for kind, layer in windows if kind.window), None)
+    if kept is not None:
+        window, first = kept
         near = causal & (keys > positions[:, None] - window)
         mask = {"full_attention": causal, "sliding_attention": near[..., first:]}
     return network.hidden(
@@ -150,21 +165,22 @@ def _score(
 def _new_cache(kinds: Sequence[LayerKind]) -> Cache:
     """Return an empty cache of transformers. Windows are cut later: prompts differ in length."""
     classes = {"recurrent": LinearAttentionLayer, "none": DummyLayer}
-    return Cache(layers=[classes.get(kind.name, DynamicLayer)() for kind in kinds])
+    return Cache(layers=[classes.get(kind.name, PromptLayer)() for kind in kinds])
 
 
-def _states(kinds: Sequence[LayerKind], cache: Cache, length: int, first: int = 0) -> LayerStates:
+def _states(kinds: Sequence[LayerKind], cache: Cache, length: int) -> LayerStates:
     """Return the states in CACHE after LENGTH tokens; views of what the cache holds."""
-    states: list[KeyValues | Recurrent | None] = []
+    states: list[LayerState] = []
     for kind, layer in zip(kinds, cache.layers, strict=True):
         if kind.name == "none":
             states.append(None)
         elif kind.name == "recurrent":
             conv, state = layer.conv_states[0], layer.recurrent_states[0]
             states.append(Recurrent(conv, conv[:, :0] if state is None else state, length))
+        elif kind.name == "entries":
+            states.append(Entries(layer.keys, kind.rate))
         else:
-            begin = first if kind.window is not None else 0
-            states.append(KeyValues(layer.keys, layer.values, begin, kind.window))
+            states.append(KeyValues(layer.keys, layer.values, layer.first, kind.window))
     return states
 
 
