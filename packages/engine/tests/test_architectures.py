@@ -514,6 +514,29 @@ def in_mxfp8(weight: torch.Tensor, name: str) -> tuple[dict[str, torch.Tensor], 
     return {name: numbers, f"{name}_scale": scale}, numbers.float() * whole
 
 
+def in_deepseek_v4(
+    weight: torch.Tensor, prefix: str
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return the stored tensors of WEIGHT, and their value: experts are in 4 bits, others in FP8.
+
+    Scales are powers of two: for 16 numbers of a row, or for each 16 x 16.
+    """
+    rows, columns = weight.shape
+    height = 1 if ".experts." in prefix else 16
+    powers = torch.randint(121, 125, (-(-rows // height), -(-columns // 16))).to(torch.uint8)
+    scale = powers.view(torch.float8_e8m0fnu)
+    whole = 2.0 ** (powers.float() - 127)
+    whole = whole.repeat_interleave(height, 0).repeat_interleave(16, 1)[:rows, :columns]
+    if height > 1:
+        numbers = (weight / whole).to(torch.float8_e4m3fn)
+        return {f"{prefix}.weight": numbers, f"{prefix}.scale": scale}, numbers.float() * whole
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    digits = torch.randint(0, 16, (rows, columns))
+    octets = (digits[:, ::2] + 16 * digits[:, 1::2]).to(torch.uint8)
+    stored = {f"{prefix}.weight": octets.view(torch.int8), f"{prefix}.scale": scale}
+    return stored, values[digits] * whole
+
+
 FP8 = {"quant_method": "fp8", "weight_block_size": [16, 16], "activation_scheme": "dynamic"}
 INT4 = {
     "quant_method": "compressed-tensors",
@@ -541,8 +564,14 @@ INT4 = {
         # Its published settings do not say that it is quantized.
         ("inkling2", None, r".*\.w\d+_weight", in_mxfp8),
         ("glm5_next", FP8, r".*_proj\.weight", in_fp8),
+        (
+            "deepseek_v4",
+            FP8 | {"scale_fmt": "ue8m0", "expert_dtype": "fp4"},
+            r".*\.(?:attn|indexer|experts\.\d|shared_experts)\.w(?!eights_proj)\w+\.weight",
+            in_deepseek_v4,
+        ),
     ],
-    ids=["fp8", "int4", "mxfp8", "fp8-tower"],
+    ids=["fp8", "int4", "mxfp8", "fp8-tower", "fp4"],
 )
 def test_quantized_weights_are_converted_one_by_one(
     make_tiny: Callable[[str, int], Path],
@@ -563,6 +592,11 @@ def test_quantized_weights_are_converted_one_by_one(
         decoder["quantization_config"] = settings
     (tmp_path / "packed/config.json").write_text(json.dumps(config))
     tensors = load_file(tmp_path / "plain/model.safetensors")
+    if kind == "deepseek_v4":
+        # transformers saves these names otherwise than they are published.
+        names = {name: name.removeprefix("model.") for name in tensors}
+        names["model.embed_tokens.weight"] = "embed.weight"
+        tensors = {names[name].replace("hc_head.hc_", "hc_head_"): t for name, t in tensors.items()}
     # Published files have one more layer, which predicts several tokens and is not loaded.
     further = {f"model.layers.{decoder['num_hidden_layers']}.eh_proj.weight": torch.ones(2)}
     packed, expected = dict(tensors) | further, dict(tensors)

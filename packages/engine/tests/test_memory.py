@@ -109,6 +109,20 @@ def test_estimates_are_within_a_quarter_of_what_training_takes(tmp_path: Path) -
         "pad_token_id": None,
         "mlp_layer_types": ["dense", "sparse", "sparse", "sparse"],
     }
+    compressed = {
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 256,
+        "q_lora_rank": 128,
+        "num_key_value_heads": 1,
+        "head_dim": 48,
+        "partial_rotary_factor": 0.5,
+        "o_groups": 4,
+        "o_lora_rank": 64,
+        "index_n_heads": 8,
+        "index_head_dim": 32,
+        "index_topk": 32,
+    }
     experts = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 256}
     folders = [
         save_model(tmp_path / "llama", "Llama", vocab_size=4000, **wide),
@@ -141,6 +155,13 @@ def test_estimates_are_within_a_quarter_of_what_training_takes(tmp_path: Path) -
         save_model(tmp_path / "latent", "DeepseekV3", vocab_size=4000, **wide, **latent),
         save_model(
             tmp_path / "delta", "Glm5Next", "Glm5NextTextConfig", vocab_size=4000, **wide, **delta
+        ),
+        save_model(
+            tmp_path / "compressed",
+            "DeepseekV4",
+            vocab_size=4000,
+            **{k: v for k, v in wide.items() if k != "intermediate_size"},
+            **compressed,
         ),
     ]
 

@@ -119,6 +119,14 @@ _QWEN35_397B = {
     **_LONG,
 }
 
+# The first two layers have a window alone; then both kinds of compression take turns.
+_DEEPSEEK_V4 = {
+    "layer_types": [
+        *["sliding_attention"] * 2,
+        *["compressed_sparse_attention", "heavily_compressed_attention"] * 20,
+        "compressed_sparse_attention",
+    ]
+}
 _NEMOTRON_3_SUPER = "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-BF16"
 _ROWS: tuple[tuple[str, str, Mapping[str, Any], int, int], ...] = (
     ("nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16", "nemotron_h", _NANO, 31577937344, 27598784),
@@ -156,11 +164,16 @@ PUBLISHED: Mapping[str, Published] = {
     # Its decoder is taken to have the sizes of Nemotron 3 Super; its own were not seen.
     "nvidia/NVIDIA-Nemotron-3.5-Super-VL-120B-A12B-BF16": Published(
         "nemotron_h", _SUPER, _CARD.format(_NEMOTRON_3_SUPER), 120668687360, 154043392
-    )
+    ),
+    # V4.1 is taken to have the sizes of V4, transformers' defaults; its own were not seen.
+    **dict.fromkeys(
+        ("deepseek-ai/DeepSeek-V4.1-Flash", "deepseek-ai/DeepSeek-V4.1-Flash-1017"),
+        Published(
+            "deepseek_v4",
+            _DEEPSEEK_V4,
+            _CARD.format("deepseek-ai/DeepSeek-V4-Flash"),
+            284332230231,
+            161136384,
+        ),
+    ),
 }
-
-UNSUPPORTED: Mapping[str, str] = {
-    "deepseek-ai/DeepSeek-V4.1-Flash": "deepseek_v4",
-    "deepseek-ai/DeepSeek-V4.1-Flash-1017": "deepseek_v4",
-}
-"""Models whose architecture is refused, by the model type of their `config.json`."""

@@ -4,6 +4,7 @@ MXFP4 is converted by transformers. The other formats are converted here, one te
 it is read, so that a model never takes more memory than its converted weights and one tensor.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,10 @@ SCALES = (
 )
 """Ends of the names of tensors that only convert other ones."""
 _BITS = 4
+_SCALE = re.compile(r".*\.(?:w\w+|\w+_proj)\.scale")
+"""The scales of a DeepSeek V4: other tensors are named `scale` too."""
+_FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""The values of a 4-bit float; the highest bit is the sign (OCP Microscaling, 2023)."""
 _PER_INT32 = 32 // _BITS
 
 
@@ -83,18 +88,19 @@ def _block(settings: Mapping[str, Any]) -> tuple[int, int] | None:
 
 def converted_name(name: str) -> str | None:
     """Return the name of the weight that the stored tensor NAME becomes; None for a scale."""
-    if name.endswith(SCALES):
+    if name.endswith(SCALES) or _SCALE.fullmatch(name):
         return None
     return name.removesuffix("_packed") if name.endswith(".weight_packed") else name
 
 
-def weights_per_number(name: str) -> int:
-    """Return how many weights one number of the stored tensor NAME becomes."""
+def weights_per_number(name: str, dtype: str) -> int:
+    """Return how many weights one number of the stored tensor NAME, of DTYPE, becomes."""
     if converted_name(name) is None:
         return 0
     if name.endswith(".weight_packed"):
         return _PER_INT32
-    return 2 if name.endswith("_proj_blocks") else 1
+    # The file format has no 4-bit floats: two of them are one signed byte.
+    return 2 if name.endswith("_proj_blocks") or dtype == "I8" else 1
 
 
 def convert(name: str, settings: Mapping[str, Any], stored: frozenset[str], read: Read) -> "Tensor":
@@ -109,10 +115,14 @@ def convert(name: str, settings: Mapping[str, Any], stored: frozenset[str], read
     if name.endswith(".weight_packed"):
         prefix = name.removesuffix("_packed")
         return unpack_int4(read(name), read(f"{prefix}_scale"), read(f"{prefix}_shape"))
-    scale = f"{name}_scale_inv"
     block = _block(settings)
-    if block is not None and scale in stored:
-        return from_blocks(read(name), read(scale), block)
+    scales = (f"{name}_scale_inv", f"{name.removesuffix('weight')}scale")
+    scale = next((each for each in scales if each in stored and each != name), None)
+    if block is not None and scale is not None:
+        weight = read(name)
+        # DeepSeek V4 stores experts in 4 bits, whatever the block of other weights.
+        packed = not weight.dtype.is_floating_point
+        return from_fp4(weight, read(scale)) if packed else from_blocks(weight, read(scale), block)
     if f"{name}_scale" in stored:
         return from_groups(read(name), read(f"{name}_scale"))
     return read(name)
@@ -127,9 +137,32 @@ def from_groups(weight: "Tensor", scale: "Tensor") -> "Tensor":
 
     if weight.dtype != torch.float8_e4m3fn or weight.shape[-1] % scale.shape[-1]:
         raise ValueError(f"{tuple(scale.shape)} scales do not fit {weight.dtype} weights")
-    powers = scale.view(torch.float8_e8m0fnu) if scale.dtype == torch.uint8 else scale
     size = weight.shape[-1] // scale.shape[-1]
-    return weight.float().mul_(powers.float().repeat_interleave(size, dim=-1))
+    return weight.float().mul_(_powers(scale).repeat_interleave(size, dim=-1))
+
+
+def from_fp4(packed: "Tensor", scale: "Tensor") -> "Tensor":
+    """Return the float32 matrix that 4-bit floats stand for: groups of a row share one SCALE.
+
+    Two numbers are PACKED in a byte; the lower bits are the first one.
+    """
+    import torch
+
+    values = torch.tensor([*_FP4, *(-value for value in _FP4)], device=packed.device)
+    octets = packed.view(torch.uint8)
+    pairs = torch.stack([octets & 15, octets >> 4], dim=-1)
+    weight = values[pairs.flatten(-2).long()]
+    size, rest = divmod(weight.shape[1], scale.shape[1])
+    if rest or len(scale) != len(weight):
+        raise ValueError(f"{tuple(scale.shape)} scales do not fit {tuple(weight.shape)} weights")
+    return weight.mul_(_powers(scale).repeat_interleave(size, dim=1))
+
+
+def _powers(scale: "Tensor") -> "Tensor":
+    """Return SCALE in float32: a byte is the exponent of a power of two."""
+    import torch
+
+    return (scale.view(torch.float8_e8m0fnu) if scale.dtype == torch.uint8 else scale).float()
 
 
 def from_blocks(weight: "Tensor", scale: "Tensor", block: tuple[int, int]) -> "Tensor":
@@ -138,7 +171,7 @@ def from_blocks(weight: "Tensor", scale: "Tensor", block: tuple[int, int]) -> "T
     The last blocks are cut off where the matrix ends: 576 rows have five scales of 128 rows each.
     """
     rows, columns = weight.shape
-    whole = scale.float()
+    whole = _powers(scale)
     whole = whole.repeat_interleave(block[0], dim=0).repeat_interleave(block[1], dim=1)
     if whole.shape[0] < rows or whole.shape[1] < columns:
         raise ValueError(f"{tuple(scale.shape)} scales are too few for {rows} x {columns} weights")

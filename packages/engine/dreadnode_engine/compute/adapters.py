@@ -202,7 +202,8 @@ def lora_targets(base: nn.Module, shape: LoraShape) -> LoraTargets:
     """Return what an adapter of SHAPE trains in the model BASE.
 
     Experts that are one three-dimensional parameter per layer are no modules; PEFT adapts such
-    parameters directly, and they count as part of the MLP. Compressors and indexers are not trained.
+    parameters directly, and they count as part of the MLP. Compressors and indexers are not
+    trained.
     """
     modules, others, parameters = set(), set(), {}
     for name, module in base.named_modules():

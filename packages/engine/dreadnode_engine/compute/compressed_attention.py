@@ -1,9 +1,9 @@
 """Attention to a window and to compressed positions before it (DeepSeek V4, 2026).
 
-A compressor turns each whole window of `rate` tokens into one entry: the sum of the tokens' vectors,
-weighted by a softmax of their gates. Each query reads the positions of a sliding window and the
-entries of windows that end at or before it: all of them where `rate` is large, those that an
-indexer selects where it is small. Small windows overlap: half of each vector goes into the entry
+A compressor turns each whole window of `rate` tokens into one entry: the sum of the tokens'
+vectors, weighted by a softmax of their gates. Each query reads the positions of a sliding window
+and the entries of windows that end at or before it: all of them where `rate` is large, those that
+an indexer selects where it is small. Small windows overlap: half of each vector goes into the entry
 of the token's own window, and the other half into that of the next one.
 
 The modules keep their class's weights and names; only the class of the attention is replaced by a
@@ -36,10 +36,9 @@ def adopt_compressed_attention(model: nn.Module) -> None:
         if type(attention) is not DeepseekV4Attention:
             continue
         attention.__class__ = CompressedAttention
-        attention.cache_layers = []
-        for _ in compressors(attention):
-            attention.cache_layers.append(number)
-            number += 2
+        count = len(compressors(attention))
+        attention.cache_layers = range(number, number + 2 * count, 2)  # type: ignore[assignment]
+        number += 2 * count
 
 
 def compressors(attention: Any) -> list[Any]:
@@ -88,7 +87,7 @@ class Tokens:
 class CompressedAttention(DeepseekV4Attention):  # type: ignore[misc]
     """An attention for packed sequences, cached prompts and our decoding step."""
 
-    cache_layers: list[int]
+    cache_layers: Sequence[int]
 
     def forward(
         self,
@@ -149,9 +148,9 @@ class CompressedAttention(DeepseekV4Attention):  # type: ignore[misc]
             keys, mask = self._read_step(tokens, cache.step)
         else:
             keys, mask = self._read(tokens, cache)
-        return attend(
-            self, tokens.query, keys, keys, mask, scaling=self.scaling, s_aux=self.sinks
-        )[0]
+        return attend(self, tokens.query, keys, keys, mask, scaling=self.scaling, s_aux=self.sinks)[
+            0
+        ]
 
     def _read(self, tokens: Tokens, cache: Any) -> tuple[Tensor, Tensor]:
         """Return the keys of TOKENS and of CACHE, and which each token reads."""
@@ -291,8 +290,8 @@ def _compress(module: Any, vectors: Tensor, gates: Tensor, numbers: Tensor) -> T
     """
     rate, width = module.compress_rate, module.head_dim
     count = vectors.shape[1] // rate
-    vectors = vectors.unflatten(1, (count, rate))
-    gates = gates.unflatten(1, (count, rate)) + module.position_bias
+    vectors, gates = (t.view(len(t), count, rate, t.shape[-1]) for t in (vectors, gates))
+    gates = gates + module.position_bias
     if _overlaps(module):
         # The first series of a window counts in the next entry, the second in its own.
         vectors, gates = (
@@ -303,4 +302,4 @@ def _compress(module: Any, vectors: Tensor, gates: Tensor, numbers: Tensor) -> T
     rotation = module.rotary_emb(
         entries, position_ids=numbers * rate, layer_type=module.rope_layer_type
     )
-    return apply_rotary_pos_emb(entries[:, None], *rotation)[:, 0]
+    return apply_rotary_pos_emb(entries[:, None], *rotation)[:, 0]  # type: ignore[no-any-return]

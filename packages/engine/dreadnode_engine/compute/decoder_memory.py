@@ -78,10 +78,13 @@ def _kept(config: Any) -> list[int]:
         "recurrent": _kept_by_recurrence(config),
     }
     mlps = _kinds_of_mlp(config)
+    compressors = _compressors(config, cached=False)
     kept = []
     for index, (kind, mlp) in enumerate(zip(layer_kinds(config), mlps, strict=True)):
         values = 3 * hidden + mixers[kind.name] + beside if kind.name != "none" else 0
         values += _kept_by_streams(config)
+        if compressors:
+            values += compressors[index]
         if blocks:
             values += 6 * hidden * (index // blocks + 2)
         if mlp == "moe":
@@ -111,7 +114,7 @@ def _kinds_of_mlp(config: Any) -> list[str]:
     if "mlp" in types or "moe" in types:
         return [name if name in ("mlp", "moe") else "" for name in types]
     if sparse := getattr(config, "mlp_layer_types", None):
-        return ["moe" if name == "sparse" else "mlp" for name in sparse]
+        return ["mlp" if name == "dense" else "moe" for name in sparse]
     dense = int(getattr(config, "first_k_dense_replace", None) or 0)
     routed = bool(getattr(config, "num_experts_per_tok", None))
     return ["moe" if routed and index >= dense else "mlp" for index in range(len(types))]
@@ -151,7 +154,31 @@ def cache_bytes(config: Any, device: Device, positions: int) -> int:
     index = kept * indexers * int(getattr(config, "index_head_dim", 0))
     # Short sequences fill no window, so each position counts in every layer with attention.
     values = sum(_cached(config, kind) for kind in layer_kinds(config))
+    values += sum(_compressors(config, cached=True))
     return positions * (values + index) * device.activations.itemsize
+
+
+def _compressors(config: Any, *, cached: bool) -> list[int]:
+    """Return how many numbers per token compressors make in each layer that has them.
+
+    Two projections have the width of an entry, or twice as much where windows overlap. A prompt
+    keeps them as a whole, and an entry of each window. A backward pass keeps about five of them.
+    """
+    found = []
+    rates = getattr(config, "compress_rates", None) or {}
+    for name in config.layer_types if rates else []:
+        if name not in rates:
+            found.append(0)
+            continue
+        overlap = name == "compressed_sparse_attention"
+        entry = int(config.head_dim)
+        index = int(config.index_head_dim) if overlap else 0
+        if cached:
+            entry += index
+            found.append(2 * (1 + overlap) * entry + -(-entry // rates[name]))
+        else:
+            found.append(5 * (1 + overlap) * entry)
+    return found
 
 
 def _cached(config: Any, kind: LayerKind) -> int:
@@ -164,6 +191,8 @@ def _cached(config: Any, kind: LayerKind) -> int:
         return 2 * int(config.swa_num_key_value_heads) * int(config.swa_head_dim)
     heads = int(config.num_attention_heads)
     groups = int(getattr(config, "num_key_value_heads", None) or heads)
+    if hasattr(config, "compress_rates"):
+        return int(config.head_dim)
     return 2 * _heads_width(config) // heads * groups
 
 

@@ -38,8 +38,9 @@ def parameters(path: Path, *, projections_only: bool = False) -> int:
                 if loaded is None or (projections_only and not _is_projection(loaded)):
                     continue
                 # A converted number becomes none, one or several weights.
-                shape = opened.get_slice(name).get_shape()
-                count += math.prod(shape) * weights_per_number(name)
+                stored = opened.get_slice(name)
+                numbers = math.prod(stored.get_shape())
+                count += numbers * weights_per_number(name, stored.get_dtype())
     return count
 
 

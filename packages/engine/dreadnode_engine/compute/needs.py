@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from dreadnode_engine.base_models.architectures import HYBRIDS, REFUSED
+from dreadnode_engine.base_models.architectures import HYBRIDS
 from dreadnode_engine.base_models.discovery import ServedModel
-from dreadnode_engine.base_models.published import PUBLISHED, UNSUPPORTED
+from dreadnode_engine.base_models.published import PUBLISHED
 from dreadnode_engine.compute import decoder_memory, memory
 from dreadnode_engine.compute.adapters import LoraShape
 from dreadnode_engine.compute.decoders import decoder_config
@@ -27,12 +27,12 @@ def describe_needs(models: Mapping[str, ServedModel], context: int) -> dict[str,
     Returns:
         `device`, `dtype`, `budget_bytes`, `context` and `rank`, and by the name of each model its
         `architecture` with `weights_bytes`, `training_bytes` and `sampling_bytes`, `fits` and
-        `source`; or why it is `refused`.
+        `source`.
     """
     gpu = torch.cuda.is_available()
     device = Device("cuda", torch.bfloat16) if gpu else Device()
     budget = memory.Budget(device.name, None).bytes
-    found: dict[str, Any] = {name: {"refused": REFUSED[kind]} for name, kind in UNSUPPORTED.items()}
+    found: dict[str, Any] = {}
     for name, known in PUBLISHED.items():
         config = AutoConfig.for_model(known.model_type, **known.settings)
         sizes = known.parameters * device.dtype.itemsize, known.adapter_parameters * RANK
@@ -43,8 +43,7 @@ def describe_needs(models: Mapping[str, ServedModel], context: int) -> dict[str,
         sizes = memory.base_bytes(served, device), adapter
         found[name] = _needs(config, device, context, *sizes) | {"source": str(served.path)}
     for each in found.values():
-        if "refused" not in each:
-            each["fits"] = max(each["training_bytes"], each["sampling_bytes"]) <= budget
+        each["fits"] = max(each["training_bytes"], each["sampling_bytes"]) <= budget
     return {
         "device": device.name,
         "dtype": str(device.dtype).removeprefix("torch."),

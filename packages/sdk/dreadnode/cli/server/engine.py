@@ -159,8 +159,6 @@ def _gib(size: int | None) -> str:
 
 def _here(entry: dict[str, Any]) -> str:
     """Return whether this machine can train and sample ENTRY, and why it cannot."""
-    if reason := entry.get("refused"):
-        return f"refused: {reason}"
     if "fits" not in entry:
         return "unknown: no published settings"
     if not entry["fits"]:
