@@ -17,9 +17,11 @@ from dreadnode_engine.base_models.discovery import inspect_model
 from dreadnode_engine.compute import indexer, memory, relative_attention
 from dreadnode_engine.compute.adapters import LoraShape
 from dreadnode_engine.compute.batch_request import BatchRequest
+from dreadnode_engine.compute.decoders import empty_decoder
 from dreadnode_engine.compute.decoding import SamplingBatch
 from dreadnode_engine.compute.layer_slots import KeyValueSlots
 from dreadnode_engine.compute.loaded_model import Device, LoadedBase
+from dreadnode_engine.compute.mixed_precision import halve_projections
 from dreadnode_engine.compute.probe import check_architecture
 from dreadnode_engine.compute.sampling import Plan, StopCondition
 from dreadnode_engine.compute.training import Limits, check
@@ -61,6 +63,10 @@ def test_the_weights_of_the_decoder_are_loaded_and_counted_alone(base: LoadedBas
 
     assert memory.parameters(base.served.path) == sum(tensor.numel() for tensor in kept.values())
     assert base.served.vocabulary == 96
+    halved = empty_decoder(base.served.path)
+    halve_projections(halved)
+    stored = sum(tensor.nbytes for tensor in halved.state_dict().values())
+    assert memory.base_bytes(base.served, Device("cpu", torch.bfloat16)) == stored
 
 
 def tensors_of(base: LoadedBase, shape: LoraShape, seed: int) -> dict[str, torch.Tensor]:

@@ -22,6 +22,8 @@ from dreadnode_engine.compute.adapters import PROJECTIONS, LoraShape, PeftWrappe
 from dreadnode_engine.compute.decoders import decoder_config, empty_decoder
 from dreadnode_engine.compute.loaded_model import Device
 
+_INKLING = frozenset({"wq_du", "wk_dv", "wv_dv", "wr_du", "wo_ud", "gate_attn", "w13_dn", "w2_md"})
+"""Projections of Inkling and Inkling 2, by their published names."""
 SHARE = 0.8
 """Share of the free memory that the engine may use."""
 
@@ -51,7 +53,7 @@ def _is_projection(name: str) -> bool:
         .removesuffix(".bias")
         .rpartition(".")[2]
     )
-    return layer in PROJECTIONS and ".experts." not in name
+    return (layer in PROJECTIONS or layer in _INKLING) and ".experts." not in name
 
 
 def base_bytes(served: ServedModel, device: Device) -> int:
