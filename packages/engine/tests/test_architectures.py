@@ -26,6 +26,7 @@ from dreadnode_engine.compute.probe import check_architecture
 from dreadnode_engine.compute.sampling import Plan, StopCondition
 from dreadnode_engine.compute.training import Limits, check
 from dreadnode_engine.compute.training_state import TrainingState, read_state, write_tensors
+from dreadnode_engine.errors import Refused
 from dreadnode_engine.protocol.protobuf import Datum, ForwardBackward, Logprobs
 from safetensors.torch import load_file, save_file
 from tinker import types
@@ -418,6 +419,18 @@ def test_settings_are_read_under_their_published_names(
     with torch.no_grad():
         expected = own.logits(own.hidden(tokens))
         torch.testing.assert_close(published.logits(published.hidden(tokens)), expected)
+
+
+def test_an_indexer_that_selects_whole_pools_only_is_refused(
+    make_tiny: Callable[[str, int], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(make_tiny("glm5_next", CONTEXT), tmp_path, dirs_exist_ok=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["index_kpool_always_select_tail"] = False
+    (tmp_path / "config.json").write_text(json.dumps(config))
+
+    with pytest.raises(Refused, match="its first tokens would read nothing"):
+        check_architecture(inspect_model("glm", tmp_path))
 
 
 def test_mxfp4_weights_are_converted_when_they_are_loaded(

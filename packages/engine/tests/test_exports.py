@@ -84,6 +84,7 @@ def settings(base: Path, adapter: Path, to: Path, form: str, **changes: Any) -> 
         *((kind, form, True) for kind in ("llama", "qwen3") for form in ("merged", "gguf-lora")),
         *(("qwen3_moe", form, True) for form in ("peft", "merged", "gguf-lora")),
         *((kind, "merged", True) for kind in ("qwen3_5_moe", "deepseek_v3", "nemotron_h_omni")),
+        ("glm5_next", "merged", True),
         ("llama", "vllm", True),
         ("qwen3_moe", "vllm", False),
         ("qwen3-tied", "merged", True),

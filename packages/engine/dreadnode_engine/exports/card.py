@@ -30,10 +30,17 @@ def write(
     rank: int,
     check: Comparison | None,
     original: Path,
+    *,
+    whole: bool = False,
 ) -> None:
-    """Write the card of the export in TO, with the one of the adapter in ORIGINAL below it."""
+    """Write the card of the export in TO, with the one of the adapter in ORIGINAL below it.
+
+    WHOLE says that transformers loads the base model only with its other towers.
+    """
     title, body = _parts(original / "README.md")
     use = _USES[form].format(base=base_model, rank=max_lora_rank(rank) if form == "vllm" else rank)
+    if whole:
+        use = use.replace("AutoModelForCausalLM", "AutoModelForImageTextToText")
     tags = "\n".join(["tags:", "- lora"])
     text = [
         f"---\nbase_model: {base_model}\nlibrary_name: {_LIBRARIES[form]}\n{tags}\n---",

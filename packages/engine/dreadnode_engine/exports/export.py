@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode_engine.base_models.discovery import discover
-from dreadnode_engine.compute.adapters import CONFIG_FILE, without_variant
+from dreadnode_engine.compute.adapters import CONFIG_FILE, LANGUAGE_MODEL, without_variant
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.exports import card, gguf_lora, merged, peft_files
 from dreadnode_engine.exports.base_files import BaseFiles
@@ -42,7 +42,10 @@ def run(settings: ExportSettings) -> dict[str, Any]:
             )
             check = _compare(settings.format, adapter, base, folder)
             result.update(largest_difference=check.difference, adapter_effect=check.effect)
-        card.write(folder, settings.format, name, adapter.rank, check, settings.adapter)
+        whole = any(update.layer.startswith(LANGUAGE_MODEL) for update in adapter.updates)
+        card.write(
+            folder, settings.format, name, adapter.rank, check, settings.adapter, whole=whole
+        )
         result["files"] = [
             {"path": file.name, "bytes": file.stat().st_size} for file in sorted(folder.iterdir())
         ]

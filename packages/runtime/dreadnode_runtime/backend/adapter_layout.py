@@ -111,29 +111,34 @@ def header(folder: Path) -> tuple[Shapes, dict[str, str]]:
         return shapes, dict(file.metadata() or {})
 
 
-def _skeleton(base: str | None) -> Any:
-    """Return the base model without weights, or a reason why it cannot be made."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _skeleton(base: str | None, *, whole: bool) -> Any:
+    """Return the base model without weights, or a reason why it cannot be made.
+
+    WHOLE says that the adapter names the layers of a language model beside other towers.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
     if base is None:
         return "the engine does not name the base model's files"
     try:
         config = AutoConfig.from_pretrained(without_variant(base))
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            build = AutoModelForImageTextToText if whole else AutoModelForCausalLM
+            return build.from_config(config, dtype=torch.float32)
     except (OSError, *_UNLOADABLE) as problem:
         return f"transformers cannot build `{without_variant(base)}` here ({plain(problem)})"
 
 
 def _lost(folder: Path, base: str | None) -> list[str]:
     """Return one sentence if PEFT ignores or refuses any of the weights in FOLDER."""
-    model = _skeleton(base)
+    shapes, _ = header(folder)
+    model = _skeleton(base, whole=any(".language_model." in name for name in shapes))
     if isinstance(model, str):
         return [f"The adapter was not compared with what PEFT loads: {model}"]
     # PEFT takes seconds to import, and only the end of a job needs it.
     import peft
 
-    tensors = {name: torch.empty(shape, device="meta") for name, shape in header(folder)[0].items()}
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     keeps = "`dn train export --format merged` applies all of it"
     try:
         with warnings.catch_warnings():
