@@ -1,6 +1,7 @@
 """What every package's tests share: tiny random models, made on the spot."""
 
 import asyncio
+import gc
 import json
 import os
 import select
@@ -124,6 +125,17 @@ class SkipsFail:
             )
 
 
+def pytest_sessionstart() -> None:
+    """Collect the tests without garbage collections: what is imported then stays."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but not among what was imported."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Count skips as failures where DREADNODE_FAIL_ON_SKIP is set, as `.ci/run` does."""
     if os.environ.get("DREADNODE_FAIL_ON_SKIP") and not hasattr(config, "workerinput"):
@@ -131,11 +143,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 SLOWEST = (
-    "test_chaos_of_a_whole_server", "test_journey", "test_published_client", "test_openai_clients",
-    "test_dispatcher", "test_hostile", "test_chaos", "test_wheels", "test_adding_a_setting",
-    "test_console_in_a_browser",
+    "test_journey", "test_console_in_a_browser", "test_chaos_of_a_whole_server",
+    "test_published_client", "test_dispatcher", "test_paid_job", "test_tool_jobs",
+    "test_openai_clients", "test_models", "test_adding_a_setting", "test_workers",
+    "test_ray_runner", "test_hostile", "test_chaos", "test_crashes", "test_wheels",
 )  # fmt: skip
-"""The modules that take longest. They start first, so that no worker ends long before the other."""
+"""The modules that take longest; they start first, so that no worker ends long before the other."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

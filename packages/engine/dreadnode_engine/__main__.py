@@ -15,7 +15,7 @@ from dreadnode_engine.errors import OperationFailed, Refused
 from dreadnode_engine.service.trace_file import export_trace
 from dreadnode_engine.serving import serve
 from dreadnode_engine.settings import ExportSettings, ModelSources, Settings, TraceSettings
-from dreadnode_engine.startup import say
+from dreadnode_engine.startup import say, without_collections
 from dreadnode_engine.state.checkpoint_files import check_single
 from dreadnode_engine.workers.worker_process import run_worker
 
@@ -82,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     # The libraries that read and write weights take seconds to import.
-    from dreadnode_engine.exports.export import run
+    with without_collections():
+        from dreadnode_engine.exports.export import run
 
     # An export that is ended deletes what it has written.
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -118,7 +119,8 @@ def _models(sources: ModelSources, *, as_json: bool, context: int) -> int:
     ]
     if as_json:
         # torch is imported late: the list alone needs none of it.
-        from dreadnode_engine.compute.needs import describe_needs
+        with without_collections():
+            from dreadnode_engine.compute.needs import describe_needs
 
         needs = describe_needs(found, context)
         say(sys.stdout, json.dumps({"models": models, "needs": needs}, indent=2))
@@ -133,7 +135,8 @@ def _models(sources: ModelSources, *, as_json: bool, context: int) -> int:
 
 async def _serve(settings: Settings) -> int:
     if settings.workers > 1 or settings.ray_address is not None:
-        from dreadnode_engine.workers.serve import serve_workers
+        with without_collections():
+            from dreadnode_engine.workers.serve import serve_workers
 
         return await serve_workers(settings)
     check_single(settings.data_dir)

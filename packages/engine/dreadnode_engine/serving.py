@@ -14,7 +14,13 @@ from dreadnode_engine.errors import Refused
 from dreadnode_engine.http.connection import Connection
 from dreadnode_engine.service.keys import Keyring, master_key
 from dreadnode_engine.settings import Settings
-from dreadnode_engine.startup import announce, end_with_parent, listen, lock_data_dir
+from dreadnode_engine.startup import (
+    announce,
+    end_with_parent,
+    listen,
+    lock_data_dir,
+    without_collections,
+)
 
 log = logging.getLogger(__name__)
 
@@ -34,9 +40,10 @@ async def serve(settings: Settings, shared_dir: Path | None = None) -> int:
     keyring = Keyring(master_key(root))
     listening = listen(settings.host, settings.port)
     # torch is imported late: a wrong argument is refused without the seconds that this takes.
-    import torch
+    with without_collections():
+        import torch
 
-    from dreadnode_engine.http.app import create_app
+        from dreadnode_engine.http.app import create_app
 
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise Refused("`--device cuda` needs a CUDA GPU, and PyTorch finds none on this machine")

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import os
 import signal
 import socket
@@ -9,6 +10,8 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -18,6 +21,17 @@ from dreadnode_engine.errors import Refused
 
 LOCK_SECONDS = 20.0
 """How long to wait for an engine that is ending to unlock the data directory."""
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Import without garbage collections: they take a sixth of the time, and find nothing."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 async def lock_data_dir(

@@ -91,10 +91,13 @@ async def test_another_key_sees_nothing_in_the_journals(client: httpx2.AsyncClie
     runs = await client.get("/training_runs")
     shown = await client.get("/training_runs/s:train:0")
     trace = await client.get("/sessions/s/trace?expires=99999999999&signature=wrong")
+    other = await client.get("http://router/v1/models", headers={"X-API-Key": "tml-wrong-key"})
 
     assert runs.json()["training_runs"] == []
     assert shown.status_code in (404, 503)
-    assert trace.status_code == 401
+    assert trace.status_code == other.status_code == 401
+    # The shape of errors that OpenAI's clients read.
+    assert other.json()["error"]["type"] == "authentication_error"
 
 
 async def test_what_changes_a_worker_waits_for_it(
