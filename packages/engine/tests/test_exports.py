@@ -186,6 +186,7 @@ def test_an_adapter_with_several_ranks_gets_one_rank_for_vllm(
     ("kind", "form", "sentence"),
     [
         ("inkling", "merged", "published weights have other names than its layers"),
+        ("deepseek_v4", "merged", "published weights have other names than its layers"),
         ("qwen3-tied", "gguf-lora", "it cannot apply the adapter's `lm_head`"),
         ("qwen3-tied", "vllm", "trains `lm_head`, which is tied to the embeddings for `qwen3`"),
         ("qwen3", "vllm", "trains `lm_head`, which takes no LoRA in vLLM for `qwen3`"),

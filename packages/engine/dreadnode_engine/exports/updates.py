@@ -23,7 +23,7 @@ GATELESS = ("nemotron_h",)
 """Model types whose experts have no gate."""
 
 
-OTHER_NAMES = ("inkling_text", "inkling2_text")
+OTHER_NAMES = ("inkling_text", "inkling2_text", "deepseek_v4")
 """Model types whose published weights have other names than the layers of transformers."""
 
 
