@@ -48,7 +48,7 @@ class Client:
         self.service = tinker.ServiceClient(base_url=url, api_key=KEY)
         self.run = self.service.create_lora_training_client(STAND_IN, rank=16, seed=1).result()
         self.base = self.service.create_sampling_client(base_model=STAND_IN).result()
-        self.adapters = [self.run.save_weights_and_get_sampling_client() for _ in range(4)]
+        self.adapters = [self.run.save_weights_and_get_sampling_client().result() for _ in range(4)]
         self.random = np.random.default_rng(0)
 
     def tokens(self, count: int) -> list[int]:
@@ -101,7 +101,7 @@ class Client:
         """Sample a group of 8 for each of 8 prompts, train on all with advantages, and save."""
         prompts = [self.tokens(40) for _ in range(8)]
         started = time.perf_counter()
-        sampler = self.run.save_weights_and_get_sampling_client()
+        sampler = self.run.save_weights_and_get_sampling_client().result()
         groups = [ask(sampler, prompt, 64, samples=8) for prompt in prompts]
         data = []
         for prompt, group in zip(prompts, groups, strict=True):
