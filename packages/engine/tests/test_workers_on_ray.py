@@ -22,7 +22,6 @@ from tinker import types
 
 pytest.importorskip("ray", reason="the extra `dreadnode-training-engine[ray]` is missing")
 
-from dreadnode_engine.workers import ray_cluster
 from dreadnode_engine.workers.ray_cluster import needs_of_a_worker
 from dreadnode_engine.workers.ray_launching import check_folder
 
@@ -176,7 +175,6 @@ def test_workers_share_the_cores_of_the_machines(tmp_path: Path) -> None:
 async def test_what_cannot_work_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_cluster, "ANSWER_SECONDS", 0.2)
     folder = tmp_path / "data"
 
     with pytest.raises(Refused, match="`--ray-address` needs `--workers N`"):

@@ -1,6 +1,7 @@
 """The Ray cluster that workers run on: whether it answers, and whether it has room for them."""
 
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -10,8 +11,9 @@ import ray
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.settings import GIB, Settings
 
-ANSWER_SECONDS = 20.0
-"""How long a cluster may take to answer. Ray itself would try for minutes."""
+CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 60.0
+"""How long what listens there may take to answer as Ray does. Ray itself would try for minutes."""
 
 
 def connect(settings: Settings) -> list[dict[str, float]]:
@@ -35,6 +37,16 @@ def connect(settings: Settings) -> list[dict[str, float]]:
 
 
 def _check_answers(address: str) -> None:
+    silent = Refused(
+        f"No Ray cluster answers at {address}; start one with `ray start --head`, or set "
+        "`--ray-address` to its HOST:PORT"
+    )
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
+        except (OSError, OverflowError):
+            raise silent from None
     # In a process of its own: within this one, nothing can end a connection that waits.
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
@@ -42,10 +54,7 @@ def _check_answers(address: str) -> None:
             command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise Refused(
-            f"No Ray cluster answers at {address}; start one with `ray start --head`, or check "
-            "`--ray-address`"
-        ) from None
+        raise silent from None
     if check.returncode != 0:
         raise Refused(f"The Ray cluster at {address} cannot be used: {_line(check.stderr, -1)}")
 
