@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode_api import logs, migrations, operator_commands, parent_watch
-from dreadnode_api.auth.service import create_first
+from dreadnode_api.auth.people import create_first
 from dreadnode_api.db import Database
 from dreadnode_api.errors import ApiError
 from dreadnode_api.jobs.dispatcher import Dispatcher, host_id

@@ -12,7 +12,8 @@ import pytest
 from app.training.catalog import TINKER_MODELS
 from dreadnode_api import migrations
 from dreadnode_api.auth.callers import Role
-from dreadnode_api.auth.service import create_first, new_token
+from dreadnode_api.auth.people import create_first
+from dreadnode_api.auth.service import new_token
 from dreadnode_api.catalog.schemas import TrainingCatalogEntry, TrainingCatalogResponse
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient

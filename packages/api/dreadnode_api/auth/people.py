@@ -17,6 +17,18 @@ RESERVED = frozenset({"org", "user", "training", "docs"})
 """Slugs that an organization cannot have, because paths begin with these words."""
 
 
+async def create_first(session: AsyncSession) -> str | None:
+    """Create organization `main` with an administrator, and return the token of that one.
+
+    Returns:
+        The token, which is stored nowhere, or None when an organization exists already.
+    """
+    if await session.scalar(select(Organization.id).limit(1)) is not None:
+        return None
+    _, secret = await create_organization(session, "main", "Main", "admin", "admin@localhost")
+    return secret
+
+
 async def create_organization(
     session: AsyncSession, slug: str, name: str, username: str, email: str
 ) -> tuple[Organization, str]:

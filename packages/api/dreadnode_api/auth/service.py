@@ -1,4 +1,4 @@
-"""Organizations and their tokens, as functions of a session."""
+"""The tokens of organizations, as functions of a session."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -10,31 +10,8 @@ from dreadnode_api.auth import tokens
 from dreadnode_api.auth.callers import Caller, Role, need
 from dreadnode_api.auth.schemas import TokenRequest
 from dreadnode_api.errors import Forbidden, NotFound
-from dreadnode_api.models.auth import Membership, Organization, Token, User, Workspace
+from dreadnode_api.models.auth import Membership, Token, User
 from dreadnode_api.models.base import now
-
-
-async def create_first(session: AsyncSession) -> str | None:
-    """Create organization `main`, its workspace, an administrator and a token; return the token.
-
-    Returns:
-        The token, which is stored nowhere, or None when an organization exists already.
-    """
-    if await session.scalar(select(Organization.id).limit(1)) is not None:
-        return None
-    organization = Organization(slug="main", name="Main")
-    user = User(username="admin", email="admin@localhost")
-    session.add_all([organization, user])
-    await session.flush()
-    session.add_all(
-        [
-            Workspace(org_id=organization.id, slug="default", name="Default", is_default=True),
-            Membership(user_id=user.id, org_id=organization.id, role=Role.ADMIN.word),
-        ]
-    )
-    secret, token = new_token(organization.id, "first start", user_id=user.id, role=Role.ADMIN)
-    session.add(token)
-    return secret
 
 
 def new_token(

@@ -41,7 +41,7 @@ async def record_writing(session: AsyncSession, job: Job, event: CheckpointEvent
     Raises:
         Invalid: one of them is missing or invalid.
     """
-    name, step = event.data.get("name"), _int(event.data.get("step"))
+    name, step = event.data.get("name"), whole_number(event.data.get("step"))
     if not isinstance(name, str) or not 0 < len(name) <= MAX_PATH or "://" in name:
         raise Invalid(f"`name` must be a name of at most {MAX_PATH} characters", "data", "name")
     if step is None or step < 0:
@@ -117,7 +117,7 @@ def _update(row: Checkpoint, job: Job, event: CheckpointEvent) -> None:
         row.state = State.READY
     size = event.data.get("sampler_bytes" if row.kind == "sampler" else "bytes")
     if size is not None:
-        if _int(size) is None or not 0 <= size < MAX_BYTES:
+        if whole_number(size) is None or not 0 <= size < MAX_BYTES:
             raise Invalid("The size of a checkpoint must be a whole number", "data", "bytes")
         row.bytes = size
     if row.step is None:
@@ -126,10 +126,11 @@ def _update(row: Checkpoint, job: Job, event: CheckpointEvent) -> None:
 
 
 def _step(job: Job, event: CheckpointEvent) -> int | None:
-    return _int(event.data.get("step", (job.progress or {}).get("step")))
+    return whole_number(event.data.get("step", (job.progress or {}).get("step")))
 
 
-def _int(value: Any) -> int | None:
+def whole_number(value: Any) -> int | None:
+    """Return VALUE if it is a whole number, which JSON's true and false are not."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 

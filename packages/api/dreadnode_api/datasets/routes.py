@@ -18,7 +18,6 @@ from dreadnode_api.datasets.schemas import (
     Dataset,
     DatasetList,
     DatasetVersions,
-    Split,
 )
 from dreadnode_api.errors import ERRORS, Forbidden, Invalid
 from dreadnode_api.http.deps import (
@@ -111,7 +110,7 @@ async def push_dataset(
             ref = service.Ref(caller.org_id, name, version)
             found, new = await service.add_version(session, settings, ref, splits, caller.user_id)
         response.status_code = 201 if new else 200
-        return view(found).model_copy(update={"notes": notes})
+        return Dataset.model_validate(found).model_copy(update={"notes": notes})
 
 
 @router.get("")
@@ -138,14 +137,19 @@ async def list_datasets(
         sort_by=sort_by,
         descending=sort_dir == "desc",
     )
-    return DatasetList(items=[view(each) for each in found], total=total, page=page, page_size=size)
+    return DatasetList(
+        items=[Dataset.model_validate(each) for each in found],
+        total=total,
+        page=page,
+        page_size=size,
+    )
 
 
 @router.get("/{name}")
 async def get_dataset(caller: OrgReader, name: Name, session: ReadSession) -> DatasetVersions:
     """Return a dataset with all its versions, newest first."""
     found = await service.list_versions(session, caller.org_id, name)
-    return DatasetVersions(name=name, versions=[view(each) for each in found])
+    return DatasetVersions(name=name, versions=[Dataset.model_validate(each) for each in found])
 
 
 @router.get("/{name}/{version}")
@@ -153,7 +157,7 @@ async def get_dataset_version(
     org: OrgSlug, caller: AnyCaller, name: Name, version: Version, session: ReadSession
 ) -> Dataset:
     """Return one version; the token of a job can read the versions that its job names."""
-    return view(await _readable(org, caller, name, version, session))
+    return Dataset.model_validate(await _readable(org, caller, name, version, session))
 
 
 @router.delete("/{name}/{version}")
@@ -167,7 +171,7 @@ async def delete_dataset_version(
     """
     async with database.writing() as session:
         found, digests = await delete_version(session, caller.org_id, name, version)
-        deleted = view(found)
+        deleted = Dataset.model_validate(found)
     # After the commit, so that no row refers to a file that is gone.
     await to_thread.run_sync(store.delete_all_unused, digests)
     audit.record(caller.user_id, caller.org_id, "deleted the dataset", f"{name}@{version}")
@@ -221,18 +225,3 @@ async def _readable(
         if (name, version) not in dataset_refs(job.config):
             raise Forbidden(f"The job of this token does not use `{name}@{version}`")
     return await service.get_version(session, caller.org_id, name, version)
-
-
-def view(found: DatasetVersion) -> Dataset:
-    """Return the representation of a version."""
-    return Dataset(
-        name=found.name,
-        version=found.version,
-        format=found.format,
-        rows=found.rows,
-        bytes=found.bytes,
-        sha256=found.sha256,
-        splits=[Split.model_validate(each, from_attributes=True) for each in found.splits],
-        created_at=found.created_at,
-        created_by=found.created_by,
-    )

@@ -42,9 +42,12 @@ class Request(BaseModel):
 
 
 class Response(BaseModel):
-    """What the API sends. A new field must not break an old client."""
+    """What the API sends, also validated from a row of the database.
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    A new field must not break an old client.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True, from_attributes=True)
 
 
 def _not_a_number(value: Any) -> Any:

@@ -115,7 +115,7 @@ def _files(folder: Path) -> Iterator[Path]:
             continue
         if path.is_dir():
             yield from _below(path)
-        elif path.is_file() and not _is_database(path):
+        elif path.is_file() and not is_database(name):
             yield path
 
 
@@ -127,8 +127,9 @@ def _below(folder: Path) -> Iterator[Path]:
                 yield Path(root) / name
 
 
-def _is_database(path: Path) -> bool:
-    return path.name.removesuffix("-wal").removesuffix("-shm").endswith((".db", ".sqlite3"))
+def is_database(name: str) -> bool:
+    """Whether a file called NAME is an SQLite database, or one of its logs."""
+    return name.removesuffix("-wal").removesuffix("-shm").endswith((".db", ".sqlite3"))
 
 
 def _copy_databases(settings: Settings, source: Path, target: Path) -> list[str]:

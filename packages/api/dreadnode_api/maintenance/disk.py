@@ -11,6 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.checkpoints.retention import SCHEME
+from dreadnode_api.maintenance.backup import is_database
 from dreadnode_api.models.auth import Organization
 from dreadnode_api.models.capabilities import RegistryBlob
 from dreadnode_api.models.checkpoints import Checkpoint
@@ -75,7 +76,7 @@ async def disk_usage(session: AsyncSession, settings: Settings) -> DiskUsage:
         if top == "blobs":
             blobs[path.name] = size
             continue
-        by_kind[FOLDERS.get(top, "databases" if _is_database(top) else "other")] += size
+        by_kind[FOLDERS.get(top, "databases" if is_database(top) else "other")] += size
         if rest and FOLDERS.get(top) == CHECKPOINTS:
             runs[rest[0]] += size
         elif rest and FOLDERS.get(top) == SANDBOXES:
@@ -100,10 +101,6 @@ def _files(root: Path) -> Iterator[tuple[Path, int]]:
                 yield path.relative_to(root), path.lstat().st_size
             except FileNotFoundError:
                 continue
-
-
-def _is_database(name: str) -> bool:
-    return name.removesuffix("-wal").removesuffix("-shm").endswith((".db", ".sqlite3"))
 
 
 async def _of_blobs(

@@ -10,6 +10,7 @@ workspace, and tries each until it succeeds or has failed for too long.
                                           └────► given_up_at
 """
 
+import json
 from datetime import datetime
 
 from sqlalchemy import JSON, ForeignKey, Index, Integer, String, Text, text
@@ -72,3 +73,9 @@ class Delivery(Table):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, default=now)
     delivered_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     given_up_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    @property
+    def type(self) -> str:
+        """What the message is about, such as `training.job.completed`."""
+        message: dict[str, str] = json.loads(self.body)
+        return message["type"]

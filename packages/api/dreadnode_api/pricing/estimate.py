@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from dreadnode_api.pricing.rates import KINDS, Cost, Kind, Rates, TokenCounts, cost
+from dreadnode_api.pricing.rates import KINDS, Cost, Kind, Rates, TokenCounts, amount_text, cost
 from dreadnode_api.pricing.tokenizers import MEASURED_ON, OTHER, conversion
 
 
@@ -114,11 +113,6 @@ def _scaled(tokens: TokenCounts, ratio: float) -> TokenCounts:
     return TokenCounts(*(round(tokens.of(kind) * exact) for kind in KINDS))
 
 
-def amount(usd: Decimal | None) -> str | None:
-    """Return an amount as a string without exponent."""
-    return None if usd is None else format(usd, "f")
-
-
 def _side(tokens: TokenCounts, found: Cost) -> dict[str, Any]:
-    by_kind: dict[Kind, str | None] = {kind: amount(found.by_kind[kind]) for kind in KINDS}
-    return {"tokens": tokens.to_json(), "usd_by_kind": by_kind, "usd": amount(found.total)}
+    by_kind: dict[Kind, str | None] = {kind: amount_text(found.by_kind[kind]) for kind in KINDS}
+    return {"tokens": tokens.to_json(), "usd_by_kind": by_kind, "usd": amount_text(found.total)}

@@ -100,9 +100,11 @@ class Rates:
         """Return the rates in a form that JSON can hold; amounts are strings."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         for kind in KINDS:
-            values[kind] = _text(values[kind])
+            values[kind] = amount_text(values[kind])
         if self.list_rates is not None:
-            values["list_rates"] = {kind: _text(rate) for kind, rate in self.list_rates.items()}
+            values["list_rates"] = {
+                kind: amount_text(rate) for kind, rate in self.list_rates.items()
+            }
         return values
 
     @classmethod
@@ -197,5 +199,6 @@ def _reason(rates: Rates, unknown: list[Kind]) -> str:
     return f"The catalog has no published rate{plural} of {rates.model} for {kinds} tokens"
 
 
-def _text(amount: Decimal | None) -> str | None:
+def amount_text(amount: Decimal | None) -> str | None:
+    """Return an amount as a string without an exponent."""
     return None if amount is None else format(amount, "f")

@@ -1,4 +1,4 @@
-"""The requests and responses of the routes of budgets and costs; amounts are decimal numbers."""
+"""Tokens, rates, budgets and costs in requests and responses; amounts are decimal numbers."""
 
 from pydantic import Field
 
@@ -28,13 +28,31 @@ class BudgetView(Response):
     left_usd: str | None
 
 
-class CostTokens(Response):
-    """Tokens by kind."""
+class KindCounts(Response):
+    """Numbers of tokens by kind."""
 
     prefill: int
     cached_prefill: int
     sample: int
     train: int
+
+
+class KindAmounts(Response):
+    """US dollars by kind, as decimal numbers in strings; null where the rate is not known."""
+
+    prefill: str | None
+    cached_prefill: str | None
+    sample: str | None
+    train: str | None
+
+
+class RatesView(KindAmounts):
+    """What a model costs, in US dollars per million tokens."""
+
+    model: str
+    as_of: str | None = Field(description="Day or month on which the rates were read")
+    promotion: str | None = Field(description="A discount that is contained in the rates")
+    list_rates: dict[str, str] | None = Field(description="The rates without that discount")
 
 
 class CostRowView(Response):
@@ -43,7 +61,7 @@ class CostRowView(Response):
     key: str = Field(description="Id of the job or the model, slug of the workspace, or month")
     name: str | None = Field(description="Name of the job")
     jobs: int = Field(description="Jobs that used tokens")
-    tokens: CostTokens
+    tokens: KindCounts
     usd: str | None = Field(description="What was paid; null if a rate is not known")
     list_usd: str | None = Field(description="The tokens at the jobs' rates, paid for or not")
     reason: Plain | None = Field(description="Why there is no sum")

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from dreadnode_api.http.schemas import Plain, Response
+from dreadnode_api.pricing.schemas import KindCounts, RatesView
 
 
 class Capability(Response):
@@ -38,28 +39,6 @@ class Progress(Response):
     seconds_left: float | None = None
 
 
-class JobRates(Response):
-    """Rates in US dollars per million tokens, as decimal numbers; null is a rate not known."""
-
-    model: str
-    prefill: str | None = None
-    cached_prefill: str | None = None
-    sample: str | None = None
-    train: str | None = None
-    as_of: str | None = Field(None, description="Day or month on which the rates were read")
-    promotion: str | None = Field(None, description="A discount in the rates that may end")
-    list_rates: dict[str, str] | None = Field(None, description="The rates without the discount")
-
-
-class JobTokens(Response):
-    """Tokens of all attempts of a job, by kind."""
-
-    prefill: int = 0
-    cached_prefill: int = 0
-    sample: int = 0
-    train: int = 0
-
-
 class JobCost(Response):
     """The tokens that a job has used, and what they cost; amounts are decimal numbers."""
 
@@ -72,9 +51,9 @@ class JobCost(Response):
         description="The tokens at the job's rates, whether they are paid for or not"
     )
     reason: Plain | None = Field(description="Why there is no total")
-    tokens: JobTokens
+    tokens: KindCounts
     list_usd_by_kind: dict[str, str | None]
-    rates: JobRates | None = Field(description="The rates in force when the job was submitted")
+    rates: RatesView | None = Field(description="The rates in force when the job was submitted")
     earlier_usd: str = Field(description="The cost of the jobs that this one retries")
     limit_usd: str | None = Field(
         description="The cost at which the job stops, `earlier_usd` included; with the "

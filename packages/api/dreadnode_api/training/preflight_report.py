@@ -86,15 +86,7 @@ def _view(
     price = price_of(model, plan.rates, found, rehearsal=rehearsal)
     warnings = warnings_of(plan.request.trainer_type, plan.config, found)
     return PreflightReport(
-        model=ModelTerms(
-            tinker_id=model.tinker_id,
-            status=model.status,
-            context_length=model.context_length,
-            max_lora_rank=model.max_lora_rank,
-            retired_on=model.retired_on,
-            replacement=model.replacement,
-            notes=list(model.notes),
-        ),
+        model=ModelTerms.model_validate(model),
         trained_model=plan.trained_model,
         rehearsal=rehearsal,
         config=plan.config,

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from dreadnode_api.http.schemas import Plain, Response
+from dreadnode_api.pricing.schemas import KindAmounts, KindCounts, RatesView
 
 
 class JobWarning(Response):
@@ -12,33 +13,6 @@ class JobWarning(Response):
 
     code: str
     message: Plain
-
-
-class KindCounts(Response):
-    """Numbers of tokens by kind."""
-
-    prefill: int
-    cached_prefill: int
-    sample: int
-    train: int
-
-
-class KindAmounts(Response):
-    """US dollars by kind, as decimal numbers in strings; null where the rate is not known."""
-
-    prefill: str | None
-    cached_prefill: str | None
-    sample: str | None
-    train: str | None
-
-
-class RatesView(KindAmounts):
-    """What a model costs, in US dollars per million tokens."""
-
-    model: str
-    as_of: str | None = Field(description="Day or month on which the rates were read")
-    promotion: str | None = Field(description="A discount that is contained in the rates")
-    list_rates: dict[str, str] | None = Field(description="The rates without that discount")
 
 
 class TokenizerView(Response):

@@ -14,6 +14,7 @@ from dreadnode_api.checkpoints.records import (
     CheckpointEvent,
     record_saved,
     record_writing,
+    whole_number,
 )
 from dreadnode_api.errors import Conflict, Invalid
 from dreadnode_api.jobs.records import end_job, lock, record_event, set_phase
@@ -154,7 +155,7 @@ def _phase(session: AsyncSession, job: Job, event: ProgressRequest) -> None:
 async def _start(session: AsyncSession, job: Job, event: ProgressRequest) -> None:
     """Start, or resume from a checkpoint, after which metrics and rollouts are sent again."""
     value = event.data.get("start", event.data.get("step"))
-    step = 0 if value is None else _int(value)
+    step = 0 if value is None else whole_number(value)
     if step is None or step < 0:
         raise Invalid(
             "The step to resume from must be a whole number of at least 0", "data", "start"
@@ -172,9 +173,9 @@ def _step(job: Job, event: ProgressRequest) -> None:
     data = event.data
     job.progress = {
         **{name: value for name, value in (job.progress or {}).items() if name in _EVALUATED},
-        "step": _int(data.get("step")),
-        "steps": _int(data.get("steps")),
-        "tokens": _int(data.get("tokens_total", data.get("tokens"))),
+        "step": whole_number(data.get("step")),
+        "steps": whole_number(data.get("steps")),
+        "tokens": whole_number(data.get("tokens_total", data.get("tokens"))),
         "loss": _newest(event.metrics.get("train/loss", data.get("loss"))),
         "reward": _newest(event.metrics.get("train/reward")),
         "seconds_left": _number(data.get("seconds_left")),
@@ -190,10 +191,6 @@ def _evaluation(job: Job, event: ProgressRequest) -> None:
 
 def _newest(value: Any) -> float | None:
     return _number(value[-1] if isinstance(value, list) and value else value)
-
-
-def _int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _number(value: Any) -> float | None:

@@ -48,7 +48,7 @@ def job_view(
             "queue_position": None if waiting is None else waiting.position,
             "phase_reason": job.phase_reason if waiting is None else waiting.reason,
             "created_by_email": creator.email if creator else None,
-            "created_by_user": creator and _creator(creator),
+            "created_by_user": creator and CreatedBy.model_validate(creator),
         }
     )
 
@@ -60,10 +60,6 @@ _SAME = (
     "retry_of", "start_step", "stopped_by", "created_by", "created_at", "updated_at",
     "started_at", "completed_at", "cancel_requested_at",
 )  # fmt: skip
-
-
-def _creator(user: User) -> CreatedBy:
-    return CreatedBy(id=user.id, email=user.email, username=user.username, full_name=user.full_name)
 
 
 def merge_history(history: Sequence[MetricPoints]) -> Mapping[str, list[Any]]:
