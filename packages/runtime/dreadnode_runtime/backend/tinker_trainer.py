@@ -138,15 +138,7 @@ class TinkerTrainer:
         return self._client.forward(data, LOSS)
 
     def _adam(self, learning_rate: float) -> types.AdamParams:
-        optimizer = self._optimizer
-        return types.AdamParams(
-            learning_rate=learning_rate,
-            beta1=optimizer.beta1,
-            beta2=optimizer.beta2,
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            grad_clip_norm=optimizer.grad_clip_norm,
-        )
+        return types.AdamParams(learning_rate=learning_rate, **asdict(self._optimizer))
 
     def evaluate(self, batch: Sequence[Example]) -> Awaitable[list[float]]:
         """Submit a forward pass; await it for each example's loss, summed over its tokens."""

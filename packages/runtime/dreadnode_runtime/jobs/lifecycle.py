@@ -156,16 +156,14 @@ class JobContext:
             artifacts |= await self._export(trainer, outcome, results.best_step, card, data)
         return {"message": message, "metrics": metrics, "data": data, "artifacts": artifacts}
 
-    def report_counts(
-        self, counts: Counts, max_length: int, prefix: str = "", lost: str = "cut at their end"
-    ) -> None:
+    def report_counts(self, counts: Counts, max_length: int, prefix: str = "") -> None:
         """Log a warning about rows that were dropped or cut."""
         for warning in counts.warnings():
             self.reporter.log(prefix + warning, level="warning")
         if counts.truncated:
             self.reporter.log(
                 f"{prefix}{counts.truncated} rows are longer than {max_length} tokens "
-                f"and were {lost}",
+                "and were cut at their end",
                 level="warning",
             )
 
