@@ -69,8 +69,7 @@ class Output:
         shrink: Collection[str] = (),
     ) -> Iterable[str]:
         """Return the lines of a table of ITEMS."""
-        cells = [[_in_table(cell(item)) for _, cell in columns] for item in items]
-        names = [name for name, _ in columns]
+        cells, names = _cells(items, columns)
         return fitted_table(cells, names, shrink) if shrink else table(cells, names)
 
     def record(self, item: BaseModel, fields: Sequence[Column]) -> None:
@@ -217,6 +216,28 @@ def fitted_table(
             break
         widths[widest] -= 1
     return table([[_cut(*each) for each in zip(row, widths, strict=True)] for row in cells], names)
+
+
+def widest_table(
+    items: Sequence[object],
+    columns: Sequence[Column],
+    narrow: Sequence[Column],
+    shrink: Collection[str],
+) -> tuple[list[str], bool]:
+    """Return a table of ITEMS that fits the terminal, and whether it has all COLUMNS.
+
+    In a narrow terminal it has the columns NARROW, of which those in SHRINK are cut.
+    """
+    lines = list(table(*_cells(items, columns)))
+    if max(map(len, lines)) <= line_width():
+        return lines, True
+    return list(fitted_table(*_cells(items, narrow), shrink)), False
+
+
+def _cells(items: Sequence[object], columns: Sequence[Column]) -> tuple[list[list[str]], list[str]]:
+    """Return the cells of a table, and the names of its columns."""
+    cells = [[_in_table(cell(item)) for _, cell in columns] for item in items]
+    return cells, [name for name, _ in columns]
 
 
 def line_width() -> int:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from dreadnode.cli.output import Column, Output, fitted_table, hint, line_width, say, table
+from dreadnode.cli.output import Column, Output, hint, say, widest_table
 from dreadnode.cli.server.serve import default_data_dir
 from dreadnode.local_server.python import ISOLATED, module_command
 
@@ -103,19 +103,8 @@ def _models(command: list[str]) -> None:
 
 def _table(items: list[dict[str, Any]], columns: tuple[Column, ...]) -> tuple[list[str], bool]:
     """Return a table of ITEMS that fits the terminal, and whether it shows everything."""
-    lines = list(table(*_cells(items, columns)))
-    if max(map(len, lines)) <= line_width():
-        return lines, True
-    narrow = tuple(each for each in columns if each[0] != "architecture")
-    return list(fitted_table(*_cells(items, narrow), shrink=_CUT)), False
-
-
-def _cells(
-    items: list[dict[str, Any]], columns: tuple[Column, ...]
-) -> tuple[list[list[str]], list[str]]:
-    return [[str(cell(item)) for _, cell in columns] for item in items], [
-        name for name, _ in columns
-    ]
+    narrow = [each for each in columns if each[0] != "architecture"]
+    return widest_table(items, columns, narrow, _CUT)
 
 
 def _add_data_dir(command: list[str]) -> None:

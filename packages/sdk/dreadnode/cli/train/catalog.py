@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 
 from dreadnode.cli import units
 from dreadnode.cli.context import DEFAULT, Common
-from dreadnode.cli.output import fitted_table, hint, line_width, say, show, table
+from dreadnode.cli.output import hint, say, widest_table
 from dreadnode.errors import InputError
 from dreadnode.training import CATALOG_AS_OF, TINKER_MODELS, CatalogQueryError
 
@@ -202,20 +202,8 @@ def _show(page: dict[str, Any], output: Format, common: Common, *, offline: bool
 def _table(models: list[dict[str, Any]], *, offline: bool) -> tuple[list[str], bool]:
     """Return the table of MODELS, and whether it has all columns: a narrow terminal gets fewer."""
     here = [] if offline else [HERE]
-    lines = list(table(*_cells(models, [*COLUMNS, *here])))
-    if max(map(len, lines)) <= line_width():
-        return lines, True
     status = [STATUS] if any(model["status"] != "active" for model in models) else []
-    narrow = _cells(models, [*NARROW, *status, *here])
-    return list(fitted_table(*narrow, shrink=("model",))), False
-
-
-def _cells(
-    models: list[dict[str, Any]], columns: list[Column]
-) -> tuple[list[list[str]], list[str]]:
-    return [[show(cell(model)) for _, cell in columns] for model in models], [
-        name for name, _ in columns
-    ]
+    return widest_table(models, [*COLUMNS, *here], [*NARROW, *status, *here], ("model",))
 
 
 def _explain(page: dict[str, Any], *, offline: bool) -> None:

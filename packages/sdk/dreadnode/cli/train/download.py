@@ -10,8 +10,7 @@ from cyclopts import Parameter
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import hint, say
-from dreadnode.cli.train.jobs import Job
-from dreadnode.errors import InputError
+from dreadnode.cli.train.jobs import FINAL, Job, Weights
 
 if TYPE_CHECKING:
     from dreadnode.http.sync_api.client import ApiClient
@@ -22,16 +21,7 @@ def download(
     job: Job,
     /,
     *,
-    checkpoint: Annotated[
-        str | None,
-        Parameter(
-            help="Checkpoint instead of the final weights: a name of `dn train checkpoints`, such "
-            "as `step-000010`, a path, or `best` for the best so far."
-        ),
-    ] = None,
-    best: Annotated[
-        bool, Parameter(help="Weights of the best evaluation instead of the final ones.")
-    ] = False,
+    weights: Weights = FINAL,
     to: Annotated[
         Path | None,
         Parameter(help="Folder; else `adapter-JOB`, `best-JOB` or `NAME-JOB` in this folder."),
@@ -45,18 +35,17 @@ def download(
 
     An existing complete file is kept; a different file is never overwritten.
     """
-    if best and checkpoint is not None:
-        raise InputError("use `--best` or `--checkpoint`, not both")
+    weights.refuse_two_choices()
     with common.client() as client:
         job = client.find_training_job(job)
-        if checkpoint is None:
-            found = client.find_adapter(job, best=best)
+        if weights.checkpoint is None:
+            found = client.find_adapter(job, best=weights.best)
         else:
             say("the engine exports the checkpoint, if it has not yet; this can take minutes")
-            found = client.export_adapter(job, checkpoint)
+            found = client.export_adapter(job, weights.checkpoint)
         folder = to or Path(f"{found.name}-{job}")
         client.download_files(job, found, folder, on_file=_report)
-        _describe(client, job, found, best=best)
+        _describe(client, job, found, best=weights.best)
     if common.json:
         files = [file.model_dump() for file in found.files]
         common.out.json({"folder": str(folder), "files": files})

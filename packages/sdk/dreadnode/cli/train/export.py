@@ -10,8 +10,7 @@ from cyclopts import Parameter
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import hint, say
 from dreadnode.cli.server.serve import default_data_dir
-from dreadnode.cli.train.jobs import Job
-from dreadnode.errors import InputError
+from dreadnode.cli.train.jobs import FINAL, Job, Weights
 
 if TYPE_CHECKING:
     from dreadnode.training.files import ExportResult
@@ -37,16 +36,7 @@ def export(
             "PEFT."
         ),
     ] = "merged",
-    checkpoint: Annotated[
-        str | None,
-        Parameter(
-            help="Checkpoint instead of the final weights: a name of `dn train checkpoints`, a "
-            "path, or `best` for the best so far."
-        ),
-    ] = None,
-    best: Annotated[
-        bool, Parameter(help="Weights of the best evaluation instead of the final ones.")
-    ] = False,
+    weights: Weights = FINAL,
     base: Annotated[
         Path | None,
         Parameter(
@@ -71,8 +61,7 @@ def export(
     difference of logits is printed and written on the export's model card. When an export fails,
     nothing is left.
     """
-    if best and checkpoint is not None:
-        raise InputError("use `--best` or `--checkpoint`, not both")
+    weights.refuse_two_choices()
     from dreadnode.local_server.export import export_job, require_engine
 
     require_engine()
@@ -82,8 +71,8 @@ def export(
             client.find_training_job(job),
             to,
             format=format,
-            checkpoint=checkpoint,
-            best=best,
+            checkpoint=weights.checkpoint,
+            best=weights.best,
             base=base,
             check=check,
             data_dir=default_data_dir(),

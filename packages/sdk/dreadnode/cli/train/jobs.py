@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Annotated, Literal
@@ -21,6 +22,31 @@ Job = Annotated[
 ]
 Level = Literal["debug", "info", "warning", "error"]
 Status = Literal["queued", "running", "completed", "failed", "cancelled"]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """The flags that choose weights of a job in place of its final ones."""
+
+    checkpoint: Annotated[
+        str | None,
+        Parameter(
+            help="Checkpoint instead of the final weights: a name of `dn train checkpoints`, such "
+            "as `step-000010`, a path, or `best` for the best so far."
+        ),
+    ] = None
+    best: Annotated[
+        bool, Parameter(help="Weights of the best evaluation instead of the final ones.")
+    ] = False
+
+    def refuse_two_choices(self) -> None:
+        """Return if at most one of the flags is given."""
+        if self.best and self.checkpoint is not None:
+            raise InputError("use `--best` or `--checkpoint`, not both")
+
+
+FINAL = Weights()
 
 
 def list_jobs(

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import say
+from dreadnode.cli.train.jobs import FINAL, Weights
 from dreadnode.errors import InputError
 
 
@@ -24,12 +25,7 @@ def push_hub(
     dry_run: Annotated[
         bool, Parameter(help="List the files that would be uploaded, and send nothing.")
     ] = False,
-    checkpoint: Annotated[
-        str | None, Parameter(help="Checkpoint of the job instead of its final weights.")
-    ] = None,
-    best: Annotated[
-        bool, Parameter(help="Weights of the best evaluation instead of the final ones.")
-    ] = False,
+    weights: Weights = FINAL,
     common: Common = DEFAULT,
 ) -> None:
     """Upload a job's adapter, or the folder of an export, to the Hugging Face hub.
@@ -37,14 +33,13 @@ def push_hub(
     It needs a token of the hub (HF_TOKEN, or `hf auth login`) and `pip install
     "dreadnode-training[hub]"`. An existing repository gets a new commit.
     """
-    if best and checkpoint is not None:
-        raise InputError("use `--best` or `--checkpoint`, not both")
+    weights.refuse_two_choices()
     from dreadnode.local_server.hub import check_repository, push_folder, require_token
 
     check_repository(repository)
     if not dry_run:
         require_token()
-    with _folder(source, checkpoint, common, best=best) as folder:
+    with _folder(source, weights, common) as folder:
         files = [
             {"path": str(file.relative_to(folder)), "bytes": file.stat().st_size}
             for file in sorted(folder.rglob("*"))
@@ -62,13 +57,15 @@ def push_hub(
 
 
 @contextmanager
-def _folder(source: str, checkpoint: str | None, common: Common, *, best: bool) -> Iterator[Path]:
+def _folder(source: str, weights: Weights, common: Common) -> Iterator[Path]:
     """Return the folder to upload: SOURCE itself, or the adapter of the job that it names."""
     if Path(source).is_dir():
-        if best or checkpoint is not None:
+        if weights != FINAL:
             raise InputError("`--best` and `--checkpoint` choose weights of a job, not of a folder")
         yield Path(source)
         return
     with common.client() as client, tempfile.TemporaryDirectory(prefix="dn-push-") as temporary:
         job = client.find_training_job(source)
-        yield client.download_adapter(job, temporary, checkpoint=checkpoint, best=best)
+        yield client.download_adapter(
+            job, temporary, checkpoint=weights.checkpoint, best=weights.best
+        )
