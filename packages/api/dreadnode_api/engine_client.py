@@ -1,4 +1,4 @@
-"""What the training engine can do, asked over the Tinker protocol and remembered briefly."""
+"""The API's requests to the training engine; what it can do is remembered briefly."""
 
 import asyncio
 import logging
@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import partial
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +18,8 @@ from dreadnode_api.errors import BadGateway, GatewayTimeout, NotFound
 
 log = logging.getLogger(__name__)
 
+SCHEME = "tinker://"
+DELETED_STATUSES = (204, 200, 404)
 UNREADABLE = "The training engine gives an answer that cannot be read"
 
 
@@ -90,7 +93,7 @@ class Capabilities:
 
 
 class EngineClient:
-    """A client of the engine: what it serves, and whose checkpoints it holds."""
+    """A client of the engine: what it serves, and the checkpoints that it holds."""
 
     def __init__(
         self,
@@ -157,6 +160,19 @@ class EngineClient:
             for each in _field(response, "checkpoints")
             if each["checkpoint_type"] == "sampler"
         ]
+
+    async def delete_checkpoint(self, path: str) -> bool:
+        """Delete a checkpoint, and return whether it is deleted; raises as `capabilities` does."""
+        run, _, name = path.removeprefix(SCHEME).partition("/")
+        place = f"training_runs/{quote(run)}/checkpoints/{quote(name)}"
+        return (await self._send("DELETE", place)).status_code in DELETED_STATUSES
+
+    async def checkpoint_sizes(self, run: str) -> dict[str, int]:
+        """Return the sizes of a run's checkpoints in bytes, by path; none of an unknown run."""
+        response = await self._send("GET", f"training_runs/{quote(run)}/checkpoints")
+        found = _field(response, "checkpoints") if response.status_code == 200 else ()
+        sizes = {each["tinker_path"]: each.get("size_bytes") for each in found}
+        return {path: int(size) for path, size in sizes.items() if size is not None}
 
     async def _ask(self) -> Capabilities:
         asked_at = time.monotonic()

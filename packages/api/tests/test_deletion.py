@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 import pytest
-from dreadnode_api.checkpoints.retention import EngineCheckpoints, delete_expired
+from dreadnode_api.checkpoints.retention import delete_expired
+from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.models.base import Table
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,13 +15,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 WEIGHTS = "tinker://run-1/weights/{}"
 
 
-class Engine(EngineCheckpoints):
+class Engine(EngineClient):
     """An engine that only notes what it has to delete."""
 
     def __init__(self) -> None:
         self.deleted: list[str] = []
 
-    async def delete(self, path: str) -> bool:
+    async def delete_checkpoint(self, path: str) -> bool:
         self.deleted.append(path)
         return True
 

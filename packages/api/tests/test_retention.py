@@ -6,7 +6,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from dreadnode_api.checkpoints.retention import Candidate, EngineCheckpoints, select_expired
+from dreadnode_api.checkpoints.retention import Candidate, select_expired
+from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.jobs.records import end_job, lock
 from dreadnode_api.maintenance.cleanup import Cleanup
 from dreadnode_api.models.base import now
@@ -48,8 +49,8 @@ class Weights:
             return Response(status_code=503)
         return Response(status_code=204 if self.held.pop(request.path_params["id"], None) else 404)
 
-    def client(self) -> EngineCheckpoints:
-        return EngineCheckpoints("http://engine", "tml-master", transport=self._transport)
+    def client(self) -> EngineClient:
+        return EngineClient("http://engine", "tml-master", transport=self._transport)
 
 
 @pytest.fixture
@@ -277,7 +278,7 @@ async def test_an_unreachable_engine_stops_no_other_cleanup(
 ) -> None:
     job = await trained(api, weights, 1, end={"message": "done"})
     await age(api, job)
-    nobody = EngineCheckpoints("http://127.0.0.1:1", "tml-master")
+    nobody = EngineClient("http://127.0.0.1:1", "tml-master")
 
     done = await asyncio.wait_for(Cleanup(api.settings, api.database, nobody).once(), 30)
 

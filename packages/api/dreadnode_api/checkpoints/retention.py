@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
-from urllib.parse import quote
 
-import httpx2
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.checkpoints.in_use import paths_in_use
 from dreadnode_api.db import Database
+from dreadnode_api.engine_client import SCHEME, EngineClient
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint, DeletedCheckpoint, State
 from dreadnode_api.models.jobs import Job
@@ -28,9 +27,7 @@ from dreadnode_api.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SCHEME = "tinker://"
 BATCH = 200
-DELETED_STATUSES = (204, 200, 404)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,54 +136,12 @@ async def _ended_lineages(session: AsyncSession, lineages: Iterable[str]) -> dic
     return found
 
 
-class EngineCheckpoints:
-    """Client of the engine's REST interface for checkpoints."""
-
-    def __init__(
-        self, url: str, key: str, *, transport: httpx2.AsyncBaseTransport | None = None
-    ) -> None:
-        self._client = httpx2.AsyncClient(
-            base_url=f"{url}/api/v1", headers={"X-API-Key": key}, timeout=30, transport=transport
-        )
-
-    async def delete(self, path: str) -> bool:
-        """Delete a checkpoint on the engine, and return whether it is deleted.
-
-        Raises:
-            httpx2.HTTPError: the engine does not answer.
-        """
-        run, _, name = path.removeprefix(SCHEME).partition("/")
-        response = await self._client.delete(
-            f"/training_runs/{quote(run)}/checkpoints/{quote(name)}"
-        )
-        return response.status_code in DELETED_STATUSES
-
-    async def sizes(self, run: str) -> dict[str, int]:
-        """Return the sizes of a run's checkpoints in bytes, by path.
-
-        Raises:
-            httpx2.HTTPError: the engine does not answer.
-        """
-        response = await self._client.get(f"/training_runs/{quote(run)}/checkpoints")
-        if response.status_code != 200:
-            return {}
-        return {
-            each["tinker_path"]: int(each["size_bytes"])
-            for each in response.json()["checkpoints"]
-            if each.get("size_bytes") is not None
-        }
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
-
-
-async def delete_expired(database: Database, engine: EngineCheckpoints) -> int:
+async def delete_expired(database: Database, engine: EngineClient) -> int:
     """Delete expired checkpoints on the engine, and return how many."""
     expired = (Checkpoint.state == State.EXPIRED, Checkpoint.deleted_at.is_(None))
     deleted = 0
     for row in await _rows(database, *expired):
-        if row.path.startswith(SCHEME) and not await engine.delete(row.path):
+        if row.path.startswith(SCHEME) and not await engine.delete_checkpoint(row.path):
             log.warning("the engine does not delete %s; the request is repeated later", row.path)
             continue
         async with database.writing() as session:
@@ -199,13 +154,13 @@ async def delete_expired(database: Database, engine: EngineCheckpoints) -> int:
     return deleted + await _delete_of_deleted_jobs(database, engine)
 
 
-async def _delete_of_deleted_jobs(database: Database, engine: EngineCheckpoints) -> int:
+async def _delete_of_deleted_jobs(database: Database, engine: EngineClient) -> int:
     async with database.reading() as session:
         found = await session.scalars(select(DeletedCheckpoint.path).limit(BATCH))
         paths = found.all()
     deleted = 0
     for path in paths:
-        if path.startswith(SCHEME) and not await engine.delete(path):
+        if path.startswith(SCHEME) and not await engine.delete_checkpoint(path):
             log.warning("the engine does not delete %s; the request is repeated later", path)
             continue
         async with database.writing() as session:
@@ -214,13 +169,13 @@ async def _delete_of_deleted_jobs(database: Database, engine: EngineCheckpoints)
     return deleted
 
 
-async def record_sizes(database: Database, engine: EngineCheckpoints) -> int:
+async def record_sizes(database: Database, engine: EngineClient) -> int:
     """Record the sizes of new checkpoints, and return how many."""
     unknown = (Checkpoint.state == State.READY, Checkpoint.bytes.is_(None))
     rows = [row for row in await _rows(database, *unknown) if row.path.startswith(SCHEME)]
     sizes: dict[str, int] = {}
     for run in sorted({row.path.removeprefix(SCHEME).partition("/")[0] for row in rows}):
-        sizes |= await engine.sizes(run)
+        sizes |= await engine.checkpoint_sizes(run)
     measured = [row for row in rows if row.path in sizes]
     async with database.writing() as session:
         for row in measured:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-import httpx2
 from anyio import to_thread
 from sqlalchemy import CursorResult, delete, or_, select, update
 
@@ -15,6 +14,8 @@ from dreadnode_api import logs, storage_errors
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.checkpoints import adapters, retention
 from dreadnode_api.db import Database
+from dreadnode_api.engine_client import EngineClient
+from dreadnode_api.errors import ApiError
 from dreadnode_api.maintenance import blobs
 from dreadnode_api.models.adapters import UploadedAdapter
 from dreadnode_api.models.auth import BrowserSession, Token
@@ -35,15 +36,15 @@ class Cleanup:
     Args:
         settings: how long each kind of data is kept, and how often to clean up.
         database: the database to clean up.
-        files: the checkpoints on the engine; None if the server has no engine.
+        engine: the engine, which holds the checkpoints; None if the server has none.
     """
 
     def __init__(
-        self, settings: Settings, database: Database, files: retention.EngineCheckpoints | None
+        self, settings: Settings, database: Database, engine: EngineClient | None
     ) -> None:
         self._settings = settings
         self._database = database
-        self._files = files
+        self._engine = engine
         # Jobs that ended before this time have no events left to delete.
         self._events_deleted_until: datetime | None = None
 
@@ -81,13 +82,13 @@ class Cleanup:
             ),
             **await blobs.clean_up(self._database, store, settings.upload_days),
         }
-        if self._files is not None:
+        if self._engine is not None:
             try:
                 done["checkpoints on the engine"] = await retention.delete_expired(
-                    self._database, self._files
+                    self._database, self._engine
                 )
-                await retention.record_sizes(self._database, self._files)
-            except (httpx2.HTTPError, KeyError, ValueError) as error:
+                await retention.record_sizes(self._database, self._engine)
+            except (ApiError, KeyError, ValueError) as error:
                 logs.trouble(
                     log, "engine", "the engine cannot be asked about checkpoints: %s", error
                 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dreadnode_api.checkpoints.retention import SCHEME
+from dreadnode_api.engine_client import SCHEME
 from dreadnode_api.maintenance.backup import is_database
 from dreadnode_api.models.auth import Organization
 from dreadnode_api.models.capabilities import RegistryBlob
