@@ -273,3 +273,8 @@ def _field_errors(errors: object) -> tuple[FieldError, ...]:
 def _seconds(value: str | None) -> float | None:
     """Read a Retry-After header in seconds; this API does not use its form with a date."""
     return float(value) if value is not None and value.isdecimal() else None
+
+
+def reason_of(error: OSError) -> str:
+    """Return why a file cannot be used, as a part of a sentence."""
+    return (error.strerror or str(error)).lower()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dreadnode.datasets.images import Inlined, holds_only_images, is_image, with_images
 from dreadnode.datasets.jsonl import check
-from dreadnode.errors import InputError, UnusableFile
+from dreadnode.errors import InputError, UnusableFile, reason_of
 
 FORMATS = {
     ".jsonl": "jsonl",
@@ -178,7 +178,7 @@ def _folder(folder: Path) -> dict[str, Path]:
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
-        raise UnusableFile(f"{folder} cannot be read: {_reason(error)}") from error
+        raise UnusableFile(f"{folder} cannot be read: {reason_of(error)}") from error
     for path in paths:
         if path.name.startswith(".") or _is_images(path):
             continue
@@ -213,7 +213,7 @@ def _data_file(path: Path, kind: str | None) -> DataFile:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             is_empty = file.tell() == 0
     except OSError as error:
-        raise UnusableFile(f"{path} cannot be read: {_reason(error)}") from error
+        raise UnusableFile(f"{path} cannot be read: {reason_of(error)}") from error
     if is_empty:
         raise UnusableFile(f"{path} is empty")
     return DataFile(path, known or "", digest)
@@ -222,7 +222,3 @@ def _data_file(path: Path, kind: str | None) -> DataFile:
 def _suffixes() -> str:
     *first, last = FORMATS
     return f"{', '.join(first)} or {last}"
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreadnode.errors import UnusableFile
+from dreadnode.errors import UnusableFile, reason_of
 
 MEDIA_TYPES = {
     ".png": "image/png",
@@ -113,8 +113,6 @@ def _path(text: str, place: _Place) -> str:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise UnusableFile(
-            f"{where} cannot be read: {(error.strerror or str(error)).lower()}"
-        ) from error
+        raise UnusableFile(f"{where} cannot be read: {reason_of(error)}") from error
     kind = MEDIA_TYPES[file.suffix.lower()]
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from dreadnode.errors import InputError, UnusableFile
+from dreadnode.errors import InputError, UnusableFile, reason_of
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,63}")
@@ -58,7 +58,7 @@ def check(path: Path) -> CheckedFile:
                     _require_object(path, number, line)
                     rows += 1
     except OSError as error:
-        raise UnusableFile(f"{path} cannot be read: {_reason(error)}") from error
+        raise UnusableFile(f"{path} cannot be read: {reason_of(error)}") from error
     if not rows:
         raise UnusableFile(f"{path} is empty; JSONL needs one JSON object on each line")
     return CheckedFile(path, rows, size, digest.hexdigest())
@@ -84,10 +84,6 @@ def _require_object(path: Path, number: int, line: bytes) -> None:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
 
 
 def parse_ref(text: str) -> tuple[str, str]:

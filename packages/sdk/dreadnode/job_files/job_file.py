@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from dreadnode.errors import InputError, UnusableFile
+from dreadnode.errors import InputError, UnusableFile, reason_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -47,8 +47,7 @@ def read(path: Path) -> Document:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UnusableFile(f"{path} cannot be read: {reason}") from error
+        raise UnusableFile(f"{path} cannot be read: {reason_of(error)}") from error
     except UnicodeDecodeError as error:
         raise UnusableFile(f"{path} is not UTF-8; save the file as UTF-8") from error
     except tomllib.TOMLDecodeError as error:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode.config import Profile, Profiles, config_path
-from dreadnode.errors import ServeError
+from dreadnode.errors import ServeError, reason_of
 from dreadnode.local_server.python import ISOLATED, module_command
 from dreadnode.local_server.supervisor import Program, Supervisor
 
@@ -230,7 +230,7 @@ def _locked(data_dir: Path) -> Iterator[bool]:
         file = (data_dir / "serve.lock").open("a+")
     except OSError as error:
         raise ServeError(
-            f"the data directory {data_dir} cannot be written: {_reason(error)}; choose another "
+            f"the data directory {data_dir} cannot be written: {reason_of(error)}; choose another "
             "with `--data-dir`"
         ) from error
     with file:
@@ -283,7 +283,7 @@ def _port_error(host: str, port: int) -> str | None:
             probe.bind(address)
             probe.listen()
     except OSError as error:
-        return _reason(error)
+        return reason_of(error)
     return None
 
 
@@ -355,7 +355,3 @@ def _show_first_start(
         )
     )
     say(f"saved as profile `local` in {path}; `dn` uses it from now on")
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
