@@ -23,12 +23,7 @@ from dreadnode_api.auth.callers import Authenticator, session_key, token_of
 from dreadnode_api.auth.cookies import Cookies
 from dreadnode_api.auth.rates import Buckets, InventedTokens, network
 from dreadnode_api.auth.shares import Share, SharedAmount
-from dreadnode_api.errors import (
-    ApiError,
-    Malformed,
-    Unauthenticated,
-    UpgradeRequired,
-)
+from dreadnode_api.errors import ApiError, Malformed, Unauthenticated, UpgradeRequired
 from dreadnode_api.http import protocol
 from dreadnode_api.http.error_responses import error_response
 from dreadnode_api.settings import Settings

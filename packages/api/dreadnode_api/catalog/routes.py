@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Self
 
-from app.training.catalog import (
-    CatalogQueryError,
-    TrainingModel,
-    get_training_model,
-)
+from app.training.catalog import CatalogQueryError, TrainingModel, get_training_model
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response

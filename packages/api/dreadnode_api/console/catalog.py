@@ -4,11 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
-from app.training.catalog import (
-    CatalogQueryError,
-    TrainingModel,
-    suggest_training_models,
-)
+from app.training.catalog import CatalogQueryError, TrainingModel, suggest_training_models
 from fastapi import APIRouter, Query
 from pydantic import Field, model_validator
 from starlette.responses import Response

@@ -14,19 +14,9 @@ from dreadnode_api.datasets import service
 from dreadnode_api.datasets.deletion import dataset_refs, delete_version
 from dreadnode_api.datasets.push import MAX_SPLITS, MEDIA_TYPES, media_type, received
 from dreadnode_api.datasets.row_check import RowCheck
-from dreadnode_api.datasets.schemas import (
-    Dataset,
-    DatasetList,
-    DatasetVersions,
-)
+from dreadnode_api.datasets.schemas import Dataset, DatasetList, DatasetVersions
 from dreadnode_api.errors import ERRORS, Forbidden, Invalid
-from dreadnode_api.http.deps import (
-    InDatabase,
-    InSettings,
-    InStore,
-    ReadSession,
-    in_application,
-)
+from dreadnode_api.http.deps import InDatabase, InSettings, InStore, ReadSession, in_application
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.patterns import NAME, SPLIT, VERSION
 from dreadnode_api.http.query_parameters import IncludePublic

@@ -6,13 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from dreadnode_api.auth.callers import Authenticator, Caller, Role, need
-from dreadnode_api.auth.deps import (
-    AnyCaller,
-    OrgSlug,
-    WorkspaceSlug,
-    check_org,
-    find_workspace,
-)
+from dreadnode_api.auth.deps import AnyCaller, OrgSlug, WorkspaceSlug, check_org, find_workspace
 from dreadnode_api.errors import Forbidden, Unauthenticated
 from dreadnode_api.http.deps import InDatabase
 from dreadnode_api.http.patterns import SLUG

@@ -19,12 +19,7 @@ if not __package__:
 
 from dreadnode_api.sandbox.exit_codes import encode
 from dreadnode_api.sandbox.limits import apply_limits
-from dreadnode_api.sandbox.process_tree import (
-    become_subreaper,
-    bind_to_parent,
-    end_tree,
-    measure,
-)
+from dreadnode_api.sandbox.process_tree import become_subreaper, bind_to_parent, end_tree, measure
 from dreadnode_api.sandbox.signals import ArrivedSignals
 
 MEASURE_EVERY = 0.1

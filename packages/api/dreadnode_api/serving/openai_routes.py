@@ -13,11 +13,7 @@ from dreadnode_api.errors import ApiError, Invalid, NotFound
 from dreadnode_api.http import protocol_errors
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.serving import openai_responses as shapes
-from dreadnode_api.serving.openai_schemas import (
-    ChatCompletionRequest,
-    CompletionRequest,
-    Sampling,
-)
+from dreadnode_api.serving.openai_schemas import ChatCompletionRequest, CompletionRequest, Sampling
 from dreadnode_api.serving.requests import generation
 from dreadnode_api.serving.service import InModels, Lines, MemberModels
 

@@ -6,10 +6,7 @@ Every check is a plain function that returns what was found or raises the reason
 from collections.abc import Mapping
 from typing import Any
 
-from app.training.catalog import (
-    TrainingModel,
-    get_training_model,
-)
+from app.training.catalog import TrainingModel, get_training_model
 
 from dreadnode_api.catalog.unknown import unknown_model
 from dreadnode_api.engine_client import Capabilities, EngineClient, EngineModel

@@ -26,12 +26,7 @@ from dreadnode_api.training.evaluated_models import (
     resolved_evaluation,
 )
 from dreadnode_api.training.preflight import Preflight
-from dreadnode_api.training.schemas import (
-    EvalJobRequest,
-    JobRequest,
-    RlJobRequest,
-    SftJobRequest,
-)
+from dreadnode_api.training.schemas import EvalJobRequest, JobRequest, RlJobRequest, SftJobRequest
 from dreadnode_api.training.starting_weights import (
     StartingWeights,
     check_base,

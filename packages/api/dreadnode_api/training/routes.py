@@ -10,13 +10,7 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from dreadnode_api import audit
 from dreadnode_api.auth.deps import Member, Reader
 from dreadnode_api.errors import ERRORS
-from dreadnode_api.http.deps import (
-    InDatabase,
-    InSettings,
-    InStore,
-    ReadSession,
-    WriteSession,
-)
+from dreadnode_api.http.deps import InDatabase, InSettings, InStore, ReadSession, WriteSession
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.schemas import TimestampInput
 from dreadnode_api.jobs import service as jobs

@@ -15,11 +15,7 @@ from dreadnode_api.jobs.schemas import JobFileList, JobFileView
 from dreadnode_api.models.jobs import ENDED, JobFile
 from dreadnode_api.pricing.budget import limit_of
 from dreadnode_api.training import progress
-from dreadnode_api.training.schemas import (
-    ProgressRequest,
-    RLContext,
-    TrainingJob,
-)
+from dreadnode_api.training.schemas import ProgressRequest, RLContext, TrainingJob
 from dreadnode_api.training.views import job_view
 
 router = APIRouter(

@@ -6,13 +6,7 @@ from pydantic import Field, model_validator
 
 from dreadnode_api.training.config_schemas import TrainConfig
 from dreadnode_api.training.refs import Ref, SplitName, evaluated
-from dreadnode_api.training.setting_metadata import (
-    DATA,
-    EVALUATION,
-    TRAINING,
-    DefaultFrom,
-    Needs,
-)
+from dreadnode_api.training.setting_metadata import DATA, EVALUATION, TRAINING, DefaultFrom, Needs
 
 SEQUENCE_LENGTH = 2048
 

@@ -22,13 +22,7 @@ from tinker.lib.retryable_exception import RetryableException
 from dreadnode_runtime.backend.adapter import fetch
 from dreadnode_runtime.backend.availability import while_available
 from dreadnode_runtime.backend.pacing import space_out_polls
-from dreadnode_runtime.backend.trainer import (
-    Adapter,
-    Export,
-    Optimizer,
-    Saved,
-    StartingWeights,
-)
+from dreadnode_runtime.backend.trainer import Adapter, Export, Optimizer, Saved, StartingWeights
 from dreadnode_runtime.backend.usage import TokenMeter
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.data.vision import model_input

@@ -17,12 +17,7 @@ from dreadnode_runtime.data.normal_form import Conversation, Unusable, has_image
 from dreadnode_runtime.data.renderers.probes import Probe
 from dreadnode_runtime.data.renderers.turn_skeletons import SplitTurn
 from dreadnode_runtime.data.renderers.turns import Format
-from dreadnode_runtime.data.sequences import (
-    Example,
-    Rendered,
-    sequences_of,
-    sequences_with_images,
-)
+from dreadnode_runtime.data.sequences import Example, Rendered, sequences_of, sequences_with_images
 from dreadnode_runtime.data.vision import Vision, no_vision
 
 TRAIN_ON = ("all_assistant_messages", "last_assistant_message", "last_assistant_turn")
