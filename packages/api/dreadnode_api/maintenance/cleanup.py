@@ -39,9 +39,7 @@ class Cleanup:
         engine: the engine, which holds the checkpoints; None if the server has none.
     """
 
-    def __init__(
-        self, settings: Settings, database: Database, engine: EngineClient | None
-    ) -> None:
+    def __init__(self, settings: Settings, database: Database, engine: EngineClient | None) -> None:
         self._settings = settings
         self._database = database
         self._engine = engine

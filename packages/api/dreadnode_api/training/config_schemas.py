@@ -37,6 +37,17 @@ EvalInterval = Annotated[
     Field(ge=1, le=MAX_STEPS, description="Steps between evaluations.", examples=[10]),
 ]
 
+SystemPrompt = Annotated[
+    str | None,
+    DATA,
+    Field(
+        min_length=1,
+        max_length=100_000,
+        description="System prompt that is put before every conversation.",
+        examples=["You are brief."],
+    ),
+]
+
 
 class TrainConfig(Request):
     """The settings of any training; a setting that is left out has a default, echoed in the job.
@@ -53,13 +64,7 @@ class TrainConfig(Request):
         SplitName | None, EVALUATION, DefaultFrom("the only split, or `validation`")
     ] = Field(None, description="Split of the evaluation dataset.", examples=["validation"])
     eval_interval: Annotated[EvalInterval, DefaultFrom("evaluation at the end only")] = None
-    system_prompt: Annotated[str | None, DATA] = Field(
-        None,
-        min_length=1,
-        max_length=100_000,
-        description="System prompt that is put before every conversation.",
-        examples=["You are brief."],
-    )
+    system_prompt: SystemPrompt = None
     tokenizer: Annotated[
         str | None, DATA, DefaultFrom("that of the engine's model, or under the server's `HF_HOME`")
     ] = Field(

@@ -6,9 +6,9 @@ from pydantic import AfterValidator, Field, model_validator
 
 from dreadnode_api.http.schemas import Request, single_line
 from dreadnode_api.pricing.ledger import MAX_USD
-from dreadnode_api.training.config_schemas import refuse_without_effect
+from dreadnode_api.training.config_schemas import SystemPrompt, refuse_without_effect
 from dreadnode_api.training.refs import Ref, SplitName
-from dreadnode_api.training.rl_schemas import NEW_TOKENS, TURNS, Recipe, StopText
+from dreadnode_api.training.rl_schemas import NEW_TOKENS, TURNS, Recipe, StopText, new_tokens
 from dreadnode_api.training.setting_metadata import (
     DATA,
     EVALUATION,
@@ -47,14 +47,8 @@ class EvalConfig(Request):
         None, ge=1, le=10_000_000, description="Maximum number of rows, the first ones."
     )
     system_prompt: Annotated[
-        str | None, DATA, DefaultFrom("the system prompt of the jobs, if they have the same one")
-    ] = Field(
-        None,
-        min_length=1,
-        max_length=100_000,
-        description="System prompt that is put before every conversation.",
-        examples=["You are brief."],
-    )
+        SystemPrompt, DefaultFrom("the system prompt of the jobs, if they have the same one")
+    ] = None
     strict: Annotated[bool | None, DATA] = Field(
         False, description="Refuse the job if a single row cannot be used."
     )
@@ -140,9 +134,7 @@ class EvalConfig(Request):
         DefaultFrom(
             f"{NEW_TOKENS}, at most half of `max_sequence_length`",
             lambda settings, context: (
-                min(NEW_TOKENS, max(1, int(settings["max_sequence_length"]) // 2))
-                if "reward_recipe" in settings
-                else None
+                new_tokens(settings, context) if "reward_recipe" in settings else None
             ),
         ),
     ] = Field(

@@ -38,7 +38,8 @@ def _prompts(settings: Mapping[str, Any], context: int) -> int:
     return max(PROMPTS, int(settings.get("batch_size", 0)))
 
 
-def _new_tokens(settings: Mapping[str, Any], context: int) -> int:
+def new_tokens(settings: Mapping[str, Any], context: int) -> int:
+    """Return the default of the longest completion."""
     return min(NEW_TOKENS, max(1, int(settings["max_sequence_length"]) // 2))
 
 
@@ -148,7 +149,7 @@ class RlConfig(TrainConfig):
     max_new_tokens: Annotated[
         int | None,
         ROLLOUTS,
-        DefaultFrom(f"{NEW_TOKENS}, at most half of `max_sequence_length`", _new_tokens),
+        DefaultFrom(f"{NEW_TOKENS}, at most half of `max_sequence_length`", new_tokens),
     ] = Field(
         None, ge=1, description="Maximum number of tokens of a completion.", examples=[NEW_TOKENS]
     )
