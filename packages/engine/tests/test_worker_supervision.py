@@ -22,6 +22,7 @@ from dreadnode_engine.workers.router import Router
 from dreadnode_engine.workers.serve import check_started
 from dreadnode_engine.workers.shared_folder import SharedFolder
 from dreadnode_engine.workers.supervisor import Worker
+from dreadnode_engine.workers.worker_process import WorkerSpec, run_worker
 
 MASTER = "tml-master-key-of-the-tests"
 
@@ -89,6 +90,18 @@ async def test_one_folder_has_one_router_and_no_other_engine(
         await SharedFolder.lock(tmp_path)
     single.close()
     (await SharedFolder.lock(tmp_path)).close()
+
+
+def test_a_worker_makes_no_folder_in_place_of_one_that_has_disappeared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = tmp_path / "away"
+    spec = WorkerSpec(settings=Settings(data_dir=away / "workers" / "1"), shared_dir=away)
+
+    assert run_worker(spec.model_dump_json()) == 1
+
+    assert capsys.readouterr().out.startswith(f"refused: The data directory {away} of this engine")
+    assert not away.exists()
 
 
 def test_fewer_workers_than_have_runs_are_refused(tmp_path: Path) -> None:

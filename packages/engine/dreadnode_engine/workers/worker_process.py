@@ -11,6 +11,7 @@ from dreadnode_engine.errors import OperationFailed, Refused
 from dreadnode_engine.serving import serve
 from dreadnode_engine.settings import Settings
 from dreadnode_engine.startup import say
+from dreadnode_engine.workers.shared_folder import LOCK_FILE
 
 REFUSED = "refused: "
 """The first word of the line on stdout that says why a worker does not start."""
@@ -29,6 +30,12 @@ def run_worker(specification: str) -> int:
     """Serve as SPECIFICATION, a `WorkerSpec` in JSON, describes; return the exit code."""
     spec = WorkerSpec.model_validate_json(specification)
     try:
+        # An empty mount point would get an empty journal, and lose it when its folder is back.
+        if not (spec.shared_dir / LOCK_FILE).is_file():
+            raise Refused(  # noqa: TRY301 (reported like every other refusal)
+                f"The data directory {spec.shared_dir} of this engine has disappeared; mount it "
+                "again, or move it back"
+            )
         return asyncio.run(serve(_with_shared_dtype(spec), spec.shared_dir))
     except (Refused, OperationFailed, OSError) as problem:
         say(sys.stdout, f"{REFUSED}{problem}")
