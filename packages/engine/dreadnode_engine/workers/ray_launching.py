@@ -88,8 +88,8 @@ def check_folder(shared_dir: Path, host: str) -> None:
 async def _start(specification: str, environment: Mapping[str, str]) -> LocalWorker:
     spec = WorkerSpec.model_validate_json(specification)
     # Not on all addresses: the network of the cluster is the one that the router uses.
-    changes = {"host": ray.util.get_node_ip_address()}
-    own = spec.model_copy(update={"settings": spec.settings.model_copy(update=changes)})
+    host = ray.util.get_node_ip_address()
+    own = spec.model_copy(update={"settings": spec.settings.model_copy(update={"host": host})})
     # Ray sets it to 1 where an actor reserves a GPU only.
     inherited = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     process = await asyncio.create_subprocess_exec(
@@ -98,7 +98,10 @@ async def _start(specification: str, environment: Mapping[str, str]) -> LocalWor
         stdout=asyncio.subprocess.PIPE,
         env={**inherited, **environment},
     )
-    return LocalWorker(process, await read_url(process))
+    try:
+        return LocalWorker(process, await read_url(process))
+    except Refused as refusal:
+        raise Refused(f"{refusal} (on the machine {host})") from None
 
 
 class RayWorker:
