@@ -8,6 +8,7 @@ import ctypes
 import functools
 import json
 import math
+import re
 from pathlib import Path
 
 import psutil
@@ -26,24 +27,38 @@ _INKLING = frozenset({"wq_du", "wk_dv", "wv_dv", "wr_du", "wo_ud", "gate_attn", 
 """Projections of Inkling and Inkling 2, by their published names."""
 SHARE = 0.8
 """Share of the free memory that the engine may use."""
+LONG = 8
+"""Bytes of an integer, such as those that name the experts of a token (DeepSeek V4)."""
+_DEEPSEEK_V4 = re.compile(
+    r".*\.(?:attn\.(?:\w+\.)*(?:wq_a|wq_b|wkv|wgate|wo_b)|shared_experts\.w\d)\.weight"
+)
+"""Projections of DeepSeek V4 by their published names; `wo_a` is one of several groups."""
+
+
+def parameters(path: Path) -> int:
+    """Return how many weights the model in PATH has, from the headers of its files."""
+    return _numbers(path)[0]
 
 
 @functools.lru_cache(maxsize=64)
-def parameters(path: Path, *, projections_only: bool = False) -> int:
-    """Return how many weights the model in PATH has, from the headers of its files."""
-    count = 0
+def _numbers(path: Path) -> tuple[int, int, int]:
+    """Return how many weights the model in PATH has, and how many of projections and integers."""
+    count = projections = integers = 0
     layers = layer_count(json.loads((path / "config.json").read_text()))
     for file in sorted(path.glob("*.safetensors")):
         with safe_open(file, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118 (not a dictionary)
                 loaded = decoder_name(name, layers)
-                if loaded is None or (projections_only and not _is_projection(loaded)):
+                if loaded is None:
                     continue
                 # A converted number becomes none, one or several weights.
                 stored = opened.get_slice(name)
-                numbers = math.prod(stored.get_shape())
-                count += numbers * weights_per_number(name, stored.get_dtype())
-    return count
+                kind = stored.get_dtype()
+                weights = math.prod(stored.get_shape()) * weights_per_number(name, kind)
+                count += weights
+                projections += weights if _is_projection(loaded) else 0
+                integers += weights if kind == "I64" else 0
+    return count, projections, integers
 
 
 def _is_projection(name: str) -> bool:
@@ -53,15 +68,17 @@ def _is_projection(name: str) -> bool:
         .removesuffix(".bias")
         .rpartition(".")[2]
     )
-    return (layer in PROJECTIONS or layer in _INKLING) and ".experts." not in name
+    other = layer in _INKLING or _DEEPSEEK_V4.fullmatch(name) is not None
+    return (layer in PROJECTIONS or other) and ".experts." not in name
 
 
 def base_bytes(served: ServedModel, device: Device) -> int:
     """Return the bytes of the weights of a base model."""
+    count, projections, integers = _numbers(served.path)
+    floats = (count - integers) * device.dtype.itemsize
     if device.mixed:
-        halved = parameters(served.path, projections_only=True)
-        return 2 * halved + decoder.FLOAT * (parameters(served.path) - halved)
-    return parameters(served.path) * device.dtype.itemsize
+        floats = 2 * projections + decoder.FLOAT * (count - integers - projections)
+    return floats + LONG * integers
 
 
 @functools.lru_cache(maxsize=256)
