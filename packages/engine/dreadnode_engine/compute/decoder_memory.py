@@ -14,13 +14,13 @@ from dreadnode_engine.compute.training import LOGIT_ROWS
 
 FLOAT = 4
 """Bytes of one trained number: adapters, gradients and moments are always float32."""
-ALLOCATED, ALLOCATED_EXPERTS = 1.5, 2.0
+ALLOCATED, ALLOCATED_EXPERTS = 1.25, 1.75
 """Memory that a backward pass takes, as a multiple of what it keeps; more with experts."""
 BUFFERS = 64 * 2**20
 """Bytes that matrix products and the allocator take beside activations."""
 DELTA_CHUNK = 64
 """Tokens in a chunk of the gated delta rule, as transformers computes it."""
-ALLOCATED_LOGITS = 7
+ALLOCATED_LOGITS = 2
 """Copies of the logits of one slice that exist at the same time, with their gradients."""
 
 
