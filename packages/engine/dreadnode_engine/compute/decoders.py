@@ -18,16 +18,19 @@ from transformers.conversion_mapping import (
 )
 from transformers.core_model_loading import WeightRenaming
 
-from dreadnode_engine.base_models.architectures import NESTED_DECODERS, architecture_class
+from dreadnode_engine.base_models.architectures import NESTED_DECODERS
 from dreadnode_engine.base_models.quantization import MXFP4, settings_of
 from dreadnode_engine.base_models.stored_weights import StoredWeights
 from dreadnode_engine.compute.glm_flash import Glm5NextForCausalLM
 from dreadnode_engine.errors import OperationFailed
 
-INKLING = "InklingForCausalLM"
-
 # Without `exist_ok` transformers keeps its own configurations to its own classes.
 AutoModelForCausalLM.register(Glm5NextForCausalLM.config_class, Glm5NextForCausalLM, exist_ok=True)
+# transformers knows Inkling's published names only where all towers are loaded. Known to every
+# process from its start, what one of them saves can be loaded by every other one.
+_names_of_inkling = get_checkpoint_conversion_mapping("inkling_mm_model")
+_names_of_inkling.append(WeightRenaming(r"^model\.language_model\.", "model."))
+register_checkpoint_conversion_mapping("InklingForCausalLM", _names_of_inkling, overwrite=True)
 
 
 def decoder_config(path: Path) -> Any:
@@ -88,11 +91,6 @@ def _load_stored(
     decoder = decoder_config(path)
     if hasattr(decoder, "quantization_config"):
         del decoder.quantization_config
-    if (name := architecture_class(config)) == INKLING:
-        # transformers knows its published names only where all towers are loaded.
-        mapping = get_checkpoint_conversion_mapping("inkling_mm_model")
-        mapping.append(WeightRenaming(r"^model\.language_model\.", "model."))
-        register_checkpoint_conversion_mapping(name, mapping, overwrite=True)
     model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(decoder)].from_pretrained(
         None,
         config=decoder,
