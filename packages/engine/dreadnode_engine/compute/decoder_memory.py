@@ -6,6 +6,8 @@ quarter of what was measured.
 
 from typing import Any
 
+import torch
+
 from dreadnode_engine.compute.glm_flash import KIMI_CHUNK
 from dreadnode_engine.compute.layer_states import LayerKind, cache_kinds, layer_kinds
 from dreadnode_engine.compute.loaded_model import Device
@@ -14,14 +16,17 @@ from dreadnode_engine.compute.training import LOGIT_ROWS
 
 FLOAT = 4
 """Bytes of one trained number: adapters, gradients and moments are always float32."""
-ALLOCATED, ALLOCATED_EXPERTS = 1.25, 1.75
-"""Memory that a backward pass takes, as a multiple of what it keeps; more with experts."""
+FLOAT_PASS, HALF_PASS = (1.25, 1.75, 2), (1.5, 2.0, 7)
+"""What a backward pass takes, with activations in float32 and in bfloat16.
+
+Two multiples of what it keeps, without and with experts, and how many copies of the logits of one
+slice exist at the same time, gradients included. In bfloat16 PEFT's own layers compute
+(`lora_linear.py`), which keep more.
+"""
 BUFFERS = 64 * 2**20
 """Bytes that matrix products and the allocator take beside activations."""
 DELTA_CHUNK = 64
 """Tokens in a chunk of the gated delta rule, as transformers computes it."""
-ALLOCATED_LOGITS = 2
-"""Copies of the logits of one slice that exist at the same time, with their gradients."""
 
 
 def training_bytes(config: Any, device: Device, tokens: int) -> int:
@@ -45,8 +50,9 @@ def training_bytes(config: Any, device: Device, tokens: int) -> int:
         values = layers * int(config.hidden_size) + max(kept)
     else:
         values = sum(kept)
-    factor = ALLOCATED_EXPERTS if experts else ALLOCATED
-    logits = ALLOCATED_LOGITS * min(tokens, LOGIT_ROWS) * int(config.vocab_size) * FLOAT
+    plain, routed, copies = FLOAT_PASS if device.activations == torch.float32 else HALF_PASS
+    factor = routed if experts else plain
+    logits = copies * min(tokens, LOGIT_ROWS) * int(config.vocab_size) * FLOAT
     scores = _block_scores(config, tokens)
     return int((factor * values * tokens + scores) * device.activations.itemsize) + logits + BUFFERS
 
