@@ -322,12 +322,15 @@ async def api(settings: Settings, engine: FakeEngine, router: APIRouter) -> Asyn
     """
     app = create_app(settings)
     app.router = router
+    own_routes = router.routes.copy()
     app.state.engine = engine.client()
     database = app.state.database
     keys, org_id, workspace_id = await populate(database)
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://api") as client:
         yield Api(app, database, settings, client, keys, org_id, workspace_id)
+    # A route that one test added would answer the next test too.
+    router.routes[:] = own_routes
     await app.state.validator.close()
     await app.state.preflight.close()
     await app.state.serving.close()
