@@ -84,6 +84,8 @@ def _signature(name: str, function: Callable[..., Any]) -> str:
     parameters = [each for each in signature.parameters.values() if each.name != "self"]
     plain = str(signature.replace(parameters=parameters))
     plain = re.sub(r"'([\w\[\], |.]+)'", r"\1", plain).replace("dreadnode.", "")
+    # The modules of `dreadnode.lazy_types`; the page names types alone.
+    plain = re.sub(r"\b(?!httpx2)[a-z]\w*\.(?=[A-Z])", "", plain)
     return f"{name}{plain}"
 
 

@@ -4,43 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dreadnode.errors import InputError
-
-if TYPE_CHECKING:
-    from dreadnode.training.rl import Recipe
+from dreadnode.lazy_types import rl
 
 
-def reward_recipe(reward: str | Path, params: Mapping[str, Any]) -> Recipe:
+def reward_recipe(reward: str | Path, params: Mapping[str, Any]) -> rl.Recipe:
     """Return the recipe named REWARD, or the one of a .py file with a function `reward`.
 
     Raises:
         InputError: The file cannot be read.
     """
-    from dreadnode.training.rl import Recipe
-
     if isinstance(reward, Path) or reward.endswith(".py"):
         return python_recipe(Path(reward), params)
-    return Recipe(name=reward, params=dict(params))
+    return rl.Recipe(name=reward, params=dict(params))
 
 
-def python_recipe(file: Path, params: Mapping[str, Any] | None = None) -> Recipe:
+def python_recipe(file: Path, params: Mapping[str, Any] | None = None) -> rl.Recipe:
     """Return the recipe that runs the code in FILE.
 
     Raises:
         InputError: The file cannot be read.
     """
-    from dreadnode.training.rl import Recipe
-
     named = {"filename": file.name, **(params or {}), "source": read_text(file)}
-    return Recipe(name="python_v1", params=named)
+    return rl.Recipe(name="python_v1", params=named)
 
 
 def scoring(
-    reward: str | Path | Mapping[str, Any] | Recipe | None,
+    reward: str | Path | Mapping[str, Any] | rl.Recipe | None,
     params: Mapping[str, Any] | None,
-    environment: Path | Mapping[str, Any] | Recipe | None,
+    environment: Path | Mapping[str, Any] | rl.Recipe | None,
 ) -> dict[str, Any]:
     """Return the settings of a job that REWARD with PARAMS and ENVIRONMENT give.
 

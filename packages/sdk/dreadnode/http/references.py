@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dreadnode import capabilities
 from dreadnode.datasets.jsonl import is_path, parse_ref
 from dreadnode.errors import InputError
+from dreadnode.lazy_types import wire
 
 if TYPE_CHECKING:
     from dreadnode.training.evaluations import EvalRequest
     from dreadnode.training.jobs import SftRequest
     from dreadnode.training.rl import RlRequest
-    from dreadnode.wire import CapabilityRef, DatasetRef
 
-    DatasetLike = str | Path | Mapping[str, str] | DatasetRef
-    CapabilityLike = str | Mapping[str, str] | CapabilityRef
+    DatasetLike = str | Path | Mapping[str, str] | wire.DatasetRef
+    CapabilityLike = str | Mapping[str, str] | wire.CapabilityRef
     AnyJobRequest = SftRequest | RlRequest | EvalRequest
     JobRequest = TypeVar("JobRequest", SftRequest, RlRequest, EvalRequest)
 
@@ -29,29 +29,25 @@ def local_path(dataset: DatasetLike) -> Path | None:
     return Path(dataset) if isinstance(dataset, str) and is_path(dataset) else None
 
 
-def dataset_ref(dataset: DatasetLike) -> DatasetRef:
+def dataset_ref(dataset: DatasetLike) -> wire.DatasetRef:
     """Return the reference of a dataset that is on the server."""
-    from dreadnode.wire import DatasetRef
-
-    if isinstance(dataset, DatasetRef):
+    if isinstance(dataset, wire.DatasetRef):
         return dataset
     if isinstance(dataset, str):
         name, version = parse_ref(dataset)
-        return DatasetRef(name=name, version=version)
-    made: DatasetRef = _validated(DatasetRef, dataset, "dataset")
+        return wire.DatasetRef(name=name, version=version)
+    made: wire.DatasetRef = _validated(wire.DatasetRef, dataset, "dataset")
     return made
 
 
-def capability_ref(capability: CapabilityLike | None) -> CapabilityRef | None:
+def capability_ref(capability: CapabilityLike | None) -> wire.CapabilityRef | None:
     """Return the reference of a capability."""
-    from dreadnode.wire import CapabilityRef
-
-    if capability is None or isinstance(capability, CapabilityRef):
+    if capability is None or isinstance(capability, wire.CapabilityRef):
         return capability
     if isinstance(capability, str):
         name, version = capabilities.parse_ref(capability)
-        return CapabilityRef(name=name, version=version)
-    made: CapabilityRef = _validated(CapabilityRef, capability, "capability")
+        return wire.CapabilityRef(name=name, version=version)
+    made: wire.CapabilityRef = _validated(wire.CapabilityRef, capability, "capability")
     return made
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import httpx2
 
@@ -26,10 +26,8 @@ from dreadnode.errors import (
 )
 from dreadnode.http.calls import Call, training_job_events
 from dreadnode.http.retries import Outage
+from dreadnode.lazy_types import jobs
 from dreadnode.version import __version__
-
-if TYPE_CHECKING:
-    from dreadnode.training.jobs import JobEvent
 
 T = TypeVar("T")
 Client = TypeVar("Client", httpx2.Client, httpx2.AsyncClient)
@@ -153,14 +151,14 @@ class EventStream:
         self._is_connected = True
         self._on_connection(True)
 
-    def parse(self, event: httpx2.ServerSentEvent, response: httpx2.Response) -> JobEvent | None:
+    def parse(
+        self, event: httpx2.ServerSentEvent, response: httpx2.Response
+    ) -> jobs.JobEvent | None:
         """Return the job's event in EVENT, if it holds one."""
         if not event.data:
             return None
-        from dreadnode.training.jobs import JobEvent
-
         with expect_valid(self._call, response):
-            parsed = JobEvent.model_validate({**json.loads(event.data), "id": event.id})
+            parsed = jobs.JobEvent.model_validate({**json.loads(event.data), "id": event.id})
         self._after = parsed.id
         return parsed
 

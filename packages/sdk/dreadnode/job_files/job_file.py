@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from dreadnode.errors import InputError, UnusableFile, reason_of
+from dreadnode.lazy_types import evaluations, jobs, rl, wire
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
     from pydantic_core import ErrorDetails
 
     from dreadnode.http.references import AnyJobRequest
-    from dreadnode.wire import DatasetRef
 
 Document = dict[str, Any]
-Store = Callable[[Path], "DatasetRef"]
+Store = Callable[[Path], "wire.DatasetRef"]
 """Uploads the file or folder at a path as a dataset, and returns its reference."""
 
 REFS = ("dataset_ref", "prompt_dataset_ref", "eval_dataset_ref")
@@ -179,15 +179,11 @@ def _no_json(value: Any, place: tuple[str | int, ...]) -> Iterator[str]:
 
 
 def _kind(document: Document, where: str = "the job") -> type[AnyJobRequest]:
-    from dreadnode.training.evaluations import EvalRequest
-    from dreadnode.training.jobs import SftRequest
-    from dreadnode.training.rl import RlRequest
-
     given = document.get("trainer_type")
     kinds: dict[object, type[AnyJobRequest]] = {
-        "sft": SftRequest,
-        "rl": RlRequest,
-        "eval": EvalRequest,
+        "sft": jobs.SftRequest,
+        "rl": rl.RlRequest,
+        "eval": evaluations.EvalRequest,
     }
     if not isinstance(given, str) or given not in kinds:
         raise InputError(f'{where}: `trainer_type` must be "sft", "rl" or "eval"')

@@ -10,6 +10,7 @@ from dreadnode.cli import units, views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, say
 from dreadnode.errors import InputError
+from dreadnode.lazy_types import wire
 
 Role = Literal["reader", "member", "admin"]
 
@@ -66,9 +67,7 @@ def add(
 
     Only the token goes to stdout, for use in a pipe.
     """
-    from dreadnode.wire import MemberRequest
-
-    request = MemberRequest(
+    request = wire.MemberRequest(
         username=user, email=email, role=role, full_name=name, expires_in_days=days
     )
     with common.client() as client:

@@ -9,6 +9,7 @@ from cyclopts import App, Parameter
 from dreadnode.cli import units
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, say, when
+from dreadnode.lazy_types import wire
 
 app = App(name="token", help="Create, list and revoke API tokens.", version_flags=[])
 
@@ -47,9 +48,7 @@ def create(
 
     Only the token goes to stdout, for use in a pipe.
     """
-    from dreadnode.wire import TokenRequest
-
-    request = TokenRequest(name=name, username=user, role=role, expires_in_days=days)
+    request = wire.TokenRequest(name=name, username=user, role=role, expires_in_days=days)
     with common.client() as client:
         made = client.create_token(request)
     if common.json:

@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, hint, say
+from dreadnode.lazy_types import webhooks
 
 app = App(name="webhook", help="Send job events to other services.", version_flags=[])
 
@@ -51,9 +52,7 @@ def create(
 
     Every message is signed with a secret, which is shown only now. Only the secret goes to stdout.
     """
-    from dreadnode.webhooks import WebhookRequest
-
-    request = WebhookRequest(url=url, statuses=list(dict.fromkeys(status)))
+    request = webhooks.WebhookRequest(url=url, statuses=list(dict.fromkeys(status)))
     with common.client() as client:
         made = client.create_webhook(request)
     if common.json:

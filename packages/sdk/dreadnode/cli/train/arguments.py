@@ -18,12 +18,11 @@ from dreadnode.cli.output import say
 from dreadnode.cli.train import rl_flags, sft_flags
 from dreadnode.cli.train.flags import RehearseFirst, RehearseSteps, flags_named, given
 from dreadnode.errors import InputError
+from dreadnode.lazy_types import jobs, rl, wire
+from dreadnode.recipes import python_recipe, read_text, reward_recipe
 
 if TYPE_CHECKING:
     from dreadnode.http.sync_api.client import ApiClient
-    from dreadnode.training.jobs import SftRequest
-    from dreadnode.training.rl import Recipe, RlRequest
-    from dreadnode.wire import DatasetRef
 
 Rehearse = Annotated[
     bool, Parameter(help="Train a small stand-in model instead: same data, config and loop.")
@@ -66,23 +65,22 @@ class SftJob:
     )
     capability: Capability = None
 
-    def request(self, client: ApiClient, flags: sft_flags.SftFlags) -> SftRequest:
+    def request(self, client: ApiClient, flags: sft_flags.SftFlags) -> jobs.SftRequest:
         """Return the request for the job, after the upload of data that is named by a path.
 
         Raises:
             InputError: There is no data, or a setting is out of bounds.
         """
         from dreadnode.http.references import capability_ref
-        from dreadnode.training.jobs import SftConfig, SftRequest
 
         settings = self.settings(flags)
-        config = SftConfig(
+        config = jobs.SftConfig(
             dataset_ref=dataset_ref(client, self.dataset) if self.dataset else None,
             trajectory_dataset_refs=dataset_refs(client, self.trajectory_dataset),
             eval_dataset_ref=dataset_ref(client, self.eval_dataset) if self.eval_dataset else None,
             **settings,
         )
-        return SftRequest(
+        return jobs.SftRequest(
             model=self.model,
             config=config,
             capability_ref=capability_ref(self.capability),
@@ -95,11 +93,9 @@ class SftJob:
 
     def settings(self, flags: sft_flags.SftFlags) -> dict[str, Any]:
         """Return the settings of the config that FLAGS give, before anything is sent."""
-        from dreadnode.training.jobs import SftConfig
-
         if self.dataset is None and not self.trajectory_dataset:
             raise InputError("name the training dataset with `--dataset` or `--trajectory-dataset`")
-        return given(flags, SftConfig, sft_flags.FLAG_NAMES)
+        return given(flags, jobs.SftConfig, sft_flags.FLAG_NAMES)
 
 
 @Parameter(name="*")
@@ -144,20 +140,18 @@ class RlJob:
     ] = None
     capability: Capability = None
 
-    def request(self, client: ApiClient, flags: rl_flags.RlFlags) -> RlRequest:
+    def request(self, client: ApiClient, flags: rl_flags.RlFlags) -> rl.RlRequest:
         """Return the request for the job, after the upload of data that is named by a path.
 
         Raises:
             InputError: There is no data, or a setting or the reward cannot be used.
         """
         from dreadnode.http.references import capability_ref
-        from dreadnode.recipes import python_recipe
-        from dreadnode.training.rl import RlConfig, RlRequest
 
         settings = self.settings(flags)
         recipe = reward(self.reward_recipe, self.reward_params)
         prompts, evaluation = self.prompt_dataset, self.eval_dataset
-        config = RlConfig(
+        config = rl.RlConfig(
             algorithm=self.algorithm,
             environment=None if self.environment is None else python_recipe(self.environment),
             prompt_dataset_ref=dataset_ref(client, prompts) if prompts else None,
@@ -166,7 +160,7 @@ class RlJob:
             reward_recipe=recipe,
             **settings,
         )
-        return RlRequest(
+        return rl.RlRequest(
             model=self.model,
             config=config,
             capability_ref=capability_ref(self.capability),
@@ -179,13 +173,11 @@ class RlJob:
 
     def settings(self, flags: rl_flags.RlFlags) -> dict[str, Any]:
         """Return the settings of the config that FLAGS give, before anything is sent."""
-        from dreadnode.training.rl import RlConfig
-
         if self.prompt_dataset is None and not self.trajectory_dataset:
             raise InputError(
                 "name the dataset of prompts with `--prompt-dataset` or `--trajectory-dataset`"
             )
-        return given(flags, RlConfig, rl_flags.FLAG_NAMES)
+        return given(flags, rl.RlConfig, rl_flags.FLAG_NAMES)
 
 
 Flags = TypeVar("Flags", contravariant=True)
@@ -197,14 +189,14 @@ class DescribedJob(Protocol[Flags]):
     def settings(self, flags: Flags) -> dict[str, Any]:
         """Return the settings of the config that FLAGS give, before anything is sent."""
 
-    def request(self, client: ApiClient, flags: Flags) -> SftRequest | RlRequest:
+    def request(self, client: ApiClient, flags: Flags) -> jobs.SftRequest | rl.RlRequest:
         """Return the request for the job, after the upload of data that is named by a path."""
 
 
 @contextmanager
 def requested(
     job: DescribedJob[Flags], flags: Flags, names: Mapping[str, str], common: Common
-) -> Iterator[tuple[ApiClient, SftRequest | RlRequest]]:
+) -> Iterator[tuple[ApiClient, jobs.SftRequest | rl.RlRequest]]:
     """Yield a client and the request for JOB; a refusal inside names the flag at fault.
 
     Args:
@@ -224,8 +216,8 @@ def requested(
 
 
 def with_starting_weights(
-    client: ApiClient, request: SftRequest | RlRequest
-) -> SftRequest | RlRequest:
+    client: ApiClient, request: jobs.SftRequest | rl.RlRequest
+) -> jobs.SftRequest | rl.RlRequest:
     """Return REQUEST with what its job starts from as the server takes it; a folder is uploaded."""
     from dreadnode.http.adapter_files import local_adapter
     from dreadnode.http.sync_api.training import REHEARSED
@@ -249,7 +241,7 @@ def with_starting_weights(
     return request.model_copy(update={"config": config})
 
 
-def dataset_ref(client: ApiClient, dataset: str) -> DatasetRef:
+def dataset_ref(client: ApiClient, dataset: str) -> wire.DatasetRef:
     """Return the reference of DATASET; a file or a folder is uploaded first."""
     from dreadnode.http import references
 
@@ -257,19 +249,19 @@ def dataset_ref(client: ApiClient, dataset: str) -> DatasetRef:
     return references.dataset_ref(dataset) if path is None else upload(client, path).ref
 
 
-def dataset_refs(client: ApiClient, datasets: tuple[str, ...]) -> tuple[DatasetRef, ...] | None:
+def dataset_refs(
+    client: ApiClient, datasets: tuple[str, ...]
+) -> tuple[wire.DatasetRef, ...] | None:
     """Return the references of DATASETS; None if there are none."""
     return tuple(dataset_ref(client, each) for each in datasets) or None
 
 
-def reward(recipe: str | None, params: str | None) -> Recipe | None:
+def reward(recipe: str | None, params: str | None) -> rl.Recipe | None:
     """Return the reward recipe of the flags, if they name one.
 
     Raises:
         InputError: There are parameters without a recipe, or they are not a JSON object.
     """
-    from dreadnode.recipes import reward_recipe
-
     if recipe is not None:
         return reward_recipe(recipe, _params(params))
     if params is not None:
@@ -281,8 +273,6 @@ def _params(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
     if text.endswith(".json"):
-        from dreadnode.recipes import read_text
-
         text = read_text(Path(text))
     try:
         params = json.loads(text)

@@ -19,10 +19,11 @@ from dreadnode.cli.train.jobs import Job
 from dreadnode.cli.train.price import confirm
 from dreadnode.cli.train.progress import follow
 from dreadnode.errors import InputError, UnusableFile
+from dreadnode.lazy_types import evaluations
+from dreadnode.recipes import python_recipe
 
 if TYPE_CHECKING:
     from dreadnode.http.sync_api.client import ApiClient
-    from dreadnode.training.evaluations import EvalRequest
 
 Csv = Annotated[
     Path | None,
@@ -56,33 +57,30 @@ class EvalJob:
     name: Name = None
     tag: Tags = ()
 
-    def request(self, client: ApiClient, models: tuple[str, ...], flags: EvalFlags) -> EvalRequest:
+    def request(
+        self, client: ApiClient, models: tuple[str, ...], flags: EvalFlags
+    ) -> evaluations.EvalRequest:
         """Return the request for the job, after the upload of data that is named by a path.
 
         Raises:
             InputError: A setting or the reward cannot be used.
         """
-        from dreadnode.recipes import python_recipe
-        from dreadnode.training.evaluations import EvalConfig, EvalRequest
-
         settings = self.settings(models, flags)
         recipe = reward(self.reward_recipe, self.reward_params)
-        config = EvalConfig(
+        config = evaluations.EvalConfig(
             models=tuple(client.resolve_model(each) for each in models),
             dataset_ref=dataset_ref(client, self.dataset),
             reward_recipe=recipe,
             environment=None if self.environment is None else python_recipe(self.environment),
             **settings,
         )
-        return EvalRequest(config=config, name=self.name, tags=self.tag)
+        return evaluations.EvalRequest(config=config, name=self.name, tags=self.tag)
 
     def settings(self, models: tuple[str, ...], flags: EvalFlags) -> dict[str, Any]:
         """Return the settings of the config that FLAGS give, before anything is sent."""
-        from dreadnode.training.evaluations import EvalConfig
-
         if not models:
             raise InputError("name at least one model: a job, a catalog id or a `tinker://` path")
-        return given(flags, EvalConfig, FLAG_NAMES)
+        return given(flags, evaluations.EvalConfig, FLAG_NAMES)
 
 
 def evaluate(

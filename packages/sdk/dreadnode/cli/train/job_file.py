@@ -21,6 +21,7 @@ from dreadnode.cli.train.jobs import Job
 from dreadnode.cli.train.price import confirm
 from dreadnode.cli.train.sft import Wait, create, submitted
 from dreadnode.errors import UnusableFile
+from dreadnode.lazy_types import evaluations
 
 if TYPE_CHECKING:
     from dreadnode.http.references import AnyJobRequest
@@ -164,10 +165,10 @@ def clone(job: Job, /, *, submission: Submission = AS_IT_IS, common: Common = DE
 
 def _sent(client: ApiClient, described: JobFile) -> AnyJobRequest:
     """Return the request of a job, after the upload of what it names by a path."""
-    from dreadnode.training.evaluations import EvalRequest
-
     request = described.request(lambda path: upload(client, path).ref)
-    return request if isinstance(request, EvalRequest) else with_starting_weights(client, request)
+    if isinstance(request, evaluations.EvalRequest):
+        return request
+    return with_starting_weights(client, request)
 
 
 def _document(job: TrainingJob) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from dreadnode.http.async_api.requests import AsyncRequests
 from dreadnode.http.calls import (
@@ -16,73 +15,46 @@ from dreadnode.http.calls import (
     segment,
     workspace,
 )
-
-if TYPE_CHECKING:
-    from dreadnode.training.costs import Budget, CostReport
-    from dreadnode.wire import (
-        Member,
-        MemberList,
-        MemberRequest,
-        NewMember,
-        NewToken,
-        Organization,
-        Token,
-        TokenList,
-        TokenRequest,
-        User,
-        Workspace,
-    )
-
-# Types are imported in the methods: pydantic takes longer to import than most commands take to run.
+from dreadnode.lazy_types import costs, wire
 
 
 class AsyncAccountMethods(AsyncRequests):
     """Methods for the user, the organization and its members."""
 
-    async def get_user(self) -> User:
+    async def get_user(self) -> wire.User:
         """Return the user of the token."""
-        from dreadnode.wire import User
+        return await self.send(get("/user", wire.User.model_validate_json))
 
-        return await self.send(get("/user", User.model_validate_json))
-
-    async def list_organizations(self) -> list[Organization]:
+    async def list_organizations(self) -> list[wire.Organization]:
         """List the organizations of the user."""
-        from dreadnode.wire import Organization
+        return await self.send(get("/user/organizations", list_of(wire.Organization)))
 
-        return await self.send(get("/user/organizations", list_of(Organization)))
-
-    async def list_workspaces(self) -> list[Workspace]:
+    async def list_workspaces(self) -> list[wire.Workspace]:
         """List the workspaces of the organization."""
-        from dreadnode.wire import Workspace
+        return await self.send(get(f"{organization(self.scope)}/ws", list_of(wire.Workspace)))
 
-        return await self.send(get(f"{organization(self.scope)}/ws", list_of(Workspace)))
-
-    async def create_workspace(self, key: str, name: str | None = None) -> Workspace:
+    async def create_workspace(self, key: str, name: str | None = None) -> wire.Workspace:
         """Create a workspace in the organization."""
-        from dreadnode.wire import Workspace
-
         body = json.dumps(drop_none(key=key, name=name)).encode()
         path = f"{organization(self.scope)}/ws"
-        return await self.send(Call("POST", path, Workspace.model_validate_json, body=body))
+        return await self.send(Call("POST", path, wire.Workspace.model_validate_json, body=body))
 
-    async def get_budget(self) -> Budget:
+    async def get_budget(self) -> costs.Budget:
         """Return the monthly limit of the workspace, and how much of it is left."""
-        from dreadnode.training.costs import Budget
+        return await self.send(
+            get(f"{workspace(self.scope)}/budget", costs.Budget.model_validate_json)
+        )
 
-        return await self.send(get(f"{workspace(self.scope)}/budget", Budget.model_validate_json))
-
-    async def set_budget(self, monthly_limit_usd: float | None) -> Budget:
+    async def set_budget(self, monthly_limit_usd: float | None) -> costs.Budget:
         """Set the monthly limit of the workspace, as an administrator; None removes it."""
-        from dreadnode.training.costs import Budget
-
         body = json.dumps({"monthly_limit_usd": monthly_limit_usd}).encode()
         path = f"{workspace(self.scope)}/budget"
-        call = Call("PUT", path, Budget.model_validate_json, body=body, repeatable=True)
+        call = Call("PUT", path, costs.Budget.model_validate_json, body=body, repeatable=True)
         return await self.send(call)
 
     async def get_costs(
         self, group_by: str = "job", *, month: str | None = None, workspace: str | None = None
-    ) -> CostReport:
+    ) -> costs.CostReport:
         """Return what the jobs of the organization cost.
 
         Args:
@@ -90,61 +62,47 @@ class AsyncAccountMethods(AsyncRequests):
             month: Only jobs that were submitted in this month, as 2026-11.
             workspace: Only jobs of this workspace.
         """
-        from dreadnode.training.costs import CostReport
-
         path = f"{organization(self.scope)}/training/costs"
         params = drop_none(group_by=group_by, month=month, workspace=workspace)
-        return await self.send(get(path, CostReport.model_validate_json, params))
+        return await self.send(get(path, costs.CostReport.model_validate_json, params))
 
-    async def create_token(self, request: TokenRequest) -> NewToken:
+    async def create_token(self, request: wire.TokenRequest) -> wire.NewToken:
         """Create a token; only this response contains its secret."""
-        from dreadnode.wire import NewToken
-
         path = f"{organization(self.scope)}/tokens"
-        call = Call("POST", path, NewToken.model_validate_json, body=body_of(request))
+        call = Call("POST", path, wire.NewToken.model_validate_json, body=body_of(request))
         return await self.send(call)
 
-    async def list_tokens(self) -> TokenList:
+    async def list_tokens(self) -> wire.TokenList:
         """List the organization's tokens that the user may see, without their secrets."""
-        from dreadnode.wire import TokenList
-
         path = f"{organization(self.scope)}/tokens"
-        return await self.send(get(path, TokenList.model_validate_json))
+        return await self.send(get(path, wire.TokenList.model_validate_json))
 
-    async def revoke_token(self, token_id: str) -> Token:
+    async def revoke_token(self, token_id: str) -> wire.Token:
         """Revoke a token immediately."""
-        from dreadnode.wire import Token
-
         path = f"{organization(self.scope)}/tokens/{segment(token_id)}"
-        return await self.send(Call("DELETE", path, Token.model_validate_json, repeatable=True))
+        return await self.send(
+            Call("DELETE", path, wire.Token.model_validate_json, repeatable=True)
+        )
 
-    async def list_members(self) -> MemberList:
+    async def list_members(self) -> wire.MemberList:
         """List the members of the organization, sorted by name."""
-        from dreadnode.wire import MemberList
-
         path = f"{organization(self.scope)}/members"
-        return await self.send(get(path, MemberList.model_validate_json))
+        return await self.send(get(path, wire.MemberList.model_validate_json))
 
-    async def add_member(self, request: MemberRequest) -> NewMember:
+    async def add_member(self, request: wire.MemberRequest) -> wire.NewMember:
         """Add a member with a first token; only this response contains its secret."""
-        from dreadnode.wire import NewMember
-
         path = f"{organization(self.scope)}/members"
-        call = Call("POST", path, NewMember.model_validate_json, body=body_of(request))
+        call = Call("POST", path, wire.NewMember.model_validate_json, body=body_of(request))
         return await self.send(call)
 
-    async def set_role(self, username: str, role: str) -> Member:
+    async def set_role(self, username: str, role: str) -> wire.Member:
         """Change the role of a member."""
-        from dreadnode.wire import Member
-
         path = f"{organization(self.scope)}/members/{segment(username)}"
         body = json.dumps({"role": role}).encode()
-        call = Call("PATCH", path, Member.model_validate_json, body=body, repeatable=True)
+        call = Call("PATCH", path, wire.Member.model_validate_json, body=body, repeatable=True)
         return await self.send(call)
 
-    async def remove_member(self, username: str) -> Member:
+    async def remove_member(self, username: str) -> wire.Member:
         """Remove a member from the organization, and revoke their tokens."""
-        from dreadnode.wire import Member
-
         path = f"{organization(self.scope)}/members/{segment(username)}"
-        return await self.send(Call("DELETE", path, Member.model_validate_json))
+        return await self.send(Call("DELETE", path, wire.Member.model_validate_json))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dreadnode.http.async_api.requests import AsyncRequests
 from dreadnode.http.calls import (
     Call,
@@ -14,9 +12,7 @@ from dreadnode.http.calls import (
     organization,
     segment,
 )
-
-if TYPE_CHECKING:
-    from dreadnode.wire import Capability, CapabilityPage
+from dreadnode.lazy_types import wire
 
 
 class AsyncCapabilityMethods(AsyncRequests):
@@ -24,15 +20,13 @@ class AsyncCapabilityMethods(AsyncRequests):
 
     async def push_capability(
         self, name: str, version: str, prompt: str, *, description: str | None = None
-    ) -> Capability:
+    ) -> wire.Capability:
         """Store a system prompt as NAME@VERSION; pushing the same again has no effect."""
-        from dreadnode.wire import Capability, CapabilityRequest
-
-        request = CapabilityRequest(prompt=prompt, description=description)
+        request = wire.CapabilityRequest(prompt=prompt, description=description)
         call = Call(
             "PUT",
             self._capability(name, version),
-            Capability.model_validate_json,
+            wire.Capability.model_validate_json,
             body=body_of(request),
             repeatable=True,
         )
@@ -40,34 +34,26 @@ class AsyncCapabilityMethods(AsyncRequests):
 
     async def list_capabilities(
         self, *, search: str | None = None, page: int = 1, limit: int = 20
-    ) -> CapabilityPage:
+    ) -> wire.CapabilityPage:
         """List the organization's capabilities, each with its newest version."""
-        from dreadnode.wire import CapabilityPage
-
         path = f"{organization(self.scope)}/capabilities"
         params = drop_none(search=search, page=page, limit=limit)
-        return await self.send(get(path, CapabilityPage.model_validate_json, params))
+        return await self.send(get(path, wire.CapabilityPage.model_validate_json, params))
 
-    async def get_capability(self, name: str) -> Capability:
+    async def get_capability(self, name: str) -> wire.Capability:
         """Return the newest version of a capability."""
-        from dreadnode.wire import Capability
-
         path = f"{organization(self.scope)}/capabilities/{segment(name)}"
-        return await self.send(get(path, Capability.model_validate_json))
+        return await self.send(get(path, wire.Capability.model_validate_json))
 
-    async def get_capability_version(self, name: str, version: str) -> Capability:
+    async def get_capability_version(self, name: str, version: str) -> wire.Capability:
         """Return one version of a capability."""
-        from dreadnode.wire import Capability
-
         path = self._capability(name, version)
-        return await self.send(get(path, Capability.model_validate_json))
+        return await self.send(get(path, wire.Capability.model_validate_json))
 
-    async def delete_capability(self, name: str, version: str) -> Capability:
+    async def delete_capability(self, name: str, version: str) -> wire.Capability:
         """Delete one version of a capability; only the same content can use its name again."""
-        from dreadnode.wire import Capability
-
         path = self._capability(name, version)
-        return await self.send(Call("DELETE", path, Capability.model_validate_json))
+        return await self.send(Call("DELETE", path, wire.Capability.model_validate_json))
 
     async def capability_archive(self, name: str, version: str) -> bytes:
         """Return the files of one version of a capability, as a gzipped tar."""

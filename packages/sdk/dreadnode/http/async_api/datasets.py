@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from dreadnode.http.async_api.requests import AsyncRequests
 from dreadnode.http.calls import Call, dataset_content, get, organization, segment
+from dreadnode.lazy_types import wire
 
 if TYPE_CHECKING:
     from dreadnode.datasets.files import Files
-    from dreadnode.wire import Dataset, DatasetPage, DatasetVersions
 
 CONVERSION_SECONDS = 330.0
 """Seconds that a server may take to read a pushed file."""
@@ -21,7 +21,7 @@ CONVERSION_SECONDS = 330.0
 class AsyncDatasetMethods(AsyncRequests):
     """Methods for datasets."""
 
-    async def push_dataset(self, name: str, version: str, file: Path | Files) -> Dataset:
+    async def push_dataset(self, name: str, version: str, file: Path | Files) -> wire.Dataset:
         """Store a dataset as NAME@VERSION; pushing the same content again has no effect.
 
         Args:
@@ -34,12 +34,11 @@ class AsyncDatasetMethods(AsyncRequests):
             UnusableFile: A file cannot be read.
         """
         from dreadnode.datasets.files import MEDIA_TYPES, ONLY_SPLIT, form_files, single_file
-        from dreadnode.wire import Dataset
 
         call = Call(
             "PUT",
             f"{organization(self.scope)}/datasets/{segment(name)}/{segment(version)}",
-            Dataset.model_validate_json,
+            wire.Dataset.model_validate_json,
             seconds=CONVERSION_SECONDS,
             repeatable=True,
         )
@@ -60,7 +59,7 @@ class AsyncDatasetMethods(AsyncRequests):
         *,
         splits: Sequence[str] = (),
         kind: str | None = None,
-    ) -> Dataset:
+    ) -> wire.Dataset:
         """Store a file, or a folder with a file for each split, as a dataset.
 
         Args:
@@ -81,29 +80,23 @@ class AsyncDatasetMethods(AsyncRequests):
             name, version = default_ref(source, files)
         return await self.push_dataset(name, version, files)
 
-    async def list_datasets(self, *, page: int = 1, page_size: int = 20) -> DatasetPage:
+    async def list_datasets(self, *, page: int = 1, page_size: int = 20) -> wire.DatasetPage:
         """List the organization's datasets."""
-        from dreadnode.wire import DatasetPage
-
         path = f"{organization(self.scope)}/datasets"
         params = {"page": page, "page_size": page_size}
-        return await self.send(get(path, DatasetPage.model_validate_json, params))
+        return await self.send(get(path, wire.DatasetPage.model_validate_json, params))
 
-    async def get_dataset(self, name: str) -> DatasetVersions:
+    async def get_dataset(self, name: str) -> wire.DatasetVersions:
         """Return a dataset with all its versions, newest first."""
-        from dreadnode.wire import DatasetVersions
-
         path = f"{organization(self.scope)}/datasets/{segment(name)}"
-        return await self.send(get(path, DatasetVersions.model_validate_json))
+        return await self.send(get(path, wire.DatasetVersions.model_validate_json))
 
-    async def get_dataset_version(self, name: str, version: str) -> Dataset:
+    async def get_dataset_version(self, name: str, version: str) -> wire.Dataset:
         """Return one version of a dataset."""
-        from dreadnode.wire import Dataset
-
         path = f"{organization(self.scope)}/datasets/{segment(name)}/{segment(version)}"
-        return await self.send(get(path, Dataset.model_validate_json))
+        return await self.send(get(path, wire.Dataset.model_validate_json))
 
-    async def delete_dataset(self, name: str, version: str) -> Dataset:
+    async def delete_dataset(self, name: str, version: str) -> wire.Dataset:
         """Delete one version of a dataset with its files, and return it.
 
         The same files can be pushed as this version again, other files cannot.
@@ -111,10 +104,8 @@ class AsyncDatasetMethods(AsyncRequests):
         Raises:
             ConflictError: A job that has not ended uses it.
         """
-        from dreadnode.wire import Dataset
-
         path = f"{organization(self.scope)}/datasets/{segment(name)}/{segment(version)}"
-        return await self.send(Call("DELETE", path, Dataset.model_validate_json))
+        return await self.send(Call("DELETE", path, wire.Dataset.model_validate_json))
 
     async def dataset_content(self, name: str, version: str, *, split: str | None = None) -> bytes:
         """Return the rows of a split as JSONL; of the only split, or of `train`, if None."""

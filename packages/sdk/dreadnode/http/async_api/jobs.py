@@ -27,21 +27,10 @@ from dreadnode.http.calls import (
 from dreadnode.http.job_handles import only_job
 from dreadnode.http.retries import RECONNECT_SECONDS, JobWait
 from dreadnode.http.transport import EventStream, expect_valid
+from dreadnode.lazy_types import chat, estimates, evaluations, jobs, preflight
 
 if TYPE_CHECKING:
     from dreadnode.http.references import AnyJobRequest
-    from dreadnode.training.chat import ChatAnswer, ChatLine, ChatRequest
-    from dreadnode.training.estimates import Estimate
-    from dreadnode.training.evaluations import EvaluatedRow, EvaluationResult
-    from dreadnode.training.jobs import (
-        Artifacts,
-        JobEvent,
-        JobFiles,
-        LogEntries,
-        TrainingJob,
-        TrainingJobPage,
-    )
-    from dreadnode.training.preflight import PreflightReport
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ID_PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
@@ -57,7 +46,7 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
 
     async def create_training_job(
         self, request: AnyJobRequest, *, idempotency_key: str | None = None
-    ) -> TrainingJob:
+    ) -> jobs.TrainingJob:
         """Submit a training job.
 
         Args:
@@ -65,12 +54,10 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
             idempotency_key: A second request with the same key returns the first job. If None, the
                 client creates one, so that it can repeat the call after a lost response.
         """
-        from dreadnode.training.jobs import TrainingJob
-
         call = Call(
             "POST",
             f"{workspace(self.scope)}/training/jobs",
-            TrainingJob.model_validate_json,
+            jobs.TrainingJob.model_validate_json,
             body=body_of(request),
             headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
             repeatable=True,
@@ -79,7 +66,7 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
 
     async def check_training_job(
         self, request: AnyJobRequest, *, show: int | None = None, compare: bool = False
-    ) -> PreflightReport:
+    ) -> preflight.PreflightReport:
         """Report what is known of a job before it exists: its data, its warnings and its price.
 
         Nothing is created and nothing is charged. What would refuse the job refuses this call with
@@ -90,12 +77,10 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
             show: The number of a row to return as text; the first usable one if None.
             compare: Whether to price the job on every model of the catalog.
         """
-        from dreadnode.training.preflight import PreflightReport
-
         call = Call(
             "POST",
             f"{workspace(self.scope)}/training/preflight",
-            PreflightReport.model_validate_json,
+            preflight.PreflightReport.model_validate_json,
             params=drop_none(show=show, compare=compare or None),
             body=body_of(request),
             repeatable=True,
@@ -103,7 +88,7 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
         )
         return await self.send(call)
 
-    async def estimate_training_job(self, request: AnyJobRequest) -> Estimate:
+    async def estimate_training_job(self, request: AnyJobRequest) -> estimates.Estimate:
         """Return the price of a job before it exists; `check_training_job` reports more.
 
         Raises:
@@ -132,10 +117,8 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
         username: str | None = None,
         id_prefix: str | None = None,
         evaluations: bool = True,
-    ) -> TrainingJobPage:
+    ) -> jobs.TrainingJobPage:
         """List the workspace's jobs, newest first; each argument but the page is a filter."""
-        from dreadnode.training.jobs import TrainingJobPage
-
         params = drop_none(
             page=page,
             page_size=page_size,
@@ -151,14 +134,12 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
             evaluations=evaluations or None,
         )
         path = f"{workspace(self.scope)}/training/jobs"
-        return await self.send(get(path, TrainingJobPage.model_validate_json, params))
+        return await self.send(get(path, jobs.TrainingJobPage.model_validate_json, params))
 
-    async def get_training_job(self, job_id: str) -> TrainingJob:
+    async def get_training_job(self, job_id: str) -> jobs.TrainingJob:
         """Return one job."""
-        from dreadnode.training.jobs import TrainingJob
-
         return await self.send(
-            get(training_job(self.scope, job_id), TrainingJob.model_validate_json)
+            get(training_job(self.scope, job_id), jobs.TrainingJob.model_validate_json)
         )
 
     async def find_training_job(self, handle: str, *, evaluations: bool = True) -> str:
@@ -203,42 +184,34 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
         except NotFoundError:
             return model
 
-    async def get_evaluation(self, job_id: str) -> EvaluationResult:
+    async def get_evaluation(self, job_id: str) -> evaluations.EvaluationResult:
         """Return the result of an evaluation that has ended.
 
         Raises:
             ConflictError: The evaluation has not ended.
             NotFoundError: The job is not an evaluation, or it has no result.
         """
-        from dreadnode.training.evaluations import EvaluationResult
-
         path = f"{training_job(self.scope, job_id)}/evaluation"
-        return await self.send(get(path, EvaluationResult.model_validate_json))
+        return await self.send(get(path, evaluations.EvaluationResult.model_validate_json))
 
-    async def get_evaluation_rows(self, job_id: str) -> list[EvaluatedRow]:
+    async def get_evaluation_rows(self, job_id: str) -> list[evaluations.EvaluatedRow]:
         """Return what each model got on each row of an evaluation that has ended, row by row."""
-        from dreadnode.training.evaluations import EvaluatedRow
-
         content = await self.training_job_file(job_id, "evaluation/rows.jsonl")
-        return [EvaluatedRow.model_validate_json(line) for line in content.splitlines()]
+        return [evaluations.EvaluatedRow.model_validate_json(line) for line in content.splitlines()]
 
-    async def cancel_training_job(self, job_id: str) -> TrainingJob:
+    async def cancel_training_job(self, job_id: str) -> jobs.TrainingJob:
         """Ask a job to stop; a running job saves a checkpoint first."""
-        from dreadnode.training.jobs import TrainingJob
-
         path = f"{training_job(self.scope, job_id)}/cancel"
-        return await self.send(Call("POST", path, TrainingJob.model_validate_json))
+        return await self.send(Call("POST", path, jobs.TrainingJob.model_validate_json))
 
-    async def delete_training_job(self, job_id: str) -> TrainingJob:
+    async def delete_training_job(self, job_id: str) -> jobs.TrainingJob:
         """Delete an ended job with its log, files and checkpoints, and return it.
 
         Raises:
             ConflictError: The job has not ended, or another job retries it.
         """
-        from dreadnode.training.jobs import TrainingJob
-
         path = training_job(self.scope, job_id)
-        return await self.send(Call("DELETE", path, TrainingJob.model_validate_json))
+        return await self.send(Call("DELETE", path, jobs.TrainingJob.model_validate_json))
 
     async def retry_training_job(
         self,
@@ -247,7 +220,7 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
         from_start: bool = False,
         max_cost_usd: float | None = None,
         idempotency_key: str | None = None,
-    ) -> TrainingJob:
+    ) -> jobs.TrainingJob:
         """Create a job that repeats an ended one from its newest checkpoint.
 
         The new job's `start_step` is the step of that checkpoint.
@@ -259,13 +232,11 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
             max_cost_usd: Another limit of the cost, that of the retried jobs included.
             idempotency_key: As for `create_training_job`.
         """
-        from dreadnode.training.jobs import TrainingJob
-
         body = drop_none(from_start=from_start or None, max_cost_usd=max_cost_usd)
         call = Call(
             "POST",
             f"{training_job(self.scope, job_id)}/retry",
-            TrainingJob.model_validate_json,
+            jobs.TrainingJob.model_validate_json,
             body=json.dumps(body).encode() if body else None,
             headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
             repeatable=True,
@@ -279,8 +250,8 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
         timeout: float | None = None,  # noqa: ASYNC109 - the job's time, not this call's
         interval: float = 1.0,
         max_outage: float = 300.0,
-        on_update: Callable[[TrainingJob | None], None] | None = None,
-    ) -> TrainingJob:
+        on_update: Callable[[jobs.TrainingJob | None], None] | None = None,
+    ) -> jobs.TrainingJob:
         """Wait until a job has completed, through restarts of the server, and return it.
 
         Args:
@@ -296,7 +267,7 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
         """
         wait = JobWait(timeout=timeout, max_outage=max_outage)
         while True:
-            job: TrainingJob | None = None
+            job: jobs.TrainingJob | None = None
             try:
                 job = await self.get_training_job(job_id)
             except (ConnectionFailed, ServerError) as failure:
@@ -314,7 +285,7 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
         after: int = 0,
         max_outage: float = 300.0,
         on_connection: Callable[[bool], None] | None = None,
-    ) -> AsyncIterator[JobEvent]:
+    ) -> AsyncIterator[jobs.JobEvent]:
         """Yield a job's events until it has ended, through restarts of the server.
 
         Args:
@@ -346,7 +317,7 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
         since: datetime | None = None,
         tail: int | None = None,
         query: str | None = None,
-    ) -> LogEntries:
+    ) -> jobs.LogEntries:
         """Return a job's log, oldest line first.
 
         Args:
@@ -357,40 +328,34 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
             tail: Only this many lines, the last ones.
             query: Only lines that contain this text.
         """
-        from dreadnode.training.jobs import LogEntries
-
         start = None if since is None else since.astimezone(UTC).isoformat()
         params = drop_none(after=after, level=level, since=start, tail=tail, query=query)
         path = f"{training_job(self.scope, job_id)}/logs"
-        return await self.send(get(path, LogEntries.model_validate_json, params))
+        return await self.send(get(path, jobs.LogEntries.model_validate_json, params))
 
-    async def get_training_job_artifacts(self, job_id: str) -> Artifacts:
+    async def get_training_job_artifacts(self, job_id: str) -> jobs.Artifacts:
         """Return a job's artifacts by name."""
-        from dreadnode.training.jobs import Artifacts
-
         path = f"{training_job(self.scope, job_id)}/artifacts"
-        return await self.send(get(path, Artifacts.model_validate_json))
+        return await self.send(get(path, jobs.Artifacts.model_validate_json))
 
-    async def list_training_job_files(self, job_id: str) -> JobFiles:
+    async def list_training_job_files(self, job_id: str) -> jobs.JobFiles:
         """List the files of a job, with the files of its adapter."""
-        from dreadnode.training.jobs import JobFiles
-
         path = f"{training_job(self.scope, job_id)}/files"
-        return await self.send(get(path, JobFiles.model_validate_json))
+        return await self.send(get(path, jobs.JobFiles.model_validate_json))
 
     async def training_job_file(self, job_id: str, path: str) -> bytes:
         """Return the bytes of one file of a job."""
         return await self.send(training_job_file(self.scope, job_id, path))
 
-    async def chat_with_training_job(self, job_id: str, request: ChatRequest) -> ChatAnswer:
+    async def chat_with_training_job(
+        self, job_id: str, request: chat.ChatRequest
+    ) -> chat.ChatAnswer:
         """Sample the next message of a conversation from the job's weights."""
-        from dreadnode.training.chat import ChatAnswer
-
-        return await self.send(self._chat(job_id, request, ChatAnswer.model_validate_json))
+        return await self.send(self._chat(job_id, request, chat.ChatAnswer.model_validate_json))
 
     async def stream_chat_with_training_job(
-        self, job_id: str, request: ChatRequest
-    ) -> AsyncIterator[ChatLine]:
+        self, job_id: str, request: chat.ChatRequest
+    ) -> AsyncIterator[chat.ChatLine]:
         """Sample the next message, and yield its parts while the model samples.
 
         The last line has the whole answer.
@@ -398,11 +363,9 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
         Raises:
             DreadnodeError: The request is refused, or the answer ends early.
         """
-        from dreadnode.training.chat import ChatLine
-
         streamed = request.model_copy(update={"stream": True})
-        call = self._chat(job_id, streamed, ChatLine.model_validate_json)
-        line = ChatLine()
+        call = self._chat(job_id, streamed, chat.ChatLine.model_validate_json)
+        line = chat.ChatLine()
         async with self._open(call) as response:
             async for text in response.aiter_lines():
                 with expect_valid(call, response):
@@ -414,6 +377,6 @@ class AsyncJobMethods(AsyncAccountMethods, AsyncCheckpointMethods):
         if line.answer is None:
             raise ConnectionFailed("the server ended the answer early; send the message again")
 
-    def _chat(self, job_id: str, request: ChatRequest, parse: Callable[[bytes], T]) -> Call[T]:
+    def _chat(self, job_id: str, request: chat.ChatRequest, parse: Callable[[bytes], T]) -> Call[T]:
         path = f"{training_job(self.scope, job_id)}/chat"
         return Call("POST", path, parse, body=body_of(request), seconds=CHAT_SECONDS)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dreadnode.http.async_api.requests import AsyncRequests
 from dreadnode.http.calls import drop_none, get, training_job
-
-if TYPE_CHECKING:
-    from dreadnode.training.rollouts import Rollouts
+from dreadnode.lazy_types import rollouts
 
 
 class AsyncRolloutMethods(AsyncRequests):
     """Methods for rollouts."""
 
-    async def get_training_job_rollouts(self, job_id: str, *, step: int | None = None) -> Rollouts:
+    async def get_training_job_rollouts(
+        self, job_id: str, *, step: int | None = None
+    ) -> rollouts.Rollouts:
         """Return the rollouts that an RL job has kept of a step.
 
         Args:
@@ -25,7 +23,7 @@ class AsyncRolloutMethods(AsyncRequests):
             ConflictError: The job is not an RL job.
             NotFoundError: The job has not kept the rollouts of this step.
         """
-        from dreadnode.training.rollouts import Rollouts
-
         path = f"{training_job(self.scope, job_id)}/rollouts"
-        return await self.send(get(path, Rollouts.model_validate_json, drop_none(step=step)))
+        return await self.send(
+            get(path, rollouts.Rollouts.model_validate_json, drop_none(step=step))
+        )

@@ -19,15 +19,12 @@ from dreadnode.http.async_api.datasets import AsyncDatasetMethods
 from dreadnode.http.async_api.jobs import AsyncJobMethods
 from dreadnode.http.calls import training_job_file
 from dreadnode.http.references import capability_ref, dataset_ref, job_request, local_path
+from dreadnode.lazy_types import evaluations, jobs, rl, wire
 from dreadnode.recipes import scoring
 
 if TYPE_CHECKING:
     from dreadnode.http.references import CapabilityLike, DatasetLike
-    from dreadnode.training.evaluations import EvaluationResult
     from dreadnode.training.files import AdapterFiles
-    from dreadnode.training.jobs import TrainingJob
-    from dreadnode.training.rl import Recipe
-    from dreadnode.wire import DatasetRef
 
 
 REHEARSED = (
@@ -51,7 +48,7 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods, AsyncCheckpoint
         name: str | None = None,
         tags: Sequence[str] = (),
         **settings: Any,
-    ) -> TrainingJob:
+    ) -> jobs.TrainingJob:
         """Submit a supervised fine-tuning job, and return it without waiting for its end.
 
         Args:
@@ -69,8 +66,6 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods, AsyncCheckpoint
         Raises:
             InputError: A setting is unknown or out of bounds.
         """
-        from dreadnode.training.jobs import SftRequest
-
         config = {
             "dataset_ref": await self.resolve_dataset(dataset),
             "eval_dataset_ref": await self.resolve_dataset(eval_dataset) if eval_dataset else None,
@@ -80,7 +75,7 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods, AsyncCheckpoint
             settings.get("from_adapter"), model, rehearse=rehearse
         )
         request = job_request(
-            SftRequest,
+            jobs.SftRequest,
             config,
             model=model,
             capability_ref=capability_ref(capability),
@@ -98,9 +93,9 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods, AsyncCheckpoint
         prompt_dataset: DatasetLike | None = None,
         *,
         trajectory_datasets: Sequence[DatasetLike] = (),
-        reward: str | Path | Mapping[str, Any] | Recipe | None = None,
+        reward: str | Path | Mapping[str, Any] | rl.Recipe | None = None,
         reward_params: Mapping[str, Any] | None = None,
-        environment: Path | Mapping[str, Any] | Recipe | None = None,
+        environment: Path | Mapping[str, Any] | rl.Recipe | None = None,
         algorithm: str = "importance_sampling",
         eval_dataset: DatasetLike | None = None,
         capability: CapabilityLike | None = None,
@@ -110,7 +105,7 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods, AsyncCheckpoint
         name: str | None = None,
         tags: Sequence[str] = (),
         **settings: Any,
-    ) -> TrainingJob:
+    ) -> jobs.TrainingJob:
         """Submit a reinforcement-learning job, and return it without waiting for its end.
 
         Args:
@@ -134,8 +129,6 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods, AsyncCheckpoint
         Raises:
             InputError: A setting is unknown or out of bounds.
         """
-        from dreadnode.training.rl import RlRequest
-
         settings |= scoring(reward, reward_params, environment)
         if prompt_dataset is not None:
             settings["prompt_dataset_ref"] = await self.resolve_dataset(prompt_dataset)
@@ -148,7 +141,7 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods, AsyncCheckpoint
         if eval_dataset is not None:
             settings["eval_dataset_ref"] = await self.resolve_dataset(eval_dataset)
         request = job_request(
-            RlRequest,
+            rl.RlRequest,
             {"algorithm": algorithm, **settings},
             model=model,
             capability_ref=capability_ref(capability),
@@ -165,14 +158,14 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods, AsyncCheckpoint
         models: str | Sequence[str],
         dataset: DatasetLike,
         *,
-        reward: str | Path | Mapping[str, Any] | Recipe | None = None,
+        reward: str | Path | Mapping[str, Any] | rl.Recipe | None = None,
         reward_params: Mapping[str, Any] | None = None,
-        environment: Path | Mapping[str, Any] | Recipe | None = None,
+        environment: Path | Mapping[str, Any] | rl.Recipe | None = None,
         name: str | None = None,
         tags: Sequence[str] = (),
         timeout: float | None = None,  # noqa: ASYNC109 - the job's time, not this call's
         **settings: Any,
-    ) -> EvaluationResult:
+    ) -> evaluations.EvaluationResult:
         """Evaluate models on the same rows, wait for the end, and return the result.
 
         Args:
@@ -194,8 +187,6 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods, AsyncCheckpoint
             JobEnded: The job failed or was cancelled.
             WaitTimedOut: The job still runs after the timeout.
         """
-        from dreadnode.training.evaluations import EvalRequest
-
         named = [models] if isinstance(models, str) else models
         config = {
             "models": tuple([await self.resolve_model(each) for each in named]),
@@ -203,12 +194,12 @@ class AsyncTrainingMethods(AsyncDatasetMethods, AsyncJobMethods, AsyncCheckpoint
             **scoring(reward, reward_params, environment),
             **settings,
         }
-        request = job_request(EvalRequest, config, name=name, tags=tuple(tags))
+        request = job_request(evaluations.EvalRequest, config, name=name, tags=tuple(tags))
         job = await self.create_training_job(request)
         await self.wait_for_training_job(job.id, timeout=timeout)
         return await self.get_evaluation(job.id)
 
-    async def resolve_dataset(self, dataset: DatasetLike) -> DatasetRef:
+    async def resolve_dataset(self, dataset: DatasetLike) -> wire.DatasetRef:
         """Return the reference of a dataset; a file or a folder is uploaded first."""
         path = local_path(dataset)
         if path is not None:

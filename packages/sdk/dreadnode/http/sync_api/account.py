@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from dreadnode.http.calls import (
     Call,
@@ -17,73 +16,44 @@ from dreadnode.http.calls import (
     workspace,
 )
 from dreadnode.http.sync_api.requests import Requests
-
-if TYPE_CHECKING:
-    from dreadnode.training.costs import Budget, CostReport
-    from dreadnode.wire import (
-        Member,
-        MemberList,
-        MemberRequest,
-        NewMember,
-        NewToken,
-        Organization,
-        Token,
-        TokenList,
-        TokenRequest,
-        User,
-        Workspace,
-    )
-
-# Types are imported in the methods: pydantic takes longer to import than most commands take to run.
+from dreadnode.lazy_types import costs, wire
 
 
 class AccountMethods(Requests):
     """Methods for the user, the organization and its members."""
 
-    def get_user(self) -> User:
+    def get_user(self) -> wire.User:
         """Return the user of the token."""
-        from dreadnode.wire import User
+        return self.send(get("/user", wire.User.model_validate_json))
 
-        return self.send(get("/user", User.model_validate_json))
-
-    def list_organizations(self) -> list[Organization]:
+    def list_organizations(self) -> list[wire.Organization]:
         """List the organizations of the user."""
-        from dreadnode.wire import Organization
+        return self.send(get("/user/organizations", list_of(wire.Organization)))
 
-        return self.send(get("/user/organizations", list_of(Organization)))
-
-    def list_workspaces(self) -> list[Workspace]:
+    def list_workspaces(self) -> list[wire.Workspace]:
         """List the workspaces of the organization."""
-        from dreadnode.wire import Workspace
+        return self.send(get(f"{organization(self.scope)}/ws", list_of(wire.Workspace)))
 
-        return self.send(get(f"{organization(self.scope)}/ws", list_of(Workspace)))
-
-    def create_workspace(self, key: str, name: str | None = None) -> Workspace:
+    def create_workspace(self, key: str, name: str | None = None) -> wire.Workspace:
         """Create a workspace in the organization."""
-        from dreadnode.wire import Workspace
-
         body = json.dumps(drop_none(key=key, name=name)).encode()
         path = f"{organization(self.scope)}/ws"
-        return self.send(Call("POST", path, Workspace.model_validate_json, body=body))
+        return self.send(Call("POST", path, wire.Workspace.model_validate_json, body=body))
 
-    def get_budget(self) -> Budget:
+    def get_budget(self) -> costs.Budget:
         """Return the monthly limit of the workspace, and how much of it is left."""
-        from dreadnode.training.costs import Budget
+        return self.send(get(f"{workspace(self.scope)}/budget", costs.Budget.model_validate_json))
 
-        return self.send(get(f"{workspace(self.scope)}/budget", Budget.model_validate_json))
-
-    def set_budget(self, monthly_limit_usd: float | None) -> Budget:
+    def set_budget(self, monthly_limit_usd: float | None) -> costs.Budget:
         """Set the monthly limit of the workspace, as an administrator; None removes it."""
-        from dreadnode.training.costs import Budget
-
         body = json.dumps({"monthly_limit_usd": monthly_limit_usd}).encode()
         path = f"{workspace(self.scope)}/budget"
-        call = Call("PUT", path, Budget.model_validate_json, body=body, repeatable=True)
+        call = Call("PUT", path, costs.Budget.model_validate_json, body=body, repeatable=True)
         return self.send(call)
 
     def get_costs(
         self, group_by: str = "job", *, month: str | None = None, workspace: str | None = None
-    ) -> CostReport:
+    ) -> costs.CostReport:
         """Return what the jobs of the organization cost.
 
         Args:
@@ -91,61 +61,45 @@ class AccountMethods(Requests):
             month: Only jobs that were submitted in this month, as 2026-11.
             workspace: Only jobs of this workspace.
         """
-        from dreadnode.training.costs import CostReport
-
         path = f"{organization(self.scope)}/training/costs"
         params = drop_none(group_by=group_by, month=month, workspace=workspace)
-        return self.send(get(path, CostReport.model_validate_json, params))
+        return self.send(get(path, costs.CostReport.model_validate_json, params))
 
-    def create_token(self, request: TokenRequest) -> NewToken:
+    def create_token(self, request: wire.TokenRequest) -> wire.NewToken:
         """Create a token; only this response contains its secret."""
-        from dreadnode.wire import NewToken
-
         path = f"{organization(self.scope)}/tokens"
-        call = Call("POST", path, NewToken.model_validate_json, body=body_of(request))
+        call = Call("POST", path, wire.NewToken.model_validate_json, body=body_of(request))
         return self.send(call)
 
-    def list_tokens(self) -> TokenList:
+    def list_tokens(self) -> wire.TokenList:
         """List the organization's tokens that the user may see, without their secrets."""
-        from dreadnode.wire import TokenList
-
         path = f"{organization(self.scope)}/tokens"
-        return self.send(get(path, TokenList.model_validate_json))
+        return self.send(get(path, wire.TokenList.model_validate_json))
 
-    def revoke_token(self, token_id: str) -> Token:
+    def revoke_token(self, token_id: str) -> wire.Token:
         """Revoke a token immediately."""
-        from dreadnode.wire import Token
-
         path = f"{organization(self.scope)}/tokens/{segment(token_id)}"
-        return self.send(Call("DELETE", path, Token.model_validate_json, repeatable=True))
+        return self.send(Call("DELETE", path, wire.Token.model_validate_json, repeatable=True))
 
-    def list_members(self) -> MemberList:
+    def list_members(self) -> wire.MemberList:
         """List the members of the organization, sorted by name."""
-        from dreadnode.wire import MemberList
-
         path = f"{organization(self.scope)}/members"
-        return self.send(get(path, MemberList.model_validate_json))
+        return self.send(get(path, wire.MemberList.model_validate_json))
 
-    def add_member(self, request: MemberRequest) -> NewMember:
+    def add_member(self, request: wire.MemberRequest) -> wire.NewMember:
         """Add a member with a first token; only this response contains its secret."""
-        from dreadnode.wire import NewMember
-
         path = f"{organization(self.scope)}/members"
-        call = Call("POST", path, NewMember.model_validate_json, body=body_of(request))
+        call = Call("POST", path, wire.NewMember.model_validate_json, body=body_of(request))
         return self.send(call)
 
-    def set_role(self, username: str, role: str) -> Member:
+    def set_role(self, username: str, role: str) -> wire.Member:
         """Change the role of a member."""
-        from dreadnode.wire import Member
-
         path = f"{organization(self.scope)}/members/{segment(username)}"
         body = json.dumps({"role": role}).encode()
-        call = Call("PATCH", path, Member.model_validate_json, body=body, repeatable=True)
+        call = Call("PATCH", path, wire.Member.model_validate_json, body=body, repeatable=True)
         return self.send(call)
 
-    def remove_member(self, username: str) -> Member:
+    def remove_member(self, username: str) -> wire.Member:
         """Remove a member from the organization, and revoke their tokens."""
-        from dreadnode.wire import Member
-
         path = f"{organization(self.scope)}/members/{segment(username)}"
-        return self.send(Call("DELETE", path, Member.model_validate_json))
+        return self.send(Call("DELETE", path, wire.Member.model_validate_json))

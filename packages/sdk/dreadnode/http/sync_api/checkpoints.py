@@ -4,15 +4,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dreadnode.errors import UnusableFile
 from dreadnode.http.adapter_files import LOCAL_FILES, local_adapter
 from dreadnode.http.calls import Call, body_of, get, segment, training_job, workspace
 from dreadnode.http.sync_api.requests import Requests
-
-if TYPE_CHECKING:
-    from dreadnode.training.checkpoints import CheckpointAdapter, CheckpointList, UploadedAdapter
+from dreadnode.lazy_types import checkpoints
 
 EXPORT_SECONDS = 3600.0
 """Longer than a server takes for an export, unless its own limit was raised to hours."""
@@ -21,25 +18,21 @@ EXPORT_SECONDS = 3600.0
 class CheckpointMethods(Requests):
     """Methods for checkpoints."""
 
-    def list_training_job_checkpoints(self, job_id: str) -> CheckpointList:
+    def list_training_job_checkpoints(self, job_id: str) -> checkpoints.CheckpointList:
         """List a job's checkpoints on the engine, oldest first."""
-        from dreadnode.training.checkpoints import CheckpointList
-
         path = f"{training_job(self.scope, job_id)}/checkpoints"
-        return self.send(get(path, CheckpointList.model_validate_json))
+        return self.send(get(path, checkpoints.CheckpointList.model_validate_json))
 
-    def delete_training_job_checkpoint(self, job_id: str, name: str) -> CheckpointList:
+    def delete_training_job_checkpoint(self, job_id: str, name: str) -> checkpoints.CheckpointList:
         """Delete a checkpoint by its name, and return the job's checkpoints.
 
         Raises:
             ConflictError: An unfinished job would resume from it.
         """
-        from dreadnode.training.checkpoints import CheckpointList
-
         path = f"{training_job(self.scope, job_id)}/checkpoints/{segment(name)}"
-        return self.send(Call("DELETE", path, CheckpointList.model_validate_json))
+        return self.send(Call("DELETE", path, checkpoints.CheckpointList.model_validate_json))
 
-    def upload_adapter(self, folder: Path | str, model: str) -> UploadedAdapter:
+    def upload_adapter(self, folder: Path | str, model: str) -> checkpoints.UploadedAdapter:
         """Upload a LoRA adapter in PEFT's format, so that jobs on MODEL can start from it.
 
         Args:
@@ -50,35 +43,33 @@ class CheckpointMethods(Requests):
             UnusableFile: The folder holds no adapter.
             ApiError: The adapter is not one of MODEL.
         """
-        from dreadnode.training.checkpoints import UploadedAdapter
-
         found = local_adapter(Path(folder))
         if found is None:
             raise UnusableFile(f"{folder} is not a folder with an adapter")
         call = Call(
             "POST",
             f"{workspace(self.scope)}/training/adapters",
-            UploadedAdapter.model_validate_json,
+            checkpoints.UploadedAdapter.model_validate_json,
             params={"model": model},
             files={name: (found / name, name) for name in LOCAL_FILES},
             seconds=EXPORT_SECONDS,
         )
         return self.send(call)
 
-    def export_training_job_checkpoint(self, job_id: str, checkpoint: str) -> CheckpointAdapter:
+    def export_training_job_checkpoint(
+        self, job_id: str, checkpoint: str
+    ) -> checkpoints.CheckpointAdapter:
         """Export a checkpoint as an adapter among the job's files; the first time takes minutes.
 
         Args:
             job_id: The job.
             checkpoint: The checkpoint's name or path, or `best`.
         """
-        from dreadnode.training.checkpoints import AdapterRequest, CheckpointAdapter
-
         call = Call(
             "POST",
             f"{training_job(self.scope, job_id)}/checkpoints/adapter",
-            CheckpointAdapter.model_validate_json,
-            body=body_of(AdapterRequest(checkpoint=checkpoint)),
+            checkpoints.CheckpointAdapter.model_validate_json,
+            body=body_of(checkpoints.AdapterRequest(checkpoint=checkpoint)),
             repeatable=True,
             seconds=EXPORT_SECONDS,
         )

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from dreadnode.http.calls import Call, dataset_content, get, organization, segment
 from dreadnode.http.sync_api.requests import Requests
+from dreadnode.lazy_types import wire
 
 if TYPE_CHECKING:
     from dreadnode.datasets.files import Files
-    from dreadnode.wire import Dataset, DatasetPage, DatasetVersions
 
 CONVERSION_SECONDS = 330.0
 """Seconds that a server may take to read a pushed file."""
@@ -22,7 +22,7 @@ CONVERSION_SECONDS = 330.0
 class DatasetMethods(Requests):
     """Methods for datasets."""
 
-    def push_dataset(self, name: str, version: str, file: Path | Files) -> Dataset:
+    def push_dataset(self, name: str, version: str, file: Path | Files) -> wire.Dataset:
         """Store a dataset as NAME@VERSION; pushing the same content again has no effect.
 
         Args:
@@ -35,12 +35,11 @@ class DatasetMethods(Requests):
             UnusableFile: A file cannot be read.
         """
         from dreadnode.datasets.files import MEDIA_TYPES, ONLY_SPLIT, form_files, single_file
-        from dreadnode.wire import Dataset
 
         call = Call(
             "PUT",
             f"{organization(self.scope)}/datasets/{segment(name)}/{segment(version)}",
-            Dataset.model_validate_json,
+            wire.Dataset.model_validate_json,
             seconds=CONVERSION_SECONDS,
             repeatable=True,
         )
@@ -61,7 +60,7 @@ class DatasetMethods(Requests):
         *,
         splits: Sequence[str] = (),
         kind: str | None = None,
-    ) -> Dataset:
+    ) -> wire.Dataset:
         """Store a file, or a folder with a file for each split, as a dataset.
 
         Args:
@@ -82,29 +81,23 @@ class DatasetMethods(Requests):
             name, version = default_ref(source, files)
         return self.push_dataset(name, version, files)
 
-    def list_datasets(self, *, page: int = 1, page_size: int = 20) -> DatasetPage:
+    def list_datasets(self, *, page: int = 1, page_size: int = 20) -> wire.DatasetPage:
         """List the organization's datasets."""
-        from dreadnode.wire import DatasetPage
-
         path = f"{organization(self.scope)}/datasets"
         params = {"page": page, "page_size": page_size}
-        return self.send(get(path, DatasetPage.model_validate_json, params))
+        return self.send(get(path, wire.DatasetPage.model_validate_json, params))
 
-    def get_dataset(self, name: str) -> DatasetVersions:
+    def get_dataset(self, name: str) -> wire.DatasetVersions:
         """Return a dataset with all its versions, newest first."""
-        from dreadnode.wire import DatasetVersions
-
         path = f"{organization(self.scope)}/datasets/{segment(name)}"
-        return self.send(get(path, DatasetVersions.model_validate_json))
+        return self.send(get(path, wire.DatasetVersions.model_validate_json))
 
-    def get_dataset_version(self, name: str, version: str) -> Dataset:
+    def get_dataset_version(self, name: str, version: str) -> wire.Dataset:
         """Return one version of a dataset."""
-        from dreadnode.wire import Dataset
-
         path = f"{organization(self.scope)}/datasets/{segment(name)}/{segment(version)}"
-        return self.send(get(path, Dataset.model_validate_json))
+        return self.send(get(path, wire.Dataset.model_validate_json))
 
-    def delete_dataset(self, name: str, version: str) -> Dataset:
+    def delete_dataset(self, name: str, version: str) -> wire.Dataset:
         """Delete one version of a dataset with its files, and return it.
 
         The same files can be pushed as this version again, other files cannot.
@@ -112,10 +105,8 @@ class DatasetMethods(Requests):
         Raises:
             ConflictError: A job that has not ended uses it.
         """
-        from dreadnode.wire import Dataset
-
         path = f"{organization(self.scope)}/datasets/{segment(name)}/{segment(version)}"
-        return self.send(Call("DELETE", path, Dataset.model_validate_json))
+        return self.send(Call("DELETE", path, wire.Dataset.model_validate_json))
 
     def dataset_content(self, name: str, version: str, *, split: str | None = None) -> bytes:
         """Return the rows of a split as JSONL; of the only split, or of `train`, if None."""

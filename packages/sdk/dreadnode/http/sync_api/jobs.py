@@ -28,21 +28,10 @@ from dreadnode.http.retries import RECONNECT_SECONDS, JobWait
 from dreadnode.http.sync_api.account import AccountMethods
 from dreadnode.http.sync_api.checkpoints import CheckpointMethods
 from dreadnode.http.transport import EventStream, expect_valid
+from dreadnode.lazy_types import chat, estimates, evaluations, jobs, preflight
 
 if TYPE_CHECKING:
     from dreadnode.http.references import AnyJobRequest
-    from dreadnode.training.chat import ChatAnswer, ChatLine, ChatRequest
-    from dreadnode.training.estimates import Estimate
-    from dreadnode.training.evaluations import EvaluatedRow, EvaluationResult
-    from dreadnode.training.jobs import (
-        Artifacts,
-        JobEvent,
-        JobFiles,
-        LogEntries,
-        TrainingJob,
-        TrainingJobPage,
-    )
-    from dreadnode.training.preflight import PreflightReport
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _ID_PREFIX = re.compile(r"[0-9a-f][0-9a-f-]{3,35}")
@@ -58,7 +47,7 @@ class JobMethods(AccountMethods, CheckpointMethods):
 
     def create_training_job(
         self, request: AnyJobRequest, *, idempotency_key: str | None = None
-    ) -> TrainingJob:
+    ) -> jobs.TrainingJob:
         """Submit a training job.
 
         Args:
@@ -66,12 +55,10 @@ class JobMethods(AccountMethods, CheckpointMethods):
             idempotency_key: A second request with the same key returns the first job. If None, the
                 client creates one, so that it can repeat the call after a lost response.
         """
-        from dreadnode.training.jobs import TrainingJob
-
         call = Call(
             "POST",
             f"{workspace(self.scope)}/training/jobs",
-            TrainingJob.model_validate_json,
+            jobs.TrainingJob.model_validate_json,
             body=body_of(request),
             headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
             repeatable=True,
@@ -80,7 +67,7 @@ class JobMethods(AccountMethods, CheckpointMethods):
 
     def check_training_job(
         self, request: AnyJobRequest, *, show: int | None = None, compare: bool = False
-    ) -> PreflightReport:
+    ) -> preflight.PreflightReport:
         """Report what is known of a job before it exists: its data, its warnings and its price.
 
         Nothing is created and nothing is charged. What would refuse the job refuses this call with
@@ -91,12 +78,10 @@ class JobMethods(AccountMethods, CheckpointMethods):
             show: The number of a row to return as text; the first usable one if None.
             compare: Whether to price the job on every model of the catalog.
         """
-        from dreadnode.training.preflight import PreflightReport
-
         call = Call(
             "POST",
             f"{workspace(self.scope)}/training/preflight",
-            PreflightReport.model_validate_json,
+            preflight.PreflightReport.model_validate_json,
             params=drop_none(show=show, compare=compare or None),
             body=body_of(request),
             repeatable=True,
@@ -104,7 +89,7 @@ class JobMethods(AccountMethods, CheckpointMethods):
         )
         return self.send(call)
 
-    def estimate_training_job(self, request: AnyJobRequest) -> Estimate:
+    def estimate_training_job(self, request: AnyJobRequest) -> estimates.Estimate:
         """Return the price of a job before it exists; `check_training_job` reports more.
 
         Raises:
@@ -133,10 +118,8 @@ class JobMethods(AccountMethods, CheckpointMethods):
         username: str | None = None,
         id_prefix: str | None = None,
         evaluations: bool = True,
-    ) -> TrainingJobPage:
+    ) -> jobs.TrainingJobPage:
         """List the workspace's jobs, newest first; each argument but the page is a filter."""
-        from dreadnode.training.jobs import TrainingJobPage
-
         params = drop_none(
             page=page,
             page_size=page_size,
@@ -152,13 +135,13 @@ class JobMethods(AccountMethods, CheckpointMethods):
             evaluations=evaluations or None,
         )
         path = f"{workspace(self.scope)}/training/jobs"
-        return self.send(get(path, TrainingJobPage.model_validate_json, params))
+        return self.send(get(path, jobs.TrainingJobPage.model_validate_json, params))
 
-    def get_training_job(self, job_id: str) -> TrainingJob:
+    def get_training_job(self, job_id: str) -> jobs.TrainingJob:
         """Return one job."""
-        from dreadnode.training.jobs import TrainingJob
-
-        return self.send(get(training_job(self.scope, job_id), TrainingJob.model_validate_json))
+        return self.send(
+            get(training_job(self.scope, job_id), jobs.TrainingJob.model_validate_json)
+        )
 
     def find_training_job(self, handle: str, *, evaluations: bool = True) -> str:
         """Return the id of the job that HANDLE means.
@@ -200,42 +183,34 @@ class JobMethods(AccountMethods, CheckpointMethods):
         except NotFoundError:
             return model
 
-    def get_evaluation(self, job_id: str) -> EvaluationResult:
+    def get_evaluation(self, job_id: str) -> evaluations.EvaluationResult:
         """Return the result of an evaluation that has ended.
 
         Raises:
             ConflictError: The evaluation has not ended.
             NotFoundError: The job is not an evaluation, or it has no result.
         """
-        from dreadnode.training.evaluations import EvaluationResult
-
         path = f"{training_job(self.scope, job_id)}/evaluation"
-        return self.send(get(path, EvaluationResult.model_validate_json))
+        return self.send(get(path, evaluations.EvaluationResult.model_validate_json))
 
-    def get_evaluation_rows(self, job_id: str) -> list[EvaluatedRow]:
+    def get_evaluation_rows(self, job_id: str) -> list[evaluations.EvaluatedRow]:
         """Return what each model got on each row of an evaluation that has ended, row by row."""
-        from dreadnode.training.evaluations import EvaluatedRow
-
         content = self.training_job_file(job_id, "evaluation/rows.jsonl")
-        return [EvaluatedRow.model_validate_json(line) for line in content.splitlines()]
+        return [evaluations.EvaluatedRow.model_validate_json(line) for line in content.splitlines()]
 
-    def cancel_training_job(self, job_id: str) -> TrainingJob:
+    def cancel_training_job(self, job_id: str) -> jobs.TrainingJob:
         """Ask a job to stop; a running job saves a checkpoint first."""
-        from dreadnode.training.jobs import TrainingJob
-
         path = f"{training_job(self.scope, job_id)}/cancel"
-        return self.send(Call("POST", path, TrainingJob.model_validate_json))
+        return self.send(Call("POST", path, jobs.TrainingJob.model_validate_json))
 
-    def delete_training_job(self, job_id: str) -> TrainingJob:
+    def delete_training_job(self, job_id: str) -> jobs.TrainingJob:
         """Delete an ended job with its log, files and checkpoints, and return it.
 
         Raises:
             ConflictError: The job has not ended, or another job retries it.
         """
-        from dreadnode.training.jobs import TrainingJob
-
         path = training_job(self.scope, job_id)
-        return self.send(Call("DELETE", path, TrainingJob.model_validate_json))
+        return self.send(Call("DELETE", path, jobs.TrainingJob.model_validate_json))
 
     def retry_training_job(
         self,
@@ -244,7 +219,7 @@ class JobMethods(AccountMethods, CheckpointMethods):
         from_start: bool = False,
         max_cost_usd: float | None = None,
         idempotency_key: str | None = None,
-    ) -> TrainingJob:
+    ) -> jobs.TrainingJob:
         """Create a job that repeats an ended one from its newest checkpoint.
 
         The new job's `start_step` is the step of that checkpoint.
@@ -256,13 +231,11 @@ class JobMethods(AccountMethods, CheckpointMethods):
             max_cost_usd: Another limit of the cost, that of the retried jobs included.
             idempotency_key: As for `create_training_job`.
         """
-        from dreadnode.training.jobs import TrainingJob
-
         body = drop_none(from_start=from_start or None, max_cost_usd=max_cost_usd)
         call = Call(
             "POST",
             f"{training_job(self.scope, job_id)}/retry",
-            TrainingJob.model_validate_json,
+            jobs.TrainingJob.model_validate_json,
             body=json.dumps(body).encode() if body else None,
             headers={"Idempotency-Key": idempotency_key or uuid.uuid4().hex},
             repeatable=True,
@@ -276,8 +249,8 @@ class JobMethods(AccountMethods, CheckpointMethods):
         timeout: float | None = None,
         interval: float = 1.0,
         max_outage: float = 300.0,
-        on_update: Callable[[TrainingJob | None], None] | None = None,
-    ) -> TrainingJob:
+        on_update: Callable[[jobs.TrainingJob | None], None] | None = None,
+    ) -> jobs.TrainingJob:
         """Wait until a job has completed, through restarts of the server, and return it.
 
         Args:
@@ -293,7 +266,7 @@ class JobMethods(AccountMethods, CheckpointMethods):
         """
         wait = JobWait(timeout=timeout, max_outage=max_outage)
         while True:
-            job: TrainingJob | None = None
+            job: jobs.TrainingJob | None = None
             try:
                 job = self.get_training_job(job_id)
             except (ConnectionFailed, ServerError) as failure:
@@ -311,7 +284,7 @@ class JobMethods(AccountMethods, CheckpointMethods):
         after: int = 0,
         max_outage: float = 300.0,
         on_connection: Callable[[bool], None] | None = None,
-    ) -> Iterator[JobEvent]:
+    ) -> Iterator[jobs.JobEvent]:
         """Yield a job's events until it has ended, through restarts of the server.
 
         Args:
@@ -343,7 +316,7 @@ class JobMethods(AccountMethods, CheckpointMethods):
         since: datetime | None = None,
         tail: int | None = None,
         query: str | None = None,
-    ) -> LogEntries:
+    ) -> jobs.LogEntries:
         """Return a job's log, oldest line first.
 
         Args:
@@ -354,40 +327,32 @@ class JobMethods(AccountMethods, CheckpointMethods):
             tail: Only this many lines, the last ones.
             query: Only lines that contain this text.
         """
-        from dreadnode.training.jobs import LogEntries
-
         start = None if since is None else since.astimezone(UTC).isoformat()
         params = drop_none(after=after, level=level, since=start, tail=tail, query=query)
         path = f"{training_job(self.scope, job_id)}/logs"
-        return self.send(get(path, LogEntries.model_validate_json, params))
+        return self.send(get(path, jobs.LogEntries.model_validate_json, params))
 
-    def get_training_job_artifacts(self, job_id: str) -> Artifacts:
+    def get_training_job_artifacts(self, job_id: str) -> jobs.Artifacts:
         """Return a job's artifacts by name."""
-        from dreadnode.training.jobs import Artifacts
-
         path = f"{training_job(self.scope, job_id)}/artifacts"
-        return self.send(get(path, Artifacts.model_validate_json))
+        return self.send(get(path, jobs.Artifacts.model_validate_json))
 
-    def list_training_job_files(self, job_id: str) -> JobFiles:
+    def list_training_job_files(self, job_id: str) -> jobs.JobFiles:
         """List the files of a job, with the files of its adapter."""
-        from dreadnode.training.jobs import JobFiles
-
         path = f"{training_job(self.scope, job_id)}/files"
-        return self.send(get(path, JobFiles.model_validate_json))
+        return self.send(get(path, jobs.JobFiles.model_validate_json))
 
     def training_job_file(self, job_id: str, path: str) -> bytes:
         """Return the bytes of one file of a job."""
         return self.send(training_job_file(self.scope, job_id, path))
 
-    def chat_with_training_job(self, job_id: str, request: ChatRequest) -> ChatAnswer:
+    def chat_with_training_job(self, job_id: str, request: chat.ChatRequest) -> chat.ChatAnswer:
         """Sample the next message of a conversation from the job's weights."""
-        from dreadnode.training.chat import ChatAnswer
-
-        return self.send(self._chat(job_id, request, ChatAnswer.model_validate_json))
+        return self.send(self._chat(job_id, request, chat.ChatAnswer.model_validate_json))
 
     def stream_chat_with_training_job(
-        self, job_id: str, request: ChatRequest
-    ) -> Iterator[ChatLine]:
+        self, job_id: str, request: chat.ChatRequest
+    ) -> Iterator[chat.ChatLine]:
         """Sample the next message, and yield its parts while the model samples.
 
         The last line has the whole answer.
@@ -395,11 +360,9 @@ class JobMethods(AccountMethods, CheckpointMethods):
         Raises:
             DreadnodeError: The request is refused, or the answer ends early.
         """
-        from dreadnode.training.chat import ChatLine
-
         streamed = request.model_copy(update={"stream": True})
-        call = self._chat(job_id, streamed, ChatLine.model_validate_json)
-        line = ChatLine()
+        call = self._chat(job_id, streamed, chat.ChatLine.model_validate_json)
+        line = chat.ChatLine()
         with self._open(call) as response:
             for text in response.iter_lines():
                 with expect_valid(call, response):
@@ -411,6 +374,6 @@ class JobMethods(AccountMethods, CheckpointMethods):
         if line.answer is None:
             raise ConnectionFailed("the server ended the answer early; send the message again")
 
-    def _chat(self, job_id: str, request: ChatRequest, parse: Callable[[bytes], T]) -> Call[T]:
+    def _chat(self, job_id: str, request: chat.ChatRequest, parse: Callable[[bytes], T]) -> Call[T]:
         path = f"{training_job(self.scope, job_id)}/chat"
         return Call("POST", path, parse, body=body_of(request), seconds=CHAT_SECONDS)

@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dreadnode.http.calls import drop_none, get, training_job
 from dreadnode.http.sync_api.requests import Requests
-
-if TYPE_CHECKING:
-    from dreadnode.training.rollouts import Rollouts
+from dreadnode.lazy_types import rollouts
 
 
 class RolloutMethods(Requests):
     """Methods for rollouts."""
 
-    def get_training_job_rollouts(self, job_id: str, *, step: int | None = None) -> Rollouts:
+    def get_training_job_rollouts(
+        self, job_id: str, *, step: int | None = None
+    ) -> rollouts.Rollouts:
         """Return the rollouts that an RL job has kept of a step.
 
         Args:
@@ -26,7 +24,5 @@ class RolloutMethods(Requests):
             ConflictError: The job is not an RL job.
             NotFoundError: The job has not kept the rollouts of this step.
         """
-        from dreadnode.training.rollouts import Rollouts
-
         path = f"{training_job(self.scope, job_id)}/rollouts"
-        return self.send(get(path, Rollouts.model_validate_json, drop_none(step=step)))
+        return self.send(get(path, rollouts.Rollouts.model_validate_json, drop_none(step=step)))

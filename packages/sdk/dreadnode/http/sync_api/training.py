@@ -20,15 +20,12 @@ from dreadnode.http.references import capability_ref, dataset_ref, job_request, 
 from dreadnode.http.sync_api.checkpoints import CheckpointMethods
 from dreadnode.http.sync_api.datasets import DatasetMethods
 from dreadnode.http.sync_api.jobs import JobMethods
+from dreadnode.lazy_types import evaluations, jobs, rl, wire
 from dreadnode.recipes import scoring
 
 if TYPE_CHECKING:
     from dreadnode.http.references import CapabilityLike, DatasetLike
-    from dreadnode.training.evaluations import EvaluationResult
     from dreadnode.training.files import AdapterFiles
-    from dreadnode.training.jobs import TrainingJob
-    from dreadnode.training.rl import Recipe
-    from dreadnode.wire import DatasetRef
 
 
 REHEARSED = (
@@ -52,7 +49,7 @@ class TrainingMethods(DatasetMethods, JobMethods, CheckpointMethods):
         name: str | None = None,
         tags: Sequence[str] = (),
         **settings: Any,
-    ) -> TrainingJob:
+    ) -> jobs.TrainingJob:
         """Submit a supervised fine-tuning job, and return it without waiting for its end.
 
         Args:
@@ -70,8 +67,6 @@ class TrainingMethods(DatasetMethods, JobMethods, CheckpointMethods):
         Raises:
             InputError: A setting is unknown or out of bounds.
         """
-        from dreadnode.training.jobs import SftRequest
-
         config = {
             "dataset_ref": self.resolve_dataset(dataset),
             "eval_dataset_ref": self.resolve_dataset(eval_dataset) if eval_dataset else None,
@@ -81,7 +76,7 @@ class TrainingMethods(DatasetMethods, JobMethods, CheckpointMethods):
             settings.get("from_adapter"), model, rehearse=rehearse
         )
         request = job_request(
-            SftRequest,
+            jobs.SftRequest,
             config,
             model=model,
             capability_ref=capability_ref(capability),
@@ -99,9 +94,9 @@ class TrainingMethods(DatasetMethods, JobMethods, CheckpointMethods):
         prompt_dataset: DatasetLike | None = None,
         *,
         trajectory_datasets: Sequence[DatasetLike] = (),
-        reward: str | Path | Mapping[str, Any] | Recipe | None = None,
+        reward: str | Path | Mapping[str, Any] | rl.Recipe | None = None,
         reward_params: Mapping[str, Any] | None = None,
-        environment: Path | Mapping[str, Any] | Recipe | None = None,
+        environment: Path | Mapping[str, Any] | rl.Recipe | None = None,
         algorithm: str = "importance_sampling",
         eval_dataset: DatasetLike | None = None,
         capability: CapabilityLike | None = None,
@@ -111,7 +106,7 @@ class TrainingMethods(DatasetMethods, JobMethods, CheckpointMethods):
         name: str | None = None,
         tags: Sequence[str] = (),
         **settings: Any,
-    ) -> TrainingJob:
+    ) -> jobs.TrainingJob:
         """Submit a reinforcement-learning job, and return it without waiting for its end.
 
         Args:
@@ -135,8 +130,6 @@ class TrainingMethods(DatasetMethods, JobMethods, CheckpointMethods):
         Raises:
             InputError: A setting is unknown or out of bounds.
         """
-        from dreadnode.training.rl import RlRequest
-
         settings |= scoring(reward, reward_params, environment)
         if prompt_dataset is not None:
             settings["prompt_dataset_ref"] = self.resolve_dataset(prompt_dataset)
@@ -149,7 +142,7 @@ class TrainingMethods(DatasetMethods, JobMethods, CheckpointMethods):
         if eval_dataset is not None:
             settings["eval_dataset_ref"] = self.resolve_dataset(eval_dataset)
         request = job_request(
-            RlRequest,
+            rl.RlRequest,
             {"algorithm": algorithm, **settings},
             model=model,
             capability_ref=capability_ref(capability),
@@ -166,14 +159,14 @@ class TrainingMethods(DatasetMethods, JobMethods, CheckpointMethods):
         models: str | Sequence[str],
         dataset: DatasetLike,
         *,
-        reward: str | Path | Mapping[str, Any] | Recipe | None = None,
+        reward: str | Path | Mapping[str, Any] | rl.Recipe | None = None,
         reward_params: Mapping[str, Any] | None = None,
-        environment: Path | Mapping[str, Any] | Recipe | None = None,
+        environment: Path | Mapping[str, Any] | rl.Recipe | None = None,
         name: str | None = None,
         tags: Sequence[str] = (),
         timeout: float | None = None,
         **settings: Any,
-    ) -> EvaluationResult:
+    ) -> evaluations.EvaluationResult:
         """Evaluate models on the same rows, wait for the end, and return the result.
 
         Args:
@@ -195,8 +188,6 @@ class TrainingMethods(DatasetMethods, JobMethods, CheckpointMethods):
             JobEnded: The job failed or was cancelled.
             WaitTimedOut: The job still runs after the timeout.
         """
-        from dreadnode.training.evaluations import EvalRequest
-
         named = [models] if isinstance(models, str) else models
         config = {
             "models": tuple([self.resolve_model(each) for each in named]),
@@ -204,12 +195,12 @@ class TrainingMethods(DatasetMethods, JobMethods, CheckpointMethods):
             **scoring(reward, reward_params, environment),
             **settings,
         }
-        request = job_request(EvalRequest, config, name=name, tags=tuple(tags))
+        request = job_request(evaluations.EvalRequest, config, name=name, tags=tuple(tags))
         job = self.create_training_job(request)
         self.wait_for_training_job(job.id, timeout=timeout)
         return self.get_evaluation(job.id)
 
-    def resolve_dataset(self, dataset: DatasetLike) -> DatasetRef:
+    def resolve_dataset(self, dataset: DatasetLike) -> wire.DatasetRef:
         """Return the reference of a dataset; a file or a folder is uploaded first."""
         path = local_path(dataset)
         if path is not None:

@@ -3,43 +3,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from dreadnode.http.calls import Call, body_of, get, segment, workspace
 from dreadnode.http.sync_api.requests import Requests
-
-if TYPE_CHECKING:
-    from dreadnode.webhooks import DeliveryList, NewWebhook, Webhook, WebhookList, WebhookRequest
+from dreadnode.lazy_types import webhooks
 
 
 class WebhookMethods(Requests):
     """Methods for webhooks."""
 
-    def create_webhook(self, request: WebhookRequest) -> NewWebhook:
+    def create_webhook(self, request: webhooks.WebhookRequest) -> webhooks.NewWebhook:
         """Create a webhook for job events; only this response contains its secret."""
-        from dreadnode.webhooks import NewWebhook
-
         path = f"{workspace(self.scope)}/webhooks"
-        call = Call("POST", path, NewWebhook.model_validate_json, body=body_of(request))
+        call = Call("POST", path, webhooks.NewWebhook.model_validate_json, body=body_of(request))
         return self.send(call)
 
-    def list_webhooks(self) -> WebhookList:
+    def list_webhooks(self) -> webhooks.WebhookList:
         """List the workspace's webhooks with the state of their deliveries."""
-        from dreadnode.webhooks import WebhookList
-
         path = f"{workspace(self.scope)}/webhooks"
-        return self.send(get(path, WebhookList.model_validate_json))
+        return self.send(get(path, webhooks.WebhookList.model_validate_json))
 
-    def delete_webhook(self, webhook_id: str) -> Webhook:
+    def delete_webhook(self, webhook_id: str) -> webhooks.Webhook:
         """Delete a webhook with its pending deliveries."""
-        from dreadnode.webhooks import Webhook
-
         path = f"{workspace(self.scope)}/webhooks/{segment(webhook_id)}"
-        return self.send(Call("DELETE", path, Webhook.model_validate_json))
+        return self.send(Call("DELETE", path, webhooks.Webhook.model_validate_json))
 
-    def list_webhook_deliveries(self, webhook_id: str, *, limit: int = 100) -> DeliveryList:
+    def list_webhook_deliveries(
+        self, webhook_id: str, *, limit: int = 100
+    ) -> webhooks.DeliveryList:
         """List the newest deliveries of a webhook, newest first."""
-        from dreadnode.webhooks import DeliveryList
-
         path = f"{workspace(self.scope)}/webhooks/{segment(webhook_id)}/deliveries"
-        return self.send(get(path, DeliveryList.model_validate_json, {"limit": limit}))
+        return self.send(get(path, webhooks.DeliveryList.model_validate_json, {"limit": limit}))
