@@ -35,10 +35,11 @@ async def serve(settings: Settings, shared_dir: Path | None = None) -> int:
     """
     root = shared_dir or settings.data_dir
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    models = find_models(settings, root)
     lock = await lock_data_dir(settings.data_dir)
     keyring = Keyring(master_key(root))
     listening = listen(settings.host, settings.port)
+    # Last, because a model that is converted takes a while.
+    models = find_models(settings, root)
     # torch is imported late: a wrong argument is refused without the seconds that this takes.
     with without_collections():
         import torch

@@ -42,13 +42,13 @@ async def serve_workers(settings: Settings) -> int:
     folder = await SharedFolder.lock(shared_dir)
     try:
         check_workers(shared_dir, settings.workers)
+        keyring = Keyring(master_key(shared_dir))
+        listening = listen(settings.host, settings.port)
         if cluster is not None:
             await cluster.place()
         # Converted here once; the workers find what was converted.
         models = find_models(settings, shared_dir)
         launcher = cluster or LocalLauncher(settings, memory_of_each(settings, models))
-        keyring = Keyring(master_key(shared_dir))
-        listening = listen(settings.host, settings.port)
         placements = await _read_journals(shared_dir, settings.workers)
         workers = [Worker(index) for index in range(settings.workers)]
         router = Router(workers, placements, keyring, Journals(shared_dir))
