@@ -8,7 +8,7 @@ from dreadnode_api import migrations
 from dreadnode_api.jobs import queue
 from dreadnode_api.jobs.records import lock
 from dreadnode_api.models.jobs import Job, Tally
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 
 async def totals(api: Any, **params: Any) -> tuple[int, list[str]]:
@@ -125,11 +125,16 @@ async def test_the_migration_counts_existing_jobs(api: Any) -> None:
     for _ in range(3):
         await api.job()
 
-    def down_and_up(connection: Any) -> None:
-        command.downgrade(migrations.configuration(connection), "0003")
-        command.upgrade(migrations.configuration(connection), "head")
+    def migrate_again(connection: Any) -> None:
+        config = migrations.configuration(connection)
+        connection.execute(text("DROP TABLE job_tallies"))
+        for columns in ("status", "project_ref"):
+            connection.execute(text(f"DROP INDEX ix_jobs_workspace_id_{columns}_id"))
+        command.stamp(config, "0003")
+        command.upgrade(config, "0004")
+        command.stamp(config, "head")
 
     async with api.database.engine.begin() as connection:
-        await connection.run_sync(down_and_up)
+        await connection.run_sync(migrate_again)
 
     assert (await totals(api, status="queued"))[0] == 3

@@ -11,8 +11,6 @@ import dreadnode_api.models.base
 
 revision = '0001'
 down_revision = None
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -175,24 +173,3 @@ def upgrade() -> None:
     sa.ForeignKeyConstraint(['job_id'], ['jobs.id'], name=op.f('fk_job_points_job_id')),
     sa.PrimaryKeyConstraint('job_id', 'number', name=op.f('pk_job_points'))
     )
-
-
-def downgrade() -> None:
-    op.drop_table('job_points')
-    op.drop_table('job_files')
-    op.drop_table('job_events')
-    with op.batch_alter_table('jobs', schema=None) as batch_op:
-        batch_op.drop_index('ix_jobs_workspace_id_id')
-        batch_op.drop_index('ix_jobs_status_available_at')
-        batch_op.drop_index('ix_jobs_leased', sqlite_where=sa.text('lease IS NOT NULL'), postgresql_where=sa.text('lease IS NOT NULL'))
-
-    op.drop_table('jobs')
-    op.drop_table('workspaces')
-    with op.batch_alter_table('tokens', schema=None) as batch_op:
-        batch_op.drop_index('ix_tokens_job_id')
-
-    op.drop_table('tokens')
-    op.drop_table('memberships')
-    op.drop_table('dataset_versions')
-    op.drop_table('users')
-    op.drop_table('organizations')

@@ -11,8 +11,6 @@ import dreadnode_api.models.base
 
 revision = '0002'
 down_revision = '0001'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -44,11 +42,3 @@ def upgrade() -> None:
     )
     with op.batch_alter_table('jobs', schema=None) as batch_op:
         batch_op.add_column(sa.Column('capability', sa.JSON(none_as_null=True), nullable=True))
-
-
-def downgrade() -> None:
-    with op.batch_alter_table('jobs', schema=None) as batch_op:
-        batch_op.drop_column('capability')
-
-    op.drop_table('registry_blobs')
-    op.drop_table('capability_versions')

@@ -11,8 +11,6 @@ import dreadnode_api.models.base
 
 revision = '0003'
 down_revision = '0002'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -87,24 +85,3 @@ def upgrade() -> None:
 
     with op.batch_alter_table('jobs', schema=None) as batch_op:
         batch_op.create_index('ix_jobs_queued', ['workspace_id', 'id'], unique=False, sqlite_where=sa.text("status = 'queued'"), postgresql_where=sa.text("status = 'queued'"))
-
-
-def downgrade() -> None:
-    with op.batch_alter_table('jobs', schema=None) as batch_op:
-        batch_op.drop_index('ix_jobs_queued', sqlite_where=sa.text("status = 'queued'"), postgresql_where=sa.text("status = 'queued'"))
-
-    with op.batch_alter_table('webhook_deliveries', schema=None) as batch_op:
-        batch_op.drop_index('ix_webhook_deliveries_webhook_id_id')
-        batch_op.drop_index('ix_webhook_deliveries_due', sqlite_where=sa.text('next_at IS NOT NULL'), postgresql_where=sa.text('next_at IS NOT NULL'))
-
-    op.drop_table('webhook_deliveries')
-    with op.batch_alter_table('checkpoints', schema=None) as batch_op:
-        batch_op.drop_index('ix_checkpoints_open', sqlite_where=sa.text('deleted_at IS NULL'), postgresql_where=sa.text('deleted_at IS NULL'))
-
-    op.drop_table('checkpoints')
-    op.drop_table('announcements')
-    with op.batch_alter_table('webhooks', schema=None) as batch_op:
-        batch_op.drop_index('ix_webhooks_workspace_id')
-
-    op.drop_table('webhooks')
-    op.drop_table('queue_turns')

@@ -9,8 +9,6 @@ from alembic import op
 
 revision = '0004'
 down_revision = '0003'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -30,9 +28,3 @@ def upgrade() -> None:
     )
     op.create_index('ix_jobs_workspace_id_status_id', 'jobs', ['workspace_id', 'status', 'id'])
     op.create_index('ix_jobs_workspace_id_project_ref_id', 'jobs', ['workspace_id', 'project_ref', 'id'])
-
-
-def downgrade() -> None:
-    op.drop_index('ix_jobs_workspace_id_project_ref_id', 'jobs')
-    op.drop_index('ix_jobs_workspace_id_status_id', 'jobs')
-    op.drop_table('job_tallies')

@@ -9,8 +9,6 @@ from alembic import op
 
 revision = '0005'
 down_revision = '0004'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -32,7 +30,3 @@ def upgrade() -> None:
         f"INSERT INTO dataset_splits ({columns}) "
         "SELECT id, 'train', 0, format, rows, bytes, sha256, bytes, sha256 FROM dataset_versions"
     )
-
-
-def downgrade() -> None:
-    op.drop_table('dataset_splits')

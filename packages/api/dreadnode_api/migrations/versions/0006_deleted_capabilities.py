@@ -9,8 +9,6 @@ from alembic import op
 
 revision = '0006'
 down_revision = '0005'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -20,9 +18,3 @@ def upgrade() -> None:
     op.execute('UPDATE registry_blobs SET used_at = created_at')
     with op.batch_alter_table('registry_blobs') as table:
         table.alter_column('used_at', existing_type=sa.DateTime(timezone=True), nullable=False)
-
-
-def downgrade() -> None:
-    op.drop_column('registry_blobs', 'used_at')
-    op.drop_column('capability_versions', 'deleted_at')
-    op.drop_column('capability_versions', 'config_sha256')

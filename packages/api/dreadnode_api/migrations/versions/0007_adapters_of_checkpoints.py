@@ -9,13 +9,7 @@ from alembic import op
 
 revision = '0007'
 down_revision = '0006'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
     op.add_column('checkpoints', sa.Column('adapter', sa.String(length=200), nullable=True))
-
-
-def downgrade() -> None:
-    op.drop_column('checkpoints', 'adapter')

@@ -9,13 +9,7 @@ from alembic import op
 
 revision = '0008'
 down_revision = '0007'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
     op.add_column('jobs', sa.Column('start_step', sa.BigInteger(), nullable=True))
-
-
-def downgrade() -> None:
-    op.drop_column('jobs', 'start_step')

@@ -11,8 +11,6 @@ from dreadnode_api.models.base import UtcDateTime
 
 revision = '0009'
 down_revision = '0008'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -40,9 +38,3 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint('job_id', name=op.f('pk_job_validations')),
     )
-
-
-def downgrade() -> None:
-    op.drop_table('job_validations')
-    op.drop_index(op.f('ix_stored_checks_created_at'), table_name='stored_checks')
-    op.drop_table('stored_checks')

@@ -9,8 +9,6 @@ from alembic import op
 
 revision = '0010'
 down_revision = '0009'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -28,8 +26,3 @@ def upgrade() -> None:
         sa.Column('checked_at', sa.Float(), nullable=False),
         sa.PrimaryKeyConstraint('id', name=op.f('pk_write_checks')),
     )
-
-
-def downgrade() -> None:
-    op.drop_table('write_checks')
-    op.drop_table('quotas')

@@ -11,8 +11,6 @@ import dreadnode_api.models.base
 
 revision = '0011'
 down_revision = '0010'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -26,8 +24,3 @@ def upgrade() -> None:
         'dataset_versions',
         sa.Column('deleted_at', dreadnode_api.models.base.UtcDateTime(timezone=True), nullable=True),
     )
-
-
-def downgrade() -> None:
-    op.drop_column('dataset_versions', 'deleted_at')
-    op.drop_table('deleted_checkpoints')

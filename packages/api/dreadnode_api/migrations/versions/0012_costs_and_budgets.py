@@ -11,8 +11,6 @@ from dreadnode_api.models.base import UtcDateTime
 
 revision = '0012'
 down_revision = '0011'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -51,16 +49,3 @@ def upgrade() -> None:
         ['workspace_id', 'created_at'],
     )
     op.create_index('ix_jobs_workspace_id_created_at', 'jobs', ['workspace_id', 'created_at'])
-
-
-def downgrade() -> None:
-    op.drop_index(
-        'ix_deleted_job_costs_workspace_id_created_at', table_name='deleted_job_costs'
-    )
-    op.drop_table('deleted_job_costs')
-    op.drop_index('ix_jobs_workspace_id_created_at', table_name='jobs')
-    for name in (
-        'stopped_by', 'earlier_usd', 'reserved_micro', 'cost_micro', 'usage', 'paid', 'rates',
-    ):
-        op.drop_column('jobs', name)
-    op.drop_column('workspaces', 'monthly_limit_usd')

@@ -9,17 +9,9 @@ from alembic import op
 
 revision = '0013'
 down_revision = '0012'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
     op.add_column('jobs', sa.Column('rehearsal_id', sa.String(length=36), nullable=True))
     op.add_column('jobs', sa.Column('rehearse_steps', sa.BigInteger(), nullable=True))
     op.create_index('ix_jobs_rehearsal_id', 'jobs', ['rehearsal_id'])
-
-
-def downgrade() -> None:
-    op.drop_index('ix_jobs_rehearsal_id', table_name='jobs')
-    op.drop_column('jobs', 'rehearse_steps')
-    op.drop_column('jobs', 'rehearsal_id')

@@ -10,8 +10,6 @@ from dreadnode_api.models.base import UtcDateTime
 
 revision = '0014'
 down_revision = '0013'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -25,7 +23,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint('sha256', name=op.f('pk_browser_sessions')),
     )
     op.create_index('ix_browser_sessions_expires_at', 'browser_sessions', ['expires_at'])
-
-
-def downgrade() -> None:
-    op.drop_table('browser_sessions')

@@ -9,8 +9,6 @@ from alembic import op
 
 revision = '0015'
 down_revision = '0014'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -23,7 +21,3 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(['job_id'], ['jobs.id'], name=op.f('fk_job_rollouts_job_id')),
         sa.PrimaryKeyConstraint('job_id', 'step', name=op.f('pk_job_rollouts')),
     )
-
-
-def downgrade() -> None:
-    op.drop_table('job_rollouts')

@@ -9,8 +9,6 @@ from alembic import op
 
 revision = '0016'
 down_revision = '0015'
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -36,8 +34,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint('path', name=op.f('pk_uploaded_adapters')),
     )
     op.create_index('ix_uploaded_adapters_expires_at', 'uploaded_adapters', ['expires_at'])
-
-
-def downgrade() -> None:
-    op.drop_index('ix_uploaded_adapters_expires_at', table_name='uploaded_adapters')
-    op.drop_table('uploaded_adapters')
