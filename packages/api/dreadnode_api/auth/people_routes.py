@@ -8,7 +8,6 @@ from dreadnode_api import quotas
 from dreadnode_api.auth import people
 from dreadnode_api.auth.callers import Role
 from dreadnode_api.auth.deps import OrgAdmin, OrgReader
-from dreadnode_api.auth.routes import token_view, workspace_view
 from dreadnode_api.auth.schemas import (
     MemberList,
     MemberRequest,
@@ -34,7 +33,8 @@ async def create_workspace(
     caller: OrgAdmin, request: WorkspaceRequest, session: WriteSession
 ) -> WorkspaceView:
     """Create a workspace."""
-    return workspace_view(await people.create_workspace(session, caller, request))
+    made = await people.create_workspace(session, caller, request)
+    return WorkspaceView.of(made, key=made.slug)
 
 
 @router.get("/members")
@@ -51,7 +51,7 @@ async def add_member(
     """Add a member, with a first API token for them, which is shown only once."""
     await quotas.require(session, settings, caller.org_id, "tokens")
     user, member, secret, token = await people.add_member(session, caller, request)
-    shown = NewToken(**token_view(token, user.username).model_dump(), token=secret)
+    shown = NewToken.of(token, username=user.username, token=secret)
     return NewMember(member=_view(user, member), token=shown)
 
 
@@ -71,13 +71,4 @@ async def remove_member(caller: OrgAdmin, user_id: UserId, session: WriteSession
 
 
 def _view(user: User, member: Membership) -> MemberView:
-    return MemberView.model_validate(
-        {
-            "id": user.id,
-            "username": user.username,
-            "email": user.email,
-            "full_name": user.full_name,
-            "role": member.role,
-            "created_at": member.created_at,
-        }
-    )
+    return MemberView.of(user, role=member.role, created_at=member.created_at)

@@ -12,6 +12,7 @@ from dreadnode_api.auth.schemas import (
     NewToken,
     OrganizationView,
     ProjectView,
+    ResourceUsage,
     TokenList,
     TokenRequest,
     TokenView,
@@ -22,7 +23,7 @@ from dreadnode_api.auth.schemas import (
 from dreadnode_api.errors import ERRORS, NotFound
 from dreadnode_api.http.deps import InDatabase, InSettings, ReadSession, WriteSession
 from dreadnode_api.http.patterns import SLUG
-from dreadnode_api.models.auth import Organization, Token, Workspace
+from dreadnode_api.models.auth import Organization
 from dreadnode_api.settings import Settings
 
 router = APIRouter(responses=ERRORS, tags=["Identity"])
@@ -61,20 +62,14 @@ async def get_organization(
 async def get_usage(caller: OrgReader, session: ReadSession, settings: InSettings) -> UsageView:
     """Return how much an organization uses of each resource, and its quotas."""
     found = await quotas.usage(session, settings, caller.org_id)
-    return UsageView.model_validate(
-        {
-            "items": [
-                {"resource": each.resource, "used": each.used, "limit": each.limit or None}
-                for each in found
-            ]
-        }
-    )
+    return UsageView(items=[ResourceUsage.of(each, limit=each.limit or None) for each in found])
 
 
 @router.get("/org/{org}/ws")
 async def list_workspaces(caller: OrgReader, session: ReadSession) -> list[WorkspaceView]:
     """List the workspaces of an organization, the default one first."""
-    return [workspace_view(each) for each in await people.list_workspaces(session, caller.org_id)]
+    found = await people.list_workspaces(session, caller.org_id)
+    return [WorkspaceView.of(each, key=each.slug) for each in found]
 
 
 @router.get("/org/{org}/ws/{ws}")
@@ -82,7 +77,8 @@ async def get_workspace(
     caller: OrgReader, ws: WorkspaceSlug, database: InDatabase
 ) -> WorkspaceView:
     """Return a workspace."""
-    return workspace_view(await find_workspace(database, caller.org_id, ws))
+    found = await find_workspace(database, caller.org_id, ws)
+    return WorkspaceView.of(found, key=found.slug)
 
 
 @router.get("/org/{org}/ws/{ws}/projects")
@@ -109,14 +105,14 @@ async def create_token(
     await quotas.require(session, settings, caller.org_id, "tokens")
     secret, token = await service.create_token(session, caller, request)
     owner = request.username or caller.username or ""
-    return NewToken(**token_view(token, owner).model_dump(), token=secret)
+    return NewToken.of(token, username=owner, token=secret)
 
 
 @router.get("/org/{org}/tokens")
 async def list_tokens(caller: OrgReader, session: ReadSession) -> TokenList:
     """List API tokens, newest first: an admin's token sees all, another its owner's of its role."""
     found = await service.list_tokens(session, caller)
-    return TokenList(items=[token_view(token, username) for token, username in found])
+    return TokenList(items=[TokenView.of(token, username=username) for token, username in found])
 
 
 @router.delete("/org/{org}/tokens/{token_id}")
@@ -126,48 +122,17 @@ async def revoke_token(
     session: WriteSession,
 ) -> TokenView:
     """Revoke an API token; requests with it fail within a second."""
-    return token_view(*await service.revoke_token(session, caller, token_id))
+    token, username = await service.revoke_token(session, caller, token_id)
+    return TokenView.of(token, username=username)
 
 
 def _organization(found: Organization, caller: Caller, settings: Settings) -> OrganizationView:
-    return OrganizationView(
-        id=found.id,
+    return OrganizationView.of(
+        found,
         key=found.slug,
-        name=found.name,
         role=caller.role.word if caller.role else None,
-        created_at=found.created_at,
-        updated_at=found.updated_at,
         effective_max_sandbox_runtime_seconds=settings.job_wall_seconds,
         effective_default_sandbox_runtime_seconds=settings.job_wall_seconds,
         platform_max_sandbox_runtime_seconds=settings.job_wall_seconds,
         platform_default_sandbox_runtime_seconds=settings.job_wall_seconds,
-    )
-
-
-def workspace_view(found: Workspace) -> WorkspaceView:
-    """Return the representation of a workspace."""
-    return WorkspaceView(
-        id=found.id,
-        key=found.slug,
-        name=found.name,
-        org_id=found.org_id,
-        is_default=found.is_default,
-        created_at=found.created_at,
-        updated_at=found.updated_at,
-    )
-
-
-def token_view(token: Token, username: str) -> TokenView:
-    """Return the representation of a token, without the token itself."""
-    return TokenView.model_validate(
-        {
-            "id": token.id,
-            "name": token.name,
-            "role": token.role,
-            "hint": token.hint,
-            "username": username,
-            "created_at": token.created_at,
-            "expires_at": token.expires_at,
-            "revoked_at": token.revoked_at,
-        }
     )

@@ -74,7 +74,7 @@ async def list_capabilities(
         sort_by=sort_by,
         descending=sort_dir == "desc",
     )
-    shown = [CapabilitySummary.model_validate(_fields(each)) for each in found]
+    shown = [CapabilitySummary.of(each, artifact_sha256=each.sha256) for each in found]
     return CapabilityList(capabilities=shown, total=total, page=page, limit=limit)
 
 
@@ -151,11 +151,4 @@ async def get_archive(
 
 def view(found: CapabilityVersion) -> CapabilityView:
     """Return the representation of a version."""
-    return CapabilityView.model_validate(
-        {**_fields(found), "prompt": found.prompt, "details": found.details}
-    )
-
-
-def _fields(found: CapabilityVersion) -> dict[str, object]:
-    names = ("id", "name", "version", "description", "entry_agent", "created_at", "created_by")
-    return {**{name: getattr(found, name) for name in names}, "artifact_sha256": found.sha256}
+    return CapabilityView.of(found, artifact_sha256=found.sha256)

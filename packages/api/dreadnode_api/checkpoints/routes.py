@@ -134,7 +134,7 @@ async def export_checkpoint(
     return CheckpointAdapter(
         **weights_info(job, weights),
         folder=files[0].path.rpartition("/")[0] + "/",
-        files=[JobFileView(path=f.path, bytes=f.bytes, sha256=f.sha256) for f in files],
+        files=[JobFileView.of(each) for each in files],
     )
 
 
@@ -177,17 +177,4 @@ async def _check_engine(engine: EngineClient, job: Job) -> None:
 
 
 def _view(row: Checkpoint) -> CheckpointView:
-    return CheckpointView(
-        path=row.path,
-        kind="sampler" if row.kind == "sampler" else "training",
-        step=row.step,
-        attempt=row.attempt,
-        state=State(row.state),
-        best=row.is_best,
-        final=row.is_final,
-        metrics=row.metrics,
-        bytes=row.bytes,
-        created_at=row.created_at,
-        expired_at=row.expired_at,
-        adapter=row.adapter,
-    )
+    return CheckpointView.of(row, best=row.is_best, final=row.is_final)

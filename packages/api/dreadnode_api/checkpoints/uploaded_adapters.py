@@ -5,7 +5,7 @@ engine takes, and sends them. The engine compares them with the base model.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -108,20 +108,7 @@ class AdapterUploads:
         )
         async with self._database.writing() as session:
             session.add(row)
-        return _view(row, done["new_layers"])
-
-
-def _view(row: UploadedAdapter, new_layers: Sequence[str]) -> AdapterView:
-    return AdapterView(
-        path=row.path,
-        model=row.base_model,
-        lora_rank=row.rank,
-        train_mlp=row.train_mlp,
-        train_attn=row.train_attn,
-        train_unembed=row.train_unembed,
-        new_layers=list(new_layers),
-        expires_at=row.expires_at,
-    )
+        return AdapterView.of(row, model=model, lora_rank=row.rank, new_layers=done["new_layers"])
 
 
 async def receive(request: Request, folder: Path, limit: int) -> None:

@@ -100,7 +100,7 @@ async def push_dataset(
             ref = service.Ref(caller.org_id, name, version)
             found, new = await service.add_version(session, settings, ref, splits, caller.user_id)
         response.status_code = 201 if new else 200
-        return Dataset.model_validate(found).model_copy(update={"notes": notes})
+        return Dataset.of(found, notes=notes)
 
 
 @router.get("")

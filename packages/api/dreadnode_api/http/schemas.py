@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -48,6 +48,15 @@ class Response(BaseModel):
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, from_attributes=True)
+
+    @classmethod
+    def of(cls, source: object, **more: Any) -> Self:
+        """Return the response with MORE, and with what SOURCE has of the other fields."""
+        missing = object()
+        names = cls.model_fields.keys() - more.keys()
+        found = {name: getattr(source, name, missing) for name in names}
+        own = {name: value for name, value in found.items() if value is not missing}
+        return cls.model_validate(own | more)
 
 
 def _not_a_number(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Routes of budgets and costs."""
 
-from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Annotated
@@ -108,5 +107,4 @@ def _budget(workspace: Workspace, used: Decimal) -> BudgetView:
 
 
 def _row(row: CostRow) -> CostRowView:
-    values = asdict(row) | {"usd": money(row.usd), "list_usd": money(row.list_usd)}
-    return CostRowView.model_validate(values)
+    return CostRowView.of(row, usd=money(row.usd), list_usd=money(row.list_usd))

@@ -33,11 +33,10 @@ def compare(
     priced = [(model, _price(plan, report, model)) for model in models]
     priced.sort(key=lambda each: _order(*each))
     return [
-        ComparedModel(
+        ComparedModel.of(
+            model,
             model=model.tinker_id,
-            status=model.status,
             available=engine.trainable(model.tinker_id) is not None,
-            context_length=model.context_length,
             fits=_longest(plan, report, model) <= model.context_length,
             price=EstimateView.model_validate(price.to_json()),
         )

@@ -8,13 +8,7 @@ from dreadnode_api.training.checker import CheckResult
 from dreadnode_api.training.comparison import compare
 from dreadnode_api.training.job_report import price_of
 from dreadnode_api.training.planning import JobPlan, Services, plan_job
-from dreadnode_api.training.preflight_schemas import (
-    ComparedModel,
-    EstimateView,
-    JobWarning,
-    ModelTerms,
-    PreflightReport,
-)
+from dreadnode_api.training.preflight_schemas import ComparedModel, PreflightReport
 from dreadnode_api.training.schemas import EvalJobRequest, JobRequest
 from dreadnode_api.training.warnings import warnings_of
 
@@ -82,17 +76,12 @@ def _view(
     services: Services,
     models: list[ComparedModel] | None,
 ) -> PreflightReport:
-    model, rehearsal = plan.model, plan.rehearsal
-    price = price_of(model, plan.rates, found, rehearsal=rehearsal)
-    warnings = warnings_of(plan.request.trainer_type, plan.config, found)
-    return PreflightReport(
-        model=ModelTerms.model_validate(model),
-        trained_model=plan.trained_model,
-        rehearsal=rehearsal,
-        config=plan.config,
+    price = price_of(plan.model, plan.rates, found, rehearsal=plan.rehearsal)
+    return PreflightReport.of(
+        plan,
         report={**found, "datasets": plan.data.sources},
-        warnings=[JobWarning.model_validate(each) for each in warnings],
-        price=None if price is None else EstimateView.model_validate(price.to_json()),
-        is_paid=services.settings.is_paid and not rehearsal,
+        warnings=warnings_of(plan.request.trainer_type, plan.config, found),
+        price=None if price is None else price.to_json(),
+        is_paid=services.settings.is_paid and not plan.rehearsal,
         comparison=models,
     )

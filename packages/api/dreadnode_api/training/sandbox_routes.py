@@ -80,9 +80,9 @@ async def put_file(
         job = await lock(session, scope.job_id)
         if job.status in ENDED or job.attempt != scope.caller.attempt:
             raise Conflict("This attempt has ended and accepts no more files")
-        await files.add_file(session, job, path, incoming, settings)
+        stored = await files.add_file(session, job, path, incoming, settings)
         incoming.keep()
-    return JobFileView(path=path, bytes=incoming.bytes, sha256=incoming.sha256)
+    return JobFileView.of(stored)
 
 
 @router.get("/files")
@@ -90,9 +90,7 @@ async def list_files(scope: JobReader, session: ReadSession) -> JobFileList:
     """List the files of a job."""
     job = await service.get_job(session, scope.workspace_id, scope.job_id)
     found = await files.job_files(session, job.id)
-    return JobFileList(
-        items=[JobFileView(path=f.path, bytes=f.bytes, sha256=f.sha256) for f in found]
-    )
+    return JobFileList(items=[JobFileView.of(each) for each in found])
 
 
 @router.get(

@@ -10,7 +10,6 @@ from dreadnode_api.models.jobs import ENDED, Event, Job, MetricPoints
 from dreadnode_api.pricing.budget import max_cost
 from dreadnode_api.pricing.ledger import cost_view
 from dreadnode_api.training.defaults import complete
-from dreadnode_api.training.job_schemas import Capability, CreatedBy, Progress
 from dreadnode_api.training.schemas import LogEntry, TrainingJob
 
 
@@ -29,37 +28,25 @@ def job_view(
     """
     # A job that is older than a setting gets the setting's default as long as it may still run.
     config = job.config if job.status in ENDED else complete(job.trainer_type, job.config)
-    return TrainingJob.model_validate(
-        {
-            **{name: getattr(job, name) for name in _SAME},
-            "organization_id": job.org_id,
-            "config": config,
-            "base_model": job.model,
-            "capability": Capability(**(job.capability or {})),
-            "dataset_ref": config.get("dataset_ref"),
-            "eval_dataset_ref": config.get("eval_dataset_ref"),
-            "prompt_dataset_ref": config.get("prompt_dataset_ref"),
-            "trajectory_dataset_refs": config.get("trajectory_dataset_refs") or [],
-            "progress": None if job.progress is None else Progress(**job.progress),
-            "metrics": {**job.scalars, **merge_history(history)},
-            "cost": cost_view(job, max_cost(job) if limit is None else limit),
-            "rehearsal_report": report,
-            "error_log": list(last_lines),
-            "queue_position": None if waiting is None else waiting.position,
-            "phase_reason": job.phase_reason if waiting is None else waiting.reason,
-            "created_by_email": creator.email if creator else None,
-            "created_by_user": creator and CreatedBy.model_validate(creator),
-        }
+    return TrainingJob.of(
+        job,
+        organization_id=job.org_id,
+        config=config,
+        base_model=job.model,
+        capability=job.capability or {},
+        dataset_ref=config.get("dataset_ref"),
+        eval_dataset_ref=config.get("eval_dataset_ref"),
+        prompt_dataset_ref=config.get("prompt_dataset_ref"),
+        trajectory_dataset_refs=config.get("trajectory_dataset_refs") or [],
+        metrics={**job.scalars, **merge_history(history)},
+        cost=cost_view(job, max_cost(job) if limit is None else limit),
+        rehearsal_report=report,
+        error_log=last_lines,
+        queue_position=None if waiting is None else waiting.position,
+        phase_reason=job.phase_reason if waiting is None else waiting.reason,
+        created_by_email=creator.email if creator else None,
+        created_by_user=creator,
     )
-
-
-_SAME = (
-    "id", "workspace_id", "name", "status", "phase", "backend", "trainer_type",
-    "algorithm", "model", "trained_model", "rehearsal", "rehearsal_id", "rehearse_steps",
-    "project_ref", "run_ref", "tags", "preflight", "artifacts", "error", "error_code", "attempt",
-    "retry_of", "start_step", "stopped_by", "created_by", "created_at", "updated_at",
-    "started_at", "completed_at", "cancel_requested_at",
-)  # fmt: skip
 
 
 def merge_history(history: Sequence[MetricPoints]) -> Mapping[str, list[Any]]:
@@ -73,12 +60,6 @@ def merge_history(history: Sequence[MetricPoints]) -> Mapping[str, list[Any]]:
 
 def log_view(event: Event) -> LogEntry:
     """Return an event as a line of the job's log."""
-    return LogEntry.model_validate(
-        {
-            "timestamp": event.created_at,
-            "level": event.level,
-            "message": event.message or "",
-            "data": event.data,
-            "cursor": event.number,
-        }
+    return LogEntry.of(
+        event, timestamp=event.created_at, message=event.message or "", cursor=event.number
     )

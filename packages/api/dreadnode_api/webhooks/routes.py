@@ -38,7 +38,7 @@ async def list_webhooks(scope: Admin, session: ReadSession) -> WebhookList:
     items = []
     for webhook in await service.find(session, scope):
         counts = await service.delivery_counts(session, webhook.id)
-        items.append(WebhookView.model_validate(webhook).model_copy(update=dict(counts)))
+        items.append(WebhookView.of(webhook, **counts))
     return WebhookList(items=items)
 
 
