@@ -163,16 +163,13 @@ async def _run_server(
 
     from dreadnode_api.http import protocol
 
-    limits = protocol.limits(
-        settings.max_connections, settings.head_seconds, settings.silence_seconds
-    )
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=10,
-        http=protocol.protocol(limits),
+        http=protocol.protocol(settings),
     )
     server = uvicorn.Server(config)
     _collect_garbage()

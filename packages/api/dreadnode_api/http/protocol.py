@@ -10,7 +10,6 @@ import asyncio
 import logging
 import resource
 import secrets
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from dreadnode_api import logs
 from dreadnode_api.errors import ApiError, Malformed, Unavailable
 from dreadnode_api.http.error_responses import error_response
 from dreadnode_api.http.security_headers import ALWAYS
+from dreadnode_api.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -29,43 +29,24 @@ RESERVED_FILES = 64
 """File descriptors that connections must leave for the database, uploads and processes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The limits of all connections.
-
-    Attributes:
-        connections: How many may be open.
-        head_seconds: How long the head of a request may take.
-        silence_seconds: How long a client may stop reading its response.
-    """
-
-    connections: int
-    head_seconds: float
-    silence_seconds: float
-
-
-def limits(connections: int, head_seconds: float, silence_seconds: float) -> Limits:
-    """Return the limits, with as many connections as this process may open files for."""
-    return Limits(possible_connections(connections), head_seconds, silence_seconds)
-
-
 def possible_connections(wanted: int) -> int:
     """Return how many of the connections WANTED this process may open files for."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return min(wanted, max(1, (files - RESERVED_FILES) // 2))
 
 
-def protocol(limits: Limits) -> Any:
+def protocol(settings: Settings) -> Any:
     """Return what makes a connection, for uvicorn's setting `http`."""
-    return partial(Connection, limits)
+    return partial(Connection, settings, possible_connections(settings.max_connections))
 
 
 class Connection(HttpToolsProtocol):
-    """One connection."""
+    """One connection, of at most MOST."""
 
-    def __init__(self, limits: Limits, *args: Any, **more: Any) -> None:
+    def __init__(self, settings: Settings, most: int, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
-        self._limits = limits
+        self._settings = settings
+        self._most = most
         self._head_bytes = self._header_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
@@ -76,8 +57,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Wait for the first head, or refuse the connection if there are too many."""
         super().connection_made(transport)
-        self._head_timer = self.loop.call_later(self._limits.head_seconds, self._head_too_slow)
-        if len(self.connections) > self._limits.connections:
+        self._head_timer = self.loop.call_later(self._settings.head_seconds, self._head_too_slow)
+        if len(self.connections) > self._most:
             ours = (each for each in self.connections if isinstance(each, Connection))
             idle = [each for each in ours if each is not self and not _is_busy(each)]
             if idle:
@@ -101,7 +82,7 @@ class Connection(HttpToolsProtocol):
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_timer is None and not _is_busy(self):
-                seconds = self._limits.head_seconds
+                seconds = self._settings.head_seconds
                 self._head_timer = self.loop.call_later(seconds, self._head_too_slow)
         super().data_received(data)
         if self._in_head and self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -141,7 +122,7 @@ class Connection(HttpToolsProtocol):
         """Give the client time to continue reading."""
         super().pause_writing()
         if self._stall_timer is None:
-            seconds = self._limits.silence_seconds
+            seconds = self._settings.silence_seconds
             self._stall_timer = self.loop.call_later(seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
