@@ -19,7 +19,6 @@ import pytest
 from dreadnode_api.sandbox import exit_codes, runners
 from dreadnode_api.sandbox.runner import (
     Exited,
-    Limits,
     Lost,
     RunnerUnavailable,
     Running,
@@ -35,15 +34,15 @@ os.environ.update(TOKEN)
 pytest.importorskip("ray", reason="the extra `dreadnode-training-api[ray]` is not installed")
 pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(240)]
 
-LIMITS = Limits(
-    memory_bytes=2**31,
-    cpu_seconds=60,
-    wall_seconds=60,
-    open_files=256,
-    processes=16,
-    disk_bytes=2**24,
-    output_bytes=4096,
-)
+LIMITS = {
+    "memory_bytes": 2**31,
+    "cpu_seconds": 60,
+    "wall_seconds": 60,
+    "open_files": 256,
+    "processes": 16,
+    "disk_bytes": 2**24,
+    "output_bytes": 4096,
+}
 
 
 def _free_port() -> int:
@@ -121,7 +120,9 @@ def runner(cluster: str, tmp_path: Path) -> Any:
     return runners.create(settings)
 
 
-def sandbox(code: str, job_id: str, *, limits: Limits = LIMITS, grace: float = 10) -> Sandbox:
+def sandbox(
+    code: str, job_id: str, *, limits: dict[str, int] = LIMITS, grace: float = 10
+) -> Sandbox:
     return Sandbox(
         job_id=job_id,
         attempt=1,
@@ -181,7 +182,7 @@ async def test_the_exit_code_of_a_sandbox_and_the_exceeded_limit_are_returned(ru
     await begin(runner, sandbox("import os; os.kill(os.getpid(), 9)", "killed"))
     assert await end_of(runner, "killed") == Exited(-9)
 
-    limits = Limits(**{n: getattr(LIMITS, n) for n in LIMITS.__slots__} | {"wall_seconds": 1})
+    limits = LIMITS | {"wall_seconds": 1}
     await begin(runner, sandbox("import time; time.sleep(600)", "slow", limits=limits))
     assert await end_of(runner, "slow") == Exited(-9, "wall_time")
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import psutil
 import pytest
-from dreadnode_api.sandbox.runner import Limits, Lost, Running, Sandbox
+from dreadnode_api.sandbox.runner import Lost, Running, Sandbox
 from dreadnode_api.sandbox.runners import subprocess
 
-LIMITS = Limits(
-    memory_bytes=2**31,
-    cpu_seconds=60,
-    wall_seconds=60,
-    open_files=256,
-    processes=64,
-    disk_bytes=2**30,
-    output_bytes=2**20,
-)
+LIMITS = {
+    "memory_bytes": 2**31,
+    "cpu_seconds": 60,
+    "wall_seconds": 60,
+    "open_files": 256,
+    "processes": 64,
+    "disk_bytes": 2**30,
+    "output_bytes": 2**20,
+}
 # A sandbox that has started two processes, one of which leads a session of its own.
 FAMILY = """
 import subprocess, sys, time

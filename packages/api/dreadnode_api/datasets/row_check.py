@@ -11,7 +11,7 @@ from dreadnode_api.datasets.push import UploadedSplit
 from dreadnode_api.errors import Invalid, plain
 from dreadnode_api.fair_queue import FairQueue
 from dreadnode_api.runtime_processes.child import run
-from dreadnode_api.runtime_processes.environment import child_limits, clean_environment
+from dreadnode_api.runtime_processes.environment import clean_environment, job_limits
 from dreadnode_api.runtime_processes.folder import process_folder
 from dreadnode_api.settings import Settings
 from dreadnode_api.uploads import NICENESS
@@ -66,7 +66,7 @@ class RowCheck:
                     question,
                     folder=folder,
                     environment=clean_environment(self._settings, folder),
-                    limits=child_limits(self._settings)
+                    limits=job_limits(self._settings)
                     | {"cpu_seconds": math.ceil(seconds), "niceness": NICENESS},
                     seconds=seconds,
                 )

@@ -25,17 +25,9 @@ from dreadnode_api.models.auth import Organization, Workspace
 from dreadnode_api.models.base import new_id
 from dreadnode_api.models.jobs import ENDED, Job, Status
 from dreadnode_api.pricing.ledger import read_usage, record_usage
-from dreadnode_api.runtime_processes.environment import clean_environment
+from dreadnode_api.runtime_processes.environment import engine_environment, job_limits
 from dreadnode_api.sandbox import trackers
-from dreadnode_api.sandbox.runner import (
-    Exited,
-    Limits,
-    Lost,
-    Runner,
-    RunnerUnavailable,
-    Running,
-    Sandbox,
-)
+from dreadnode_api.sandbox.runner import Exited, Lost, Runner, RunnerUnavailable, Running, Sandbox
 from dreadnode_api.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -322,20 +314,15 @@ def describe_sandbox(settings: Settings, job: Job, org: str, workspace: str, key
     Its environment holds the token of this job and the engine's key for this run, and no other
     secret of the server.
     """
+    key_seconds = settings.job_wall_seconds + 3600
     environment = {
-        **clean_environment(settings, Path("/")),
+        **engine_environment(settings, job.lineage, Path("/"), key_seconds),
         **trackers.environment(job.config, settings),
         "DREADNODE_SERVER": settings.public_url,
         "DREADNODE_API_KEY": key,
         "DREADNODE_ORGANIZATION": org,
         "DREADNODE_WORKSPACE": workspace,
         "DREADNODE_JOB_ATTEMPT": str(job.attempt),
-        "TINKER_API_KEY": (
-            run_key(settings.engine_key, job.lineage, settings.job_wall_seconds + 3600)
-            if settings.engine_key
-            else settings.tinker_api_key
-        ),
-        "TINKER_TELEMETRY": "0",
     }
     if settings.engine_key:
         # An evaluation reads the weights of several jobs, each with a key of its own.
@@ -343,25 +330,14 @@ def describe_sandbox(settings: Settings, job: Job, org: str, workspace: str, key
         # Another job starts from the weights of one.
         readable += [start] if (start := job.artifacts.get("from_adapter")) else []
         for number, model in enumerate(readable):
-            environment[f"TINKER_API_KEY_{number}"] = run_key(
-                settings.engine_key, model["lineage"], settings.job_wall_seconds + 3600
-            )
-    if settings.engine_url:
-        environment["TINKER_BASE_URL"] = settings.engine_url
+            key_of_model = run_key(settings.engine_key, model["lineage"], key_seconds)
+            environment[f"TINKER_API_KEY_{number}"] = key_of_model
     return Sandbox(
         job_id=job.id,
         attempt=job.attempt,
         command=(*settings.runtime_command, "--job-id", job.id),
         environment=environment,
-        limits=Limits(
-            memory_bytes=settings.job_memory_bytes,
-            cpu_seconds=settings.job_cpu_seconds,
-            wall_seconds=settings.job_wall_seconds,
-            open_files=settings.job_open_files,
-            processes=settings.job_processes,
-            disk_bytes=settings.job_disk_bytes,
-            output_bytes=settings.job_output_bytes,
-        ),
+        limits=job_limits(settings),
         stop_grace=settings.stop_grace_seconds,
         orphan_seconds=settings.job_orphan_seconds,
     )

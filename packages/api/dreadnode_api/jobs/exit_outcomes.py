@@ -14,11 +14,12 @@ TRY_AGAIN = 75
 """The exit code of a sandbox that failed for another reason than its job (`EX_TEMPFAIL`)."""
 
 LIMITS = {
-    "memory": "It used more than the {job_memory_bytes:,} bytes of memory that a job may use",
-    "cpu_time": "It used more than the {job_cpu_seconds:,} seconds of CPU time that a job may use",
-    "wall_time": "It ran longer than the {job_wall_seconds:,} seconds that a job may run",
-    "disk": "It wrote more than the {job_disk_bytes:,} bytes that a job may have on disk",
-    "processes": "It started more than the {job_processes:,} processes that a job may have",
+    "memory": "It used more than the {0.job_memory_bytes:,} bytes of memory that a job may use",
+    "cpu_time": "It used more than the {0.job_cpu_seconds:,} seconds of CPU time that a job may "
+    "use",
+    "wall_time": "It ran longer than the {0.job_wall_seconds:,} seconds that a job may run",
+    "disk": "It wrote more than the {0.job_disk_bytes:,} bytes that a job may have on disk",
+    "processes": "It started more than the {0.job_processes:,} processes that a job may have",
 }
 
 _SECRETS = re.compile(r"\b(dnj?_[\w-]{43}|tml-[\w.-]{8,})")
@@ -51,7 +52,7 @@ async def apply_exit_outcome(
         return
     reason = outcome.reason if isinstance(outcome, Exited) else None
     if reason in LIMITS:
-        message = LIMITS[reason].format_map(_Bounds(settings))
+        message = LIMITS[reason].format(settings)
         await _fail(session, job, message, f"{reason}_exceeded", output)
     elif reason in ("stopped", "killed", "orphaned") or stop_requested:
         await queue.requeue(session, job, "the dispatcher stopped", is_failure=False)
@@ -72,18 +73,6 @@ async def apply_exit_outcome(
             f"The sandbox ended with code {outcome.code} without reporting a reason; see the log"
         )
         await _fail(session, job, message, "sandbox_failed", output)
-
-
-class _Bounds(dict[str, int]):
-    """The limits by name, for the messages above."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        self._settings = settings
-
-    def __missing__(self, name: str) -> int:
-        bound: int = getattr(self._settings, name)
-        return bound
 
 
 async def _fail(

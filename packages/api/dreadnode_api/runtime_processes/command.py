@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode_api.runtime_processes.child import run
-from dreadnode_api.runtime_processes.environment import child_limits, engine_environment, refusal
+from dreadnode_api.runtime_processes.environment import engine_environment, job_limits, refusal
 from dreadnode_api.settings import Settings
 
 
@@ -38,7 +38,7 @@ async def run_command(
         json.dumps(request).encode(),
         folder=folder,
         environment=engine_environment(settings, lineage, folder),
-        limits=child_limits(settings) | {"disk_bytes": size},
+        limits=job_limits(settings) | {"disk_bytes": size},
         seconds=settings.export_timeout,
     )
     try:

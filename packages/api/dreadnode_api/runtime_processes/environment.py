@@ -28,14 +28,17 @@ def clean_environment(settings: Settings, home: Path) -> dict[str, str]:
     return {name: value for name, value in variables.items() if value}
 
 
-def engine_environment(settings: Settings, lineage: str, home: Path) -> dict[str, str]:
+def engine_environment(
+    settings: Settings, lineage: str, home: Path, seconds: int = RUN_KEY_SECONDS
+) -> dict[str, str]:
     """Return the environment of a process that may access the runs of LINEAGE on the engine.
 
-    An empty LINEAGE is that of the engine's operator, who may access all of them.
+    An empty LINEAGE is that of the engine's operator, who may access all of them. The key of other
+    runs is valid for SECONDS.
     """
     key = settings.engine_api_key
     if settings.engine_key and lineage:
-        key = run_key(settings.engine_key, lineage, RUN_KEY_SECONDS)
+        key = run_key(settings.engine_key, lineage, seconds)
     variables = {
         **clean_environment(settings, home),
         "TINKER_API_KEY": key,
@@ -45,14 +48,16 @@ def engine_environment(settings: Settings, lineage: str, home: Path) -> dict[str
     return {name: value for name, value in variables.items() if value}
 
 
-def child_limits(settings: Settings) -> dict[str, int]:
-    """Return the limits of a child process of the runtime: those of a job."""
+def job_limits(settings: Settings) -> dict[str, int]:
+    """Return the limits of a sandbox, which the runtime's child processes have as well."""
     return {
         "memory_bytes": settings.job_memory_bytes,
         "processes": settings.job_processes,
         "cpu_seconds": settings.job_cpu_seconds,
+        "wall_seconds": settings.job_wall_seconds,
         "open_files": settings.job_open_files,
         "disk_bytes": settings.job_disk_bytes,
+        "output_bytes": settings.job_output_bytes,
     }
 
 

@@ -9,25 +9,14 @@ USAGE_FILE: Final = "usage.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a sandbox may use, in seconds, bytes and counts."""
-
-    memory_bytes: int
-    cpu_seconds: int
-    wall_seconds: int
-    open_files: int
-    processes: int
-    disk_bytes: int
-    output_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Sandbox:
     """One attempt at one job, to be started once.
 
     Attributes:
         environment: the complete environment of the process. It holds tokens, so it is never
             shown or logged.
+        limits: what the process and its descendants may use, in seconds, bytes and counts; see
+            `runtime_processes.environment.job_limits`.
         stop_grace: seconds between the request to stop and the kill.
         orphan_seconds: how long the process runs without the heartbeat of a dispatcher.
     """
@@ -36,7 +25,7 @@ class Sandbox:
     attempt: int
     command: Sequence[str]
     environment: Mapping[str, str]
-    limits: Limits
+    limits: Mapping[str, int]
     stop_grace: float
     orphan_seconds: float
 

@@ -15,8 +15,8 @@ from dreadnode_api.fair_queue import Slot
 from dreadnode_api.runtime_processes.child import Child, ChildFailed
 from dreadnode_api.runtime_processes.environment import (
     RUN_KEY_SECONDS,
-    child_limits,
     engine_environment,
+    job_limits,
 )
 from dreadnode_api.runtime_processes.folder import ProcessFolder
 from dreadnode_api.settings import Settings
@@ -113,7 +113,7 @@ class ModelProcess:
                 [*settings.runtime_command, "serve"],
                 folder=home,
                 environment=engine_environment(settings, self._target.lineage, home),
-                limits=child_limits(settings),
+                limits=job_limits(settings),
             )
             opened = await self._child.request(self._target.opening)
         except BaseException:

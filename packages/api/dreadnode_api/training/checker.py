@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from dreadnode_api.errors import ApiError, Invalid
 from dreadnode_api.runtime_processes.child import Child, ChildFailed
-from dreadnode_api.runtime_processes.environment import child_limits, clean_environment
+from dreadnode_api.runtime_processes.environment import clean_environment, job_limits
 from dreadnode_api.runtime_processes.folder import ProcessFolder
 from dreadnode_api.settings import Settings
 from dreadnode_api.training.check_request import CheckRequest
@@ -213,7 +213,7 @@ class Checker:
                 [*settings.runtime_command, "check"],
                 folder=folder.path,
                 environment=clean_environment(settings, folder.path),
-                limits=child_limits(settings) | {"cpu_seconds": cpu_seconds},
+                limits=job_limits(settings) | {"cpu_seconds": cpu_seconds},
             )
         except BaseException:
             folder.delete()

@@ -14,7 +14,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -196,10 +195,10 @@ def _submit(client: Any, submission: str, sandbox: Sandbox, python: str, cpus: f
     launch_spec = {
         "command": command,
         "environment": dict(sandbox.environment),
-        "limits": asdict(sandbox.limits),
+        "limits": dict(sandbox.limits),
         "stop_grace": sandbox.stop_grace,
         # It gets no heartbeat there: it ends by itself when it cannot reach the API.
-        "orphan_seconds": sandbox.limits.wall_seconds + sandbox.stop_grace,
+        "orphan_seconds": sandbox.limits["wall_seconds"] + sandbox.stop_grace,
     }
     with tempfile.TemporaryDirectory(prefix="ray-job-") as name:
         _pack(Path(name))

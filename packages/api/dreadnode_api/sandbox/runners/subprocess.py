@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ class SubprocessRunner:
         launch_spec = {
             "command": list(sandbox.command),
             "environment": {**sandbox.environment, "HOME": home, "TMPDIR": home},
-            "limits": asdict(sandbox.limits),
+            "limits": dict(sandbox.limits),
             "stop_grace": sandbox.stop_grace,
             "orphan_seconds": sandbox.orphan_seconds,
         }
