@@ -19,8 +19,7 @@ from dreadnode_api.capabilities import routes as capability_routes
 from dreadnode_api.catalog import routes as catalog_routes
 from dreadnode_api.checkpoints import routes as checkpoint_routes
 from dreadnode_api.checkpoints import uploaded_adapter_routes
-from dreadnode_api.checkpoints.exports import Exporter
-from dreadnode_api.checkpoints.uploaded_adapters import AdapterUploads
+from dreadnode_api.checkpoints.transfers import AdapterTransfers
 from dreadnode_api.console import console
 from dreadnode_api.datasets import routes as dataset_routes
 from dreadnode_api.datasets.row_check import RowCheck
@@ -66,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         await asyncio.gather(validating, return_exceptions=True)
         await app.state.validator.close()
         await app.state.preflight.close()
-        await app.state.exporter.close()
+        await app.state.transfers.close()
         await app.state.serving.close()
         await engine.close()
         await app.state.authenticator.close()
@@ -99,8 +98,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.upload_reader = UploadReader(settings, uploads)
     app.state.row_check = RowCheck(settings, uploads)
     app.state.serving = ProcessPool(settings)
-    app.state.exporter = Exporter(settings, database, app.state.store)
-    app.state.adapter_uploads = AdapterUploads(settings, database)
+    app.state.transfers = AdapterTransfers(settings, database, app.state.store)
     error_responses.install(app)
     for module in (
         auth_routes,

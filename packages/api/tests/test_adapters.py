@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from dreadnode_api.checkpoints import exports
+from dreadnode_api.checkpoints import transfers
 from dreadnode_api.maintenance.cleanup import Cleanup
 from dreadnode_api.models.base import now
 from dreadnode_api.models.checkpoints import Checkpoint
@@ -326,7 +326,7 @@ async def test_a_stopping_server_leaves_nothing_of_an_export(api: Any) -> None:
     asked = asyncio.create_task(export(api, job, "hang-1"))
     await until(lambda: len(processes()) == 2)
 
-    await api.app.state.exporter.close()
+    await api.app.state.transfers.close()
 
     await asyncio.gather(asked, return_exceptions=True)
     await until(lambda: not processes())
@@ -345,7 +345,7 @@ async def test_callers_of_the_same_checkpoint_share_one_export(api: Any) -> None
 
 @ON_SQLITE
 async def test_too_many_exports_of_an_organization_are_refused(api: Any) -> None:
-    most = api.settings.exports_at_once + exports.MAX_WAITING
+    most = api.settings.exports_at_once + transfers.MAX_WAITING
     names = [f"slow-{number}" for number in range(most + 1)]
     job, _ = await running(api, *names)
 

@@ -179,7 +179,7 @@ def _autogroups(pid: int) -> list[str]:
     "pool",
     [
         "preflight._queue", "preflight._background", "upload_reader._queue", "row_check._queue",
-        "exporter._queue", "serving._working",
+        "transfers._exports", "transfers._uploads", "serving._working",
     ],
 )  # fmt: skip
 def test_every_pool_gives_one_organization_at_most_half(tmp_path: Path, pool: str) -> None:

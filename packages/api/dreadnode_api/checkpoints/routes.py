@@ -11,11 +11,10 @@ from dreadnode_api.auth.deps import Member
 from dreadnode_api.checkpoints import adapters, records
 from dreadnode_api.checkpoints.choice import WeightsInfo, choose_checkpoint, weights_info
 from dreadnode_api.checkpoints.deletion import delete_checkpoint
-from dreadnode_api.checkpoints.exports import Exporter
-from dreadnode_api.db import Database
+from dreadnode_api.checkpoints.transfers import InTransfers
 from dreadnode_api.engine_client import EngineClient
 from dreadnode_api.errors import ERRORS, Conflict
-from dreadnode_api.http.deps import InDatabase, InEngine, InStore, ReadSession, in_application
+from dreadnode_api.http.deps import InDatabase, InEngine, InStore, ReadSession
 from dreadnode_api.http.disconnect import while_connected
 from dreadnode_api.http.schemas import Request as RequestBody
 from dreadnode_api.http.schemas import Response, Timestamp
@@ -82,9 +81,6 @@ class CheckpointAdapter(WeightsInfo):
     files: list[JobFileView]
 
 
-InExporter = Annotated[Exporter, in_application("exporter")]
-
-
 @router.get("/checkpoints")
 async def list_checkpoints(scope: JobReader, session: ReadSession) -> CheckpointList:
     """List the checkpoints of a job, including the expired ones, oldest first."""
@@ -102,35 +98,20 @@ async def export_training_job_checkpoint(
     request: Request,
     database: InDatabase,
     engine: InEngine,
-    exports: InExporter,
+    transfers: InTransfers,
 ) -> CheckpointAdapter:
     """Export a checkpoint as an adapter into the job's files; a second call finds it there.
 
     The export stops when the client disconnects.
     """
-    return await export_checkpoint(
-        scope.workspace_id, job_id, body, request, database, engine, exports
-    )
-
-
-async def export_checkpoint(
-    workspace_id: str,
-    job_id: str,
-    body: AdapterRequest,
-    request: Request,
-    database: Database,
-    engine: EngineClient,
-    exports: Exporter,
-) -> CheckpointAdapter:
-    """Export a checkpoint as an adapter, for as long as the client of REQUEST is connected."""
     async with database.reading() as session:
-        job = await service.get_job(session, workspace_id, job_id)
+        job = await service.get_job(session, scope.workspace_id, job_id)
         saved = await records.job_checkpoints(session, job.id)
         weights = choose_checkpoint(job, saved, body.checkpoint, trainable=True)
         files = await adapters.adapter_files(session, weights)
     if not files:
         await _check_engine(engine, job)
-        files = await while_connected(request, exports.export(job, weights))
+        files = await while_connected(request, transfers.export(job, weights))
     return CheckpointAdapter(
         **weights_info(job, weights),
         folder=files[0].path.rpartition("/")[0] + "/",

@@ -8,7 +8,9 @@ from fastapi import APIRouter, Form
 from pydantic import ValidationError
 from starlette.responses import Response
 
-from dreadnode_api.checkpoints.routes import AdapterRequest, InExporter, export_checkpoint
+from dreadnode_api.checkpoints import routes as checkpoints
+from dreadnode_api.checkpoints.routes import AdapterRequest
+from dreadnode_api.checkpoints.transfers import InTransfers
 from dreadnode_api.console.deps import MemberPage, ReaderPage
 from dreadnode_api.console.layout import redirect
 from dreadnode_api.errors import Conflict
@@ -97,17 +99,17 @@ async def export(
     checkpoint: Annotated[str, Form(min_length=1, max_length=500)],
     database: InDatabase,
     engine: InEngine,
-    exports: InExporter,
+    transfers: InTransfers,
 ) -> Response:
     """Export a checkpoint as an adapter; the page then links its files."""
-    await export_checkpoint(
-        page.scope.workspace_id,
+    await checkpoints.export_training_job_checkpoint(
+        page.scope,
         job_id,
         AdapterRequest(checkpoint=checkpoint),
         page.request,
         database,
         engine,
-        exports,
+        transfers,
     )
     return redirect(page.url(f"jobs/{job_id}") + "#checkpoints-title")
 

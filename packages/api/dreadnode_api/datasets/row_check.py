@@ -3,14 +3,12 @@
 It needs neither a model nor a tokenizer, and runs in a short-lived process of the runtime.
 """
 
-import json
 import math
-from typing import Any
 
 from dreadnode_api.datasets.push import UploadedSplit
 from dreadnode_api.errors import Invalid, plain
 from dreadnode_api.fair_queue import FairQueue
-from dreadnode_api.runtime_processes.child import run
+from dreadnode_api.runtime_processes.command import run_command
 from dreadnode_api.runtime_processes.environment import clean_environment, job_limits
 from dreadnode_api.runtime_processes.folder import process_folder
 from dreadnode_api.settings import Settings
@@ -18,10 +16,6 @@ from dreadnode_api.uploads import NICENESS
 
 MOST_ROWS = 100_000
 """How many rows of a split are read: a push waits for them."""
-
-
-class RowCheckFailed(Exception):
-    """The checking process failed: our bug, and a 500."""
 
 
 class RowCheck:
@@ -40,7 +34,7 @@ class RowCheck:
 
         Raises:
             Invalid: No job could use a row of one of them; the sentence says why.
-            RowCheckFailed: The process failed.
+            CommandFailed: The process failed.
         """
         notes: list[str] = []
         for split in splits:
@@ -57,25 +51,17 @@ class RowCheck:
         return notes
 
     async def _split(self, org_id: str, path: str) -> list[str]:
-        question = json.dumps({"path": path, "rows": MOST_ROWS}).encode()
         seconds = self._settings.convert_timeout
         async with self._queue.slot(org_id):
             with process_folder(self._settings.data_dir, "rows-") as folder:
-                result = await run(
-                    [*self._settings.runtime_command, "rows"],
-                    question,
+                answer = await run_command(
+                    self._settings,
+                    "rows",
+                    {"path": path, "rows": MOST_ROWS},
                     folder=folder,
                     environment=clean_environment(self._settings, folder),
                     limits=job_limits(self._settings)
                     | {"cpu_seconds": math.ceil(seconds), "niceness": NICENESS},
                     seconds=seconds,
                 )
-        try:
-            answer: Any = json.loads(result.stdout) if result.code == 0 else None
-            if answer["ok"] is False:
-                raise Invalid(plain(str(answer["error"])))
-            return [str(note) for note in answer["notes"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise RowCheckFailed(
-                f"the check of the rows ended with {result.code}: {result.stderr[-2000:]!r}"
-            ) from error
+        return [str(note) for note in answer["notes"]]

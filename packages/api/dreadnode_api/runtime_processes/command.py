@@ -1,4 +1,4 @@
-"""A runtime process that answers one request of a user and may call the engine for it."""
+"""A runtime process that answers one request of a user."""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dreadnode_api.runtime_processes.child import run
-from dreadnode_api.runtime_processes.environment import engine_environment, job_limits, refusal
+from dreadnode_api.runtime_processes.environment import refusal
 from dreadnode_api.settings import Settings
 
 
@@ -15,16 +15,18 @@ class CommandFailed(Exception):
 
 
 async def run_command(
-    settings: Settings, command: str, request: Mapping[str, Any], lineage: str, folder: Path
+    settings: Settings,
+    command: str,
+    request: Mapping[str, Any],
+    *,
+    folder: Path,
+    environment: Mapping[str, str],
+    limits: Mapping[str, int],
+    seconds: float,
 ) -> dict[str, Any]:
     """Return the response of `python -m dreadnode_runtime COMMAND` to REQUEST.
 
-    Args:
-        settings: the server's settings.
-        command: the runtime's command.
-        request: what the process reads.
-        lineage: whose weights on the engine it may read and write.
-        folder: its working folder, for files.
+    The other arguments are those of `run`.
 
     Raises:
         Invalid: the engine or the runtime refuses the request.
@@ -32,14 +34,13 @@ async def run_command(
         TimeoutError: it takes too long.
         CommandFailed: the process failed.
     """
-    size = min(settings.max_file_bytes, settings.job_disk_bytes)
     result = await run(
         [*settings.runtime_command, command],
         json.dumps(request).encode(),
         folder=folder,
-        environment=engine_environment(settings, lineage, folder),
-        limits=job_limits(settings) | {"disk_bytes": size},
-        seconds=settings.export_timeout,
+        environment=environment,
+        limits=limits,
+        seconds=seconds,
     )
     try:
         response: dict[str, Any] = json.loads(result.stdout)
