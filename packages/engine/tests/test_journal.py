@@ -64,7 +64,7 @@ async def test_a_request_runs_once_and_its_result_is_kept(tmp_path: Path) -> Non
     await journal.do(lambda db: queries.finish(db, two, "m", b"path", keep_body=False))
     await journal.do(lambda db: queries.fail(db, three, "no", "user"))
 
-    kept = await journal.do(lambda db: queries.find_request(db, "run:1"))
+    kept = await journal.do(queries.find, Request, "run:1")
     assert kept is not None
     assert (kept.state, kept.result, kept.body) == ("done", b"answer", b"body")
     run = Run("run", "s", "", "m", 0.0, 0.0, 1, 0, True, True, True)
@@ -73,7 +73,7 @@ async def test_a_request_runs_once_and_its_result_is_kept(tmp_path: Path) -> Non
     replay = await journal.do(lambda db: queries.to_replay(db, "run", 0, 9))
     assert [r.seq for r in replay] == [1]
     with pytest.raises(ValueError, match="not in memory"):
-        _ = (await journal.do(lambda db: queries.find_request(db, "run:2"))).payload  # type: ignore[union-attr]
+        _ = (await journal.do(queries.find, Request, "run:2")).payload  # type: ignore[union-attr]
     journal.close()
 
 
@@ -118,5 +118,5 @@ async def test_sessions_are_restored_unchanged(tmp_path: Path) -> None:
 
     again = Journal(tmp_path / "j.sqlite3")
 
-    assert await again.do(queries.all_sessions) == [session]
+    assert await again.do(queries.every, Session) == [session]
     again.close()

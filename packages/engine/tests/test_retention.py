@@ -14,7 +14,7 @@ from dreadnode_engine.service.keys import MASTER, Principal
 from dreadnode_engine.settings import Settings
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.checkpoint_files import parse_path, write_folder
-from dreadnode_engine.state.records import Checkpoint, Sampler, new_request
+from dreadnode_engine.state.records import Checkpoint, Request, Sampler, new_request
 
 WHO = Principal(MASTER)
 HOUR = 3600.0
@@ -66,7 +66,7 @@ async def test_unnamed_weights_stay_while_used_or_among_the_newest(
     await clean_up(engine, now + HOUR + 60)
 
     assert kept(engine) == [1, 4, 5, 6, 7]
-    stored = await engine.context.journal.do(queries.all_samplers)
+    stored = await engine.context.journal.do(queries.every, Sampler)
     assert {sampler.id for sampler in stored} == engine.context.samplers.keys()
     assert len(stored) == 5
 
@@ -134,9 +134,9 @@ async def test_old_results_are_deleted_and_their_delivery_stays_recorded(
 
     await engine.context.journal.do(answer)
     await clean_up(engine, now + 23 * HOUR)
-    before = await engine.context.journal.do(lambda db: queries.find_request(db, request.id))
+    before = await engine.context.journal.do(queries.find, Request, request.id)
     await clean_up(engine, now + 24.1 * HOUR)
-    after = await engine.context.journal.do(lambda db: queries.find_request(db, request.id))
+    after = await engine.context.journal.do(queries.find, Request, request.id)
 
     assert before is not None
     assert before.result == b"y" * 1000

@@ -5,7 +5,6 @@ import json
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +17,6 @@ from dreadnode_engine.http.calls import Call
 from dreadnode_engine.http.paging import cursor, read_page
 from dreadnode_engine.http.signed import check_signature, signed_address
 from dreadnode_engine.protocol.validation import string_field
-from dreadnode_engine.service import traces
 from dreadnode_engine.service.checkpoints import (
     delete_checkpoint,
     list_checkpoints,
@@ -29,6 +27,7 @@ from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.service.sessions import finish_session
 from dreadnode_engine.service.traces import FIRST, open_trace, place_of
+from dreadnode_engine.state import queries
 from dreadnode_engine.state.checkpoint_files import CheckpointPath, parse_path
 from dreadnode_engine.state.records import Checkpoint, Run, Session
 
@@ -254,12 +253,12 @@ async def download_trace(request: HttpRequest) -> Response:
     name = f"sessions/{session}/trace"
     check_signature(request, name, "download", "request a new one")
     journal = request.app.state.engine.context.journal
-    trace = await journal.do(partial(open_trace, session=session))
+    trace = await journal.do(open_trace, session)
 
     async def parts() -> AsyncIterator[str]:
         yield trace.head()
         after = FIRST
-        while page := await journal.do(partial(traces.read_page, session=session, after=after)):
+        while page := await journal.do(queries.requests_of, session, after):
             yield trace.page(page)
             after = place_of(page)
         yield trace.tail()

@@ -44,7 +44,7 @@ async def _adopt_sampler(engine: Engine, who: Principal, request: HttpRequest) -
 
 async def _lend(engine: Engine, who: Principal, request: HttpRequest) -> Response:
     path = string_field(await read_json(request), "path")
-    found = await engine.context.journal.do(lambda db: queries.find_checkpoint(db, path))
+    found = await engine.context.journal.do(queries.find, Checkpoint, path)
     return JSONResponse(asdict(found) if found is not None else None)
 
 

@@ -39,7 +39,7 @@ def write(context: Context, record: Callable[[sqlite3.Connection], None]) -> Non
 def load_body(context: Context, request: Request) -> None:
     """Read the body of REQUEST from the journal, where it waited for its turn."""
     if request.body is None:
-        request.body = context.journal.do_now(lambda db: queries.find_body(db, request.id))
+        request.body = context.journal.do_now(queries.find_body, request.id)
 
 
 def error_message(problem: Exception) -> str:

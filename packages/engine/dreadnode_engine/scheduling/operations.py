@@ -207,7 +207,7 @@ def _save(
     *,
     overwrite: bool,
 ) -> Checkpoint:
-    if not overwrite and context.journal.do_now(lambda db: queries.find_checkpoint(db, str(path))):
+    if not overwrite and context.journal.do_now(queries.find, Checkpoint, str(path)):
         raise OperationFailed(f"The checkpoint {path} exists; choose another name or overwrite it")
 
     def fill(folder: Path) -> None:

@@ -18,14 +18,14 @@ def rebuild(context: Context, run: Run, next_seq: int) -> Generator[None, None, 
     Every replayed operation was done and acknowledged once; repeating it gives the same bits.
     """
     if run.snapshot is None:
-        first = context.journal.do_now(lambda db: queries.find_result(db, f"{run.id}:0"))
+        first = context.journal.do_now(queries.find_result, f"{run.id}:0")
         if first is None or first.state != "done":
             raise OperationFailed(f"The run {run.id} could not be created; create a new one")
         state, after = new_state(context, run), 0
     else:
         state, after = load_snapshot(context, run, run.snapshot), run.snapshot
     yield
-    replay = context.journal.do_now(lambda db: queries.to_replay(db, run.id, after, next_seq))
+    replay = context.journal.do_now(queries.to_replay, run.id, after, next_seq)
     for request in replay:
         load_body(context, request)
         yield from OPERATIONS[request.kind](context, run, state, request)

@@ -24,7 +24,7 @@ def new_state(context: Context, run: Run) -> TrainingState:
 def take_snapshot(context: Context, run: Run, state: TrainingState, seq: int) -> None:
     """Write the state of RUN after SEQ to disk, and delete what no replay needs any more."""
     write_tensors(state.tensors(), context.files.snapshot(run.id, seq))
-    context.journal.do_now(lambda db: queries.set_snapshot(db, run.id, seq))
+    context.journal.do_now(queries.set_snapshot, run.id, seq)
     run.snapshot = seq
     context.files.delete_snapshots(run.id, keep=seq)
 

@@ -19,7 +19,7 @@ async def list_checkpoints(
     engine: Engine, who: Principal, run: str | None = None
 ) -> list[Checkpoint]:
     """Return the checkpoints that WHO may change and that have not expired, newest first."""
-    return await engine.context.journal.do(lambda db: unexpired(db, who, run))
+    return await engine.context.journal.do(unexpired, who, run)
 
 
 def unexpired(db: sqlite3.Connection, who: Principal, run: str | None = None) -> list[Checkpoint]:
@@ -33,16 +33,14 @@ def unexpired(db: sqlite3.Connection, who: Principal, run: str | None = None) ->
 async def delete_checkpoint(engine: Engine, found: Checkpoint) -> None:
     """Delete a checkpoint and its files."""
     # Expired first: after a kill in between, nobody reads it and the clean-up deletes the rest.
-    await engine.context.journal.do(
-        lambda db: queries.update_checkpoint(db, found.path, expires=0.0)
-    )
+    await engine.context.journal.do(queries.update, Checkpoint, found.path, expires=0.0)
     folder = engine.context.files.checkpoint(parse_path(found.path))
     await asyncio.to_thread(shutil.rmtree, folder, True)
     if folder.exists():
         # Without its record nobody would ever delete the rest; the clean-up tries again.
         log.warning("the files of %s cannot be deleted; it is tried again", found.path)
         return
-    await engine.context.journal.do(lambda db: queries.delete_checkpoint(db, found.path))
+    await engine.context.journal.do(queries.delete, Checkpoint, found.path)
 
 
 async def set_ttl(engine: Engine, found: Checkpoint, seconds: int | None) -> None:
@@ -50,13 +48,9 @@ async def set_ttl(engine: Engine, found: Checkpoint, seconds: int | None) -> Non
     if seconds is not None:
         check_ttl(seconds)
     expires = time.time() + seconds if seconds is not None else None
-    await engine.context.journal.do(
-        lambda db: queries.update_checkpoint(db, found.path, expires=expires)
-    )
+    await engine.context.journal.do(queries.update, Checkpoint, found.path, expires=expires)
 
 
 async def set_public(engine: Engine, found: Checkpoint, *, public: bool) -> None:
     """Publish a checkpoint to every key of this engine, or take that back."""
-    await engine.context.journal.do(
-        lambda db: queries.update_checkpoint(db, found.path, public=public)
-    )
+    await engine.context.journal.do(queries.update, Checkpoint, found.path, public=public)

@@ -6,7 +6,6 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterable
-from functools import partial
 
 from dreadnode_engine.scheduling.sample_queue import SampleQueue
 from dreadnode_engine.service.checkpoints import delete_checkpoint
@@ -58,14 +57,14 @@ async def clean_up(engine: Engine, now: float) -> None:
     open_ids = {r.id for samples in engine.sample_queues.values() for r in samples.open_requests()}
     engine.polled_at = {name: at for name, at in engine.polled_at.items() if name in open_ids}
     await _delete_unnamed(engine, now)
-    for found in await engine.context.journal.do(partial(queries.expired_checkpoints, now=now)):
+    for found in await engine.context.journal.do(queries.expired_checkpoints, now):
         await delete_checkpoint(engine, found)
         log.info("deleted %s, which expired", found.path)
     await delete_expired_uploads(engine, now)
     await engine.context.journal.do(
-        lambda db: queries.delete_results(
-            db, finished_before=now - settings.retention_seconds, read_before=now - READ_SECONDS
-        )
+        queries.delete_results,
+        finished_before=now - settings.retention_seconds,
+        read_before=now - READ_SECONDS,
     )
 
 
@@ -122,7 +121,7 @@ async def _delete_sessions(engine: Engine, over: list[Session]) -> None:
         del samplers[sampler.id]
     for session in over:
         engine.remove_session(session)
-        await engine.context.journal.do(partial(queries.delete_session, session=session.id))
+        await engine.context.journal.do(queries.delete_session, session.id)
         log.info("deleted session %s, which ended long ago", session.id)
     _delete_weights(engine, dropped)
 
@@ -139,7 +138,7 @@ async def _delete_unnamed(engine: Engine, now: float) -> None:
         for sampler in samplers[UNNAMED_SAMPLERS:]:
             if sampler.used < now - SAMPLER_SECONDS:
                 engine.context.samplers.pop(sampler.id, None)
-                await engine.context.journal.do(partial(queries.delete_sampler, sampler=sampler.id))
+                await engine.context.journal.do(queries.delete_sampler, sampler.id)
                 dropped.append(sampler)
         inflight = [sampler for sampler in samplers if sampler.inflight]
         # The computing thread may still read what was replaced a moment ago.

@@ -109,7 +109,7 @@ class Engine:
     ) -> Checkpoint:
         """Return a checkpoint that WHO or READER may read: an own one or a published one."""
         name = str(parse_path(path))
-        found = await self.context.journal.do(lambda db: queries.find_checkpoint(db, name))
+        found = await self.context.journal.do(queries.find, Checkpoint, name)
         found = found or self.borrowed.get(name)
         expired = found is not None and found.expires is not None and found.expires <= time.time()
         readers = (who, reader or who)
@@ -133,7 +133,7 @@ class Engine:
         reserved = self.backlog.reserve(request)
 
         def write(db: sqlite3.Connection) -> tuple[Request, bool]:
-            known = queries.find_request(db, request.id)
+            known = queries.find(db, Request, request.id)
             if known is not None and known.state != "dropped":
                 return known, False
             if also is not None:

@@ -52,7 +52,7 @@ async def cancel(engine: Engine, who: Principal, request_id: str) -> None:
 
 
 async def _find(engine: Engine, who: Principal, request_id: str) -> Request:
-    request = await engine.context.journal.do(lambda db: queries.find_result(db, request_id))
+    request = await engine.context.journal.do(queries.find_result, request_id)
     if request is None or not who.can_access(request.owner):
         raise NotFound(f"The request `{request_id[:200]}` does not exist")
     return request

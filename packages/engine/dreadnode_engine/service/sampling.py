@@ -44,7 +44,7 @@ async def create_sampler(engine: Engine, who: Principal, body: bytes) -> Sampler
             raise Refused(f"The sampling session {sampler.id} was opened on other weights")
         return known
     engine.check_owned(sampler.owner, samplers.values(), "samplers")
-    await engine.context.journal.do(lambda db: queries.replace(db, sampler))
+    await engine.context.journal.do(queries.replace, sampler)
     samplers[sampler.id] = sampler
     return sampler
 

@@ -29,7 +29,7 @@ async def add_session(engine: Engine, session: Session) -> None:
     # Known before it is written, so that a repeated call in between finds it.
     engine.add_session(session)
     try:
-        await engine.context.journal.do(lambda db: queries.insert(db, session))
+        await engine.context.journal.do(queries.insert, session)
     except BaseException:
         engine.remove_session(session)
         raise
@@ -51,4 +51,4 @@ async def finish_session(engine: Engine, who: Principal, session_id: str) -> Non
     """Finish a session; its memory is freed once its requests are done."""
     session = engine.session(who, session_id)
     session.finished = session.finished or time.time()
-    await engine.context.journal.do(lambda db: queries.replace(db, session))
+    await engine.context.journal.do(queries.replace, session)

@@ -24,7 +24,7 @@ async def adopt_sampler(engine: Engine, sampler: Sampler) -> None:
     """Add a sampler of another worker, whose weights are on the shared storage."""
     # Without its run: the worker that wrote the weights deletes them.
     adopted = replace(sampler, run=None, used=time.time())
-    await engine.context.journal.do(lambda db: queries.replace(db, adopted))
+    await engine.context.journal.do(queries.replace, adopted)
     engine.context.samplers[sampler.id] = adopted
 
 
@@ -50,7 +50,7 @@ async def knows(engine: Engine, name: str) -> bool:
     """Whether NAME is a session, run, sampler, request or upload, or a run with checkpoints."""
     if name in engine.sessions or name in engine.runs or name in engine.context.samplers:
         return True
-    return await engine.context.journal.do(lambda db: queries.is_known(db, name))
+    return await engine.context.journal.do(queries.is_known, name)
 
 
 def load(engine: Engine) -> dict[str, Any]:

@@ -14,8 +14,6 @@ from dreadnode_engine.errors import NotFound
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.records import Request, Run, Sampler, Session
 
-PAGE = 1000
-"""Requests that are read at once."""
 INTERVALS = 2000
 """Intervals that a trace is divided into for its counters."""
 SHORTEST = 0.1
@@ -200,11 +198,6 @@ def open_trace(db: sqlite3.Connection, session: str | None) -> Trace:
     return Trace(found, runs, samplers, max(end, found.created))
 
 
-def read_page(db: sqlite3.Connection, session: str, after: tuple[str, int]) -> list[Request]:
-    """Return the requests of SESSION that follow the queue and number AFTER."""
-    return queries.requests_of(db, session, after, PAGE)
-
-
 def place_of(page: Sequence[Request]) -> tuple[str, int]:
     """Return the queue and number of the last request of PAGE."""
     return page[-1].queue, page[-1].seq
@@ -214,7 +207,7 @@ def write_trace(db: sqlite3.Connection, trace: Trace, to: TextIO) -> None:
     """Write TRACE into the file TO."""
     after = FIRST
     to.write(trace.head())
-    while page := read_page(db, trace.session.id, after):
+    while page := queries.requests_of(db, trace.session.id, after):
         to.write(trace.page(page))
         after = place_of(page)
     to.write(trace.tail())

@@ -4,7 +4,6 @@ import asyncio
 import json
 import secrets
 import time
-from functools import partial
 
 from tinker.types import CreateModelRequest, LoadWeightsRequest
 
@@ -137,7 +136,7 @@ async def unload(engine: Engine, who: Principal, run_id: str) -> None:
     """Unload a run: it takes no more operations."""
     queue = engine.run(who, run_id)
     queue.run.unloaded = True
-    await engine.context.journal.do(partial(queries.set_unloaded, run=run_id))
+    await engine.context.journal.do(queries.update, Run, run_id, unloaded=True)
     queue.release()
 
 

@@ -87,12 +87,12 @@ async def start_upload(engine: Engine, who: Principal, body: bytes) -> Upload:
         base_fingerprint=served.fingerprint,
     )
     await asyncio.to_thread(engine.context.residency.admit, served, shape_of(upload))
-    earlier = await engine.context.journal.do(queries.all_uploads)
+    earlier = await engine.context.journal.do(queries.every, Upload)
     if sum(each.owner == upload.owner for each in earlier) >= MAX_OPEN:
         raise RateLimited(f"{MAX_OPEN} uploads of yours are not finished; finish them first")
     if len(earlier) >= MAX_OPEN_IN_ALL:
         raise Overloaded("Too many uploads are not finished; try again later")
-    await engine.context.journal.do(lambda db: queries.insert(db, upload))
+    await engine.context.journal.do(queries.insert, upload)
     return upload
 
 
@@ -136,7 +136,7 @@ async def receive_file(
 
 async def open_upload(engine: Engine, upload_id: str) -> Upload:
     """Return an upload that is not finished and has not expired."""
-    found = await engine.context.journal.do(lambda db: queries.find_upload(db, upload_id))
+    found = await engine.context.journal.do(queries.find, Upload, upload_id)
     if found is None or found.expires <= time.time():
         raise NotFound("This upload does not exist, is finished, or has expired; start a new one")
     return found
@@ -172,7 +172,7 @@ async def finish_upload(
     """
     path = CheckpointPath(upload_id, "external", NAME)
     async with _lock(engine, upload_id):
-        known = await engine.context.journal.do(lambda db: queries.find_checkpoint(db, str(path)))
+        known = await engine.context.journal.do(queries.find, Checkpoint, str(path))
         if known is not None and who.can_access(known.owner):
             return known.path, ()
         upload = await open_upload(engine, upload_id)
@@ -194,7 +194,7 @@ async def finish_upload(
             train_unembed=upload.train_unembed,
             base_fingerprint=upload.base_fingerprint,
         )
-        await engine.context.journal.do(lambda db: queries.replace(db, saved))
+        await engine.context.journal.do(queries.replace, saved)
         await delete_upload(engine, upload)
         return saved.path, new_layers
 
@@ -226,12 +226,12 @@ async def delete_upload(engine: Engine, upload: Upload) -> None:
     folder = engine.context.files.upload(upload.id)
     await asyncio.to_thread(shutil.rmtree, folder, True)
     if not folder.exists():
-        await engine.context.journal.do(lambda db: queries.delete_upload(db, upload.id))
+        await engine.context.journal.do(queries.delete, Upload, upload.id)
 
 
 async def delete_expired_uploads(engine: Engine, now: float) -> None:
     """Delete the uploads that were not finished in time, at NOW."""
-    for upload in await engine.context.journal.do(queries.all_uploads):
+    for upload in await engine.context.journal.do(queries.every, Upload):
         if upload.expires <= now:
             async with _lock(engine, upload.id):
                 await delete_upload(engine, upload)

@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sessions (
@@ -83,13 +84,17 @@ class Journal:
         self._thread.start()
         self._opened.result()
 
-    async def do(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run WORK from the event loop; it is on disk on return."""
-        return await asyncio.wrap_future(self._enqueue(work))
+    async def do(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **more: P.kwargs
+    ) -> T:
+        """Run WORK with these arguments from the event loop; it is on disk on return."""
+        return await asyncio.wrap_future(self._enqueue(lambda db: work(db, *args, **more)))
 
-    def do_now(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run WORK from any other thread; it is on disk on return."""
-        return self._enqueue(work).result()
+    def do_now(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **more: P.kwargs
+    ) -> T:
+        """Run WORK with these arguments from any other thread; it is on disk on return."""
+        return self._enqueue(lambda db: work(db, *args, **more)).result()
 
     def close(self) -> None:
         """Finish the waiting functions and close the file."""

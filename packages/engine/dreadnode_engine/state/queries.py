@@ -6,13 +6,14 @@ Every function takes the connection first; the journal runs it inside a transact
 import json
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeVar
 
 from dreadnode_engine.state.records import Checkpoint, Request, Run, Sampler, Session, Upload
 
 Record = Session | Run | Sampler | Request | Checkpoint | Upload
+R = TypeVar("R", bound=Record)
 _TABLES: Mapping[type, str] = {
     Session: "sessions",
     Run: "runs",
@@ -41,25 +42,43 @@ def _write(db: sqlite3.Connection, verb: str, record: Record) -> None:
     db.execute(f"{verb} INTO {table} ({', '.join(values)}) VALUES ({marks})", values)
 
 
-def all_sessions(db: sqlite3.Connection) -> list[Session]:
-    """Return every session, oldest first."""
-    return [Session(**row) for row in db.execute("SELECT * FROM sessions ORDER BY created")]
+def every(db: sqlite3.Connection, kind: type[R]) -> list[R]:
+    """Return every record of KIND, oldest first."""
+    return _select(db, kind, "ORDER BY created")
 
 
-def all_runs(db: sqlite3.Connection) -> list[Run]:
-    """Return every run, oldest first."""
-    return [Run(**row) for row in db.execute("SELECT * FROM runs ORDER BY created")]
+def find(db: sqlite3.Connection, kind: type[R], key: str, columns: str = "*") -> R | None:
+    """Return the record of KIND with KEY, if there is one."""
+    return next(iter(_select(db, kind, f"WHERE {_key(kind)} = ?", (key,), columns)), None)
 
 
-def all_samplers(db: sqlite3.Connection) -> list[Sampler]:
-    """Return every sampler, oldest first."""
-    return [Sampler(**row) for row in db.execute("SELECT * FROM samplers ORDER BY created")]
+def update(db: sqlite3.Connection, kind: type[Any], key: str, /, **values: Any) -> None:
+    """Change the columns VALUES of the record of KIND with KEY."""
+    names = ", ".join(f"{name} = ?" for name in values)
+    query = f"UPDATE {_TABLES[kind]} SET {names} WHERE {_key(kind)} = ?"  # noqa: S608
+    db.execute(query, (*values.values(), key))
 
 
-def find_request(db: sqlite3.Connection, request_id: str) -> Request | None:
-    """Return the request REQUEST_ID with its body and result, if it was ever accepted."""
-    row = db.execute("SELECT * FROM requests WHERE id = ?", (request_id,)).fetchone()
-    return Request(**row) if row else None
+def delete(db: sqlite3.Connection, kind: type[Any], key: str) -> None:
+    """Delete the record of KIND with KEY."""
+    db.execute(f"DELETE FROM {_TABLES[kind]} WHERE {_key(kind)} = ?", (key,))  # noqa: S608
+
+
+def _select(
+    db: sqlite3.Connection,
+    kind: type[R],
+    rest: str,
+    values: Sequence[object] | Mapping[str, object] = (),
+    columns: str = "*",
+) -> list[R]:
+    """Return the records of KIND that REST, the end of a SELECT statement, describes."""
+    # The names are our own, never a client's; what a client names is in VALUES.
+    rows = db.execute(f"SELECT {columns} FROM {_TABLES[kind]} {rest}", values)  # noqa: S608
+    return [kind(**row) for row in rows]
+
+
+def _key(kind: type[Any]) -> str:
+    return "path" if kind is Checkpoint else "id"
 
 
 _WITHOUT_BODY = ", ".join("NULL AS body" if f.name == "body" else f.name for f in fields(Request))
@@ -69,9 +88,7 @@ _WITHOUT_BOTH = _WITHOUT_BODY.replace(" result,", " NULL AS result,")
 
 def find_result(db: sqlite3.Connection, request_id: str) -> Request | None:
     """Return the request REQUEST_ID without its body, if it was ever accepted."""
-    query = f"SELECT {_WITHOUT_BODY} FROM requests WHERE id = ?"  # noqa: S608 (our own columns)
-    row = db.execute(query, (request_id,)).fetchone()
-    return Request(**row) if row else None
+    return find(db, Request, request_id, _WITHOUT_BODY)
 
 
 def find_body(db: sqlite3.Connection, request_id: str) -> bytes | None:
@@ -82,8 +99,8 @@ def find_body(db: sqlite3.Connection, request_id: str) -> bytes | None:
 
 def queued_requests(db: sqlite3.Connection) -> list[Request]:
     """Return the requests that are accepted and not done, in order and without their bodies."""
-    query = f"SELECT {_WITHOUT_BODY} FROM requests WHERE state = 'queued' ORDER BY queue, seq"  # noqa: S608
-    return [Request(**row) for row in db.execute(query)]
+    rest = "WHERE state = 'queued' ORDER BY queue, seq"
+    return _select(db, Request, rest, columns=_WITHOUT_BODY)
 
 
 def finished_seqs(db: sqlite3.Connection) -> dict[str, set[int]]:
@@ -112,18 +129,16 @@ def is_known(db: sqlite3.Connection, name: str) -> bool:
 
 def expired_checkpoints(db: sqlite3.Connection, now: float) -> list[Checkpoint]:
     """Return the checkpoints whose time to live is over at NOW."""
-    rows = db.execute("SELECT * FROM checkpoints WHERE expires <= ?", (now,))
-    return [Checkpoint(**row) for row in rows]
+    return _select(db, Checkpoint, "WHERE expires <= ?", (now,))
 
 
 def to_replay(db: sqlite3.Connection, queue: str, after: int, before: int) -> list[Request]:
     """Return the operations of QUEUE that changed its run between two numbers, without bodies."""
-    query = (
-        f"SELECT {_WITHOUT_BODY} FROM requests WHERE queue = ? AND seq > ? AND seq < ?"  # noqa: S608
-        " AND state = 'done' AND kind IN ('forward_backward', 'optim_step')"
-        " AND body IS NOT NULL ORDER BY seq"
+    rest = (
+        "WHERE queue = ? AND seq > ? AND seq < ? AND state = 'done'"
+        " AND kind IN ('forward_backward', 'optim_step') AND body IS NOT NULL ORDER BY seq"
     )
-    return [Request(**row) for row in db.execute(query, (queue, after, before))]
+    return _select(db, Request, rest, (queue, after, before), _WITHOUT_BODY)
 
 
 def finish(
@@ -177,16 +192,11 @@ def replace_weights(db: sqlite3.Connection, run: str, weights: str) -> None:
 
 def set_snapshot(db: sqlite3.Connection, run: str, seq: int) -> None:
     """Record the snapshot of RUN after SEQ; operations up to SEQ are not replayed again."""
-    db.execute("UPDATE runs SET snapshot = ? WHERE id = ?", (seq, run))
+    update(db, Run, run, snapshot=seq)
     db.execute(
         "UPDATE requests SET body = NULL WHERE queue = ? AND seq <= ? AND state != 'queued'",
         (run, seq),
     )
-
-
-def set_unloaded(db: sqlite3.Connection, run: str) -> None:
-    """Record that RUN takes no more operations."""
-    db.execute("UPDATE runs SET unloaded = 1 WHERE id = ?", (run,))
 
 
 def touch(db: sqlite3.Connection, table: str, ids: Iterable[tuple[float, str]]) -> None:
@@ -217,18 +227,14 @@ _QUEUES = (
 
 def find_session(db: sqlite3.Connection, session: str | None) -> Session | None:
     """Return the session of that id, or the newest one for None."""
-    row = db.execute(
-        "SELECT * FROM sessions WHERE :id IS NULL OR id = :id ORDER BY created DESC LIMIT 1",
-        {"id": session},
-    ).fetchone()
-    return Session(**row) if row else None
+    rest = "WHERE :id IS NULL OR id = :id ORDER BY created DESC LIMIT 1"
+    return next(iter(_select(db, Session, rest, {"id": session})), None)
 
 
 def queues_of(db: sqlite3.Connection, session: str) -> tuple[list[Run], list[Sampler]]:
     """Return the runs and samplers of SESSION, oldest first."""
-    runs = db.execute("SELECT * FROM runs WHERE session = ? ORDER BY created", (session,))
-    samplers = db.execute("SELECT * FROM samplers WHERE session = ? ORDER BY created", (session,))
-    return [Run(**row) for row in runs], [Sampler(**row) for row in samplers]
+    rest = "WHERE session = ? ORDER BY created"
+    return _select(db, Run, rest, (session,)), _select(db, Sampler, rest, (session,))
 
 
 def last_request(db: sqlite3.Connection, session: str, now: float) -> float:
@@ -238,24 +244,23 @@ def last_request(db: sqlite3.Connection, session: str, now: float) -> float:
     return float(row["ended"] or 0.0)
 
 
-def requests_of(
-    db: sqlite3.Connection, session: str, after: tuple[str, int], limit: int
-) -> list[Request]:
-    """Return LIMIT requests of SESSION that follow a queue and number, in this order.
+PAGE = 1000
+"""Requests that are read at once."""
+
+
+def requests_of(db: sqlite3.Connection, session: str, after: tuple[str, int]) -> list[Request]:
+    """Return the next requests of SESSION that follow a queue and number, in this order.
 
     They come without bodies and results.
     """
-    query = (
-        f"SELECT {_WITHOUT_BOTH} FROM requests WHERE {_QUEUES}"  # noqa: S608 (our own columns)
-        " AND (queue, seq) > (:queue, :seq) ORDER BY queue, seq LIMIT :limit"
-    )
-    values = {"session": session, "queue": after[0], "seq": after[1], "limit": limit}
-    return [Request(**row) for row in db.execute(query, values)]
+    rest = f"WHERE {_QUEUES} AND (queue, seq) > (:queue, :seq) ORDER BY queue, seq LIMIT :limit"
+    values = {"session": session, "queue": after[0], "seq": after[1], "limit": PAGE}
+    return _select(db, Request, rest, values, _WITHOUT_BOTH)
 
 
 def delete_sampler(db: sqlite3.Connection, sampler: str) -> None:
     """Delete a sampler and the requests that went to it."""
-    db.execute("DELETE FROM samplers WHERE id = ?", (sampler,))
+    delete(db, Sampler, sampler)
     db.execute("DELETE FROM requests WHERE queue = ?", (sampler,))
 
 
@@ -265,49 +270,15 @@ def delete_session(db: sqlite3.Connection, session: str) -> None:
         queues = f"SELECT id FROM {table} WHERE session = ?"  # noqa: S608 (two fixed names)
         db.execute(f"DELETE FROM requests WHERE queue IN ({queues})", (session,))  # noqa: S608
         db.execute(f"DELETE FROM {table} WHERE session = ?", (session,))  # noqa: S608
-    db.execute("DELETE FROM sessions WHERE id = ?", (session,))
-
-
-def find_checkpoint(db: sqlite3.Connection, path: str) -> Checkpoint | None:
-    """Return the checkpoint at PATH, if there is one."""
-    row = db.execute("SELECT * FROM checkpoints WHERE path = ?", (path,)).fetchone()
-    return Checkpoint(**row) if row else None
+    delete(db, Session, session)
 
 
 def checkpoints(
     db: sqlite3.Connection, *, run: str | None = None, owner: str | None = None
 ) -> list[Checkpoint]:
     """Return checkpoints, newest first, of one run, of one owner, or all."""
-    rows = db.execute(
-        "SELECT * FROM checkpoints WHERE (:run IS NULL OR run = :run)"
-        " AND (:owner IS NULL OR owner = :owner) ORDER BY created DESC, path",
-        {"run": run, "owner": owner},
+    rest = (
+        "WHERE (:run IS NULL OR run = :run) AND (:owner IS NULL OR owner = :owner)"
+        " ORDER BY created DESC, path"
     )
-    return [Checkpoint(**row) for row in rows]
-
-
-def update_checkpoint(db: sqlite3.Connection, path: str, **values: Any) -> None:
-    """Change the named columns of the checkpoint at PATH."""
-    names = ", ".join(f"{name} = :{name}" for name in values)
-    db.execute(f"UPDATE checkpoints SET {names} WHERE path = :path", values | {"path": path})  # noqa: S608
-
-
-def delete_checkpoint(db: sqlite3.Connection, path: str) -> None:
-    """Delete the checkpoint at PATH."""
-    db.execute("DELETE FROM checkpoints WHERE path = ?", (path,))
-
-
-def all_uploads(db: sqlite3.Connection) -> list[Upload]:
-    """Return every upload that is not finished."""
-    return [Upload(**row) for row in db.execute("SELECT * FROM uploads")]
-
-
-def find_upload(db: sqlite3.Connection, upload_id: str) -> Upload | None:
-    """Return the upload UPLOAD_ID, if it is not finished."""
-    row = db.execute("SELECT * FROM uploads WHERE id = ?", (upload_id,)).fetchone()
-    return Upload(**row) if row else None
-
-
-def delete_upload(db: sqlite3.Connection, upload_id: str) -> None:
-    """Delete an upload that is finished or has expired."""
-    db.execute("DELETE FROM uploads WHERE id = ?", (upload_id,))
+    return _select(db, Checkpoint, rest, {"run": run, "owner": owner})

@@ -26,6 +26,7 @@ from dreadnode_engine.startup import lock_data_dir
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.checkpoint_files import worker_dir
 from dreadnode_engine.state.journal import open_journal
+from dreadnode_engine.state.records import Checkpoint, Run, Session
 from dreadnode_engine.workers.forwarding import Forwarded, WorkerAway, ask
 from dreadnode_engine.workers.supervisor import Worker
 
@@ -81,7 +82,7 @@ def _read(path: Path, work: Read[T]) -> T:
 def runs(db: sqlite3.Connection, who: Principal) -> dict[str, Any]:
     """Return the runs of WHO as their worker lists them."""
     saved = unexpired(db, who)
-    items = [run_json(run, saved) for run in queries.all_runs(db) if who.can_access(run.owner)]
+    items = [run_json(run, saved) for run in queries.every(db, Run) if who.can_access(run.owner)]
     return {"training_runs": items, "cursor": cursor(len(items), 0, len(items))}
 
 
@@ -93,10 +94,10 @@ def checkpoints(db: sqlite3.Connection, who: Principal) -> dict[str, Any]:
 
 def run(db: sqlite3.Connection, who: Principal, name: str) -> dict[str, Any]:
     """Return the run NAME of WHO."""
-    for found in queries.all_runs(db):
-        if found.id == name and who.can_access(found.owner):
-            return run_json(found, unexpired(db, who, name))
-    raise NotFound(f"The training run `{name[:200]}` does not exist")
+    found = queries.find(db, Run, name)
+    if found is None or not who.can_access(found.owner):
+        raise NotFound(f"The training run `{name[:200]}` does not exist")
+    return run_json(found, unexpired(db, who, name))
 
 
 def checkpoints_of_run(db: sqlite3.Connection, who: Principal, name: str) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def checkpoints_of_run(db: sqlite3.Connection, who: Principal, name: str) -> dic
 
 def sessions(db: sqlite3.Connection, who: Principal) -> list[list[Any]]:
     """Return the sessions of WHO with their times."""
-    return [[s.created, s.id] for s in queries.all_sessions(db) if who.can_access(s.owner)]
+    return [[s.created, s.id] for s in queries.every(db, Session) if who.can_access(s.owner)]
 
 
 def search(db: sqlite3.Connection, who: Principal, body: bytes) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def trace(db: sqlite3.Connection, name: str) -> Any:
 
 def checkpoint(db: sqlite3.Connection, path: str) -> dict[str, Any] | None:
     """Return the record of the checkpoint at PATH, if there is one."""
-    found = queries.find_checkpoint(db, path)
+    found = queries.find(db, Checkpoint, path)
     return asdict(found) if found is not None else None
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.checkpoint_files import worker_dir
 from dreadnode_engine.state.journal import open_journal
-from dreadnode_engine.state.records import Session
+from dreadnode_engine.state.records import Run, Sampler, Session
 
 REMEMBERED = 100_000
 """Sampling requests whose worker is in memory."""
@@ -115,11 +115,11 @@ def read_journals(shared_dir: Path, workers: int) -> Placements:
 
 
 def _add_journal(placements: Placements, index: int, journal: sqlite3.Connection) -> None:
-    for session in queries.all_sessions(journal):
+    for session in queries.every(journal, Session):
         placements.add_session(session, index)
-    for run in queries.all_runs(journal):
+    for run in queries.every(journal, Run):
         placements.set_home(run.id, index)
-    for sampler in queries.all_samplers(journal):
+    for sampler in queries.every(journal, Sampler):
         placements.restored.add(sampler.id)
         known = placements.home(sampler.id)
         if known is None:
