@@ -67,7 +67,9 @@ async def test_a_request_runs_once_and_its_result_is_kept(tmp_path: Path) -> Non
     kept = await journal.do(queries.find, Request, "run:1")
     assert kept is not None
     assert (kept.state, kept.result, kept.body) == ("done", b"answer", b"body")
-    run = Run("run", "s", "", "m", 0.0, 0.0, 1, 0, True, True, True)
+    shape = {"rank": 1, "train_mlp": True, "train_attn": True, "train_unembed": True}
+    owned = {"owner": "", "base_model": "m", "created": 0.0}
+    run = Run(id="run", session="s", used=0.0, seed=0, **owned, **shape)  # type: ignore[arg-type]
     await journal.do(lambda db: queries.insert(db, run))
     assert await journal.do(queries.finished_seqs) == {"run": {1, 2, 3}}
     replay = await journal.do(lambda db: queries.to_replay(db, "run", 0, 9))

@@ -42,8 +42,17 @@ async def save(
     folder = engine.context.files.sampler(name)
     folder.mkdir(parents=True)
     (folder / "adapter_model.safetensors").write_bytes(b"x" * 1000)
-    sampler = Sampler(name, session, MASTER, "m", used, used, None, str(folder))
-    sampler.run, sampler.inflight = f"{session}:train:0", inflight
+    sampler = Sampler(
+        id=name,
+        session=session,
+        owner=MASTER,
+        base_model="m",
+        created=used,
+        used=used,
+        weights=str(folder),
+        run=f"{session}:train:0",
+        inflight=inflight,
+    )
     await engine.context.journal.do(lambda db: queries.replace(db, sampler))
     engine.context.samplers[name] = sampler
     return folder
@@ -53,6 +62,25 @@ def kept(engine: Engine) -> list[int]:
     """Return the numbers of the samplers whose weights are on disk."""
     folders = (engine.settings.data_dir / "samplers").glob("*")
     return sorted(int(folder.name.rsplit(":", 1)[1]) for folder in folders)
+
+
+def checkpoint(path: str, created: float, expires: float | None) -> Checkpoint:
+    """Return a checkpoint of the run `s:train:0` at PATH."""
+    return Checkpoint(
+        path=path,
+        run="s:train:0",
+        owner=MASTER,
+        kind="training",
+        name=path.rsplit("/", 1)[1],
+        created=created,
+        bytes=0,
+        base_model="m",
+        rank=1,
+        train_mlp=True,
+        train_attn=True,
+        train_unembed=True,
+        expires=expires,
+    )
 
 
 async def test_unnamed_weights_stay_while_used_or_among_the_newest(
@@ -107,11 +135,7 @@ async def test_an_expired_checkpoint_is_deleted_with_its_files(engine: Engine) -
     paths = [f"tinker://s:train:0/weights/{name}" for name in ("short", "long", "forever")]
     for path, expires in zip(paths, (now + 60, now + HOUR, None), strict=True):
         engine.context.files.checkpoint(parse_path(path)).mkdir(parents=True)
-        name = path.rsplit("/", 1)[1]
-        found = Checkpoint(
-            *(path, "s:train:0", MASTER, "training", name, now, 0, "m", 1),
-            *(True, True, True, expires),
-        )
+        found = checkpoint(path, now, expires)
         await engine.context.journal.do(lambda db, found=found: queries.replace(db, found))
 
     await clean_up(engine, now + 61)
@@ -176,9 +200,7 @@ async def test_a_kill_while_a_checkpoint_is_deleted_leaves_no_bytes(engine: Engi
     path = "tinker://s:train:0/weights/killed"
     folder = engine.context.files.checkpoint(parse_path(path))
     (folder / "inner").mkdir(parents=True)
-    found = Checkpoint(
-        *(path, "s:train:0", MASTER, "training", "killed", 1.0, 0, "m", 1, True, True, True, None)
-    )
+    found = checkpoint(path, 1.0, None)
     await engine.context.journal.do(lambda db: queries.replace(db, found))
     with pytest.MonkeyPatch.context() as patched:
         # Neither a kill nor a disk that fails removes the files.

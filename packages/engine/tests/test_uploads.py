@@ -236,7 +236,10 @@ def test_only_the_holder_of_a_signed_address_sends_files_and_only_small_enough_o
         assert not list((engine.data_dir / "uploads").glob(f"*{started['upload_id']}*"))
         for wrong, words in (
             ({"rank": 999}, "rank must be from 1"),
-            ({"rank": 4, "train_mlp": False, "train_attn": False, "train_unembed": False}, "empty"),
+            (
+                {"rank": 4, "train_mlp": False, "train_attn": False, "train_unembed": False},
+                "nothing to train",
+            ),
         ):
             body = {"base_model": "tiny/llama", "lora_config": wrong}
             refused = http.post("external_weights_upload_start", json=body)

@@ -38,7 +38,7 @@ from dreadnode_engine.state.checkpoint_files import (
     parse_path,
     write_folder,
 )
-from dreadnode_engine.state.records import Checkpoint, Request, Run, Sampler
+from dreadnode_engine.state.records import Checkpoint, Request, Run, Sampler, dump
 
 
 @dataclass(frozen=True)
@@ -114,12 +114,7 @@ def save_weights(context: Context, run: Run, state: TrainingState, request: Requ
     """Save the adapter with its optimizer state, to resume from."""
     fields = parse_body(SaveWeightsRequest, request.payload)
     path = CheckpointPath(run.id, "training", check_name(fields.path or f"step-{request.seq:06d}"))
-    saved = _save(context, run, state, path, fields, overwrite=fields.overwrite)
-    yield
-    return Outcome(
-        _json(path=str(path), type="save_weights"),
-        record=lambda db: queries.replace(db, saved),
-    )
+    return (yield from _save(context, run, state, path, fields, overwrite=fields.overwrite))
 
 
 def save_weights_for_sampler(
@@ -129,10 +124,7 @@ def save_weights_for_sampler(
     fields = parse_body(SaveWeightsForSamplerRequest, request.payload)
     if fields.path is not None:
         path = CheckpointPath(run.id, "sampler", check_name(fields.path))
-        saved = _save(context, run, state, path, fields, overwrite=False)
-        yield
-        result = _json(path=str(path), type="save_weights_for_sampler")
-        return Outcome(result, record=lambda db: queries.replace(db, saved))
+        return (yield from _save(context, run, state, path, fields))
     number = fields.sampling_session_seq_id
     if number is not None:
         check_number("sampling_session_seq_id", number)
@@ -184,12 +176,7 @@ def save_weights_external(
             "This engine does not encrypt exports; leave `age_encryption_recipients` out"
         )
     path = CheckpointPath(run.id, "external", check_name(fields.path))
-    saved = _save(context, run, state, path, fields, overwrite=False)
-    yield
-    return Outcome(
-        _json(path=str(path), type="save_weights_external"),
-        record=lambda db: queries.replace(db, saved),
-    )
+    return (yield from _save(context, run, state, path, fields))
 
 
 def refused(context: Context, run: Run, state: TrainingState, request: Request) -> Work:
@@ -205,8 +192,9 @@ def _save(
     path: CheckpointPath,
     fields: Any,
     *,
-    overwrite: bool,
-) -> Checkpoint:
+    overwrite: bool = False,
+) -> Work:
+    """Save the adapter under PATH, with what the FIELDS of the request say about it."""
     if not overwrite and context.journal.do_now(queries.find, Checkpoint, str(path)):
         raise OperationFailed(f"The checkpoint {path} exists; choose another name or overwrite it")
 
@@ -220,23 +208,21 @@ def _save(
         check_ttl(fields.ttl_seconds)
     size = write_folder(context.files.checkpoint(path), fill)
     now, ttl = time.time(), fields.ttl_seconds
-    metadata = getattr(fields, "user_metadata", None)
-    return Checkpoint(
+    saved = Checkpoint(
         path=str(path),
         run=run.id,
-        owner=run.owner,
         kind=path.kind,
         name=path.name,
         created=now,
         bytes=size,
-        base_model=run.base_model,
-        rank=run.rank,
-        train_mlp=run.train_mlp,
-        train_attn=run.train_attn,
-        train_unembed=run.train_unembed,
         expires=now + ttl if ttl else None,
-        user_metadata=json.dumps(metadata) if metadata else None,
-        base_fingerprint=run.base_fingerprint,
+        user_metadata=dump(getattr(fields, "user_metadata", None)),
+        **run.adapter(),
+    )
+    yield
+    return Outcome(
+        _json(path=str(path), type=fields.type),
+        record=lambda db: queries.replace(db, saved),
     )
 
 

@@ -4,13 +4,13 @@ from dreadnode_engine.compute.adapters import LoraShape
 from dreadnode_engine.compute.training_state import TrainingState, read_state, write_tensors
 from dreadnode_engine.scheduling.context import Context
 from dreadnode_engine.state import queries
-from dreadnode_engine.state.records import Checkpoint, Run, Upload
+from dreadnode_engine.state.records import Run, WithAdapter
 
 
-def shape_of(run: Run | Checkpoint | Upload) -> LoraShape:
+def shape_of(record: WithAdapter) -> LoraShape:
     """Return the LoRA shape of a run, a checkpoint or an upload."""
-    flags = (run.train_mlp, run.train_attn, run.train_unembed)
-    return LoraShape(run.rank, *(bool(flag) for flag in flags))
+    flags = (record.train_mlp, record.train_attn, record.train_unembed)
+    return LoraShape(record.rank, *(bool(flag) for flag in flags))
 
 
 def new_state(context: Context, run: Run) -> TrainingState:

@@ -4,8 +4,9 @@ import asyncio
 import json
 import secrets
 import time
+from typing import Any
 
-from tinker.types import CreateModelRequest, LoadWeightsRequest
+from tinker.types import CreateModelRequest, LoadWeightsRequest, LoraConfig
 
 from dreadnode_engine.base_models.discovery import MAX_RANK
 from dreadnode_engine.errors import Refused
@@ -26,28 +27,26 @@ async def create_model(engine: Engine, who: Principal, body: bytes) -> Request:
     session = engine.session(who, fields.session_id)
     check_adamw(fields.optimizer_config.type)
     served = engine.base_model(fields.base_model)
-    lora = fields.lora_config
-    rank = lora.rank if lora else DEFAULT_RANK
-    if not 1 <= rank <= MAX_RANK:
-        raise Refused(f"The LoRA rank must be from 1 to {MAX_RANK}, not {rank}")
-    if lora and not (lora.train_mlp or lora.train_attn or lora.train_unembed):
+    lora = fields.lora_config or LoraConfig(rank=DEFAULT_RANK)
+    shape = checked_shape(lora, seed=secrets.randbits(31))
+    run = new_run(session, fields.model_seq_id, served, fields.user_metadata, **shape)
+    await asyncio.to_thread(engine.context.residency.admit, served, shape_of(run))
+    return await _start_run(engine, run, "create_model", body)
+
+
+def checked_shape(lora: LoraConfig, seed: int) -> dict[str, Any]:
+    """Return the shape and the seed of an adapter that LORA describes, or refuse it.
+
+    SEED is taken if it names none.
+    """
+    if not 1 <= lora.rank <= MAX_RANK:
+        raise Refused(f"The LoRA rank must be from 1 to {MAX_RANK}, not {lora.rank}")
+    if not (lora.train_mlp or lora.train_attn or lora.train_unembed):
         raise Refused(
             "The adapter has nothing to train; turn on train_mlp, train_attn or train_unembed"
         )
-    seed = lora.seed if lora and lora.seed is not None else secrets.randbits(31)
-    run = new_run(
-        session,
-        fields.model_seq_id,
-        served,
-        fields.user_metadata,
-        rank=rank,
-        seed=seed % 2**63,
-        train_mlp=lora.train_mlp if lora else True,
-        train_attn=lora.train_attn if lora else True,
-        train_unembed=lora.train_unembed if lora else True,
-    )
-    await asyncio.to_thread(engine.context.residency.admit, served, shape_of(run))
-    return await _start_run(engine, run, "create_model", body)
+    chosen = seed if lora.seed is None else lora.seed
+    return lora.model_dump(exclude={"seed"}) | {"seed": chosen % 2**63}
 
 
 async def load_weights(
@@ -68,17 +67,8 @@ async def load_weights(
         raise Refused(f"The checkpoint {found.path} was made on {found.base_model}")
     served = engine.base_model(found.base_model)
     await asyncio.to_thread(engine.context.residency.admit, served, shape_of(found))
-    run = new_run(
-        session,
-        fields.model_seq_id,
-        served,
-        fields.user_metadata,
-        rank=found.rank,
-        seed=0,
-        train_mlp=found.train_mlp,
-        train_attn=found.train_attn,
-        train_unembed=found.train_unembed,
-    )
+    shape = found.shape()
+    run = new_run(session, fields.model_seq_id, served, fields.user_metadata, seed=0, **shape)
     return await _start_run(engine, run, "load_weights", body)
 
 

@@ -18,7 +18,6 @@ from collections.abc import AsyncIterator
 from pydantic import BaseModel, ConfigDict
 from tinker.types import LoraConfig
 
-from dreadnode_engine.base_models.discovery import MAX_RANK
 from dreadnode_engine.compute import memory
 from dreadnode_engine.compute.adapters import CONFIG_FILE, WEIGHTS_FILE
 from dreadnode_engine.compute.foreign_adapter import read_foreign
@@ -27,6 +26,7 @@ from dreadnode_engine.protocol.validation import parse_body
 from dreadnode_engine.scheduling.snapshots import shape_of
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
+from dreadnode_engine.service.training import checked_shape
 from dreadnode_engine.settings import MIB
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.checkpoint_files import CheckpointPath, write_folder
@@ -64,14 +64,10 @@ async def start_upload(engine: Engine, who: Principal, body: bytes) -> Upload:
         RateLimited: its owner has too many uploads that are not finished.
     """
     fields = parse_body(StartUpload, body)
-    lora = fields.lora_config
     if fields.destination_project_id:
         raise Refused("Leave out `destination_project_id`: this engine has no projects")
     served = engine.base_model(fields.base_model)
-    if not 1 <= lora.rank <= MAX_RANK:
-        raise Refused(f"The LoRA rank must be from 1 to {MAX_RANK}, not {lora.rank}")
-    if not (lora.train_mlp or lora.train_attn or lora.train_unembed):
-        raise Refused("The adapter is empty; turn on train_mlp, train_attn or train_unembed")
+    shape = checked_shape(fields.lora_config, seed=0)
     now = time.time()
     upload = Upload(
         id=f"upload-{secrets.token_hex(16)}",
@@ -79,12 +75,8 @@ async def start_upload(engine: Engine, who: Principal, body: bytes) -> Upload:
         base_model=served.id,
         created=now,
         expires=now + OPEN_SECONDS,
-        rank=lora.rank,
-        seed=(lora.seed or 0) % 2**63,
-        train_mlp=lora.train_mlp,
-        train_attn=lora.train_attn,
-        train_unembed=lora.train_unembed,
         base_fingerprint=served.fingerprint,
+        **shape,
     )
     await asyncio.to_thread(engine.context.residency.admit, served, shape_of(upload))
     earlier = await engine.context.journal.do(queries.every, Upload)
@@ -182,17 +174,11 @@ async def finish_upload(
         saved = Checkpoint(
             path=str(path),
             run=upload.id,
-            owner=upload.owner,
             kind="external",
             name=NAME,
             created=time.time(),
             bytes=size,
-            base_model=upload.base_model,
-            rank=upload.rank,
-            train_mlp=upload.train_mlp,
-            train_attn=upload.train_attn,
-            train_unembed=upload.train_unembed,
-            base_fingerprint=upload.base_fingerprint,
+            **upload.adapter(),
         )
         await engine.context.journal.do(queries.replace, saved)
         await delete_upload(engine, upload)

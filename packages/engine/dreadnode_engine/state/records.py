@@ -35,48 +35,76 @@ class Session:
     display_name: str | None = None
 
 
-@dataclass
-class Run:
+@dataclass(kw_only=True)
+class OnBase:
+    """What was made on a base model, by an owner.
+
+    Attributes:
+        base_fingerprint: of the weights it was made on; None if an early version made it.
+    """
+
+    owner: str
+    base_model: str
+    created: float
+    base_fingerprint: str | None = None
+
+
+@dataclass(kw_only=True)
+class WithAdapter(OnBase):
+    """What has a LoRA adapter of a certain shape."""
+
+    rank: int
+    train_mlp: bool
+    train_attn: bool
+    train_unembed: bool
+
+    def shape(self) -> dict[str, Any]:
+        """Return the fields that say which shape the adapter has."""
+        names = ("rank", "train_mlp", "train_attn", "train_unembed")
+        return {name: getattr(self, name) for name in names}
+
+    def adapter(self) -> dict[str, Any]:
+        """Return the fields that a copy of the adapter has too."""
+        names = ("owner", "base_model", "base_fingerprint")
+        return {name: getattr(self, name) for name in names} | self.shape()
+
+
+@dataclass(kw_only=True)
+class Run(WithAdapter):
     """One training run: a LoRA adapter on a base model.
 
     Attributes:
         snapshot: the sequence number after which the last snapshot was taken.
-        base_fingerprint: of the weights it was made on; None if an early version made it.
     """
 
     id: str
     session: str
-    owner: str
-    base_model: str
-    created: float
     used: float
-    rank: int
     seed: int
-    train_mlp: bool
-    train_attn: bool
-    train_unembed: bool
     user_metadata: str | None = None
     snapshot: int | None = None
     unloaded: bool = False
-    base_fingerprint: str | None = None
 
 
 def new_run(
     session: Session, number: int, base: ServedModel, metadata: dict[str, Any] | None, **shape: Any
 ) -> Run:
     """Return run NUMBER of SESSION before its first operation; SHAPE is the adapter's shape."""
+    return Run(**_opened(session, f"train:{number}", base), user_metadata=dump(metadata), **shape)
+
+
+def _opened(session: Session, name: str, base: ServedModel) -> dict[str, Any]:
+    """Return the fields of a run or sampler of SESSION that is opened now."""
     now = time.time()
-    return Run(
-        id=f"{session.id}:train:{number}",
-        session=session.id,
-        owner=session.owner,
-        base_model=base.id,
-        created=now,
-        used=now,
-        user_metadata=dump(metadata),
-        base_fingerprint=base.fingerprint,
-        **shape,
-    )
+    return {
+        "id": f"{session.id}:{name}",
+        "session": session.id,
+        "owner": session.owner,
+        "base_model": base.id,
+        "created": now,
+        "used": now,
+        "base_fingerprint": base.fingerprint,
+    }
 
 
 def dump(metadata: dict[str, Any] | None) -> str | None:
@@ -84,8 +112,8 @@ def dump(metadata: dict[str, Any] | None) -> str | None:
     return json.dumps(metadata) if metadata else None
 
 
-@dataclass
-class Sampler:
+@dataclass(kw_only=True)
+class Sampler(OnBase):
     """One sampling session: a base model, with the adapter in the folder `weights` if any.
 
     Attributes:
@@ -94,33 +122,19 @@ class Sampler:
 
     id: str
     session: str
-    owner: str
-    base_model: str
-    created: float
     used: float
     model_path: str | None = None
     weights: str | None = None
     run: str | None = None
     inflight: bool = False
-    base_fingerprint: str | None = None
 
 
 def new_sampler(
     session: Session, number: int, base: ServedModel, model_path: str | None, weights: str | None
 ) -> Sampler:
     """Return sampler NUMBER of SESSION as it is when it is opened."""
-    now = time.time()
-    return Sampler(
-        id=f"{session.id}:sample:{number}",
-        session=session.id,
-        owner=session.owner,
-        base_model=base.id,
-        created=now,
-        used=now,
-        model_path=model_path,
-        weights=weights,
-        base_fingerprint=base.fingerprint,
-    )
+    opened = _opened(session, f"sample:{number}", base)
+    return Sampler(**opened, model_path=model_path, weights=weights)
 
 
 @dataclass
@@ -196,30 +210,22 @@ def new_request(queue: str, seq: int, kind: str, owner: str, body: bytes) -> Req
     )
 
 
-@dataclass
-class Checkpoint:
+@dataclass(kw_only=True)
+class Checkpoint(WithAdapter):
     """Saved weights under a `tinker://` path, with the shape of the adapter."""
 
     path: str
     run: str
-    owner: str
     kind: Kind
     name: str
-    created: float
     bytes: int
-    base_model: str
-    rank: int
-    train_mlp: bool
-    train_attn: bool
-    train_unembed: bool
     expires: float | None = None
     public: bool = False
     user_metadata: str | None = None
-    base_fingerprint: str | None = None
 
 
-@dataclass
-class Upload:
+@dataclass(kw_only=True)
+class Upload(WithAdapter):
     """Weights of another program that a client uploads; finished, they become a checkpoint.
 
     Attributes:
@@ -227,13 +233,5 @@ class Upload:
     """
 
     id: str
-    owner: str
-    base_model: str
-    created: float
     expires: float
-    rank: int
     seed: int
-    train_mlp: bool
-    train_attn: bool
-    train_unembed: bool
-    base_fingerprint: str | None = None
