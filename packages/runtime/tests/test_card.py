@@ -1,7 +1,9 @@
 """What goes with an adapter: its card, and what the training came to."""
 
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from dreadnode_runtime.backend.usage import TokenMeter
@@ -10,33 +12,41 @@ from dreadnode_runtime.control.job_record import Job
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.jobs.cost import Ledger
 from dreadnode_runtime.jobs.model_card import Card
+from dreadnode_runtime.jobs.outcome import Results
 
 MODEL = "Qwen/Qwen3-8B"
 
 
-def card(**changes: Any) -> str:
-    values: dict[str, Any] = {
-        "job_id": "job-1",
-        "name": None,
-        "trainer_type": "rl",
-        "model": MODEL,
-        "trained_model": MODEL,
-        "rehearsal": False,
-        "renderer": "qwen3",
-        "datasets": [Dataset("sums@1.0.0", Path(), "aa"), Dataset("talks@2.0.0", Path(), "bb")],
-        "eval_dataset": Dataset("exam@1.0.0", Path(), "cc", "validation"),
-        "counts": Counts(rows=10, usable=9),
-        "cost": Ledger({}),
-        "config": {"lora_rank": 4},
-        "metrics": {
-            "train/steps": 3,
-            "train/num_rollouts": 96,
-            "train/reward": [0.1, 0.5, 0.4],
-            "train/kl_sampler_trainer": [0.001, None, 0.002],
-            "eval/reward_history": [0.2, 0.6, 0.3],
-        },
-    }
-    return Card(**{**values, **changes}).text()
+METRICS = {
+    "train/steps": 3,
+    "train/num_rollouts": 96,
+    "train/reward": [0.1, 0.5, 0.4],
+    "train/kl_sampler_trainer": [0.001, None, 0.002],
+    "eval/reward_history": [0.2, 0.6, 0.3],
+}
+
+
+def card(*, cost: Ledger | None = None, notes: Sequence[str] = (), **record: Any) -> str:
+    job = {"id": "job-1", "trainer_type": "rl", "model": MODEL, "config": {"lora_rank": 4}}
+    results = Results(
+        steps=3,
+        metrics=METRICS,
+        last_step_metrics={},
+        best_step=None,
+        artifacts={},
+        datasets=[Dataset("sums@1.0.0", Path(), "aa"), Dataset("talks@2.0.0", Path(), "bb")],
+        eval_dataset=Dataset("exam@1.0.0", Path(), "cc", "validation"),
+        counts=Counts(rows=10, usable=9),
+    )
+    rendering: Any = SimpleNamespace(name="qwen3", source="a chat template", notes=[])
+    made = Card(
+        Job.from_record({**job, **record}),
+        rendering,
+        results,
+        cost or Ledger({}),
+        adapter_notes=notes,
+    )
+    return made.text()
 
 
 def test_a_card_names_every_dataset_by_digest_and_the_results_with_the_best() -> None:
@@ -56,16 +66,15 @@ def test_a_card_names_every_dataset_by_digest_and_the_results_with_the_best() ->
 
 def test_a_card_shows_what_the_check_warned_of() -> None:
     warned = {"preflight": {"warnings": [{"code": "few_rows", "message": "There are 3 rows."}]}}
-    record = {"id": "1", "trainer_type": "sft", "model": MODEL, "config": {}, **warned}
 
-    text = card(warnings=Job.from_record(record).warnings)
+    text = card(**warned)
 
     assert "## Warnings before the start\n\n- There are 3 rows.\n" in text
     assert "## Warnings" not in card()
 
 
 def test_a_card_names_what_peft_ignores_and_the_name_of_the_base_models_weights() -> None:
-    text = card(trained_model="Qwen/Qwen3-8B:peft:131072", adapter_notes=["PEFT ignores a layer"])
+    text = card(trained_model="Qwen/Qwen3-8B:peft:131072", notes=["PEFT ignores a layer"])
 
     assert "base_model: Qwen/Qwen3-8B\n" in text
     assert "## Adapter\n\n- PEFT ignores a layer\n" in text

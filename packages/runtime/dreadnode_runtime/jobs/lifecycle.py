@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from dreadnode_runtime.jobs.cost import Ledger
 from dreadnode_runtime.jobs.model_card import Card
 from dreadnode_runtime.jobs.outcome import (
     Outcome,
+    Results,
     plural,
     report_checkpoint_start,
     step_of_checkpoint,
@@ -33,31 +34,6 @@ BEST = "best"
 START = "from_adapter"
 """The job's artifact that names the weights it starts from."""
 OpenTrainer = Callable[..., AbstractAsyncContextManager[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Results:
-    """The results of a loop, for the job's final report.
-
-    Attributes:
-        steps: Total number of steps that the job asked for.
-        metrics: The job's final metrics.
-        last_step_metrics: Metrics of the last step.
-        best_step: Step of the best evaluation; None without an evaluation.
-        artifacts: Artifacts besides the checkpoints.
-        datasets: Training data.
-        eval_dataset: Evaluation data, if any.
-        counts: Row counts of the training data.
-    """
-
-    steps: int
-    metrics: dict[str, Any]
-    last_step_metrics: Mapping[str, float]
-    best_step: int | None
-    artifacts: dict[str, Any]
-    datasets: Sequence[Dataset]
-    eval_dataset: Dataset | None
-    counts: Counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +128,7 @@ class JobContext:
                 message = f"Stopped by the budget after step {outcome.step} of {results.steps}"
                 data["stopped_by"] = "budget"
             data["metrics"] = dict(results.last_step_metrics)
-            card = self._card(rendering, replace(results, metrics=metrics))
+            card = Card(job, rendering, replace(results, metrics=metrics), self.ledger)
             artifacts |= await self._export(trainer, outcome, results.best_step, card, data)
         return {"message": message, "metrics": metrics, "data": data, "artifacts": artifacts}
 
@@ -203,27 +179,6 @@ class JobContext:
             await self._store(best, replace(card, step=step_of_checkpoint(outcome.best)))
             artifacts |= {"best_checkpoint": outcome.best, "best_adapter": f"{BEST}/"}
         return artifacts
-
-    def _card(self, rendering: Rendering, results: Results) -> Card:
-        job = self.job
-        return Card(
-            job_id=job.id,
-            name=job.name,
-            trainer_type=job.trainer_type,
-            model=job.model,
-            trained_model=job.trained_model,
-            rehearsal=job.rehearsal,
-            renderer=rendering.name,
-            writer=rendering.source,
-            format_notes=rendering.notes,
-            warnings=job.warnings,
-            datasets=results.datasets,
-            eval_dataset=results.eval_dataset,
-            counts=results.counts,
-            cost=self.ledger,
-            config=job.config,
-            metrics=results.metrics,
-        )
 
     async def _store(self, export: Export, card: Card) -> None:
         """Write CARD into the adapter's folder, and upload the folder's files to the job."""

@@ -6,8 +6,10 @@ from typing import Any
 
 from dreadnode_runtime.backend.adapter_layout import without_variant
 from dreadnode_runtime.control.api import Dataset
-from dreadnode_runtime.data.counts import Counts
+from dreadnode_runtime.control.job_record import Job
+from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.jobs.cost import Ledger
+from dreadnode_runtime.jobs.outcome import Results
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,50 +17,27 @@ class Card:
     """The content of a model card.
 
     Attributes:
-        model: Catalog id that the job names.
-        trained_model: The model that was trained; in a rehearsal, the stand-in.
-        rehearsal: Whether the job was a rehearsal.
-        renderer: Name of the renderer, that is the chat format.
-        writer: The source of that format: a chat template, or a renderer.
-        format_notes: Why that format, and how it differs from the tokenizer's chat template.
-        datasets: Training data.
-        eval_dataset: Evaluation data, if any.
-        counts: Row counts of the training data.
+        rendering: The chat format that the rows were written in.
         cost: Tokens and cost of all attempts.
-        config: The job's settings, including defaults.
-        metrics: The job's final metrics.
-        warnings: What the check of the job warned of.
         step: Step of the weights; None for the last step.
         base_dtype: Data type of the base weights in training, if the engine says so.
         adapter_notes: What PEFT would not load of the adapter.
     """
 
-    job_id: str
-    name: str | None
-    trainer_type: str
-    model: str
-    trained_model: str
-    rehearsal: bool
-    renderer: str
-    datasets: Sequence[Dataset]
-    eval_dataset: Dataset | None
-    counts: Counts
+    job: Job
+    rendering: Rendering
+    results: Results
     cost: Ledger
-    config: dict[str, Any]
-    metrics: dict[str, Any]
-    writer: str | None = None
-    format_notes: Sequence[str] = ()
-    warnings: Sequence[str] = ()
     step: int | None = None
     base_dtype: str | None = None
     adapter_notes: Sequence[str] = ()
 
     def text(self) -> str:
         """Return the card as Markdown, with the front matter for model hubs."""
-        tags = ["lora", self.trainer_type, *(["rehearsal"] if self.rehearsal else [])]
+        tags = ["lora", self.job.trainer_type, *(["rehearsal"] if self.job.rehearsal else [])]
         parts = [
             "---",
-            f"base_model: {without_variant(self.trained_model)}",
+            f"base_model: {without_variant(self.job.trained_model)}",
             "library_name: peft",
             "tags:",
             *(f"- {tag}" for tag in tags),
@@ -67,47 +46,48 @@ class Card:
             f"# {self._title()}",
             "",
             *self._warning(),
-            f"A LoRA adapter (PEFT) of `{self.trained_model}`, trained by job `{self.job_id}`.",
+            f"A LoRA adapter (PEFT) of `{self.job.trained_model}`, trained by job `{self.job.id}`.",
             "",
             *_table("Training", self._training()),
-            *_notes("Warnings before the start", self.warnings),
+            *_notes("Warnings before the start", self.job.warnings),
             *_notes("Adapter", self.adapter_notes),
-            *_notes("Chat format", self.format_notes),
+            *_notes("Chat format", self.rendering.notes),
             *_table("Results", self._results()),
-            *_table("Configuration", self.config),
+            *_table("Configuration", self.job.config),
         ]
         return "\n".join(parts) + "\n"
 
     def _title(self) -> str:
-        title = self.name or f"{self.model} on {self.datasets[0].name}"
-        return f"REHEARSAL: {title}" if self.rehearsal else title
+        title = self.job.name or f"{self.job.model} on {self.results.datasets[0].name}"
+        return f"REHEARSAL: {title}" if self.job.rehearsal else title
 
     def _warning(self) -> list[str]:
-        if not self.rehearsal:
+        if not self.job.rehearsal:
             return []
+        model, stand_in = self.job.model, self.job.trained_model
         return [
-            f"> **This is a rehearsal.** It was trained on the stand-in `{self.trained_model}`,",
-            f"> **not on `{self.model}`**. It does not work with `{self.model}` and says nothing",
+            f"> **This is a rehearsal.** It was trained on the stand-in `{stand_in}`,",
+            f"> **not on `{model}`**. It does not work with `{model}` and says nothing",
             "> about that model's quality. It shows that data, settings and training loop work.",
             "",
         ]
 
     def _training(self) -> dict[str, Any]:
-        counts = self.counts
+        counts, evaluated = self.results.counts, self.results.eval_dataset
         return {
-            "Model of the job": self.model,
-            "Trained model": self.trained_model,
+            "Model of the job": self.job.model,
+            "Trained model": self.job.trained_model,
             "Data type of the base weights": self.base_dtype,
-            **{_numbered("Data", n): _data(each) for n, each in enumerate(self.datasets)},
-            "Evaluation data": None if self.eval_dataset is None else _data(self.eval_dataset),
+            **{_numbered("Data", n): _data(each) for n, each in enumerate(self.results.datasets)},
+            "Evaluation data": None if evaluated is None else _data(evaluated),
             "Rows": f"{counts.usable} of {counts.rows}, {counts.truncated} truncated",
             "Fields that were not read": "; ".join(counts.unread_fields()) or None,
-            "Format": self.renderer,
-            "Format written by": self.writer,
-            "Optimizer steps": self.metrics.get("train/steps"),
+            "Format": self.rendering.name,
+            "Format written by": self.rendering.source,
+            "Optimizer steps": self.results.metrics.get("train/steps"),
             "Weights of": None if self.step is None else f"step {self.step}, the best evaluation",
-            "Tokens processed": self.metrics.get("train/num_tokens_processed"),
-            "Rollouts": self.metrics.get("train/num_rollouts"),
+            "Tokens processed": self.results.metrics.get("train/num_tokens_processed"),
+            "Rollouts": self.results.metrics.get("train/num_rollouts"),
             **self._cost(),
         }
 
@@ -116,7 +96,7 @@ class Card:
         if not any(self.cost.tokens.values()):
             return {}
         title = "Cost at hosted Tinker's prices"
-        if self.rehearsal:
+        if self.job.rehearsal:
             return {f"{title} of a job with these tokens": self.cost.text()}
         return {title: self.cost.text()}
 
@@ -132,7 +112,7 @@ class Card:
         }
         results = {}
         for title, (name, best) in series.items():
-            values = [value for value in self.metrics.get(name) or [] if value is not None]
+            values = [value for value in self.results.metrics.get(name) or [] if value is not None]
             if values:
                 results[title] = f"{values[0]:.4f} first, {values[-1]:.4f} last"
                 if name.startswith("eval/"):

@@ -1,11 +1,13 @@
-"""How far a training came: its step and its checkpoints, with their reports."""
+"""How far a training came: its step, its checkpoints with their reports, and its results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dreadnode_runtime.backend.trainer import Saved
+from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.control.events import Reporter
+from dreadnode_runtime.data.counts import Counts
 
 
 @dataclass(slots=True)
@@ -63,6 +65,31 @@ class Outcome:
         if not self.saved_at:
             return "there is no checkpoint yet"
         return f"the checkpoint of step {self.saved_at} is kept"
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The results of a loop, for the job's final report.
+
+    Attributes:
+        steps: Total number of steps that the job asked for.
+        metrics: The job's final metrics.
+        last_step_metrics: Metrics of the last step.
+        best_step: Step of the best evaluation; None without an evaluation.
+        artifacts: Artifacts besides the checkpoints.
+        datasets: Training data.
+        eval_dataset: Evaluation data, if any.
+        counts: Row counts of the training data.
+    """
+
+    steps: int
+    metrics: dict[str, Any]
+    last_step_metrics: Mapping[str, float]
+    best_step: int | None
+    artifacts: dict[str, Any]
+    datasets: Sequence[Dataset]
+    eval_dataset: Dataset | None
+    counts: Counts
 
 
 def report_checkpoint_start(step: int, reporter: Reporter, name: str | None = None) -> str:

@@ -12,8 +12,8 @@ from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.prompts import Prompt, PromptSettings, prepare_prompts
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.jobs.config import DatasetRef, JobConfig, read_config
-from dreadnode_runtime.jobs.lifecycle import JobContext, Results
-from dreadnode_runtime.jobs.outcome import plural
+from dreadnode_runtime.jobs.lifecycle import JobContext
+from dreadnode_runtime.jobs.outcome import Results, plural
 from dreadnode_runtime.rewards.combinations import load_reward
 from dreadnode_runtime.rewards.python_reward import PythonReward
 from dreadnode_runtime.rewards.recipes import Recipe

@@ -9,8 +9,8 @@ from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.jobs.config import DatasetRef, SftConfig, read_config
-from dreadnode_runtime.jobs.lifecycle import JobContext, Results
-from dreadnode_runtime.jobs.outcome import plural
+from dreadnode_runtime.jobs.lifecycle import JobContext
+from dreadnode_runtime.jobs.outcome import Results, plural
 from dreadnode_runtime.sft.data import RowFile, fitted, prepare_file
 from dreadnode_runtime.sft.loop import Plan, train
 from dreadnode_runtime.sft.metric_history import History
