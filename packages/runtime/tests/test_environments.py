@@ -13,7 +13,7 @@ from dreadnode_runtime.data.prompts import Prompt
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.rewards.recipes import Completion, Recipe, Score
-from dreadnode_runtime.rl.environments import PythonEnvironment, open_environment
+from dreadnode_runtime.rl.environments import Environment, open_environment
 from dreadnode_runtime.rl.rollouts import Group, Rollouts
 from dreadnode_runtime.user_code.processes import ALLOWED
 from transformers import AutoTokenizer
@@ -82,7 +82,7 @@ async def environment(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 @pytest.fixture
-def roll_out(rendering: Rendering, environment: PythonEnvironment, tiny_model: Path) -> Any:
+def roll_out(rendering: Rendering, environment: Environment, tiny_model: Path) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
 
     async def roll_out(*lines: str, **limits: Any) -> tuple[Group, Script]:

@@ -1,9 +1,10 @@
 """What became of a dataset's rows: used, left out by reason, and fields that were not read."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from dreadnode_runtime.data.normal_form import Conversation
+from dreadnode_runtime.data.plain_rows import Document
 from dreadnode_runtime.errors import JobFailed
 
 NAMED = 5
@@ -12,15 +13,6 @@ REASONS = 50
 """How many reasons, or fields, are counted separately; the rest are counted together."""
 OTHER = "other reasons"
 OTHER_FIELDS = "other fields"
-
-
-class Read(Protocol):
-    """A row that was read: a conversation or a document."""
-
-    @property
-    def unread(self) -> Sequence[str]:
-        """Fields that no reader took."""
-        ...
 
 
 @dataclass(slots=True)
@@ -58,7 +50,7 @@ class Counts:
         if len(named) < NAMED:
             named.append(row)
 
-    def read(self, parsed: "Read") -> None:
+    def read(self, parsed: Conversation | Document) -> None:
         """Count the unread fields and the notes of the row that was PARSED."""
         for name in parsed.unread:
             _counted(self.unread, name, 1, OTHER_FIELDS)

@@ -6,7 +6,7 @@ from pathlib import Path
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.marks import trained_messages
 from dreadnode_runtime.data.normal_form import Conversation, Row, Unusable
-from dreadnode_runtime.data.plain_rows import read_document
+from dreadnode_runtime.data.plain_rows import Document, read_document
 from dreadnode_runtime.data.reading import read_conversation, read_question
 from dreadnode_runtime.data.rows import read_rows, usable
 from dreadnode_runtime.errors import JobFailed
@@ -50,7 +50,12 @@ def _supervised(row: Row) -> Conversation:
     return conversation
 
 
-def _count(counts: Counts, row: int, value: Row | Unusable, read: Callable[[Row], object]) -> None:
+def _count(
+    counts: Counts,
+    row: int,
+    value: Row | Unusable,
+    read: Callable[[Row], Conversation | Document],
+) -> None:
     counts.rows += 1
     try:
         parsed = read(usable(value))
@@ -58,7 +63,7 @@ def _count(counts: Counts, row: int, value: Row | Unusable, read: Callable[[Row]
         counts.drop(row, str(unusable))
         return
     counts.usable += 1
-    counts.read(parsed)  # type: ignore[arg-type]
+    counts.read(parsed)
 
 
 def _reason(counts: Counts) -> str:

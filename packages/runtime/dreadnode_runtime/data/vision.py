@@ -8,7 +8,7 @@ IMAGE_TOKEN in a sequence.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import tinker
 from dreadnode.training import get_training_model
@@ -50,18 +50,6 @@ class Written:
     images: list[Image]
 
 
-class Vision(Protocol):
-    """Writes conversations that hold images."""
-
-    def write(self, said: Conversation, trained: Sequence[int]) -> list[Written]:
-        """Return a sequence for each of the TRAINED messages.
-
-        Raises:
-            Unusable: It cannot be written.
-        """
-        ...
-
-
 class NoVision:
     """Refuses images, for a reason."""
 
@@ -75,11 +63,6 @@ class NoVision:
             Unusable: Always.
         """
         raise Unusable(self._reason)
-
-
-def no_vision(_name: str) -> Vision:
-    """Return what refuses images, where nothing is known of the model."""
-    return NoVision("it holds images, which this format does not write")
 
 
 class CookbookVision:
@@ -126,6 +109,15 @@ class CookbookVision:
             raise Unusable(f"{self._name} writes this answer after another prompt than it samples")
         carries = [bool(weight) and at >= len(prompt) for at, weight in enumerate(weights.tolist())]
         return Written(tokens, carries, images)
+
+
+Vision = NoVision | CookbookVision
+"""Writes conversations that hold images, or refuses them."""
+
+
+def no_vision(_name: str) -> Vision:
+    """Return what refuses images, where nothing is known of the model."""
+    return NoVision("it holds images, which this format does not write")
 
 
 def vision_of(model: str, name: str, tokenizer: Any, folder: str, *, rehearsal: bool) -> Vision:

@@ -9,7 +9,9 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
+
+from dreadnode_runtime.control.api import JobApi
 
 FOLDER = "evaluation/"
 PARTS = f"{FOLDER}parts/"
@@ -54,22 +56,6 @@ class RowResult:
         return sum(self.rewards) / len(self.rewards) if self.rewards else None
 
 
-class Files(Protocol):
-    """The files of a job."""
-
-    async def files(self, folder: str) -> list[str]:
-        """Return the paths of the files in FOLDER, in order."""
-        ...
-
-    async def file(self, path: str) -> bytes:
-        """Return the content of a file."""
-        ...
-
-    async def upload(self, path: str, file: Path) -> None:
-        """Store FILE as PATH."""
-        ...
-
-
 class ResultStore:
     """Keeps results, and stores them in parts.
 
@@ -79,7 +65,7 @@ class ResultStore:
         total: Number of all results that there will be.
     """
 
-    def __init__(self, api: Files, folder: Path, total: int) -> None:
+    def __init__(self, api: JobApi, folder: Path, total: int) -> None:
         self._api = api
         self._folder = folder
         self._results: dict[tuple[int, int], RowResult] = {}

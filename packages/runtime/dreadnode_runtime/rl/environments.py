@@ -13,7 +13,7 @@ Calls of one episode can run in different processes, so only the state is kept b
 
 import json
 from dataclasses import replace
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tinker_cookbook.renderers import Message
@@ -41,44 +41,6 @@ MAX_RESULT_LENGTH = 20_000
 FUNCTIONS = ("tools", "start", "call")
 
 
-class Episode(Protocol):
-    """One rollout's conversation with its tools.
-
-    Attributes:
-        state: The environment's state, which the reward can read.
-    """
-
-    state: Any
-
-    async def respond(self, message: Message) -> Conversation | None:
-        """Return the conversation with MESSAGE and its tools' results, or None at the end.
-
-        Raises:
-            JobFailed: The environment's code failed.
-        """
-        ...
-
-
-class Environment(Protocol):
-    """Tools, and how an episode with them starts."""
-
-    def with_tools(self, prompt: Conversation) -> Conversation:
-        """Return PROMPT with the environment's tools."""
-        ...
-
-    async def start_episode(self, prompt: Prompt) -> Episode:
-        """Start an episode with PROMPT.
-
-        Raises:
-            JobFailed: The environment's code failed.
-        """
-        ...
-
-    async def close(self) -> None:
-        """Close the environment."""
-        ...
-
-
 class _Params(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -96,7 +58,7 @@ class _EnvironmentSpec(BaseModel):
     params: _Params
 
 
-class PythonEnvironment:
+class Environment:
     """A user's own environment: the functions `tools`, `start` and `call`."""
 
     def __init__(self, pool: Pool, tools: list[dict[str, Any]]) -> None:
@@ -107,10 +69,14 @@ class PythonEnvironment:
         """Return PROMPT with the environment's tools, which replace those of the row."""
         return replace(prompt, tools=self._tools)
 
-    async def start_episode(self, prompt: Prompt) -> "PythonEpisode":
-        """Start an episode in the state that `start` returns for the row."""
+    async def start_episode(self, prompt: Prompt) -> "Episode":
+        """Start an episode in the state that `start` returns for the row.
+
+        Raises:
+            JobFailed: The environment's code failed.
+        """
         state = await self.call(prompt, "start", dict(prompt.data))
-        return PythonEpisode(self, prompt, state)
+        return Episode(self, prompt, state)
 
     async def close(self) -> None:
         """End all processes."""
@@ -127,17 +93,27 @@ class PythonEnvironment:
             ) from failed
 
 
-class PythonEpisode:
-    """One conversation in a user's own environment."""
+class Episode:
+    """One rollout's conversation with its tools.
 
-    def __init__(self, environment: PythonEnvironment, prompt: Prompt, state: Any) -> None:
+    Attributes:
+        state: The environment's state, which the reward can read.
+    """
+
+    def __init__(self, environment: Environment, prompt: Prompt, state: Any) -> None:
         self._environment = environment
         self._prompt = prompt
         self._conversation = prompt.conversation
         self.state = state
 
     async def respond(self, message: Message) -> Conversation | None:
-        """Run the tool calls in MESSAGE, in order; without a call, the episode ends."""
+        """Run the tool calls in MESSAGE, and return the conversation with their results.
+
+        None is returned at the end of the episode, which is a message without a call.
+
+        Raises:
+            JobFailed: The environment's code failed.
+        """
         calls = message.get("tool_calls", [])
         unparsed = message.get("unparsed_tool_calls", [])
         if not calls and not unparsed:
@@ -171,7 +147,7 @@ class PythonEpisode:
         )
 
 
-async def open_environment(spec: dict[str, Any] | None) -> PythonEnvironment | None:
+async def open_environment(spec: dict[str, Any] | None) -> Environment | None:
     """Return the environment that a job's config describes, with its source loaded.
 
     Raises:
@@ -209,7 +185,7 @@ async def open_environment(spec: dict[str, Any] | None) -> PythonEnvironment | N
         raise JobFailed(
             f"The environment cannot be used: {plain(failed)}", code="environment"
         ) from failed
-    return PythonEnvironment(pool, tools)
+    return Environment(pool, tools)
 
 
 def _result(call_id: str | None, name: str, content: str) -> dict[str, Any]:
