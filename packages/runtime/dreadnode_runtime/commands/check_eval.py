@@ -8,11 +8,12 @@ from typing import Any
 from dreadnode_runtime.commands.refused import Refused
 from dreadnode_runtime.commands.try_reward import try_reward
 from dreadnode_runtime.data.counts import as_report
+from dreadnode_runtime.data.load_rendering import ChatFormat
 from dreadnode_runtime.data.overview import Overview
 from dreadnode_runtime.data.shown import SAMPLED, Density, RowShown, prompt_shown
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.evaluation.bounds import token_bounds
-from dreadnode_runtime.evaluation.config import ChatFormat, EvalConfig
+from dreadnode_runtime.evaluation.config import EvalConfig
 from dreadnode_runtime.evaluation.job import scoring
 from dreadnode_runtime.evaluation.rows import EvalRows, RenderedRows, read_rows
 from dreadnode_runtime.jobs.config import read_config

@@ -22,7 +22,6 @@ from pydantic import TypeAdapter
 
 from dreadnode_runtime.backend.streaming import open_streaming_sampler
 from dreadnode_runtime.commands.responses import Response, error_response, refusal
-from dreadnode_runtime.data.load_rendering import load_rendering
 from dreadnode_runtime.data.normal_form import Unusable
 from dreadnode_runtime.errors import RuntimeFault
 from dreadnode_runtime.serving.generation import Generator
@@ -37,13 +36,7 @@ async def serve(lines: AsyncIterator[str], emit: Callable[[str], None]) -> None:
     """Answer the requests in LINES through EMIT until they end."""
     served = ServedModel.model_validate_json(await anext(lines))
     try:
-        rendering = load_rendering(
-            served.model,
-            rehearsal=served.rehearsal,
-            tokenizer=served.tokenizer,
-            renderer=served.renderer,
-            chosen=served.chosen_tokenizer,
-        )
+        rendering = served.rendering()
         async with open_streaming_sampler(
             served.checkpoint, served.base_model, streams=served.streams
         ) as sampler:

@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 
+from pydantic import BaseModel, ConfigDict
 from tinker_cookbook.exceptions import RendererError, TinkerCookbookError
 
 from dreadnode_runtime.data.chat_template import STAND_IN_RENDERER, StandInReader
@@ -69,6 +70,40 @@ def load_rendering(
         vision=lambda name: vision_of(model, name, loaded, folder, rehearsal=rehearsal),
     )
     return rendering if renderer is None else rendering.named(renderer)
+
+
+class ChatFormat(BaseModel):
+    """What decides how a model's prompts are written; equal for models that share it.
+
+    Attributes:
+        model: Catalog id.
+        rehearsal: Whether the stand-in takes its place.
+        tokenizer: Folder of the tokenizer, or its id on a hub.
+        renderer: Variant of the chat format that the weights were trained with, if known.
+        chosen_tokenizer: Folder of the tokenizer that the job names, if it does.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    model: str
+    rehearsal: bool
+    tokenizer: str
+    renderer: str | None = None
+    chosen_tokenizer: str | None = None
+
+    def rendering(self) -> Rendering:
+        """Load the rendering with this format.
+
+        Raises:
+            JobFailed: As `load_rendering`.
+        """
+        return load_rendering(
+            self.model,
+            rehearsal=self.rehearsal,
+            tokenizer=self.tokenizer,
+            renderer=self.renderer,
+            chosen=self.chosen_tokenizer,
+        )
 
 
 def _named(chosen: str | None) -> str:

@@ -9,7 +9,8 @@
 
 from collections.abc import Sequence
 
-from dreadnode_runtime.evaluation.config import ChatFormat, EvalConfig
+from dreadnode_runtime.data.load_rendering import ChatFormat
+from dreadnode_runtime.evaluation.config import EvalConfig
 from dreadnode_runtime.evaluation.rows import EvalRows, RenderedRows
 
 Tokens = dict[str, int]

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
+from dreadnode_runtime.data.load_rendering import ChatFormat
 from dreadnode_runtime.jobs.config import ConfigMismatch, DatasetRef, JobConfig
 
 
@@ -30,26 +31,6 @@ class EvalConfig(JobConfig):
     temperature: float | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
-
-
-class ChatFormat(BaseModel):
-    """What decides how a model's prompts are written; equal for models that share it.
-
-    Attributes:
-        model: Catalog id.
-        rehearsal: Whether the stand-in takes its place.
-        tokenizer: Folder of the tokenizer, or its id on a hub.
-        renderer: Variant of the chat format that the weights were trained with, if known.
-        chosen_tokenizer: Folder of the tokenizer that the job names, if it does.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    model: str
-    rehearsal: bool
-    tokenizer: str
-    renderer: str | None = None
-    chosen_tokenizer: str | None = None
 
 
 class EvaluatedModel(ChatFormat):

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreadnode_runtime.data.counts import Counts
-from dreadnode_runtime.data.load_rendering import load_rendering
+from dreadnode_runtime.data.load_rendering import ChatFormat
 from dreadnode_runtime.data.prepare import fitting, prepare
 from dreadnode_runtime.data.prompts import Prompt, prepare_prompts
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.errors import JobFailed
-from dreadnode_runtime.evaluation.config import ChatFormat, EvalConfig
+from dreadnode_runtime.evaluation.config import EvalConfig
 from dreadnode_runtime.rewards.recipes import Recipe
 from dreadnode_runtime.rl.environments import Environment
 from dreadnode_runtime.rl.job import prompt_settings
@@ -86,13 +86,7 @@ def _rendered(
     config: EvalConfig,
     scoring: tuple[Recipe, Environment | None] | None,
 ) -> RenderedRows:
-    rendering = load_rendering(
-        written.model,
-        rehearsal=written.rehearsal,
-        tokenizer=written.tokenizer,
-        renderer=written.renderer,
-        chosen=written.chosen_tokenizer,
-    )
+    rendering = written.rendering()
     examples: dict[int, Sequence[Example]] = {}
     prompts: dict[int, Prompt] = {}
     counts: Counts | None = None

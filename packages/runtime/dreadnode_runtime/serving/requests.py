@@ -4,39 +4,31 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from dreadnode_runtime.data.load_rendering import ChatFormat
+
 MAX_SAMPLES = 128
 MAX_TOP_LOGPROBS = 20
 """OpenAI's bounds of `n` and of `top_logprobs`."""
 
 
-class ServedModel(BaseModel):
+class ServedModel(ChatFormat):
     """The weights to sample from, and the chat format that they were trained with.
 
     Attributes:
-        model: Catalog id that the job names.
-        rehearsal: Whether the stand-in was trained in its place.
-        tokenizer: Folder of the trained model's tokenizer, or its id on a hub.
-        chosen_tokenizer: Folder of the tokenizer that the job names, if it does.
         base_model: Name of the base model on the engine, to sample without an adapter.
         checkpoint: Path of the weights, of either kind; None samples from the base model.
         context: Maximum tokens of prompt and completion.
         streams: Whether the engine streams tokens while it samples.
         system_prompt: The job's system prompt, added to every conversation.
-        renderer: Variant of the chat format that the weights were trained with, if known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    model: str
-    rehearsal: bool
-    tokenizer: str
-    chosen_tokenizer: str | None = None
     base_model: str
     checkpoint: str | None = None
     context: int
     streams: bool = False
     system_prompt: str | None = None
-    renderer: str | None = None
 
 
 class Generation(BaseModel):
