@@ -19,9 +19,10 @@ from dreadnode_runtime.data.shown import SAMPLED, Density, prompt_shown
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import check_trackers, check_warmup, read_config
 from dreadnode_runtime.jobs.learning_rate import usual_learning_rate
+from dreadnode_runtime.jobs.row_files import RowFile, checked_files
 from dreadnode_runtime.rl.bounds import token_bounds
 from dreadnode_runtime.rl.config import RlConfig
-from dreadnode_runtime.rl.job import PromptFile, open_scoring, prompt_settings, read_prompts
+from dreadnode_runtime.rl.job import open_scoring, prompt_settings, read_prompts
 
 
 def check_rl(question: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +56,7 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
         ):
             confined = await recipe.confinement()
             how = prompt_settings(config, config.max_new_tokens, rendering, recipe, environment)
-            sources = _sources(question["datasets"])
+            sources = checked_files(question["datasets"], "prompt_dataset_ref", "prompts")
             place = ["config", sources[0].field]
             training = _Prompts(question.get("show"))
             counts = read_prompts(sources, how, training.add)
@@ -65,7 +66,7 @@ async def _check(question: dict[str, Any]) -> dict[str, Any]:
                 await refuse_constant(recipe, training.first)
             if path := question["datasets"].get("eval"):
                 place = ["config", "eval_dataset_ref"]
-                file = PromptFile("eval", Path(path), False, "eval_dataset_ref")
+                file = RowFile(Path(path), field="eval_dataset_ref")
                 evaluation = _Prompts(None)
                 counted = read_prompts([file], how, evaluation.add)
                 overview = evaluation.overview
@@ -157,13 +158,3 @@ def _density(prompts: Sequence[Prompt], rendering: Rendering) -> float | None:
     for prompt in prompts:
         density.offer(list(prompt.tokens))
     return density.report()
-
-
-def _sources(datasets: dict[str, Any]) -> list[PromptFile]:
-    sources = []
-    if path := datasets.get("train"):
-        sources.append(PromptFile("prompts", Path(path), False, "prompt_dataset_ref"))
-    for number, path in enumerate(datasets.get("trajectories") or [], 1):
-        name = f"trajectory dataset {number}"
-        sources.append(PromptFile(name, Path(path), True, "trajectory_dataset_refs"))
-    return sources

@@ -13,7 +13,8 @@ from dreadnode_runtime.data.shown import Density, RowShown
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig, check_trackers, check_warmup, read_config
 from dreadnode_runtime.jobs.learning_rate import usual_learning_rate
-from dreadnode_runtime.sft.data import RowFile, fitted, prepare_file
+from dreadnode_runtime.jobs.row_files import RowFile, checked_files
+from dreadnode_runtime.sft.data import fitted, prepare_file
 from dreadnode_runtime.sft.schedule import Schedule
 
 
@@ -38,7 +39,7 @@ def check_sft(question: dict[str, Any]) -> dict[str, Any]:
             tokenizer=question["tokenizer"],
             chosen=config.tokenizer,
         )
-        files = _files(question["datasets"])
+        files = checked_files(question["datasets"], "dataset_ref", "training dataset")
         place = ["config", files[0].field]
         rendering = fitted(files, rendering, config)
         counts, training, density = Counts(), Overview(), Density(rendering)
@@ -108,15 +109,3 @@ def _read(
 
     overview.start(file.name)
     return prepare_file(file, rendering, config, keep)
-
-
-def _files(datasets: dict[str, Any]) -> list[RowFile]:
-    paths = [Path(path) for path in datasets.get("trajectories") or ()]
-    several = len(paths) + bool(datasets.get("train")) > 1
-    files = [
-        RowFile(path, f"trajectory dataset {n}" if several else "", "trajectory_dataset_refs")
-        for n, path in enumerate(paths, 1)
-    ]
-    if train := datasets.get("train"):
-        files.insert(0, RowFile(Path(train), "training dataset" if several else ""))
-    return files

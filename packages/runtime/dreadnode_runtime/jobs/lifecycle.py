@@ -26,6 +26,7 @@ from dreadnode_runtime.jobs.outcome import (
     report_checkpoint_start,
     step_of_checkpoint,
 )
+from dreadnode_runtime.jobs.row_files import TRAJECTORIES, RowFile
 
 ADAPTER = "adapter"
 """Folder of the last weights among the job's files."""
@@ -60,6 +61,26 @@ class JobContext:
     async def dataset(self, ref: DatasetRef, split: str | None) -> Dataset:
         """Download the rows of a dataset's split into the working folder."""
         return await self.api.dataset(ref.name, ref.version, self.folder, split)
+
+    async def training_data(
+        self, config: TrainingConfig, ref: DatasetRef | None, split: str | None, field: str
+    ) -> tuple[list[Dataset], list[RowFile], Dataset | None]:
+        """Download the dataset REF, which FIELD names, and those of trajectories and evaluation.
+
+        Returns:
+            The training datasets, the file of rows of each, and the evaluation dataset.
+        """
+        refs = [(ref, split, field)] if ref is not None else []
+        refs += [(each, None, TRAJECTORIES) for each in config.trajectory_dataset_refs]
+        datasets = [await self.dataset(each, of_split) for each, of_split, _ in refs]
+        files = [
+            RowFile(dataset.path, dataset.name if len(refs) > 1 else "", of_field)
+            for dataset, (_, _, of_field) in zip(datasets, refs, strict=True)
+        ]
+        evaluated = None
+        if config.eval_dataset_ref is not None:
+            evaluated = await self.dataset(config.eval_dataset_ref, config.eval_split)
+        return datasets, files, evaluated
 
     @asynccontextmanager
     async def trainer(

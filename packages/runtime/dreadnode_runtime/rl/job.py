@@ -3,17 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.prompts import Prompt, PromptSettings, prepare_prompts
 from dreadnode_runtime.data.rendering import Rendering
-from dreadnode_runtime.jobs.config import DatasetRef, JobConfig, read_config
+from dreadnode_runtime.jobs.config import JobConfig, read_config
 from dreadnode_runtime.jobs.lifecycle import JobContext
 from dreadnode_runtime.jobs.outcome import Results, plural
+from dreadnode_runtime.jobs.row_files import TRAJECTORIES, RowFile
 from dreadnode_runtime.rewards.combinations import load_reward
 from dreadnode_runtime.rewards.python_reward import PythonReward
 from dreadnode_runtime.rewards.recipes import Recipe
@@ -22,23 +21,6 @@ from dreadnode_runtime.rl.environments import Environment, open_environment
 from dreadnode_runtime.rl.loop import RlPlan, train
 from dreadnode_runtime.rl.metric_history import RlHistory
 from dreadnode_runtime.rl.rollouts import Rollouts, sampling_params
-
-
-@dataclass(frozen=True, slots=True)
-class PromptFile:
-    """A file of prompts.
-
-    Attributes:
-        name: Name of its dataset.
-        path: Path of the file.
-        trajectories: Whether each assistant turn in it becomes a prompt.
-        field: The setting that names the dataset.
-    """
-
-    name: str
-    path: Path
-    trajectories: bool
-    field: str
 
 
 @asynccontextmanager
@@ -89,14 +71,14 @@ def reads_rows(recipe: Recipe) -> bool:
 
 
 def read_prompts(
-    files: list[PromptFile], settings: PromptSettings, keep: Callable[[Prompt], None]
+    files: list[RowFile], settings: PromptSettings, keep: Callable[[Prompt], None]
 ) -> Counts:
     """Hand the prompts of all FILES to KEEP, and return the sum of their row counts."""
     counts = Counts()
     for file in files:
-        name = file.name if len(files) > 1 else ""
+        trajectories = file.field == TRAJECTORIES
         of_file = prepare_prompts(
-            file.path, settings, keep, trajectories=file.trajectories, dataset=name
+            file.path, settings, keep, trajectories=trajectories, dataset=file.name
         )
         counts.add(of_file)
     return counts
@@ -110,10 +92,9 @@ async def run_rl(context: JobContext) -> dict[str, Any] | None:
     """
     job, reporter = context.job, context.reporter
     config = read_config(RlConfig, job.config).at_most(job.rehearse_steps)
-    datasets, files = await _download(context, config)
-    eval_dataset = None
-    if config.eval_dataset_ref is not None:
-        eval_dataset = await context.dataset(config.eval_dataset_ref, config.eval_split)
+    datasets, files, eval_dataset = await context.training_data(
+        config, config.prompt_dataset_ref, config.prompt_split, "prompt_dataset_ref"
+    )
     async with (
         open_scoring(config.reward_recipe, config.environment) as (recipe, environment),
         context.trainer(config) as (policy, rendering, outcome),
@@ -128,7 +109,7 @@ async def run_rl(context: JobContext) -> dict[str, Any] | None:
         context.report_counts(counts, config.max_sequence_length)
         eval_prompts: list[Prompt] = []
         if eval_dataset is not None:
-            file = PromptFile(eval_dataset.name, eval_dataset.path, False, "eval_dataset_ref")
+            file = RowFile(eval_dataset.path, field="eval_dataset_ref")
             eval_counts = await asyncio.to_thread(
                 read_prompts, [file], settings, eval_prompts.append
             )
@@ -161,21 +142,6 @@ async def run_rl(context: JobContext) -> dict[str, Any] | None:
             counts=counts,
         )
         return await context.finish(policy, rendering, outcome, results)
-
-
-async def _download(
-    context: JobContext, config: RlConfig
-) -> tuple[list[Dataset], list[PromptFile]]:
-    sources: list[tuple[DatasetRef, str | None, str]] = []
-    if config.prompt_dataset_ref is not None:
-        sources.append((config.prompt_dataset_ref, config.prompt_split, "prompt_dataset_ref"))
-    sources += [(ref, None, "trajectory_dataset_refs") for ref in config.trajectory_dataset_refs]
-    datasets = [await context.dataset(ref, split) for ref, split, _ in sources]
-    files = [
-        PromptFile(dataset.name, dataset.path, field == "trajectory_dataset_refs", field)
-        for dataset, (_, _, field) in zip(datasets, sources, strict=True)
-    ]
-    return datasets, files
 
 
 def _artifacts(config: RlConfig, eval_dataset: Dataset | None) -> dict[str, Any]:

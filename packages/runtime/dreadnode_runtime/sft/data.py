@@ -1,7 +1,7 @@
 """The data of a supervised job: its rows to sequences, as the job's `format` says."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from dreadnode_runtime.data.counts import Counts
@@ -11,23 +11,9 @@ from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.sequences import Example
 from dreadnode_runtime.errors import JobFailed
 from dreadnode_runtime.jobs.config import SftConfig
+from dreadnode_runtime.jobs.row_files import RowFile
 
 Keep = Callable[[list[Example]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class RowFile:
-    """A file of rows.
-
-    Attributes:
-        path: Where it is.
-        name: Name of its dataset, where there are several.
-        field: The setting that names it.
-    """
-
-    path: Path
-    name: str = ""
-    field: str = "dataset_ref"
 
 
 def fitted(files: Sequence[RowFile], rendering: Rendering, config: SftConfig) -> Rendering:

@@ -4,14 +4,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from dreadnode_runtime.control.api import Dataset
 from dreadnode_runtime.data.counts import Counts
 from dreadnode_runtime.data.rendering import Rendering
 from dreadnode_runtime.data.sequences import Example
-from dreadnode_runtime.jobs.config import DatasetRef, SftConfig, read_config
+from dreadnode_runtime.jobs.config import SftConfig, read_config
 from dreadnode_runtime.jobs.lifecycle import JobContext
 from dreadnode_runtime.jobs.outcome import Results, plural
-from dreadnode_runtime.sft.data import RowFile, fitted, prepare_file
+from dreadnode_runtime.jobs.row_files import RowFile
+from dreadnode_runtime.sft.data import fitted, prepare_file
 from dreadnode_runtime.sft.loop import Plan, train
 from dreadnode_runtime.sft.metric_history import History
 
@@ -24,10 +24,9 @@ async def run_sft(context: JobContext) -> dict[str, Any] | None:
     """
     job, reporter = context.job, context.reporter
     config = read_config(SftConfig, job.config).at_most(job.rehearse_steps)
-    datasets, files = await _fetch(context, config)
-    eval_dataset = None
-    if config.eval_dataset_ref is not None:
-        eval_dataset = await context.dataset(config.eval_dataset_ref, config.eval_split)
+    datasets, files, eval_dataset = await context.training_data(
+        config, config.dataset_ref, config.split, "dataset_ref"
+    )
     async with context.trainer(config) as (trainer, rendering, outcome):
         reporter.phase("validating", "rendering the rows")
         rendering = await asyncio.to_thread(fitted, files, rendering, config)
@@ -90,20 +89,6 @@ async def run_sft(context: JobContext) -> dict[str, Any] | None:
             counts=counts,
         )
         return await context.finish(trainer, rendering, outcome, results)
-
-
-async def _fetch(context: JobContext, config: SftConfig) -> tuple[list[Dataset], list[RowFile]]:
-    """Return the training dataset and those of trajectories, each with its file of rows."""
-    refs: list[tuple[DatasetRef, str | None, str]] = []
-    if config.dataset_ref is not None:
-        refs.append((config.dataset_ref, config.split, "dataset_ref"))
-    refs += [(ref, None, "trajectory_dataset_refs") for ref in config.trajectory_dataset_refs]
-    datasets = [await context.dataset(ref, split) for ref, split, _ in refs]
-    files = [
-        RowFile(dataset.path, dataset.name if len(refs) > 1 else "", field)
-        for dataset, (_, _, field) in zip(datasets, refs, strict=True)
-    ]
-    return datasets, files
 
 
 def _render(
