@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreadnode.datasets.jsonl import NAME, VERSION
+from dreadnode.datasets.jsonl import checked_ref
 from dreadnode.errors import InputError, UnusableFile
 
 MAX_PROMPT = 100_000
@@ -80,25 +80,7 @@ def parse_ref(text: str) -> tuple[str, str]:
             f"`{text}` has no version; write NAME@VERSION of a capability "
             f"(`dn capability get {name or 'NAME'}` shows the newest)"
         )
-    return checked(name, version)
-
-
-def checked(name: str, version: str) -> tuple[str, str]:
-    """Return NAME and VERSION if they are valid for a capability.
-
-    Raises:
-        InputError: One is not valid.
-    """
-    if not NAME.fullmatch(name):
-        raise InputError(
-            f"`{name}` is not a valid capability name: use lower-case letters, digits and . _ - "
-            "only"
-        )
-    if not VERSION.fullmatch(version):
-        raise InputError(
-            f"`{version}` is not a valid version: use at most 64 letters, digits and . + - only"
-        )
-    return name, version
+    return checked_ref("capability", name, version)
 
 
 def _manifest(path: Path) -> dict[str, Any]:

@@ -13,19 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreadnode.datasets.images import Inlined, holds_only_images, is_image, with_images
-from dreadnode.datasets.jsonl import check
+from dreadnode.datasets.jsonl import COMPRESSIONS, FORMATS, check, compression_of, format_of
 from dreadnode.errors import InputError, UnusableFile, reason_of
 
-FORMATS = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".parquet": "parquet",
-}
-"""The format of each suffix."""
-COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
-"""The suffixes of a compressed text file, after the suffix of its format."""
 MEDIA_TYPES = {
     "jsonl": "application/x-ndjson",
     "json": "application/json",
@@ -157,21 +147,6 @@ def _with_images(files: dict[str, DataFile], folder: Path) -> dict[str, DataFile
     return {**files, **made}
 
 
-def format_of(path: Path) -> str | None:
-    """Return the format of PATH by its name, with its compression; None if it is unknown.
-
-    Parquet compresses its own content, so a compressed Parquet file is not supported.
-    """
-    compression = _compression(path)
-    inner = FORMATS.get(Path(path.stem if compression else path.name).suffix.lower())
-    return None if inner is None or (compression and inner == "parquet") else inner + compression
-
-
-def _compression(path: Path) -> str:
-    found = COMPRESSIONS.get(path.suffix.lower())
-    return f".{found}" if found else ""
-
-
 def _folder(folder: Path) -> dict[str, Path]:
     """Return the files in FOLDER by split; a file that is not data is refused, not skipped."""
     found: dict[str, Path] = {}
@@ -205,9 +180,9 @@ def _folder(folder: Path) -> dict[str, Path]:
 
 
 def _data_file(path: Path, kind: str | None) -> DataFile:
-    known = format_of(path) if kind is None else kind + _compression(path)
+    known = format_of(path) if kind is None else kind + compression_of(path)
     if known in (None, "jsonl"):
-        return DataFile(path, "jsonl", check(path).sha256)
+        return DataFile(path, "jsonl", check(path))
     try:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Checks of a dataset's name and of its JSONL files, before a push."""
+"""A dataset's name, the formats of its files, and the check of its JSONL files before a push."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import codecs
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,54 +13,39 @@ from dreadnode.errors import InputError, UnusableFile, reason_of
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+-]{0,63}")
-FILES = tuple(
-    suffix + compression
-    for suffix in (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
-    for compression in ("", ".gz", ".zst")
-    if suffix != ".parquet" or not compression
-)
-"""Suffixes of files that can be pushed."""
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
+"""The format of each suffix."""
+COMPRESSIONS = {".gz": "gz", ".zst": "zst"}
+"""The suffixes of a compressed text file, after the suffix of its format."""
 
 
-@dataclass(frozen=True)
-class CheckedFile:
-    """A valid JSONL file.
-
-    Attributes:
-        path: The file.
-        rows: The number of its rows.
-        bytes: Its size.
-        sha256: The digest of its bytes.
-    """
-
-    path: Path
-    rows: int
-    bytes: int
-    sha256: str
-
-
-def check(path: Path) -> CheckedFile:
-    """Read all of PATH and require UTF-8 with at least one line, each line a JSON object.
+def check(path: Path) -> str:
+    """Read all of PATH, require a JSON object in UTF-8 on each line, and return its SHA-256.
 
     Raises:
         UnusableFile: It is not; the message names the first wrong line.
     """
-    digest, rows, size = hashlib.sha256(), 0, 0
+    digest, is_empty = hashlib.sha256(), True
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 digest.update(line)
-                size += len(line)
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
                 if line.strip():
                     _require_object(path, number, line)
-                    rows += 1
+                    is_empty = False
     except OSError as error:
         raise UnusableFile(f"{path} cannot be read: {reason_of(error)}") from error
-    if not rows:
+    if is_empty:
         raise UnusableFile(f"{path} is empty; JSONL needs one JSON object on each line")
-    return CheckedFile(path, rows, size, digest.hexdigest())
+    return digest.hexdigest()
 
 
 def _require_object(path: Path, number: int, line: bytes) -> None:
@@ -103,9 +87,18 @@ def parse_ref(text: str) -> tuple[str, str]:
             f"`{text}`: a job needs an exact version, because `latest` can change; "
             f"`dn dataset get {name}` lists the versions"
         )
+    return checked_ref("dataset", name, version)
+
+
+def checked_ref(kind: str, name: str, version: str) -> tuple[str, str]:
+    """Return NAME and VERSION if they are valid for a dataset or a capability, which KIND says.
+
+    Raises:
+        InputError: One is not valid.
+    """
     if not NAME.fullmatch(name):
         raise InputError(
-            f"`{name}` is not a valid dataset name: use lower-case letters, digits and . _ - only"
+            f"`{name}` is not a valid {kind} name: use lower-case letters, digits and . _ - only"
         )
     if not VERSION.fullmatch(version):
         raise InputError(
@@ -114,6 +107,27 @@ def parse_ref(text: str) -> tuple[str, str]:
     return name, version
 
 
-def is_path(text: str) -> bool:
-    """Return whether TEXT, as a dataset, means a file or a folder and not NAME@VERSION."""
-    return "/" in text or text.endswith(FILES) or ("@" not in text and Path(text).exists())
+def is_path(text: str, folder: Path = Path()) -> bool:
+    """Return whether TEXT, as a dataset, means a file or a folder and not NAME@VERSION.
+
+    A relative path is relative to FOLDER.
+    """
+    if "/" in text or format_of(Path(text)) is not None:
+        return True
+    return "@" not in text and (folder / text).exists()
+
+
+def format_of(path: Path) -> str | None:
+    """Return the format of PATH by its name, with its compression; None if it is unknown.
+
+    Parquet compresses its own content, so a compressed Parquet file is not supported.
+    """
+    compression = compression_of(path)
+    inner = FORMATS.get(Path(path.stem if compression else path.name).suffix.lower())
+    return None if inner is None or (compression and inner == "parquet") else inner + compression
+
+
+def compression_of(path: Path) -> str:
+    """Return how PATH is compressed, as the end of a format: `.gz`, `.zst` or nothing."""
+    found = COMPRESSIONS.get(path.suffix.lower())
+    return f".{found}" if found else ""

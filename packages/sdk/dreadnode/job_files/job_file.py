@@ -240,10 +240,10 @@ def _adapter(start: str, folder: Path) -> str:
 
 def _ref(text: str, place: str, folder: Path) -> dict[str, str] | Path:
     """Return the dataset that TEXT names, or the path of a file or folder."""
-    from dreadnode.datasets.jsonl import FILES, parse_ref
+    from dreadnode.datasets.jsonl import is_path, parse_ref
 
     path = folder / text
-    if "/" in text or text.endswith(FILES) or ("@" not in text and path.exists()):
+    if is_path(text, folder):
         if not path.exists():
             raise UnusableFile(f"{place}: there is no file {path}")
         return path

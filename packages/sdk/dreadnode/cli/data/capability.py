@@ -56,13 +56,14 @@ def push(
     entry_agent, or the first file.
     """
     from dreadnode import capabilities
+    from dreadnode.datasets.jsonl import checked_ref
     from dreadnode.errors import InputError
 
     local = capabilities.read(path)
     if ref is not None:
         name, version = capabilities.parse_ref(ref)
     elif local.name and local.version:
-        name, version = capabilities.checked(local.name, local.version)
+        name, version = checked_ref("capability", local.name, local.version)
     else:
         raise InputError(f"{path} has no name and version; add NAME@VERSION")
     with common.client() as client:
