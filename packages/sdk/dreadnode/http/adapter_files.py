@@ -1,9 +1,10 @@
-"""Local files of a downloaded adapter: which are complete, and which must not be overwritten."""
+"""The files of an adapter, on the server and downloaded, and the local folder of one."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,6 @@ from dreadnode.errors import ConfigError, ProtocolError, UnusableFile
 
 if TYPE_CHECKING:
     from dreadnode.training.checkpoints import CheckpointAdapter
-    from dreadnode.training.files import AdapterFiles
     from dreadnode.training.jobs import JobFile, TrainingJob
 
 LOCAL_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -19,10 +19,32 @@ LOCAL_FILES = ("adapter_config.json", "adapter_model.safetensors")
 _ADAPTER, _BEST = PurePosixPath("adapter"), PurePosixPath("best")
 
 
+@dataclass(frozen=True)
+class AdapterFiles:
+    """The files of one adapter of a job.
+
+    Attributes:
+        folder: Their folder among the job's files.
+        files: The files.
+        weights: The exported checkpoint, if it is one.
+    """
+
+    folder: PurePosixPath
+    files: list[JobFile]
+    weights: CheckpointAdapter | None = None
+
+    @property
+    def name(self) -> str:
+        """`adapter`, `best`, or the name of the checkpoint."""
+        return self.folder.name
+
+    def target(self, file: JobFile, folder: Path) -> Path:
+        """Return the path of FILE in the local FOLDER."""
+        return folder / PurePosixPath(file.path).relative_to(self.folder)
+
+
 def final_adapter(files: list[JobFile], *, best: bool) -> AdapterFiles | None:
     """Return the final adapter among FILES, or the best one if it is another; None without one."""
-    from dreadnode.training.files import AdapterFiles
-
     for folder in (_BEST, _ADAPTER) if best else (_ADAPTER,):
         if found := _below(folder, files):
             return AdapterFiles(folder, found)
@@ -31,8 +53,6 @@ def final_adapter(files: list[JobFile], *, best: bool) -> AdapterFiles | None:
 
 def exported_adapter(made: CheckpointAdapter) -> AdapterFiles:
     """Return the files of an exported checkpoint."""
-    from dreadnode.training.files import AdapterFiles
-
     folder = PurePosixPath(made.folder)
     found = _below(folder, made.files)
     if not found or len(found) != len(made.files):
@@ -104,9 +124,12 @@ def local_adapter(start: str | Path) -> Path | None:
 
 
 def _below(folder: PurePosixPath, files: list[JobFile]) -> list[JobFile]:
-    from dreadnode.training.files import files_below
-
-    try:
-        return files_below(folder, files)
-    except ValueError as error:
-        raise ProtocolError(str(error)) from error
+    """Return those of FILES that are in FOLDER; none of them may leave it."""
+    found = []
+    for file in files:
+        path = PurePosixPath(file.path)
+        if path.is_absolute() or ".." in path.parts:
+            raise ProtocolError(f"the server names a file outside of its folder: {file.path!r}")
+        if path.is_relative_to(folder) and path != folder:
+            found.append(file)
+    return found

@@ -13,8 +13,8 @@ from dreadnode.cli.output import hint, say
 from dreadnode.cli.train.jobs import FINAL, Job, Weights
 
 if TYPE_CHECKING:
+    from dreadnode.http.adapter_files import AdapterFiles
     from dreadnode.http.sync_api.client import ApiClient
-    from dreadnode.training.files import AdapterFiles
 
 
 def download(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreadnode.http.adapter_files import (
+    AdapterFiles,
     exported_adapter,
     final_adapter,
     is_complete,
@@ -25,7 +26,6 @@ from dreadnode.recipes import scoring
 
 if TYPE_CHECKING:
     from dreadnode.http.references import CapabilityLike, DatasetLike
-    from dreadnode.training.files import AdapterFiles
 
 
 REHEARSED = (
