@@ -19,6 +19,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,28 +159,13 @@ async def _run(
     hosted: bool,
     say: Callable[[str], None],
 ) -> None:
-    api = Program(
-        "api",
-        [*commands.app, "serve", "--host", options.host, "--port", str(options.port)],
-        environment,
-        options.data_dir,
-        ready="api ready on",
-    )
-    engine = Program(
-        "engine",
-        _engine_command(options, commands),
-        environment,
-        options.data_dir,
-        ready="engine ready on",
-    )
+    program = partial(Program, environment=environment, folder=options.data_dir)
+    serve = [*commands.app, "serve", "--host", options.host, "--port", str(options.port)]
+    api = program("api", serve, ready="api ready on")
+    engine = program("engine", _engine_command(options, commands), ready="engine ready on")
     # The dispatcher stops its sandboxes before it stops itself.
-    dispatcher = Program(
-        "dispatcher",
-        [*commands.app, "dispatch"],
-        environment,
-        options.data_dir,
-        ready="dispatcher ready",
-        stop_within=45.0,
+    dispatcher = program(
+        "dispatcher", [*commands.app, "dispatch"], ready="dispatcher ready", stop_within=45.0
     )
     logs = options.data_dir / "logs"
     supervisor = Supervisor([[api] if hosted else [engine, api], [dispatcher]], logs, say=say)
@@ -192,8 +178,7 @@ async def _run(
     if options.host not in (_LOCAL, "localhost", "::1"):
         say(
             f"warning: other machines can reach {options.host} without TLS; put a TLS proxy in "
-            "front "
-            "of it"
+            "front of it"
         )
     await supervisor.run(
         when_ready=lambda: say(f"ready on {options.url} (logs in {logs}; Ctrl-C stops it)")
@@ -241,8 +226,7 @@ def _locked(data_dir: Path) -> Iterator[bool]:
         except OSError as error:
             raise ServeError(
                 f"another `dn serve` (process {holder}) uses {data_dir}; stop it, or choose "
-                "another "
-                "directory with `--data-dir`"
+                "another directory with `--data-dir`"
             ) from error
         file.truncate(0)
         file.write(f"{os.getpid()}\n")

@@ -14,8 +14,6 @@ from dreadnode.training import CATALOG_AS_OF, TINKER_MODELS, get_training_model
 if TYPE_CHECKING:
     from dreadnode.cli.context import Common
 
-HOSTED_TINKER = "https://tinker.thinkingmachines.dev/services/tinker-prod"
-
 
 class CatalogDiffers(DreadnodeError):
     """The served models differ from the catalog."""
@@ -83,6 +81,7 @@ def _tinker(common: Common) -> tuple[str, list[str]]:
     from dreadnode.cli.context import transport
     from dreadnode.http.calls import Call
     from dreadnode.http.sync_api.client import ApiClient
+    from dreadnode.local_server.serve import HOSTED_TINKER
 
     address = os.environ.get("TINKER_BASE_URL") or HOSTED_TINKER
     call = Call(
