@@ -143,10 +143,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 SLOWEST = (
-    "test_journey", "test_console_in_a_browser", "test_chaos_of_a_whole_server",
-    "test_published_client", "test_dispatcher", "test_paid_job", "test_tool_jobs",
-    "test_openai_clients", "test_models", "test_adding_a_setting", "test_workers",
-    "test_ray_runner", "test_hostile", "test_chaos", "test_crashes", "test_wheels",
+    "test_journey", "test_console_in_a_browser", "test_dispatcher",
+    "test_chaos_of_a_whole_server", "test_published_client", "test_architectures",
+    "test_paid_job", "test_tool_jobs", "test_workers_on_ray", "test_openai_clients",
+    "test_models", "test_ray_runner", "test_adding_a_setting", "test_crashes", "test_workers",
+    "test_chaos", "test_format_properties", "test_bad_network", "test_hostile", "test_readme",
+    "test_wheels", "test_memory", "test_exports",
 )  # fmt: skip
 """The modules that take longest; they start first, so that no worker ends long before the other."""
 

@@ -268,7 +268,7 @@ def test_a_cancelled_job_keeps_a_checkpoint_and_its_retry_ends_with_the_bits_of_
     server: Server, dataset: str
 ) -> None:
     clipped = ("--grad-clip-norm", "0.3", "--weight-decay", "0.1")
-    request = ("--dataset", dataset, "--steps", "200", *clipped)
+    request = ("--dataset", dataset, "--steps", "60", *clipped)
     job = str(submit(server, *request)["id"])
     wait_for_step(server, job, 2)
 
@@ -355,4 +355,4 @@ def wait_for_step(server: Server, job: str, step: int, seconds: float = 90.0) ->
             return
         assert shown["status"] in ("queued", "running"), shown
         assert time.monotonic() < deadline, shown
-        time.sleep(0.3)
+        time.sleep(0.1)

@@ -23,8 +23,8 @@ TURN = (
 # Qwen3 drops the reasoning of earlier turns, so each turn is a sequence of its own.
 REWRITTEN = [{"messages": TURN * turns} for turns in (1, 2, 3, 2, 1)]
 SHAPES = [
-    (ROWS, ("--batch-size", "2", "--gradient-accumulation-steps", "2", "--epochs", "40"), 5),
-    (REWRITTEN, ("--batch-size", "2", "--epochs", "20"), None),
+    (ROWS, ("--batch-size", "2", "--gradient-accumulation-steps", "2", "--epochs", "24"), 5),
+    (REWRITTEN, ("--batch-size", "2", "--epochs", "16"), None),
 ]
 """Rows, flags, and the steps between evaluations; the last batch of an epoch is a partial one."""
 WITHIN = 240.0  # seconds

@@ -148,7 +148,7 @@ def serve() -> int:
             time.sleep(0.3)
             sys.exit("the chat broke")
         if behavior == "slow":
-            time.sleep(1)
+            time.sleep(0.5)
         if text == "environment":
             text = " ".join(sorted(os.environ))
         if text == "process":

@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
+from dreadnode_api.runtime_processes import child
 from dreadnode_api.serving import process_pool
 from dreadnode_api.serving.process_pool import ProcessPool
 
@@ -218,7 +219,10 @@ async def test_an_idle_session_is_replaced_and_a_busy_one_is_awaited(
     assert late.json()["detail"] == "No slot for models became free within 0.2 s; try again in 5 s"
 
 
-async def test_a_hanging_session_is_killed_with_all_its_child_processes(api: Any) -> None:
+async def test_a_hanging_session_is_killed_with_all_its_child_processes(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "CLOSE_SECONDS", 0.2)
     object.__setattr__(api.settings, "chat_timeout", 1.0)
     job = await trained(api, "hang")
 

@@ -8,6 +8,9 @@ from typing import Any
 import psutil
 import pytest
 
+one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For what a sandbox and its supervisor do: the database has no part in it."""
+
 
 def wish(behave: str, **more: Any) -> dict[str, Any]:
     """A config whose sandbox behaves as told."""
@@ -36,6 +39,7 @@ async def test_a_job_trains_reports_and_leaves_its_adapter(service: Any) -> None
     assert not (service.api.settings.data_dir / "jobs" / job["id"] / "1" / "work").exists()
 
 
+@one_database
 async def test_a_sandbox_gets_exactly_the_environment_it_needs(service: Any) -> None:
     service.start("serve", "dispatch")
     await service.api.push()
@@ -153,10 +157,13 @@ async def test_a_cancelled_running_job_saves_first(service: Any) -> None:
     await service.gone()
 
 
+@one_database
 @pytest.mark.parametrize("behave", ["ignore_cancel", "ignore_everything"])
 async def test_a_sandbox_that_ignores_a_cancellation_is_killed_with_all_its_child_processes(
     service: Any, behave: str
 ) -> None:
+    for name in ("cancel_grace_seconds", "stop_grace_seconds"):
+        object.__setattr__(service.api.settings, name, 0.2)
     service.start("serve", "dispatch")
     await service.api.push()
     job = await service.api.job(config=wish(behave, seconds=0.1, steps=10_000))
@@ -267,6 +274,7 @@ async def test_a_dispatcher_whose_parent_died_keeps_its_sandboxes_for_the_next(
     assert (await service.ended(job["id"]))["attempt"] == 1
 
 
+@one_database
 async def test_an_orphaned_sandbox_ends_by_itself(service: Any) -> None:
     object.__setattr__(service.api.settings, "job_orphan_seconds", 1.0)
     service.start("serve", "dispatch")
@@ -293,6 +301,7 @@ async def test_a_job_continues_while_the_api_is_killed_and_restarted(service: An
     assert done["progress"]["step"] == 20
 
 
+@one_database
 async def test_the_api_ends_when_its_parent_died(service: Any) -> None:
     service.start("serve")
 
@@ -301,6 +310,7 @@ async def test_the_api_ends_when_its_parent_died(service: Any) -> None:
     assert service.processes["serve"][-1].returncode == 0
 
 
+@one_database
 @pytest.mark.parametrize(
     ("limits", "behaviour", "code"),
     [
@@ -330,6 +340,7 @@ async def test_a_job_above_its_limits_is_stopped_and_the_limit_is_named(
     await service.gone()
 
 
+@one_database
 async def test_output_is_kept_within_its_limit(service: Any) -> None:
     object.__setattr__(service.api.settings, "job_output_bytes", 100_000)
     service.start("serve", "dispatch")

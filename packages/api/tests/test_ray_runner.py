@@ -32,7 +32,7 @@ from dreadnode_api.settings import Settings, SettingsError
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-the-tests-of-the-ray-runner"}
 os.environ.update(TOKEN)
 pytest.importorskip("ray", reason="the extra `dreadnode-training-api[ray]` is not installed")
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(240)]
+pytestmark = pytest.mark.timeout(240)
 
 LIMITS = {
     "memory_bytes": 2**31,
@@ -231,6 +231,7 @@ async def test_a_sandbox_that_ignores_a_stop_is_killed_with_all_its_child_proces
     assert not psutil.pid_exists(int(pid.read_text()))
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_job_runs_from_the_queue_through_the_cluster_to_its_end(
     service: Any, cluster: str
 ) -> None:

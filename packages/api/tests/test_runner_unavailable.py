@@ -122,6 +122,7 @@ async def test_a_job_waits_for_an_unreachable_runner_without_using_an_attempt(
 async def test_a_stopping_dispatcher_does_not_wait_forever_for_its_runner(
     api: Any, job: dict[str, Any]
 ) -> None:
+    object.__setattr__(api.settings, "stop_grace_seconds", 0.2)
     cluster = Cluster()
     async with asyncio.timeout(30), dispatching(api, cluster):
         await until(api, job["id"], status="running", phase="starting")

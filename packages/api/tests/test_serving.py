@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from dreadnode_api.runtime_processes import child
 from dreadnode_api.serving.process_pool import ProcessPool
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -244,7 +245,11 @@ async def test_an_error_before_the_first_part_is_a_status_and_one_behind_it_an_e
     assert "The process that serves this model ended" in crashed.json()["error"]["message"]
 
 
-async def test_requests_share_a_process_and_a_disconnected_one_is_cancelled(api: Any) -> None:
+async def test_requests_share_a_process_and_a_disconnected_one_is_cancelled(
+    api: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The process that hangs does not end by itself.
+    monkeypatch.setattr(child, "CLOSE_SECONDS", 0.2)
     job = await trained(api)
     pool: ProcessPool = api.app.state.serving
 

@@ -25,7 +25,7 @@ pytest.importorskip("ray", reason="the extra `dreadnode-training-engine[ray]` is
 from dreadnode_engine.workers.ray_cluster import needs_of_a_worker
 from dreadnode_engine.workers.ray_launching import check_folder
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(290)]
+pytestmark = pytest.mark.timeout(290)
 
 KEY = "tml-master-key-of-the-tests"
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"
