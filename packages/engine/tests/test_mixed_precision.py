@@ -85,6 +85,19 @@ def test_the_sampler_and_the_trainer_agree(models_dir: Path) -> None:
         assert np.mean(np.exp(ratio) - 1 - ratio) < 1e-3
 
 
+def test_a_token_has_the_same_logits_alone_and_among_others(models_dir: Path) -> None:
+    base = LoadedBase(inspect_model("llama", models_dir / "llama"), MIXED)
+    network = base.sampling_network
+
+    with torch.no_grad():
+        hidden = network.hidden(torch.arange(3, 35)[None])[0]
+        together = network.logits(hidden)
+        alone = torch.cat([network.logits(row) for row in hidden.split(1)])
+
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-5)
+    assert together.dtype == torch.float32
+
+
 def batch(step: int) -> list[types.Datum]:
     tokens = np.random.default_rng(step).integers(3, 90, 30)
     return [

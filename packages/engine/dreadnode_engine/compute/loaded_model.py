@@ -87,14 +87,14 @@ class LoadedBase:
         self.plain = Network(model, mixed=device.mixed)
         self.prefixes = PrefixCache(prefix_bytes)
         self._wrapped: dict[LoraShape, tuple[PeftWrapper, Network]] = {}
-        _check_halves(model, self.plain)
+        _check_halves(model)
         check_training(served, model)
         log.info("loaded %s in %.1f s", served.id, time.monotonic() - started)
 
     @cached_property
     def sampling_network(self) -> MultiAdapterNetwork:
         """The network for sampling: each row of a batch has its own adapter."""
-        network = MultiAdapterNetwork(self.plain.causal_lm)
+        network = MultiAdapterNetwork(self.plain.causal_lm, mixed=self.plain.mixed)
         if not network.fused or not _decodes_alike(network):
             log.info("%s decodes through transformers", self.served.id)
             network.use_transformers()
@@ -154,10 +154,11 @@ def _decodes_alike(network: MultiAdapterNetwork) -> bool:
 
 
 @torch.no_grad()
-def _check_halves(model: Any, network: Network) -> None:
+def _check_halves(model: Any) -> None:
     """Refuse an architecture whose logits are not its last layer times the hidden states."""
     probe = torch.arange(4, device=model.device)[None] % model.config.vocab_size
     whole = model(input_ids=probe, use_cache=False).logits.float()
+    network = Network(model)
     halves = network.logits(network.hidden(probe))
     if not torch.allclose(whole, halves, rtol=1e-3, atol=1e-3):
         raise OperationFailed(

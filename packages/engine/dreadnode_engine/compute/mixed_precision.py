@@ -2,7 +2,8 @@
 
 Activations, adapters, optimizer, norms, softmax and logits stay float32. Only the products with the
 projections of attention and MLP round their inputs and results to bfloat16, which CPUs with AMX or
-AVX512-BF16 compute several times as fast. Embeddings, the last layer and experts stay float32.
+AVX512-BF16 compute several times as fast. The last layer rounds its input and weights too, and its
+results are float32. Embeddings and experts stay float32.
 """
 
 import json
@@ -55,13 +56,25 @@ def halve_projections(model: nn.Module) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor not in halved and tensor.is_floating_point():
             tensor.data = tensor.data.float()
+    # Rounded here, so that it does not matter whether a product rounds them.
+    last = model.get_output_embeddings().weight  # type: ignore[operator]
+    last.data = last.data.bfloat16().float()
+
+
+def last_layer(layer: nn.Module, hidden: Tensor, *, mixed: bool) -> Tensor:
+    """Return the output of the last LAYER of a model for HIDDEN (..., width)."""
+    if mixed and hidden.numel() == hidden.shape[-1]:
+        # Rounding all weights takes longer than the product of one token in float32.
+        return layer(hidden.bfloat16().float())  # type: ignore[no-any-return]
+    with fast_logits(mixed):
+        return layer(hidden)  # type: ignore[no-any-return]
 
 
 @contextmanager
 def fast_logits(enabled: bool) -> Iterator[None]:
     """Let float32 products round their inputs to bfloat16; sums and results stay float32.
 
-    The last layer is computed so in training: its result would lose too much in bfloat16.
+    The last layer is computed so: its result would lose too much in bfloat16.
     """
     if not enabled:
         yield

@@ -234,7 +234,7 @@ def _transposed(experts: nn.Module, name: str) -> Tensor:
 class MultiAdapterNetwork(Network):
     """A base model that computes each row with its own adapter, on the shared base weights."""
 
-    def __init__(self, base: nn.Module) -> None:
+    def __init__(self, base: nn.Module, *, mixed: bool = False) -> None:
         shared = {id(tensor): tensor for tensor in chain(base.parameters(), base.buffers())}
         skeleton = copy.deepcopy(base, shared)
         self._rows = RowAdapters()
@@ -245,7 +245,7 @@ class MultiAdapterNetwork(Network):
                 self._add_stack(name, module.weight, module)
             elif leaf == "experts" and (inputs := expert_inputs(module)):
                 self._wrap_experts(skeleton, name, module, inputs)
-        super().__init__(skeleton)
+        super().__init__(skeleton, mixed=mixed)
         self.kinds = cache_kinds(base.config)
         self.recurrent = any(kind.name == "recurrent" for kind in self.kinds)
         self._fused = self._fuse()

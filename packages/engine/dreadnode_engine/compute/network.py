@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dreadnode_engine.compute.mixed_precision import last_layer
+
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
 """A mask of four dimensions keeps transformers from making one; attention knows what it reads."""
 
@@ -57,7 +59,7 @@ class Network:
         """Return float32 logits of hidden states, (..., width) -> (..., vocabulary)."""
         if self._width is not None:
             hidden = hidden / self._width
-        logits: Tensor = self._head(hidden).float()
+        logits: Tensor = last_layer(self._head, hidden, mixed=self.mixed).float()
         if self._cap is not None:
             logits = torch.tanh(logits / self._cap) * self._cap
         # Rows of the last layer that only pad it stand for no token.
