@@ -12,7 +12,7 @@ from dreadnode_api.auth import routes as auth_routes
 from dreadnode_api.auth.callers import Authenticator
 from dreadnode_api.auth.cookies import Cookies
 from dreadnode_api.auth.guard import Guard
-from dreadnode_api.auth.rates import InventedTokens
+from dreadnode_api.auth.rates import invented_tokens
 from dreadnode_api.blob_store import BlobStore
 from dreadnode_api.capabilities import registry, visibility
 from dreadnode_api.capabilities import routes as capability_routes
@@ -89,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.telemetry = telemetry
     app.state.authenticator = Authenticator(database)
     app.state.cookies = Cookies(tls=settings.uses_tls)
-    app.state.invented = InventedTokens(settings)
+    app.state.invented = invented_tokens(settings)
     app.state.readiness = Readiness(database, settings.data_dir)
     app.state.store = BlobStore(settings.data_dir / "blobs")
     app.state.preflight = Preflight(settings, database)

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dreadnode_api.auth import tokens
 from dreadnode_api.auth.callers import Authenticator, session_key, token_of
 from dreadnode_api.auth.cookies import Cookies
-from dreadnode_api.auth.rates import Buckets, InventedTokens, network
+from dreadnode_api.auth.rates import Buckets, network
 from dreadnode_api.auth.shares import Share, SharedAmount
 from dreadnode_api.errors import ApiError, Malformed, Unauthenticated, UpgradeRequired
 from dreadnode_api.http import protocol
@@ -65,7 +65,7 @@ class Guard:
         settings: Settings,
         authenticator: Authenticator,
         cookies: Cookies,
-        invented: InventedTokens,
+        invented: Buckets,
     ) -> None:
         self.app = app
         self._authenticator = authenticator
@@ -129,12 +129,12 @@ class Guard:
             return None
         is_known = self._authenticator.knows(digest)
         if not is_known:
-            self._invented.check(scope)
+            self._invented.check(address)
         self._count(scope, digest if is_known else address)
         try:
             return (await self._authenticator.caller(headers)).org_id
         except Unauthenticated:
-            self._invented.take(scope)
+            self._invented.take(address)
             raise
 
     async def _check_session(self, scope: Scope, headers: Headers, *, has_body: bool) -> str | None:

@@ -73,24 +73,9 @@ class Buckets:
         )
 
 
-class InventedTokens:
-    """How many tokens that are not valid one address may try, in requests and at the sign-in."""
+def invented_tokens(settings: Settings) -> Buckets:
+    """Return the limit of the tokens that are not valid, in requests and at the sign-in.
 
-    def __init__(self, settings: Settings) -> None:
-        self._buckets = Buckets(UNKNOWN_RATE if settings.rate_limit else 0, UNKNOWN_BURST)
-
-    def check(self, scope: Scope) -> None:
-        """Return if the client of a request may try a token, without counting one.
-
-        Raises:
-            TooManyRequests: it has tried too many.
-        """
-        self._buckets.check(network(scope))
-
-    def take(self, scope: Scope) -> None:
-        """Count a token of the client of a request that was not valid.
-
-        Raises:
-            TooManyRequests: it has tried too many.
-        """
-        self._buckets.take(network(scope))
+    Its keys are networks.
+    """
+    return Buckets(UNKNOWN_RATE if settings.rate_limit else 0, UNKNOWN_BURST)

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from dreadnode_api.auth.callers import Authenticator, session_key
 from dreadnode_api.auth.cookies import SESSION_COOKIE, SIGN_IN_COOKIE, Cookies
-from dreadnode_api.auth.rates import InventedTokens
+from dreadnode_api.auth.rates import Buckets, network
 from dreadnode_api.auth.sessions import end_session, form_token, new_secret, start_session
 from dreadnode_api.console.deps import SIGN_IN, AnyPage
 from dreadnode_api.console.layout import redirect, render_page
@@ -64,15 +64,16 @@ async def sign_in(
 ) -> Response:
     """Start a session, or show the form again with what is wrong."""
     authenticator: Authenticator = request.app.state.authenticator
-    invented: InventedTokens = request.app.state.invented
+    invented: Buckets = request.app.state.invented
+    address = network(request.scope)
     try:
-        invented.check(request.scope)
+        invented.check(address)
         if not token.strip():
             return _form(request, to, "Enter an API token", 422)
         try:
             caller = await authenticator.holder(token.strip())
         except Unauthenticated:
-            invented.take(request.scope)
+            invented.take(address)
             raise
         async with database.writing() as session:
             secret = await start_session(session, caller)
