@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Annotated, Any, Self
 
 from app.training.catalog import CatalogQueryError, TrainingModel, get_training_model
@@ -67,10 +66,10 @@ class Prepared:
 
 
 class PreparedRoute(APIRoute):
-    """A route that reads the parameters of each query string once.
+    """A route that prepares the response for each path and query string once.
 
-    FastAPI takes most of the time of such a request to read them. The token is checked every time,
-    by the dependency that the route itself has.
+    The catalog never changes while the process runs. The token is checked every time, by the
+    dependency that the route itself has.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -101,17 +100,6 @@ router = APIRouter(
 )
 
 
-# The catalog never changes while the process runs, so a response is encoded once for each query.
-@lru_cache(MAX_PREPARED)
-def _page(query: CatalogQuery) -> Prepared:
-    return Prepared.of(page(query.find(), expansions(query.expand), facets=query.facets))
-
-
-@lru_cache(MAX_PREPARED)
-def _entry(tinker_id: str, expand: str | None) -> Prepared:
-    return Prepared.of(entry(known_entry(tinker_id), expansions(expand)))
-
-
 @router.get(
     "",
     response_model=TrainingCatalogResponse,
@@ -131,12 +119,12 @@ async def list_training_models(
     `dn train rl`.
     """
     try:
-        if "available" not in expansions(query.expand):
-            return _page(query).response(request)
-        found = query.find()
+        expand, found = expansions(query.expand), query.find()
     except CatalogQueryError as error:
         raise refused(error) from None
-    data = page(found, expansions(query.expand), facets=query.facets)
+    data = page(found, expand, facets=query.facets)
+    if "available" not in expand:
+        return Prepared.of(data).response(request)
     known, data["engine"] = await ask(engine, settings)
     for model, shown in zip(found.models, data["models"], strict=True):
         add_availability(shown, model, known)
@@ -157,10 +145,10 @@ async def get_catalog_model(
         expand = expansions(query.expand)
     except CatalogQueryError as error:
         raise refused(error) from None
-    if "available" not in expand:
-        return _entry(tinker_id, query.expand).response(request)
     model = known_entry(tinker_id)
     data = entry(model, expand)
+    if "available" not in expand:
+        return Prepared.of(data).response(request)
     known, data["engine"] = await ask(engine, settings)
     add_availability(data, model, known)
     return _uncached(data)
