@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
+from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -137,34 +138,22 @@ async def _ended_lineages(session: AsyncSession, lineages: Iterable[str]) -> dic
 
 
 async def delete_expired(database: Database, engine: EngineClient) -> int:
-    """Delete expired checkpoints on the engine, and return how many."""
+    """Delete expired checkpoints, and those of deleted jobs, on the engine; return how many."""
     expired = (Checkpoint.state == State.EXPIRED, Checkpoint.deleted_at.is_(None))
+    rows: list[Checkpoint | DeletedCheckpoint] = [*await _rows(database, *expired)]
+    async with database.reading() as session:
+        rows += await session.scalars(select(DeletedCheckpoint).limit(BATCH))
     deleted = 0
-    for row in await _rows(database, *expired):
+    for row in rows:
         if row.path.startswith(SCHEME) and not await engine.delete_checkpoint(row.path):
             log.warning("the engine does not delete %s; the request is repeated later", row.path)
             continue
         async with database.writing() as session:
-            await session.execute(
-                update(Checkpoint)
-                .where(Checkpoint.job_id == row.job_id, Checkpoint.path == row.path)
-                .values(deleted_at=now())
-            )
-        deleted += 1
-    return deleted + await _delete_of_deleted_jobs(database, engine)
-
-
-async def _delete_of_deleted_jobs(database: Database, engine: EngineClient) -> int:
-    async with database.reading() as session:
-        found = await session.scalars(select(DeletedCheckpoint.path).limit(BATCH))
-        paths = found.all()
-    deleted = 0
-    for path in paths:
-        if path.startswith(SCHEME) and not await engine.delete_checkpoint(path):
-            log.warning("the engine does not delete %s; the request is repeated later", path)
-            continue
-        async with database.writing() as session:
-            await session.execute(delete(DeletedCheckpoint).where(DeletedCheckpoint.path == path))
+            if isinstance(row, Checkpoint):
+                await _update(session, row, deleted_at=now())
+            else:
+                of_deleted_job = DeletedCheckpoint.path == row.path
+                await session.execute(delete(DeletedCheckpoint).where(of_deleted_job))
         deleted += 1
     return deleted
 
@@ -179,12 +168,16 @@ async def record_sizes(database: Database, engine: EngineClient) -> int:
     measured = [row for row in rows if row.path in sizes]
     async with database.writing() as session:
         for row in measured:
-            await session.execute(
-                update(Checkpoint)
-                .where(Checkpoint.job_id == row.job_id, Checkpoint.path == row.path)
-                .values(bytes=sizes[row.path])
-            )
+            await _update(session, row, bytes=sizes[row.path])
     return len(measured)
+
+
+async def _update(session: AsyncSession, row: Checkpoint, **values: Any) -> None:
+    await session.execute(
+        update(Checkpoint)
+        .where(Checkpoint.job_id == row.job_id, Checkpoint.path == row.path)
+        .values(**values)
+    )
 
 
 async def _rows(database: Database, *where: ColumnElement[bool]) -> Sequence[Checkpoint]:
