@@ -59,11 +59,8 @@ async def _jobs(session: AsyncSession) -> Metric:
 
 async def _queue_age(session: AsyncSession) -> Metric:
     oldest = await session.scalar(select(func.min(Job.created_at)).where(Job.status == "queued"))
-    family = GaugeMetricFamily(
-        "training_queue_oldest_seconds", "Age of the oldest queued job; 0 when none is queued"
-    )
-    family.add_metric([], _age(oldest))
-    return family
+    text = "Age of the oldest queued job; 0 when none is queued"
+    return GaugeMetricFamily("training_queue_oldest_seconds", text, value=_age(oldest))
 
 
 async def _checkpoint_age(session: AsyncSession) -> Metric:
@@ -75,12 +72,11 @@ async def _checkpoint_age(session: AsyncSession) -> Metric:
         .subquery()
     )
     oldest = await session.scalar(select(func.min(newest.c.at)))
-    family = GaugeMetricFamily(
+    return GaugeMetricFamily(
         "training_checkpoint_oldest_seconds",
         "Age of the newest checkpoint of the running job whose newest is oldest; 0 without one",
+        value=_age(oldest),
     )
-    family.add_metric([], _age(oldest))
-    return family
 
 
 async def _deliveries(session: AsyncSession) -> Readings:
@@ -90,26 +86,21 @@ async def _deliveries(session: AsyncSession) -> Readings:
     pending = await session.scalar(
         select(func.count()).select_from(Delivery).where(Delivery.next_at.is_not(None))
     )
-    families: Readings = []
-    for name, text, number in (
-        ("failed", "Webhook deliveries that failed for good and are still kept", failed),
-        ("pending", "Webhook deliveries that wait for their next try", pending),
-    ):
-        family = GaugeMetricFamily(f"training_webhook_deliveries_{name}", text)
-        family.add_metric([], number or 0)
-        families.append(family)
-    return families
+    return [
+        GaugeMetricFamily(f"training_webhook_deliveries_{name}", text, value=number or 0)
+        for name, text, number in (
+            ("failed", "Webhook deliveries that failed for good and are still kept", failed),
+            ("pending", "Webhook deliveries that wait for their next try", pending),
+        )
+    ]
 
 
 def _disk(data_dir: Path) -> Iterator[Metric]:
     # The directory appears with the first file; its disk is that of the nearest folder above.
     usage = shutil.disk_usage(next(each for each in (data_dir, *data_dir.parents) if each.exists()))
     for name, number in (("free", usage.free), ("size", usage.total)):
-        family = GaugeMetricFamily(
-            f"training_disk_{name}_bytes", f"Disk of the data directory, {name}"
-        )
-        family.add_metric([], number)
-        yield family
+        text = f"Disk of the data directory, {name}"
+        yield GaugeMetricFamily(f"training_disk_{name}_bytes", text, value=number)
 
 
 def _engine_memory(url: str) -> Iterator[Metric]:
@@ -123,11 +114,11 @@ def _engine_memory(url: str) -> Iterator[Metric]:
                 continue
             listens = {each.laddr.port for each in process.net_connections("tcp")}
             if address.port in listens:
-                family = GaugeMetricFamily(
-                    "training_engine_resident_bytes", "Resident memory of this machine's engine"
+                yield GaugeMetricFamily(
+                    "training_engine_resident_bytes",
+                    "Resident memory of this machine's engine",
+                    value=process.memory_info().rss,
                 )
-                family.add_metric([], process.memory_info().rss)
-                yield family
                 return
         except psutil.Error:
             continue

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -63,10 +63,19 @@ class Cleanup:
         store = BlobStore(settings.data_dir / "blobs")
         done = {
             "log lines, events and rollouts": await self._events(settings.log_days),
-            "idempotency keys": await self._idempotency_keys(settings.idempotency_days),
-            "results of checks": await self._checks(settings.idempotency_days),
-            "webhook deliveries": await self._deliveries(settings.delivery_days),
-            "tokens of ended jobs": await self._job_tokens(),
+            "idempotency keys": await self._older(settings.idempotency_days, _idempotency_keys),
+            # The next job on the same data is checked again.
+            "results of checks": await self._older(
+                settings.idempotency_days,
+                lambda before: delete(StoredCheck).where(StoredCheck.created_at < before),
+            ),
+            "webhook deliveries": await self._older(
+                settings.delivery_days,
+                lambda before: delete(Delivery).where(
+                    or_(Delivery.delivered_at < before, Delivery.given_up_at < before)
+                ),
+            ),
+            "tokens of ended jobs": await self._older(1, _job_tokens),
             "sessions of the console": await self._change(
                 delete(BrowserSession).where(BrowserSession.expires_at < now())
             ),
@@ -112,35 +121,9 @@ class Cleanup:
         self._events_deleted_until = before
         return deleted
 
-    async def _idempotency_keys(self, days: float) -> int:
-        if not days:
-            return 0
-        before = now() - timedelta(days=days)
-        old = (Job.idempotency_key.is_not(None), Job.created_at < before)
-        # `updated_at` stays: this is not a change of the job.
-        return await self._change(
-            update(Job).where(*old).values(idempotency_key=None, updated_at=Job.updated_at)
-        )
-
-    async def _checks(self, days: float) -> int:
-        """Delete stored results of checks; the next job on the same data is checked again."""
-        if not days:
-            return 0
-        before = now() - timedelta(days=days)
-        return await self._change(delete(StoredCheck).where(StoredCheck.created_at < before))
-
-    async def _deliveries(self, days: float) -> int:
-        if not days:
-            return 0
-        before = now() - timedelta(days=days)
-        settled = or_(Delivery.delivered_at < before, Delivery.given_up_at < before)
-        return await self._change(delete(Delivery).where(settled))
-
-    async def _job_tokens(self) -> int:
-        """Delete the tokens of sandboxes a day after they became invalid."""
-        before = now() - timedelta(days=1)
-        dead = or_(Token.revoked_at < before, Token.expires_at < before)
-        return await self._change(delete(Token).where(Token.job_id.is_not(None), dead))
+    async def _older(self, days: float, statement: Callable[[datetime], Any]) -> int:
+        """Execute a STATEMENT about what is older than DAYS, and return how much; 0 keeps all."""
+        return await self._change(statement(now() - timedelta(days=days))) if days else 0
 
     async def _change(self, statement: Any) -> int:
         async with self._database.writing() as session:
@@ -165,3 +148,14 @@ class Cleanup:
         old = (Job.status.in_(ENDED), Job.completed_at < before, Job.lease.is_(None))
         async with self._database.reading() as session:
             return (await session.scalars(select(Job.id).where(Job.id.in_(ids), *old))).all()
+
+
+def _idempotency_keys(before: datetime) -> Any:
+    old = (Job.idempotency_key.is_not(None), Job.created_at < before)
+    # `updated_at` stays: this is not a change of the job.
+    return update(Job).where(*old).values(idempotency_key=None, updated_at=Job.updated_at)
+
+
+def _job_tokens(before: datetime) -> Any:
+    invalid = or_(Token.revoked_at < before, Token.expires_at < before)
+    return delete(Token).where(Token.job_id.is_not(None), invalid)
