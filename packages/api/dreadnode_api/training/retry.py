@@ -4,7 +4,6 @@ import hashlib
 from typing import Any
 
 from app.training.catalog import get_training_model
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api.auth.deps import WorkspaceScope
@@ -24,7 +23,7 @@ from dreadnode_api.training.evaluation_results import keep_results
 from dreadnode_api.training.job_report import priced_again
 from dreadnode_api.training.planning import Services
 from dreadnode_api.training.rollouts import copy_rollouts
-from dreadnode_api.training.service import find_by_idempotency_key
+from dreadnode_api.training.service import add_once, find_by_idempotency_key
 from dreadnode_api.training.starting_weights import ARTIFACT as START
 from dreadnode_api.training.starting_weights import still_available
 
@@ -60,7 +59,7 @@ async def retry_job(
     request = f"retry {job_id}" + (" from start" if from_start else "")
     request += "" if max_cost_usd is None else f" at most {max_cost_usd!r}"
     digest = hashlib.sha256(request.encode()).hexdigest()
-    if key is not None and (known := await find_by_idempotency_key(database, scope, key, digest)):
+    if known := await find_by_idempotency_key(database, scope, key, digest):
         return known, False
     async with database.reading() as session:
         old = await _get_retryable(session, scope, job_id)
@@ -70,27 +69,19 @@ async def retry_job(
     else:
         still_served(old.trained_model, await engine.capabilities())
         await require_memory(engine, old.trained_model, old.config, old.preflight)
-    try:
-        async with database.writing() as session:
-            old = await _get_retryable(session, scope, job_id)
-            await keep_for_job(session, old.org_id, old.config)
-            resume_point = await _resume_point(session, old, from_start=from_start)
-            return await _create_retry(
-                session,
-                services.settings,
-                scope,
-                old,
-                resume_point,
-                key,
-                digest,
-                max_cost_usd,
-                from_start=from_start,
-            ), True
-    except IntegrityError:
-        known = await find_by_idempotency_key(database, scope, key or "", digest)
-        if known is None:
-            raise
-        return known, False
+
+    async def add(session: AsyncSession) -> Job:
+        old = await _get_retryable(session, scope, job_id)
+        await keep_for_job(session, old.org_id, old.config)
+        resume_point = await _resume_point(session, old, from_start=from_start)
+        job = _new_job(old, resume_point, is_paid=services.settings.is_paid)
+        job.created_by, job.idempotency_key, job.request_sha256 = scope.caller.user_id, key, digest
+        if max_cost_usd is not None:
+            job.config = {**job.config, SETTING: max_cost_usd}
+        await _add(session, services.settings, old, job, resume_point, from_start=from_start)
+        return job
+
+    return await add_once(database, scope, key, digest, add)
 
 
 async def _get_retryable(session: AsyncSession, scope: WorkspaceScope, job_id: str) -> Job:
@@ -130,39 +121,35 @@ async def _resume_point(session: AsyncSession, old: Job, *, from_start: bool) ->
     return found
 
 
-async def _create_retry(
-    session: AsyncSession,
-    settings: Settings,
-    scope: WorkspaceScope,
-    old: Job,
-    resume_point: ResumePoint,
-    key: str | None,
-    digest: str,
-    max_cost_usd: float | None,
-    *,
-    from_start: bool,
-) -> Job:
+def _new_job(old: Job, resume_point: ResumePoint, *, is_paid: bool) -> Job:
     artifacts = dict(resume_point.artifacts)
     if capability := old.artifacts.get("capability"):
         artifacts["capability"] = capability
     for name in (MODELS, START):
         if name in old.artifacts:
             artifacts[name] = old.artifacts[name]
-    job = Job(
+    return Job(
         id=new_id(),
         retry_of=old.id,
         start_step=resume_point.step,
-        idempotency_key=key,
-        request_sha256=digest,
-        created_by=scope.caller.user_id,
         events=0,
         artifacts=artifacts,
         rates=_rates(old),
-        paid=settings.is_paid and not old.rehearsal,
+        paid=is_paid and not old.rehearsal,
         **{name: getattr(old, name) for name in _COPIED},
     )
-    if max_cost_usd is not None:
-        job.config = {**job.config, SETTING: max_cost_usd}
+
+
+async def _add(
+    session: AsyncSession,
+    settings: Settings,
+    old: Job,
+    job: Job,
+    resume_point: ResumePoint,
+    *,
+    from_start: bool,
+) -> None:
+    """Put JOB into the queue, with the price, the history and the results of the OLD one."""
     job.preflight = priced_again(job, old.preflight or {})
     job.earlier_usd = chain_cost(old)
     await enqueue(session, settings, job, QUEUED_PHASE, QUEUED_REASON)
@@ -184,7 +171,6 @@ async def _create_retry(
         f"This job retries `{old.id}` {_describe_start(old, resume_point, from_start=from_start)}",
         data={"retry_of": old.id, "start_step": resume_point.step},
     )
-    return job
 
 
 def _describe_start(old: Job, resume_point: ResumePoint, *, from_start: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api import quotas
 from dreadnode_api.auth.deps import WorkspaceScope
@@ -64,7 +65,7 @@ async def create_job(
     started = loop.time()
     digest = hashlib.sha256(request.model_dump_json(exclude_unset=True).encode()).hexdigest()
     database = services.database
-    if key is not None and (known := await find_by_idempotency_key(database, scope, key, digest)):
+    if known := await find_by_idempotency_key(database, scope, key, digest):
         return known, False
     plan = await plan_job(scope, request, services)
     async with database.reading() as session:
@@ -78,16 +79,23 @@ async def create_job(
             return await _insert(services, scope, job, plan, result)
         if result is not None and (refusal := result.refusal()) is not None:
             raise refusal
-        rehearsal = create_job(
+        rehearsal, new = await create_job(
             scope,
             _rehearsal_of(request),
             None if key is None else hashlib.sha256(f"rehearsal of {key}".encode()).hexdigest(),
             services=services,
             while_connected=while_connected,
         )
-        return await _with_rehearsal(
-            scope, services, job, rehearsal, lambda: _insert(services, scope, job, plan, result)
-        )
+        job.rehearsal_id = rehearsal.id
+        try:
+            return await _insert(services, scope, job, plan, result)
+        except ApiError:
+            # Both of them exist, or neither.
+            if new:
+                async with database.writing() as session:
+                    with suppress(Conflict):
+                        await cancel_job(session, scope.workspace_id, rehearsal.id)
+            raise
 
     async with database.reading() as session:
         stored = await check_results.load(session, plan.check)
@@ -110,26 +118,6 @@ def _rehearsal_of(request: JobRequest) -> JobRequest:
     return request.model_copy(update=update)
 
 
-async def _with_rehearsal(
-    scope: WorkspaceScope,
-    services: Services,
-    job: Job,
-    rehearsal: Coroutine[Any, Any, tuple[Job, bool]],
-    insert: Callable[[], Awaitable[tuple[Job, bool]]],
-) -> tuple[Job, bool]:
-    """Create the REHEARSAL of a job and then the job, which waits for it; or neither of them."""
-    found, new = await rehearsal
-    job.rehearsal_id = found.id
-    try:
-        return await insert()
-    except ApiError:
-        if new:
-            async with services.database.writing() as session:
-                with suppress(Conflict):
-                    await cancel_job(session, scope.workspace_id, found.id)
-        raise
-
-
 async def _insert(
     services: Services, scope: WorkspaceScope, job: Job, plan: JobPlan, result: CheckResult | None
 ) -> tuple[Job, bool]:
@@ -147,35 +135,58 @@ async def _insert(
             await require_memory(services.engine, job.trained_model, job.config, result.report)
         job.preflight = job_report(job, result.report, sources)
         phase, reason = QUEUED_PHASE, QUEUED_REASON
+
+    async def add(session: AsyncSession) -> Job:
+        await keep_for_job(session, job.org_id, job.config)
+        await enqueue(session, services.settings, job, phase, reason)
+        if result is not None:
+            await reserve(session, job)
+            await release(session, job)
+        else:
+            await services.validator.add(session, job, plan.check, sources)
+        return job
+
+    found, new = await add_once(
+        services.database, scope, job.idempotency_key, job.request_sha256 or "", add
+    )
+    if new and result is None:
+        services.validator.start(job.id, plan.check, sources)
+    return found, new
+
+
+async def add_once(
+    database: Database,
+    scope: WorkspaceScope,
+    key: str | None,
+    digest: str,
+    add: Callable[[AsyncSession], Awaitable[Job]],
+) -> tuple[Job, bool]:
+    """Return the job that ADD writes, or that of its idempotency key, and whether it is new.
+
+    Raises:
+        Conflict: a request with another DIGEST used the key.
+    """
     try:
-        async with services.database.writing() as session:
-            await keep_for_job(session, job.org_id, job.config)
-            await enqueue(session, services.settings, job, phase, reason)
-            if result is not None:
-                await reserve(session, job)
-                await release(session, job)
-            else:
-                await services.validator.add(session, job, plan.check, sources)
+        async with database.writing() as session:
+            return await add(session), True
     except IntegrityError:
         # Another request with the same key created its job since the look-up.
-        key, digest = job.idempotency_key or "", job.request_sha256 or ""
-        known = await find_by_idempotency_key(services.database, scope, key, digest)
+        known = await find_by_idempotency_key(database, scope, key, digest)
         if known is None:
             raise
         return known, False
-    if result is None:
-        services.validator.start(job.id, plan.check, sources)
-    return job, True
 
 
 async def find_by_idempotency_key(
-    database: Database, scope: WorkspaceScope, key: str, digest: str
+    database: Database, scope: WorkspaceScope, key: str | None, digest: str
 ) -> Job | None:
     """Return the job that was created with an idempotency key, if there is one.
 
     Raises:
         Conflict: its request had another `digest`.
     """
+    if key is None:
+        return None
     async with database.reading() as session:
         known: Job | None = await session.scalar(
             select(Job).where(Job.workspace_id == scope.workspace_id, Job.idempotency_key == key)
