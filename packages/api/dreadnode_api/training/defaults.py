@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from dreadnode_api.training.eval_schemas import EvalConfig
 from dreadnode_api.training.rl_schemas import RlConfig
@@ -30,11 +31,7 @@ def with_defaults(kind: type[BaseModel], given: Mapping[str, Any], context: int)
     for name, field in offered(kind):
         if name in values or name in RESOLVED_ELSEWHERE:
             continue
-        rule = mark(field, DefaultFrom)
-        if rule is not None and rule.value is not None:
-            default = rule.value(values, context)
-        else:
-            default = field.get_default(call_default_factory=True, validated_data=values)
+        default = _default(field, values, context)
         if default is not None:
             values[name] = default
     ordered = {name: values[name] for name in kind.model_fields if name in values}
@@ -67,12 +64,16 @@ def default_names(trainer_type: str, config: Mapping[str, Any]) -> frozenset[str
     for name, field in offered(kind):
         if name not in config or name in RESOLVED_ELSEWHERE:
             continue
-        rule = mark(field, DefaultFrom)
-        if rule is not None and rule.value is not None:
-            # A default may depend on the settings above, and on all that were given.
-            default = rule.value({n: v for n, v in config.items() if n != name}, context)
-        else:
-            default = field.get_default(call_default_factory=True, validated_data=dict(config))
-        if default == config[name]:
+        # A default may depend on the settings above, and on all that were given.
+        others = {n: v for n, v in config.items() if n != name}
+        if _default(field, others, context) == config[name]:
             found.add(name)
     return frozenset(found)
+
+
+def _default(field: FieldInfo, others: dict[str, Any], context: int) -> Any:
+    """Return the default of a setting, given the OTHERS and how many tokens the model takes."""
+    rule = mark(field, DefaultFrom)
+    if rule is not None and rule.value is not None:
+        return rule.value(others, context)
+    return field.get_default(call_default_factory=True, validated_data=others)
