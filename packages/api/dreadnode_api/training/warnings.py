@@ -77,20 +77,14 @@ def _shared(config: Mapping[str, Any], report: Report) -> Iterator[str]:
 
 
 def _few_rows(config: Mapping[str, Any], report: Report) -> Iterator[str]:
+    what, advice = "rows", "; lower `batch_size`"
+    if "num_rollouts" in config:
+        what, advice = "prompts", ", so that steps repeat them; lower `num_rollouts`"
     plan = _plan(report)
     if plan is not None and plan["rows_per_epoch"] < plan["rows_per_step"]:
         yield (
-            f"A step takes {plan['rows_per_step']:,} rows, and there are only "
-            f"{plan['rows_per_epoch']:,}; lower `batch_size`"
-        )
-
-
-def _few_prompts(config: Mapping[str, Any], report: Report) -> Iterator[str]:
-    plan = _plan(report)
-    if plan is not None and plan["rows_per_epoch"] < plan["rows_per_step"]:
-        yield (
-            f"A step takes {plan['rows_per_step']:,} prompts, and there are only "
-            f"{plan['rows_per_epoch']:,}, so that steps repeat them; lower `num_rollouts`"
+            f"A step takes {plan['rows_per_step']:,} {what}, and there are only "
+            f"{plan['rows_per_epoch']:,}{advice}"
         )
 
 
@@ -157,6 +151,6 @@ _RULES = {
         "few_rows": _few_rows,
         "many_epochs": _many_epochs,
     },
-    "rl": {**_TRAINING, "few_prompts": _few_prompts, "reward": _reward},
+    "rl": {**_TRAINING, "few_prompts": _few_rows, "reward": _reward},
     "eval": {"truncated": _truncated, "duplicates": _duplicates, "reward": _reward},
 }
