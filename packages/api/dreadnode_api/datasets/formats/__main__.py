@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,6 +18,8 @@ from dreadnode_api.datasets.formats import MAX_ROW_BYTES, Unreadable
 from dreadnode_api.datasets.formats.compression import guarded, split_kind, unpacked
 
 MAGIC = b"PAR1"
+READERS = {"jsonl": "jsonl", "json": "json_array", "csv": "csv_table", "parquet": "parquet"}
+"""The module that reads each format."""
 
 
 def main(arguments: list[str]) -> int:
@@ -71,29 +74,15 @@ def _convert(kind: str, file: BinaryIO, out: BinaryIO, limit: int) -> dict[str, 
 
 
 def _rows(kind: str, file: BinaryIO) -> Iterator[str]:
-    # Imported only where needed: loading Arrow takes longer than reading most files.
     kind, compression = split_kind(kind)
     if compression is not None:
         return guarded(_rows(kind, unpacked(file, compression)), compression)
-    if kind == "jsonl":
-        from dreadnode_api.datasets.formats import jsonl
-
-        return jsonl.rows(file)
-    if kind == "json":
-        from dreadnode_api.datasets.formats import json_array
-
-        return json_array.rows(file)
-    if kind == "csv":
-        from dreadnode_api.datasets.formats import csv_table
-
-        return csv_table.rows(file)
-    if kind == "parquet":
-        if not _is_parquet(file):
-            raise Unreadable("The file is not Parquet; Parquet begins and ends with `PAR1`")
-        from dreadnode_api.datasets.formats import parquet
-
-        return parquet.rows(file)
-    raise ValueError(kind)
+    if kind == "parquet" and not _is_parquet(file):
+        raise Unreadable("The file is not Parquet; Parquet begins and ends with `PAR1`")
+    # Imported only where needed: loading Arrow takes longer than reading most files.
+    reader = import_module(f"dreadnode_api.datasets.formats.{READERS[kind]}")
+    rows: Iterator[str] = reader.rows(file)
+    return rows
 
 
 def _is_parquet(file: BinaryIO) -> bool:
