@@ -21,23 +21,22 @@ from dreadnode_api.models.quotas import Quota
 from dreadnode_api.models.webhooks import Webhook
 from dreadnode_api.settings import Settings
 
-RESOURCES = ("stored_bytes", "datasets", "blobs", "tokens", "queued_jobs", "webhooks")
-_ADVICE = {
-    "stored_bytes": "delete datasets, jobs or checkpoints that are no longer needed",
-    "datasets": "delete versions that are no longer needed (`dn dataset delete`)",
-    "blobs": "delete capabilities that are no longer needed",
-    "tokens": "revoke tokens that are no longer needed",
-    "queued_jobs": "wait until a job has started, or cancel one",
-    "webhooks": "delete one of them",
+_WORDS = {
+    "stored_bytes": (
+        "stored bytes",
+        "delete datasets, jobs or checkpoints that are no longer needed",
+    ),
+    "datasets": (
+        "versions of datasets",
+        "delete versions that are no longer needed (`dn dataset delete`)",
+    ),
+    "blobs": ("blobs", "delete capabilities that are no longer needed"),
+    "tokens": ("valid tokens", "revoke tokens that are no longer needed"),
+    "queued_jobs": ("queued jobs", "wait until a job has started, or cancel one"),
+    "webhooks": ("webhooks", "delete one of them"),
 }
-_NAMES = {
-    "stored_bytes": "stored bytes",
-    "datasets": "versions of datasets",
-    "blobs": "blobs",
-    "tokens": "valid tokens",
-    "queued_jobs": "queued jobs",
-    "webhooks": "webhooks",
-}
+"""What an error calls each resource, and what it advises."""
+RESOURCES = tuple(_WORDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +71,10 @@ async def require(
         return
     used = await _used(session, org_id, resource) - (adding if is_added else 0)
     if used + adding > limit:
+        name, advice = _WORDS[resource]
         raise Conflict(
-            f"The organization uses {used:,} of at most {limit:,} {_NAMES[resource]}, and this "
-            f"needs {adding:,} more; {_ADVICE[resource]}, or ask the server's operator for a "
-            "higher quota"
+            f"The organization uses {used:,} of at most {limit:,} {name}, and this needs "
+            f"{adding:,} more; {advice}, or ask the server's operator for a higher quota"
         )
 
 
