@@ -9,12 +9,12 @@ from dreadnode_api.checkpoints import records
 from dreadnode_api.checkpoints.choice import checkpoint_name
 from dreadnode_api.console.deps import MemberPage
 from dreadnode_api.console.layout import HEADERS
-from dreadnode_api.http.deps import InDatabase, ReadSession
+from dreadnode_api.http.deps import ReadSession
 from dreadnode_api.jobs import service as jobs
 from dreadnode_api.jobs.deps import JobId
 from dreadnode_api.models.checkpoints import State
 from dreadnode_api.serving.job_chat_routes import ChatRequest, streamed_answer
-from dreadnode_api.serving.service import Models
+from dreadnode_api.serving.service import models_of
 
 router = APIRouter(prefix="/ws/{ws}/jobs/{job_id}/chat")
 
@@ -31,13 +31,10 @@ async def chat(page: MemberPage, job_id: JobId, session: ReadSession) -> Respons
 
 
 @router.post("")
-async def say(
-    page: MemberPage, job_id: JobId, asked: Annotated[ChatRequest, Body()], database: InDatabase
-) -> Response:
+async def say(page: MemberPage, job_id: JobId, asked: Annotated[ChatRequest, Body()]) -> Response:
     """Send the next message of the conversation as `POST .../chat` streams it."""
-    state = page.request.app.state
-    models = Models(state.engine, state.serving, page.caller, database)
     streamed = asked.model_copy(update={"stream": True})
+    models = models_of(page.request, page.caller)
     response = await streamed_answer(page.scope, job_id, streamed, models)
     response.headers.update(HEADERS)
     return response

@@ -27,7 +27,7 @@ from dreadnode_api.serving.job_chat_routes import (
     ChatRequest,
     answer,
 )
-from dreadnode_api.serving.service import Models
+from dreadnode_api.serving.service import models_of
 from dreadnode_api.training.defaults import complete
 
 router = APIRouter()
@@ -119,8 +119,7 @@ async def answers(
             "seed": 0,
         }
     )
-    state = page.request.app.state
-    models = Models(state.engine, state.serving, page.caller, database)
+    models = models_of(page.request, page.caller)
 
     async def one(of: Job) -> Answer:
         try:

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, TypeAdapter
 from starlette.responses import Response
 
 from dreadnode_api.console.deps import AdminPage, ReaderPage, empty_is_none
-from dreadnode_api.console.forms import texts, validated
+from dreadnode_api.console.forms import number, texts, validated
 from dreadnode_api.console.layout import redirect
 from dreadnode_api.http.deps import InDatabase, ReadSession
 from dreadnode_api.pricing import routes as api
@@ -50,12 +50,8 @@ async def costs(
 @router.post("")
 async def set_budget(page: AdminPage, database: InDatabase) -> Response:
     """Set the monthly limit of the workspace, or remove it if the field is empty."""
-    text = (await texts(page.request)).get("monthly_limit_usd", "").strip()
-    try:
-        limit: float | str | None = float(text) if text else None
-    except ValueError:
-        limit = text
-    request = validated(_BUDGET, {"monthly_limit_usd": limit})
+    text = (await texts(page.request)).get("monthly_limit_usd", "")
+    request = validated(_BUDGET, {"monthly_limit_usd": number(text)})
     async with database.writing() as session:
         await api.set_budget(page.scope, request, session)
     return redirect(page.url("settings/costs"))

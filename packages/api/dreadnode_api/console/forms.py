@@ -20,6 +20,14 @@ async def texts(request: Request) -> dict[str, str]:
     }
 
 
+def number(text: str) -> float | str | None:
+    """Return TEXT as a number if it is one, or None if it is blank; the route refuses the rest."""
+    try:
+        return float(text) if text.strip() else None
+    except ValueError:
+        return text.strip()
+
+
 def validated(kind: TypeAdapter[T], body: Any) -> T:
     """Return BODY as the request of an API route.
 

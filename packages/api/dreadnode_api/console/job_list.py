@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from pydantic import BeforeValidator
 from starlette.responses import Response
 
+from dreadnode_api.console import job_form
 from dreadnode_api.console.curves import Curves
 from dreadnode_api.console.deps import Filter, ReaderPage, empty_is_none
 from dreadnode_api.http.deps import ReadSession
@@ -19,12 +20,7 @@ router = APIRouter()
 
 PAGE_SIZE = 25
 STATUSES = [("", "Any status"), *((each.value, each.value.capitalize()) for each in Status)]
-KINDS = [
-    ("", "Any kind"),
-    ("sft", "Supervised"),
-    ("rl", "Reinforcement learning"),
-    ("eval", "Evaluation"),
-]
+KINDS = [("", "Any kind"), *job_form.KINDS.items()]
 
 
 @router.get("/ws/{ws}/jobs")

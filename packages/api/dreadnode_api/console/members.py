@@ -1,5 +1,7 @@
 """The members of the organization, and what administrators change about them."""
 
+from typing import Any
+
 from fastapi import APIRouter
 from pydantic import TypeAdapter
 from starlette.responses import Response
@@ -8,9 +10,8 @@ from dreadnode_api.auth import people_routes as api
 from dreadnode_api.auth.people_routes import UserId
 from dreadnode_api.auth.schemas import MemberRequest, RoleRequest
 from dreadnode_api.console.deps import AdminPage, ReaderPage
-from dreadnode_api.console.forms import texts, validated
+from dreadnode_api.console.forms import number, texts, validated
 from dreadnode_api.console.layout import redirect
-from dreadnode_api.console.tokens import days_of
 from dreadnode_api.http.deps import InDatabase, InSettings, ReadSession
 
 router = APIRouter(prefix="/ws/{ws}/settings")
@@ -38,7 +39,8 @@ async def add(page: AdminPage, database: InDatabase, settings: InSettings) -> Re
     """Add a member, and show their first token once."""
     values = await texts(page.request)
     names = MemberRequest.model_fields.keys() & values
-    body = {name: values[name].strip() for name in names} | days_of(values)
+    body: dict[str, Any] = {name: values[name].strip() for name in names}
+    body["expires_in_days"] = number(values.get("expires_in_days", ""))
     request = validated(_MEMBER, body)
     async with database.writing() as session:
         made = await api.add_member(page.caller, request, session, settings)

@@ -1,6 +1,5 @@
 """API tokens: those that the caller may see, new ones, and their revocation."""
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -11,7 +10,7 @@ from dreadnode_api.auth import routes as api
 from dreadnode_api.auth.callers import Role
 from dreadnode_api.auth.schemas import TokenRequest
 from dreadnode_api.console.deps import ReaderPage
-from dreadnode_api.console.forms import texts, validated
+from dreadnode_api.console.forms import number, texts, validated
 from dreadnode_api.console.layout import redirect
 from dreadnode_api.http.deps import InDatabase, InSettings, ReadSession
 from dreadnode_api.http.patterns import SLUG
@@ -21,15 +20,6 @@ router = APIRouter(prefix="/ws/{ws}/settings/tokens")
 
 SHOWN = 200
 _TOKEN = TypeAdapter(TokenRequest)
-
-
-def days_of(values: Mapping[str, str]) -> dict[str, Any]:
-    """Return the field of the lifetime, as a number if it is one."""
-    text = values.get("expires_in_days", "").strip()
-    try:
-        return {"expires_in_days": float(text)} if text else {}
-    except ValueError:
-        return {"expires_in_days": text}
 
 
 @router.get("")
@@ -57,8 +47,10 @@ async def tokens(page: ReaderPage, session: ReadSession) -> Response:
 async def create(page: ReaderPage, database: InDatabase, settings: InSettings) -> Response:
     """Create a token, and show it once."""
     values = await texts(page.request)
-    body = {name: values[name].strip() for name in ("name", "role", "username") if name in values}
-    request = validated(_TOKEN, body | days_of(values))
+    names = ("name", "role", "username")
+    body: dict[str, Any] = {name: values[name].strip() for name in names if name in values}
+    body["expires_in_days"] = number(values.get("expires_in_days", ""))
+    request = validated(_TOKEN, body)
     async with database.writing() as session:
         made = await api.create_token(page.caller, request, session, settings)
     return page.render("new_token.html", token=made, back=page.url("settings/tokens"), member=None)

@@ -15,7 +15,6 @@ from dreadnode_api.auth.deps import UserCaller
 from dreadnode_api.checkpoints.targets import Target, find_target
 from dreadnode_api.db import Database
 from dreadnode_api.engine_client import EngineClient
-from dreadnode_api.http.deps import InDatabase, InEngine
 from dreadnode_api.models.checkpoints import Checkpoint, State
 from dreadnode_api.models.jobs import Job
 from dreadnode_api.serving.model_process import Line
@@ -116,12 +115,15 @@ async def _with_first(first: Line, lines: Lines) -> Lines:
             yield line
 
 
-async def models(
-    request: Request, caller: UserCaller, database: InDatabase, engine: InEngine
-) -> Models:
+def models_of(request: Request, caller: Caller) -> Models:
+    """Return what serves the requests of CALLER."""
+    state = request.app.state
+    return Models(state.engine, state.serving, caller, state.database)
+
+
+async def models(request: Request, caller: UserCaller) -> Models:
     """Return what serves the caller's requests."""
-    pool: ProcessPool = request.app.state.serving
-    return Models(engine, pool, caller, database)
+    return models_of(request, caller)
 
 
 JobModels = Annotated[Models, Depends(models)]
