@@ -120,11 +120,6 @@ class EngineClient:
         """Whether this server has an engine."""
         return bool(self._url)
 
-    @property
-    def known(self) -> Capabilities | None:
-        """The last response, of any age, without a request."""
-        return self._known
-
     async def capabilities(self, *, at_most: float | None = None) -> Capabilities:
         """Return what the engine serves, by an answer of at most `at_most` seconds of age.
 

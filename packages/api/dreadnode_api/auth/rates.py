@@ -9,6 +9,7 @@ from starlette.types import Scope
 from dreadnode_api.errors import TooManyRequests
 from dreadnode_api.settings import Settings
 
+MAX_BUCKETS = 10_000
 UNKNOWN_RATE, UNKNOWN_BURST = 2.0, 40
 """How many unknown tokens a second one address may try, on average and at once."""
 
@@ -28,10 +29,9 @@ def network(scope: Scope) -> str:
 class Buckets:
     """Token buckets, one a credential: `rate` a second on average, `burst` at once."""
 
-    def __init__(self, rate: float, burst: int, entries: int = 10_000) -> None:
+    def __init__(self, rate: float, burst: int) -> None:
         self._rate = rate
         self._burst = float(max(burst, 1))
-        self._entries = entries
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, key: str) -> None:
@@ -46,7 +46,7 @@ class Buckets:
         is_allowed = left >= 1
         self._buckets[key] = (left - 1 if is_allowed else left, present)
         self._buckets.move_to_end(key)
-        if len(self._buckets) > self._entries:
+        if len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)
         if not is_allowed:
             raise self._too_many(left)

@@ -1,7 +1,7 @@
 """The estimate of a job's price: its fewest and its most tokens at the rates of its model."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -46,7 +46,7 @@ class Estimate:
         return {
             "is_exact": self.is_exact,
             "rates": self.rates.to_json(),
-            "tokenizer": self.tokenizer.to_json(),
+            "tokenizer": asdict(self.tokenizer),
             "at_least": _side(self.at_least, least),
             "at_most": _side(self.at_most, most),
             "reason": most.reason,
@@ -66,10 +66,6 @@ class TokenizerUsed:
     is_own: bool = True
     error: float | None = None
     explanation: str | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return this in a form that JSON can hold."""
-        return {"is_own": self.is_own, "error": self.error, "explanation": self.explanation}
 
 
 def estimate(
