@@ -1,6 +1,7 @@
 """Every table of the database: the bottom layer, which imports nothing else of the API."""
 
-from dreadnode_api.models import (
+# Each module registers its tables when it is imported.
+from dreadnode_api.models import (  # noqa: F401
     adapters,
     auth,
     capabilities,
@@ -14,19 +15,5 @@ from dreadnode_api.models import (
 )
 from dreadnode_api.models.base import Table
 
-__all__ = [
-    "TABLES",
-    "adapters",
-    "auth",
-    "capabilities",
-    "checkpoints",
-    "checks",
-    "datasets",
-    "health",
-    "jobs",
-    "quotas",
-    "webhooks",
-]
-
 TABLES = Table.metadata
-"""The tables of all modules above, which register them when they are imported."""
+"""The tables of all modules above."""

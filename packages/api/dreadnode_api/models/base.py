@@ -6,7 +6,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, MetaData, TypeDecorator
+from sqlalchemy import DateTime, Dialect, Index, MetaData, TypeDecorator, text
 from sqlalchemy.orm import DeclarativeBase
 
 NAMES = {
@@ -36,6 +36,11 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         """Add the time zone after loading."""
         return None if value is None else value.replace(tzinfo=value.tzinfo or UTC)
+
+
+def partial_index(name: str, *columns: str, where: str) -> Index:
+    """Return an index of the rows that WHERE selects, in either database."""
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
 
 
 def now() -> datetime:

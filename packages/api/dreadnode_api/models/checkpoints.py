@@ -13,10 +13,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, String, text
+from sqlalchemy import JSON, BigInteger, ForeignKey, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dreadnode_api.models.base import Table, UtcDateTime, now
+from dreadnode_api.models.base import Table, UtcDateTime, now, partial_index
 
 
 class State(StrEnum):
@@ -33,12 +33,7 @@ class Checkpoint(Table):
     __tablename__ = "checkpoints"
     __table_args__ = (
         # What the periodic task looks for: rows that the engine is to be asked about.
-        Index(
-            "ix_checkpoints_open",
-            "state",
-            sqlite_where=text("deleted_at IS NULL"),
-            postgresql_where=text("deleted_at IS NULL"),
-        ),
+        partial_index("ix_checkpoints_open", "state", where="deleted_at IS NULL"),
     )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id"), primary_key=True)

@@ -31,11 +31,10 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
-    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dreadnode_api.models.base import Table, UtcDateTime, new_id, now
+from dreadnode_api.models.base import Table, UtcDateTime, new_id, now, partial_index
 
 
 class Status(StrEnum):
@@ -78,21 +77,9 @@ class Job(Table):
         # The costs of a month.
         Index("ix_jobs_workspace_id_created_at", "workspace_id", "created_at"),
         # Only a job with a lease may have a sandbox, and few jobs have one.
-        Index(
-            "ix_jobs_leased",
-            "workspace_id",
-            "lease_until",
-            sqlite_where=text("lease IS NOT NULL"),
-            postgresql_where=text("lease IS NOT NULL"),
-        ),
+        partial_index("ix_jobs_leased", "workspace_id", "lease_until", where="lease IS NOT NULL"),
         # Finds the oldest queued job of a workspace without a scan.
-        Index(
-            "ix_jobs_queued",
-            "workspace_id",
-            "id",
-            sqlite_where=text("status = 'queued'"),
-            postgresql_where=text("status = 'queued'"),
-        ),
+        partial_index("ix_jobs_queued", "workspace_id", "id", where="status = 'queued'"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)

@@ -13,10 +13,10 @@ workspace, and tries each until it succeeds or has failed for too long.
 import json
 from datetime import datetime
 
-from sqlalchemy import JSON, ForeignKey, Index, Integer, String, Text, text
+from sqlalchemy import JSON, ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dreadnode_api.models.base import Table, UtcDateTime, new_id, now
+from dreadnode_api.models.base import Table, UtcDateTime, new_id, now, partial_index
 
 
 class Webhook(Table):
@@ -52,12 +52,7 @@ class Delivery(Table):
     __tablename__ = "webhook_deliveries"
     __table_args__ = (
         Index("ix_webhook_deliveries_webhook_id_id", "webhook_id", "id"),
-        Index(
-            "ix_webhook_deliveries_due",
-            "next_at",
-            sqlite_where=text("next_at IS NOT NULL"),
-            postgresql_where=text("next_at IS NOT NULL"),
-        ),
+        partial_index("ix_webhook_deliveries_due", "next_at", where="next_at IS NOT NULL"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
