@@ -7,7 +7,7 @@ from email.message import Message
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser
+from python_multipart.multipart import MultipartParser, parse_options_header
 
 from dreadnode_api.errors import Malformed
 
@@ -105,13 +105,8 @@ class _Body:
 
 def content_type(request: Request) -> tuple[str, str]:
     """Return the content type of the body without its parameters, and the boundary of its parts."""
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
-    boundary = ""
-    for each in parameters.split(";"):
-        name, _, value = each.strip().partition("=")
-        if name.lower() == "boundary":
-            boundary = value.strip('"')
-    kind = kind.strip().lower()
+    found, parameters = parse_options_header(request.headers.get("content-type", ""))
+    kind, boundary = found.decode("latin-1"), parameters.get(b"boundary", b"").decode("latin-1")
     if kind == "multipart/form-data" and not 0 < len(boundary) <= 70:
         raise Malformed("The `Content-Type` header needs a `boundary` of at most 70 characters")
     return kind, boundary

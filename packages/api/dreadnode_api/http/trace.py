@@ -5,6 +5,7 @@ import re
 import time
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -12,7 +13,7 @@ from dreadnode_api import logs
 from dreadnode_api.http.error_responses import crash_response
 
 _JOB = re.compile(r"/training/jobs/([A-Za-z0-9-]{1,64})(?:/|$)")
-_REQUEST_ID = re.compile(rb"^[A-Za-z0-9._-]{1,64}$")
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -44,11 +45,6 @@ class Telemetry:
         self.seconds.observe(seconds)
 
 
-def header(scope: Scope, name: bytes) -> bytes:
-    """Return the first header called NAME (lower case), or empty bytes."""
-    return next((value for key, value in scope["headers"] if key == name), b"")
-
-
 class Trace:
     """Gives a request its id, turns a crash into a 500 with a reference, and logs one line."""
 
@@ -61,10 +57,10 @@ class Trace:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        given = header(scope, b"x-request-id")
+        given = Headers(scope=scope).get("x-request-id", "")
         # It is only a name, so it need not be secret.
         generated = f"{random.getrandbits(64):016x}"
-        request_id = given.decode() if _REQUEST_ID.match(given) else generated
+        request_id = given if _REQUEST_ID.match(given) else generated
         id_header = (b"x-request-id", request_id.encode())
         job = _JOB.search(scope["path"])
         about = logs.REQUEST.set(request_id), logs.JOB.set(job[1] if job else None)
