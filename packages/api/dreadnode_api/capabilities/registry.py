@@ -111,7 +111,8 @@ async def put_manifest(
     described = config.get("capability_manifest")
     described = described if isinstance(described, dict) else {}
     entry = described.get("entry_agent")
-    arguments = [entry] if isinstance(entry, str) and _is_name(entry) else []
+    is_name = isinstance(entry, str) and entry.isprintable() and len(entry) <= MAX_PATH
+    arguments = [str(entry)] if is_name else []
     try:
         reading = reader.read(
             caller.org_id,
@@ -123,8 +124,19 @@ async def put_manifest(
         found = await while_connected(request, reading)
     except UnreadableUpload as error:
         raise Malformed(str(error)) from None
-    made = _version(caller, name, version, layer, described, config, found)
-    made.config_sha256 = manifest.config.sha256
+    description = described.get("description")
+    made = CapabilityVersion(
+        org_id=caller.org_id,
+        name=name,
+        version=version,
+        description=description if isinstance(description, str) else None,
+        prompt=found["prompt"],
+        entry_agent=found["agent"],
+        details=service.details_of(config),
+        sha256=layer.sha256,
+        config_sha256=manifest.config.sha256,
+        created_by=caller.user_id,
+    )
     async with store.receiving(_once(content), len(content)) as incoming:
         made.manifest_sha256 = incoming.sha256
         async with database.writing() as session:
@@ -183,9 +195,8 @@ async def _use(session: AsyncSession, caller: Caller, store: BlobStore, *named: 
     Raises:
         Malformed: one of them was not sent, or is missing.
     """
-    for each in sorted(
-        named, key=lambda blob: blob.sha256
-    ):  # The same order in every push, so none deadlock.
+    # The same order in every push, so none deadlock.
+    for each in sorted(named, key=lambda blob: blob.sha256):
         await service.use_sent(session, caller.org_id, each.sha256, each.size)
         if not store.path(each.sha256).is_file():
             raise Malformed(f"The blob `{each.digest}` is missing; send it again")
@@ -203,33 +214,6 @@ def _config(store: BlobStore, named: Descriptor) -> dict[str, Any]:
     for problem in storage_problems(config):
         raise Malformed(f"The config that the manifest refers to cannot be stored: {problem}")
     return config
-
-
-def _version(
-    caller: Caller,
-    name: str,
-    version: str,
-    layer: Descriptor,
-    described: dict[str, Any],
-    config: dict[str, Any],
-    found: dict[str, Any],
-) -> CapabilityVersion:
-    description = described.get("description")
-    return CapabilityVersion(
-        org_id=caller.org_id,
-        name=name,
-        version=version,
-        description=description if isinstance(description, str) else None,
-        prompt=found["prompt"],
-        entry_agent=found["agent"],
-        details=service.details_of(config),
-        sha256=layer.sha256,
-        created_by=caller.user_id,
-    )
-
-
-def _is_name(agent: str) -> bool:
-    return agent.isprintable() and len(agent) <= MAX_PATH
 
 
 async def _once(content: bytes) -> Any:

@@ -1,7 +1,5 @@
 """Joins the pages of the console: their routers, their menu, and the page of an error."""
 
-from dataclasses import dataclass
-
 from fastapi import Depends, FastAPI
 
 from dreadnode_api.console import (
@@ -29,15 +27,6 @@ from dreadnode_api.console.errors import error_page
 from dreadnode_api.console.job_feed import JobFeeds
 from dreadnode_api.http.query_parameters import refuse_unknown
 
-
-@dataclass(frozen=True, slots=True)
-class MenuEntry:
-    """An entry of the menu: its label, and its path within a workspace."""
-
-    label: str
-    path: str
-
-
 PAGES = (
     sign_in,
     workspaces,
@@ -56,13 +45,14 @@ PAGES = (
     tokens,
     costs,
 )
-NAVIGATION = (
-    MenuEntry("Jobs", "jobs"),
-    MenuEntry("Compare", "compare"),
-    MenuEntry("Catalog", "catalog"),
-    MenuEntry("Datasets", "datasets"),
-    MenuEntry("Settings", "settings"),
-)
+NAVIGATION = {
+    "Jobs": "jobs",
+    "Compare": "compare",
+    "Catalog": "catalog",
+    "Datasets": "datasets",
+    "Settings": "settings",
+}
+"""The menu: the labels of its entries, and their paths within a workspace."""
 
 
 def install(app: FastAPI) -> None:

@@ -97,8 +97,7 @@ async def push_dataset(
     async with received(request, caller.org_id, store, reader, limit) as splits:
         notes = await while_connected(request, row_check.check(caller.org_id, splits))
         async with database.writing() as session:
-            ref = service.Ref(caller.org_id, name, version)
-            found, new = await service.add_version(session, settings, ref, splits, caller.user_id)
+            found, new = await service.add_version(session, settings, caller, name, version, splits)
         response.status_code = 201 if new else 200
         return Dataset.of(found, notes=notes)
 

@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dreadnode_api import quotas
+from dreadnode_api.auth.callers import Caller
 from dreadnode_api.datasets.push import UploadedSplit
 from dreadnode_api.errors import Conflict, NotFound
 from dreadnode_api.models.datasets import DatasetSplit, DatasetVersion
@@ -15,54 +15,46 @@ from dreadnode_api.settings import Settings
 from dreadnode_api.versions import find_version, versions_of
 
 
-@dataclass(frozen=True, slots=True)
-class Ref:
-    """The name of a version."""
-
-    org_id: str
-    name: str
-    version: str
-
-
 async def add_version(
     session: AsyncSession,
     settings: Settings,
-    ref: Ref,
+    caller: Caller,
+    name: str,
+    version: str,
     splits: Sequence[UploadedSplit],
-    created_by: str | None,
 ) -> tuple[DatasetVersion, bool]:
     """Store SPLITS as a version, and return whether it is new.
 
     Raises:
         Conflict: the version exists with other files, or the organization's quota is used up.
     """
-    existing = await find_version(session, DatasetVersion, ref.org_id, ref.name, ref.version)
+    existing = await find_version(session, DatasetVersion, caller.org_id, name, version)
     if existing is not None:
         if {(s.name, s.format, s.sha256) for s in existing.splits} != {
             (s.name, s.format, s.file.sha256) for s in splits
         }:
             raise Conflict(
-                f"Version `{ref.version}` of `{ref.name}` exists with other rows, and a version "
-                "never changes; push a new version"
+                f"Version `{version}` of `{name}` exists with other rows, and a version never "
+                "changes; push a new version"
             )
         if existing.deleted_at is None:
             return existing, False
     stored = {file.sha256: file.bytes for split in splits for file in (split.file, split.content)}
-    await quotas.require(session, settings, ref.org_id, "datasets")
-    await quotas.require(session, settings, ref.org_id, "stored_bytes", sum(stored.values()))
+    await quotas.require(session, settings, caller.org_id, "datasets")
+    await quotas.require(session, settings, caller.org_id, "stored_bytes", sum(stored.values()))
     if existing is not None:
         await _restore(session, existing, splits)
         return existing, True
     formats = {split.format for split in splits}
     made = DatasetVersion(
-        org_id=ref.org_id,
-        name=ref.name,
-        version=ref.version,
+        org_id=caller.org_id,
+        name=name,
+        version=version,
         format=formats.pop() if len(formats) == 1 else "mixed",
         rows=sum(split.rows for split in splits),
         bytes=sum(split.file.bytes for split in splits),
         sha256=digest(splits),
-        created_by=created_by,
+        created_by=caller.user_id,
         splits=[_split_row(position, split) for position, split in enumerate(splits)],
     )
     try:
@@ -70,7 +62,7 @@ async def add_version(
             session.add(made)
     except IntegrityError:
         # Another upload of the same version was faster; now it can be found.
-        return await add_version(session, settings, ref, splits, created_by)
+        return await add_version(session, settings, caller, name, version, splits)
     _keep(splits)
     return made, True
 

@@ -151,10 +151,7 @@ def kinds() -> list[Kind]:
 @cache
 def kind(name: str) -> Kind:
     """Return the kind of jobs called NAME."""
-    return _kind(name, REQUESTS[name])
-
-
-def _kind(name: str, request: type[BaseModel]) -> Kind:
+    request = REQUESTS[name]
     described = request.model_json_schema()
     types = described["$defs"]
     config = request.model_fields["config"].annotation

@@ -30,8 +30,15 @@ _TASKS = NotOffered(
     "tasks are not run here: push their prompts as a dataset, name it in `prompt_dataset_ref`, "
     "and give tools as an `environment`"
 )
-_WORLDS = "worlds are not run here"
 _ASYNC = ("one_step_off_async", "fully_async")
+
+
+def _world(instead: str) -> NotOffered:
+    return NotOffered(f"worlds are not run here: {instead}")
+
+
+_TOOLS = _world("give tools as an `environment`")
+_UNUSED: Any = Field(None, description="Not offered here.")
 
 
 def _prompts(settings: Mapping[str, Any], context: int) -> int:
@@ -208,25 +215,15 @@ class RlConfig(TrainConfig):
         int | None, EVALUATION, Needs("eval_dataset_ref"), DefaultFrom("all")
     ] = Field(None, ge=1, description="Maximum number of prompts of an evaluation.", examples=[64])
 
-    task_ref: Annotated[Any, _TASKS] = Field(None, description="Not offered here.")
-    world_manifest_id: Annotated[Any, NotOffered(f"{_WORLDS}: give tools as an `environment`")] = (
-        Field(None, description="Not offered here.")
-    )
-    world_runtime_id: Annotated[Any, NotOffered(f"{_WORLDS}: give tools as an `environment`")] = (
-        Field(None, description="Not offered here.")
-    )
-    world_agent_name: Annotated[
-        Any, NotOffered(f"{_WORLDS}: give the agent's prompt as `system_prompt`")
-    ] = Field(None, description="Not offered here.")
-    world_goal: Annotated[Any, NotOffered(f"{_WORLDS}: give the goal in each row's prompt")] = (
-        Field(None, description="Not offered here.")
-    )
-    world_reward: Annotated[Any, NotOffered(f"{_WORLDS}: name a `reward_recipe`")] = Field(
-        None, description="Not offered here."
-    )
+    task_ref: Annotated[Any, _TASKS] = _UNUSED
+    world_manifest_id: Annotated[Any, _TOOLS] = _UNUSED
+    world_runtime_id: Annotated[Any, _TOOLS] = _UNUSED
+    world_agent_name: Annotated[Any, _world("give the agent's prompt as `system_prompt`")] = _UNUSED
+    world_goal: Annotated[Any, _world("give the goal in each row's prompt")] = _UNUSED
+    world_reward: Annotated[Any, _world("name a `reward_recipe`")] = _UNUSED
     max_episode_steps: Annotated[
-        Any, NotOffered(f"{_WORLDS}: bound a rollout in an `environment` by `max_turns`")
-    ] = Field(None, description="Not offered here.")
+        Any, _world("bound a rollout in an `environment` by `max_turns`")
+    ] = _UNUSED
 
     @model_validator(mode="before")
     @classmethod
