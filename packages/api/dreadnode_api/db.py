@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any
 
@@ -56,7 +56,7 @@ class Database:
             self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE"), expire_on_commit=False
         )
         # SQLite has one write lock. Waiting for it here is fair and blocks no thread.
-        self._write_lock = asyncio.Lock() if self.is_sqlite else None
+        self._write_lock = asyncio.Lock() if self.is_sqlite else nullcontext()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncSession]:
@@ -67,10 +67,6 @@ class Database:
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[AsyncSession]:
         """Yield a session that is committed at the end of the block, or rolled back."""
-        if self._write_lock is None:
-            async with self._writers() as session, session.begin():
-                yield session
-            return
         async with self._write_lock, self._writers() as session, session.begin():
             yield session
 

@@ -17,6 +17,7 @@ from dreadnode_api.errors import plain
 from dreadnode_api.fair_queue import FairQueue
 from dreadnode_api.http.deps import in_application
 from dreadnode_api.runtime_processes.child import run
+from dreadnode_api.runtime_processes.command import CommandFailed
 from dreadnode_api.runtime_processes.folder import process_folder
 from dreadnode_api.settings import Settings
 
@@ -33,10 +34,6 @@ def upload_queue(settings: Settings) -> FairQueue:
 
 class UnreadableUpload(Exception):
     """A file that is refused; the text is one sentence for the client."""
-
-
-class ReadingFailed(Exception):
-    """The reading process failed. This is our bug and becomes a 500."""
 
 
 class UploadReader:
@@ -65,7 +62,7 @@ class UploadReader:
 
         Raises:
             UnreadableUpload: the file is refused, or takes more time or memory than the limits.
-            ReadingFailed: the process failed.
+            CommandFailed: the process failed.
         """
         settings = self._settings
         seconds = seconds or settings.convert_timeout
@@ -96,7 +93,7 @@ class UploadReader:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise ReadingFailed(f"{module} exited with {result.code}: {result.stderr[-2000:]!r}")
+            raise CommandFailed(f"{module} exited with {result.code}: {result.stderr[-2000:]!r}")
         if "error" in answer:
             raise UnreadableUpload(plain(str(answer["error"])))
         return answer
