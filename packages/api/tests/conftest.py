@@ -24,7 +24,7 @@ import psutil
 import pytest
 from dreadnode_api import db, logs, migrations
 from dreadnode_api.auth import service as identity
-from dreadnode_api.auth.callers import Role
+from dreadnode_api.auth.callers import Caller, Role
 from dreadnode_api.datasets import service as datasets
 from dreadnode_api.datasets.push import UploadedSplit
 from dreadnode_api.db import Database
@@ -243,8 +243,10 @@ class Api:
         async with store.receiving(chunks(), len(body)) as file, self.database.writing() as session:
             split = UploadedSplit("train", "jsonl", len(body.splitlines()), file, file)
             admin = await session.scalar(select(User.id).where(User.username == "admin"))
-            ref = datasets.Ref(self.org_id, name, version)
-            _, is_new = await datasets.add_version(session, self.settings, ref, [split], admin)
+            caller = Caller("token", self.org_id, "acme", user_id=admin)
+            _, is_new = await datasets.add_version(
+                session, self.settings, caller, name, version, [split]
+            )
             assert is_new
 
     async def create(self, key: str = "admin", **changes: Any) -> httpx2.Response:
