@@ -103,10 +103,11 @@ async def downloader(
 ) -> Caller:
     """Return a reader of the organization, identified by a token or by a signed URL."""
     if signature is None:
-        found = await user(await caller(request))
+        found = await caller(request)
     else:
         authenticator: Authenticator = request.app.state.authenticator
-        found = await user(await authenticator.signer(signature, request.url.path))
+        found = await authenticator.signer(signature, request.url.path)
+    await user(found)
     check_org(found, org)
     need(found, Role.READER)
     return found

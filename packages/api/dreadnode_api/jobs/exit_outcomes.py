@@ -13,6 +13,7 @@ from dreadnode_api.settings import Settings
 TRY_AGAIN = 75
 """The exit code of a sandbox that failed for another reason than its job (`EX_TEMPFAIL`)."""
 
+STOPPED = ("stopped", "killed", "orphaned")
 LIMITS = {
     "memory": "It used more than the {0.job_memory_bytes:,} bytes of memory that a job may use",
     "cpu_time": "It used more than the {0.job_cpu_seconds:,} seconds of CPU time that a job may "
@@ -51,46 +52,40 @@ async def apply_exit_outcome(
         await queue.finish(session, job, Status.CANCELLED, code=None)
         return
     reason = outcome.reason if isinstance(outcome, Exited) else None
-    if reason in LIMITS:
-        message = LIMITS[reason].format(settings)
-        await _fail(session, job, message, f"{reason}_exceeded", output)
-    elif reason in ("stopped", "killed", "orphaned") or stop_requested:
+    if reason not in LIMITS and (reason in STOPPED or stop_requested):
         await queue.requeue(session, job, "the dispatcher stopped", is_failure=False)
+        return
+    _log_output(session, job, output)
+    if reason in LIMITS:
+        await _fail(session, job, LIMITS[reason].format(settings), f"{reason}_exceeded")
     elif isinstance(outcome, Lost):
-        await _retry(session, job, "its sandbox was lost", settings, output)
+        await _retry(session, job, "its sandbox was lost", settings)
     elif outcome.code == TRY_AGAIN:
         why = job.phase_reason or "a service that it needs was unavailable for too long"
-        await _retry(session, job, why, settings, output)
+        await _retry(session, job, why, settings)
     elif outcome.code < 0:
-        await _retry(
-            session, job, f"its sandbox was killed by signal {-outcome.code}", settings, output
-        )
+        why = f"its sandbox was killed by signal {-outcome.code}"
+        await _retry(session, job, why, settings)
     elif outcome.code == 0:
         message = "The sandbox ended without reporting a result"
-        await _fail(session, job, message, "ended_without_report", output)
+        await _fail(session, job, message, "ended_without_report")
     else:
         message = (
             f"The sandbox ended with code {outcome.code} without reporting a reason; see the log"
         )
-        await _fail(session, job, message, "sandbox_failed", output)
+        await _fail(session, job, message, "sandbox_failed")
 
 
-async def _fail(
-    session: AsyncSession, job: Job, message: str, code: str, output: list[str]
-) -> None:
-    _log_output(session, job, output)
+async def _fail(session: AsyncSession, job: Job, message: str, code: str) -> None:
     await queue.finish(session, job, Status.FAILED, error=message, code=code)
 
 
-async def _retry(
-    session: AsyncSession, job: Job, why: str, settings: Settings, output: list[str]
-) -> None:
+async def _retry(session: AsyncSession, job: Job, why: str, settings: Settings) -> None:
     """Queue the job for another attempt, unless it has used all of them."""
-    _log_output(session, job, output)
     if job.infrastructure_failures + 1 >= settings.attempts:
         job.infrastructure_failures += 1
         message = f"Failed after {job.infrastructure_failures} infrastructure failures: {why}"
-        await queue.finish(session, job, Status.FAILED, error=message, code="attempts_used_up")
+        await _fail(session, job, message, "attempts_used_up")
         return
     wait = settings.retry_seconds * 2**job.infrastructure_failures
     await queue.requeue(session, job, why, wait=wait)

@@ -16,7 +16,6 @@ from dreadnode_api.models.base import now
 from dreadnode_api.models.jobs import ENDED, Event, Job, MetricPoints, Status, Tally
 from dreadnode_api.settings import Settings
 
-LAST_LINES = 10
 MAX_LINES = 10_000
 
 
@@ -59,17 +58,6 @@ async def metric_history(session: AsyncSession, job_id: str) -> Sequence[MetricP
         select(MetricPoints).where(MetricPoints.job_id == job_id).order_by(MetricPoints.number)
     )
     return found.all()
-
-
-async def last_lines(session: AsyncSession, job: Job) -> list[str]:
-    """Return the last lines of a job's log, oldest first."""
-    found = await session.scalars(
-        select(Event.message)
-        .where(Event.job_id == job.id, Event.message.is_not(None))
-        .order_by(Event.number.desc())
-        .limit(LAST_LINES)
-    )
-    return [message for message in reversed(found.all()) if message is not None]
 
 
 async def log_lines(

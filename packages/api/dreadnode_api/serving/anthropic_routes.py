@@ -19,6 +19,11 @@ from dreadnode_api.serving.service import Lines, MemberModels
 router = APIRouter(
     prefix="/v1/messages", tags=["Serving"], responses=protocol_errors.ANTHROPIC_ERRORS
 )
+STREAMED = {
+    "reasoning": ({"type": "thinking", "thinking": "", "signature": ""}, "thinking"),
+    "content": ({"type": "text", "text": ""}, "text"),
+}
+"""The parts of a message that are streamed: how their block starts, and its field."""
 
 
 @router.post("", response_model=None)
@@ -138,28 +143,17 @@ async def _body(name: str, model: str, lines: Lines) -> AsyncIterator[str]:
 async def _events(name: str, model: str, lines: Lines) -> AsyncGenerator[Any, None]:
     yield {"type": "message_start", "message": _empty(name, model, None)}
     open_kind, index = "", -1
-    empty = {
-        "reasoning": {"type": "thinking", "thinking": "", "signature": ""},
-        "content": {"type": "text", "text": ""},
-    }
     async for line in lines:
         for kind, text in line.get("part", {}).items():
-            if kind not in empty:
+            if kind not in STREAMED:
                 continue
+            block, field = STREAMED[kind]
             if kind != open_kind:
                 if open_kind:
                     yield {"type": "content_block_stop", "index": index}
                 open_kind, index = kind, index + 1
-                yield {
-                    "type": "content_block_start",
-                    "index": index,
-                    "content_block": empty[kind],
-                }
-            delta = (
-                {"type": "thinking_delta", "thinking": text}
-                if kind == "reasoning"
-                else {"type": "text_delta", "text": text}
-            )
+                yield {"type": "content_block_start", "index": index, "content_block": block}
+            delta = {"type": f"{field}_delta", field: text}
             yield {"type": "content_block_delta", "index": index, "delta": delta}
         if "result" not in line:
             continue

@@ -127,13 +127,10 @@ class ProcessPool:
             process = None
         if process is None:
             if len(self._processes) >= self._settings.chats_at_once:
-                self._end_longest_idle()
+                # The queue has a slot for every process that works, so at least one is idle.
+                self._end(min(self._timers, key=lambda each: self._processes[each].used_at))
             process = self._processes[key] = ModelProcess(self._settings, target)
         return process
-
-    def _end_longest_idle(self) -> None:
-        # The queue has a slot for every process that works, so at least one is idle.
-        self._end(min(self._timers, key=lambda each: self._processes[each].used_at))
 
     def _give_back(self, key: Key, process: ModelProcess) -> None:
         """Release the slot of a process that works no more; keep it warm unless it is dead."""

@@ -2,7 +2,7 @@
 
 import shutil
 from functools import partial
-from typing import Annotated, get_args
+from typing import Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Query, Request, Response
@@ -45,6 +45,8 @@ router = APIRouter(
 
 TRAINING: tuple[TrainerType, ...] = ("sft", "rl")
 """The kinds of jobs that every client knows: old ones refuse a page with another kind."""
+LAST_LINES = 10
+"""How many lines of its log a failed job shows."""
 FilterText = Annotated[str | None, Query(max_length=200, pattern=r"^[^\x00]+$")]
 
 
@@ -99,13 +101,11 @@ async def list_training_jobs(
     ] = False,
 ) -> JobPage:
     """List jobs, newest first; evaluations only on request."""
-    kinds = (trainer_type,) if trainer_type else get_args(TrainerType)
-    if not evaluations and trainer_type is None:
-        kinds = TRAINING
+    kinds = None if evaluations else TRAINING
     filters = {
         "status": status,
         "backend": backend,
-        "trainer_type": None if set(kinds) == set(get_args(TrainerType)) else kinds,
+        "trainer_type": trainer_type or kinds,
         "project_ref": project_ref,
         "name": name,
         "tag": tag,
@@ -128,7 +128,9 @@ async def get_training_job(
     """
     job = await jobs.get_job(session, scope.workspace_id, scope.job_id)
     history = await jobs.metric_history(session, job.id)
-    last_lines = await jobs.last_lines(session, job) if job.status == Status.FAILED else []
+    failed = job.status == Status.FAILED
+    lines = await jobs.log_lines(session, job, tail=LAST_LINES) if failed else ()
+    last_lines = [each.message for each in lines]
     waiting = await explain_waiting(session, job, settings)
     creator = await jobs.get_creator(session, job)
     limit = None if job.status in ENDED else await limit_of(session, job)
