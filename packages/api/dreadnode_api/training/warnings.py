@@ -3,7 +3,8 @@
 An error refuses a job. A warning is kept with it, and says its reason and what to do.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 UNUSUAL = 10.0
@@ -14,6 +15,8 @@ MANY_EPOCHS = 5
 
 JobWarning = dict[str, str]
 Report = Mapping[str, Any]
+Rules = dict[str, Callable[[Mapping[str, Any], Report], Iterator[str]]]
+"""The rules of a kind of job by the codes of their warnings."""
 
 
 def warnings_of(trainer_type: str, config: Mapping[str, Any], report: Report) -> list[JobWarning]:
@@ -76,10 +79,7 @@ def _shared(config: Mapping[str, Any], report: Report) -> Iterator[str]:
         )
 
 
-def _few_rows(config: Mapping[str, Any], report: Report) -> Iterator[str]:
-    what, advice = "rows", "; lower `batch_size`"
-    if "num_rollouts" in config:
-        what, advice = "prompts", ", so that steps repeat them; lower `num_rollouts`"
+def _few(what: str, advice: str, config: Mapping[str, Any], report: Report) -> Iterator[str]:
     plan = _plan(report)
     if plan is not None and plan["rows_per_epoch"] < plan["rows_per_step"]:
         yield (
@@ -138,19 +138,21 @@ def _rows(numbers: Sequence[int], count: int) -> str:
     return f"row{'s' if count > 1 else ''} {', '.join(map(str, numbers))}{more}"
 
 
-_TRAINING = {
+_few_rows = partial(_few, "rows", "; lower `batch_size`")
+_few_prompts = partial(_few, "prompts", ", so that steps repeat them; lower `num_rollouts`")
+_TRAINING: Rules = {
     "learning_rate": _learning_rate,
     "no_evaluation_data": _evaluation,
     "duplicates": _duplicates,
     "shared_with_evaluation": _shared,
 }
-_RULES = {
+_RULES: dict[str, Rules] = {
     "sft": {
         **_TRAINING,
         "truncated": _truncated,
         "few_rows": _few_rows,
         "many_epochs": _many_epochs,
     },
-    "rl": {**_TRAINING, "few_prompts": _few_rows, "reward": _reward},
+    "rl": {**_TRAINING, "few_prompts": _few_prompts, "reward": _reward},
     "eval": {"truncated": _truncated, "duplicates": _duplicates, "reward": _reward},
 }
