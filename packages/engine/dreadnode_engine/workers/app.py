@@ -14,23 +14,15 @@ from dreadnode_engine.http.bodies import BodyReader
 from dreadnode_engine.http.endpoint import PREFIX, Endpoint, forward
 from dreadnode_engine.http.refusals import refused
 from dreadnode_engine.http.signed import check_signature
-from dreadnode_engine.workers.calls import (
-    CALLS,
-    address_trace,
-    external_urls,
-    finish_session,
-    list_of_run,
-    show_run,
-    show_session,
-    to_any,
-    to_owner,
-)
+from dreadnode_engine.workers.calls import CALLS, Call, to_any, to_owner
 from dreadnode_engine.workers.forwarding import forwarded, relay, relay_upload
 from dreadnode_engine.workers.incoming import Incoming, read
-from dreadnode_engine.workers.listings import LISTINGS, merged_trace, search_checkpoints
+from dreadnode_engine.workers.listings import LISTINGS, merged_trace
 from dreadnode_engine.workers.router import Router
 
 log = logging.getLogger(__name__)
+
+METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 
 
 def create_router_app(
@@ -44,19 +36,21 @@ def create_router_app(
         problem: returns why nothing can be accepted now, if so.
     """
 
-    async def tinker(request: HttpRequest) -> Response:
-        who = router.keyring.verify(request.headers.get("x-api-key"), time.time())
-        path = f"/{request.path_params['path']}"
-        if (reason := problem()) is not None:
-            return JSONResponse({"detail": reason}, 503)
-        return await _route(router, await read(request, who, path), path)
+    def route(path: str, call: Call, *methods: str) -> Route:
+        async def answer(request: HttpRequest) -> Response:
+            who = router.keyring.verify(request.headers.get("x-api-key"), time.time())
+            if (reason := problem()) is not None:
+                return JSONResponse({"detail": reason}, 503)
+            return await call(router, await read(request, who, path))
+
+        return Route(path, answer, methods=methods)
 
     async def download(request: HttpRequest) -> Response:
         return await relay(await router.reader(request.path_params["path"]), forwarded(request))
 
     async def upload(request: HttpRequest) -> Response:
-        worker = await router.locate(request.path_params["upload"])
-        return await relay_upload(worker or await router.any_worker(), request)
+        worker = await router.locate_or_any(request.path_params["upload"])
+        return await relay_upload(worker, request)
 
     async def trace(request: HttpRequest) -> Response:
         placed = router.placements.sessions.get(request.path_params["session"])
@@ -79,7 +73,10 @@ def create_router_app(
         Route("/files/{path:path}", download, methods=["GET"]),
         Route("/uploads/{upload}/{file}", upload, methods=["PUT"]),
         Route("/sessions/{session}/trace", trace, methods=["GET"]),
-        Route("/{path:path}", tinker, methods=["GET", "POST", "PUT", "DELETE", "PATCH"]),
+        *(route(path, call, method) for (method, path), call in (CALLS | LISTINGS).items()),
+        route("/training_runs/{name}/{rest:path}", to_owner, *METHODS),
+        route("/worker/{rest:path}", _not_served, *METHODS),
+        route("/{path:path}", to_any, *METHODS),
     ]
     app = Starlette(
         routes=[
@@ -93,31 +90,8 @@ def create_router_app(
     return app
 
 
-async def _route(router: Router, incoming: Incoming, path: str) -> Response:
-    """Send a request to the worker that has what it names, or to all of them."""
-    method, segments = incoming.request.method, path.strip("/").split("/")
-    if segments[0] == "worker":
-        raise NotFound(f"This engine does not serve `{method} {path[:100]}`")
-    if method == "GET" and (listing := LISTINGS.get(path)) is not None:
-        return await listing(router, incoming)
-    if (method, path) == ("POST", "/checkpoints/search"):
-        return await search_checkpoints(router, incoming)
-    if method == "POST" and (call := CALLS.get(path)) is not None:
-        return await call(router, incoming)
-    if segments[0] == "sessions" and len(segments) == 2 and method == "GET":
-        return await show_session(router, incoming, segments[1])
-    if segments[0] == "sessions" and segments[2:] == ["trace_export"] and method == "GET":
-        return await address_trace(router, incoming, segments[1])
-    if segments[0] == "sessions" and segments[2:] == ["finish"] and method == "POST":
-        return await finish_session(router, incoming, segments[1])
-    if segments[0] == "training_runs" and method == "GET":
-        if len(segments) == 2:
-            return await show_run(router, incoming, segments[1])
-        if segments[2:] == ["checkpoints"]:
-            return await list_of_run(router, incoming, segments[1])
-        if segments[2:4] == ["checkpoints", "external_weights"]:
-            path = f"tinker://{segments[1]}/{'/'.join(segments[3:5])}"
-            return await external_urls(router, incoming, path)
-    if segments[0] in ("sessions", "samplers", "training_runs") and len(segments) > 1:
-        return await to_owner(router, incoming, segments[1])
-    return await to_any(router, incoming)
+async def _not_served(router: Router, incoming: Incoming) -> Response:
+    """Refuse the calls between router and workers."""
+    request = incoming.request
+    path = f"/worker/{request.path_params['rest']}"
+    raise NotFound(f"This engine does not serve `{request.method} {path[:100]}`")

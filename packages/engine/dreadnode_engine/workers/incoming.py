@@ -32,6 +32,11 @@ class Incoming:
         """The JSON object in the body."""
         return json_object(self.body)
 
+    @property
+    def name(self) -> str:
+        """What the address names: a session, run or sampler; empty if nothing."""
+        return str(self.request.path_params.get("name", ""))
+
     def text(self, name: str) -> str:
         """Return the string NAME of the body; empty if there is none, which a worker refuses."""
         value = self.fields.get(name)
@@ -48,6 +53,6 @@ class Incoming:
 
 
 async def read(request: HttpRequest, who: Principal, path: str) -> Incoming:
-    """Read REQUEST, whose body is JSON unless PATH is `/forward_backward`."""
+    """Read REQUEST, sent to PATH: its body is JSON unless that is `/forward_backward`."""
     most = MAX_BODY if path == "/forward_backward" else MAX_JSON
     return Incoming(request, who, await read_body(request, most))

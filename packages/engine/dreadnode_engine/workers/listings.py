@@ -1,7 +1,7 @@
 """Listings of all workers, merged."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -27,12 +27,11 @@ SEARCH_LIMIT = 50
 
 
 async def _gather(
-    router: Router, call: Forwarded, read: journals.Read[Any], workers: Iterable[int] | None = None
+    router: Router, call: Forwarded, read: journals.Read[Any], workers: list[Worker] | None = None
 ) -> list[Any]:
     """Return what WORKERS, or all of them, respond to CALL; READ finds it in a journal."""
-    indices = range(len(router.workers)) if workers is None else sorted(workers)
-    asked = (router.journals.ask(router.workers[index], call, read) for index in indices)
-    return await asyncio.gather(*asked)
+    asked = router.workers if workers is None else workers
+    return await asyncio.gather(*(router.journals.ask(worker, call, read) for worker in asked))
 
 
 async def _items(
@@ -88,7 +87,7 @@ async def _sessions(router: Router, incoming: Incoming) -> Response:
     )
 
 
-async def search_checkpoints(router: Router, incoming: Incoming) -> Response:
+async def _search_checkpoints(router: Router, incoming: Incoming) -> Response:
     """Return one page of the checkpoints that match a search, newest first."""
     read = partial(journals.search, who=incoming.who, body=incoming.body)
     parts = await _gather(router, incoming.call, read)
@@ -110,11 +109,11 @@ async def search_checkpoints(router: Router, incoming: Incoming) -> Response:
 
 async def merged_trace(router: Router, placed: PlacedSession, call: Forwarded) -> Response:
     """Return the trace of a session with the tracks of all its workers."""
-    name, workers = placed.record.id, sorted(placed.workers)
+    name, workers = placed.record.id, router.workers_of(placed)
     parts = await _gather(router, call, partial(journals.trace, name=name), workers)
     # The copies of a session began at the same time, so all times count from it.
     events = [
-        {**event, "pid": event["pid"] + PROCESSES * worker}
+        {**event, "pid": event["pid"] + PROCESSES * worker.index}
         for worker, part in zip(workers, parts, strict=True)
         for event in part["traceEvents"]
     ]
@@ -147,11 +146,12 @@ async def _storage(router: Router, incoming: Incoming) -> Response:
     return JSONResponse({"data": [total]})
 
 
-LISTINGS: Mapping[str, Call] = {
-    "/training_runs": _merged("training_runs", 20, "last_request_time"),
-    "/checkpoints": _merged("checkpoints", 100, "time"),
-    "/sessions": _sessions,
-    "/get_server_capabilities": _capabilities,
-    "/billing/usage/checkpoints/current": _storage,
+LISTINGS: dict[tuple[str, str], Call] = {
+    ("GET", "/training_runs"): _merged("training_runs", 20, "last_request_time"),
+    ("GET", "/checkpoints"): _merged("checkpoints", 100, "time"),
+    ("POST", "/checkpoints/search"): _search_checkpoints,
+    ("GET", "/sessions"): _sessions,
+    ("GET", "/get_server_capabilities"): _capabilities,
+    ("GET", "/billing/usage/checkpoints/current"): _storage,
 }
 """The calls that all workers answer together."""

@@ -104,6 +104,10 @@ class Router:
             self.placements.set_home(name, found.index)
         return found
 
+    async def locate_or_any(self, name: str) -> Worker:
+        """Return the worker that has NAME, or any: a worker refuses what no worker has."""
+        return (await self.locate(name) if name else None) or await self.any_worker()
+
     async def which_knows(self, name: str, workers: Iterable[Worker]) -> Worker | None:
         """Return the first of WORKERS that knows NAME; all are asked, also those that restart."""
         asked, named = list(workers), partial(journals.knows, name=name)
@@ -141,6 +145,10 @@ class Router:
         """Return the session NAME of WHO, if the router knows it."""
         placed = self.placements.sessions.get(name)
         return placed if placed is not None and who.can_access(placed.record.owner) else None
+
+    def workers_of(self, placed: PlacedSession) -> list[Worker]:
+        """Return the workers that have a session."""
+        return [self.workers[index] for index in sorted(placed.workers)]
 
     async def ensure_session(self, worker: Worker, placed: PlacedSession) -> None:
         """Add a session to WORKER, which is about to get a run or sampler of it."""
