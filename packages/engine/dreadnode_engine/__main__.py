@@ -16,7 +16,7 @@ from dreadnode_engine.service.trace_file import export_trace
 from dreadnode_engine.serving import serve
 from dreadnode_engine.settings import ExportSettings, ModelSources, Settings, TraceSettings
 from dreadnode_engine.startup import say, without_collections
-from dreadnode_engine.state.checkpoint_files import check_single
+from dreadnode_engine.state.checkpoint_files import check_workers
 from dreadnode_engine.workers.worker_process import run_worker
 
 
@@ -139,7 +139,7 @@ async def _serve(settings: Settings) -> int:
             from dreadnode_engine.workers.serve import serve_workers
 
         return await serve_workers(settings)
-    check_single(settings.data_dir)
+    check_workers(settings.data_dir, settings.workers)
     return await serve(settings)
 
 

@@ -11,7 +11,7 @@ from dreadnode_engine.base_models.discovery import inspect_model
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.service.keys import Keyring, Principal
 from dreadnode_engine.settings import Settings
-from dreadnode_engine.state.checkpoint_files import check_single, worker_dir
+from dreadnode_engine.state.checkpoint_files import check_workers, worker_dir
 from dreadnode_engine.workers import forwarding, supervisor
 from dreadnode_engine.workers.capacity import memory_of_each
 from dreadnode_engine.workers.forwarding import Forwarded, WorkerAway, send
@@ -106,12 +106,12 @@ def test_a_worker_makes_no_folder_in_place_of_one_that_has_disappeared(
 
 def test_fewer_workers_than_have_runs_are_refused(tmp_path: Path) -> None:
     worker_dir(tmp_path, 2).mkdir(parents=True)
-    check_single(tmp_path)
+    check_workers(tmp_path, 1)
 
     (worker_dir(tmp_path, 2) / "engine.sqlite3").touch()
 
     with pytest.raises(Refused, match="has the runs of 3 workers; start the engine with"):
-        check_single(tmp_path)
+        check_workers(tmp_path, 1)
 
 
 def test_copies_of_the_weights_that_do_not_fit_are_refused_with_the_figures(

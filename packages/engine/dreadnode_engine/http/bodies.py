@@ -1,4 +1,4 @@
-"""Request bodies: read from the connection within bounds."""
+"""Requests: their bodies, read from the connection within bounds, and their targets."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -73,6 +73,12 @@ class BodyReader:
             raise Refused(
                 f"The body stopped arriving for {self._silence_seconds:g} seconds; send it again"
             ) from None
+
+
+def target_of(request: HttpRequest) -> bytes:
+    """Return the path of REQUEST with its query, as the client has encoded both."""
+    query = request.scope["query_string"]
+    return bytes(request.scope["raw_path"] + (b"?" + query if query else b""))
 
 
 async def read_body(request: HttpRequest, most: int = MAX_JSON) -> bytes:

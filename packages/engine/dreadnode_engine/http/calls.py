@@ -12,18 +12,15 @@ from starlette.types import Receive, Scope, Send
 
 from dreadnode_engine.errors import Refused
 from dreadnode_engine.http.bodies import read_body, read_json
-from dreadnode_engine.protocol.protobuf import (
-    MAX_BODY,
-    MEDIA_TYPE,
-    canonical,
-    parse_forward_backward,
-)
+from dreadnode_engine.protocol.protobuf import MAX_BODY, MEDIA_TYPE, parse_forward_backward
 from dreadnode_engine.protocol.validation import json_object, string_field
 from dreadnode_engine.service import results, sampling, sessions, streaming, training
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.state.records import Request
 
+CLIENT_GONE = 499
+"""The status that nobody reads any more."""
 T = TypeVar("T")
 Close = Callable[[], Coroutine[Any, Any, None]]
 Call = Callable[[Engine, Principal, HttpRequest], Awaitable[Response]]
@@ -115,7 +112,8 @@ async def _forward_backward(engine: Engine, who: Principal, request: HttpRequest
 
 def _parsed(body: bytes, encoding: str | None) -> tuple[str, int, bytes]:
     message = parse_forward_backward(body, encoding)
-    return message.model_id, message.seq_id, canonical(message)
+    # Deterministic, because equal requests must have equal bytes: maps are sorted.
+    return message.model_id, message.seq_id, message.SerializeToString(deterministic=True)
 
 
 def _operation(kind: str) -> Call:
@@ -183,7 +181,7 @@ async def _retrieve(engine: Engine, who: Principal, request: HttpRequest) -> Res
     name = string_field(await read_json(request), "request_id")
     found = await until_disconnected(results.retrieve(engine, who, name), request)
     if found is None:
-        return Response(status_code=499)
+        return Response(status_code=CLIENT_GONE)
     if found.state == "queued":
         return JSONResponse({"type": "try_again", "request_id": name, "queue_state": "active"})
     return Response(found.result, media_type=found.media)

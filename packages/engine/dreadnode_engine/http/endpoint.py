@@ -20,11 +20,11 @@ from pathlib import Path
 
 import httpx2
 from starlette.requests import Request as HttpRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from dreadnode_engine.errors import NotFound, Overloaded
-from dreadnode_engine.http.bodies import read_body
-from dreadnode_engine.http.calls import ClosingResponse, until_disconnected
+from dreadnode_engine.http.bodies import read_body, target_of
+from dreadnode_engine.http.calls import CLIENT_GONE, ClosingResponse, until_disconnected
 from dreadnode_engine.service.keys import Keyring
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,6 @@ FORWARDED = ("content-type", "anthropic-version", "x-request-id")
 RETURNED = ("content-type", "cache-control", "retry-after", "x-request-id")
 CONNECT_SECONDS = 10.0
 CLOSE_SECONDS = 10.0
-_TYPES = {401: "authentication_error", 404: "not_found_error", 503: "overloaded_error"}
 
 
 class Endpoint:
@@ -65,11 +64,9 @@ class Endpoint:
         body = await read_body(request)
         client = await self._started(request)
         headers = {name: request.headers[name] for name in FORWARDED if name in request.headers}
-        query = request.scope["query_string"]
-        target = request.scope["raw_path"] + (b"?" + query if query else b"")
         forwarded = client.build_request(
             request.method,
-            httpx2.URL(scheme="http", host="engine", raw_path=target),
+            httpx2.URL(scheme="http", host="engine", raw_path=target_of(request)),
             content=body,
             headers={**headers, SUBJECT_HEADER: subject},
         )
@@ -81,7 +78,7 @@ class Endpoint:
                 "The process that serves this protocol ended; see the engine's log, and try again"
             ) from None
         if response is None:
-            return Response(status_code=499)
+            return Response(status_code=CLIENT_GONE)
         return ClosingResponse(
             response.aiter_raw(),
             response.aclose,
@@ -152,13 +149,6 @@ async def forward(request: HttpRequest) -> Response:
     """Send REQUEST to the process that serves its protocol."""
     endpoint: Endpoint = request.app.state.endpoint
     return await endpoint.forward(request)
-
-
-def refusal_response(message: str, status: int) -> Response:
-    """Return a refusal in a shape that OpenAI's and Anthropic's clients both read."""
-    kind = _TYPES.get(status, "invalid_request_error")
-    error = {"type": kind, "message": message, "param": None, "code": None}
-    return JSONResponse({"type": "error", "error": error}, status)
 
 
 def _key(headers: Mapping[str, str]) -> str | None:

@@ -4,12 +4,17 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from dreadnode_engine.errors import Refused
-from dreadnode_engine.http import endpoint
+from dreadnode_engine.http.endpoint import PREFIX
+
+_TYPES = {401: "authentication_error", 404: "not_found_error", 503: "overloaded_error"}
 
 
 async def refused(request: HttpRequest, refusal: Exception) -> Response:
     """Return the response of a refused request: its status, and why."""
     status = refusal.status if isinstance(refusal, Refused) else 400
-    if request.url.path.startswith(endpoint.PREFIX):
-        return endpoint.refusal_response(str(refusal), status)
-    return JSONResponse({"detail": str(refusal)}, status)
+    if not request.url.path.startswith(PREFIX):
+        return JSONResponse({"detail": str(refusal)}, status)
+    # OpenAI's and Anthropic's clients both read this shape.
+    kind = _TYPES.get(status, "invalid_request_error")
+    error = {"type": kind, "message": str(refusal), "param": None, "code": None}
+    return JSONResponse({"type": "error", "error": error}, status)

@@ -1,5 +1,6 @@
 """The calls of a router to its workers; the master key opens those that change something."""
 
+import time
 from dataclasses import asdict
 
 from starlette.requests import Request as HttpRequest
@@ -33,8 +34,10 @@ async def _adopt_session(engine: Engine, who: Principal, request: HttpRequest) -
 
 
 async def _share_sampler(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    name = string_field(await read_json(request), "name")
-    return JSONResponse(asdict(shared_work.sampler_to_share(engine, name)))
+    sampler = engine.sampler(who, string_field(await read_json(request), "name"))
+    # Its weights stay as long as both workers use it.
+    sampler.used = time.time()
+    return JSONResponse(asdict(sampler))
 
 
 async def _adopt_sampler(engine: Engine, who: Principal, request: HttpRequest) -> Response:

@@ -84,11 +84,6 @@ def _decompressed(body: bytes) -> bytes:
         raise Refused("The body is not valid zstd") from None
 
 
-def canonical(message: pb.ForwardBackwardRequest) -> bytes:
-    """Serialize MESSAGE so that equal requests have equal bytes: maps are sorted."""
-    return message.SerializeToString(deterministic=True)
-
-
 def decode_forward_backward(body: bytes) -> ForwardBackward:
     """Decode a request, or raise `OperationFailed`."""
     message = pb.ForwardBackwardRequest.FromString(body)

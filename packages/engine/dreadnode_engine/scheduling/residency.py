@@ -10,46 +10,22 @@ import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.compute import memory
 from dreadnode_engine.compute.adapters import WEIGHTS_FILE, LoraShape
 from dreadnode_engine.compute.loaded_model import Device, LoadedBase
 from dreadnode_engine.compute.multi_adapter import IDLE_ADAPTERS
-from dreadnode_engine.compute.training_state import TrainingState
 from dreadnode_engine.errors import OperationFailed, Refused
 from dreadnode_engine.settings import GIB, MIB, Settings
-from dreadnode_engine.state.records import Run
+
+if TYPE_CHECKING:
+    # The queues ask for memory, so they import this module.
+    from dreadnode_engine.scheduling.run_queue import RunQueue
+    from dreadnode_engine.scheduling.sample_queue import SampleQueue
 
 log = logging.getLogger(__name__)
-
-
-class ResidentRun(Protocol):
-    """A run that may be in memory."""
-
-    run: Run
-    state: TrainingState | None
-
-    def evict(self) -> bool:
-        """Snapshot the run and free its memory; return whether that was possible."""
-        ...
-
-
-class ResidentSamples(Protocol):
-    """The samples of a base model, whose key-value cache may be in memory."""
-
-    base_model: str
-    cache_bytes: int
-
-    @property
-    def idle(self) -> bool:
-        """Whether no request is open."""
-        ...
-
-    def evict(self) -> None:
-        """Free the memory if idle."""
-        ...
 
 
 class Residency:
@@ -62,8 +38,8 @@ class Residency:
         self,
         settings: Settings,
         models: Mapping[str, ServedModel],
-        runs: Mapping[str, ResidentRun],
-        sample_queues: Mapping[str, ResidentSamples],
+        runs: "Mapping[str, RunQueue]",
+        sample_queues: "Mapping[str, SampleQueue]",
     ) -> None:
         self._settings = settings
         self._models = models

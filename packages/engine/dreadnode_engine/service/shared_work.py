@@ -4,7 +4,6 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from dreadnode_engine.errors import NotFound
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.sessions import add_session
 from dreadnode_engine.state import queries
@@ -26,15 +25,6 @@ async def adopt_sampler(engine: Engine, sampler: Sampler) -> None:
     adopted = replace(sampler, run=None, used=time.time())
     await engine.context.journal.do(queries.replace, adopted)
     engine.context.samplers[sampler.id] = adopted
-
-
-def sampler_to_share(engine: Engine, sampler_id: str) -> Sampler:
-    """Return a sampler for another worker, and keep its weights as long as both use it."""
-    sampler = engine.context.samplers.get(sampler_id)
-    if sampler is None:
-        raise NotFound(f"The sampler `{sampler_id[:200]}` does not exist")
-    sampler.used = time.time()
-    return sampler
 
 
 def borrow(engine: Engine, path: str, checkpoint: Checkpoint | None) -> None:

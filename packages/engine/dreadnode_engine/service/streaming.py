@@ -10,6 +10,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,31 +28,27 @@ WEIGHTS = ("base_model", "model_path")
 OWN = ("sampling_session_id", "seq_id")
 
 
+@dataclass(frozen=True)
 class Stream:
     """One sampling request whose tokens are sent as they come.
 
-    Args:
-        engine: The engine.
-        who: Whose request it is.
-        session: Id of the session that was created for it.
-        request: The accepted request.
-        queue: The queue that it waits in.
+    Attributes:
+        who: whose request it is.
+        session: id of the session that was created for it.
+        queue: where it waits.
     """
 
-    def __init__(
-        self, engine: Engine, who: Principal, session: str, request: Request, queue: SampleQueue
-    ) -> None:
-        self._engine = engine
-        self._who = who
-        self._session = session
-        self._request = request
-        self._queue = queue
-        self._hold_seconds = engine.settings.hold_seconds
+    engine: Engine
+    who: Principal
+    session: str
+    request: Request
+    queue: SampleQueue
 
     async def parts(self) -> AsyncIterator[dict[str, Any]]:
         """Yield new tokens as `{"index", "tokens"}`, and the result or an `error` at the end."""
         sent: list[int] = []
-        name, context = self._request.id, self._engine.context
+        name, context = self.request.id, self.engine.context
+        hold_seconds = self.engine.settings.hold_seconds
         # One event for both: two would cost a stream two tasks for every token.
         wake = context.futures.add(name)
         context.progress.add(name, wake)
@@ -60,10 +57,10 @@ class Stream:
             found, polled_at = await self._poll(), time.monotonic()
             while found.state == "queued":
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._hold_seconds):
+                    async with asyncio.timeout(hold_seconds):
                         await wake.wait()
                 wake.clear()
-                sampled = self._queue.sampled(name)
+                sampled = self.queue.sampled(name)
                 for index, tokens in enumerate(sampled):
                     if index == len(sent):
                         sent.append(0)
@@ -71,7 +68,7 @@ class Stream:
                         sent[index] += len(new)
                         yield {"index": index, "tokens": new}
                 # A request that has ended is not in the queue any more.
-                if not sampled or time.monotonic() - polled_at > self._hold_seconds:
+                if not sampled or time.monotonic() - polled_at > hold_seconds:
                     found, polled_at = await self._poll(), time.monotonic()
         finally:
             context.progress.remove(name, wake)
@@ -80,13 +77,13 @@ class Stream:
 
     async def _poll(self) -> Request:
         """Return the request, and show that its client is there."""
-        sessions.heartbeat(self._engine, self._who, self._session)
-        return await results.poll(self._engine, self._who, self._request.id)
+        sessions.heartbeat(self.engine, self.who, self.session)
+        return await results.poll(self.engine, self.who, self.request.id)
 
     async def close(self) -> None:
         """Drop the request if it is not done, and finish its session."""
-        await results.cancel(self._engine, self._who, self._request.id)
-        await sessions.finish_session(self._engine, self._who, self._session)
+        await results.cancel(self.engine, self.who, self.request.id)
+        await sessions.finish_session(self.engine, self.who, self.session)
 
 
 async def open_stream(engine: Engine, who: Principal, fields: dict[str, Any]) -> Stream:

@@ -135,13 +135,8 @@ def worker_dirs(shared_dir: Path) -> list[Path]:
     return [worker_dir(shared_dir, index) for index in (0, *indices)]
 
 
-def check_single(data_dir: Path) -> None:
-    """Refuse one engine on a DATA_DIR of several workers: it would not serve the others' runs."""
-    check_workers(data_dir, 1)
-
-
 def check_workers(shared_dir: Path, workers: int) -> None:
-    """Refuse fewer WORKERS than those that have journals in SHARED_DIR."""
+    """Refuse fewer WORKERS than have runs in SHARED_DIR: some of the runs would not be served."""
     used = [dir_ for dir_ in worker_dirs(shared_dir)[1:] if (dir_ / "engine.sqlite3").exists()]
     if used and int(used[-1].name) >= workers:
         raise Refused(

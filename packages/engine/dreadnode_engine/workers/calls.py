@@ -7,11 +7,11 @@ from typing import Any
 
 from starlette.responses import JSONResponse, Response
 
-from dreadnode_engine.http.calls import until_disconnected
+from dreadnode_engine.http.calls import CLIENT_GONE, until_disconnected
 from dreadnode_engine.http.rest import session_json, trace_address
 from dreadnode_engine.state.checkpoint_files import CheckpointPath
 from dreadnode_engine.workers import journals
-from dreadnode_engine.workers.forwarding import CLIENT_GONE, WorkerAway, relay
+from dreadnode_engine.workers.forwarding import WorkerAway, relay
 from dreadnode_engine.workers.incoming import Incoming
 from dreadnode_engine.workers.placements import PlacedSession
 from dreadnode_engine.workers.router import Router

@@ -13,7 +13,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from dreadnode_engine.errors import Overloaded, Refused
-from dreadnode_engine.http.calls import ClosingResponse
+from dreadnode_engine.http.bodies import target_of
+from dreadnode_engine.http.calls import CLIENT_GONE, ClosingResponse
 from dreadnode_engine.settings import MIB
 from dreadnode_engine.workers.supervisor import Worker
 
@@ -23,8 +24,6 @@ PAUSE_SECONDS = 0.05
 """How long after a lost connection the request is sent again."""
 MAX_WHOLE = 8 * MIB
 """A larger response is relayed in parts."""
-CLIENT_GONE = 499
-"""The status that nobody reads any more."""
 _OWN = {b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server"}
 """Headers that belong to one connection."""
 Lost = (httpx2.HTTPError, OSError, RuntimeError)
@@ -65,9 +64,7 @@ def forwarded(request: HttpRequest, body: bytes = b"") -> Forwarded:
     """Return REQUEST with its BODY, as workers get it."""
     left_out = {*_OWN, b"expect", *((b"content-length",) if body else ())}
     headers = {name: value for name, value in request.headers.raw if name not in left_out}
-    query = request.scope["query_string"]
-    target = request.scope["raw_path"] + (b"?" + query if query else b"")
-    return Forwarded(request.method, target, headers, body)
+    return Forwarded(request.method, target_of(request), headers, body)
 
 
 async def send(worker: Worker, call: Forwarded, seconds: float | None = None) -> httpx2.Response:
