@@ -6,10 +6,11 @@ The flags of `dn engine serve` and `dn engine models` are made from these fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from dreadnode_engine.units import read_gib, read_mib, read_seconds, read_tokens
 
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 Seconds = Annotated[float, BeforeValidator(read_seconds), Field(gt=0, lt=1e9)]
 MIB = 2**20
 GIB = 2**30
@@ -139,17 +140,12 @@ class TraceSettings(BaseModel):
         description="Id of the session. Default: the newest one.",
         json_schema_extra={"metavar": "ID"},
     )
-    to: Path | None = Field(
+    to: AbsolutePath | None = Field(
         None,
         description="File to write; it must not exist. Default: the session's id with `.pftrace`.",
         json_schema_extra={"metavar": "FILE"},
     )
-    data_dir: Path = Field(description="The engine's folder, with its journal.")
-
-    @field_validator("to", "data_dir")
-    @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
-        return None if path is None else path.expanduser().absolute()
+    data_dir: AbsolutePath = Field(description="The engine's folder, with its journal.")
 
 
 Form = Literal["peft", "merged", "gguf-lora", "vllm"]
@@ -160,25 +156,20 @@ class ExportSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    adapter: Path = Field(
+    adapter: AbsolutePath = Field(
         description="Folder of the adapter.", json_schema_extra={"metavar": "DIR"}
     )
     format: Form = Field(description="Format of the export.")
-    to: Path = Field(
+    to: AbsolutePath = Field(
         description="Folder to write; it must not exist.", json_schema_extra={"metavar": "DIR"}
     )
-    base: Path | None = Field(
+    base: AbsolutePath | None = Field(
         None,
         description="Folder of the base model. Default: the local Hugging Face cache, or the "
         "stand-in.",
         json_schema_extra={"metavar": "DIR"},
     )
-    data_dir: Path = Field(description="The engine's folder, with converted models.")
+    data_dir: AbsolutePath = Field(description="The engine's folder, with converted models.")
     check: bool = Field(
         True, description="Load the export and compare its logits with the engine's."
     )
-
-    @field_validator("adapter", "to", "base", "data_dir")
-    @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
-        return None if path is None else path.expanduser().absolute()

@@ -58,7 +58,7 @@ class CheckpointSearch(BaseModel):
 
     def matches(self, who: Principal, found: Checkpoint) -> bool:
         """Whether WHO asks for FOUND."""
-        metadata = metadata_of(found)
+        metadata = metadata_of(found) or {}
         return (
             self.project_ids is None
             and (not isinstance(self.owner, OwnSearchOwner) or found.owner == who.subject)

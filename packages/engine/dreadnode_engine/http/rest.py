@@ -14,7 +14,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from dreadnode_engine.errors import NotFound, Refused
 from dreadnode_engine.http.bodies import read_json
 from dreadnode_engine.http.calls import Call
-from dreadnode_engine.http.paging import cursor, read_page
+from dreadnode_engine.http.paging import page_of
 from dreadnode_engine.http.signed import check_signature, signed_address
 from dreadnode_engine.protocol.validation import string_field
 from dreadnode_engine.service.checkpoints import (
@@ -41,10 +41,9 @@ def time_text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def metadata_of(found: Checkpoint) -> dict[str, Any]:
-    """Return what a client has noted about a checkpoint."""
-    known: dict[str, Any] = json.loads(found.user_metadata) if found.user_metadata else {}
-    return known
+def metadata_of(found: Session | Run | Checkpoint) -> dict[str, Any] | None:
+    """Return what a client has noted about a session, run or checkpoint; None if nothing."""
+    return json.loads(found.user_metadata) if found.user_metadata else None
 
 
 def urn_of(owner: str) -> str:
@@ -62,7 +61,7 @@ def checkpoint_json(found: Checkpoint) -> dict[str, Any]:
         "size_bytes": found.bytes,
         "public": bool(found.public),
         "expires_at": time_text(found.expires) if found.expires else None,
-        "user_metadata": metadata_of(found) or None,
+        "user_metadata": metadata_of(found),
         "base_model": found.base_model,
     }
 
@@ -83,7 +82,7 @@ def run_json(run: Run, saved: list[Checkpoint]) -> dict[str, Any]:
         "last_request_time": time_text(run.used),
         "last_checkpoint": newest("training"),
         "last_sampler_checkpoint": newest("sampler"),
-        "user_metadata": json.loads(run.user_metadata) if run.user_metadata else None,
+        "user_metadata": metadata_of(run),
     }
 
 
@@ -98,12 +97,10 @@ async def _capabilities(engine: Engine, who: Principal, request: HttpRequest) ->
 
 
 async def _training_runs(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    limit, offset = read_page(request, 20)
-    queues = [queue for queue in engine.runs.values() if who.can_access(queue.run.owner)]
-    queues.sort(key=lambda queue: -queue.run.used)
+    runs = [queue.run for queue in engine.runs.values() if who.can_access(queue.run.owner)]
+    runs.sort(key=lambda run: -run.used)
     saved = await list_checkpoints(engine, who)
-    page = [run_json(queue.run, saved) for queue in queues[offset : offset + limit]]
-    return JSONResponse({"training_runs": page, "cursor": cursor(limit, offset, len(queues))})
+    return page_of(request, "training_runs", runs, 20, lambda run: run_json(run, saved))
 
 
 async def _training_run(engine: Engine, who: Principal, request: HttpRequest) -> Response:
@@ -120,10 +117,8 @@ async def _run_checkpoints(engine: Engine, who: Principal, request: HttpRequest)
 
 
 async def _checkpoints(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    limit, offset = read_page(request, 100)
     saved = await list_checkpoints(engine, who)
-    page = [checkpoint_json(c) for c in saved[offset : offset + limit]]
-    return JSONResponse({"checkpoints": page, "cursor": cursor(limit, offset, len(saved))})
+    return page_of(request, "checkpoints", saved, 100, checkpoint_json)
 
 
 async def _storage(engine: Engine, who: Principal, request: HttpRequest) -> Response:
@@ -211,10 +206,8 @@ async def download(request: HttpRequest) -> Response:
 
 
 async def _sessions(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    limit, offset = read_page(request, 20)
     own = [s for s in reversed(engine.sessions.values()) if who.can_access(s.owner)]
-    ids = [session.id for session in own[offset : offset + limit]]
-    return JSONResponse({"sessions": ids, "cursor": cursor(limit, offset, len(own))})
+    return page_of(request, "sessions", own, 20, lambda session: session.id)
 
 
 async def _session(engine: Engine, who: Principal, request: HttpRequest) -> Response:
@@ -226,11 +219,10 @@ async def _session(engine: Engine, who: Principal, request: HttpRequest) -> Resp
 
 def session_json(session: Session, runs: list[str], samplers: list[str]) -> dict[str, Any]:
     """Return a session with its RUNS and SAMPLERS as the protocol describes it."""
-    metadata = session.user_metadata
     return {
         "training_run_ids": runs,
         "sampler_ids": samplers,
-        "user_metadata": json.loads(metadata) if metadata else None,
+        "user_metadata": metadata_of(session),
         "display_name": session.display_name,
     }
 

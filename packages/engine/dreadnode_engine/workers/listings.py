@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 
 from starlette.responses import JSONResponse, Response
 
-from dreadnode_engine.http.paging import MAX_PAGE, cursor, read_page
+from dreadnode_engine.http.paging import MAX_PAGE, cursor, page_of, read_page
 from dreadnode_engine.http.rest import trace_headers
 from dreadnode_engine.workers import journals
 from dreadnode_engine.workers.calls import Call
@@ -74,17 +74,11 @@ def _merged(field: str, limit: int, time_field: str) -> Call:
 
 
 async def _sessions(router: Router, incoming: Incoming) -> Response:
-    count, offset = read_page(incoming.request, 20)
     call = replace(incoming.call, target=b"/api/v1/worker/sessions")
     parts = await _gather(router, call, partial(journals.sessions, who=incoming.who))
     created = {name: time for part in parts for time, name in part}
     newest = sorted(created, key=lambda name: -created[name])
-    return JSONResponse(
-        {
-            "sessions": newest[offset : offset + count],
-            "cursor": cursor(count, offset, len(newest)),
-        }
-    )
+    return page_of(incoming.request, "sessions", newest, 20, str)
 
 
 async def _search_checkpoints(router: Router, incoming: Incoming) -> Response:
