@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from cyclopts import Parameter
 
@@ -41,7 +41,7 @@ Yes = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class SftJob:
-    """The flags of a supervised job that are no settings of its config."""
+    """The flags of a supervised job: `flags` are the settings of its config."""
 
     model: Model
     dataset: Annotated[
@@ -64,8 +64,10 @@ class SftJob:
         None
     )
     capability: Capability = None
+    flags: sft_flags.SftFlags = sft_flags.NO_FLAGS
+    names: ClassVar = sft_flags.FLAG_NAMES
 
-    def request(self, client: ApiClient, flags: sft_flags.SftFlags) -> jobs.SftRequest:
+    def request(self, client: ApiClient) -> jobs.SftRequest:
         """Return the request for the job, after the upload of data that is named by a path.
 
         Raises:
@@ -73,7 +75,7 @@ class SftJob:
         """
         from dreadnode.http.references import capability_ref
 
-        settings = self.settings(flags)
+        settings = self.settings()
         config = jobs.SftConfig(
             dataset_ref=dataset_ref(client, self.dataset) if self.dataset else None,
             trajectory_dataset_refs=dataset_refs(client, self.trajectory_dataset),
@@ -91,17 +93,17 @@ class SftJob:
             rehearse_steps=self.rehearse_steps,
         )
 
-    def settings(self, flags: sft_flags.SftFlags) -> dict[str, Any]:
-        """Return the settings of the config that FLAGS give, before anything is sent."""
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the config that the flags give, before anything is sent."""
         if self.dataset is None and not self.trajectory_dataset:
             raise InputError("name the training dataset with `--dataset` or `--trajectory-dataset`")
-        return given(flags, jobs.SftConfig, sft_flags.FLAG_NAMES)
+        return given(self.flags, jobs.SftConfig, self.names)
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class RlJob:
-    """The flags of a reinforcement-learning job that are no settings of its config."""
+    """The flags of a reinforcement-learning job: `flags` are the settings of its config."""
 
     model: Model
     algorithm: Annotated[
@@ -139,8 +141,10 @@ class RlJob:
         str | None, Parameter(help="Prompts to evaluate on, as `--prompt-dataset`.")
     ] = None
     capability: Capability = None
+    flags: rl_flags.RlFlags = rl_flags.NO_FLAGS
+    names: ClassVar = rl_flags.FLAG_NAMES
 
-    def request(self, client: ApiClient, flags: rl_flags.RlFlags) -> rl.RlRequest:
+    def request(self, client: ApiClient) -> rl.RlRequest:
         """Return the request for the job, after the upload of data that is named by a path.
 
         Raises:
@@ -148,7 +152,7 @@ class RlJob:
         """
         from dreadnode.http.references import capability_ref
 
-        settings = self.settings(flags)
+        settings = self.settings()
         recipe = reward(self.reward_recipe, self.reward_params)
         prompts, evaluation = self.prompt_dataset, self.eval_dataset
         config = rl.RlConfig(
@@ -171,47 +175,32 @@ class RlJob:
             rehearse_steps=self.rehearse_steps,
         )
 
-    def settings(self, flags: rl_flags.RlFlags) -> dict[str, Any]:
-        """Return the settings of the config that FLAGS give, before anything is sent."""
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the config that the flags give, before anything is sent."""
         if self.prompt_dataset is None and not self.trajectory_dataset:
             raise InputError(
                 "name the dataset of prompts with `--prompt-dataset` or `--trajectory-dataset`"
             )
-        return given(flags, rl.RlConfig, rl_flags.FLAG_NAMES)
-
-
-Flags = TypeVar("Flags", contravariant=True)
-
-
-class DescribedJob(Protocol[Flags]):
-    """A job that flags describe."""
-
-    def settings(self, flags: Flags) -> dict[str, Any]:
-        """Return the settings of the config that FLAGS give, before anything is sent."""
-
-    def request(self, client: ApiClient, flags: Flags) -> jobs.SftRequest | rl.RlRequest:
-        """Return the request for the job, after the upload of data that is named by a path."""
+        return given(self.flags, rl.RlConfig, self.names)
 
 
 @contextmanager
 def requested(
-    job: DescribedJob[Flags], flags: Flags, names: Mapping[str, str], common: Common
+    job: SftJob | RlJob, common: Common
 ) -> Iterator[tuple[ApiClient, jobs.SftRequest | rl.RlRequest]]:
     """Yield a client and the request for JOB; a refusal inside names the flag at fault.
 
     Args:
-        job: The flags that are no settings of the config.
-        flags: The settings of the config.
-        names: The flag that sets each setting.
+        job: The flags of the job.
         common: Which server.
 
     Raises:
         InputError: A setting is out of bounds; nothing was sent.
     """
-    job.settings(flags)
+    job.settings()
     with common.client() as client:
-        request = with_starting_weights(client, job.request(client, flags))
-        with flags_named(names):
+        request = with_starting_weights(client, job.request(client))
+        with flags_named(job.names):
             yield client, request
 
 

@@ -10,7 +10,6 @@ from cyclopts import App, Parameter
 from dreadnode.cli import money, views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import count, say, show
-from dreadnode.cli.train import rl_flags, sft_flags
 from dreadnode.cli.train.arguments import RlJob, SftJob, requested
 from dreadnode.cli.train.job_file import NO_CHANGES, Changes, JobFilePath, requested_by_file
 
@@ -37,11 +36,10 @@ def sft(
     *,
     job: SftJob,
     show: Show = None,
-    flags: sft_flags.SftFlags = sft_flags.NO_FLAGS,
     common: Common = DEFAULT,
 ) -> None:
     """Report on a supervised job; the flags are those of `dn train sft`."""
-    with requested(job, flags, sft_flags.FLAG_NAMES, common) as (client, request):
+    with requested(job, common) as (client, request):
         _print(client.check_training_job(request, show=show), common)
 
 
@@ -50,11 +48,10 @@ def rl(
     *,
     job: RlJob,
     show: Show = None,
-    flags: rl_flags.RlFlags = rl_flags.NO_FLAGS,
     common: Common = DEFAULT,
 ) -> None:
     """Report on a reinforcement-learning job; the flags are those of `dn train rl`."""
-    with requested(job, flags, rl_flags.FLAG_NAMES, common) as (client, request):
+    with requested(job, common) as (client, request):
         _print(client.check_training_job(request, show=show), common)
 
 

@@ -9,7 +9,6 @@ from cyclopts import App, Parameter
 from dreadnode.cli import money
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, hint
-from dreadnode.cli.train import rl_flags, sft_flags
 from dreadnode.cli.train.arguments import RlJob, SftJob, requested
 from dreadnode.cli.train.check import price_lines
 from dreadnode.cli.train.job_file import NO_CHANGES, Changes, JobFilePath, requested_by_file
@@ -33,11 +32,10 @@ def sft(
     *,
     job: SftJob,
     compare: Compare = False,
-    flags: sft_flags.SftFlags = sft_flags.NO_FLAGS,
     common: Common = DEFAULT,
 ) -> None:
     """Show the price of a supervised job; the flags are those of `dn train sft`."""
-    with requested(job, flags, sft_flags.FLAG_NAMES, common) as (client, request):
+    with requested(job, common) as (client, request):
         _show(client, request, common, compare=compare)
 
 
@@ -46,11 +44,10 @@ def rl(
     *,
     job: RlJob,
     compare: Compare = False,
-    flags: rl_flags.RlFlags = rl_flags.NO_FLAGS,
     common: Common = DEFAULT,
 ) -> None:
     """Show the price of a reinforcement-learning job; the flags are those of `dn train rl`."""
-    with requested(job, flags, rl_flags.FLAG_NAMES, common) as (client, request):
+    with requested(job, common) as (client, request):
         _show(client, request, common, compare=compare)
 
 

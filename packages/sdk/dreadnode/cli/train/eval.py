@@ -34,7 +34,7 @@ Csv = Annotated[
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class EvalJob:
-    """The flags of an evaluation that are not settings of its config."""
+    """The flags of an evaluation: `flags` are the settings of its config."""
 
     dataset: Annotated[
         str,
@@ -56,16 +56,15 @@ class EvalJob:
     ] = None
     name: Name = None
     tag: Tags = ()
+    flags: EvalFlags = NO_FLAGS
 
-    def request(
-        self, client: ApiClient, models: tuple[str, ...], flags: EvalFlags
-    ) -> evaluations.EvalRequest:
+    def request(self, client: ApiClient, models: tuple[str, ...]) -> evaluations.EvalRequest:
         """Return the request for the job, after the upload of data that is named by a path.
 
         Raises:
             InputError: A setting or the reward cannot be used.
         """
-        settings = self.settings(models, flags)
+        settings = self.settings(models)
         recipe = reward(self.reward_recipe, self.reward_params)
         config = evaluations.EvalConfig(
             models=tuple(client.resolve_model(each) for each in models),
@@ -76,11 +75,11 @@ class EvalJob:
         )
         return evaluations.EvalRequest(config=config, name=self.name, tags=self.tag)
 
-    def settings(self, models: tuple[str, ...], flags: EvalFlags) -> dict[str, Any]:
-        """Return the settings of the config that FLAGS give, before anything is sent."""
+    def settings(self, models: tuple[str, ...]) -> dict[str, Any]:
+        """Return the settings of the config that the flags give, before anything is sent."""
         if not models:
             raise InputError("name at least one model: a job, a catalog id or a `tinker://` path")
-        return given(flags, evaluations.EvalConfig, FLAG_NAMES)
+        return given(self.flags, evaluations.EvalConfig, FLAG_NAMES)
 
 
 def evaluate(
@@ -97,7 +96,6 @@ def evaluate(
     ] = True,
     csv: Csv = None,
     yes: Yes = False,
-    flags: EvalFlags = NO_FLAGS,
     common: Common = DEFAULT,
 ) -> None:
     """Evaluate models on the same rows: their loss, and rewards of what they sample.
@@ -107,12 +105,12 @@ def evaluate(
     evaluation is a job: it has a price, can be cancelled, and keeps finished rows when it is
     repeated.
     """
-    job.settings(models, flags)
+    job.settings(models)
     if csv is not None and not wait:
         raise InputError("`--csv` needs the result; leave `--no-wait` out")
     _refuse_existing(csv)
     with common.client() as client:
-        request = job.request(client, models, flags)
+        request = job.request(client, models)
         with flags_named(FLAG_NAMES):
             confirm(client, request, yes=yes)
             created = client.create_training_job(request)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.train.arguments import RlJob, Yes, requested
-from dreadnode.cli.train.rl_flags import FLAG_NAMES, NO_FLAGS, RlFlags
 from dreadnode.cli.train.sft import Wait, create
 
 
@@ -13,7 +12,6 @@ def rl(
     job: RlJob,
     wait: Wait = False,
     yes: Yes = False,
-    flags: RlFlags = NO_FLAGS,
     common: Common = DEFAULT,
 ) -> None:
     """Submit a reinforcement-learning job.
@@ -22,5 +20,5 @@ def rl(
     learns from the scores. The reward is tried on the first rows before the job is accepted. A job
     that costs money shows its price and asks first.
     """
-    with requested(job, flags, FLAG_NAMES, common) as (client, request):
+    with requested(job, common) as (client, request):
         create(client, request, common, yes=yes, wait=wait)

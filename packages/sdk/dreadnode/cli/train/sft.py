@@ -11,7 +11,6 @@ from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import hint, say
 from dreadnode.cli.train.arguments import SftJob, Yes, requested
 from dreadnode.cli.train.price import confirm
-from dreadnode.cli.train.sft_flags import FLAG_NAMES, NO_FLAGS, SftFlags
 
 if TYPE_CHECKING:
     from dreadnode.http.references import AnyJobRequest
@@ -26,7 +25,6 @@ def sft(
     job: SftJob,
     wait: Wait = False,
     yes: Yes = False,
-    flags: SftFlags = NO_FLAGS,
     common: Common = DEFAULT,
 ) -> None:
     """Submit a supervised fine-tuning job.
@@ -35,7 +33,7 @@ def sft(
     cannot be rendered, a setting out of range. The job's config echoes every default. A job that
     costs money shows its price and asks first.
     """
-    with requested(job, flags, FLAG_NAMES, common) as (client, request):
+    with requested(job, common) as (client, request):
         create(client, request, common, yes=yes, wait=wait)
 
 
