@@ -10,7 +10,7 @@ used, and a completion without one is wrong.
 """
 
 import importlib.util
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr
 
@@ -59,7 +59,13 @@ class MathAnswer(Binary):
     expected: Expected = None
     processes: Annotated[int, Field(ge=1, le=64)] = 2
 
-    _pool: Pool | None = PrivateAttr(default=None)
+    _pool: Pool = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare the processes, which start with the first call."""
+        self._pool = Pool(
+            COMPARE, ["equal"], processes=self.processes, memory_mb=MEMORY_MB, seconds=SECONDS
+        )
 
     def check(self, prompt: Prompt) -> None:
         """Check that the expected answer can be compared here."""
@@ -84,7 +90,7 @@ class MathAnswer(Binary):
         if not is_installed() or (number is not None and not marked and not {*"$\\"} & {*answer}):
             return Score(self.reward_if_false, extraction_failed=found is None)
         try:
-            equal, has_answer = await self._workers().call(
+            equal, has_answer = await self._pool.call(
                 "equal", expected, answer[-MAX_LENGTH:], marked, number=False
             )
         except CodeFailed as failed:
@@ -93,19 +99,7 @@ class MathAnswer(Binary):
 
     async def close(self) -> None:
         """Kill all processes."""
-        if self._pool is not None:
-            await self._pool.close()
-
-    def _workers(self) -> Pool:
-        if self._pool is None:
-            self._pool = Pool(
-                COMPARE,
-                ["equal"],
-                processes=self.processes,
-                memory_mb=MEMORY_MB,
-                seconds=SECONDS,
-            )
-        return self._pool
+        await self._pool.close()
 
 
 def is_installed() -> bool:

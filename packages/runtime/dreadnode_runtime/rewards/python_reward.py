@@ -18,7 +18,7 @@ gets a completion whose reasoning did not end: that one gets `reward_if_unfinish
 """
 
 import ast
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
@@ -54,12 +54,23 @@ class PythonReward(Recipe):
     reward_if_unfinished: Finite = 0.0
     allow_constant: bool = False
 
-    _pool: Pool | None = PrivateAttr(default=None)
+    _pool: Pool = PrivateAttr()
 
     @model_validator(mode="after")
     def _allowed(self) -> "PythonReward":
         check_allowed()
         return self
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare the processes, which start with the first call."""
+        self._pool = Pool(
+            self.source,
+            [self.function],
+            processes=self.processes,
+            memory_mb=self.memory_mb,
+            seconds=self.timeout_sec,
+            filename=self.filename,
+        )
 
     @property
     def depends_on_completion(self) -> bool:
@@ -76,7 +87,7 @@ class PythonReward(Recipe):
         if completion.state is not None:
             row["environment_state"] = completion.state
         try:
-            return Score(_bounded(await self._workers().call(self.function, completion.text, row)))
+            return Score(_bounded(await self._pool.call(self.function, completion.text, row)))
         except CodeFailed as failed:
             if self.on_error == "count":
                 error = f"on `{_excerpt(completion.text)}`, {plain(failed)}"
@@ -98,7 +109,7 @@ class PythonReward(Recipe):
             JobFailed: The source cannot be loaded.
         """
         try:
-            return await self._workers().confined()
+            return await self._pool.confined()
         except CodeFailed as failed:
             raise JobFailed(
                 f"The reward function cannot be loaded: {plain(failed)}", code="reward"
@@ -106,20 +117,7 @@ class PythonReward(Recipe):
 
     async def close(self) -> None:
         """Kill all processes."""
-        if self._pool is not None:
-            await self._pool.close()
-
-    def _workers(self) -> Pool:
-        if self._pool is None:
-            self._pool = Pool(
-                self.source,
-                [self.function],
-                processes=self.processes,
-                memory_mb=self.memory_mb,
-                seconds=self.timeout_sec,
-                filename=self.filename,
-            )
-        return self._pool
+        await self._pool.close()
 
 
 def uses_first_argument(source: str, name: str) -> bool:
