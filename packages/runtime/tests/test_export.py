@@ -12,7 +12,7 @@ import torch
 from dreadnode_runtime.backend.adapter import base_dtype
 from dreadnode_runtime.backend.tinker_trainer import rest_client, tinker_trainer
 from dreadnode_runtime.backend.trainer import Adapter, Optimizer
-from dreadnode_runtime.commands.export import ExportRequest, export
+from dreadnode_runtime.commands.export import run
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
@@ -46,12 +46,17 @@ async def trained(connected: None, example: Any, tmp_path: Path) -> tuple[str, P
     return path, there.adapter
 
 
+async def export(checkpoint: str, folder: Path) -> Any:
+    request = {"checkpoint": checkpoint, "name": "step-000001"}
+    return json.loads(await run(json.dumps(request), folder))
+
+
 async def test_peft_loads_an_earlier_checkpoint_as_the_adapter_of_that_step(
     trained: tuple[str, Path], tiny_model: Path, tmp_path: Path
 ) -> None:
     path, then = trained
 
-    answer = await export(ExportRequest(checkpoint=path, name="step-000001"), tmp_path / "out")
+    answer = await export(path, tmp_path / "out")
 
     assert answer == {"ok": True, "files": ["adapter_config.json", WEIGHTS, "README.md"]}
     assert base_dtype(tmp_path / "out") == "float32"
@@ -93,7 +98,7 @@ async def test_an_export_leaves_nothing_on_the_engine(
 ) -> None:
     before = await checkpoints()
 
-    await export(ExportRequest(checkpoint=trained[0], name="step-000001"), tmp_path / "out")
+    await export(trained[0], tmp_path / "out")
 
     assert await checkpoints() == before
 
@@ -106,9 +111,9 @@ async def checkpoints() -> list[str]:
 async def test_a_checkpoint_missing_on_the_engine_is_reported_as_a_refused_request(
     tmp_path: Path,
 ) -> None:
-    wish = ExportRequest(checkpoint="tinker://gone:train:0/weights/step-000001", name="step-000001")
+    gone = "tinker://gone:train:0/weights/step-000001"
 
-    refused = await export(wish, tmp_path / "out")
+    refused = await export(gone, tmp_path / "out")
 
     assert (refused["ok"], refused["fault"]) == (False, "request")
     assert refused["error"].startswith("The engine refused the work")
@@ -119,10 +124,10 @@ async def test_an_unreachable_engine_is_reported_immediately(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:9")
-    wish = ExportRequest(checkpoint="tinker://run:train:0/weights/step-000001", name="step-000001")
+    gone = "tinker://run:train:0/weights/step-000001"
 
     async with asyncio.timeout(30):
-        refused = await export(wish, tmp_path / "out")
+        refused = await export(gone, tmp_path / "out")
 
     assert refused == {
         "ok": False,

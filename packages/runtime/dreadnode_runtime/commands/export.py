@@ -9,7 +9,6 @@ The response is `{"ok": true, "files": […]}`, or `{"ok": false, "fault": …, 
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
@@ -28,8 +27,7 @@ from dreadnode_runtime.backend.tinker_trainer import (
     session,
     translate_errors,
 )
-from dreadnode_runtime.commands.responses import Response, error_response
-from dreadnode_runtime.errors import RuntimeFault, TryAgain
+from dreadnode_runtime.commands.responses import Response, response_of
 
 log = logging.getLogger(__name__)
 
@@ -56,27 +54,17 @@ class ExportRequest(BaseModel):
     name: str
 
 
-async def export(request: ExportRequest, folder: Path) -> Response:
-    """Write the adapter that REQUEST names into FOLDER, and return the response."""
-    try:
-        # The SDK waits without a time limit for a new session.
-        if not await engine_is_available():
-            raise TryAgain("The engine does not respond; try again later")
-        await translate_errors(_export(request, folder))
-    except RuntimeFault as fault:
-        return error_response(fault)
-    return {"ok": True, "files": [*adapter.FILES, CARD]}
+async def run(request: str, folder: Path) -> str:
+    """Write the adapter that the JSON text REQUEST names into FOLDER, and return the response."""
+    parsed = ExportRequest.model_validate_json(request)
+    return await response_of(lambda: translate_errors(_export(parsed, folder)))
 
 
-async def _export(request: ExportRequest, folder: Path) -> None:
+async def _export(request: ExportRequest, folder: Path) -> Response:
     async with session({}) as service:
         download = _download(service, request, folder)
         await while_available(download, engine_is_available, MAX_OUTAGE)
-
-
-async def run(request: str, folder: Path) -> str:
-    """Return the JSON response to the JSON text REQUEST."""
-    return json.dumps(await export(ExportRequest.model_validate_json(request), folder))
+    return {"files": [*adapter.FILES, CARD]}
 
 
 async def _download(service: tinker.ServiceClient, request: ExportRequest, folder: Path) -> None:

@@ -5,16 +5,14 @@ The adapter is the two files of PEFT in the working directory. The response is `
 as in `export`.
 """
 
-import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
 from dreadnode_runtime.backend.adapter_upload import upload
-from dreadnode_runtime.backend.tinker_trainer import engine_is_available
-from dreadnode_runtime.commands.responses import Response, error_response
-from dreadnode_runtime.errors import RuntimeFault, TryAgain
+from dreadnode_runtime.commands.responses import Response, response_of
 
 
 class UploadRequest(BaseModel):
@@ -35,17 +33,11 @@ class UploadRequest(BaseModel):
 
 async def run(request: str, folder: Path) -> str:
     """Return the JSON response to the JSON text REQUEST."""
-    return json.dumps(await _respond(UploadRequest.model_validate_json(request), folder))
+    return await response_of(partial(_upload, UploadRequest.model_validate_json(request), folder))
 
 
-async def _respond(request: UploadRequest, folder: Path) -> Response:
-    try:
-        # The SDK waits without a time limit for a new session.
-        if not await engine_is_available():
-            raise TryAgain("The engine does not respond; try again later")
-        done = await upload(
-            folder, request.base_model, request.ttl_seconds, own_engine=request.own_engine
-        )
-    except RuntimeFault as fault:
-        return error_response(fault)
-    return {"ok": True, "path": done.path, **asdict(done.shape), "new_layers": done.new_layers}
+async def _upload(request: UploadRequest, folder: Path) -> Response:
+    done = await upload(
+        folder, request.base_model, request.ttl_seconds, own_engine=request.own_engine
+    )
+    return {"path": done.path, **asdict(done.shape), "new_layers": done.new_layers}
