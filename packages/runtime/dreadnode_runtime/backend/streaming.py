@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx2
@@ -22,21 +23,19 @@ OnTokens = Callable[[int, list[int]], None]
 CONNECT_SECONDS = 10.0
 
 
+@dataclass(frozen=True)
 class StreamingSampler:
     """Samples completions from fixed weights, and reports tokens on the way where that is possible.
 
-    Args:
+    Attributes:
         sampler: Samples whole completions through the official SDK.
         http: A client of our engine; None where the engine does not stream from the weights.
         weights: `{"model_path": …}` or `{"base_model": …}`.
     """
 
-    def __init__(
-        self, sampler: Sampler, http: httpx2.AsyncClient | None, weights: dict[str, str]
-    ) -> None:
-        self._sampler = sampler
-        self._http = http
-        self._weights = weights
+    sampler: Sampler
+    http: httpx2.AsyncClient | None
+    weights: dict[str, str]
 
     async def sample_streamed(
         self,
@@ -52,10 +51,10 @@ class StreamingSampler:
             JobFailed: The engine refuses the request.
             TryAgain: The engine cannot do it now.
         """
-        if on_tokens is None or self._http is None:
-            return await self._sampler.sample(prompt, count, sampling, seed)
+        if on_tokens is None or self.http is None:
+            return await self.sampler.sample(prompt, count, sampling, seed)
         body = {
-            **self._weights,
+            **self.weights,
             "prompt": {"chunks": [{"type": "encoded_text", "tokens": list(prompt)}]},
             "num_samples": count,
             "topk_sample_logprobs": sampling.topk,
@@ -69,7 +68,7 @@ class StreamingSampler:
         }
         tokens: list[list[int]] = [[] for _ in range(count)]
         try:
-            async with self._http.stream("POST", "sample_stream", json=body) as response:
+            async with self.http.stream("POST", "sample_stream", json=body) as response:
                 if response.is_error:
                     raise _refusal(response.status_code, await response.aread())
                 async for line in response.aiter_lines():

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,24 +36,19 @@ Watch = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
 """Awaits a request, and translates its errors."""
 
 
+@dataclass(frozen=True)
 class TinkerSampler:
     """Samples through the official SDK."""
 
-    def __init__(
-        self,
-        client: tinker.SamplingClient,
-        until_outage: Watch,
-        meter: TokenMeter | None = None,
-    ) -> None:
-        self._client = client
-        self._until_outage = until_outage
-        self._meter = meter or TokenMeter()
+    client: tinker.SamplingClient
+    watch: Watch
+    meter: TokenMeter = field(default_factory=TokenMeter)
 
     def sample(
         self, prompt: Sequence[int], count: int, sampling: SamplingParams, seed: int
     ) -> Awaitable[list[Sampled]]:
         """Sample COUNT completions of PROMPT in one request."""
-        future = self._client.sample(
+        future = self.client.sample(
             prompt=types.ModelInput.from_ints(list(prompt)),
             num_samples=count,
             sampling_params=types.SamplingParams(
@@ -67,16 +63,16 @@ class TinkerSampler:
 
         async def result() -> list[Sampled]:
             response = await future
-            self._meter.count_sample(len(prompt), response)
+            self.meter.count_sample(len(prompt), response)
             cached = response.prompt_cache_hit_tokens
             return [_sampled(sequence, cached) for sequence in response.sequences]
 
-        return self._until_outage(result())
+        return self.watch(result())
 
     def loss(self, example: Example) -> Awaitable[float]:
         """Compute the loss of EXAMPLE in one request, which also samples a token."""
         trained = example.trained
-        future = self._client.sample(
+        future = self.client.sample(
             prompt=model_input(example.tokens.tolist(), example.images),
             num_samples=1,
             sampling_params=types.SamplingParams(max_tokens=1),
@@ -87,7 +83,7 @@ class TinkerSampler:
 
         async def result() -> float:
             response = await future
-            self._meter.count_sample(len(example.tokens), response)
+            self.meter.count_sample(len(example.tokens), response)
             found = response.prompt_logprobs
             if found is None or len(found) != len(example.tokens):
                 raise TryAgain("The engine returned no log-probabilities of the prompt")
@@ -100,7 +96,7 @@ class TinkerSampler:
                 )
             return loss
 
-        return self._until_outage(result())
+        return self.watch(result())
 
 
 class TinkerPolicy(TinkerTrainer):
@@ -164,7 +160,7 @@ async def open_sampler(
         client = await translate_errors(
             asyncio.to_thread(_open_sampler, service, checkpoint, base_model), creating=True
         )
-        yield TinkerSampler(client, watch, meter)
+        yield TinkerSampler(client, watch, meter or TokenMeter())
 
 
 # The SDK blocks the calling thread in these, so each runs in a thread of its own.

@@ -12,7 +12,7 @@ Calls of one episode can run in different processes, so only the state is kept b
 """
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -58,16 +58,16 @@ class _EnvironmentSpec(BaseModel):
     params: _Params
 
 
+@dataclass(frozen=True)
 class Environment:
     """A user's own environment: the functions `tools`, `start` and `call`."""
 
-    def __init__(self, pool: Pool, tools: list[dict[str, Any]]) -> None:
-        self._pool = pool
-        self._tools = tools
+    pool: Pool
+    tools: list[dict[str, Any]]
 
     def with_tools(self, prompt: Conversation) -> Conversation:
         """Return PROMPT with the environment's tools, which replace those of the row."""
-        return replace(prompt, tools=self._tools)
+        return replace(prompt, tools=self.tools)
 
     async def start_episode(self, prompt: Prompt) -> "Episode":
         """Start an episode in the state that `start` returns for the row.
@@ -80,12 +80,12 @@ class Environment:
 
     async def close(self) -> None:
         """End all processes."""
-        await self._pool.close()
+        await self.pool.close()
 
     async def call(self, prompt: Prompt, function: str, *arguments: Any) -> Any:
         """Return the result of FUNCTION in an episode that started with PROMPT."""
         try:
-            return await self._pool.call(function, *arguments, number=False)
+            return await self.pool.call(function, *arguments, number=False)
         except CodeFailed as failed:
             raise JobFailed(
                 f"The environment's `{function}` failed on {prompt.place}: {plain(failed)}",

@@ -137,28 +137,22 @@ def _scheduler(
     )
 
 
+@dataclass
 class _Loop:
     """The operations in flight, and their reports."""
 
-    def __init__(
-        self,
-        plan: RlPlan,
-        policy: Policy,
-        rollouts: Rollouts,
-        reporter: Reporter,
-        history: RlHistory,
-        outcome: Outcome,
-    ) -> None:
-        self._plan = plan
-        self._policy = policy
-        self._rollouts = rollouts
-        self._reporter = reporter
-        self._history = history
-        self._outcome = outcome
-        self._in_flight: _Submitted | None = None
-        # The checkpoint of a reported step; the next step verifies it.
-        self._pending_checkpoint: tuple[int, asyncio.Future[Saved]] | None = None
-        self._first_step = outcome.step
+    plan: RlPlan
+    policy: Policy
+    rollouts: Rollouts
+    reporter: Reporter
+    history: RlHistory
+    outcome: Outcome
+    _in_flight: _Submitted | None = None
+    # The checkpoint of a reported step; the next step verifies it.
+    _pending_checkpoint: "tuple[int, asyncio.Future[Saved]] | None" = None
+
+    def __post_init__(self) -> None:
+        self._first_step = self.outcome.step
         self._started_at = time.monotonic()
 
     def submit(self, step: int, stale_groups: Sequence[tuple[int, Group]], pending: int) -> None:
@@ -166,9 +160,9 @@ class _Loop:
 
         PENDING is the number of groups in flight, for the step's metrics.
         """
-        config, history = self._plan.config, self._history
+        config, history = self.plan.config, self.history
         groups = [group for _, group in stale_groups]
-        rate = config.rate(step, self._plan.steps)
+        rate = config.rate(step, self.plan.steps)
         metrics = rollout_metrics(stale_groups) | {
             "train/model_version": step - 1,
             "train/weight_sync_count": history.weight_syncs,
@@ -176,21 +170,21 @@ class _Loop:
             "train/pending_generation_groups": pending,
             "train/learning_rate": rate,
         }
-        warn_about_rollouts(step, groups, history, self._reporter, config.max_new_tokens)
-        if is_sampled(step, self._plan.steps):
+        warn_about_rollouts(step, groups, history, self.reporter, config.max_new_tokens)
+        if is_sampled(step, self.plan.steps):
             # Before the updates, so that one can see what a step that fails was trained on.
             sample = step_rollouts(
-                step, stale_groups, self._rollouts.rendering, scale=config.scale_advantages
+                step, stale_groups, self.rollouts.rendering, scale=config.scale_advantages
             )
-            self._reporter.report("rollouts", rollouts=sample)
+            self.reporter.report("rollouts", rollouts=sample)
         updates = [
-            (batch, asyncio.ensure_future(self._policy.submit_update(batch, config.loss, rate)))
+            (batch, asyncio.ensure_future(self.policy.submit_update(batch, config.loss, rate)))
             for batch in _update_batches(groups, config)
         ]
         saving = None
-        if step % config.checkpoint_interval == 0 and step < self._plan.steps:
-            name = report_checkpoint_start(step, self._reporter)
-            saving = asyncio.ensure_future(self._policy.save(name))
+        if step % config.checkpoint_interval == 0 and step < self.plan.steps:
+            name = report_checkpoint_start(step, self.reporter)
+            saving = asyncio.ensure_future(self.policy.save(name))
         self._in_flight = _Submitted(step, metrics, updates, saving)
 
     async def settle(self) -> None:
@@ -203,12 +197,12 @@ class _Loop:
             for batch, result in done.updates
             for sequence, logprobs in zip(batch, await result, strict=True)
         ]
-        _check_finite(done.step, trained, self._outcome)
+        _check_finite(done.step, trained, self.outcome)
         await self.report_pending_checkpoint()
         self._pending_checkpoint = None if done.saving is None else (done.step, done.saving)
-        clip = self._plan.config.clip if self._plan.config.algorithm == "ppo" else None
-        metrics = self._history.add({**done.metrics, **training_metrics(trained, clip)})
-        self._outcome.step = done.step
+        clip = self.plan.config.clip if self.plan.config.algorithm == "ppo" else None
+        metrics = self.history.add({**done.metrics, **training_metrics(trained, clip)})
+        self.outcome.step = done.step
         self._report_step(done.step, metrics)
 
     async def report_pending_checkpoint(self) -> None:
@@ -219,17 +213,17 @@ class _Loop:
 
     async def save_now(self, *, best: bool = False) -> None:
         """Save the current weights, and report the checkpoint."""
-        step = self._outcome.step
-        saved = await self._policy.save(report_checkpoint_start(step, self._reporter))
+        step = self.outcome.step
+        saved = await self.policy.save(report_checkpoint_start(step, self.reporter))
         self._report_checkpoint(step, saved, best=best)
 
     @property
     def evaluation_due(self) -> bool:
         """Whether the current weights must be evaluated before the next step."""
-        step = self._outcome.step
-        if not self._plan.eval_prompts or (step == self._first_step and step):
+        step = self.outcome.step
+        if not self.plan.eval_prompts or (step == self._first_step and step):
             return False
-        return self._plan.config.evaluates_after(step)
+        return self.plan.config.evaluates_after(step)
 
     async def evaluate(self) -> None:
         """Sample one completion of each evaluation prompt with the current weights, and report.
@@ -237,17 +231,17 @@ class _Loop:
         The weights of the best evaluation so far are saved, except before the first and after the
         last step. Sampling from the weights verifies them, as the next step would.
         """
-        outcome = self._outcome
-        self._reporter.phase("evaluating")
-        sampler = await self._policy.sampler()
+        outcome = self.outcome
+        self.reporter.phase("evaluating")
+        sampler = await self.policy.sampler()
         groups = await asyncio.gather(
             *(
-                self._rollouts.group(prompt, sampler, 1, f"eval/{number}")
-                for number, prompt in enumerate(self._plan.eval_prompts)
+                self.rollouts.group(prompt, sampler, 1, f"eval/{number}")
+                for number, prompt in enumerate(self.plan.eval_prompts)
             )
         )
         best = self._report_evaluation([group.rollouts[0].score for group in groups])
-        if outcome.step == self._plan.steps:
+        if outcome.step == self.plan.steps:
             outcome.best = None if best else outcome.best
             return
         if self._pending_checkpoint is not None:
@@ -255,7 +249,7 @@ class _Loop:
             self._report_checkpoint(step, await saving, best=best)
         elif best and outcome.step:
             await self.save_now(best=best)
-        self._reporter.phase("training")
+        self.reporter.phase("training")
 
     async def close(self) -> None:
         """Cancel the operations that are still in flight."""
@@ -270,10 +264,10 @@ class _Loop:
         await asyncio.gather(*results, return_exceptions=True)
 
     def _report_step(self, step: int, metrics: Metrics) -> None:
-        history, steps = self._history, self._plan.steps
+        history, steps = self.history, self.plan.steps
         tokens = history.total("train/sampled_tokens") + history.total("train/trained_tokens")
         seconds_per_step = (time.monotonic() - self._started_at) / (step - self._first_step)
-        self._reporter.report(
+        self.reporter.report(
             "step_complete",
             metrics={"steps": [step], **{name: [value] for name, value in metrics.items()}},
             data={
@@ -285,17 +279,17 @@ class _Loop:
         )
 
     def _report_checkpoint(self, step: int, saved: Saved, *, best: bool = False) -> None:
-        metrics = self._history.at(step)
-        self._outcome.report_checkpoint(step, saved, metrics, self._reporter, best=best)
+        metrics = self.history.at(step)
+        self.outcome.report_checkpoint(step, saved, metrics, self.reporter, best=best)
 
     def _report_evaluation(self, scores: Sequence[Score]) -> bool:
         """Report the evaluation's rewards; return whether it is the best so far."""
-        step = self._outcome.step
+        step = self.outcome.step
         rewards = [score.value for score in scores]
         reward = sum(rewards) / len(rewards)
         failures = sum(score.extraction_failed for score in scores)
-        best = self._history.add_evaluation(step, reward)
-        self._reporter.report(
+        best = self.history.add_evaluation(step, reward)
+        self.reporter.report(
             "eval_complete",
             message=f"Evaluation reward after step {step}: {reward:.4f}",
             metrics={

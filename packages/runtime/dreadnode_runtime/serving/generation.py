@@ -1,6 +1,7 @@
 """Renders a request, samples, and reads the completions as messages or as text."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dreadnode_runtime.backend.policy import Sampled, SamplingParams
@@ -18,21 +19,19 @@ Emit = Callable[[Mapping[str, Any]], None]
 """Takes a part of a completion: `index`, and `content` or `reasoning`."""
 
 
+@dataclass(frozen=True)
 class Generator:
     """Answers requests with the weights of one model.
 
-    Args:
+    Attributes:
         served: The model.
         rendering: Its chat format.
         sampler: Samples from its weights.
     """
 
-    def __init__(
-        self, served: ServedModel, rendering: Rendering, sampler: StreamingSampler
-    ) -> None:
-        self._served = served
-        self._rendering = rendering
-        self._sampler = sampler
+    served: ServedModel
+    rendering: Rendering
+    sampler: StreamingSampler
 
     async def generate(self, request: Generation, emit: Emit) -> dict[str, Any]:
         """Return the completions of REQUEST with their usage, and EMIT parts if it streams.
@@ -56,7 +55,7 @@ class Generator:
 
         # A call of a tool can be read only as a whole, so a request with tools has one part.
         streams = request.stream and not request.tools
-        found = await self._sampler.sample_streamed(
+        found = await self.sampler.sample_streamed(
             prompt, request.n, sampling, request.seed, on_tokens if streams else None
         )
         choices = [self._choice(request, prompt, sampled) for sampled in found]
@@ -66,8 +65,8 @@ class Generator:
                     emit({"index": index, **rest})
         return {
             "choices": choices,
-            "renderer": self._rendering.name,
-            "format_notes": [*self._rendering.chosen],
+            "renderer": self.rendering.name,
+            "format_notes": [*self.rendering.chosen],
             "usage": {
                 "prompt_tokens": len(prompt),
                 "completion_tokens": sum(len(sampled.tokens) for sampled in found),
@@ -77,14 +76,14 @@ class Generator:
 
     def _deltas(self, request: Generation, prompt: list[int]) -> MessageDeltas | TextDeltas:
         if request.messages is None:
-            return TextDeltas(self._rendering, request.stop)
-        return MessageDeltas(self._rendering, prompt, request.stop)
+            return TextDeltas(self.rendering, request.stop)
+        return MessageDeltas(self.rendering, prompt, request.stop)
 
     def _prompt(self, request: Generation) -> list[int]:
         if request.messages is None:
             if isinstance(request.prompt, list):
                 return request.prompt
-            tokens = self._rendering.tokenizer(request.prompt or "", verbose=False)["input_ids"]
+            tokens = self.rendering.tokenizer(request.prompt or "", verbose=False)["input_ids"]
             if not tokens:
                 raise Unusable("the prompt is empty")
             return list(tokens)
@@ -95,10 +94,10 @@ class Generator:
         # In a dataset, tools without any value are a column that the row does not use.
         if request.tools and not said.tools:
             raise Unusable("a tool has no name")
-        return self._rendering.prompt(with_system_prompt(said, self._served.system_prompt))
+        return self.rendering.prompt(with_system_prompt(said, self.served.system_prompt))
 
     def _sampling_params(self, request: Generation, prompt: int) -> SamplingParams:
-        context = self._served.context
+        context = self.served.context
         room = context - prompt
         if room < 1 or (request.max_tokens or 1) > room:
             raise JobFailed(
@@ -107,13 +106,11 @@ class Generator:
                 "shorten the prompt",
                 code="config",
             )
-        stop: Any = self._rendering.stops(request.stop)
+        stop: Any = self.rendering.stops(request.stop)
         if request.messages is None:
             # Tinker takes either token ids or strings.
             stop = (
-                [*request.stop, *END_OF_DOCUMENT]
-                if request.stop
-                else [*end_tokens(self._rendering)]
+                [*request.stop, *END_OF_DOCUMENT] if request.stop else [*end_tokens(self.rendering)]
             )
         return SamplingParams(
             request.max_tokens or room,
@@ -127,10 +124,10 @@ class Generator:
         tokens = sampled.tokens.tolist()
         choice: dict[str, Any] = {"finish_reason": "length" if sampled.truncated else "stop"}
         if request.messages is None:
-            choice["text"] = TextDeltas(self._rendering, request.stop).whole(tokens)
+            choice["text"] = TextDeltas(self.rendering, request.stop).whole(tokens)
         else:
             reply = read_completion(
-                self._rendering,
+                self.rendering,
                 prompt,
                 tokens,
                 stop=request.stop,
@@ -147,7 +144,7 @@ class Generator:
         """Return the stop string of REQUEST that ended TOKENS, if one did."""
         if not request.stop:
             return None
-        text = self._rendering.decode(tokens)
+        text = self.rendering.decode(tokens)
         found = [(text.find(each), each) for each in request.stop if each in text]
         return min(found)[1] if found else None
 
@@ -165,7 +162,7 @@ class Generator:
         ]
 
     def _token(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self._rendering.decode([token])
+        text = self.rendering.decode([token])
         # A token that is half of a character decodes to a replacement; its bytes are not known.
         known = UNKNOWN not in text
         return {"token": text, "logprob": logprob, "bytes": list(text.encode()) if known else None}

@@ -11,7 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from dreadnode_runtime.backend.trainer import Saved, Trainer
@@ -117,41 +117,41 @@ async def train(
         await loop.evaluate(save=False)
 
 
+@dataclass
 class _Loop:
     """The operations in flight, and their reports."""
 
-    def __init__(
-        self, plan: Plan, trainer: Trainer, reporter: Reporter, history: History, outcome: Outcome
-    ) -> None:
-        self._plan = plan
-        self._trainer = trainer
-        self._reporter = reporter
-        self._history = history
-        self._outcome = outcome
-        # Submitted operations that are not reported, oldest first. A checkpoint enters the queue
-        # behind the step that verifies it; until that step is submitted, it is kept apart.
-        self._queue: deque[_Submitted | _Saving] = deque()
-        self._pending_checkpoint: _Saving | None = None
+    plan: Plan
+    trainer: Trainer
+    reporter: Reporter
+    history: History
+    outcome: Outcome
+    # Submitted operations that are not reported, oldest first. A checkpoint enters the queue
+    # behind the step that verifies it; until that step is submitted, it is kept apart.
+    _queue: deque[_Submitted | _Saving] = field(default_factory=deque)
+    _pending_checkpoint: _Saving | None = None
+
+    def __post_init__(self) -> None:
         # An earlier attempt has already warned about steps before the checkpoint.
-        self._warned = any(map(history.is_too_high, history.loss))
-        self._first_step = outcome.step
+        self._warned = any(map(self.history.is_too_high, self.history.loss))
+        self._first_step = self.outcome.step
         self._started_at = time.monotonic()
 
     def submit(self, step: Step) -> None:
         """Submit STEP."""
-        config, rows = self._plan.config, self._plan.rows
+        config, rows = self.plan.config, self.plan.rows
         batch = [
             [example for row in step.rows[at : at + config.batch_size] for example in rows[row]]
             for at in range(0, len(step.rows), config.batch_size)
         ]
-        rate = config.rate(step.number, self._plan.steps)
-        losses = asyncio.ensure_future(self._trainer.submit(batch, rate))
+        rate = config.rate(step.number, self.plan.steps)
+        losses = asyncio.ensure_future(self.trainer.submit(batch, rate))
         self._queue.append(_Submitted(step.number, batch, len(step.rows), rate, losses))
         self._queue_pending_checkpoint()
 
     def save_behind(self, step: int) -> None:
         """Submit a save of the weights behind STEP, which was just submitted."""
-        saving = self._trainer.save(report_checkpoint_start(step, self._reporter))
+        saving = self.trainer.save(report_checkpoint_start(step, self.reporter))
         self._pending_checkpoint = _Saving(step, asyncio.ensure_future(saving))
 
     async def settle(self, keep: int) -> None:
@@ -167,8 +167,8 @@ class _Loop:
 
     async def save_now(self, *, best: bool = False) -> None:
         """Save the current weights, and report the checkpoint."""
-        step = self._outcome.step
-        saved = await self._trainer.save(report_checkpoint_start(step, self._reporter))
+        step = self.outcome.step
+        saved = await self.trainer.save(report_checkpoint_start(step, self.reporter))
         self._report_checkpoint(step, saved, best=best)
 
     async def evaluate(self, *, save: bool) -> None:
@@ -177,26 +177,26 @@ class _Loop:
         With SAVE they are saved in any case; after the last step never, because the end of the job
         saves everything.
         """
-        outcome, config = self._outcome, self._plan.config
-        self._reporter.phase("evaluating")
+        outcome, config = self.outcome, self.plan.config
+        self.reporter.phase("evaluating")
         loss = await self._evaluation_loss()
-        best = self._history.add_evaluation(outcome.step, loss, config.min_delta)
+        best = self.history.add_evaluation(outcome.step, loss, config.min_delta)
         self._report_evaluation(loss, best=best)
-        if outcome.step == self._plan.steps:
+        if outcome.step == self.plan.steps:
             if best:
                 outcome.best = None
             return
         if best or save:
             await self.save_now(best=best)
         patience = config.early_stopping_patience
-        if patience is not None and _should_stop_early(config, self._history):
+        if patience is not None and _should_stop_early(config, self.history):
             outcome.stopped_early = True
-            threshold = self._history.to_beat - config.min_delta
+            threshold = self.history.to_beat - config.min_delta
             count = "1 evaluation" if patience == 1 else f"{patience} evaluations"
             message = f"Stopped early: {count} without a loss below {threshold:.4f}"
-            self._reporter.log(message, step=outcome.step)
+            self.reporter.log(message, step=outcome.step)
         else:
-            self._reporter.phase("training")
+            self.reporter.phase("training")
 
     async def close(self) -> None:
         """Cancel the operations that are still in flight."""
@@ -216,18 +216,18 @@ class _Loop:
             self._pending_checkpoint = None
 
     async def _evaluation_loss(self) -> float:
-        size, rows = self._plan.config.batch_size, self._plan.eval_rows
+        size, rows = self.plan.config.batch_size, self.plan.eval_rows
         batches = [
             [example for row in rows[at : at + size] for example in row]
             for at in range(0, len(rows), size)
         ]
-        results = await asyncio.gather(*(self._trainer.evaluate(batch) for batch in batches))
+        results = await asyncio.gather(*(self.trainer.evaluate(batch) for batch in batches))
         examples = [example for batch in batches for example in batch]
         loss = _mean_loss(examples, [loss for losses in results for loss in losses])
         if not math.isfinite(loss):
             raise JobFailed(
-                f"The evaluation loss after step {self._outcome.step} is not finite: lower the "
-                f"learning rate; {self._outcome.newest_checkpoint()}",
+                f"The evaluation loss after step {self.outcome.step} is not finite: lower the "
+                f"learning rate; {self.outcome.newest_checkpoint()}",
                 code="diverged",
             )
         return loss
@@ -236,13 +236,13 @@ class _Loop:
         examples = [example for batch in done.batch for example in batch]
         loss = _mean_loss(examples, losses)
         if not math.isfinite(loss):
-            raise _diverged(done.step, examples, losses, self._outcome)
-        history, steps = self._history, self._plan.steps
+            raise _diverged(done.step, examples, losses, self.outcome)
+        history, steps = self.history, self.plan.steps
         tokens = sum(example.input_tokens for example in examples)
         history.add(loss, done.learning_rate, done.rows, tokens)
-        self._outcome.step = done.step
+        self.outcome.step = done.step
         seconds_per_step = (time.monotonic() - self._started_at) / (done.step - self._first_step)
-        self._reporter.report(
+        self.reporter.report(
             "step_complete",
             metrics={
                 "steps": [done.step],
@@ -259,7 +259,7 @@ class _Loop:
         )
         if history.is_too_high(loss) and not self._warned:
             self._warned = True
-            self._reporter.log(
+            self.reporter.log(
                 f"The loss of step {done.step} is {loss:,.4f}, more than {LOSS_WARNING_FACTOR:g} "
                 f"times the first loss, {history.first_loss:,.4f}; if it does not fall again, "
                 "lower the learning rate",
@@ -268,17 +268,17 @@ class _Loop:
             )
 
     def _report_checkpoint(self, step: int, saved: Saved, *, best: bool = False) -> None:
-        metrics = self._history.at(step)
-        self._outcome.report_checkpoint(step, saved, metrics, self._reporter, best=best)
+        metrics = self.history.at(step)
+        self.outcome.report_checkpoint(step, saved, metrics, self.reporter, best=best)
 
     def _report_evaluation(self, loss: float, *, best: bool) -> None:
-        step = self._outcome.step
-        self._reporter.report(
+        step = self.outcome.step
+        self.reporter.report(
             "eval_complete",
             message=f"Evaluation loss after step {step}: {loss:.4f}",
             metrics={
                 "eval/loss": loss,
-                "eval/num_examples": len(self._plan.eval_rows),
+                "eval/num_examples": len(self.plan.eval_rows),
                 "eval/steps": [step],
                 "eval/loss_history": [loss],
             },
