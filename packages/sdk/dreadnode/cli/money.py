@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dreadnode.training.estimates import Estimate
+from dreadnode.lazy_types import estimates
 
 KINDS = ("prefill", "cached_prefill", "sample", "train")
 
@@ -18,7 +16,7 @@ def dollars(usd: Decimal) -> str:
     return f"${float(usd):.3g}" if usd >= Decimal("0.0001") else "below $0.0001"
 
 
-def total(price: Estimate) -> str:
+def total(price: estimates.Estimate) -> str:
     """Return the total of a price: an amount, a range, or why it is not known."""
     least, most = price.at_least.usd, price.at_most.usd
     if least is None or most is None:
@@ -28,7 +26,7 @@ def total(price: Estimate) -> str:
     return f"{dollars(least)} to {dollars(most)}"
 
 
-def lines(price: Estimate | None) -> list[str]:
+def lines(price: estimates.Estimate | None) -> list[str]:
     """Return the total, the tokens of each kind with their rate, and the terms of the rates."""
     if price is None:
         return ["unknown: the server cannot count the tokens"]
@@ -54,7 +52,7 @@ def _rate(usd: Decimal) -> str:
     return f"${whole}.{decimals:0<2}"
 
 
-def _terms(price: Estimate) -> list[str]:
+def _terms(price: estimates.Estimate) -> list[str]:
     rates = price.rates
     when = f"rates of {rates.as_of}" if rates.as_of else "no published rates"
     shown = [f"{when}; Tinker's console is authoritative"]

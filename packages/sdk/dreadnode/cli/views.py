@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from dreadnode.cli import money
 from dreadnode.cli.money import dollars as dollars
 from dreadnode.cli.output import Column, elapsed, seconds_since, show
 from dreadnode.cli.output import count as counted
-
-if TYPE_CHECKING:
-    from dreadnode.training.checkpoints import OfWeights
-    from dreadnode.training.jobs import Preflight, Rows, TrainingJob
-    from dreadnode.wire import Dataset
+from dreadnode.lazy_types import checkpoints, jobs, wire
 
 _SHORTEST_ID = 8
 
@@ -27,39 +22,34 @@ def short_ids(ids: Sequence[str]) -> dict[str, str]:
     return {each: each[:length].rstrip("-") for each in ids}
 
 
-def model(job: TrainingJob) -> str:
+def model(job: jobs.TrainingJob) -> str:
     """Return the model of a job; a rehearsal is always marked as one."""
     if not job.rehearsal:
         return job.model
     return f"{job.model} (rehearsal on {job.trained_model or 'a stand-in'})"
 
 
-def short_model(job: TrainingJob) -> str:
+def short_model(job: jobs.TrainingJob) -> str:
     """Return the model of a job without its organization."""
     name = job.model.rpartition("/")[2]
     return f"rehearsal: {name}" if job.rehearsal else name
 
 
-def status(job: TrainingJob) -> str:
+def status(job: jobs.TrainingJob) -> str:
     """Return the status of a job, with its phase if it has one."""
     if job.has_ended or not job.phase or job.phase == job.status:
         return job.status
     return f"{job.status} ({job.phase})"
 
 
-def steps(job: TrainingJob) -> str:
+def steps(job: jobs.TrainingJob) -> str:
     """Return the number of optimizer steps done and planned."""
     if job.progress is None:
         return ""
     return f"{job.progress.step}/{job.progress.steps or '?'}"
 
 
-def loss(job: TrainingJob) -> str:
-    """Return the newest loss."""
-    return "" if job.progress is None else _rounded(job.progress.loss)
-
-
-def short_cost(job: TrainingJob) -> str:
+def short_cost(job: jobs.TrainingJob) -> str:
     """Return what a job has cost so far."""
     if not any(job.cost.tokens.values()):
         return ""
@@ -68,7 +58,7 @@ def short_cost(job: TrainingJob) -> str:
     return "?" if job.cost.usd is None else dollars(job.cost.usd)
 
 
-def cost(job: TrainingJob) -> str:
+def cost(job: jobs.TrainingJob) -> str:
     """Return what a job has cost so far, or would cost at the list prices, and its limit."""
     found = job.cost
     limit = "" if found.limit_usd is None else f", limit {dollars(found.limit_usd)}"
@@ -84,7 +74,7 @@ def cost(job: TrainingJob) -> str:
     return f"{dollars(found.list_usd)} ({tokens}){earlier}{limit}"
 
 
-def rehearsal(job: TrainingJob) -> list[str]:
+def rehearsal(job: jobs.TrainingJob) -> list[str]:
     """Return what a rehearsal has shown, and what the whole job would take and cost."""
     report = job.rehearsal_report
     if report is None:
@@ -117,7 +107,7 @@ def optional_dollars(usd: Decimal | None) -> str:
     return "" if usd is None else dollars(usd)
 
 
-def evaluation(job: TrainingJob) -> str:
+def evaluation(job: jobs.TrainingJob) -> str:
     """Return the newest evaluation loss or reward."""
     if job.progress is None:
         return ""
@@ -125,23 +115,13 @@ def evaluation(job: TrainingJob) -> str:
     return _rounded(job.progress.eval_loss if reward is None else reward)
 
 
-def learning_rate(job: TrainingJob) -> str:
+def learning_rate(job: jobs.TrainingJob) -> str:
     """Return the peak learning rate."""
     value = job.config.get("learning_rate")
     return f"{value:g}" if isinstance(value, (int, float)) else ""
 
 
-def user(job: TrainingJob) -> str:
-    """Return the name of the user who submitted a job."""
-    return job.created_by_user.username if job.created_by_user else ""
-
-
-def age(job: TrainingJob) -> str:
-    """Return the time since a job was created, in its largest unit."""
-    return elapsed(seconds_since(job.created_at))
-
-
-def latest_metrics(job: TrainingJob) -> list[str]:
+def latest_metrics(job: jobs.TrainingJob) -> list[str]:
     """Return the metrics of the newest step and the newest evaluation, each with its name."""
     progress = job.progress
     if progress is None:
@@ -155,13 +135,13 @@ def latest_metrics(job: TrainingJob) -> list[str]:
     return [f"{name} {value:.4f}" for name, value in metrics.items() if value is not None]
 
 
-def best(job: TrainingJob) -> str:
+def best(job: jobs.TrainingJob) -> str:
     """Return the best evaluation, if it came before the last one."""
     found = job.better_evaluation
     return "" if found is None else f"step {found.step}, eval {found.metric} {found.value:.4g}"
 
 
-def take_best(job: TrainingJob) -> str:
+def take_best(job: jobs.TrainingJob) -> str:
     """Return the best evaluation, and the commands that use its weights."""
     return (
         f"best: {best(job)}; `dn train download {job.id} --best` and "
@@ -169,7 +149,7 @@ def take_best(job: TrainingJob) -> str:
     )
 
 
-def data(preflight: Preflight | None) -> str:
+def data(preflight: jobs.Preflight | None) -> str:
     """Return what the check of the data found, without the dropped rows."""
     if preflight is None:
         return ""
@@ -184,7 +164,7 @@ def data(preflight: Preflight | None) -> str:
     return ", ".join(parts)
 
 
-def _findings(rows: Rows) -> list[str]:
+def _findings(rows: jobs.Rows) -> list[str]:
     """Return what is doubtful about ROWS, without the dropped ones."""
     parts = [f"{rows.truncated:,} truncated"] if rows.truncated else []
     parts += [f"not read: {name} in {count:,} rows" for name, count in rows.unread.items()]
@@ -192,7 +172,7 @@ def _findings(rows: Rows) -> list[str]:
     return parts
 
 
-def dropped(rows: Rows | None) -> list[str]:
+def dropped(rows: jobs.Rows | None) -> list[str]:
     """Return a line for each reason why ROWS are dropped, with the first of them."""
     if rows is None:
         return []
@@ -205,12 +185,12 @@ def dropped(rows: Rows | None) -> list[str]:
     return lines
 
 
-def warnings(preflight: Preflight | None) -> list[str]:
+def warnings(preflight: jobs.Preflight | None) -> list[str]:
     """Return what is probably not meant about a job."""
     return [] if preflight is None else [each.message for each in preflight.warnings]
 
 
-def estimate(job: TrainingJob) -> str:
+def estimate(job: jobs.TrainingJob) -> str:
     """Return the price of a job that was estimated before it started."""
     if job.preflight is None or job.preflight.price is None:
         return ""
@@ -218,12 +198,7 @@ def estimate(job: TrainingJob) -> str:
     return shown if job.cost.paid else f"free here; hosted Tinker: {shown}"
 
 
-def warning_count(job: TrainingJob) -> str:
-    """Return the number of warnings about a job, if there are any."""
-    return str(len(job.preflight.warnings) or "") if job.preflight else ""
-
-
-def dataset(job: TrainingJob) -> str:
+def dataset(job: jobs.TrainingJob) -> str:
     """Return the name, the version and the split of a job's data."""
     config = job.config
     refs = [
@@ -234,7 +209,7 @@ def dataset(job: TrainingJob) -> str:
     return ", ".join(text for ref, split in refs if (text := _ref(ref, split)))
 
 
-def eval_dataset(job: TrainingJob) -> str:
+def eval_dataset(job: jobs.TrainingJob) -> str:
     """Return the name, the version and the split of a job's evaluation data."""
     return _ref(job.config.get("eval_dataset_ref"), job.config.get("eval_split"))
 
@@ -245,7 +220,7 @@ def _ref(ref: object, split: object) -> str:
     return f"{ref['name']}@{ref['version']}" + (f" ({split})" if split else "")
 
 
-def splits(dataset: Dataset) -> str:
+def splits(dataset: wire.Dataset) -> str:
     """Return the splits of a dataset, with the rows of each if there are several."""
     if len(dataset.splits) == 1:
         return dataset.splits[0].name
@@ -255,7 +230,7 @@ def splits(dataset: Dataset) -> str:
     )
 
 
-def reward(job: TrainingJob) -> str:
+def reward(job: jobs.TrainingJob) -> str:
     """Return the reward recipe, and the reward of the newest step."""
     recipe = job.config.get("reward_recipe")
     if not recipe:
@@ -265,7 +240,7 @@ def reward(job: TrainingJob) -> str:
     return recipe["name"] if newest is None else f"{newest:.4f} by {recipe['name']}"
 
 
-def start(job: TrainingJob) -> str:
+def start(job: jobs.TrainingJob) -> str:
     """Return the step at which a retry starts."""
     if job.start_step is None:
         return ""
@@ -274,7 +249,7 @@ def start(job: TrainingJob) -> str:
     return f"from the checkpoint of step {job.start_step:,}"
 
 
-def weights(of: OfWeights) -> str:
+def weights(of: checkpoints.OfWeights) -> str:
     """Describe the weights that were used; a rehearsal's are never shown as the model's."""
     step = "" if of.step is None else f" after step {of.step}"
     name = of.checkpoint.rpartition("/")[2]
@@ -284,13 +259,13 @@ def weights(of: OfWeights) -> str:
     return show(f"{of.model}{step} ({name})")
 
 
-def capability(job: TrainingJob) -> str:
+def capability(job: jobs.TrainingJob) -> str:
     """Return the capability whose prompt a job uses, if it has one."""
     found = job.capability
     return "" if found is None or found.name == "none" else f"{found.name}@{found.version}"
 
 
-def settings(job: TrainingJob) -> str:
+def settings(job: jobs.TrainingJob) -> str:
     """Return the job's numbers and words, defaults included, without its prompt and splits."""
     shown = {
         name: value
@@ -308,7 +283,7 @@ def _rounded(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def job_rows(jobs: Sequence[TrainingJob]) -> tuple[Column, ...]:
+def job_rows(jobs: Sequence[jobs.TrainingJob]) -> tuple[Column, ...]:
     """Return the columns of a list of JOBS."""
     ids = short_ids([job.id for job in jobs])
     return (
@@ -316,13 +291,13 @@ def job_rows(jobs: Sequence[TrainingJob]) -> tuple[Column, ...]:
         ("status", lambda job: job.status),
         ("model", short_model),
         ("steps", steps),
-        ("loss", loss),
+        ("loss", lambda job: job.progress and _rounded(job.progress.loss)),
         ("eval", evaluation),
         ("cost", short_cost),
         ("lr", learning_rate),
-        ("warnings", warning_count),
-        ("user", user),
-        ("age", age),
+        ("warnings", lambda job: len(warnings(job.preflight)) or None),
+        ("user", lambda job: job.created_by_user and job.created_by_user.username),
+        ("age", lambda job: elapsed(seconds_since(job.created_at))),
         ("name", lambda job: job.name),
     )
 
@@ -347,7 +322,7 @@ JOB: tuple[Column, ...] = (
     ("estimate", estimate),
     ("settings", settings),
     ("steps", steps),
-    ("loss", loss),
+    ("loss", lambda job: job.progress and _rounded(job.progress.loss)),
     ("reward", reward),
     ("evaluation", evaluation),
     ("rehearsal", rehearsal),
@@ -359,7 +334,7 @@ JOB: tuple[Column, ...] = (
     ("retry of", lambda job: job.retry_of),
     ("starts", start),
     ("tags", lambda job: ", ".join(job.tags)),
-    ("user", user),
+    ("user", lambda job: job.created_by_user and job.created_by_user.username),
     ("created", lambda job: job.created_at),
     ("started", lambda job: job.started_at),
     ("ended", lambda job: job.completed_at),

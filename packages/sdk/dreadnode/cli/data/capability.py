@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, hint, say
-
-if TYPE_CHECKING:
-    from dreadnode.wire import Capability
+from dreadnode.lazy_types import wire
 
 app = App(
     name="capability",
@@ -20,7 +18,7 @@ app = App(
 )
 
 
-def _ref(capability: Capability) -> str:
+def _ref(capability: wire.Capability) -> str:
     return f"{capability.name}@{capability.version}"
 
 

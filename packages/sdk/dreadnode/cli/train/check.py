@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
@@ -12,10 +12,7 @@ from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import count, say, show
 from dreadnode.cli.train.arguments import RlJob, SftJob, requested
 from dreadnode.cli.train.job_file import NO_CHANGES, Changes, JobFilePath, requested_by_file
-
-if TYPE_CHECKING:
-    from dreadnode.training.jobs import Lengths
-    from dreadnode.training.preflight import PreflightReport, RewardSample, ShownRow
+from dreadnode.lazy_types import jobs, preflight
 
 app = App(
     name="check",
@@ -69,7 +66,7 @@ def file(
         _print(client.check_training_job(request, show=show), common)
 
 
-def _print(report: PreflightReport, common: Common) -> None:
+def _print(report: preflight.PreflightReport, common: Common) -> None:
     if common.json:
         common.out.json(report.model_dump(mode="json"))
         return
@@ -93,7 +90,7 @@ def _print(report: PreflightReport, common: Common) -> None:
     say("no errors: the job would be accepted")
 
 
-def _model(report: PreflightReport) -> str:
+def _model(report: preflight.PreflightReport) -> str:
     model = report.model
     terms = [model.tinker_id, f"context {model.context_length:,} tokens"]
     if report.rehearsal:
@@ -110,7 +107,7 @@ def _steps(steps: int, evaluations: int) -> str:
     return f"{steps:,}" + (f", {count(evaluations, 'evaluation')}" if evaluations else "")
 
 
-def _lengths(lengths: Lengths | None) -> list[str]:
+def _lengths(lengths: jobs.Lengths | None) -> list[str]:
     """Return the lengths of rows in tokens, as figures and as a histogram."""
     if lengths is None:
         return []
@@ -126,13 +123,13 @@ def _lengths(lengths: Lengths | None) -> list[str]:
     ]
 
 
-def _sample(sample: RewardSample) -> str:
+def _sample(sample: preflight.RewardSample) -> str:
     reward = f"{sample.reward:g}" if sample.reward is not None else f"failed: {sample.error}"
     quoted = f" “{sample.completion}”" if sample.completion else ""
     return f"row {sample.row}, {sample.kind} completion{quoted}: {reward}"
 
 
-def price_lines(report: PreflightReport) -> Sequence[str]:
+def price_lines(report: preflight.PreflightReport) -> Sequence[str]:
     """Return the price of a job, with its parts."""
     shown = money.lines(report.price)
     if report.rehearsal:
@@ -142,7 +139,7 @@ def price_lines(report: PreflightReport) -> Sequence[str]:
     return shown
 
 
-def _shown(row: ShownRow) -> Iterator[str]:
+def _shown(row: preflight.ShownRow) -> Iterator[str]:
     """Yield a rendered row as lines, with the trained text between brackets."""
     marked = f"{_TRAINED[0]}tokens that carry loss{_TRAINED[1]}"
     yield f"row {row.row} as it is trained, with the {marked} marked:"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -13,9 +13,7 @@ from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
 from dreadnode.cli.output import Column, say
 from dreadnode.errors import InputError
-
-if TYPE_CHECKING:
-    from dreadnode.training.costs import CostReport, CostRow
+from dreadnode.lazy_types import costs
 
 KINDS = ("prefill", "cached_prefill", "sample", "train")
 By = Literal["job", "model", "workspace", "month"]
@@ -68,16 +66,16 @@ def _columns(by: By) -> tuple[Column, ...]:
     )
 
 
-def _tokens(kind: str) -> Callable[[CostRow], int]:
+def _tokens(kind: str) -> Callable[[costs.CostRow], int]:
     return lambda row: row.tokens.get(kind, 0)
 
 
-def _dollars(row: CostRow, field: Literal["usd", "list_usd"]) -> str:
+def _dollars(row: costs.CostRow, field: Literal["usd", "list_usd"]) -> str:
     amount = getattr(row, field)
     return "?" if amount is None else views.dollars(amount)
 
 
-def _csv(report: CostReport) -> None:
+def _csv(report: costs.CostReport) -> None:
     """Print exact amounts, and an empty cell where one is not known."""
     import csv
 

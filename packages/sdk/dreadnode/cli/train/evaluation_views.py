@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dreadnode.cli.output import Column, Output, count, show
 from dreadnode.errors import UnusableFile
-
-if TYPE_CHECKING:
-    from dreadnode.training.evaluations import (
-        EvaluatedModel,
-        EvaluatedRow,
-        EvaluationFigure,
-        EvaluationResult,
-        ModelComparison,
-    )
+from dreadnode.lazy_types import evaluations
 
 CHANGED = 3
 """How many rows that changed most the table shows; `--json` has all of them."""
@@ -31,7 +22,7 @@ METHODS = {
 COLUMNS = ("row", "model", "loss", "loss_tokens", "sample", "reward", "completion")
 
 
-def show_result(result: EvaluationResult, out: Output) -> None:
+def show_result(result: evaluations.EvaluationResult, out: Output) -> None:
     """Print RESULT as tables."""
     out.rows(result.models, _columns(result), none="no models", shrink=("model",))
     for each in result.comparisons:
@@ -47,7 +38,7 @@ def show_result(result: EvaluationResult, out: Output) -> None:
     )
 
 
-def _columns(result: EvaluationResult) -> tuple[Column, ...]:
+def _columns(result: evaluations.EvaluationResult) -> tuple[Column, ...]:
     return (
         ("model", _name),
         ("step", lambda model: model.step),
@@ -59,11 +50,11 @@ def _columns(result: EvaluationResult) -> tuple[Column, ...]:
     )
 
 
-def _name(model: EvaluatedModel) -> str:
+def _name(model: evaluations.EvaluatedModel) -> str:
     return f"{model.name} (stand-in)" if model.rehearsal else model.name
 
 
-def _figure(figure: EvaluationFigure | None) -> str:
+def _figure(figure: evaluations.EvaluationFigure | None) -> str:
     if figure is None:
         return ""
     if figure.low is None or figure.high is None:
@@ -71,7 +62,9 @@ def _figure(figure: EvaluationFigure | None) -> str:
     return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
 
 
-def _comparison(result: EvaluationResult, compared: ModelComparison) -> Iterable[str]:
+def _comparison(
+    result: evaluations.EvaluationResult, compared: evaluations.ModelComparison
+) -> Iterable[str]:
     model, baseline = result.models[compared.model], result.models[compared.baseline]
     yield (
         f"{model.name} against {baseline.name}, {compared.metric}: "
@@ -86,7 +79,7 @@ def _comparison(result: EvaluationResult, compared: ModelComparison) -> Iterable
             yield f"    now:    {_short(each.completion)}"
 
 
-def _signed(figure: EvaluationFigure) -> str:
+def _signed(figure: evaluations.EvaluationFigure) -> str:
     if figure.low is None or figure.high is None:
         return f"{figure.value:+.3f}"
     return f"{figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"
@@ -99,7 +92,7 @@ def _short(text: str | None) -> str:
     return line if len(line) <= TEXT else f"{line[: TEXT - 1]}…"
 
 
-def write_csv(file: Path, rows: Iterable[EvaluatedRow]) -> None:
+def write_csv(file: Path, rows: Iterable[evaluations.EvaluatedRow]) -> None:
     """Write a line for each completion, or for each row and model without completions.
 
     Raises:

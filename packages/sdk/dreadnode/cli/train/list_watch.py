@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -15,15 +14,13 @@ from dreadnode.cli import views
 from dreadnode.cli.output import Output, now, when
 from dreadnode.cli.train.progress import is_terminal
 from dreadnode.errors import ConnectionFailed, InputError, ServerError
-
-if TYPE_CHECKING:
-    from dreadnode.training.jobs import TrainingJobPage
+from dreadnode.lazy_types import jobs
 
 SECONDS = 2.0
 """Seconds between two requests."""
 
 
-def watch_list(fetch: Callable[[], TrainingJobPage], out: Output) -> None:
+def watch_list(fetch: Callable[[], jobs.TrainingJobPage], out: Output) -> None:
     """Show the jobs that FETCH returns, again and again, until Ctrl-C.
 
     Raises:
@@ -49,7 +46,7 @@ def watch_list(fetch: Callable[[], TrainingJobPage], out: Output) -> None:
             return
 
 
-def _table(page: TrainingJobPage, out: Output) -> Text:
+def _table(page: jobs.TrainingJobPage, out: Output) -> Text:
     if not page.items:
         return Text("no jobs")
     lines = out.lines(page.items, views.job_rows(page.items), shrink=views.SHRINK)
