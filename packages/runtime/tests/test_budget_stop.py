@@ -43,7 +43,7 @@ async def test_50_random_limits_are_exceeded_by_less_than_a_step_and_can_all_be_
 
     def counted(batches: Any, learning_rate: float) -> Any:
         costs.append(sum(len(each.tokens) - 1 for batch in batches for each in batch))
-        meter.add(train=costs[-1])
+        meter.add({"train": costs[-1]})
         return submit(batches, learning_rate)
 
     trainer.submit = counted

@@ -235,7 +235,7 @@ def test_completions_of_one_request_share_its_prompt_as_tinker_bills_it() -> Non
 def test_counts_that_cannot_be_written_do_not_stop_a_job(tmp_path: Path) -> None:
     meter = TokenMeter(tmp_path / "missing" / FILE)
 
-    meter.add(train=2**60)
+    meter.add({"train": 2**60})
 
     assert meter.tokens()["train"] == 2**60
 

@@ -47,7 +47,7 @@ class TokenMeter:
 
     def count_pass(self, data: list[types.Datum]) -> None:
         """Count the inputs of a forward or forward-backward pass on DATA."""
-        self.add(train=sum(datum.model_input.length for datum in data))
+        self.add({"train": sum(datum.model_input.length for datum in data)})
 
     def count_sample(self, prompt_tokens: int, response: types.SampleResponse) -> None:
         """Count RESPONSE to a request with a prompt of PROMPT_TOKENS.
@@ -58,18 +58,11 @@ class TokenMeter:
         hits = min(response.prompt_cache_hit_tokens, prompt_tokens)
         shared = prompt_tokens * (len(response.sequences) - 1)
         sampled = sum(len(sequence.tokens) for sequence in response.sequences)
-        self.add(prefill=prompt_tokens - hits, cached_prefill=hits + shared, sample=sampled)
+        prefill, cached = prompt_tokens - hits, hits + shared
+        self.add({"prefill": prefill, "cached_prefill": cached, "sample": sampled})
 
-    def add(
-        self, *, prefill: int = 0, cached_prefill: int = 0, sample: int = 0, train: int = 0
-    ) -> None:
+    def add(self, added: Tokens) -> None:
         """Add to the counts."""
-        added: Tokens = {
-            "prefill": prefill,
-            "cached_prefill": cached_prefill,
-            "sample": sample,
-            "train": train,
-        }
         for kind, count in added.items():
             self._tokens[kind] += count
         self._write()

@@ -11,11 +11,11 @@ from cyclopts import Parameter
 
 from dreadnode.cli import views
 from dreadnode.cli.context import DEFAULT, Common
+from dreadnode.cli.money import KINDS
 from dreadnode.cli.output import Column, say
 from dreadnode.errors import InputError
 from dreadnode.lazy_types import costs
 
-KINDS = ("prefill", "cached_prefill", "sample", "train")
 By = Literal["job", "model", "workspace", "month"]
 
 

@@ -20,11 +20,20 @@ METHODS = {
     "student_t_of_paired_differences": "Student's t over the differences of rows",
 }
 COLUMNS = ("row", "model", "loss", "loss_tokens", "sample", "reward", "completion")
+MODELS: tuple[Column, ...] = (
+    ("model", lambda model: f"{model.name} (stand-in)" if model.rehearsal else model.name),
+    ("step", lambda model: model.step),
+    ("loss", lambda model: _figure(model.loss)),
+    ("reward", lambda model: _figure(model.reward)),
+    ("rows", lambda model: model.rows),
+    ("truncated", lambda model: model.truncated or None),
+    ("unfinished", lambda model: model.unfinished or None),
+)
 
 
 def show_result(result: evaluations.EvaluationResult, out: Output) -> None:
     """Print RESULT as tables."""
-    out.rows(result.models, _columns(result), none="no models", shrink=("model",))
+    out.rows(result.models, MODELS, none="no models", shrink=("model",))
     for each in result.comparisons:
         out.text("", *_comparison(result, each))
     figures = [f for m in result.models for f in (m.loss, m.reward) if f is not None]
@@ -38,28 +47,12 @@ def show_result(result: evaluations.EvaluationResult, out: Output) -> None:
     )
 
 
-def _columns(result: evaluations.EvaluationResult) -> tuple[Column, ...]:
-    return (
-        ("model", _name),
-        ("step", lambda model: model.step),
-        ("loss", lambda model: _figure(model.loss)),
-        ("reward", lambda model: _figure(model.reward)),
-        ("rows", lambda model: model.rows),
-        ("truncated", lambda model: model.truncated or None),
-        ("unfinished", lambda model: model.unfinished or None),
-    )
-
-
-def _name(model: evaluations.EvaluatedModel) -> str:
-    return f"{model.name} (stand-in)" if model.rehearsal else model.name
-
-
-def _figure(figure: evaluations.EvaluationFigure | None) -> str:
+def _figure(figure: evaluations.EvaluationFigure | None, form: str = ".3f") -> str:
     if figure is None:
         return ""
     if figure.low is None or figure.high is None:
-        return f"{figure.value:.3f}"
-    return f"{figure.value:.3f} [{figure.low:.3f}, {figure.high:.3f}]"
+        return f"{figure.value:{form}}"
+    return f"{figure.value:{form}} [{figure.low:{form}}, {figure.high:{form}}]"
 
 
 def _comparison(
@@ -68,8 +61,8 @@ def _comparison(
     model, baseline = result.models[compared.model], result.models[compared.baseline]
     yield (
         f"{model.name} against {baseline.name}, {compared.metric}: "
-        f"{_signed(compared.difference)}; {compared.wins:,} better, {compared.ties:,} equal, "
-        f"{compared.losses:,} worse"
+        f"{_figure(compared.difference, '+.3f')}; {compared.wins:,} better, "
+        f"{compared.ties:,} equal, {compared.losses:,} worse"
     )
     for each in compared.changed[:CHANGED]:
         question = f": {_short(each.question)}" if each.question else ""
@@ -77,12 +70,6 @@ def _comparison(
         if each.completion is not None or each.baseline_completion is not None:
             yield f"    before: {_short(each.baseline_completion)}"
             yield f"    now:    {_short(each.completion)}"
-
-
-def _signed(figure: evaluations.EvaluationFigure) -> str:
-    if figure.low is None or figure.high is None:
-        return f"{figure.value:+.3f}"
-    return f"{figure.value:+.3f} [{figure.low:+.3f}, {figure.high:+.3f}]"
 
 
 def _short(text: str | None) -> str:
