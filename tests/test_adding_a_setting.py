@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -19,16 +20,32 @@ SETTING = """\
 """
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
+@dataclass(frozen=True)
+class Changed:
+    """A copy of the project with one setting more and one edited page, and what the check says."""
+
+    project: Path
+    edited: str
+    checked: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Changed:
+    project = tmp_path_factory.mktemp("project")
+    # The bytecode comes along: compiling everything anew would take seconds.
+    ignored = shutil.ignore_patterns("tests", ".*")
     for name in ("packages/api", "packages/sdk", "packages/engine", "scripts", "docs"):
-        shutil.copytree(
-            ROOT / name,
-            tmp_path / name,
-            ignore=shutil.ignore_patterns("tests", "__pycache__", ".*"),
-        )
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    return tmp_path
+        shutil.copytree(ROOT / name, project / name, ignore=ignored)
+    shutil.copy(ROOT / "pyproject.toml", project)
+    source = (project / SFT).read_text()
+    (project / SFT).write_text(source.replace(PLACE, SETTING + PLACE))
+    page = project / "docs/reference/rl.md"
+    lines = page.read_text().splitlines(keepends=True)
+    (number,) = (n for n, line in enumerate(lines, 1) if line.startswith("| `group_size` "))
+    lines[number - 1] = lines[number - 1].replace("`8`", "`4`")
+    page.write_text("".join(lines))
+    edited = f"docs/reference/rl.md:{number}: differs from the code: run `make docs`"
+    return Changed(project, edited, run(project, "scripts/make_docs.py", "--check"))
 
 
 def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
@@ -43,11 +60,15 @@ def run(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_setting_added_to_the_request_model_reaches_every_generated_place(project: Path) -> None:
-    source = (project / SFT).read_text()
-    (project / SFT).write_text(source.replace(PLACE, SETTING + PLACE))
+def test_an_edited_generated_file_is_named_with_its_line(changed: Changed) -> None:
+    assert changed.checked.returncode == 1
+    assert changed.edited in changed.checked.stdout.splitlines()
 
-    checked = run(project, "scripts/make_docs.py", "--check")
+
+def test_a_setting_added_to_the_request_model_reaches_every_generated_place(
+    changed: Changed,
+) -> None:
+    project, checked = changed.project, changed.checked
     written = run(project, "scripts/make_docs.py")
     checked_again = run(project, "scripts/make_docs.py", "--check")
 
@@ -93,18 +114,3 @@ def test_a_setting_added_to_the_request_model_reaches_every_generated_place(proj
         "print(c('sft', {'max_sequence_length': 8})['label_smoothing'])"
     )
     assert run(project, "-c", resolved).stdout == "0.05\n"
-
-
-def test_an_edited_generated_file_is_named_with_its_line(project: Path) -> None:
-    page = project / "docs/reference/rl.md"
-    lines = page.read_text().splitlines(keepends=True)
-    (number,) = (n for n, line in enumerate(lines, 1) if line.startswith("| `group_size` "))
-    lines[number - 1] = lines[number - 1].replace("`8`", "`4`")
-    page.write_text("".join(lines))
-
-    checked = run(project, "scripts/make_docs.py", "--check")
-
-    assert checked.returncode == 1
-    assert checked.stdout == (
-        f"docs/reference/rl.md:{number}: differs from the code: run `make docs`\n"
-    )
