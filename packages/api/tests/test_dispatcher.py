@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 one_database = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-"""For what a sandbox and its supervisor do: the database has no part in it."""
+"""For what depends on a sandbox and its supervisor; other tests store its end in both."""
 
 
 def wish(behave: str, **more: Any) -> dict[str, Any]:
@@ -55,6 +55,7 @@ async def test_a_sandbox_gets_exactly_the_environment_it_needs(service: Any) -> 
     }  # fmt: skip
 
 
+@one_database
 async def test_a_job_that_fails_by_itself_is_reported_and_not_retried(service: Any) -> None:
     service.start("serve", "dispatch")
     await service.api.push()
@@ -109,6 +110,7 @@ async def test_the_number_of_attempts_is_limited(service: Any) -> None:
     assert done["error_code"] == "attempts_used_up"
 
 
+@one_database
 @pytest.mark.parametrize(
     ("code", "error_code"), [(0, "ended_without_report"), (1, "sandbox_failed")]
 )

@@ -15,15 +15,32 @@ from dreadnode.training.models import TINKER_MODELS
 from dreadnode_runtime.data.marks import trained_messages
 from dreadnode_runtime.data.normal_form import Conversation, Message, Unusable
 from dreadnode_runtime.data.reading import read_conversation
+from dreadnode_runtime.data.renderers.formats import names_of
 from dreadnode_runtime.data.rendering import Rendering
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 MakeRendering = Callable[..., Rendering]
+SAME_FORMAT = {
+    "nvidia/NVIDIA-Nemotron-3.5-Super-VL-120B-A12B-BF16": (
+        "nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B-BF16"
+    ),
+    "zai-org/GLM-5.3-Flash:peft:262144": "zai-org/GLM-5.3:peft:262144",
+    "deepseek-ai/DeepSeek-V4.1-Flash-1017:peft:262144": (
+        "deepseek-ai/DeepSeek-V4.1-Flash:peft:262144"
+    ),
+    "openai/gpt-oss-120b": "openai/gpt-oss-20b",
+    "Qwen/Qwen3.5-397B-A17B": "Qwen/Qwen3.5-9B",
+    "Qwen/Qwen3.5-4B": "Qwen/Qwen3.5-9B",
+    "Qwen/Qwen3.5-35B-A3B-Base": "Qwen/Qwen3.5-9B-Base",
+}
+"""Models whose renderers and tokenizer are those of another one, which is tried."""
 MODELS = [
     model.tinker_id
     for model in TINKER_MODELS
-    if model.status == "active" and not model.tinker_id.startswith("thinkingmachines/")
+    if model.status == "active"
+    and not model.tinker_id.startswith("thinkingmachines/")
+    and model.tinker_id not in SAME_FORMAT
 ]
 CONTROL = [
     *("<|im_end|>", "<|im_start|>", "<think>", "</think>", "<tool_call>", "</tool_response>"),
@@ -68,6 +85,13 @@ def chats(draw: st.DrawFn) -> Conversation:
     if any("tool_calls" in message for message in turns):
         row["tools"] = TOOLS
     return read_conversation(row)
+
+
+def test_a_model_that_is_left_out_has_the_format_of_one_that_is_tried(tokenizers: Any) -> None:
+    for left_out, tried in SAME_FORMAT.items():
+        assert tried in MODELS
+        assert names_of(left_out) == names_of(tried)
+        assert tokenizers.of_model(left_out) == tokenizers.of_model(tried)
 
 
 @pytest.mark.parametrize("template", ["its own", None])
