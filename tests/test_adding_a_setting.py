@@ -32,8 +32,9 @@ class Changed:
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory: pytest.TempPathFactory) -> Changed:
     project = tmp_path_factory.mktemp("project")
-    # The bytecode comes along: compiling everything anew would take seconds.
-    ignored = shutil.ignore_patterns("tests", ".*")
+    # The bytecode comes along: compiling everything anew would take seconds. A file that a process
+    # is writing has its own number behind `.pyc`.
+    ignored = shutil.ignore_patterns("tests", ".*", "*.pyc.*")
     for name in ("packages/api", "packages/sdk", "packages/engine", "scripts", "docs"):
         shutil.copytree(ROOT / name, project / name, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", project)
