@@ -17,16 +17,11 @@ from dreadnode_engine.http.calls import Call
 from dreadnode_engine.http.paging import page_of
 from dreadnode_engine.http.signed import check_signature, signed_address
 from dreadnode_engine.protocol.validation import string_field
-from dreadnode_engine.service.checkpoints import (
-    delete_checkpoint,
-    list_checkpoints,
-    set_public,
-    set_ttl,
-)
+from dreadnode_engine.service.checkpoints import delete_checkpoint, list_checkpoints, set_ttl
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import Principal
 from dreadnode_engine.service.sessions import finish_session
-from dreadnode_engine.service.traces import FIRST, open_trace, place_of
+from dreadnode_engine.service.traces import open_trace
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.checkpoint_files import CheckpointPath, parse_path
 from dreadnode_engine.state.records import Checkpoint, Run, Session
@@ -175,7 +170,7 @@ async def _set_ttl(engine: Engine, who: Principal, request: HttpRequest) -> Resp
 def _publish(public: bool) -> Call:
     async def call(engine: Engine, who: Principal, request: HttpRequest) -> Response:
         found = await _own(engine, who, request)
-        await set_public(engine, found, public=public)
+        await engine.context.journal.do(queries.update, Checkpoint, found.path, public=public)
         return Response(status_code=NO_CONTENT)
 
     return call
@@ -249,10 +244,8 @@ async def download_trace(request: HttpRequest) -> Response:
 
     async def parts() -> AsyncIterator[str]:
         yield trace.head()
-        after = FIRST
-        while page := await journal.do(queries.requests_of, session, after):
+        while page := await journal.do(queries.requests_of, session, trace.after):
             yield trace.page(page)
-            after = place_of(page)
         yield trace.tail()
 
     headers = trace_headers(session)

@@ -11,23 +11,17 @@ class Futures:
         self._loop = asyncio.get_running_loop()
         self._waiters: dict[str, set[asyncio.Event]] = {}
 
-    def notify(self, request_id: str, publish: Callable[[], None] | None = None) -> None:
-        """Wake the clients of a finished request after PUBLISH has run; from any thread."""
-        self._loop.call_soon_threadsafe(self._notify, request_id, publish)
+    def notify(self, *request_ids: str, publish: Callable[[], None] | None = None) -> None:
+        """Wake the clients of requests after PUBLISH has run; from any thread."""
+        # All at once, which costs as much as one.
+        self._loop.call_soon_threadsafe(self._notify, request_ids, publish)
 
-    def notify_each(self, request_ids: Sequence[str]) -> None:
-        """Wake the clients of several requests at once, which costs as much as of one."""
-        self._loop.call_soon_threadsafe(self._notify_each, request_ids)
-
-    def _notify_each(self, request_ids: Sequence[str]) -> None:
-        for request_id in request_ids:
-            self._notify(request_id, None)
-
-    def _notify(self, request_id: str, publish: Callable[[], None] | None) -> None:
+    def _notify(self, request_ids: Sequence[str], publish: Callable[[], None] | None) -> None:
         if publish is not None:
             publish()
-        for event in self._waiters.get(request_id, ()):
-            event.set()
+        for request_id in request_ids:
+            for event in self._waiters.get(request_id, ()):
+                event.set()
 
     def has_waiter(self, request_id: str) -> bool:
         """Whether a client waits for REQUEST_ID now."""

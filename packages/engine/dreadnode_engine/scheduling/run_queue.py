@@ -183,7 +183,7 @@ class RunQueue:
             self.state = None
             raise
         self._end(request)
-        self.context.futures.notify(request.id, outcome.publish)
+        self.context.futures.notify(request.id, publish=outcome.publish)
         due = self.unsaved_seconds > self.context.settings.snapshot_seconds
         # Between optimizer steps there are no gradients to save, but that may take long to come.
         overdue = self.unsaved_seconds > 3 * self.context.settings.snapshot_seconds

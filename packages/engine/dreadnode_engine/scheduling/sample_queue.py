@@ -123,7 +123,7 @@ class SampleQueue:
     def _report_progress(self) -> None:
         progress = self.context.progress
         if watched := [each for each in self._open if progress.has_waiter(each)]:
-            progress.notify_each(watched)
+            progress.notify(*watched)
 
     def evict(self) -> None:
         """Free the memory if idle; the next request loads the weights again."""

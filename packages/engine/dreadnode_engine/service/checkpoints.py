@@ -49,8 +49,3 @@ async def set_ttl(engine: Engine, found: Checkpoint, seconds: int | None) -> Non
         check_ttl(seconds)
     expires = time.time() + seconds if seconds is not None else None
     await engine.context.journal.do(queries.update, Checkpoint, found.path, expires=expires)
-
-
-async def set_public(engine: Engine, found: Checkpoint, *, public: bool) -> None:
-    """Publish a checkpoint to every key of this engine, or take that back."""
-    await engine.context.journal.do(queries.update, Checkpoint, found.path, public=public)

@@ -29,8 +29,6 @@ COUNTERS = (
 )
 
 Event = dict[str, Any]
-FIRST = ("", -1)
-"""Comes before the queue and number of every request."""
 
 
 class Queue(NamedTuple):
@@ -43,12 +41,16 @@ class Queue(NamedTuple):
 
 
 class Trace:
-    """The trace of SESSION with its RUNS and SAMPLERS, whose last request ended at END."""
+    """The trace of SESSION with its RUNS and SAMPLERS, whose last request ended at END.
+
+    `after` has the queue and number of the last request so far: the next page follows it.
+    """
 
     def __init__(
         self, session: Session, runs: Sequence[Run], samplers: Sequence[Sampler], end: float
     ) -> None:
         self.session = session
+        self.after = ("", -1)
         self._end = end
         self._origin = session.created
         self._width = max(SHORTEST, (end - session.created) / INTERVALS)
@@ -74,8 +76,9 @@ class Trace:
         first = {"displayTimeUnit": "ms", "otherData": about}
         return f'{json.dumps(first)[:-1]}, "traceEvents": [\n{_lines(self._names())}'
 
-    def page(self, requests: Iterable[Request]) -> str:
-        """Return the events of REQUESTS."""
+    def page(self, requests: Sequence[Request]) -> str:
+        """Return the events of REQUESTS, one page of them."""
+        self.after = requests[-1].queue, requests[-1].seq
         events = _lines(event for request in requests for event in self._events(request))
         return f",\n{events}" if events else ""
 
@@ -198,16 +201,9 @@ def open_trace(db: sqlite3.Connection, session: str | None) -> Trace:
     return Trace(found, runs, samplers, max(end, found.created))
 
 
-def place_of(page: Sequence[Request]) -> tuple[str, int]:
-    """Return the queue and number of the last request of PAGE."""
-    return page[-1].queue, page[-1].seq
-
-
 def write_trace(db: sqlite3.Connection, trace: Trace, to: TextIO) -> None:
     """Write TRACE into the file TO."""
-    after = FIRST
     to.write(trace.head())
-    while page := queries.requests_of(db, trace.session.id, after):
+    while page := queries.requests_of(db, trace.session.id, trace.after):
         to.write(trace.page(page))
-        after = place_of(page)
     to.write(trace.tail())
