@@ -93,15 +93,6 @@ class Placements:
         while len(self._requests) > REMEMBERED:
             self._requests.popitem(last=False)
 
-    def remove_sessions(self, names: set[str]) -> None:
-        """Remove the sessions NAMES, which no worker has any more."""
-        for name in names:
-            placed = self.sessions.pop(name, None)
-            for home in placed.homes if placed is not None else ():
-                self.holders.pop(home, None)
-                self.restored.discard(home)
-                self.unshared.discard(home)
-
 
 def read_journals(shared_dir: Path, workers: int) -> Placements:
     """Return what the journals of WORKERS workers in SHARED_DIR hold; none of them may run."""
