@@ -142,47 +142,34 @@ def to_replay(db: sqlite3.Connection, queue: str, after: int, before: int) -> li
 
 
 def finish(
-    db: sqlite3.Connection, request: Request, media: str, result: bytes, *, keep_body: bool
+    db: sqlite3.Connection,
+    request: Request,
+    media: str,
+    result: bytes,
+    *,
+    keep_body: bool,
+    state: str = "done",
 ) -> None:
-    """Record that REQUEST was done."""
-    _finish(db, request, "done", media, result, keep_body=keep_body)
+    """Record that REQUEST was done, or that it has failed."""
+    request.state, request.media, request.result = state, media, result
+    request.finished = time.time()
+    columns = ("state", "media", "result", "finished", "started", "work")
+    values = {name: getattr(request, name) for name in columns}
+    if not keep_body:
+        values["body"] = None
+    update(db, Request, request.id, **values)
 
 
 def fail(db: sqlite3.Connection, request: Request, message: str, category: str) -> None:
     """Record that REQUEST failed and changed nothing."""
     result = json.dumps({"error": message, "category": category}).encode()
-    _finish(db, request, "failed", "application/json", result, keep_body=False)
-
-
-def _finish(
-    db: sqlite3.Connection,
-    request: Request,
-    state: str,
-    media: str,
-    result: bytes,
-    *,
-    keep_body: bool,
-) -> None:
-    request.state, request.media, request.result = state, media, result
-    request.finished = time.time()
-    db.execute(
-        "UPDATE requests SET state = ?, media = ?, result = ?, finished = ?, started = ?, work = ?,"
-        " body = CASE WHEN ? THEN body END WHERE id = ?",
-        (
-            *(state, media, result, request.finished, request.started, request.work),
-            *(keep_body, request.id),
-        ),
-    )
+    finish(db, request, "application/json", result, keep_body=False, state="failed")
 
 
 def drop(db: sqlite3.Connection, request: Request) -> None:
     """Record that REQUEST was dropped; it is accepted again when it is sent again."""
-    request.state = "dropped"
-    request.finished = time.time()
-    db.execute(
-        "UPDATE requests SET state = 'dropped', finished = ?, body = NULL WHERE id = ?",
-        (request.finished, request.id),
-    )
+    request.state, request.finished = "dropped", time.time()
+    update(db, Request, request.id, state=request.state, finished=request.finished, body=None)
 
 
 def replace_weights(db: sqlite3.Connection, run: str, weights: str) -> None:
