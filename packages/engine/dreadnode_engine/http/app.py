@@ -15,17 +15,10 @@ from starlette.routing import Mount, Route
 
 from dreadnode_engine.base_models.discovery import ServedModel
 from dreadnode_engine.errors import NotFound, Refused
-from dreadnode_engine.http import (
-    calls,
-    checkpoint_search,
-    endpoint,
-    rest,
-    uploads,
-    worker_calls,
-)
+from dreadnode_engine.http import calls, checkpoint_search, rest, uploads, worker_calls
 from dreadnode_engine.http.bodies import BodyReader
 from dreadnode_engine.http.calls import Call
-from dreadnode_engine.http.endpoint import Endpoint, forward
+from dreadnode_engine.http.endpoint import PREFIX, Endpoint
 from dreadnode_engine.http.refusals import refused
 from dreadnode_engine.service.cleanup import clean_up_forever
 from dreadnode_engine.service.engine import Engine
@@ -43,25 +36,25 @@ def create_app(
     shared_dir: Path | None = None,
 ) -> Starlette:
     """Return the engine as an ASGI application; SHARED_DIR makes it a worker of several."""
+    endpoint = Endpoint(settings.data_dir, keyring)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         engine = Engine(settings, models, shared_dir)
         await start(engine)
         app.state.engine, app.state.keyring, app.state.bodies = engine, keyring, BodyReader()
-        app.state.endpoint = Endpoint(settings.data_dir, keyring)
         cleanup = asyncio.create_task(clean_up_forever(engine))
         yield
         cleanup.cancel()
-        await app.state.endpoint.close()
+        await endpoint.close()
         await asyncio.to_thread(engine.stop)
 
     def route(path: str, call: Call, method: str = "POST") -> Route:
-        async def endpoint(request: HttpRequest) -> Response:
+        async def answer(request: HttpRequest) -> Response:
             who = keyring.verify(request.headers.get("x-api-key"), time.time())
             return await call(request.app.state.engine, who, request)
 
-        return Route(path, endpoint, methods=[method])
+        return Route(path, answer, methods=[method])
 
     posts = calls.CALLS | uploads.CALLS | {"/checkpoints/search": checkpoint_search.search}
     listed = {("POST", path): call for path, call in posts.items()} | dict(rest.CALLS)
@@ -78,7 +71,7 @@ def create_app(
     app = Starlette(
         routes=[
             Mount("/api/v1", routes=routes),
-            Route(f"{endpoint.PREFIX}{{path:path}}", forward, methods=["GET", "POST"]),
+            Route(f"{PREFIX}{{path:path}}", endpoint.forward, methods=["GET", "POST"]),
         ],
         lifespan=lifespan,
         exception_handlers={Refused: refused, sqlite3.OperationalError: _journal_error},

@@ -145,12 +145,6 @@ class Endpoint:
         }
 
 
-async def forward(request: HttpRequest) -> Response:
-    """Send REQUEST to the process that serves its protocol."""
-    endpoint: Endpoint = request.app.state.endpoint
-    return await endpoint.forward(request)
-
-
 def _key(headers: Mapping[str, str]) -> str | None:
     """Return the key of a request; OpenAI's clients send it as a bearer token."""
     scheme, _, token = headers.get("authorization", "").partition(" ")

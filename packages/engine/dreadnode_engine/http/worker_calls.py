@@ -13,6 +13,7 @@ from dreadnode_engine.protocol.validation import string_field
 from dreadnode_engine.service import shared_work
 from dreadnode_engine.service.engine import Engine
 from dreadnode_engine.service.keys import MASTER, Principal
+from dreadnode_engine.service.sessions import add_session
 from dreadnode_engine.state import queries
 from dreadnode_engine.state.records import Checkpoint, Sampler, Session
 
@@ -29,7 +30,9 @@ async def _knows(engine: Engine, who: Principal, request: HttpRequest) -> Respon
 
 
 async def _adopt_session(engine: Engine, who: Principal, request: HttpRequest) -> Response:
-    await shared_work.adopt_session(engine, Session(**await read_json(request)))
+    session = Session(**await read_json(request))
+    if session.id not in engine.sessions:
+        await add_session(engine, session)
     return Response(status_code=DONE)
 
 

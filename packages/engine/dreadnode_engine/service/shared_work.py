@@ -5,18 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 from dreadnode_engine.service.engine import Engine
-from dreadnode_engine.service.sessions import add_session
 from dreadnode_engine.state import queries
-from dreadnode_engine.state.records import Checkpoint, Sampler, Session
+from dreadnode_engine.state.records import Checkpoint, Sampler
 
 MAX_BORROWED = 10_000
 """Records of other workers' checkpoints that are in memory."""
-
-
-async def adopt_session(engine: Engine, session: Session) -> None:
-    """Add a session of the router, unless it is here."""
-    if session.id not in engine.sessions:
-        await add_session(engine, session)
 
 
 async def adopt_sampler(engine: Engine, sampler: Sampler) -> None:

@@ -11,7 +11,7 @@ from starlette.routing import Mount, Route
 
 from dreadnode_engine.errors import NotFound, Refused
 from dreadnode_engine.http.bodies import BodyReader
-from dreadnode_engine.http.endpoint import PREFIX, Endpoint, forward
+from dreadnode_engine.http.endpoint import PREFIX, Endpoint
 from dreadnode_engine.http.refusals import refused
 from dreadnode_engine.http.signed import check_signature
 from dreadnode_engine.workers.calls import CALLS, Call, to_any, to_owner
@@ -81,12 +81,12 @@ def create_router_app(
     app = Starlette(
         routes=[
             Mount("/api/v1", routes=routes),
-            Route(f"{PREFIX}{{path:path}}", forward, methods=["GET", "POST"]),
+            Route(f"{PREFIX}{{path:path}}", endpoint.forward, methods=["GET", "POST"]),
         ],
         exception_handlers={Refused: refused},
     )
     app.router.redirect_slashes = False
-    app.state.bodies, app.state.endpoint, app.state.keyring = BodyReader(), endpoint, router.keyring
+    app.state.bodies, app.state.keyring = BodyReader(), router.keyring
     return app
 
 
