@@ -135,8 +135,7 @@ def _models(sources: ModelSources, *, as_json: bool, context: int) -> int:
 
 async def _serve(settings: Settings) -> int:
     if settings.workers > 1 or settings.ray_address is not None:
-        with without_collections():
-            from dreadnode_engine.workers.serve import serve_workers
+        from dreadnode_engine.workers.serve import serve_workers
 
         return await serve_workers(settings)
     check_workers(settings.data_dir, settings.workers)

@@ -69,6 +69,23 @@ class Router:
             b"" if fields is None else json.dumps(fields).encode(),
         )
 
+    async def follow_load(self, worker: Worker, seconds: float) -> None:
+        """Ask WORKER how busy it is, every so many SECONDS, until cancelled."""
+        while True:
+            await worker.ready.wait()
+            sent = worker.sent
+            try:
+                load = await self.call(worker, "load")
+            except Refused:
+                await asyncio.sleep(seconds)
+                continue
+            worker.models = set(load["models"])
+            worker.see_runs(load["runs"])
+            worker.samples, worker.computing = load["samples"], load["computing"]
+            # What was sent before the worker was asked is in what it says.
+            worker.sent -= sent
+            await asyncio.sleep(seconds)
+
     async def any_worker(self, base_model: str | None = None) -> Worker:
         """Return the worker that is best for something new.
 
@@ -292,21 +309,3 @@ def _cost(worker: Worker, base_model: str | None) -> tuple[float, int]:
     unloaded = base_model is not None and base_model not in worker.models
     runs = len(worker.runs) + _waiting(worker) / SAMPLES_OF_A_RUN
     return runs + UNLOADED_COST * unloaded, worker.index
-
-
-async def follow_load(router: Router, worker: Worker, seconds: float) -> None:
-    """Ask WORKER how busy it is, every so many SECONDS, until cancelled."""
-    while True:
-        await worker.ready.wait()
-        sent = worker.sent
-        try:
-            load = await router.call(worker, "load")
-        except Refused:
-            await asyncio.sleep(seconds)
-            continue
-        worker.models = set(load["models"])
-        worker.see_runs(load["runs"])
-        worker.samples, worker.computing = load["samples"], load["computing"]
-        # What was sent before the worker was asked is in what it says.
-        worker.sent -= sent
-        await asyncio.sleep(seconds)

@@ -9,24 +9,20 @@ from typing import TYPE_CHECKING
 
 from dreadnode_engine.base_models.discovery import find_models
 from dreadnode_engine.errors import Refused
-from dreadnode_engine.http.endpoint import Endpoint
 from dreadnode_engine.service.keys import Keyring, master_key
 from dreadnode_engine.serving import run_server
 from dreadnode_engine.settings import Settings
-from dreadnode_engine.startup import listen, lock_data_dir
+from dreadnode_engine.startup import listen, lock_data_dir, without_collections
 from dreadnode_engine.state.checkpoint_files import check_workers, worker_dir
-from dreadnode_engine.workers.app import create_router_app
-from dreadnode_engine.workers.capacity import memory_of_each
-from dreadnode_engine.workers.journals import Journals
 from dreadnode_engine.workers.launching import Launcher, LocalLauncher
 from dreadnode_engine.workers.placements import Placements, read_journals
-from dreadnode_engine.workers.router import Router, follow_load
 from dreadnode_engine.workers.shared_folder import SharedFolder
 from dreadnode_engine.workers.supervisor import Worker
 
 if TYPE_CHECKING:
-    # Ray is an optional dependency.
+    # Ray is an optional dependency, and the router imports torch.
     from dreadnode_engine.workers.ray_launching import RayLauncher
+    from dreadnode_engine.workers.router import Router
 
 LOAD_SECONDS = 0.5
 """How often a worker is asked how busy it is."""
@@ -42,6 +38,14 @@ async def serve_workers(settings: Settings) -> int:
     folder = await SharedFolder.lock(shared_dir)
     try:
         check_workers(shared_dir, settings.workers)
+        # torch is imported late: what is refused above does not wait for it.
+        with without_collections():
+            from dreadnode_engine.http.endpoint import Endpoint
+            from dreadnode_engine.workers.app import create_router_app
+            from dreadnode_engine.workers.capacity import memory_of_each
+            from dreadnode_engine.workers.journals import Journals
+            from dreadnode_engine.workers.router import Router
+
         keyring = Keyring(master_key(shared_dir))
         listening = listen(settings.host, settings.port)
         if cluster is not None:
@@ -86,14 +90,16 @@ async def _read_journals(shared_dir: Path, workers: int) -> Placements:
 
 
 @contextlib.asynccontextmanager
-async def _running(router: Router, launcher: Launcher, folder: SharedFolder) -> AsyncIterator[None]:
+async def _running(
+    router: "Router", launcher: Launcher, folder: SharedFolder
+) -> AsyncIterator[None]:
     """Keep the workers running, and end them afterwards.
 
     Raises:
         Refused: A worker does not accept its settings, or every worker dies at its start.
     """
     tasks = [asyncio.create_task(w.keep_running(launcher)) for w in router.workers]
-    tasks += [asyncio.create_task(follow_load(router, w, LOAD_SECONDS)) for w in router.workers]
+    tasks += [asyncio.create_task(router.follow_load(w, LOAD_SECONDS)) for w in router.workers]
     tasks.append(asyncio.create_task(folder.watch()))
     try:
         await asyncio.gather(*(worker.settled.wait() for worker in router.workers))
