@@ -100,7 +100,7 @@ async def job_page(
         files=await job_files(session, job.id),
         can_retry=job.status in (Status.FAILED, Status.CANCELLED) or job.stopped_by == STOPPED_BY,
         most=_most(job),
-        marks=_marks(state.checkpoints),
+        marks=sorted({row.step for row in state.checkpoints if row.step is not None}),
         key=new_key(),
     )
 
@@ -109,10 +109,6 @@ def _most(job: Job) -> Any:
     """Return the most that a copy of a paid job can cost; None if it is free or not known."""
     bounds = estimated(job) if job.paid else None
     return None if bounds is None else bounds[1].total
-
-
-def _marks(checkpoints: Any) -> list[int]:
-    return sorted({row.step for row in checkpoints if row.step is not None})
 
 
 async def _feed(request: Request, caller: SignedIn, workspace: str, job_id: str) -> JobFeed:

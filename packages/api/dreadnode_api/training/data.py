@@ -11,6 +11,14 @@ from dreadnode_api.errors import Invalid, NotFound
 from dreadnode_api.training.refs import Ref
 from dreadnode_api.training.schemas import EvalJobRequest, RlJobRequest, SftJobRequest
 
+_TRAJECTORIES = ("trajectories", "trajectory_dataset_refs", "")
+_EVAL = ("eval", "eval_dataset_ref", "eval_split")
+FIELDS = {
+    "sft": (("train", "dataset_ref", "split"), _TRAJECTORIES, _EVAL),
+    "rl": (("train", "prompt_dataset_ref", "prompt_split"), _TRAJECTORIES, _EVAL),
+    "eval": (("eval", "dataset_ref", "split"),),
+}
+"""The data of each kind of job: its role, and the settings that name the dataset and its split."""
 TRAIN, EVAL = "train", "validation"
 """The splits that are used when a dataset has several and the job names none."""
 
@@ -66,26 +74,11 @@ async def resolve_data(
         )
         return str(store.path(found.content_sha256))
 
-    if isinstance(request, EvalJobRequest):
-        ref, named = request.config.dataset_ref, request.config.split
-        data.files["eval"] = await resolve("eval", "dataset_ref", ref, "split", named)
-        return data
-    config = request.config
-    if isinstance(request, SftJobRequest):
-        train_field, train = "dataset_ref", request.config.dataset_ref
-        split_field, split = "split", request.config.split
-    else:
-        train_field, train = "prompt_dataset_ref", request.config.prompt_dataset_ref
-        split_field, split = "prompt_split", request.config.prompt_split
-    if train is not None:
-        data.files["train"] = await resolve("train", train_field, train, split_field, split)
-    refs_field = "trajectory_dataset_refs"
-    data.files["trajectories"] = [
-        await resolve("trajectories", refs_field, ref, refs_field, None)
-        for ref in config.trajectory_dataset_refs
-    ]
-    if config.eval_dataset_ref is not None:
-        data.files["eval"] = await resolve(
-            "eval", "eval_dataset_ref", config.eval_dataset_ref, "eval_split", config.eval_split
-        )
+    for role, setting, split_setting in FIELDS[request.trainer_type]:
+        named = getattr(request.config, setting)
+        if role == "trajectories":
+            data.files[role] = [await resolve(role, setting, ref, setting, None) for ref in named]
+        elif named is not None:
+            split = getattr(request.config, split_setting)
+            data.files[role] = await resolve(role, setting, named, split_setting, split)
     return data

@@ -96,15 +96,8 @@ async def find_starting_weights(
 def _uploaded(found: UploadedAdapter) -> StartingWeights:
     if found.expires_at <= now():
         raise Conflict("this uploaded adapter has expired; upload it again")
-    return StartingWeights(
-        found.path,
-        found.lineage,
-        found.base_model,
-        found.rank,
-        found.train_mlp,
-        found.train_attn,
-        found.train_unembed,
-    )
+    same = ("path", "lineage", "base_model", "train_mlp", "train_attn", "train_unembed")
+    return StartingWeights(lora_rank=found.rank, **{name: getattr(found, name) for name in same})
 
 
 def with_shape(config: Config, weights: StartingWeights) -> Config:
