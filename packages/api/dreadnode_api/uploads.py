@@ -1,6 +1,6 @@
 """The reader of uploads: files from clients are parsed in confined processes, never in the API.
 
-A reading process is `python -I -m MODULE ARGUMENTS`. It has limits of time, memory and file size
+A reading process is `python -I -B -m MODULE ARGUMENTS`. It has limits of time, memory and file size
 and a low priority. It reads one file and prints one JSON object. An object with an `error` refuses
 the file; the error is one sentence for the client.
 """
@@ -70,7 +70,8 @@ class UploadReader:
             with process_folder(settings.data_dir, "upload-") as folder:
                 try:
                     result = await run(
-                        [sys.executable, "-I", "-m", module, *arguments],
+                        # `-B`: the limit of file sizes could cut the bytecode that it would write.
+                        [sys.executable, "-I", "-B", "-m", module, *arguments],
                         b"",
                         folder=folder,
                         environment=_environment(folder),
