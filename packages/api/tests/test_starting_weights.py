@@ -47,7 +47,9 @@ async def start_from(api: Any, name: str, **changes: Any) -> Any:
 
 
 async def upload(api: Any, config: dict[str, Any], model: str = MODEL, **more: Any) -> Any:
-    files = {"adapter_config.json": json.dumps(config), "adapter_model.safetensors": b"weights"}
+    # Larger than a body of JSON may be, as the weights of most adapters are.
+    weights = bytes(2 * api.settings.max_json_bytes)
+    files = {"adapter_config.json": json.dumps(config), "adapter_model.safetensors": weights}
     parts = {name: (name, content) for name, content in files.items()}
     return await api("POST", ADAPTERS, params={"model": model}, files=parts, **more)
 

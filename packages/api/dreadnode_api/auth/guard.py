@@ -32,8 +32,8 @@ from dreadnode_api.settings import Settings
 UNLIMITED = ("/api/v1/training/catalog", "/health/", "/metrics")
 # The routes of these read their body themselves, in pieces and within limits of their own.
 _UPLOAD = re.compile(
-    r"^/api/v1/(org/[^/]+/(datasets/|ws/[^/]+/training/jobs/[^/]+/files/)"
-    r"|[^/]+/[^/]+/blobs/uploads/)"
+    r"^(PUT /api/v1/(org/[^/]+/(datasets/|ws/[^/]+/training/jobs/[^/]+/files/)"
+    r"|[^/]+/[^/]+/blobs/uploads/)|POST /api/v1/org/[^/]+/ws/[^/]+/training/adapters$)"
 )
 # The console's pages that need a session; the sign-in, files and probes do not.
 _PAGE = re.compile(r"^/(ws/|workspaces$|sign-out$|$)")
@@ -174,7 +174,7 @@ class Guard:
         with Share(self._requests, org_id, 1):
             if not has_body:
                 yield receive
-            elif scope["method"] == "PUT" and _UPLOAD.match(scope["path"]):
+            elif _UPLOAD.match(f"{scope['method']} {scope['path']}"):
                 with Share(self._uploads, org_id, 1):
                     yield receive
             else:
