@@ -83,6 +83,7 @@ def test_a_path_is_distinguished_from_a_reference_by_its_form(tmp_path: Path) ->
     assert is_path("rows.jsonl")
     assert is_path(str(tmp_path / "x"))
     assert not is_path("support@1.0.0")
+    assert not is_path("x" * 300)
 
 
 def test_a_byte_order_mark_is_not_part_of_the_first_row(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 from typing import NoReturn
@@ -114,7 +115,8 @@ def is_path(text: str, folder: Path = Path()) -> bool:
     """
     if "/" in text or format_of(Path(text)) is not None:
         return True
-    return "@" not in text and (folder / text).exists()
+    # Unlike Path.exists, this raises nothing for a name that no file can have.
+    return "@" not in text and os.path.exists(folder / text)  # noqa: PTH110
 
 
 def format_of(path: Path) -> str | None:
