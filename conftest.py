@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import logging
 import os
 import select
 import signal
@@ -134,6 +135,18 @@ def pytest_collection_finish() -> None:
     """Collect garbage again, but not among what was imported."""
     gc.freeze()
     gc.enable()
+
+
+def pytest_unconfigure() -> None:
+    """Drop loggers' handlers and SDK clients that tests left, while streams and modules are whole.
+
+    At the end of the process they would write errors of their own.
+    """
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        root.removeHandler(handler)
+    gc.unfreeze()
+    gc.collect()
 
 
 def pytest_configure(config: pytest.Config) -> None:
